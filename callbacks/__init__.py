@@ -1,0 +1,27 @@
+"""Callbacks: what a run shows, measures and leaves behind. The package is `lightning_rlhf.callbacks`."""
+
+if __name__ != "lightning_rlhf.callbacks":
+    # From the root of a checkout `import callbacks` also finds this folder, and would make second, different classes.
+    raise ImportError(f"import 'lightning_rlhf.callbacks', not {__name__!r} (pip install -e . installs it)")
+
+from lightning_rlhf.callbacks.adaptive_kl import AdaptiveKL
+from lightning_rlhf.callbacks.export import Export
+from lightning_rlhf.callbacks.normalize_reward import NormalizeReward
+from lightning_rlhf.callbacks.progress import PhaseProgress
+from lightning_rlhf.callbacks.rollout_metrics import RolloutMetrics
+from lightning_rlhf.callbacks.run_card import RunCard
+from lightning_rlhf.callbacks.run_record import RunRecord
+from lightning_rlhf.callbacks.sample_table import SampleTable
+from lightning_rlhf.callbacks.throughput import Throughput
+
+__all__ = [
+    "AdaptiveKL",
+    "Export",
+    "NormalizeReward",
+    "PhaseProgress",
+    "RolloutMetrics",
+    "RunCard",
+    "RunRecord",
+    "SampleTable",
+    "Throughput",
+]

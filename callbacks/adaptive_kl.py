@@ -1,0 +1,36 @@
+"""Keeps the KL to the reference near a target."""
+
+from lightning.pytorch import LightningModule, Trainer
+
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.experience import Rollout
+from lightning_rlhf.hooks import RLHFCallback
+from lightning_rlhf.ops.kl import adaptive_kl_coef
+
+
+class AdaptiveKL(RLHFCallback):
+    """Moves `kl_coef` after each rollout; the new weight holds from the next one on. Without it the weight is fixed."""
+
+    def __init__(self, target: float = 6.0, horizon: float = 10_000) -> None:
+        """Takes the aim.
+
+        Args:
+            target: KL to keep, in nats a response.
+            horizon: Responses over which the weight adapts; the smaller, the faster.
+
+        Raises:
+            UserError: If one of them is not positive.
+        """
+        if target <= 0 or horizon <= 0:
+            raise UserError(f"adaptive KL: target={target} and horizon={horizon} must be positive")
+        self.target, self.horizon = target, horizon
+
+    def on_rollout_end(self, trainer: Trainer, module: LightningModule, rollout: Rollout) -> None:
+        """Adapts the weight to what was measured."""
+        module.kl_coef = adaptive_kl_coef(
+            module.kl_coef,
+            rollout.metrics["kl"],
+            target=self.target,
+            horizon=self.horizon,
+            num_episodes=len(rollout.scores),
+        )

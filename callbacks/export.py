@@ -1,0 +1,28 @@
+"""Leaves a plain Hugging Face folder at the end of a stage."""
+
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lightning_rlhf.models.export import export_model
+
+
+class Export(Callback):
+    """Writes `model/` into the run folder: weights, configuration, tokenizer with chat template, manifest."""
+
+    def __init__(self, stage: str) -> None:
+        """Takes what the manifest says.
+
+        Args:
+            stage: Name of the stage.
+        """
+        self.stage = stage
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Exports, unless training was stopped by an error."""
+        if not trainer.is_global_zero:
+            return
+        renderer = pl_module.renderer
+        for name, net in pl_module.export_nets().items():
+            folder = Path(trainer.default_root_dir) / name
+            export_model(net, renderer.tokenizer, folder, {"stage": self.stage, "stop_ids": list(renderer.stop_ids)})

@@ -1,0 +1,23 @@
+"""Logs what a rollout is like: score, KL, length, entropy…"""
+
+from lightning.pytorch import LightningModule, Trainer
+
+from lightning_rlhf.experience import Rollout
+from lightning_rlhf.hooks import RLHFCallback
+
+
+class RolloutMetrics(RLHFCallback):
+    """Logs the metrics of each rollout as `rollout/…`, beside those of the update that follows it."""
+
+    def __init__(self) -> None:
+        """Starts without any."""
+        self.metrics: dict[str, float] = {}
+
+    def on_rollout_end(self, trainer: Trainer, module: LightningModule, rollout: Rollout) -> None:
+        """Keeps the metrics: the rollout happens where Lightning cannot log, while it asks for a batch."""
+        self.metrics = {f"rollout/{name}": value for name, value in rollout.metrics.items()}
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs them."""
+        # They are those of all ranks already, so nothing has to be reduced.
+        pl_module.log_dict(self.metrics, rank_zero_only=False)

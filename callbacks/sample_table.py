@@ -1,0 +1,66 @@
+"""Keeps samples for people to read."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.experience import Rollout
+from lightning_rlhf.hooks import RLHFCallback
+from lightning_rlhf.rollout.evaluate import finish_reason
+
+
+class SampleTable(RLHFCallback):
+    """Appends samples to `samples.jsonl` in the run folder, and logs them as a table where a logger has tables (W&B)."""
+
+    def __init__(self, every: int = 5, num_rows: int = 16) -> None:
+        """Takes how much to keep.
+
+        Args:
+            every: Keep samples of every so many rollouts; answers to held-out prompts are always kept.
+            num_rows: Samples of a rollout to keep.
+
+        Raises:
+            UserError: If one of them is not positive.
+        """
+        if every < 1 or num_rows < 1:
+            raise UserError(f"sample table: every={every} and num_rows={num_rows} must be at least 1")
+        self.every, self.num_rows = every, num_rows
+
+    def on_rollout_end(self, trainer: Trainer, module: LightningModule, rollout: Rollout) -> None:
+        """Keeps the first samples of the rollout."""
+        if rollout.iteration % self.every:
+            return
+        lengths = rollout.experience.sequences.response_mask.sum(1)
+        rows = [
+            {
+                "prompt": rollout.prompts[i],
+                "response": rollout.responses[i],
+                "score": float(rollout.scores[i]),
+                "kl": float(rollout.kl[i]),
+                "length": int(lengths[i]),
+                "finish_reason": finish_reason(rollout.finished[i]),
+            }
+            for i in range(min(self.num_rows, len(rollout.prompts)))
+        ]
+        self._write(trainer, "rollout", rollout.iteration + 1, rows)
+
+    def on_evaluation_end(
+        self, trainer: Trainer, module: LightningModule, iteration: int, samples: list[dict[str, Any]]
+    ) -> None:
+        """Keeps all answers."""
+        self._write(trainer, "evaluation", iteration, samples)
+
+    def _write(self, trainer: Trainer, phase: str, iteration: int, rows: list[dict[str, Any]]) -> None:
+        if not trainer.is_global_zero:
+            return
+        with (Path(trainer.default_root_dir) / "samples.jsonl").open("a", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps({"iteration": iteration, "phase": phase} | row, ensure_ascii=False) + "\n")
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        data = [[row.get(name) for name in columns] for row in rows]
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_table"):
+                logger.log_table(f"samples/{phase}", columns=columns, data=data, step=trainer.global_step)

@@ -1,0 +1,77 @@
+"""Measures speed and memory."""
+
+import resource
+import sys
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+from lightning_rlhf.experience import Minibatch, Rollout
+from lightning_rlhf.hooks import RLHFCallback
+
+
+class Throughput(RLHFCallback):
+    """Logs `perf/…` at the end of each epoch (PPO: iteration), over all ranks.
+
+    - `samples_per_second`, `tokens_per_second`: sequences and real tokens that the update read, by its seconds;
+      a PPO iteration counts each sampled response once, by the seconds of rollout and update together.
+    - `tflops`: 6 floating point operations for each trained parameter and token of the update, and in a rollout 2 for
+      each parameter that a token passes through (with a key-value cache each passes once, while sampling, and once in
+      each scorer); attention is not counted. Source: Kaplan et al. (2020), section 2.1.
+    - `rollout_seconds`, `update_seconds`, `peak_gib` (of this rank).
+    """
+
+    def __init__(self) -> None:
+        """Starts at zero."""
+        self.start = 0.0
+        self.rollout_seconds = 0.0
+        self.samples = self.tokens = self.trained_tokens = self.rollout_flops = 0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock, and counts from zero."""
+        self.__init__()
+        self.start = time.perf_counter()
+
+    def on_rollout_end(self, trainer: Trainer, module: LightningModule, rollout: Rollout) -> None:
+        """Counts the sampled responses."""
+        self.rollout_seconds = rollout.seconds
+        self.samples = len(rollout.prompts)
+        self.tokens = int(rollout.experience.sequences.attention_mask.sum())
+        sampled = sum(parameter.numel() for parameter in module.roles.generator().parameters())
+        scored = sum(parameter.numel() for parameter in module.roles.parameters())
+        self.rollout_flops = 2 * self.tokens * (sampled + scored)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Counts what the update reads."""
+        mask = batch.experience.sequences.attention_mask if isinstance(batch, Minibatch) else batch.attention_mask
+        tokens = int(mask.sum()) * trainer.world_size
+        self.trained_tokens += tokens
+        if not isinstance(batch, Minibatch):
+            self.samples += len(mask) * trainer.world_size
+            self.tokens += tokens
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs the rates."""
+        seconds = time.perf_counter() - self.start
+        trained = sum(parameter.numel() for parameter in pl_module.parameters() if parameter.requires_grad)
+        metrics = {
+            "samples_per_second": self.samples / seconds,
+            "tokens_per_second": self.tokens / seconds,
+            "tflops": (6 * trained * self.trained_tokens + self.rollout_flops) / seconds / 1e12,
+            "update_seconds": seconds - self.rollout_seconds,
+            "peak_gib": peak_bytes(pl_module.device) / 2**30,
+        }
+        if self.rollout_seconds:
+            metrics["rollout_seconds"] = self.rollout_seconds
+        pl_module.log_dict({f"perf/{name}": value for name, value in metrics.items()})
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory that was in use so far: of the GPU's tensors, or of the whole process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    # Linux counts KiB, macOS bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,27 @@
+"""The command line: `lightning-rlhf COMMAND overrides…`, where each command is a Hydra app in a file of its name."""
+
+import importlib
+import sys
+from pathlib import Path
+
+COMMANDS = {
+    "train": "trains: stage=sft, reward, ppo, or pipeline for the three in turn",
+}
+
+
+def main() -> None:
+    """Runs the command that the first argument names."""
+    command = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if command in ("-h", "--help"):
+        print("usage: lightning-rlhf COMMAND [overrides…]\n")
+        for name, does in COMMANDS.items():
+            print(f"  {name:<10} {does}")
+        print("\nlightning-rlhf COMMAND --help shows the groups and values that can be set.")
+        return
+    if command not in COMMANDS:
+        print(f"error: unknown command {command!r}; known: {', '.join(COMMANDS)}", file=sys.stderr)
+        sys.exit(2)
+    module = importlib.import_module(f"{__name__}.{command}")
+    # As if the file had been started itself: Lightning starts the other processes of a node by these arguments.
+    sys.argv = [str(Path(str(module.__file__))), *sys.argv[2:]]
+    module.main()

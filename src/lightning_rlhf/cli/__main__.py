@@ -1,0 +1,5 @@
+"""`python -m lightning_rlhf.cli`."""
+
+from lightning_rlhf.cli import main
+
+main()

@@ -1,0 +1,86 @@
+"""Runs a Hydra app the way users of a command line expect: a mistake is one message and exit code 2."""
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from lightning_rlhf.errors import UserError
+
+_INTERRUPTED = 130
+
+
+def run_app(app: Callable[[], Any]) -> None:
+    """Calls a function that `hydra.main` has wrapped.
+
+    With HYDRA_FULL_ERROR=1 in the environment, tracebacks are shown.
+    """
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    # Otherwise Hydra prints its own shortened traceback and exits with 1.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        app()
+    except KeyboardInterrupt:
+        _say("interrupted")
+        sys.exit(_INTERRUPTED)
+    except Exception as error:
+        message = user_message(error)
+        if message is None or wants_traceback:
+            raise
+        _say(f"error: {message}")
+        sys.exit(2)
+
+
+def user_message(error: BaseException) -> str | None:
+    """What to tell the user, if the error is theirs to mend; None for a defect of ours."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return _hydra_message(error)
+    return None
+
+
+def _hydra_message(error: BaseException) -> str:
+    """The first telling line of an error of Hydra or OmegaConf, with a suggestion for a misspelt key."""
+    lines = [line.strip() for line in f"{error}\n{error.__cause__ or ''}".splitlines() if line.strip()]
+    message = lines[0] if lines else type(error).__name__
+    if missing := re.search(r"Missing mandatory value: (\S+)", message):
+        return f"{missing[1]} is not set: give it as {missing[1]}=VALUE"
+    if overridden := re.search(r"Could not override '(.+?)'", message):
+        return f"there is no setting {overridden[1]!r}{_suggestion(overridden[1])}; --cfg job prints them all"
+    return " ".join(lines[:1] + [line for line in lines[1:] if line.startswith(("full_key", "Available"))])
+
+
+def _suggestion(key: str) -> str:
+    from hydra import compose, initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    GlobalHydra.instance().clear()
+    with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
+        config = OmegaConf.to_container(compose("train"), resolve=False)
+    keys: list[str] = []
+
+    def walk(node: Any, path: str) -> None:
+        if path:
+            keys.append(path)
+        if isinstance(node, dict):
+            for name, child in node.items():
+                walk(child, f"{path}.{name}" if path else str(name))
+
+    walk(config, "")
+    close = difflib.get_close_matches(key, keys, n=1, cutoff=0.7)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _say(message: str) -> None:
+    Console(stderr=True, soft_wrap=True).print(message, style="bold red", highlight=False, markup=False)

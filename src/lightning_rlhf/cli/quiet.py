@@ -1,0 +1,29 @@
+"""Keeps what libraries say about themselves out of what a run prints."""
+
+import logging
+import os
+import warnings
+
+
+def quiet() -> None:
+    """Silences notices that a user can do nothing about; errors and our own lines stay."""
+    # Says on each start how many GPUs and TPUs there are, and advertises a service.
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.callbacks.model_checkpoint").setLevel(logging.ERROR)
+    for name in ("httpx", "matplotlib", "fsspec", "urllib3", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Lightning calls a torch function that torch has renamed.
+    warnings.filterwarnings("ignore", message=r".*LeafSpec.*")
+    # Our loaders batch in this process: padding a few rows takes less time than sending them.
+    warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
+    # Losses are logged in each step, whatever the number of steps.
+    warnings.filterwarnings("ignore", message=r".*smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", message=r".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", message=r".*You have overridden .*train_dataloader.*")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging as transformers_logging
+
+    # A head that a stage adds on purpose is "newly initialized"; where that would be wrong, we raise.
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()

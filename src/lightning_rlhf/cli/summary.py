@@ -1,0 +1,40 @@
+"""Tells what came of a run."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+_SHOWN = {
+    "sft": ("loss", "perplexity", "gold_rate", "response_length", "eos_rate"),
+    "reward": ("reward_accuracy", "longer_wins_accuracy", "shorter_wins_accuracy", "loss"),
+    "ppo": ("score", "gold_rate", "gold_win_rate", "kl", "response_length", "eos_rate"),
+}
+
+
+def print_summary(result: dict[str, Any], folder: Path) -> None:
+    """Prints the metrics of each stage, and where things are.
+
+    Args:
+        result: What `result.json` holds.
+        folder: The run's folder.
+    """
+    console = Console(soft_wrap=True)
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    table.add_column("stage")
+    table.add_column("on held-out data")
+    table.add_column("seconds", justify="right")
+    for stage, record in result.get("stages", {result["stage"]: result}).items():
+        metrics = record["metrics"]
+        cells = [f"{name} [bold]{metrics[name]:.3f}[/]" for name in _SHOWN[stage] if name in metrics]
+        table.add_row(stage, "  ".join(cells), f"{record['seconds']:.0f}")
+    console.print()
+    console.print(table)
+    console.print()
+    for name, path in {
+        "model": result["model_dir"],
+        "result": folder / "result.json",
+        "run card": (folder / "report.html").resolve().as_uri(),
+    }.items():
+        console.print(f"  {name:<9} {path}", highlight=False)

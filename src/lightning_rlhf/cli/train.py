@@ -1,0 +1,38 @@
+"""`train`: runs the stages that the configuration names, and hands each one's export to the next."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from lightning_rlhf.cli.app import run_app
+
+
+@hydra.main(version_base="1.3", config_path="pkg://lightning_rlhf.conf", config_name="train")
+def _app(config: DictConfig) -> None:
+    # torch and Lightning take seconds to import: not before the configuration is known to be sound.
+    from lightning_rlhf.cli.run import run
+
+    hydra_config = HydraConfig.get()
+    if hydra_config.mode == RunMode.MULTIRUN:
+        # Lightning starts the other processes of a node by these arguments: they must be this job's, not the sweep's.
+        sys.argv[1:] = list(hydra_config.overrides.task)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    run(config, Path(hydra_config.runtime.output_dir))
+
+
+def main() -> None:
+    """Entry point of the command."""
+    # Idle threads sleep instead of spinning: beside another busy process, spinning ones made training seven times
+    # slower. It must be set before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    run_app(_app)
+
+
+if __name__ == "__main__":
+    main()

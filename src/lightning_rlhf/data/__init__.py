@@ -1,0 +1,8 @@
+"""From files to batches: reading, rendering, and the Lightning data module of each stage."""
+
+from lightning_rlhf.data.preference import PreferenceDataModule
+from lightning_rlhf.data.prompts import PromptDataModule
+from lightning_rlhf.data.render import Renderer
+from lightning_rlhf.data.sft import SFTDataModule
+
+__all__ = ["PreferenceDataModule", "PromptDataModule", "Renderer", "SFTDataModule"]

@@ -1,0 +1,103 @@
+"""Data of PPO: prompts to sample from, and held-out prompts to answer."""
+
+from typing import Any, Literal, NamedTuple
+
+from lightning.pytorch import LightningDataModule, Trainer
+
+from lightning_rlhf.data.batches import PromptBatch, pad
+from lightning_rlhf.data.loader import OrderedLoader
+from lightning_rlhf.data.reading import OnError, read, read_split, rendered
+from lightning_rlhf.data.formats import Record
+from lightning_rlhf.data.render import Renderer
+
+
+class Prompt(NamedTuple):
+    """One prompt."""
+
+    ids: list[int]
+    text: str
+    """The last user turn, for people and for text rewards."""
+    columns: dict[str, Any]
+
+
+class PromptDataModule(LightningDataModule):
+    """Reads prompts from any known layout.
+
+    It has no training loader: `PPOModule` samples responses to `train_prompts` and trains on those.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        renderer: Renderer,
+        *,
+        val_path: str | None = None,
+        val_fraction: float = 0.05,
+        val_batch_size: int = 64,
+        max_prompt_length: int = 512,
+        on_error: Literal["raise", "skip"] = "raise",
+    ) -> None:
+        """Remembers what to read; nothing is read before `setup`.
+
+        Args:
+            path: File, folder, or name of a Hugging Face data set.
+            renderer: Makes tokens of conversations.
+            val_path: Held-out prompts; if None, `val_fraction` of them are held out.
+            val_fraction: Share of the prompts to hold out.
+            val_batch_size: Prompts that each process answers at a time.
+            max_prompt_length: Longer prompts, in tokens, are left out and counted.
+            on_error: What a wrong row does: stop, or be skipped and counted.
+        """
+        super().__init__()
+        self.path, self.renderer, self.val_path, self.val_fraction = path, renderer, val_path, val_fraction
+        self.val_batch_size, self.max_prompt_length, self.on_error = val_batch_size, max_prompt_length, on_error
+        self.train_prompts: list[Prompt] = []
+
+    def setup(self, stage: str) -> None:
+        """Reads and renders, once."""
+        if self.train_prompts:
+            return
+        train, held_out = read_split(
+            self.path, "prompt", self.val_path, val_fraction=self.val_fraction, on_error=self.on_error
+        )
+        limit = self.max_prompt_length
+        self.train_prompts = render_prompts(train, self.renderer, path=self.path, max_length=limit)
+        self.val_prompts = render_prompts(
+            held_out, self.renderer, path=self.val_path or self.path, max_length=limit
+        )
+
+    def val_dataloader(self) -> OrderedLoader:
+        """Held-out prompts in order."""
+        return prompt_loader(self.val_prompts, self.val_batch_size, self.trainer)
+
+
+def render_prompts(records: list[Record], renderer: Renderer, *, path: str, max_length: int) -> list[Prompt]:
+    """Renders the prompts of records and leaves out those that are too long."""
+    return rendered(
+        records,
+        lambda record: Prompt(renderer.prompt(record.prompt), record.prompt[-1]["content"], record.columns),
+        lambda prompt: len(prompt.ids),
+        path=path,
+        max_length=max_length,
+    )
+
+
+def read_prompts(path: str, renderer: Renderer, max_length: int, on_error: OnError) -> list[Prompt]:
+    """Reads all prompts of a file."""
+    return render_prompts(read(path, "prompt", on_error), renderer, path=path, max_length=max_length)
+
+
+def collate_prompts(prompts: list[Prompt], indices: list[int]) -> PromptBatch:
+    """Pads prompts to a batch."""
+    ids, mask = pad([prompt.ids for prompt in prompts], side="left")
+    return PromptBatch(ids, mask, [p.text for p in prompts], [p.columns for p in prompts], indices)
+
+
+def prompt_loader(prompts: list[Prompt], batch_size: int, trainer: Trainer) -> OrderedLoader:
+    """This rank's share of the prompts, in order."""
+    return OrderedLoader(
+        len(prompts),
+        lambda places, count: collate_prompts([prompts[i] for i in places], places),
+        batch_size=batch_size,
+        trainer=trainer,
+    )

@@ -1,0 +1,130 @@
+"""Data of supervised fine-tuning: conversations whose answers are to be imitated."""
+
+from typing import Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+
+from lightning_rlhf.data.batches import SFTBatch, pad
+from lightning_rlhf.data.formats import Record
+from lightning_rlhf.data.loader import MinibatchLoader, OrderedLoader
+from lightning_rlhf.data.prompts import prompt_loader, read_prompts
+from lightning_rlhf.data.reading import read_split, rendered
+from lightning_rlhf.data.render import Rendered, Renderer
+
+
+class SFTDataModule(LightningDataModule):
+    """Reads demonstrations in any known layout, renders and batches them.
+
+    With `prompts_held_out`, the model also answers those prompts during validation.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        renderer: Renderer,
+        *,
+        minibatch_size: int = 64,
+        val_path: str | None = None,
+        val_fraction: float = 0.05,
+        val_batch_size: int = 64,
+        prompts_held_out: str | None = None,
+        max_length: int = 1024,
+        loss_on: Literal["all", "last"] = "all",
+        on_error: Literal["raise", "skip"] = "raise",
+        seed: int = 0,
+    ) -> None:
+        """Remembers what to read; nothing is read before `setup`.
+
+        Args:
+            path: File, folder, or name of a Hugging Face data set.
+            renderer: Makes tokens of conversations.
+            minibatch_size: Sequences for each optimizer step, over all processes and accumulated parts.
+            val_path: Held-out demonstrations; if None, `val_fraction` of the prompts are held out.
+            val_fraction: Share of the prompts to hold out.
+            val_batch_size: Sequences that each process validates at a time.
+            prompts_held_out: Prompts to answer during validation, if any.
+            max_length: Longer rows, in tokens, are left out and counted.
+            loss_on: Learn every assistant turn, or the last one.
+            on_error: What a wrong row does: stop, or be skipped and counted.
+            seed: Of the order of the rows.
+        """
+        super().__init__()
+        self.path, self.renderer, self.minibatch_size, self.seed = path, renderer, minibatch_size, seed
+        self.val_path, self.val_fraction, self.val_batch_size = val_path, val_fraction, val_batch_size
+        self.prompts_held_out, self.max_length = prompts_held_out, max_length
+        self.loss_on, self.on_error = loss_on, on_error
+        self.train_rows: list[Rendered] = []
+
+    def setup(self, stage: str) -> None:
+        """Reads and renders, once."""
+        if self.train_rows:
+            return
+        train, held_out = read_split(
+            self.path, "completion", self.val_path, val_fraction=self.val_fraction, on_error=self.on_error
+        )
+        self.train_rows = self._render(train, self.path)
+        self.val_rows = self._render(held_out, self.val_path or self.path)
+        self.prompts = (
+            read_prompts(self.prompts_held_out, self.renderer, self.max_length, self.on_error)
+            if self.prompts_held_out
+            else []
+        )
+
+    def _render(self, records: list[Record], path: str) -> list[Rendered]:
+        return rendered(
+            records,
+            lambda record: self.renderer.conversation(record.messages, loss_on=self.loss_on),
+            lambda row: len(row.ids),
+            path=path,
+            max_length=self.max_length,
+        )
+
+    def train_dataloader(self) -> MinibatchLoader:
+        """Shuffled minibatches of `SFTBatch`."""
+        return MinibatchLoader(
+            self.train_rows,
+            collate_sft,
+            num_labels,
+            minibatch_size=self.minibatch_size,
+            trainer=self.trainer,
+            seed=self.seed,
+        )
+
+    def val_dataloader(self) -> list[OrderedLoader]:
+        """Held-out demonstrations, and the held-out prompts if there are any."""
+
+        def collate(places: list[int], count: list[bool]) -> SFTBatch:
+            rows = [self.val_rows[i] if counts else unlabelled(self.val_rows[i]) for i, counts in zip(places, count)]
+            return collate_sft(rows, sum(num_labels(row) for row in rows))
+
+        demonstrations = OrderedLoader(
+            len(self.val_rows), collate, batch_size=self.val_batch_size, trainer=self.trainer
+        )
+        if not self.prompts:
+            return [demonstrations]
+        return [demonstrations, prompt_loader(self.prompts, self.val_batch_size, self.trainer)]
+
+
+def num_labels(row: Rendered) -> int:
+    """Tokens of a row that are to be learnt."""
+    return sum(row.loss_mask)
+
+
+def unlabelled(row: Rendered) -> Rendered:
+    """The row with nothing to learn: it fills a batch and counts for nothing."""
+    return row._replace(loss_mask=[False] * len(row.ids))
+
+
+def collate_sft(rows: list[Rendered], num_tokens: int) -> SFTBatch:
+    """Pads rows to a batch.
+
+    Args:
+        rows: Rendered conversations.
+        num_tokens: Tokens to learn in their whole minibatch.
+    """
+    ids, mask = pad([row.ids for row in rows])
+    loss_mask = torch.zeros_like(mask)
+    for number, row in enumerate(rows):
+        loss_mask[number, : len(row.ids)] = torch.tensor(row.loss_mask)
+    return SFTBatch(ids, mask, loss_mask, num_tokens)

@@ -1,0 +1,1 @@
+"""A household help desk: data, tokenizer and gold rule of the embedded demo."""

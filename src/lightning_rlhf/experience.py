@@ -1,0 +1,91 @@
+"""What travels from the rollout to the update.
+
+Shapes: B rows, P prompt tokens (padded at the left), R response tokens (padded at the right), T = P + R.
+They are named tuples of tensors, so that Lightning moves them between devices as they are.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from lightning_rlhf.ops.sequences import used_columns
+
+
+class Sequences(NamedTuple):
+    """Prompts with their responses.
+
+    With P = 3 and R = 3, a prompt of two tokens that got the answer "c, EOS":
+
+        input_ids       0    a    b    c   EOS   0
+        attention_mask  .    x    x    x    x    .
+        response_mask                  x    x    .
+    """
+
+    input_ids: Tensor
+    """(B, T) int64; 0 under the padding."""
+    attention_mask: Tensor
+    """(B, T) bool."""
+    response_mask: Tensor
+    """(B, R) bool, up to and including the stop token."""
+
+    @property
+    def responses(self) -> Tensor:
+        """(B, R) ids of the responses."""
+        return self.input_ids[:, -self.response_mask.shape[1] :]
+
+    def rows(self, index: list[int] | slice) -> "Sequences":
+        """The chosen rows, without the columns that none of them uses."""
+        mask, response_mask = self.attention_mask[index], self.response_mask[index]
+        num_prompt_columns = mask.shape[1] - response_mask.shape[1]
+        responses = slice(0, used_columns(response_mask).stop)
+        start = used_columns(mask[:, :num_prompt_columns]).start
+        whole = slice(start, num_prompt_columns + responses.stop)
+        return Sequences(self.input_ids[index, whole], mask[:, whole], response_mask[:, responses])
+
+
+class Experience(NamedTuple):
+    """One row for each sampled response, ready for the update."""
+
+    sequences: Sequences
+    old_logprobs: Tensor
+    """(B, R) under the actor that sampled, in nats."""
+    ref_logprobs: Tensor
+    """(B, R) under the reference, in nats."""
+    old_values: Tensor
+    """(B, R) of the critic at the time of sampling."""
+    advantages: Tensor
+    """(B, R), whitened over all valid tokens of the iteration."""
+    returns: Tensor
+    """(B, R), targets of the critic."""
+
+    def rows(self, index: list[int]) -> "Experience":
+        """The chosen rows, without the columns that none of them uses."""
+        sequences = self.sequences.rows(index)
+        width = sequences.response_mask.shape[1]
+        return Experience(sequences, *(tensor[index, :width] for tensor in self[1:]))
+
+
+class Minibatch(NamedTuple):
+    """What one training step gets: a part of a minibatch, and the size of the whole."""
+
+    experience: Experience
+    num_tokens: int
+    """Response tokens of the whole minibatch, over all ranks and accumulated parts: what losses are divided by."""
+
+
+class Rollout(NamedTuple):
+    """Everything about one iteration's samples, over all ranks; for callbacks."""
+
+    iteration: int
+    experience: Experience
+    prompts: list[str]
+    responses: list[str]
+    scores: Tensor
+    """(B,) what the reward source gave."""
+    kl: Tensor
+    """(B,) k1 estimate of KL(actor || reference), in nats a response."""
+    finished: Tensor
+    """(B,) bool: the response ended with a stop token, not at the length limit."""
+    metrics: dict[str, float]
+    """Names without prefix, such as `score_mean`."""
+    seconds: float

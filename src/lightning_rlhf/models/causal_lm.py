@@ -1,0 +1,20 @@
+"""Causal language models."""
+
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from lightning_rlhf.models.source import ModelSource, load_pretrained
+
+
+def load_causal_lm(source: ModelSource) -> PreTrainedModel:
+    """Builds a causal language model: pretrained, or with random weights from the global generator.
+
+    Raises:
+        UserError: If it cannot be found or its architecture is not known.
+    """
+    config = source.hf_config()
+    kwargs = {"attn_implementation": source.attn_implementation, "trust_remote_code": source.trust_remote_code}
+    if source.pretrained is None:
+        return AutoModelForCausalLM.from_config(config, dtype=source.torch_dtype, **kwargs)
+    return load_pretrained(
+        AutoModelForCausalLM, source.pretrained, "model.pretrained", config=config, dtype=source.torch_dtype, **kwargs
+    )

@@ -1,0 +1,73 @@
+"""Exports: plain Hugging Face folders, whole or not there at all."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from lightning_rlhf.models.causal_lm import load_causal_lm
+from lightning_rlhf.models.forward import position_arguments
+from lightning_rlhf.models.scalar import ScalarModel, load_scalar_model
+from lightning_rlhf.models.source import ModelSource
+
+MANIFEST = "lightning_rlhf.json"
+
+
+def export_model(
+    net: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path, manifest: dict[str, Any]
+) -> Path:
+    """Writes weights (safetensors), configuration, tokenizer with chat template and manifest, and reads them back.
+
+    The folder appears in one step, after the reloaded net gave the same numbers: a run that is killed leaves no
+    half model.
+
+    Args:
+        net: A causal language model, or a `ScalarModel`.
+        tokenizer: Its tokenizer.
+        folder: Where to; what is there is replaced.
+        manifest: What to remember beside the weights, JSON-like.
+
+    Returns:
+        The folder.
+
+    Raises:
+        RuntimeError: If the reloaded net gives other numbers than the one in memory.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    hf_net = net.net if isinstance(net, ScalarModel) else net
+    if isinstance(net, ScalarModel):
+        hf_net.config.score_bias = float(net.bias.detach())
+    hf_net.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    kind = "reward_model" if isinstance(net, ScalarModel) else "causal_lm"
+    (partial / MANIFEST).write_text(json.dumps({"kind": kind, **manifest}, indent=2) + "\n")
+    difference = _difference_after_reload(net, partial, str(hf_net.dtype).removeprefix("torch."))
+    if difference > 1e-4:
+        raise RuntimeError(f"export to {folder}: the reloaded model differs by {difference:.2e} from the one in memory")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    return folder
+
+
+@torch.no_grad()
+def _difference_after_reload(net: torch.nn.Module, folder: Path, dtype: str) -> float:
+    """Largest difference of logits or scores between a net and its export, on a fixed row of ids."""
+    source = ModelSource(pretrained=str(folder), dtype=dtype)
+    device = next(net.parameters()).device
+    ids = torch.arange(2, 18, device=device)[None]
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    was_training = net.training
+    net.eval()
+    if isinstance(net, ScalarModel):
+        before, after = net(ids, mask), load_scalar_model(source, "trained").to(device).eval()(ids, mask)
+    else:
+        arguments = position_arguments(net, mask)
+        reloaded = load_causal_lm(source).to(device).eval()
+        before, after = net(ids, **arguments).logits, reloaded(ids, **arguments).logits
+    net.train(was_training)
+    return float((before.float() - after.float()).abs().max())

@@ -1,0 +1,78 @@
+"""The one way in which this package calls a Hugging Face net: positions come from the mask, always.
+
+Shapes: B rows, T tokens, R response tokens, D hidden size, V vocabulary.
+"""
+
+import inspect
+from functools import lru_cache
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_rlhf.experience import Sequences
+from lightning_rlhf.ops.sequences import position_ids
+
+
+@lru_cache(maxsize=64)
+def _parameters(net_type: type[nn.Module]) -> frozenset[str]:
+    return frozenset(inspect.signature(net_type.forward).parameters)
+
+
+def position_arguments(net: nn.Module, attention_mask: Tensor, num_new: int | None = None) -> dict[str, Tensor]:
+    """The mask, and the positions where the architecture takes any (BLOOM takes none: ALiBi reads the mask).
+
+    Args:
+        net: A Hugging Face model.
+        attention_mask: (B, T) bool.
+        num_new: Give positions for the last so many tokens only: those that no cache holds.
+    """
+    arguments = {"attention_mask": attention_mask.long()}
+    if "position_ids" in _parameters(type(net)):
+        positions = position_ids(attention_mask)
+        arguments["position_ids"] = positions if num_new is None else positions[:, -num_new:]
+    return arguments
+
+
+def last_logits(net: nn.Module, input_ids: Tensor, num_last: int, **arguments: Any) -> tuple[Tensor, Any]:
+    """Logits at the last positions only, since those of a whole batch are the largest tensor of all.
+
+    Args:
+        net: A causal language model.
+        input_ids: (B, T).
+        num_last: How many positions to keep.
+        **arguments: For the net's forward.
+
+    Returns:
+        (B, num_last, V) logits, and the net's whole output.
+    """
+    if "logits_to_keep" in _parameters(type(net)):
+        arguments["logits_to_keep"] = num_last
+    output = net(input_ids=input_ids, **arguments)
+    return output.logits[:, -num_last:], output
+
+
+def response_logits(net: nn.Module, sequences: Sequences) -> Tensor:
+    """Logits that predict each response token: those one position before it.
+
+    Returns:
+        (B, R, V).
+    """
+    num_responses = sequences.response_mask.shape[1]
+    positions = position_arguments(net, sequences.attention_mask)
+    logits, _ = last_logits(net, sequences.input_ids, num_responses + 1, use_cache=False, **positions)
+    return logits[:, :-1]
+
+
+def hidden_states(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Last hidden states.
+
+    Args:
+        backbone: A model without a head.
+        input_ids: (B, T).
+        attention_mask: (B, T) bool.
+
+    Returns:
+        (B, T, D).
+    """
+    positions = position_arguments(backbone, attention_mask)
+    return backbone(input_ids=input_ids, use_cache=False, **positions).last_hidden_state

@@ -1,0 +1,145 @@
+"""A language model that gives a number for each token: the reward model and the critic.
+
+The net is Hugging Face's `…ForSequenceClassification` with one label, so that an export is a plain folder which
+transformers, vLLM and other trainers load. Only its backbone and its head are called: its own forward finds the last
+token by comparing ids with PAD, which is wrong where PAD is EOS or absent.
+
+Shapes: B rows, T tokens, R response tokens, D hidden size.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.experience import Sequences
+from lightning_rlhf.models.forward import hidden_states
+from lightning_rlhf.models.source import ModelSource, load_pretrained
+from lightning_rlhf.ops.rewards import last_token_index
+
+HeadInit = Literal["normal", "zero", "trained"]
+
+
+class ScalarModel(nn.Module):
+    """A backbone, a linear head on every token, and a bias.
+
+    The bias lives in the configuration of an export (`score_bias`), since the heads of Hugging Face have none.
+    """
+
+    def __init__(self, net: PreTrainedModel) -> None:
+        """Wraps a net of the `…ForSequenceClassification` kind with one label."""
+        super().__init__()
+        self.net = net
+        self.bias = nn.Parameter(torch.tensor(float(getattr(net.config, "score_bias", 0.0)), dtype=net.dtype))
+
+    @property
+    def head(self) -> nn.Linear:
+        """The (1, D) linear layer, whatever its family calls it."""
+        return next(module for name, module in self.net.named_children() if name in ("score", "classifier"))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """A number for each token.
+
+        Args:
+            input_ids: (B, T).
+            attention_mask: (B, T) bool.
+
+        Returns:
+            (B, T) in fp32.
+        """
+        hidden = hidden_states(self.net.base_model, input_ids, attention_mask)
+        return self.head(hidden)[..., 0].float() + self.bias.float()
+
+    def scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The number at the last real token of each row.
+
+        Returns:
+            (B,) in fp32.
+        """
+        per_token = self(input_ids, attention_mask)
+        return per_token.gather(1, last_token_index(attention_mask)[:, None])[:, 0]
+
+    def values(self, sequences: Sequences) -> Tensor:
+        """The number in the state before each response token: what a critic knows when the token is chosen.
+
+        Returns:
+            (B, R) in fp32.
+        """
+        num_responses = sequences.response_mask.shape[1]
+        return self(sequences.input_ids, sequences.attention_mask)[:, -num_responses - 1 : -1]
+
+    @torch.no_grad()
+    def normalize(self, scores: Tensor) -> None:
+        """Shifts and scales head and bias so that these scores get mean 0 and standard deviation 1.
+
+        Source: Ziegler et al. (2019), section 2.1, which normalises on samples of the initial policy.
+
+        Args:
+            scores: (N,) that this model gave.
+
+        Raises:
+            UserError: If there are fewer than two, or they are all the same.
+        """
+        if len(scores) < 2 or not scores.std() > 0:
+            raise UserError(
+                f"the reward model gives {len(scores)} reference samples the same score: it has learnt nothing to "
+                "normalise; train it longer or look at the pairs"
+            )
+        mean, std = scores.mean(), scores.std(correction=0)
+        self.head.weight.div_(std)
+        self.bias.copy_((self.bias - mean) / std)
+
+
+def load_scalar_model(source: ModelSource, head: HeadInit) -> ScalarModel:
+    """Builds a scalar model on the backbone of any causal language model or scalar model.
+
+    Args:
+        source: Where the backbone comes from.
+        head: `normal` draws the head from N(0, 1/sqrt(D + 1)) (Stiennon et al., 2020), for a reward model in
+            training; `zero` for a critic; `trained` demands the head that the folder holds.
+
+    Raises:
+        UserError: If the model cannot be found, its family has no scalar form, or `trained` finds no head.
+    """
+    config = source.hf_config()
+    config.num_labels = 1
+    kwargs = {"attn_implementation": source.attn_implementation, "trust_remote_code": source.trust_remote_code}
+    if source.pretrained is None:
+        try:
+            net = AutoModelForSequenceClassification.from_config(config, dtype=source.torch_dtype, **kwargs)
+        except ValueError as error:
+            raise UserError(f"model.config.model_type={config.model_type}: transformers has no scalar form") from error
+        missing = ["score.weight"]
+    else:
+        net, report = load_pretrained(
+            AutoModelForSequenceClassification,
+            source.pretrained,
+            "model.pretrained",
+            config=config,
+            dtype=source.torch_dtype,
+            output_loading_info=True,
+            **kwargs,
+        )
+        missing = list(report["missing_keys"])
+    model = ScalarModel(net)
+    if head == "trained":
+        if missing:
+            raise UserError(
+                f"{source.pretrained} is not a trained reward model: it has no weights for {', '.join(missing)}"
+            )
+        return model
+    std = 0.0 if head == "zero" else (config.hidden_size + 1) ** -0.5
+    nn.init.normal_(model.head.weight, std=std)
+    nn.init.zeros_(model.bias)
+    return model
+
+
+def load_reward_model(path: str, dtype: str = "float32") -> ScalarModel:
+    """Loads an exported reward model; a head that would be drawn at random is an error.
+
+    Raises:
+        UserError: If the folder is not a trained reward model.
+    """
+    return load_scalar_model(ModelSource(pretrained=path, dtype=dtype), "trained")

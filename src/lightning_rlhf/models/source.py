@@ -1,0 +1,113 @@
+"""Where a model comes from: a hub name, a folder, or an architecture to fill with random weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
+
+from lightning_rlhf.errors import UserError
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """How to get a model and its tokenizer.
+
+    Example:
+        >>> ModelSource(pretrained="openai-community/gpt2")
+    """
+
+    pretrained: str | None = None
+    """Hub name or folder; None builds `config` with random weights."""
+    config: Mapping[str, Any] | None = None
+    """The architecture: `model_type` and whatever the Hugging Face configuration of that type takes."""
+    tokenizer: str | None = None
+    """Hub name, folder or `pkg://package/folder`; None takes the one of `pretrained`."""
+    dtype: str = "float32"
+    """Of the weights in memory: float32, bfloat16 or float16. Mixed precision is `trainer.precision`."""
+    dropout: float = 0.0
+    """Set on every dropout of the architecture. PPO needs 0, since rollout and update must see the same net."""
+    attn_implementation: str = "sdpa"
+    """What transformers knows: eager, sdpa, flash_attention_2, flex_attention."""
+    trust_remote_code: bool = False
+    """Whether Python code from the hub may run."""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in _DTYPES:
+            raise UserError(f"model.dtype={self.dtype}: expected one of {', '.join(_DTYPES)}")
+        if self.pretrained is None and self.config is None:
+            raise UserError("model.pretrained is not set, and model.config has no architecture to build: set one of them")
+        if self.pretrained is None and self.tokenizer is None:
+            raise UserError("model.tokenizer is not set: a model that is built from scratch brings none")
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return _DTYPES[self.dtype]
+
+    def trained(self, folder: str | Path) -> "ModelSource":
+        """The same kind of model with the weights and the tokenizer of an export."""
+        return replace(self, pretrained=str(folder), tokenizer=None)
+
+    def hf_config(self) -> PretrainedConfig:
+        """The Hugging Face configuration, with its dropouts set.
+
+        Raises:
+            UserError: If the folder or the hub has no such model, or the architecture is not known.
+        """
+        if self.pretrained is not None:
+            config = load_pretrained(AutoConfig, self.pretrained, "model.pretrained", trust_remote_code=self.trust_remote_code)
+        else:
+            fields = dict(self.config or {})
+            try:
+                config = AutoConfig.for_model(**fields)
+            except (ValueError, TypeError) as error:
+                raise UserError(f"model.config: {error}") from error
+        for name in vars(config):
+            if name.endswith(("dropout", "pdrop", "dropout_prob")):
+                setattr(config, name, self.dropout)
+        return config
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer.
+
+        Raises:
+            UserError: If it cannot be found.
+        """
+        where = self.tokenizer or self.pretrained
+        if where is None:
+            raise UserError("model.tokenizer is not set")
+        if where.startswith("pkg://"):
+            package, _, folder = where.removeprefix("pkg://").partition("/")
+            where = str(files(package) / folder)
+        name = "model.tokenizer" if self.tokenizer else "model.pretrained"
+        return load_pretrained(AutoTokenizer, where, name, trust_remote_code=self.trust_remote_code)
+
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids that end a response, as the model's own generation settings and configuration have them."""
+        found = [self.hf_config().eos_token_id]
+        if self.pretrained is not None:
+            try:
+                found.append(GenerationConfig.from_pretrained(self.pretrained).eos_token_id)
+            except OSError:  # most models bring no generation settings
+                pass
+        ids = [i for entry in found for i in (entry if isinstance(entry, list) else [entry]) if i is not None]
+        return tuple(sorted(set(ids)))
+
+
+def load_pretrained(auto: Any, where: str, name: str, **kwargs: Any) -> Any:
+    """Calls `from_pretrained`, and turns what transformers says of a wrong name into one line."""
+    looks_local = where.startswith((".", "/", "~")) or where.count("/") > 1
+    path = Path(where).expanduser()
+    if looks_local and not path.is_dir():
+        raise UserError(f"{name}={where}: no such folder ({path.absolute()})")
+    try:
+        return auto.from_pretrained(str(path) if path.is_dir() else where, **kwargs)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{name}={where}: not a model folder, and not to be had from the hub: {reason}") from error

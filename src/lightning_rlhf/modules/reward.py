@@ -1,0 +1,113 @@
+"""Reward modelling."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from lightning_rlhf.data.batches import PairBatch, ScoreBatch
+from lightning_rlhf.data.render import Renderer
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.models.roles import build
+from lightning_rlhf.models.scalar import ScalarModel
+from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
+from lightning_rlhf.ops.losses import pairwise_loss
+
+
+class RewardModule(LightningModule):
+    """Learns a score of whole conversations: from pairs (Bradley-Terry), or from given scores (squared error).
+
+    Which of the two is decided by the batches that the data module gives.
+    """
+
+    def __init__(
+        self,
+        net: ScalarModel | Callable[[], ScalarModel],
+        renderer: Renderer,
+        *,
+        lr: float = 1e-5,
+        optim: Optim | None = None,
+    ) -> None:
+        """Prepares the stage; the net is built in `configure_model`.
+
+        Args:
+            net: A scalar model, or a function that builds one.
+            renderer: The one that the data module uses; its tokenizer goes into the export.
+            lr: Learning rate.
+            optim: Optimizer and schedule.
+
+        Raises:
+            UserError: If the learning rate is negative.
+        """
+        super().__init__()
+        if lr < 0:
+            raise UserError(f"lr={lr}: must not be negative")
+        self.net_or_builder, self.renderer, self.lr, self.optim = net, renderer, lr, optim or Optim()
+        self.net: ScalarModel | None = None
+        self.means = torch.nn.ModuleDict()
+
+    def configure_model(self) -> None:
+        """Builds the net, once."""
+        if self.net is None:
+            self.net = build(self.net_or_builder)
+
+    def export_nets(self) -> dict[str, torch.nn.Module]:
+        """What an export holds."""
+        return {"model": self.net}
+
+    def training_step(self, batch: PairBatch | ScoreBatch, batch_idx: int) -> Tensor:
+        """This micro-batch's share of the minibatch's mean loss per pair or answer."""
+        losses, scores = self.losses(batch)
+        count = batch.num_pairs if isinstance(batch, PairBatch) else batch.num_rows
+        loss = losses.sum() / count * undo_averaging(self.trainer)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(losses))
+        if isinstance(batch, PairBatch):
+            chosen, rejected = scores.detach().chunk(2)
+            self.log("train/reward_accuracy", wins(chosen, rejected).mean(), prog_bar=True, batch_size=len(losses))
+        return loss
+
+    def losses(self, batch: PairBatch | ScoreBatch) -> tuple[Tensor, Tensor]:
+        """Losses (B,) of the pairs or answers, and scores (2B,) or (B,)."""
+        scores = self.net.scores(batch.input_ids, batch.attention_mask)
+        if isinstance(batch, ScoreBatch):
+            return (scores - batch.scores).square(), scores
+        chosen, rejected = scores.chunk(2)
+        return pairwise_loss(chosen, rejected, batch.margin), scores
+
+    def validation_step(self, batch: PairBatch | ScoreBatch, batch_idx: int) -> None:
+        """Loss and accuracy, beside what the length of the answers alone would tell."""
+        losses, scores = self.losses(batch)
+        measures = {"loss": losses}
+        if isinstance(batch, PairBatch):
+            chosen, rejected = scores.chunk(2)
+            chosen_length, rejected_length = batch.answer_lengths.float().chunk(2)
+            measures |= {
+                "reward_accuracy": wins(chosen, rejected),
+                "longer_wins_accuracy": wins(chosen_length, rejected_length),
+                "shorter_wins_accuracy": wins(rejected_length, chosen_length),
+                "reward_margin": chosen - rejected,
+            }
+        else:
+            measures["absolute_error"] = (scores - batch.scores).abs()
+        for name, values in measures.items():
+            if name not in self.means:
+                self.means[name] = MeanMetric().to(self.device)
+            self.means[name].update(values, batch.weight)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the averages over all ranks."""
+        for name, mean in self.means.items():
+            self.log(f"val/{name}", mean.compute(), prog_bar=name == "reward_accuracy", batch_size=1)
+            mean.reset()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """One parameter group with weight decay, one without."""
+        return configure(self, self.optim, {"model": (self.net, self.lr)})
+
+
+def wins(first: Tensor, second: Tensor) -> Tensor:
+    """1 where the first is larger, 0 where it is smaller, a half for a tie."""
+    return ((first > second).float() + (first >= second).float()) / 2

@@ -1,0 +1,104 @@
+"""Supervised fine-tuning."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torchmetrics import MeanMetric
+from transformers import PreTrainedModel
+
+from lightning_rlhf.data.batches import PromptBatch, SFTBatch
+from lightning_rlhf.data.render import Renderer
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.hooks import notify
+from lightning_rlhf.models.forward import position_arguments
+from lightning_rlhf.models.roles import build
+from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
+from lightning_rlhf.ops.logprobs import token_logprobs
+from lightning_rlhf.rewards import TextReward
+from lightning_rlhf.rollout.evaluate import HeldOutAnswers, Sample, summarize
+from lightning_rlhf.rollout.sampler import Sampling
+
+
+class SFTModule(LightningModule):
+    """Learns to give the answers of demonstrations: cross-entropy on the tokens of the answers, EOS included."""
+
+    def __init__(
+        self,
+        net: PreTrainedModel | Callable[[], PreTrainedModel],
+        renderer: Renderer,
+        *,
+        lr: float = 1e-5,
+        optim: Optim | None = None,
+        evaluation: Sampling | None = None,
+        gold: TextReward | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Prepares the stage; the net is built in `configure_model`.
+
+        Args:
+            net: A causal language model, or a function that builds one.
+            renderer: Makes tokens of conversations, and text of tokens.
+            lr: Learning rate.
+            optim: Optimizer and schedule.
+            evaluation: How held-out prompts are answered during validation, if the data module has any.
+            gold: The true aim, for evaluation only.
+            seed: Of the evaluation's random numbers.
+
+        Raises:
+            UserError: If the learning rate is negative.
+        """
+        super().__init__()
+        if lr < 0:
+            raise UserError(f"lr={lr}: must not be negative")
+        self.net_or_builder, self.renderer, self.lr, self.optim = net, renderer, lr, optim or Optim()
+        self.net: PreTrainedModel | None = None
+        self.val_loss = MeanMetric()
+        self.answers = HeldOutAnswers(evaluation or Sampling(max_new_tokens=128), renderer, gold, seed)
+
+    def configure_model(self) -> None:
+        """Builds the net, once."""
+        if self.net is None:
+            self.net = build(self.net_or_builder)
+
+    def export_nets(self) -> dict[str, torch.nn.Module]:
+        """What an export holds."""
+        return {"model": self.net}
+
+    def training_step(self, batch: SFTBatch, batch_idx: int) -> Tensor:
+        """This micro-batch's share of the minibatch's mean loss per token."""
+        loss = -self.label_logprobs(batch).sum() / batch.num_tokens * undo_averaging(self.trainer)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.input_ids))
+        return loss
+
+    def label_logprobs(self, batch: SFTBatch) -> Tensor:
+        """Log-probs (N,) of the N tokens to learn, in nats."""
+        labels = batch.loss_mask[:, 1:]
+        logits = self.net(
+            input_ids=batch.input_ids, use_cache=False, **position_arguments(self.net, batch.attention_mask)
+        ).logits[:, :-1]
+        return token_logprobs(logits[labels][None], batch.input_ids[:, 1:][labels][None])[0]
+
+    def validation_step(self, batch: SFTBatch | PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Loss on held-out demonstrations, or answers to held-out prompts."""
+        if isinstance(batch, PromptBatch):
+            self.answers.answer(self.net, batch)
+        elif batch.num_tokens:
+            self.val_loss.update(-self.label_logprobs(batch).mean(), batch.num_tokens)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the loss over all ranks, and what the answers are like."""
+        loss = self.val_loss.compute()
+        self.val_loss.reset()
+        metrics: dict[str, Any] = {"loss": loss, "perplexity": loss.exp()}
+        samples: list[Sample] = self.answers.finish()
+        if samples:
+            metrics |= summarize(samples)
+            notify(self.trainer, "on_evaluation_end", self.current_epoch + 1, samples)
+        self.log_dict({f"val/{name}": value for name, value in metrics.items()}, batch_size=1)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """One parameter group with weight decay, one without."""
+        return configure(self, self.optim, {"model": (self.net, self.lr)})

@@ -1,0 +1,40 @@
+"""Per-token rewards from sequence scores.
+
+Shapes: B rows, R response tokens. Masks are True on response tokens, which stand at the left.
+"""
+
+import torch
+from torch import Tensor
+
+
+def last_token_index(mask: Tensor) -> Tensor:
+    """Index of the last True of each row; 0 for a row without any.
+
+    Args:
+        mask: (B, T).
+
+    Returns:
+        (B,) int64.
+    """
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    return torch.where(mask, positions, 0).amax(dim=1)
+
+
+def shape_rewards(scores: Tensor, kl: Tensor, mask: Tensor, *, kl_coef: float) -> Tensor:
+    """Puts the score on the last response token and the KL penalty on every one.
+
+    r_t = -kl_coef · kl_t + [t is the last token] · score. Source: Ziegler et al. (2019), equation 2;
+    Stiennon et al., "Learning to summarize from human feedback" (2020).
+
+    Args:
+        scores: (B,) score of each whole response.
+        kl: (B, R) per-token estimate of KL(actor || reference), in nats.
+        mask: (B, R) response mask.
+        kl_coef: Weight of the penalty.
+
+    Returns:
+        (B, R), zero outside the mask. A row without a response token gets no score.
+    """
+    rewards = torch.where(mask, -kl_coef * kl, 0)
+    at_last = torch.zeros_like(rewards).scatter(1, last_token_index(mask)[:, None], scores[:, None].to(rewards.dtype))
+    return rewards + torch.where(mask, at_last, 0)

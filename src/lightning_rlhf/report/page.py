@@ -1,0 +1,95 @@
+"""Renders a run folder as one page that needs nothing but itself."""
+
+import os
+import shlex
+import tempfile
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from lightning_rlhf.report.curves import draw_curves
+from lightning_rlhf.report.numbers import NAMES, costs, decimal, duration, headline, stage_numbers, summary
+from lightning_rlhf.report.read import Run, read_run
+from lightning_rlhf.report.samples import before_and_after, rollouts_over_time
+
+_TEMPLATE = Path(__file__).with_name("page.html.j2")
+_MAX_CHARACTERS = 1200
+_STATUS = {
+    "running": "This run is still going: the numbers and curves are as far as it has come.",
+    "interrupted": "This run was interrupted: the numbers and curves are as far as it came.",
+    "failed": "This run failed: the numbers and curves are as far as it came.",
+    "unfinished": "This run has written no result yet: it is still going, or it was stopped.",
+}
+
+
+def write_report(run_dir: Path) -> Path:
+    """Writes the run card of a run, whether that is finished, running or interrupted.
+
+    The page depends on nothing but the files of the run, and replaces an older one in a single step.
+
+    Args:
+        run_dir: Folder of one stage, or of a pipeline with the folders `sft`, `reward` and `ppo`.
+
+    Returns:
+        The path of the page, `run_dir/report.html`.
+
+    Raises:
+        UserError: If the folder does not exist.
+    """
+    html = render(read_run(run_dir))
+    target = run_dir / "report.html"
+    handle, temporary = tempfile.mkstemp(dir=run_dir, prefix=".report-", suffix=".html")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            # Model output may hold half of a surrogate pair, which UTF-8 cannot.
+            file.write(html.encode("utf-8", "replace"))
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return target
+
+
+def render(run: Run) -> str:
+    """The page of a run, as HTML; all text of the run is escaped."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"clip": _clip, "svg": Markup, "decimal": _decimal, "duration": duration, "python": repr}
+    big = headline(run)
+    stages = [
+        {
+            "stage": stage,
+            "title": NAMES.get(stage.name, "Run"),
+            "numbers": [number for number in stage_numbers(stage) if len(run.stages) > 1 or number not in big],
+            "pictures": draw_curves(stage),
+            "pairs": before_and_after(stage),
+            "rollouts": rollouts_over_time(stage),
+        }
+        for stage in run.stages
+    ]
+    overrides = run.overrides
+    return environment.from_string(_TEMPLATE.read_text("utf-8")).render(
+        run=run,
+        title=" → ".join({"sft": "SFT", "reward": "Reward model", "ppo": "PPO"}.get(s.name, "Run") for s in run.stages),
+        warning=None if run.result.status == "finished" else _STATUS.get(run.result.status, run.result.status),
+        summary=summary(run),
+        headline=big,
+        stages=stages,
+        costs=costs(run),
+        command=None if overrides is None else shlex.join(["python", "train.py", *overrides]),
+        model_dir=run.result.model_dir or (run.stages[-1].result.model_dir if run.stages else None),
+        model_class="AutoModelForSequenceClassification" if _is_reward(run) else "AutoModelForCausalLM",
+    )
+
+
+def _is_reward(run: Run) -> bool:
+    return bool(run.stages) and run.stages[-1].name == "reward"
+
+
+def _decimal(value: float | None) -> str:
+    return "–" if value is None else decimal(value)
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}…"

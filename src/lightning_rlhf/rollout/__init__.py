@@ -1,0 +1,1 @@
+"""From prompts to experience: sampling, scoring, and the data set that the update reads."""

@@ -1,0 +1,98 @@
+"""The data set of the update: a pass samples new experience and then reads it in minibatches."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from lightning_rlhf.data.loader import micro_batch_size
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.experience import Experience, Minibatch, Sequences
+from lightning_rlhf.seeding import MINIBATCHES, permutation
+
+
+class RolloutDataset:
+    """One pass is one PPO iteration: a rollout, then `ppo_epochs` times all its minibatches in fresh order.
+
+    The experience is that of all ranks, and every rank takes its share of each minibatch: so minibatches, and what
+    losses are divided by, do not depend on the number of ranks. The rollout happens when the first batch is asked for,
+    since Lightning asks for an iterator before training starts. Buffer and position are saved in checkpoints: a run
+    that was stopped in the middle of an iteration goes on there, on any number of ranks.
+    """
+
+    def __init__(
+        self,
+        collect: Callable[[int], Experience],
+        *,
+        rollout_batch_size: int,
+        minibatch_size: int,
+        ppo_epochs: int,
+        trainer: Trainer,
+        seed: int,
+    ) -> None:
+        """Prepares the data set.
+
+        Args:
+            collect: Samples the experience of an iteration, over all ranks.
+            rollout_batch_size: Responses of an iteration, over all ranks.
+            minibatch_size: Responses behind one optimizer step, over all ranks and accumulated parts.
+            ppo_epochs: Passes over the experience of an iteration.
+            trainer: Says how many ranks and accumulated parts share a minibatch.
+            seed: Of the order.
+
+        Raises:
+            UserError: If sizes do not divide.
+        """
+        if minibatch_size < 1 or rollout_batch_size % minibatch_size:
+            raise UserError(
+                f"rollout_batch_size={rollout_batch_size} does not divide by minibatch_size={minibatch_size}: "
+                "change one of them"
+            )
+        if rollout_batch_size % trainer.world_size:
+            raise UserError(
+                f"rollout_batch_size={rollout_batch_size} does not divide by {trainer.world_size} processes: "
+                "change one of them"
+            )
+        self.collect, self.minibatch_size, self.ppo_epochs, self.seed = collect, minibatch_size, ppo_epochs, seed
+        self.rollout_batch_size, self.rank = rollout_batch_size, trainer.global_rank
+        self.num_parts = trainer.accumulate_grad_batches
+        self.micro_batch_size = micro_batch_size(minibatch_size, trainer)
+        self.iteration = self.position = 0
+        self.experience: Experience | None = None
+
+    def __len__(self) -> int:
+        """Micro-batches of an iteration, on each rank."""
+        return self.ppo_epochs * (self.rollout_batch_size // self.minibatch_size) * self.num_parts
+
+    def __iter__(self) -> Iterator[Minibatch]:
+        """Starts or continues an iteration; nothing happens before the first batch is asked for."""
+        if self.position == len(self):
+            self.iteration, self.position, self.experience = self.iteration + 1, 0, None
+        if self.experience is None:
+            self.experience = self.collect(self.iteration)
+        lengths = self.experience.sequences.response_mask.sum(1)
+        while self.position < len(self):
+            number, part = divmod(self.position, self.num_parts)
+            epoch, number = divmod(number, self.rollout_batch_size // self.minibatch_size)
+            order = permutation(self.rollout_batch_size, self.seed, MINIBATCHES, self.iteration, epoch)
+            minibatch = order[number * self.minibatch_size :][: self.minibatch_size]
+            start = (self.rank * self.num_parts + part) * self.micro_batch_size
+            self.position += 1
+            yield Minibatch(
+                self.experience.rows(minibatch[start : start + self.micro_batch_size]), int(lengths[minibatch].sum())
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the data set stands; with the experience, unless the iteration is over."""
+        buffer: list[Tensor] | None = None
+        if self.experience is not None and self.position < len(self):
+            # Plain tensors, so that a checkpoint loads with weights_only=True.
+            buffer = [tensor.cpu() for tensor in (*self.experience.sequences, *self.experience[1:])]
+        return {"iteration": self.iteration, "position": self.position, "buffer": buffer}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from there."""
+        self.iteration, self.position = state["iteration"], state["position"]
+        if state["buffer"] is not None:
+            self.experience = Experience(Sequences(*state["buffer"][:3]), *state["buffer"][3:])

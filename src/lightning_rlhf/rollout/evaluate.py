@@ -1,0 +1,114 @@
+"""Answers to held-out prompts: what a stage is judged by."""
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from lightning_rlhf.data.batches import PromptBatch
+from lightning_rlhf.data.render import Renderer
+from lightning_rlhf.rewards import TextReward
+from lightning_rlhf.rollout.sampler import Sampled, Sampling, sample
+from lightning_rlhf.seeding import EVALUATION, uniforms
+from lightning_rlhf.strategies.collectives import gather_objects
+
+Sample = dict[str, Any]
+
+
+class HeldOutAnswers:
+    """Gathers the answers of one validation pass.
+
+    Each prompt has random numbers of its own, the same in every pass: so two models are compared on the same luck.
+    """
+
+    def __init__(self, sampling: Sampling, renderer: Renderer, gold: TextReward | None, seed: int) -> None:
+        """Prepares an empty pass.
+
+        Args:
+            sampling: How to draw; temperature 0 is greedy.
+            renderer: Makes text of tokens.
+            gold: The true aim, in [0, 1] where 1 is fully met, which training never sees; if there is one.
+            seed: Of the random numbers.
+        """
+        self.sampling, self.renderer, self.gold, self.seed = sampling, renderer, gold, seed
+        self.samples: dict[int, Sample] = {}
+
+    def answer(self, net: PreTrainedModel, batch: PromptBatch) -> Sampled:
+        """Draws an answer to each prompt of a batch and keeps it."""
+        shape = (1, self.sampling.max_new_tokens)
+        numbers = torch.cat([uniforms(shape, self.seed, EVALUATION, index) for index in batch.indices])
+        sampled = sample(
+            net,
+            batch.input_ids,
+            batch.attention_mask,
+            self.sampling,
+            stop_ids=self.renderer.stop_ids,
+            uniforms=numbers.to(batch.input_ids.device),
+        )
+        responses = decode(sampled, self.renderer)
+        golds = self.gold(batch.texts, responses, batch.columns) if self.gold else [None] * len(responses)
+        lengths = sampled.sequences.response_mask.sum(1).tolist()
+        for row, index in enumerate(batch.indices):
+            self.samples[index] = {
+                "prompt": batch.texts[row],
+                "response": responses[row],
+                "length": lengths[row],
+                "finish_reason": finish_reason(sampled.finished[row]),
+            } | ({} if golds[row] is None else {"gold": golds[row]})
+        return sampled
+
+    def add(self, batch: PromptBatch, name: str, values: torch.Tensor) -> None:
+        """Adds a number, such as the score, to each answer of a batch."""
+        for index, value in zip(batch.indices, values.tolist(), strict=True):
+            self.samples[index][name] = value
+
+    def finish(self) -> list[Sample]:
+        """All answers of all ranks in the order of the prompts; the next pass starts empty."""
+        everyone = dict(gather_objects(list(self.samples.items())))
+        self.samples = {}
+        return [everyone[index] for index in sorted(everyone)]
+
+
+def decode(sampled: Sampled, renderer: Renderer) -> list[str]:
+    """Texts of the responses."""
+    sequences = sampled.sequences
+    return [
+        renderer.decode(ids[mask].tolist())
+        for ids, mask in zip(sequences.responses.cpu(), sequences.response_mask.cpu(), strict=True)
+    ]
+
+
+def finish_reason(finished: torch.Tensor | bool) -> str:
+    """Why a response ended: `stop` at a stop token, `length` at the limit."""
+    return "stop" if finished else "length"
+
+
+def summarize(samples: list[Sample], before: list[Sample] | None = None) -> dict[str, float]:
+    """Averages over the answers.
+
+    Args:
+        samples: Answers of a pass.
+        before: Answers to the same prompts before training, to compare with.
+
+    Returns:
+        `response_length`, `eos_rate`, and where known `score`, `kl`, `gold_rate` (share of answers that meet the gold
+        metric fully) and `gold_win_rate` (share that beat the answer before training by it; a tie counts half).
+    """
+    metrics = {
+        "response_length": _mean([sample["length"] for sample in samples]),
+        "eos_rate": _mean([sample["finish_reason"] == "stop" for sample in samples]),
+    }
+    for name in ("score", "kl"):
+        if name in samples[0]:
+            metrics[name] = _mean([sample[name] for sample in samples])
+    if "gold" in samples[0]:
+        metrics["gold_rate"] = _mean([sample["gold"] >= 1 for sample in samples])
+        if before:
+            earlier = {sample["prompt"]: sample["gold"] for sample in before}
+            pairs = [(s["gold"], earlier[s["prompt"]]) for s in samples if s["prompt"] in earlier]
+            metrics["gold_win_rate"] = _mean([1.0 if new > old else 0.5 * (new == old) for new, old in pairs])
+    return metrics
+
+
+def _mean(values: list) -> float:
+    return float(sum(values) / len(values))

@@ -1,0 +1,134 @@
+"""Sampling with a key-value cache.
+
+Each row of random numbers belongs to a row of the global rollout batch, not to a process or a place in a batch: so a
+response does not depend on how rows are spread over ranks and micro-batches. Rows that are finished leave the batch
+once half of it is done.
+
+Shapes: B rows, P prompt tokens (padded at the left), R new tokens, V vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, TopKLogitsWarper, TopPLogitsWarper
+
+from lightning_rlhf.errors import UserError, raise_problems
+from lightning_rlhf.experience import Sequences
+from lightning_rlhf.models.forward import last_logits, position_arguments
+from lightning_rlhf.ops.sequences import response_mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How responses are drawn."""
+
+    max_new_tokens: int
+    """Length limit of a response."""
+    temperature: float = 1.0
+    """Logits are divided by it; 0 takes the likeliest token each time (greedy)."""
+    top_k: int = 0
+    """Draw from the likeliest so many tokens only; 0 from all."""
+    top_p: float = 1.0
+    """Draw from the smallest set of tokens with this probability; 1 from all."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.max_new_tokens < 1:
+            problems.append(f"max_new_tokens={self.max_new_tokens}: must be at least 1")
+        if self.temperature < 0:
+            problems.append(f"temperature={self.temperature}: must not be negative (0 is greedy)")
+        if self.top_k < 0:
+            problems.append(f"top_k={self.top_k}: must not be negative (0 draws from all tokens)")
+        if not 0 < self.top_p <= 1:
+            problems.append(f"top_p={self.top_p}: must lie in (0, 1] (1 draws from all tokens)")
+        raise_problems(problems)
+
+    def check_for_rollout(self) -> None:
+        """Checks that the sampling distribution is one whose log-probs PPO can compute again.
+
+        Raises:
+            UserError: If tokens are cut off or sampling is greedy.
+        """
+        if self.temperature == 0 or self.top_k or self.top_p < 1:
+            raise UserError(
+                f"rollout: temperature={self.temperature}, top_k={self.top_k}, top_p={self.top_p}: PPO compares "
+                "log-probs of the distribution that was sampled from, so it must be the whole one: set top_k=0, "
+                "top_p=1 and a temperature above 0"
+            )
+
+
+class Sampled(NamedTuple):
+    """Responses to a batch of prompts."""
+
+    sequences: Sequences
+    finished: Tensor
+    """(B,) bool: ended with a stop token; otherwise the length limit cut it."""
+
+
+def sample(
+    net: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    sampling: Sampling,
+    *,
+    stop_ids: tuple[int, ...],
+    uniforms: Tensor,
+) -> Sampled:
+    """Draws one response for each prompt.
+
+    Args:
+        net: A causal language model, in evaluation mode.
+        input_ids: (B, P) prompts, padded at the left.
+        attention_mask: (B, P) bool.
+        sampling: How to draw.
+        stop_ids: Ids that end a response; each of them counts.
+        uniforms: (B, R) numbers in (0, 1], one for each token that may be drawn.
+
+    Returns:
+        Responses of R = `max_new_tokens` columns, 0 after the stop token.
+    """
+    num_rows, device = len(input_ids), input_ids.device
+    tokens = torch.zeros(num_rows, sampling.max_new_tokens, dtype=torch.long, device=device)
+    stops = torch.tensor(stop_ids, device=device)
+    rows = torch.arange(num_rows, device=device)
+    finished = torch.zeros(num_rows, dtype=torch.bool, device=device)
+    mask, new_ids, cache = attention_mask, input_ids, None
+    for step in range(sampling.max_new_tokens):
+        positions = position_arguments(net, mask, num_new=new_ids.shape[1])
+        logits, output = last_logits(net, new_ids, 1, past_key_values=cache, use_cache=True, **positions)
+        cache = output.past_key_values
+        drawn = _draw(logits[:, -1], uniforms[rows, step], sampling)
+        tokens[rows, step] = torch.where(finished[rows], 0, drawn)
+        finished[rows] |= torch.isin(drawn, stops)
+        active = ~finished[rows]
+        num_active = int(active.sum())
+        if num_active == 0:
+            break
+        if num_active <= len(rows) // 2 and hasattr(cache, "batch_select_indices"):
+            kept = active.nonzero().flatten()
+            cache.batch_select_indices(kept)
+            rows, mask, drawn = rows[kept], mask[kept], drawn[kept]
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+        new_ids = drawn[:, None]
+    # A row that ran into the limit has no stop token; those that stopped hold zeros behind it.
+    valid = response_mask(tokens, stops)
+    sequences = Sequences(
+        torch.cat([input_ids, torch.where(valid, tokens, 0)], dim=1), torch.cat([attention_mask, valid], dim=1), valid
+    )
+    return Sampled(sequences, finished)
+
+
+def _draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
+    """Draws a token from each row of logits (B, V) by the inverse of the distribution function at `uniforms` (B,)."""
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    logits = logits.float() / sampling.temperature
+    if sampling.top_k:
+        logits = TopKLogitsWarper(sampling.top_k)(None, logits)
+    if sampling.top_p < 1:
+        logits = TopPLogitsWarper(sampling.top_p)(None, logits)
+    cumulative = logits.softmax(-1).cumsum(-1)
+    # uniforms are above 0 and the total is the last entry: so a token of probability 0 is never found.
+    return torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:])[:, 0]

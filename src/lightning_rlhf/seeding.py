@@ -1,0 +1,33 @@
+"""Random numbers that depend on what they are for, and on nothing else.
+
+Each use draws from a generator of its own, keyed by the run's seed and by what is drawn: so a resumed run, another
+number of processes or another micro-batch size sees the same numbers, and no global state is touched.
+"""
+
+import numpy as np
+import torch
+
+PROMPTS, SAMPLING, MINIBATCHES, ROWS, EVALUATION = range(5)
+"""What a generator is for: the first key."""
+
+
+def generator(seed: int, *keys: int) -> torch.Generator:
+    """A CPU generator that is a function of its arguments.
+
+    Args:
+        seed: Of the run; not negative.
+        *keys: What the numbers are for, then for instance the iteration; not negative.
+    """
+    state = np.random.SeedSequence([seed, *keys]).generate_state(1, np.uint64)[0]
+    # manual_seed takes a signed 64-bit number.
+    return torch.Generator().manual_seed(int(state) >> 1)
+
+
+def permutation(length: int, seed: int, *keys: int) -> list[int]:
+    """A random order of `range(length)` that is a function of its arguments."""
+    return torch.randperm(length, generator=generator(seed, *keys)).tolist()
+
+
+def uniforms(shape: tuple[int, int], seed: int, *keys: int) -> torch.Tensor:
+    """Random numbers in (0, 1] of the given shape that are a function of its arguments."""
+    return 1 - torch.rand(shape, generator=generator(seed, *keys))

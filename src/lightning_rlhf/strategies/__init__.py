@@ -1,0 +1,1 @@
+"""How nets are spread over processes; the only package that knows."""

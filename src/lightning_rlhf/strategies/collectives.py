@@ -1,0 +1,34 @@
+"""Exchange between processes; with one process, each is the identity."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def gather_rows(tensor: Tensor) -> Tensor:
+    """Puts the rows of all ranks together, in the order of the ranks.
+
+    Args:
+        tensor: (B, …), of the same shape on every rank.
+
+    Returns:
+        (B · ranks, …) on every rank.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return tensor
+    # NCCL has no bool.
+    sent = tensor.to(torch.uint8) if tensor.dtype == torch.bool else tensor.contiguous()
+    parts = [torch.empty_like(sent) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, sent)
+    return torch.cat(parts).to(tensor.dtype)
+
+
+def gather_objects(items: list[Any]) -> list[Any]:
+    """Puts the lists of all ranks together, in the order of the ranks."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return items
+    parts: list[list[Any]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(parts, items)
+    return [item for part in parts for item in part]

@@ -1,0 +1,269 @@
+"""Layouts: what becomes of each, and what is said about wrong rows."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lightning_rlhf.data.fields import Message, Role
+from lightning_rlhf.data.formats import Need, Record, Records, read_records
+from lightning_rlhf.errors import UserError
+
+
+def turn(role: Role, content: str) -> Message:
+    return {"role": role, "content": content}
+
+
+QUESTION = turn("user", "Why?")
+ANSWER = turn("assistant", "Because.")
+BAD = turn("assistant", "Dunno.")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Any:
+    def write(*rows: dict[str, Any], name: str = "train.jsonl") -> str:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(path)
+
+    return write
+
+
+def only(records: Records) -> Record:
+    assert records.skipped == []
+    (record,) = records.rows
+    return record
+
+
+ANSWERED: dict[str, dict[str, Any]] = {
+    "prompt and completion": {"prompt": "Why?", "completion": "Because."},
+    "prompt and completion as messages": {"prompt": [QUESTION], "completion": [ANSWER]},
+    "messages": {"messages": [QUESTION, ANSWER]},
+    "messages with a null column of another layout": {"messages": [QUESTION, ANSWER], "prompt": None, "chosen": None},
+    "messages beside their first prompt": {"prompt": "Why?", "messages": [QUESTION, ANSWER]},
+    "instruction": {"instruction": "Why?", "input": "", "output": "Because."},
+    "instruction without input": {"instruction": "Why?", "output": "Because."},
+    "ChatLLaMA": {"user_input": "Why?", "completion": "Because.", "score": None},
+    "transcript and completion": {"prompt": "\n\nHuman: Why?\n\nAssistant:", "completion": "Because."},
+}
+PAIRS: dict[str, dict[str, Any]] = {
+    "answers": {"prompt": "Why?", "chosen": "Because.", "rejected": "Dunno."},
+    "answers as messages": {"prompt": "Why?", "chosen": [ANSWER], "rejected": [BAD]},
+    "prompt as messages": {"prompt": [QUESTION], "chosen": [ANSWER], "rejected": [BAD]},
+    "whole conversations": {"prompt": " Why? ", "chosen": [QUESTION, ANSWER], "rejected": [QUESTION, BAD]},
+    "conversations without prompt": {"chosen": [QUESTION, ANSWER], "rejected": [QUESTION, BAD]},
+    "transcripts": {
+        "chosen": "\n\nHuman: Why?\n\nAssistant: Because.",
+        "rejected": "\n\nHuman: Why?\n\nAssistant: Dunno.",
+    },
+    "a transcript and answers": {
+        "prompt": "\n\nHuman: Why?\n\nAssistant:",
+        "chosen": "Because.",
+        "rejected": "Dunno.",
+    },
+    "a transcript and transcripts": {
+        "prompt": "\n\nHuman: Why?\n\nAssistant:",
+        "chosen": "\n\nHuman: Why?\n\nAssistant: Because.",
+        "rejected": "\n\nHuman: Why?\n\nAssistant: Dunno.",
+    },
+}
+
+
+@pytest.mark.parametrize("row", [*ANSWERED.values(), *PAIRS.values()], ids=[*ANSWERED, *PAIRS])
+def test_every_layout_with_an_answer_serves_sft(data: Any, row: dict[str, Any]) -> None:
+    record = only(read_records(data(row), "completion"))
+    assert record.messages == [QUESTION, ANSWER]
+    assert record.prompt == [QUESTION]
+    assert record.rejected is None
+    assert record.source == "train.jsonl:1"
+
+
+@pytest.mark.parametrize("row", PAIRS.values(), ids=PAIRS)
+def test_every_layout_of_pairs_gives_two_conversations(data: Any, row: dict[str, Any]) -> None:
+    record = only(read_records(data(row), "pair"))
+    assert record.messages == [QUESTION, ANSWER]
+    assert record.rejected == [QUESTION, BAD]
+    assert record.margin is None
+    assert record.columns == {}
+
+
+PROMPTS: dict[str, dict[str, Any]] = {
+    "text": {"prompt": "Why?"},
+    "messages as prompt": {"prompt": [QUESTION]},
+    "transcript": {"prompt": "\n\nHuman: Why?\n\nAssistant:"},
+    "unanswered messages": {"messages": [QUESTION]},
+    "ChatLLaMA without completion": {"user_input": "Why?", "completion": "", "score": ""},
+    "instruction without output": {"instruction": "Why?"},
+    "a pair with an empty answer": {
+        "chosen": "\n\nHuman: Why?\n\nAssistant:",
+        "rejected": "\n\nHuman: Why?\n\nAssistant: Dunno.",
+    },
+}
+
+
+@pytest.mark.parametrize("row", PROMPTS.values(), ids=PROMPTS)
+def test_a_row_without_answer_serves_as_prompt_only(data: Any, row: dict[str, Any]) -> None:
+    record = only(read_records(data(row), "prompt"))
+    assert record.messages == record.prompt == [QUESTION]
+    with pytest.raises(UserError, match="train.jsonl:1: field '.*stage=sft needs an answer|holds an empty answer"):
+        read_records(data(row), "completion")
+
+
+def test_an_answer_is_kept_where_a_prompt_is_enough(data: Any) -> None:
+    record = only(read_records(data({"prompt": "Why?", "completion": "Because."}), "prompt"))
+    assert record.messages == [QUESTION, ANSWER]
+
+
+def test_instruction_and_input_are_one_question(data: Any) -> None:
+    row = {"instruction": "Translate.", "input": "eins", "output": "one"}
+    assert only(read_records(data(row), "completion")).prompt == [turn("user", "Translate.\n\neins")]
+
+
+def test_turns_of_one_role_in_a_row_are_merged(data: Any) -> None:
+    row = {
+        "chosen": "\n\nHuman: Hi\n\nHuman: Why? \n\nAssistant: Well,\n\nAssistant: because.",
+        "rejected": [turn("user", "Hi\n"), turn("user", "\nWhy?"), BAD],
+    }
+    record = only(read_records(data(row), "pair"))
+    assert record.messages == [turn("user", "Hi\n\nWhy?"), turn("assistant", "Well,\n\nbecause.")]
+    assert record.rejected == [turn("user", "Hi\n\nWhy?"), BAD]
+
+
+def test_only_a_blank_line_begins_a_turn_of_a_transcript(data: Any) -> None:
+    row = {"messages": "\n\nHuman: Say\nHuman: x\n\nAssistant: Human: x \nAssistant: y"}
+    expected = [turn("user", "Say\nHuman: x"), turn("assistant", "Human: x \nAssistant: y")]
+    assert only(read_records(data(row), "completion")).messages == expected
+
+
+def test_an_answer_that_looks_like_a_transcript_stays_an_answer(data: Any) -> None:
+    text = "Human: Why?\n\nAssistant: Because."
+    record = only(read_records(data({"prompt": "Write a dialogue.", "completion": text}), "completion"))
+    assert record.messages[-1] == turn("assistant", text)
+
+
+def test_an_answer_may_repeat_the_prompt(data: Any) -> None:
+    record = only(read_records(data({"prompt": "Why?", "chosen": "Why?", "rejected": "Dunno."}), "pair"))
+    assert record.messages == [QUESTION, turn("assistant", "Why?")]
+
+
+def test_space_around_texts_is_kept_for_templates_that_need_it(data: Any) -> None:
+    record = only(read_records(data({"prompt": "TL;DR:", "completion": " short"}), "completion"))
+    assert record.messages[-1]["content"] == " short"
+
+
+def test_columns_that_no_layout_reads_are_for_reward_functions(data: Any) -> None:
+    row = {"prompt": "Why?", "completion": "Because.", "score": 4, "truth": [1, 2], "id": "x", "empty": None}
+    record = only(read_records(data(row), "score"))
+    assert record.columns == {"truth": [1, 2], "id": "x"}
+    assert record.score == 4.0
+
+
+def test_a_csv_spells_its_numbers(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("user_input,completion,score\nWhy?,Because.,4.5\n")
+    assert only(read_records(str(tmp_path / "a.csv"), "score")).score == 4.5
+
+
+@pytest.mark.parametrize("columns", [{"margin": 1.5}, {"score_chosen": 4, "score_rejected": 2.5}])
+def test_a_margin_is_read_or_the_difference_of_scores(data: Any, columns: dict[str, float]) -> None:
+    record = only(read_records(data(PAIRS["answers"] | columns), "pair"))
+    assert record.margin == 1.5
+
+
+PAIR = PAIRS["answers"]
+WRONG: dict[str, tuple[Need, dict[str, Any], str]] = {
+    "no rejected": (
+        "pair",
+        {"prompt": "Why?", "chosen": "Because."},
+        "field 'rejected' is missing; stage=reward needs prompt/chosen/rejected, or chosen/rejected transcripts",
+    ),
+    "no chosen": ("pair", {"prompt": "Why?", "rejected": "Dunno."}, "field 'chosen' is missing; stage=reward needs"),
+    "no pair": ("pair", {"prompt": "Why?", "completion": "x"}, "field 'chosen' is missing; stage=reward needs"),
+    "no transcripts": ("pair", {"chosen": "a", "rejected": "b"}, "field 'chosen' holds no answer of the assistant"),
+    "a number": ("pair", PAIR | {"chosen": 3}, "field 'chosen' is a number (3), expected text"),
+    "equal": ("pair", PAIR | {"rejected": "Because. "}, "fields 'chosen' and 'rejected' are equal"),
+    "equal but for space": ("pair", PAIR | {"chosen": " Dunno."}, "fields 'chosen' and 'rejected' are equal"),
+    "blank rejected": ("pair", PAIR | {"rejected": " \n"}, "field 'rejected' holds an empty answer"),
+    "another prompt": (
+        "pair",
+        PAIR | {"chosen": [turn("user", "What?"), ANSWER]},
+        "field 'chosen' begins with a user turn that is not in the prompt",
+    ),
+    "no answer": ("completion", {"prompt": "Why?"}, "field 'completion' is missing; stage=sft needs an answer"),
+    "blank answer": ("completion", {"prompt": "Why?", "completion": " "}, "field 'completion' holds an empty answer"),
+    "unanswered": ("completion", {"messages": [QUESTION]}, "field 'messages' holds no answer of the assistant"),
+    "blank prompt": ("completion", {"prompt": "\n", "completion": "x"}, "the prompt is empty"),
+    "no question": ("completion", {"messages": [ANSWER]}, "the prompt is empty"),
+    "an answered prompt": ("prompt", {"prompt": [QUESTION, ANSWER]}, "field 'prompt' ends with an assistant turn"),
+    "no messages": ("prompt", {"messages": []}, "field 'messages' is an empty list"),
+    "a mere string": ("prompt", {"messages": ["Why?"]}, "field 'messages[0]' is text (\"Why?\"), expected an object"),
+    "no content": ("prompt", {"messages": [{"role": "user"}]}, "field 'messages[0].content' is missing"),
+    "an odd role": (
+        "prompt",
+        {"messages": [QUESTION, {"role": "tool", "content": "x"}]},
+        "field 'messages[1].role' is text (\"tool\"), expected system, user, assistant",
+    ),
+    "odd content": (
+        "prompt",
+        {"messages": [{"role": "user", "content": ["x"]}]},
+        "field 'messages[0].content' is a list ([\"x\"]), expected text",
+    ),
+    "half a character": ("prompt", {"prompt": "a\ud800"}, "field 'prompt' holds half a character"),
+    "no score": ("score", {"user_input": "Why?", "completion": "x", "score": None}, "field 'score' is missing"),
+    "a score in words": (
+        "score",
+        {"user_input": "Why?", "completion": "x", "score": "good"},
+        "field 'score' is text (\"good\"), expected a finite number",
+    ),
+    "a true score": ("score", {"user_input": "Why?", "completion": "x", "score": True}, "expected a number"),
+    "an infinite score": (
+        "score",
+        {"user_input": "Why?", "completion": "x", "score": float("inf")},
+        "field 'score' is a number (Infinity), expected a finite number",
+    ),
+    "a huge score": ("score", {"user_input": "Why?", "completion": "x", "score": 10**400}, "expected a finite number"),
+    "no layout": ("prompt", {"question": "Why?", "answer": "x"}, "columns question, answer are no known layout"),
+}
+
+
+@pytest.mark.parametrize(("need", "row", "message"), WRONG.values(), ids=WRONG)
+def test_a_wrong_row_is_named_with_its_field(data: Any, need: Need, row: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        read_records(data(row), need)
+    assert "\ntrain.jsonl:1: " in str(error.value)
+    assert message in str(error.value)
+    assert str(error.value).endswith("data.on_error=skip skips such rows")
+
+
+def test_wrong_rows_are_listed_together_but_no_more_than_five(data: Any) -> None:
+    path = data({"prompt": "Why?"}, *[{"prompt": ""}] * 7)
+    with pytest.raises(UserError) as error:
+        read_records(path, "prompt")
+    assert [f"train.jsonl:{line}:" in str(error.value) for line in range(1, 9)] == [False, *[True] * 5, False, False]
+
+
+def test_reading_stops_where_no_more_wrong_rows_are_listed(data: Any) -> None:
+    path = data(*[{"prompt": ""}] * 5)
+    with open(path, "a") as file:
+        file.write("not JSON")
+    with pytest.raises(UserError, match="train.jsonl:5: the prompt is empty"):
+        read_records(path, "prompt")
+
+
+def test_the_known_layouts_are_listed_only_where_a_row_has_none(data: Any) -> None:
+    with pytest.raises(UserError, match="Known layouts:\n  prompt, completion"):
+        read_records(data({"question": "Why?"}), "prompt")
+    with pytest.raises(UserError) as error:
+        read_records(data({"prompt": ""}), "prompt")
+    assert "Known layouts" not in str(error.value)
+
+
+def test_wrong_rows_can_be_skipped_and_are_reported(data: Any) -> None:
+    records = read_records(data({"prompt": ""}, {"prompt": "Why?"}, {"prompt": 1}), "prompt", on_error="skip")
+    assert [record.source for record in records.rows] == ["train.jsonl:2"]
+    assert [message.split(": ")[0] for message in records.skipped] == ["train.jsonl:1", "train.jsonl:3"]
+
+
+def test_skipping_every_row_is_an_error(data: Any) -> None:
+    with pytest.raises(UserError, match="no other rows are left"):
+        read_records(data({"prompt": ""}, {"prompt": 1}), "prompt", on_error="skip")

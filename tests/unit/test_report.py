@@ -1,0 +1,459 @@
+"""The run card: what it shows, what it leaves out, and that it cannot be tricked by what a model wrote."""
+
+import csv
+import json
+import math
+import re
+import shlex
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.report import write_report
+from lightning_rlhf.report.curves import thin
+from lightning_rlhf.report.numbers import costs, decimal
+from lightning_rlhf.report.plots import PLOTS
+from lightning_rlhf.report.read import Series, read_run
+from lightning_rlhf.report.samples import before_and_after, rollouts_over_time
+
+VERSIONS = {"python": "3.11.7", "torch": "2.13.0", "lightning": "2.6.6", "transformers": "5.23.0"}
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def write_rows(folder: Path, rows: list[dict[str, Any]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = list(dict.fromkeys(["epoch", "step", *(name for row in rows for name in row)]))
+    with (folder / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_samples(folder: Path, rows: list[dict[str, Any]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def result(stage: str, status: str = "finished", **metrics: float) -> dict[str, Any]:
+    return {
+        "stage": stage,
+        "status": status,
+        "metrics": metrics,
+        "model_dir": f"outputs/demo/{stage}/model",
+        "seconds": 312.0,
+        "versions": VERSIONS,
+        "seed": 7,
+        "peak_bytes": 3 * 2**30,
+    }
+
+
+def wobble(i: int) -> float:
+    return math.sin(12.9 * i) * math.cos(78.2 * i)
+
+
+def make_sft(folder: Path) -> dict[str, Any]:
+    rows: list[dict[str, Any]] = []
+    for step in range(0, 400, 5):
+        loss = 1.1 + 2.2 * math.exp(-step / 60)
+        rows.append({"epoch": step // 200, "step": step, "train/loss": loss + 0.08 * wobble(step)})
+        rows.append({"epoch": step // 200, "step": step, "lr-AdamW": 5e-4 * min(step / 40, 1 - step / 410)})
+        if step % 50 == 45:
+            rows.append({"epoch": 0, "step": step, "val/loss": loss + 0.1, "val/perplexity": math.exp(loss + 0.1)})
+    write_rows(folder, rows)
+    return result("sft", loss=1.21, perplexity=3.35, gold_rate=0.412, response_length=31.4, eos_rate=0.94)
+
+
+def make_reward(folder: Path) -> dict[str, Any]:
+    rows: list[dict[str, Any]] = []
+    for step in range(0, 300, 5):
+        loss = 0.32 + 0.37 * math.exp(-step / 70)
+        rows.append({"epoch": 0, "step": step, "train/loss": loss + 0.03 * wobble(step)})
+        if step % 30 == 25:
+            accuracy = 0.86 - 0.33 * math.exp(-step / 70)
+            rows.append({"epoch": 0, "step": step, "val/loss": loss + 0.02, "val/reward_accuracy": accuracy})
+    write_rows(folder, rows)
+    return result("reward", reward_accuracy=0.861, longer_wins_accuracy=0.543, shorter_wins_accuracy=0.457, loss=0.334)
+
+
+def ppo_rows(iterations: int) -> list[dict[str, Any]]:
+    rows = [held_out(0, epoch=0, step=0)]
+    for i in range(iterations):
+        gain, noise, kl = 1 - math.exp(-i / 14), wobble(i), 7.5 * (1 - math.exp(-i / 22))
+        rows.append(
+            {
+                "epoch": i,
+                "step": 16 * (i + 1),
+                "rollout/score_mean": 0.1 + 1.9 * gain + 0.09 * noise,
+                "rollout/score_std": 0.9 - 0.4 * gain,
+                "rollout/kl": kl + 0.3 * noise,
+                "rollout/kl_k2": 0.9 * kl + 0.2 * abs(noise),
+                "rollout/kl_k3": 1.05 * kl,
+                "rollout/kl_coef": 0.05 * (1 + 0.3 * gain),
+                "rollout/response_length": 31 + 9 * gain + noise,
+                "rollout/eos_rate": 0.94 + 0.055 * gain,
+                "rollout/entropy": 2.1 - 0.9 * gain + 0.04 * noise,
+                "train/entropy": 2.05 - 0.9 * gain,
+                "train/policy_loss": -0.012 + 0.004 * noise,
+                "train/value_loss": 0.1 + 0.5 * math.exp(-i / 6) + 0.02 * noise,
+                "train/clip_fraction": 0.11 + 0.03 * noise,
+                "train/approx_kl": 0.011 + 0.003 * noise,
+                "train/explained_variance": 0.8 - 0.8 * math.exp(-i / 9),
+                "perf/rollout_seconds": 4.1 + 0.3 * noise,
+                "perf/update_seconds": 2.6 + 0.1 * noise,
+                "perf/tokens_per_second": 5200 + 240 * noise,
+                "perf/samples_per_second": 19 + noise,
+                "perf/tflops": 1.9 + 0.1 * noise,
+                "perf/peak_gib": 2.98 if i > 1 else 2.7,
+            }
+        )
+        if i % 5 == 4:
+            rows.append(held_out(i + 1, epoch=i, step=16 * (i + 1)))
+    return rows
+
+
+def held_out(i: int, *, epoch: int, step: int) -> dict[str, Any]:
+    gain = 1 - math.exp(-i / 14)
+    return {
+        "epoch": epoch,
+        "step": step,
+        "val/score": 0.08 + 1.8 * gain,
+        "val/gold_rate": 0.412 + 0.42 * gain,
+        "val/gold_win_rate": 0.5 + 0.3 * gain,
+        "val/kl": 7.5 * (1 - math.exp(-i / 22)),
+        "val/response_length": 31 + 9 * gain,
+        "val/eos_rate": 0.94 + 0.055 * gain,
+    }
+
+
+PROMPTS = (
+    "The market was busy, and Mara wanted bread.",
+    "Write about a rainy day.",
+    "Tom lost his hat in the park.\nWhat happened next?",
+    "Describe a good friend.",
+)
+BEFORE = "She went to the the market and then it was and the day was the and it went on and"
+AFTER = (
+    "Mara walked past the bright stalls, bought a warm loaf with her last coin, "
+    "and shared it with the old baker. “Come again,” he laughed."
+)
+
+
+def ppo_samples() -> list[dict[str, Any]]:
+    rows = []
+    for i, prompt in enumerate(PROMPTS):
+        rows.append(sample(0, "evaluation", prompt, BEFORE[i:], -0.31 + 0.2 * i, 0.0, i % 2))
+        rows.append(sample(60, "evaluation", prompt, AFTER if i else BEFORE, 1.92 - 0.1 * i, 6.4, 1))
+    rows += [sample(i, "rollout", PROMPTS[i % 4], AFTER, 0.02 * i, 0.1 * i, None) for i in range(1, 61)]
+    return rows
+
+
+def sample(
+    iteration: int, phase: str, prompt: str, response: str, score: float, kl: float, gold: float | None
+) -> dict[str, Any]:
+    row = {
+        "iteration": iteration,
+        "phase": phase,
+        "prompt": prompt,
+        "response": response,
+        "score": score,
+        "kl": kl,
+        "length": len(response.split()),
+        "finish_reason": "stop" if response.endswith(("”", ".")) else "length",
+    }
+    return row if gold is None else {**row, "gold": gold}
+
+
+def make_ppo(folder: Path) -> dict[str, Any]:
+    write_rows(folder, ppo_rows(60))
+    write_samples(folder, ppo_samples())
+    return result(
+        "ppo", score=1.86, gold_rate=0.826, gold_win_rate=0.784, kl=6.98, response_length=39.6, eos_rate=0.994
+    )
+
+
+def write_hydra(run_dir: Path, overrides: list[str]) -> None:
+    folder = run_dir / ".hydra"
+    folder.mkdir(parents=True)
+    (folder / "overrides.yaml").write_text("".join(f"- {json.dumps(item)}\n" for item in overrides) or "[]\n")
+    (folder / "config.yaml").write_text("stage: pipeline\nseed: 7\nppo:\n  kl_coef: 0.05\n  note: <b>&</b>\n")
+
+
+def make_pipeline(run_dir: Path) -> Path:
+    stages = {
+        "sft": make_sft(run_dir / "sft"),
+        "reward": make_reward(run_dir / "reward"),
+        "ppo": make_ppo(run_dir / "ppo"),
+    }
+    for name, value in stages.items():
+        write_json(run_dir / name / "result.json", value)
+    top = result("pipeline", **stages["ppo"]["metrics"])
+    write_json(run_dir / "result.json", {**top, "seconds": 958.0, "stages": stages})
+    write_hydra(run_dir, ["stage=pipeline", "model=tiny", "ppo.prompt='a b'"])
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_pipeline(tmp_path_factory.mktemp("runs") / "2030-01-02_pipeline")
+
+
+@pytest.fixture(scope="module")
+def page(pipeline: Path) -> str:
+    return write_report(pipeline).read_text("utf-8")
+
+
+def render_at(run_dir: Path) -> str:
+    return write_report(run_dir).read_text("utf-8")
+
+
+def titles(html: str) -> list[str]:
+    return re.findall(r"<h3>(.*?)</h3>", html)
+
+
+def text_of(html: str) -> str:
+    """The text of a page with its markup taken away and its white space made single."""
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", html)).split())
+
+
+def test_the_headline_of_a_pipeline_says_what_ppo_changed_and_what_it_cost(page: str) -> None:
+    text = text_of(page)
+    assert "PPO raised the gold rate on held-out prompts from 41.2% to 82.6%, 6.98 nats of KL per response" in text
+    assert "Gold rate 41.2% → 82.6%" in text
+    assert "Win rate 78.4%" in text
+    assert "Reward accuracy 86.1%" in text
+
+
+def test_a_fall_of_the_gold_rate_is_not_sold_as_a_gain(tmp_path: Path) -> None:
+    write_json(tmp_path / "result.json", make_ppo(tmp_path) | {"metrics": {"gold_rate": 0.2, "kl": 3.0}})
+    assert "PPO lowered the gold rate on held-out prompts from 41.2% to 20%" in text_of(render_at(tmp_path))
+
+
+def test_a_run_that_only_measured_its_start_model_claims_no_change(tmp_path: Path) -> None:
+    write_rows(tmp_path, ppo_rows(1))
+    text = text_of(render_at(tmp_path))
+    assert "Gold rate 41.2% held-out" in text
+    assert "PPO left" not in text
+
+
+def test_every_stage_of_a_pipeline_has_its_section_in_the_order_of_training(page: str) -> None:
+    assert re.findall(r'<section id="(\w+)">', page) == ["sft", "reward", "ppo"]
+
+
+def test_all_plots_that_were_logged_are_drawn_and_no_other(page: str, tmp_path: Path) -> None:
+    assert set(titles(page)) == {plot.title for plot in PLOTS}
+    write_json(tmp_path / "result.json", make_reward(tmp_path))
+    assert titles(render_at(tmp_path)) == ["Loss", "Reward accuracy"]
+
+
+def test_a_metric_with_one_value_gets_no_plot(tmp_path: Path) -> None:
+    write_rows(tmp_path, [{"epoch": 0, "step": 5, "train/loss": 1.0}])
+    assert titles(render_at(tmp_path)) == []
+
+
+def test_the_page_needs_nothing_but_itself(page: str) -> None:
+    links = re.findall(r'(?:src|href)="([^"#][^"]*)"|url\(([^#][^)]*)\)|@import', page)
+    assert links == []
+    assert "<script" not in page
+    assert len(page.encode()) < 1_500_000
+
+
+def test_no_two_elements_share_an_id(page: str) -> None:
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) > 20
+    assert sorted(ids) == sorted(set(ids))
+
+
+def test_the_curves_take_their_colours_from_the_theme(page: str) -> None:
+    svg = "".join(re.findall(r"<svg.*?</svg>", page, re.DOTALL))
+    assert "var(--accent)" in svg
+    assert "var(--contrast)" in svg
+    assert "#a1000" not in svg
+
+
+def test_the_same_folder_gives_the_same_page_byte_for_byte(tmp_path: Path) -> None:
+    make_reward(tmp_path)
+    first = write_report(tmp_path).read_bytes()
+    assert write_report(tmp_path).read_bytes() == first
+
+
+def test_what_a_model_wrote_is_shown_as_text_and_never_run(tmp_path: Path) -> None:
+    attack = "</div><script>alert(1)</script><img src=x onerror=alert(1)>"
+    write_samples(tmp_path, [sample(i, "evaluation", f"{attack} p", f"{attack} {i}", 0.0, 0.0, 1) for i in (0, 3)])
+    write_hydra(tmp_path, [f"note={attack}"])
+    write_json(tmp_path / "result.json", result("ppo") | {"model_dir": f"out/{attack}", "versions": {attack: attack}})
+    html = render_at(tmp_path)
+    assert "<script" not in html
+    assert "<img" not in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+
+
+def test_half_of_a_surrogate_pair_does_not_stop_the_page(tmp_path: Path) -> None:
+    write_samples(tmp_path, [sample(0, "evaluation", "p", "half \ud83d here", 0.0, 0.0, 1)])
+    assert "half ? here" in render_at(tmp_path)
+
+
+def test_a_line_separator_in_an_answer_does_not_split_its_line(tmp_path: Path) -> None:
+    row = json.dumps(sample(0, "evaluation", "p", "one\u2028two", 0.0, 0.0, 1), ensure_ascii=False)
+    (tmp_path / "samples.jsonl").write_text(row + "\n", encoding="utf-8")
+    assert [s.response for s in read_run(tmp_path).stages[0].samples] == ["one\u2028two"]
+
+
+def test_answers_are_paired_by_prompt_and_those_that_changed_come_first(pipeline: Path) -> None:
+    pairs = before_and_after(read_run(pipeline).stages[2])
+    assert [pair.prompt for pair in pairs] == [*PROMPTS[1:], PROMPTS[0]]
+    assert [(pair.before.response, pair.after and pair.after.response) for pair in pairs[:1]] == [(BEFORE[1:], AFTER)]
+
+
+def test_before_any_second_evaluation_the_first_answers_stand_alone(tmp_path: Path) -> None:
+    write_samples(tmp_path, [row for row in ppo_samples() if row["iteration"] == 0])
+    text = text_of(render_at(tmp_path))
+    assert "First answers" in text
+    assert "Before and after" not in text
+
+
+def test_rollouts_are_spread_from_the_first_to_the_newest_iteration(pipeline: Path) -> None:
+    chosen = [row.iteration for row in rollouts_over_time(read_run(pipeline).stages[2])]
+    assert chosen == [1, 13, 25, 36, 48, 60]
+
+
+@pytest.mark.parametrize("status", ["interrupted", "failed", "running"])
+def test_a_run_that_did_not_finish_says_so_on_top(tmp_path: Path, status: str) -> None:
+    write_json(tmp_path / "result.json", make_sft(tmp_path) | {"status": status})
+    assert "Not finished." in text_of(render_at(tmp_path))
+
+
+def test_a_finished_run_has_no_banner(page: str) -> None:
+    assert 'class="banner' not in page
+
+
+def test_a_run_without_a_result_shows_the_last_logged_numbers(tmp_path: Path) -> None:
+    write_rows(tmp_path, ppo_rows(12))
+    text = text_of(render_at(tmp_path))
+    assert "it is still going, or it was stopped" in text
+    assert "Gold rate 41.2% → 62.6%" in text
+
+
+def test_a_pipeline_that_is_in_its_second_stage_shows_both(tmp_path: Path) -> None:
+    write_json(tmp_path / "sft" / "result.json", make_sft(tmp_path / "sft"))
+    make_reward(tmp_path / "reward")
+    run = read_run(tmp_path)
+    assert [(stage.name, stage.result.status) for stage in run.stages] == [
+        ("sft", "finished"),
+        ("reward", "unfinished"),
+    ]
+    assert "Reward accuracy 85.5%" in text_of(render_at(tmp_path))
+
+
+def test_an_empty_folder_still_gives_a_page(tmp_path: Path) -> None:
+    assert "it is still going, or it was stopped" in text_of(render_at(tmp_path))
+
+
+def test_a_missing_folder_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"run_dir=.*absent is not a folder"):
+        write_report(tmp_path / "absent")
+
+
+def test_values_that_are_not_finite_are_gaps_and_are_announced(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"epoch": 0, "step": i, "train/loss": 2.0 - i / 9} for i in range(10)]
+    rows[4]["train/loss"], rows[5]["train/loss"] = math.nan, math.inf
+    write_rows(tmp_path, rows)
+    write_json(tmp_path / "result.json", result("sft", loss=math.nan))
+    series = read_run(tmp_path).stages[0].series["train/loss"]
+    assert np.flatnonzero(np.isnan(series.y)).tolist() == [4, 5]
+    html = render_at(tmp_path)
+    assert "metrics.csv: 2 of 10 values of train/loss are NaN or infinite" in text_of(html)
+    assert "result.json: loss is nan." in text_of(html)
+    assert "Loss NaN" in text_of(html)
+
+
+def test_a_gap_survives_the_thinning_of_a_long_curve() -> None:
+    x = np.arange(4000.0)
+    _, y = thin(Series(x, np.where(x == 2005, np.nan, x)))
+    assert len(y) == 400
+    assert np.flatnonzero(np.isnan(y)).tolist() == [200]
+    assert y[0] == 4.5
+
+
+def test_lines_cut_off_in_the_middle_are_left_out_and_announced(tmp_path: Path) -> None:
+    write_samples(tmp_path, ppo_samples())
+    with (tmp_path / "samples.jsonl").open("a") as file:
+        file.write('{"iteration": 61, "phase": "roll')
+    (tmp_path / "metrics.csv").write_text("epoch,step,train/loss\n0,0,2.0\n0,1,1.5\n0,")
+    (tmp_path / "result.json").write_text('{"stage": "pp')
+    html = render_at(tmp_path)
+    assert "samples.jsonl: 1 of 69 lines could not be read" in text_of(html)
+    assert "result.json" in text_of(html)
+    assert titles(html) == ["Loss"]
+
+
+def test_ppo_curves_count_iterations_with_zero_before_training(tmp_path: Path) -> None:
+    write_rows(tmp_path, ppo_rows(10))
+    series = read_run(tmp_path).stages[0].series
+    assert series["rollout/kl"].x.tolist() == list(range(1, 11))
+    assert series["val/score"].x.tolist() == [0, 5, 10]
+
+
+def test_a_position_that_a_resumed_run_logged_again_counts_once_with_its_later_value(tmp_path: Path) -> None:
+    write_rows(tmp_path, [{"epoch": 0, "step": step, "train/loss": loss} for step, loss in [(0, 3), (1, 2), (1, 1)]])
+    series = read_run(tmp_path).stages[0].series["train/loss"]
+    assert (series.x.tolist(), series.y.tolist()) == ([0, 1], [3, 1])
+
+
+def test_the_command_can_be_pasted_into_a_shell(page: str) -> None:
+    command = unescape(re.findall(r'Run it again</h2>\s*<pre class="wrap">(.*?)</pre>', page)[0])
+    assert shlex.split(command) == ["python", "train.py", "stage=pipeline", "model=tiny", "ppo.prompt='a b'"]
+
+
+def test_an_override_with_an_interpolation_is_shown_as_it_was_typed(tmp_path: Path) -> None:
+    write_hydra(tmp_path, ["model_dir=${stages.sft}"])
+    assert read_run(tmp_path).overrides == ("model_dir=${stages.sft}",)
+
+
+def test_a_failed_writing_leaves_the_older_page_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    older = write_report(tmp_path).read_bytes()
+    make_reward(tmp_path)
+
+    def refuse(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("lightning_rlhf.report.page.os.replace", refuse)
+    with pytest.raises(OSError, match="disk full"):
+        write_report(tmp_path)
+    assert (tmp_path / "report.html").read_bytes() == older
+    assert [path.name for path in tmp_path.glob(".report-*")] == []
+
+
+def test_costs_list_each_stage_and_the_whole(pipeline: Path) -> None:
+    table = costs(read_run(pipeline))
+    assert [row[:2] for row in table.rows] == [
+        ("Supervised fine-tuning", "5 min 12 s"),
+        ("Reward model", "5 min 12 s"),
+        ("PPO", "5 min 12 s"),
+        ("Whole pipeline", "15 min 58 s"),
+    ]
+    assert table.columns[-1] == "Peak memory"
+    assert table.rows[2][-1] == "3.00 GiB"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (2.5e-4, "2.5e−4"), (-0.01234, "−0.0123"), (12345.6, "12,346"), (math.inf, "NaN"), (3.0, "3")],
+)
+def test_decimals_are_short_and_readable(value: float, text: str) -> None:
+    assert decimal(value) == text
+
+
+def test_samples_without_the_start_model_do_not_pretend_to_show_it(tmp_path: Path) -> None:
+    write_samples(tmp_path, [sample(i, "evaluation", "p", f"answer {i}", 0.0, 0.0, 1) for i in (20, 10)])
+    text = text_of(render_at(tmp_path))
+    assert "Iteration 10 gold 1" in text
+    assert "After iteration 20 gold 1" in text
+    assert "Before gold" not in text
