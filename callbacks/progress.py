@@ -93,7 +93,7 @@ class PhaseProgress(ProgressBar, RLHFCallback):
             if name in metrics and (validated or not name.startswith("val/"))
         ]
         self._close()
-        self.console.print(f"{self.shown}  " + "  ".join(cells), highlight=False)
+        self.console.print(f"{self.shown}  " + "  ".join(cells), highlight=False, soft_wrap=True)
 
     def on_train_end(self, *_: Any) -> None:
         """Takes the bar away."""

@@ -26,10 +26,11 @@ class RunRecord(Callback):
             seed: Of the run.
         """
         self.stage, self.seed = stage, seed
-        self.start = time.perf_counter()
+        self.start = 0.0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says that the run has begun."""
+        self.start = time.perf_counter()
         self._write(trainer, pl_module, "running")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -4,7 +4,8 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from hydra.errors import HydraException
@@ -14,24 +15,33 @@ from rich.console import Console
 from lightning_rlhf.errors import UserError
 
 _INTERRUPTED = 130
+# Whether the user asked Hydra for tracebacks, before we did.
+_TRACEBACK = "LIGHTNING_RLHF_TRACEBACK"
 
 
 def run_app(app: Callable[[], Any]) -> None:
-    """Calls a function that `hydra.main` has wrapped.
+    """Calls a function that `hydra.main` has wrapped, and reports errors in composing the configuration."""
+    # Otherwise Hydra prints its own shortened traceback and exits with 1.
+    os.environ.setdefault(_TRACEBACK, os.environ.get("HYDRA_FULL_ERROR", "0"))
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    with exit_codes():
+        app()
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turns a mistake of the user into one message and exit code 2, and Ctrl-C into one line and exit code 130.
 
     With HYDRA_FULL_ERROR=1 in the environment, tracebacks are shown.
     """
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    # Otherwise Hydra prints its own shortened traceback and exits with 1.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        app()
-    except KeyboardInterrupt:
-        _say("interrupted")
+        yield
+    except KeyboardInterrupt as error:
+        _say(str(error) or "interrupted")
         sys.exit(_INTERRUPTED)
     except Exception as error:
         message = user_message(error)
-        if message is None or wants_traceback:
+        if message is None or os.environ.get(_TRACEBACK) == "1":
             raise
         _say(f"error: {message}")
         sys.exit(2)
@@ -78,6 +88,8 @@ def _suggestion(key: str) -> str:
                 walk(child, f"{path}.{name}" if path else str(name))
 
     walk(config, "")
+    if key in keys:
+        return ": it belongs to a stage that does not run"
     close = difflib.get_close_matches(key, keys, n=1, cutoff=0.7)
     return f"; did you mean {close[0]!r}?" if close else ""
 

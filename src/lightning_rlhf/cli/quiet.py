@@ -19,8 +19,12 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
     # Losses are logged in each step, whatever the number of steps.
     warnings.filterwarnings("ignore", message=r".*smaller than the logging interval.*")
+    # The run's folder is made before the run begins, by Hydra.
+    warnings.filterwarnings("ignore", message=r".*logs directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message=r".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message=r".*You have overridden .*train_dataloader.*")
+    # Reference and reward model are, on purpose.
+    warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode at the start of training.*")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from transformers.utils import logging as transformers_logging
 

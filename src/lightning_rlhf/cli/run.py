@@ -1,20 +1,25 @@
 """Runs stages one after the other, and tells what came of them."""
 
 import logging
+import shlex
 import time
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from hydra.utils import instantiate
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig
 
 from lightning_rlhf.callbacks.run_record import versions, write_json
 from lightning_rlhf.cli.check import check_targets
 from lightning_rlhf.cli.quiet import quiet
 from lightning_rlhf.cli.resume import Resumed, find_resumed
-from lightning_rlhf.cli.stage import BLOCKS, run_stage
+from lightning_rlhf.cli.stage import Stage, fit, needs_reward_model, prepare
 from lightning_rlhf.cli.summary import print_summary
+from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.models.source import ModelSource
 
 log = logging.getLogger(__name__)
 
@@ -31,17 +36,33 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
 
     Raises:
         UserError: For anything that the user can mend.
+        KeyboardInterrupt: If the user stopped the run; says how to go on.
     """
     quiet()
-    start = time.perf_counter()
     check_recipe(config)
-    stages = list(config.stages)
-    resumed = find_resumed(config.resume, stages)
-    if len(stages) == 1:
-        result = _run_one(config, stages[0], folder, resumed)
-    else:
-        result = _run_pipeline(config, stages, folder, resumed, start)
-    print_summary(result, folder)
+    names = list(config.stages)
+    resumed = find_resumed(config.resume, names)
+    check_targets({"model": dict(config.model)})
+    source: ModelSource = instantiate(config.model)
+    renderer = Renderer(source.load_tokenizer(), config.data.template, stop_ids=source.stop_ids())
+    folders = {name: folder / name if len(names) > 1 else folder for name in names}
+    # All settings before all data before all training: a mistake about the last stage shows at once.
+    stages = []
+    for name in names:
+        if name not in resumed.finished:
+            stages.append(prepare(config, name, folders[name], renderer))
+        _hand_on(config, name, resumed.finished.get(name, {}).get("model_dir", str(folders[name] / "model")))
+    for stage in stages:
+        stage.data.setup("fit")
+    try:
+        if len(names) == 1:
+            result = fit(stages[0], resumed.checkpoints.get(names[0]))
+        else:
+            result = _run_pipeline(stages, folder, resumed, config.seed)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(_how_to_go_on(folder)) from error
+    if rank_zero_only.rank == 0:
+        print_summary(result, folder)
     return result
 
 
@@ -59,10 +80,9 @@ def check_recipe(config: DictConfig) -> None:
         )
 
 
-def _run_pipeline(
-    config: DictConfig, stages: list[str], folder: Path, resumed: Resumed, start: float
-) -> dict[str, Any]:
-    results: dict[str, Any] = {}
+def _run_pipeline(stages: list[Stage], folder: Path, resumed: Resumed, seed: int) -> dict[str, Any]:
+    start = time.perf_counter()
+    results: dict[str, Any] = dict(resumed.finished)
 
     def record(status: str) -> dict[str, Any]:
         whole = {
@@ -72,47 +92,45 @@ def _run_pipeline(
             "model_dir": results.get("ppo", {}).get("model_dir"),
             "seconds": round(time.perf_counter() - start, 3),
             "versions": versions(),
-            "seed": config.seed,
+            "seed": seed,
             "stages": results,
         }
-        write_json(folder / "result.json", whole)
+        if rank_zero_only.rank == 0:
+            from lightning_rlhf.report import write_report
+
+            write_json(folder / "result.json", whole)
+            write_report(folder)
         return whole
 
+    for name, result in resumed.finished.items():
+        _say(f"{name}: finished already, {result['model_dir']}")
     try:
-        for number, stage in enumerate(stages, 1):
-            log.info("\n%d/%d %s", number, len(stages), stage)
-            if stage in resumed.finished:
-                results[stage] = resumed.finished[stage]
-                log.info("already finished: %s", results[stage]["model_dir"])
-            else:
-                results[stage] = _run_one(config, stage, folder / stage, resumed)
-            _hand_on(config, stage, results[stage]["model_dir"])
+        for number, stage in enumerate(stages, len(results) + 1):
+            _say(f"\n{number}/{len(stages) + len(resumed.finished)} {stage.name}")
+            results[stage.name] = fit(stage, resumed.checkpoints.get(stage.name))
             record("running")
-    except KeyboardInterrupt:
-        record("interrupted")
+    except BaseException as error:
+        record("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
         raise
-    except Exception:
-        record("failed")
-        raise
-    whole = record("finished")
-    from lightning_rlhf.report import write_report
-
-    write_report(folder)
-    return whole
+    return record("finished")
 
 
-def _run_one(config: DictConfig, stage: str, folder: Path, resumed: Resumed) -> dict[str, Any]:
-    config = config.copy()
-    config.run_dir = str(folder)
-    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
-    check_targets({key: plain[key] for key in ("model", "trainer", "logger", "callbacks", BLOCKS[stage])})
-    folder.mkdir(parents=True, exist_ok=True)
-    return run_stage(config, stage, folder, resumed.checkpoints.get(stage))
-
-
-def _hand_on(config: DictConfig, stage: str, model_dir: str) -> None:
-    """Lets the following stages start from what this one exported."""
-    if stage == "sft":
+def _hand_on(config: DictConfig, name: str, model_dir: str) -> None:
+    """Lets the following stages start from what this one exports."""
+    if name == "sft":
         config.model.pretrained, config.model.tokenizer = model_dir, None
-    elif stage == "reward" and "path" in config.reward:
+    elif name == "reward" and needs_reward_model(config):
         config.reward.path = model_dir
+
+
+def _how_to_go_on(folder: Path) -> str:
+    """The line that continues a run that was stopped."""
+    if not any(folder.glob("**/last.ckpt")) and not any(folder.glob("*/model")):
+        return "interrupted before the first checkpoint; nothing is left to go on from"
+    overrides = [override for override in HydraConfig.get().overrides.task if not override.startswith("resume=")]
+    return f"interrupted; go on with: python train.py {shlex.join([*overrides, f'resume={folder}'])}"
+
+
+@rank_zero_only
+def _say(message: str) -> None:
+    log.info(message)

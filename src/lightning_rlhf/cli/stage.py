@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_rlhf.callbacks.run_record import versions
-from lightning_rlhf.data.render import Renderer
+from lightning_rlhf.cli.check import check_targets
 from lightning_rlhf.data.loader import micro_batch_size
+from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError, require
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.roles import Net
@@ -26,50 +28,113 @@ BLOCKS = {"sft": "sft", "reward": "reward_model", "ppo": "ppo"}
 """The block of the configuration that holds each stage's settings; `reward` itself is where PPO's score comes from."""
 
 
-def run_stage(config: DictConfig, stage: str, folder: Path, checkpoint: Path | None) -> dict[str, Any]:
-    """Runs one stage.
+@dataclass(frozen=True)
+class Stage:
+    """A stage that is ready to run. Its nets are not built yet, so that all stages can be prepared before the first."""
+
+    name: str
+    config: DictConfig
+    folder: Path
+    trainer: pl.Trainer
+    module: pl.LightningModule
+    data: pl.LightningDataModule
+
+
+def prepare(config: DictConfig, name: str, folder: Path, renderer: Renderer) -> Stage:
+    """Checks the settings of a stage and builds everything but the nets; its data are not read yet.
 
     Args:
-        config: The whole configuration, with `run_dir` set to the folder.
-        stage: sft, reward or ppo.
+        config: The whole configuration.
+        name: sft, reward or ppo.
         folder: Where the stage writes.
+        renderer: Makes tokens of conversations.
+
+    Raises:
+        UserError: If a setting is wrong.
+    """
+    config = config.copy()
+    config.run_dir = str(folder)
+    block = config[BLOCKS[name]]
+    plain = OmegaConf.to_container(config, resolve=True)
+    check_targets({key: plain[key] for key in ("model", "trainer", "logger", "callbacks", BLOCKS[name])})
+    source: ModelSource = instantiate(config.model)
+    trainer = _trainer(config, name, source)
+    module = instantiate(block.module, renderer=renderer, **_nets(config, name, source, renderer))
+    # Fails where the sizes do not divide.
+    micro_batch_size(_minibatch_holder(block).minibatch_size, trainer)
+    data = instantiate(block.data, renderer=renderer)
+    return Stage(name, config, folder, trainer, module, data)
+
+
+def fit(stage: Stage, checkpoint: Path | None) -> dict[str, Any]:
+    """Runs a prepared stage.
+
+    Args:
+        stage: The stage.
         checkpoint: Where to go on from, if a run was stopped.
 
     Returns:
         What its `result.json` holds.
+
+    Raises:
+        KeyboardInterrupt: If the user stopped it; Lightning has cleaned up by then.
     """
-    pl.seed_everything(config.seed, verbose=False)
-    block = config[BLOCKS[stage]]
-    source: ModelSource = instantiate(config.model)
-    renderer = Renderer(source.load_tokenizer(), config.data.template, stop_ids=source.stop_ids())
-    trainer = build_trainer(config, stage, source)
-    data_module = instantiate(block.data, renderer=renderer)
-    module = instantiate(block.module, renderer=renderer, **nets(config, stage, source, renderer))
-    print_batches(stage, block, trainer)
-    resolved = OmegaConf.to_container(config, resolve=True)
+    stage.folder.mkdir(parents=True, exist_ok=True)
+    trainer = stage.trainer
+    pl.seed_everything(stage.config.seed, verbose=False)
+    if trainer.is_global_zero:
+        _print_batches(stage)
+    resolved = OmegaConf.to_container(stage.config, resolve=True)
     for logger in trainer.loggers:
         logger.log_hyperparams({"config": resolved, "versions": versions()})
-    trainer.fit(module, data_module, ckpt_path=str(checkpoint) if checkpoint else None)
-    return json.loads((folder / "result.json").read_text()) if trainer.is_global_zero else {}
+    try:
+        trainer.fit(stage.module, stage.data, ckpt_path=str(checkpoint) if checkpoint else None)
+    except SystemExit:
+        # Lightning's way to end after Ctrl-C.
+        if not trainer.interrupted:
+            raise
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    record = stage.folder / "result.json"
+    return json.loads(record.read_text(encoding="utf-8"))
 
 
-def nets(config: DictConfig, stage: str, source: ModelSource, renderer: Renderer) -> dict[str, Any]:
+def _nets(config: DictConfig, name: str, source: ModelSource, renderer: Renderer) -> dict[str, Any]:
     """The builders of a stage's nets, and its gold metric."""
     gold = TextReward(config.data.gold) if config.data.gold else None
     policy: Callable = partial(load_causal_lm, source)
-    if stage == "sft":
+    if name == "sft":
         return {"net": policy, "gold": gold}
-    if stage == "reward":
+    if name == "reward":
         return {"net": partial(load_scalar_model, source, "normal")}
-    reward: Net | TextReward = instantiate(config.reward)
     critic_source = source
-    if not isinstance(reward, TextReward):
-        reward_source = ModelSource(pretrained=config.reward.path, dtype=config.reward.dtype)
-        check_same_tokenizer(reward_source, renderer)
+    if needs_reward_model(config):
+        if OmegaConf.is_missing(config.reward, "path"):
+            raise UserError(
+                "reward.path is not set: give the folder of a trained reward model (the model/ that stage=reward "
+                "left in its run folder), or reward=function reward.function=module:function"
+            )
+        reward_source = ModelSource(
+            pretrained=config.reward.path, dtype=config.reward.dtype, setting="reward.path"
+        )
+        if Path(config.reward.path) not in _exports_to_come(config):
+            check_same_tokenizer(reward_source, renderer)
         if config.ppo.critic_init == "reward":
             critic_source = reward_source
+    reward: Net | TextReward = instantiate(config.reward)
     critic = partial(load_scalar_model, critic_source, "zero")
     return {"actor": policy, "reference": policy, "critic": critic, "reward": reward, "gold": gold}
+
+
+def needs_reward_model(config: DictConfig) -> bool:
+    """Whether PPO's score comes from a trained net."""
+    # `in` would be False for a value that is still missing.
+    return "path" in config.reward.keys()  # noqa: SIM118
+
+
+def _exports_to_come(config: DictConfig) -> list[Path]:
+    """Models that earlier stages of this run are going to leave."""
+    return [Path(config.run_dir).parent / name / "model" for name in config.stages]
 
 
 def check_same_tokenizer(reward_source: ModelSource, renderer: Renderer) -> None:
@@ -85,61 +150,56 @@ def check_same_tokenizer(reward_source: ModelSource, renderer: Renderer) -> None
         )
 
 
-def build_trainer(config: DictConfig, stage: str, source: ModelSource) -> pl.Trainer:
+def _trainer(config: DictConfig, name: str, source: ModelSource) -> pl.Trainer:
     """The trainer of a stage: `trainer`, with what the stage's own `trainer` says."""
-    block = config[BLOCKS[stage]]
+    block = config[BLOCKS[name]]
     if "tensorboard" in config.logger:
         require("tensorboard", "tensorboard", "logger=tensorboard")
-    callbacks = []
-    for name, node in {**config.callbacks, **block.callbacks}.items():
-        own = {
-            "export": {"stage": stage},
-            "record": {"stage": stage},
-            "progress": {"unit": "iteration" if stage == "ppo" else "epoch"},
-            "normalize": {"reference": partial(load_causal_lm, source)},
-        }.get(name, {})
-        callbacks.append(instantiate(node, **own))
-    loggers = [instantiate(node) for node in config.logger.values()]
-    settings = {**block.trainer, "callbacks": callbacks, "logger": loggers or False}
-    settings["enable_checkpointing"] = "checkpoint" in config.callbacks
-    settings["enable_progress_bar"] = "progress" in config.callbacks
-    trainer = instantiate(config.trainer, _convert_="all", **settings)
-    check_epochs(stage, trainer)
+    # What a callback's settings cannot say.
+    added: dict[str, dict[str, Any]] = {
+        "export": {"stage": name},
+        "record": {"stage": name},
+        "progress": {"unit": "iteration" if name == "ppo" else "epoch"},
+        "normalize": {"reference": partial(load_causal_lm, source)},
+    }
+    nodes = {**config.callbacks, **block.callbacks}
+    trainer = instantiate(
+        config.trainer,
+        _convert_="all",
+        **block.trainer,
+        callbacks=[instantiate(node, **added.get(key, {})) for key, node in nodes.items()],
+        logger=[instantiate(node) for node in config.logger.values()],
+        enable_checkpointing="checkpoint" in nodes,
+        enable_progress_bar="progress" in nodes,
+    )
+    every = trainer.check_val_every_n_epoch
+    if trainer.max_epochs % every:
+        path = f"{BLOCKS[name]}.trainer"
+        raise UserError(
+            f"{path}.max_epochs={trainer.max_epochs} does not divide by {path}.check_val_every_n_epoch={every}, "
+            "so the end would not be evaluated: change one of them"
+        )
     return trainer
 
 
-def check_epochs(stage: str, trainer: pl.Trainer) -> None:
-    """Checks that the last epoch is validated.
-
-    Raises:
-        UserError: If it is not.
-    """
-    every = trainer.check_val_every_n_epoch
-    if every and trainer.max_epochs is not None and trainer.max_epochs % every:
-        name = f"{BLOCKS[stage]}.trainer"
-        raise UserError(
-            f"{name}.max_epochs={trainer.max_epochs} does not divide by {name}.check_val_every_n_epoch={every}, "
-            "so the end would not be evaluated: change one of them"
-        )
+def _minibatch_holder(block: DictConfig) -> DictConfig:
+    """The node that says `minibatch_size`: PPO's module makes its own batches."""
+    return block.module if "minibatch_size" in block.module else block.data
 
 
-def print_batches(stage: str, block: DictConfig, trainer: pl.Trainer) -> None:
-    """Prints how a minibatch is shared: the one unit is sequences, over all processes.
-
-    Raises:
-        UserError: If it cannot be shared.
-    """
-    holder = block.module if stage == "ppo" else block.data
-    minibatch, micro = holder.minibatch_size, micro_batch_size(holder.minibatch_size, trainer)
-    if not trainer.is_global_zero:
-        return
-    table = Table(box=None, padding=(0, 2), header_style="dim")
-    cells = {"minibatch": minibatch, "processes": trainer.world_size, "accumulated": trainer.accumulate_grad_batches}
-    cells["micro-batch"] = micro
-    if stage == "ppo":
-        per_epoch = holder.rollout_batch_size // holder.minibatch_size
-        cells = {"rollout": holder.rollout_batch_size} | cells
-        cells["updates/iteration"] = per_epoch * holder.ppo_epochs
+def _print_batches(stage: Stage) -> None:
+    """Prints how a minibatch is shared: the one unit is sequences, over all processes."""
+    holder, trainer = _minibatch_holder(stage.config[BLOCKS[stage.name]]), stage.trainer
+    cells = {
+        "minibatch": holder.minibatch_size,
+        "processes": trainer.world_size,
+        "accumulate": trainer.accumulate_grad_batches,
+        "micro-batch": micro_batch_size(holder.minibatch_size, trainer),
+    }
+    if "rollout_batch_size" in holder:
+        updates = holder.rollout_batch_size // holder.minibatch_size * holder.ppo_epochs
+        cells = {"rollout": holder.rollout_batch_size} | cells | {"updates": updates}
+    table = Table(box=None, padding=(0, 1), header_style="dim")
     for name in cells:
         table.add_column(name, justify="right")
     table.add_row(*map(str, cells.values()))

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 _SHOWN = {
     "sft": ("loss", "perplexity", "gold_rate", "response_length", "eos_rate"),
@@ -20,21 +19,16 @@ def print_summary(result: dict[str, Any], folder: Path) -> None:
         result: What `result.json` holds.
         folder: The run's folder.
     """
-    console = Console(soft_wrap=True)
-    table = Table(box=None, padding=(0, 2), header_style="dim")
-    table.add_column("stage")
-    table.add_column("on held-out data")
-    table.add_column("seconds", justify="right")
+    console = Console(soft_wrap=True, highlight=False)
+    console.print("\nOn held-out data:")
     for stage, record in result.get("stages", {result["stage"]: result}).items():
         metrics = record["metrics"]
         cells = [f"{name} [bold]{metrics[name]:.3f}[/]" for name in _SHOWN[stage] if name in metrics]
-        table.add_row(stage, "  ".join(cells), f"{record['seconds']:.0f}")
-    console.print()
-    console.print(table)
+        console.print(f"  {stage:<9} {'  '.join(cells)}  ({record['seconds']:.0f} s)")
     console.print()
     for name, path in {
         "model": result["model_dir"],
         "result": folder / "result.json",
         "run card": (folder / "report.html").resolve().as_uri(),
     }.items():
-        console.print(f"  {name:<9} {path}", highlight=False)
+        console.print(f"  {name:<9} {path}")

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from lightning_rlhf.cli.app import run_app
+from lightning_rlhf.cli.app import exit_codes, run_app
 
 
 @hydra.main(version_base="1.3", config_path="pkg://lightning_rlhf.conf", config_name="train")
@@ -18,12 +18,17 @@ def _app(config: DictConfig) -> None:
     # torch and Lightning take seconds to import: not before the configuration is known to be sound.
     from lightning_rlhf.cli.run import run
 
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
     if hydra_config.mode == RunMode.MULTIRUN:
         # Lightning starts the other processes of a node by these arguments: they must be this job's, not the sweep's.
         sys.argv[1:] = list(hydra_config.overrides.task)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-    run(config, Path(hydra_config.runtime.output_dir))
+        # Hydra reports the error of a job when all jobs are through.
+        run(config, folder)
+    else:
+        with exit_codes():
+            run(config, folder)
 
 
 def main() -> None:

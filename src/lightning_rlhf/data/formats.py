@@ -117,7 +117,7 @@ def _record(row: dict[str, Any], need: Need, source: str) -> Record:
     rejected = margin = None
     if need == "pair":
         rejected = _rejected(fields, messages)
-        margin = _margin(fields)
+        margin = fields.number("margin")
     return Record(messages, rejected, score, margin, fields.rest(), source)
 
 
@@ -138,11 +138,3 @@ def _rejected(fields: Fields, chosen: list[Message]) -> list[Message]:
     if same(chosen, rejected):
         raise WrongRow("fields 'chosen' and 'rejected' are equal, so neither is the better one")
     return rejected
-
-
-def _margin(fields: Fields) -> float | None:
-    margin = fields.number("margin")
-    if margin is not None:
-        return margin
-    chosen, rejected = fields.number("score_chosen"), fields.number("score_rejected")
-    return None if chosen is None or rejected is None else chosen - rejected

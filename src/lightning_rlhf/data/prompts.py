@@ -1,5 +1,6 @@
 """Data of PPO: prompts to sample from, and held-out prompts to answer."""
 
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 from lightning.pytorch import LightningDataModule, Trainer
@@ -23,7 +24,7 @@ class Prompt(NamedTuple):
 class PromptDataModule(LightningDataModule):
     """Reads prompts from any known layout.
 
-    It has no training loader: `PPOModule` samples responses to `train_prompts` and trains on those.
+    What is trained on are not the prompts but responses to them, which the module samples.
     """
 
     def __init__(
@@ -65,6 +66,10 @@ class PromptDataModule(LightningDataModule):
         self.val_prompts = render_prompts(
             held_out, self.renderer, path=self.val_path or self.path, max_length=limit
         )
+
+    def train_dataloader(self) -> Iterable[Any]:
+        """The module's rollouts on the prompts."""
+        return self.trainer.lightning_module.rollout_dataset(self.train_prompts)
 
     def val_dataloader(self) -> OrderedLoader:
         """Held-out prompts in order."""

@@ -54,7 +54,8 @@ def rendered(
         UserError: If none is left, or a record cannot be rendered; names its place.
     """
     rows = []
-    bar: Any = tqdm(records, desc=f"tokenizing {path}", delay=2, leave=False, disable=rank_zero_only.rank > 0)
+    # disable=None: no bar where the output is not a terminal.
+    bar: Any = tqdm(records, desc=f"tokenizing {path}", delay=2, leave=False, disable=None if rank_zero_only.rank == 0 else True)
     for record in bar:
         try:
             row = render(record)

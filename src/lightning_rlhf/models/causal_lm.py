@@ -16,5 +16,5 @@ def load_causal_lm(source: ModelSource) -> PreTrainedModel:
     if source.pretrained is None:
         return AutoModelForCausalLM.from_config(config, dtype=source.torch_dtype, **kwargs)
     return load_pretrained(
-        AutoModelForCausalLM, source.pretrained, "model.pretrained", config=config, dtype=source.torch_dtype, **kwargs
+        AutoModelForCausalLM, source.pretrained, source.setting, config=config, dtype=source.torch_dtype, **kwargs
     )

@@ -7,7 +7,7 @@ Shapes: B rows, R response tokens.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +72,7 @@ class SeparateRoles(nn.Module):
             raise ValueError("actor and reference are the same object: the KL would always be 0; pass a copy")
         self.actor, self.critic, self.reference, self.reward = actor, critic, reference, reward
         for name in self.frozen():
-            self.get_submodule(name).requires_grad_(False)
+            self.get_submodule(name).requires_grad_(False).eval()
 
     def actor_stats(self, sequences: Sequences, *, temperature: float, entropy_grad: bool = False) -> TokenStats:
         """See `Roles`."""
@@ -110,6 +110,6 @@ Net = nn.Module | Callable[[], nn.Module]
 """A net, or a function that builds it: sharded strategies want to be there when it is built."""
 
 
-def build(net: Net | None) -> nn.Module | None:
-    """The net itself, or what its function returns."""
-    return net if net is None or isinstance(net, nn.Module) else net()
+def build(net: Net) -> Any:
+    """The net itself, or what its function returns; in training mode, which transformers leaves when it loads."""
+    return (net if isinstance(net, nn.Module) else net()).train()

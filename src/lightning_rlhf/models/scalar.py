@@ -116,7 +116,7 @@ def load_scalar_model(source: ModelSource, head: HeadInit) -> ScalarModel:
         net, report = load_pretrained(
             AutoModelForSequenceClassification,
             source.pretrained,
-            "model.pretrained",
+            source.setting,
             config=config,
             dtype=source.torch_dtype,
             output_loading_info=True,
@@ -142,4 +142,4 @@ def load_reward_model(path: str, dtype: str = "float32") -> ScalarModel:
     Raises:
         UserError: If the folder is not a trained reward model.
     """
-    return load_scalar_model(ModelSource(pretrained=path, dtype=dtype), "trained")
+    return load_scalar_model(ModelSource(pretrained=path, dtype=dtype, setting="reward.path"), "trained")

@@ -36,6 +36,8 @@ class ModelSource:
     """What transformers knows: eager, sdpa, flash_attention_2, flex_attention."""
     trust_remote_code: bool = False
     """Whether Python code from the hub may run."""
+    setting: str = "model.pretrained"
+    """What messages call `pretrained`."""
 
     def __post_init__(self) -> None:
         if self.dtype not in _DTYPES:
@@ -61,7 +63,7 @@ class ModelSource:
             UserError: If the folder or the hub has no such model, or the architecture is not known.
         """
         if self.pretrained is not None:
-            config = load_pretrained(AutoConfig, self.pretrained, "model.pretrained", trust_remote_code=self.trust_remote_code)
+            config = load_pretrained(AutoConfig, self.pretrained, self.setting, trust_remote_code=self.trust_remote_code)
         else:
             fields = dict(self.config or {})
             try:
@@ -85,7 +87,7 @@ class ModelSource:
         if where.startswith("pkg://"):
             package, _, folder = where.removeprefix("pkg://").partition("/")
             where = str(files(package) / folder)
-        name = "model.tokenizer" if self.tokenizer else "model.pretrained"
+        name = "model.tokenizer" if self.tokenizer else self.setting
         return load_pretrained(AutoTokenizer, where, name, trust_remote_code=self.trust_remote_code)
 
     def stop_ids(self) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -140,10 +141,10 @@ class PPOModule(LightningModule):
         """What an export holds."""
         return {"model": self.roles.generator()}
 
-    def train_dataloader(self) -> RolloutDataset:
-        """Samples responses to the prompts of the data module, and reads them in minibatches."""
+    def rollout_dataset(self, prompts: list[Prompt]) -> RolloutDataset:
+        """Samples responses to the prompts, and reads them in minibatches: what the data module trains on."""
         return RolloutDataset(
-            self.collect_rollout,
+            partial(self.collect_rollout, prompts),
             rollout_batch_size=self.rollout_batch_size,
             minibatch_size=self.minibatch_size,
             ppo_epochs=self.ppo_epochs,
@@ -151,13 +152,11 @@ class PPOModule(LightningModule):
             seed=self.seed,
         )
 
-    def collect_rollout(self, iteration: int) -> Experience:
+    def collect_rollout(self, train_prompts: list[Prompt], iteration: int) -> Experience:
         """Samples and scores the responses of an iteration; every rank gets those of all ranks."""
         notify(self.trainer, "on_rollout_start")
         start = time.perf_counter()
-        prompts = iteration_prompts(
-            self.trainer.datamodule.train_prompts, self.rollout_batch_size, self.seed, iteration
-        )
+        prompts = iteration_prompts(train_prompts, self.rollout_batch_size, self.seed, iteration)
         everything = collate_prompts(prompts, list(range(len(prompts))))
         per_rank = self.rollout_batch_size // self.trainer.world_size
         mine = slice(self.global_rank * per_rank, (self.global_rank + 1) * per_rank)

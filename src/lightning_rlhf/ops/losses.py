@@ -83,6 +83,8 @@ def ppo_value_loss(
         clip_range_value: How far a value may move from the old one.
         num_tokens: What to divide by: the tokens of the whole minibatch, not of this part of it.
     """
+    # Masked before squaring: the gradient of the square of a NaN is NaN, even where the loss leaves it out.
+    values, old_values, returns = (torch.where(mask, tensor, 0) for tensor in (values, old_values, returns))
     clipped = old_values + (values - old_values).clamp(-clip_range_value, clip_range_value)
     plain_error, clipped_error = (values - returns).square(), (clipped - returns).square()
     losses = torch.maximum(plain_error, clipped_error) / 2
