@@ -19,5 +19,4 @@ class RolloutMetrics(RLHFCallback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs them."""
-        # They are those of all ranks already, so nothing has to be reduced.
-        pl_module.log_dict(self.metrics, rank_zero_only=False)
+        pl_module.log_dict(self.metrics, sync_dist=True)

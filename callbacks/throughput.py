@@ -20,7 +20,7 @@ class Throughput(RLHFCallback):
     - `tflops`: 6 floating point operations for each trained parameter and token of the update, and in a rollout 2 for
       each parameter that a token passes through (with a key-value cache each passes once, while sampling, and once in
       each scorer); attention is not counted. Source: Kaplan et al. (2020), section 2.1.
-    - `rollout_seconds`, `update_seconds`, `peak_gib` (of this rank).
+    - `rollout_seconds`, `update_seconds`, and `peak_gib`, of the rank that needs most.
     """
 
     def __init__(self) -> None:
@@ -61,11 +61,11 @@ class Throughput(RLHFCallback):
             "tokens_per_second": self.tokens / seconds,
             "tflops": (6 * trained * self.trained_tokens + self.rollout_flops) / seconds / 1e12,
             "update_seconds": seconds - self.rollout_seconds,
-            "peak_gib": peak_bytes(pl_module.device) / 2**30,
         }
         if self.rollout_seconds:
             metrics["rollout_seconds"] = self.rollout_seconds
-        pl_module.log_dict({f"perf/{name}": value for name, value in metrics.items()})
+        pl_module.log_dict({f"perf/{name}": value for name, value in metrics.items()}, sync_dist=True)
+        pl_module.log("perf/peak_gib", peak_bytes(pl_module.device) / 2**30, reduce_fx="max", sync_dist=True)
 
 
 def peak_bytes(device: torch.device) -> int:

@@ -40,7 +40,10 @@ def _problems(node: Any, path: str) -> Iterator[str]:
 def _mismatches(node: dict[str, Any], path: str) -> Iterator[str]:
     target = get_object(node["_target_"])
     parameters = inspect.signature(target).parameters
-    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    try:
+        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except NameError:  # annotations of a library that only a type checker can resolve
+        hints = {}
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for name, value in node.items():
         if name in _KNOWN_BY_HYDRA:

@@ -6,6 +6,10 @@ criterion. A pair holds either two independent answers to one prompt or, by ``NE
 fault more; chosen is the one with the higher gold score. As with human annotators, ``LABEL_NOISE`` of the pairs are
 labelled the wrong way round; the held-out pairs, which measure, are not. No two rows of all files share a prompt.
 
+A fault of ``thing`` or ``step`` is mostly one that the answer alone shows ("item", a step that is none). In a share of
+``BESIDE_THE_PROMPT`` it is another thing or a step for another problem, which only a look at the prompt reveals: a
+reward model of this size learns little of that, so some room for reward hacking remains, as in life.
+
 Good and bad parts come in twins of like length and like words, so that neither length nor a single word tells.
 """
 
@@ -27,6 +31,7 @@ HERE = Path(__file__).parent
 SEED = 20240
 RATES = {"thing": 0.28, "step": 0.28, "manner": 0.2, "ending": 0.08}
 NEAR_MISSES = 0.5
+BESIDE_THE_PROMPT = 0.1
 LABEL_NOISE = 0.03
 VOCABULARY = 1024
 
@@ -141,9 +146,9 @@ def _answer(rng: Random, thing: str, problem: str, broken: set[str]) -> str:
     Whatever is broken, it draws the same from ``rng``: answers from equal generators differ in their faults alone.
     """
     other = rng.choice([name for name in THINGS if name != thing])
-    wrong_names = rng.choice([(other, other), (other, thing), ("item", "item")])
+    wrong_name = other if rng.random() < BESIDE_THE_PROMPT else "item"
     misfit = rng.choice([step for name in PROBLEMS if name != problem for step in PROBLEMS[name].steps])
-    wrong_step = rng.choice([misfit, rng.choice(VAGUE)])
+    wrong_step = misfit if rng.random() < BESIDE_THE_PROMPT else rng.choice(VAGUE)
     right_step = rng.choice(PROBLEMS[problem].steps)
     parts = rng.choice(["opening", "closing", "both", "both"])
     rude_part = rng.choice(["opening", "closing", "both"]) if parts == "both" else parts
@@ -157,8 +162,7 @@ def _answer(rng: Random, thing: str, problem: str, broken: set[str]) -> str:
     sentences += [closing[rude["closing"]]] if parts != "opening" else []
     text = " ".join(sentences)
 
-    names = wrong_names if "thing" in broken else (thing, thing)
-    text = text.replace("{thing}", names[0], 1).replace("{thing}", names[1])
+    text = text.replace("{thing}", wrong_name if "thing" in broken else thing)
     if "ending" not in broken:
         return text
     return text.rsplit(maxsplit=lost)[0].rstrip(".,") if lost else f"{text} {begun}"

@@ -32,8 +32,8 @@ class ModelSource:
     """Of the weights in memory: float32, bfloat16 or float16. Mixed precision is `trainer.precision`."""
     dropout: float = 0.0
     """Set on every dropout of the architecture. PPO needs 0, since rollout and update must see the same net."""
-    attn_implementation: str = "sdpa"
-    """What transformers knows: eager, sdpa, flash_attention_2, flex_attention."""
+    attn_implementation: str | None = None
+    """What transformers knows: eager, sdpa, flash_attention_2, flex_attention; None is sdpa if the family has it."""
     trust_remote_code: bool = False
     """Whether Python code from the hub may run."""
     setting: str = "model.pretrained"
@@ -43,7 +43,9 @@ class ModelSource:
         if self.dtype not in _DTYPES:
             raise UserError(f"model.dtype={self.dtype}: expected one of {', '.join(_DTYPES)}")
         if self.pretrained is None and self.config is None:
-            raise UserError("model.pretrained is not set, and model.config has no architecture to build: set one of them")
+            raise UserError(
+                "model.pretrained is not set, and model.config has no architecture to build: set one of them"
+            )
         if self.pretrained is None and self.tokenizer is None:
             raise UserError("model.tokenizer is not set: a model that is built from scratch brings none")
 
@@ -63,7 +65,9 @@ class ModelSource:
             UserError: If the folder or the hub has no such model, or the architecture is not known.
         """
         if self.pretrained is not None:
-            config = load_pretrained(AutoConfig, self.pretrained, self.setting, trust_remote_code=self.trust_remote_code)
+            config = load_pretrained(
+                AutoConfig, self.pretrained, self.setting, trust_remote_code=self.trust_remote_code
+            )
         else:
             fields = dict(self.config or {})
             try:

@@ -264,7 +264,7 @@ class PPOModule(LightningModule):
                 logger.log_metrics(metrics | {"epoch": -1}, step=0)
             notify(self.trainer, "on_evaluation_end", 0, samples)
         else:
-            self.log_dict(metrics, batch_size=1)
+            self.log_dict(metrics, batch_size=1, sync_dist=True)
             notify(self.trainer, "on_evaluation_end", self.current_epoch + 1, samples)
 
     def configure_optimizers(self) -> dict[str, Any]:

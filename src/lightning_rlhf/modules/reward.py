@@ -63,10 +63,10 @@ class RewardModule(LightningModule):
         losses, scores = self.losses(batch)
         count = batch.num_pairs if isinstance(batch, PairBatch) else batch.num_rows
         loss = losses.sum() / count * undo_averaging(self.trainer)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(losses))
+        self.log("train/loss", loss, batch_size=len(losses))
         if isinstance(batch, PairBatch):
             chosen, rejected = scores.detach().chunk(2)
-            self.log("train/reward_accuracy", wins(chosen, rejected).mean(), prog_bar=True, batch_size=len(losses))
+            self.log("train/reward_accuracy", wins(chosen, rejected).mean(), batch_size=len(losses))
         return loss
 
     def losses(self, batch: PairBatch | ScoreBatch) -> tuple[Tensor, Tensor]:
@@ -100,7 +100,7 @@ class RewardModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Logs the averages over all ranks."""
         for name, mean in self.means.items():
-            self.log(f"val/{name}", mean.compute(), prog_bar=name == "reward_accuracy", batch_size=1)
+            self.log(f"val/{name}", mean.compute(), batch_size=1, sync_dist=True)
             mean.reset()
 
     def configure_optimizers(self) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class SFTModule(LightningModule):
     def training_step(self, batch: SFTBatch, batch_idx: int) -> Tensor:
         """This micro-batch's share of the minibatch's mean loss per token."""
         loss = -self.label_logprobs(batch).sum() / batch.num_tokens * undo_averaging(self.trainer)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.input_ids))
+        self.log("train/loss", loss, batch_size=len(batch.input_ids))
         return loss
 
     def label_logprobs(self, batch: SFTBatch) -> Tensor:
@@ -97,7 +97,7 @@ class SFTModule(LightningModule):
         if samples:
             metrics |= summarize(samples)
             notify(self.trainer, "on_evaluation_end", self.current_epoch + 1, samples)
-        self.log_dict({f"val/{name}": value for name, value in metrics.items()}, batch_size=1)
+        self.log_dict({f"val/{name}": value for name, value in metrics.items()}, batch_size=1, sync_dist=True)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """One parameter group with weight decay, one without."""

@@ -164,10 +164,14 @@ def test_a_csv_spells_its_numbers(tmp_path: Path) -> None:
     assert only(read_records(str(tmp_path / "a.csv"), "score")).score == 4.5
 
 
-@pytest.mark.parametrize("columns", [{"margin": 1.5}, {"score_chosen": 4, "score_rejected": 2.5}])
-def test_a_margin_is_read_or_the_difference_of_scores(data: Any, columns: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    ("columns", "margin"), [({"margin": 1.5}, 1.5), ({"score_chosen": 4, "score_rejected": 2.5}, None)]
+)
+def test_a_margin_is_read_and_never_guessed_from_scores(
+    data: Any, columns: dict[str, float], margin: float | None
+) -> None:
     record = only(read_records(data(PAIRS["answers"] | columns), "pair"))
-    assert record.margin == 1.5
+    assert record.margin == margin
 
 
 PAIR = PAIRS["answers"]
