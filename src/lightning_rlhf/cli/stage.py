@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from hydra.utils import instantiate
+from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
@@ -93,6 +94,11 @@ def fit(stage: Stage, checkpoint: Path | None) -> dict[str, Any]:
         # Lightning's way to end after Ctrl-C.
         if not trainer.interrupted:
             raise
+    finally:
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                # Otherwise the next stage would log into this stage's run.
+                logger.experiment.finish()
     if trainer.interrupted:
         raise KeyboardInterrupt
     record = stage.folder / "result.json"
@@ -155,12 +161,14 @@ def _trainer(config: DictConfig, name: str, source: ModelSource) -> pl.Trainer:
     block = config[BLOCKS[name]]
     if "tensorboard" in config.logger:
         require("tensorboard", "tensorboard", "logger=tensorboard")
-    # What a callback's settings cannot say.
+    # What the settings of a callback or logger cannot say.
     added: dict[str, dict[str, Any]] = {
         "export": {"stage": name},
         "record": {"stage": name},
         "progress": {"unit": "iteration" if name == "ppo" else "epoch"},
         "normalize": {"reference": partial(load_causal_lm, source)},
+        # In W&B the stages of a pipeline are runs of one group.
+        "wandb": {"name": name, "group": Path(config.run_dir).parent.name} if len(config.stages) > 1 else {},
     }
     nodes = {**config.callbacks, **block.callbacks}
     trainer = instantiate(
@@ -168,7 +176,7 @@ def _trainer(config: DictConfig, name: str, source: ModelSource) -> pl.Trainer:
         _convert_="all",
         **block.trainer,
         callbacks=[instantiate(node, **added.get(key, {})) for key, node in nodes.items()],
-        logger=[instantiate(node) for node in config.logger.values()],
+        logger=[instantiate(node, **added.get(key, {})) for key, node in config.logger.items()],
         enable_checkpointing="checkpoint" in nodes,
         enable_progress_bar="progress" in nodes,
     )

@@ -25,11 +25,13 @@ class SweepTable(Callback):
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)
-        table = Table(box=None, padding=(0, 2), header_style="dim")
-        for column in columns:
-            table.add_column(column)
+        # On the screen only what differs between the runs.
+        shown = [column for column in columns if len({str(row.get(column)) for row in rows}) > 1 or len(rows) == 1]
+        table = Table(box=None, padding=(0, 1), header_style="dim")
+        for column in shown:
+            table.add_column(column, overflow="fold")
         for row in rows:
-            table.add_row(*(_cell(row.get(column)) for column in columns))
+            table.add_row(*(_cell(row.get(column)) for column in shown))
         console = Console(soft_wrap=True)
         console.print()
         console.print(table)

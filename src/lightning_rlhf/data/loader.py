@@ -69,13 +69,13 @@ class MinibatchLoader:
                 minibatch[start : start + self.micro_batch_size], sum(self.size_of(row) for row in minibatch)
             )
 
-    def state_dict(self) -> dict[str, int]:
+    def progress(self) -> dict[str, int]:
         """Where the loader stands."""
         return {"epoch": self.epoch, "position": self.position}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def go_on(self, progress: dict[str, int]) -> None:
         """Continues from there."""
-        self.epoch, self.position = state["epoch"], state["position"]
+        self.epoch, self.position = progress["epoch"], progress["position"]
 
 
 def micro_batch_size(minibatch_size: int, trainer: Trainer) -> int:

@@ -3,11 +3,11 @@
 from typing import Literal, NamedTuple
 
 import torch
-from lightning.pytorch import LightningDataModule
 
 from lightning_rlhf.data.batches import PairBatch, ScoreBatch, pad
 from lightning_rlhf.data.formats import Record
 from lightning_rlhf.data.loader import MinibatchLoader, OrderedLoader
+from lightning_rlhf.data.module import ResumableDataModule
 from lightning_rlhf.data.prompts import Prompt, render_prompts
 from lightning_rlhf.data.reading import read_split, rendered
 from lightning_rlhf.data.render import Rendered, Renderer
@@ -28,7 +28,7 @@ class Scored(NamedTuple):
     score: float
 
 
-class PreferenceDataModule(LightningDataModule):
+class PreferenceDataModule(ResumableDataModule):
     """Reads preference pairs or scores in any known layout, renders and batches them."""
 
     def __init__(
@@ -105,7 +105,7 @@ class PreferenceDataModule(LightningDataModule):
         records = list(unique.values())[:count]
         return render_prompts(records, self.renderer, path=self.path, max_length=self.max_length)
 
-    def train_dataloader(self) -> MinibatchLoader:
+    def make_train_loader(self) -> MinibatchLoader:
         """Shuffled minibatches of `PairBatch` or `ScoreBatch`."""
         return MinibatchLoader(
             self.train_rows,

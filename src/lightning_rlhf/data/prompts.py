@@ -1,12 +1,12 @@
 """Data of PPO: prompts to sample from, and held-out prompts to answer."""
 
-from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import Trainer
 
 from lightning_rlhf.data.batches import PromptBatch, pad
 from lightning_rlhf.data.loader import OrderedLoader
+from lightning_rlhf.data.module import ResumableDataModule, ResumableLoader
 from lightning_rlhf.data.reading import OnError, read, read_split, rendered
 from lightning_rlhf.data.formats import Record
 from lightning_rlhf.data.render import Renderer
@@ -21,7 +21,7 @@ class Prompt(NamedTuple):
     columns: dict[str, Any]
 
 
-class PromptDataModule(LightningDataModule):
+class PromptDataModule(ResumableDataModule):
     """Reads prompts from any known layout.
 
     What is trained on are not the prompts but responses to them, which the module samples.
@@ -67,7 +67,7 @@ class PromptDataModule(LightningDataModule):
             held_out, self.renderer, path=self.val_path or self.path, max_length=limit
         )
 
-    def train_dataloader(self) -> Iterable[Any]:
+    def make_train_loader(self) -> ResumableLoader:
         """The module's rollouts on the prompts."""
         return self.trainer.lightning_module.rollout_dataset(self.train_prompts)
 

@@ -3,17 +3,17 @@
 from typing import Literal
 
 import torch
-from lightning.pytorch import LightningDataModule
 
 from lightning_rlhf.data.batches import SFTBatch, pad
 from lightning_rlhf.data.formats import Record
 from lightning_rlhf.data.loader import MinibatchLoader, OrderedLoader
+from lightning_rlhf.data.module import ResumableDataModule
 from lightning_rlhf.data.prompts import prompt_loader, read_prompts
 from lightning_rlhf.data.reading import read_split, rendered
 from lightning_rlhf.data.render import Rendered, Renderer
 
 
-class SFTDataModule(LightningDataModule):
+class SFTDataModule(ResumableDataModule):
     """Reads demonstrations in any known layout, renders and batches them.
 
     With `prompts_held_out`, the model also answers those prompts during validation.
@@ -80,7 +80,7 @@ class SFTDataModule(LightningDataModule):
             max_length=self.max_length,
         )
 
-    def train_dataloader(self) -> MinibatchLoader:
+    def make_train_loader(self) -> MinibatchLoader:
         """Shuffled minibatches of `SFTBatch`."""
         return MinibatchLoader(
             self.train_rows,

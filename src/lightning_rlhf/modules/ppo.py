@@ -113,8 +113,10 @@ class PPOModule(LightningModule):
             ]
             if not holds
         )
-        self.actor_or_builder, self.critic_or_builder = actor, critic
-        self.reference_or_builder, self.reward_or_builder = reference, reward
+        # In a dict, since a net that is an attribute would be a submodule at once, and a second time as a role.
+        self.builders = {"actor": actor, "critic": critic, "reference": reference}
+        if not isinstance(reward, TextReward):
+            self.builders["reward"] = reward
         self.text_reward = reward if isinstance(reward, TextReward) else None
         self.renderer, self.sampling, self.optim = renderer, sampling, optim or Optim()
         self.lr, self.critic_lr, self.seed = lr, critic_lr, seed
@@ -130,12 +132,7 @@ class PPOModule(LightningModule):
     def configure_model(self) -> None:
         """Builds the nets, once; frozen ones too, so that sharded strategies shard them."""
         if self.roles is None:
-            self.roles = SeparateRoles(
-                actor=build(self.actor_or_builder),
-                critic=build(self.critic_or_builder),
-                reference=build(self.reference_or_builder),
-                reward=None if self.text_reward else build(self.reward_or_builder),
-            )
+            self.roles = SeparateRoles(**{role: build(net) for role, net in self.builders.items()})
 
     def export_nets(self) -> dict[str, torch.nn.Module]:
         """What an export holds."""

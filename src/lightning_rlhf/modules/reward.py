@@ -1,7 +1,7 @@
 """Reward modelling."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -18,16 +18,14 @@ from lightning_rlhf.ops.losses import pairwise_loss
 
 
 class RewardModule(LightningModule):
-    """Learns a score of whole conversations: from pairs (Bradley-Terry), or from given scores (squared error).
-
-    Which of the two is decided by the batches that the data module gives.
-    """
+    """Learns a score of whole conversations: from pairs (Bradley-Terry), or from given scores (squared error)."""
 
     def __init__(
         self,
         net: ScalarModel | Callable[[], ScalarModel],
         renderer: Renderer,
         *,
+        objective: Literal["pairwise", "regression"] = "pairwise",
         lr: float = 1e-5,
         optim: Optim | None = None,
     ) -> None:
@@ -36,6 +34,7 @@ class RewardModule(LightningModule):
         Args:
             net: A scalar model, or a function that builds one.
             renderer: The one that the data module uses; its tokenizer goes into the export.
+            objective: What the data module gives: pairs, or scores.
             lr: Learning rate.
             optim: Optimizer and schedule.
 
@@ -45,14 +44,17 @@ class RewardModule(LightningModule):
         super().__init__()
         if lr < 0:
             raise UserError(f"lr={lr}: must not be negative")
-        self.net_or_builder, self.renderer, self.lr, self.optim = net, renderer, lr, optim or Optim()
+        self.builders, self.renderer, self.lr, self.optim = {"net": net}, renderer, lr, optim or Optim()
+        self.objective = objective
         self.net: ScalarModel | None = None
         self.means = torch.nn.ModuleDict()
 
     def configure_model(self) -> None:
         """Builds the net, once."""
         if self.net is None:
-            self.net = build(self.net_or_builder)
+            self.net = build(self.builders["net"])
+            # Pairs say nothing of it: its gradient is rounding noise, which Adam would blow up to full steps.
+            self.net.bias.requires_grad_(self.objective == "regression")
 
     def export_nets(self) -> dict[str, torch.nn.Module]:
         """What an export holds."""

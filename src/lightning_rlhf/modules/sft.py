@@ -53,7 +53,7 @@ class SFTModule(LightningModule):
         super().__init__()
         if lr < 0:
             raise UserError(f"lr={lr}: must not be negative")
-        self.net_or_builder, self.renderer, self.lr, self.optim = net, renderer, lr, optim or Optim()
+        self.builders, self.renderer, self.lr, self.optim = {"net": net}, renderer, lr, optim or Optim()
         self.net: PreTrainedModel | None = None
         self.val_loss = MeanMetric()
         self.answers = HeldOutAnswers(evaluation or Sampling(max_new_tokens=128), renderer, gold, seed)
@@ -61,7 +61,7 @@ class SFTModule(LightningModule):
     def configure_model(self) -> None:
         """Builds the net, once."""
         if self.net is None:
-            self.net = build(self.net_or_builder)
+            self.net = build(self.builders["net"])
 
     def export_nets(self) -> dict[str, torch.nn.Module]:
         """What an export holds."""

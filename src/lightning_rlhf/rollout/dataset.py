@@ -83,7 +83,7 @@ class RolloutDataset:
                 self.experience.rows(minibatch[start : start + self.micro_batch_size]), int(lengths[minibatch].sum())
             )
 
-    def state_dict(self) -> dict[str, Any]:
+    def progress(self) -> dict[str, Any]:
         """Where the data set stands; with the experience, unless the iteration is over."""
         buffer: list[Tensor] | None = None
         if self.experience is not None and self.position < len(self):
@@ -91,8 +91,8 @@ class RolloutDataset:
             buffer = [tensor.cpu() for tensor in (*self.experience.sequences, *self.experience[1:])]
         return {"iteration": self.iteration, "position": self.position, "buffer": buffer}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def go_on(self, progress: dict[str, Any]) -> None:
         """Continues from there."""
-        self.iteration, self.position = state["iteration"], state["position"]
-        if state["buffer"] is not None:
-            self.experience = Experience(Sequences(*state["buffer"][:3]), *state["buffer"][3:])
+        self.iteration, self.position = progress["iteration"], progress["position"]
+        if progress["buffer"] is not None:
+            self.experience = Experience(Sequences(*progress["buffer"][:3]), *progress["buffer"][3:])

@@ -1,0 +1,48 @@
+PYTHON ?= python3
+venv := .venv
+run := $(venv)/bin/python
+MAKEFLAGS += --no-print-directory
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test lint clean
+
+help:
+	@echo 'make demo    trains the three stages on the embedded demo and says where the run card is'
+	@echo 'make test    runs the tests'
+	@echo 'make lint    checks style and types'
+	@echo 'make clean   removes the virtual environment, builds and caches; outputs/ stays'
+	@echo
+	@echo 'The first of them installs everything into $(venv)/. Another Python: make demo PYTHON=python3.12'
+
+demo: $(venv)/installed
+	@$(run) train.py
+
+test: $(venv)/installed-dev
+	@$(run) -m pytest
+
+lint: $(venv)/installed-dev
+	@$(run) -m ruff check
+	@$(run) -m ruff format --check
+	@$(run) -m mypy
+
+# Either stamp is older than what it was made from, or there is nothing to do.
+$(venv)/installed: pyproject.toml constraints.txt | $(venv)/bin/pip
+	@echo 'Installing into $(venv)/: once, and it takes minutes, since torch is large.'
+	@$(run) -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(venv)/installed-dev: pyproject.toml constraints.txt | $(venv)/bin/pip
+	@echo 'Installing into $(venv)/, with what tests need: once, and it takes minutes, since torch is large.'
+	@$(run) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@ $(venv)/installed
+
+# Not bin/python: that is there even where venv stopped half-way for want of ensurepip.
+$(venv)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo 'error: $(PYTHON) is not Python 3.11 or newer; name one that is, such as: make demo PYTHON=python3.12' >&2; \
+	  exit 1; }
+	@$(PYTHON) -m venv $(venv)
+
+clean:
+	@rm -rf $(venv) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

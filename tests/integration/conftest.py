@@ -1,0 +1,72 @@
+"""Small real stages: the demo's data, the tiny model, a plain Lightning trainer."""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from importlib.resources import files
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from lightning_rlhf import (
+    ModelSource,
+    PPOModule,
+    PreferenceDataModule,
+    PromptDataModule,
+    Renderer,
+    RewardModule,
+    Sampling,
+    SFTDataModule,
+    SFTModule,
+    load_causal_lm,
+    load_scalar_model,
+)
+
+SOURCE: ModelSource = instantiate(OmegaConf.load(str(files("lightning_rlhf.conf") / "model" / "tiny.yaml")))
+Parts = tuple[pl.LightningModule, pl.LightningDataModule]
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The first rows of the demo's files."""
+    folder = tmp_path_factory.mktemp("data")
+    for name, count in {"demonstrations": 80, "preferences": 80, "prompts": 40}.items():
+        lines = (files("lightning_rlhf.demo") / f"{name}.jsonl").read_text().splitlines()[:count]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    return {path.stem: str(path) for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="session")
+def renderer() -> Renderer:
+    return Renderer(SOURCE.load_tokenizer())
+
+
+@pytest.fixture
+def parts(data: dict[str, str], renderer: Renderer) -> Callable[..., Parts]:
+    """Builds the module and the data module of a stage, always with the same weights."""
+
+    def build(stage: str, **settings: Any) -> Parts:
+        pl.seed_everything(1, verbose=False)
+        if stage == "sft":
+            sft = SFTModule(partial(load_causal_lm, SOURCE), renderer, lr=1e-3, **settings)
+            return sft, SFTDataModule(data["demonstrations"], renderer, minibatch_size=8, val_fraction=0.1)
+        if stage == "reward":
+            reward = RewardModule(partial(load_scalar_model, SOURCE, "normal"), renderer, lr=1e-3, **settings)
+            return reward, PreferenceDataModule(data["preferences"], renderer, minibatch_size=8, val_fraction=0.1)
+        actor = load_causal_lm(SOURCE)
+        settings.setdefault("reward", load_scalar_model(SOURCE, "normal"))
+        defaults = {"rollout_batch_size": 16, "minibatch_size": 8, "ppo_epochs": 2, "rollout_micro_batch_size": 8}
+        ppo = PPOModule(
+            actor=actor,
+            reference=copy.deepcopy(actor),
+            critic=load_scalar_model(SOURCE, "zero"),
+            renderer=renderer,
+            sampling=Sampling(max_new_tokens=8),
+            **(defaults | {"lr": 1e-3, "critic_lr": 1e-3} | settings),
+        )
+        return ppo, PromptDataModule(data["prompts"], renderer, val_fraction=0.2)
+
+    return build

@@ -1,0 +1,86 @@
+"""What several test files use: a recorder of losses, a quiet trainer, and the command line as a user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+
+
+class Recorder(pl.Callback):
+    """Keeps the loss of every training step."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, *_: Any) -> None:
+        self.losses.append(float(outputs["loss"]))
+
+
+def trainer(folder: Path, *callbacks: pl.Callback, **settings: Any) -> pl.Trainer:
+    """A plain trainer without output."""
+    defaults: dict[str, Any] = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "max_epochs": 1,
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "num_sanity_val_steps": 0,
+        "limit_val_batches": 0,
+        "default_root_dir": folder,
+    }
+    return pl.Trainer(callbacks=list(callbacks), **(defaults | settings))
+
+
+TINY = [
+    "model=tiny",
+    "sft.trainer.max_epochs=1",
+    "reward_model.trainer.max_epochs=1",
+    "+sft.trainer.limit_train_batches=2",
+    "+reward_model.trainer.limit_train_batches=2",
+    "ppo.trainer.max_epochs=2",
+    "ppo.trainer.check_val_every_n_epoch=1",
+    "ppo.module.rollout_batch_size=16",
+    "ppo.module.minibatch_size=8",
+    "rollout.sampling.max_new_tokens=8",
+]
+
+
+def keep(overrides: list[str], stage: str) -> list[str]:
+    """Those of `TINY` that a run of one stage knows."""
+    blocks = {"sft": "sft.", "reward": "reward_model.", "ppo": "ppo."}
+    others = tuple(block for name, block in blocks.items() if name != stage)
+    return [o for o in overrides if not o.lstrip("+").startswith(others)] + [f"stage={stage}"]
+
+
+def command(folder: Path, *overrides: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs `lightning-rlhf train` in a folder, as a user would."""
+    return subprocess.run(
+        [sys.executable, "-m", "lightning_rlhf.cli", "train", *overrides],
+        cwd=folder,
+        env=environ(**environment),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def environ(**more: str) -> dict[str, str]:
+    """The environment of a process under test."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "160", **more}
+
+
+def run_folder(folder: Path) -> Path:
+    """The folder of the last run."""
+    return max(folder.glob("outputs/*/*"), key=lambda path: path.stat().st_mtime)
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    """What a run left for scripts."""
+    return json.loads((folder / "result.json").read_text())

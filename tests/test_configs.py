@@ -1,0 +1,228 @@
+"""Every option of every group in conf/ composes, fits what it calls, and builds what it names."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import wandb
+from hydra import compose, initialize_config_module
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_rlhf.cli.app import user_message
+from lightning_rlhf.cli.check import check_targets
+from lightning_rlhf.cli.stage import BLOCKS, Stage, needs_reward_model, prepare
+from lightning_rlhf.cli.sweep import SweepTable
+from lightning_rlhf.data.render import Renderer
+from lightning_rlhf.demo.gold import gold
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.models.causal_lm import load_causal_lm
+from lightning_rlhf.models.export import export_model
+from lightning_rlhf.models.scalar import ScalarModel, load_scalar_model
+from lightning_rlhf.models.source import ModelSource
+
+CONF = Path(__file__).parents[1] / "conf"
+OPTIONS: dict[str, list[str]] = {
+    group.name: sorted(path.relative_to(group).with_suffix("").as_posix() for path in group.rglob("*.yaml"))
+    for group in sorted(CONF.iterdir())
+    if group.is_dir() and any(group.rglob("*.yaml"))
+}
+CHOICES = [f"{group}={option}" for group, options in OPTIONS.items() for option in options]
+# What an option leaves for the user to say.
+NEEDS = {
+    "data=files": ["data.path=pkg://lightning_rlhf.demo/preferences_held_out.jsonl"],
+    "reward=function": ["reward.function=lightning_rlhf.demo.gold:gold"],
+    "trainer=multinode": ["trainer.num_nodes=2"],
+}
+NEEDS_GPU = {"trainer=gpu", "trainer=multinode"}
+
+
+def configured(*overrides: str) -> DictConfig:
+    """The composed configuration of `train`; without a run, Hydra does not know the run's folder."""
+    with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
+        return compose("train", ["run_dir=run", *overrides])
+
+
+def chosen(choice: str) -> DictConfig:
+    """The configuration with one option, on a model that is here."""
+    small = [] if choice.startswith("model=") else ["model=tiny"]
+    return configured(*small, choice, *NEEDS.get(choice, []))
+
+
+@pytest.fixture(scope="module")
+def reward_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    source: ModelSource = instantiate(configured("model=tiny").model)
+    folder = tmp_path_factory.mktemp("reward") / "model"
+    export_model(load_scalar_model(source, "normal"), source.load_tokenizer(), folder, {})
+    return str(folder)
+
+
+def prepared(config: DictConfig, folder: Path, reward_model: str) -> list[Stage]:
+    """The stages of a configuration, as a run prepares them."""
+    if needs_reward_model(config):
+        config.reward.path = reward_model
+    source: ModelSource = instantiate(config.model)
+    renderer = Renderer(source.load_tokenizer(), config.data.template, stop_ids=source.stop_ids())
+    return [prepare(config, name, folder / name, renderer) for name in config.stages]
+
+
+def names(objects: Iterable[object]) -> set[str]:
+    return {type(each).__name__ for each in objects}
+
+
+def plain(config: DictConfig) -> Any:
+    return OmegaConf.to_container(config, resolve=True)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_option_composes_and_fits_what_it_calls(choice: str) -> None:
+    check_targets(plain(chosen(choice)))
+
+
+@pytest.mark.parametrize("choice", [choice for choice in CHOICES if not choice.startswith("model=")])
+def test_every_option_builds_the_parts_of_its_stages(choice: str, tmp_path: Path, reward_model: str) -> None:
+    config = chosen(choice)
+    if choice in NEEDS_GPU and not torch.cuda.is_available():
+        with pytest.raises(HydraException) as error:
+            prepared(config, tmp_path, reward_model)
+        assert "No supported gpu backend found" in (user_message(error.value) or "")
+        return
+    for stage in prepared(config, tmp_path, reward_model):
+        block = config[BLOCKS[stage.name]]
+        for part, node in [(stage.module, block.module), (stage.data, block.data), (stage.trainer, config.trainer)]:
+            assert type(part).__name__ == node._target_.split(".")[-1]
+        nodes = [*config.callbacks.values(), *block.callbacks.values()]
+        assert names(stage.trainer.callbacks) >= {node._target_.split(".")[-1] for node in nodes}
+        assert names(stage.trainer.loggers) == {node._target_.split(".")[-1] for node in config.logger.values()}
+
+
+@pytest.mark.parametrize("option", OPTIONS["model"])
+def test_every_model_has_the_size_that_its_file_states_and_a_scalar_form(option: str) -> None:
+    source = replace(instantiate(configured(f"model={option}").model), pretrained=None)
+    with torch.device("meta"):
+        net, scalar = load_causal_lm(source), load_scalar_model(source, "normal")
+    assert net.dtype == source.torch_dtype
+    assert scalar.head.weight.shape == (1, net.get_input_embeddings().embedding_dim)
+    stated = re.search(r"([\d.]+)( million|[MB]) parameters", (CONF / "model" / f"{option}.yaml").read_text())
+    assert stated or option == "tiny"
+    if stated:
+        in_units = sum(parameter.numel() for parameter in net.parameters()) / (1e9 if stated[2] == "B" else 1e6)
+        decimals = len(stated[1].partition(".")[2])
+        assert f"{in_units:.{decimals}f}" == stated[1]
+
+
+@pytest.mark.parametrize("option", ["tiny", "demo"])
+def test_a_model_of_ours_reads_its_own_tokenizer(option: str) -> None:
+    source: ModelSource = instantiate(configured(f"model={option}").model)
+    net, tokenizer = load_causal_lm(source), source.load_tokenizer()
+    assert net.get_input_embeddings().num_embeddings == len(tokenizer)
+    logits = net(torch.tensor([tokenizer("My kettle leaks.")["input_ids"]])).logits
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("option", OPTIONS["data"])
+def test_every_data_option_gives_rows_to_all_stages(option: str, tmp_path: Path, reward_model: str) -> None:
+    for stage in prepared(chosen(f"data={option}"), tmp_path, reward_model):
+        stage.data.trainer = stage.trainer
+        stage.data.setup("fit")
+        loaders = stage.data.val_dataloader()
+        for loader in loaders if isinstance(loaders, list) else [loaders]:
+            assert len(next(iter(loader))[0])
+        rows = stage.data.train_prompts if stage.name == "ppo" else stage.data.train_rows
+        assert len(rows) > 300
+
+
+@pytest.mark.parametrize("option", [option for option in OPTIONS["logger"] if option != "none"])
+def test_every_logger_writes_below_the_run_folder(
+    option: str, tmp_path: Path, reward_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    config = configured("model=tiny", "stage=sft", f"logger={option}")
+    (stage,) = prepared(config, tmp_path, reward_model)
+    for name, logger in zip(config.logger, stage.trainer.loggers, strict=True):
+        before = set(tmp_path.rglob("*"))
+        logger.log_metrics({"loss": 1.0}, step=0)
+        logger.finalize("success")
+        assert set(tmp_path.rglob("*")) > before, name
+    wandb.finish()
+
+
+@pytest.mark.parametrize(("option", "expected"), [("single", SingleDeviceStrategy), ("ddp", DDPStrategy)])
+def test_a_strategy_option_chooses_its_strategy(option: str, expected: type, tmp_path: Path, reward_model: str) -> None:
+    (stage,) = prepared(configured("model=tiny", "stage=sft", f"strategy={option}"), tmp_path, reward_model)
+    assert type(stage.trainer.strategy) is expected
+
+
+@pytest.mark.parametrize("option", OPTIONS["optim"])
+def test_every_optimizer_takes_a_step_with_the_learning_rate_of_its_groups(option: str) -> None:
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = instantiate(configured(f"optim={option}").optim.optimizer)([{"params": [weight], "lr": 0.5}])
+    weight.sum().backward()
+    optimizer.step()
+    assert (weight < 1).all()
+
+
+def test_a_reward_model_and_a_function_both_come_of_the_reward_group(reward_model: str) -> None:
+    assert isinstance(instantiate(configured(f"reward.path={reward_model}").reward)(), ScalarModel)
+    function = instantiate(chosen("reward=function").reward)
+    texts = ["My kettle leaks."], ["Tighten the seal"]
+    assert function(*texts, [{}]) == gold(*texts)
+
+
+@pytest.mark.parametrize("option", OPTIONS["hydra"])
+def test_every_hydra_option_names_the_run_folder_after_the_stage(option: str) -> None:
+    with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
+        config = compose("train", [f"hydra={option}", "stage=sft"], return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        assert config.hydra.run.dir.startswith("outputs/sft/")
+        assert isinstance(instantiate(config.hydra.callbacks.sweep_table), SweepTable)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("ppo.module.clip=0.1", "there is no setting 'ppo.module.clip'"),
+        ("ppo.module.clip_ranges=0.1", "did you mean 'ppo.module.clip_range'?"),
+        ("trainers=cpu", "there is no setting 'trainers'; did you mean 'trainer'?"),
+        ("model=tyni", "Could not find 'model/tyni' Available options in 'model': demo, gpt2/large"),
+    ],
+)
+def test_what_does_not_compose_is_one_line(override: str, message: str) -> None:
+    with pytest.raises(HydraException) as error:
+        configured(override)
+    line = user_message(error.value)
+    assert line
+    assert "\n" not in line
+    assert message in line
+
+
+def test_a_value_of_the_wrong_type_is_named_with_what_was_expected() -> None:
+    wrong = plain(configured("ppo.module.minibatch_size=abc", "sft.data.loss_on=first", "seed=null"))
+    with pytest.raises(UserError) as error:
+        check_targets({"sft": wrong["sft"], "ppo": wrong["ppo"]})
+    assert str(error.value).splitlines() == [
+        "sft.module.seed=None: expected a whole number",
+        "sft.data.loss_on=first: expected one of all, last",
+        "sft.data.seed=None: expected a whole number",
+        "ppo.module.minibatch_size=abc: expected a whole number",
+        "ppo.module.seed=None: expected a whole number",
+    ]
+
+
+@pytest.mark.parametrize("part", [f"{block}.{part}" for block in BLOCKS.values() for part in ("module", "data")])
+def test_a_misspelt_key_of_a_stage_is_found_whichever_it_is(part: str) -> None:
+    config = configured()
+    for key in OmegaConf.select(config, part):
+        if key == "_target_":
+            continue
+        node = plain(OmegaConf.select(config, part))
+        node[f"{key}_"] = node.pop(key)
+        with pytest.raises(UserError, match=rf"^x\.{key}_: .* knows no such setting"):
+            check_targets({"x": node})

@@ -1,0 +1,112 @@
+"""The house has floors, and imports point down: what is lower never knows what is higher."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import lightning_rlhf
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "lightning_rlhf"
+FLOORS = [
+    {"ops", "conf"},
+    {"errors", "experience", "hooks", "seeding"},
+    {"strategies", "models", "data", "rewards", "demo", "report", "planner"},
+    {"rollout"},
+    {"modules"},
+    {"callbacks"},
+    {"cli"},
+    {"train"},
+]
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def rooms() -> Iterator[tuple[str, Path]]:
+    """Every Python file with the room that it is in: a folder of the package, or a module at its top."""
+    for path in SOURCE.rglob("*.py"):
+        if path != SOURCE / "__init__.py":  # it maps names to their homes, and imports nothing until one is asked for
+            yield path.relative_to(SOURCE).parts[0].removesuffix(".py"), path
+    for room in ("callbacks", "conf"):
+        for path in (ROOT / room).rglob("*.py"):
+            yield room, path
+    yield "train", ROOT / "train.py"
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Dotted names of all that a file imports, wherever in it the import stands."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}:{node.lineno}: relative import"
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def neighbours() -> dict[str, set[str]]:
+    """For each room, the others that it imports from."""
+    found: dict[str, set[str]] = {}
+    for room, path in rooms():
+        names = [name.split(".") for name in imported(path)]
+        found.setdefault(room, set()).update(name[1] for name in names if name[0] == "lightning_rlhf")
+    return {room: others - {room} for room, others in found.items()}
+
+
+def test_every_room_has_a_floor() -> None:
+    assert neighbours().keys() <= FLOOR_OF.keys()
+
+
+def test_imports_never_point_up() -> None:
+    # A name that is in no room comes from the package's top, which knows every floor: only users import from there.
+    top = len(FLOORS)
+    upward = {
+        f"{room} imports {other}"
+        for room, others in neighbours().items()
+        for other in others
+        if FLOOR_OF.get(other, top) > FLOOR_OF[room]
+    }
+    assert not upward
+
+
+def test_rooms_on_one_floor_do_not_import_each_other_in_a_circle() -> None:
+    TopologicalSorter(neighbours()).prepare()
+
+
+def test_ops_know_nothing_but_torch() -> None:
+    packages = {name.split(".")[0] for path in (SOURCE / "ops").rglob("*.py") for name in imported(path)}
+    assert packages - sys.stdlib_module_names == {"torch", "lightning_rlhf"}
+    assert not neighbours()["ops"]
+
+
+@pytest.mark.parametrize("room", ["ops", "rollout", "modules"])
+def test_no_algorithm_names_a_strategy(room: str) -> None:
+    names = re.compile(r"deepspeed|FSDP|fully_shard|colossalai|torch\.distributed|isinstance\(.*[Ss]trategy")
+    hits = [
+        f"{path.name}:{number}: {line.strip()}"
+        for path in (SOURCE / room).rglob("*.py")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if names.search(line)
+    ]
+    assert not hits
+
+
+def test_no_file_has_two_jobs() -> None:
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for _, path in rooms()}
+    assert not {path.name: length for path, length in lengths.items() if length > 300}
+    assert not [path for path in lengths if path.stem in ("utils", "helpers", "misc")]
+
+
+def test_importing_the_package_imports_neither_torch_nor_lightning() -> None:
+    code = "import sys, lightning_rlhf; print(*{'torch', 'lightning', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not done.stdout.split()
+
+
+@pytest.mark.parametrize("name", lightning_rlhf.__all__)
+def test_every_public_name_can_be_had_from_the_top(name: str) -> None:
+    assert getattr(lightning_rlhf, name).__name__ == name

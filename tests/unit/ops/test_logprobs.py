@@ -1,0 +1,49 @@
+"""Log-probabilities and entropies of tokens."""
+
+from math import log
+
+import torch
+from torch.testing import assert_close
+
+from lightning_rlhf.ops.logprobs import token_entropy, token_logprobs
+
+# softmax of these is (1/2, 1/4, 1/4).
+LOGITS = torch.tensor([[[log(2), 0.0, 0.0]]])
+
+
+def test_the_logprob_is_that_of_the_token_at_the_same_place() -> None:
+    # Row 0 says (1/2, 1/4, 1/4), row 1 the reverse.
+    logits = torch.cat([LOGITS, LOGITS.flip(-1)], dim=1)
+    expected = torch.tensor([[log(1 / 2), log(1 / 4)]])
+    assert_close(token_logprobs(logits, torch.tensor([[0, 0]])), expected)
+
+
+def test_the_logprob_agrees_with_log_softmax() -> None:
+    logits, tokens = torch.randn(3, 4, 7, generator=torch.manual_seed(0)), torch.arange(12).view(3, 4) % 7
+    expected = logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
+    assert_close(token_logprobs(logits, tokens), expected)
+
+
+def test_the_gradient_raises_the_logit_of_the_token_and_lowers_the_others() -> None:
+    # d log p_0 / d logits = onehot(0) - p = (1 - 1/2, -1/4, -1/4).
+    logits = LOGITS.clone().requires_grad_()
+    token_logprobs(logits, torch.tensor([[0]])).sum().backward()
+    assert_close(logits.grad, torch.tensor([[[0.5, -0.25, -0.25]]]))
+
+
+def test_the_entropy_is_in_nats() -> None:
+    # 1/2 ln 2 + 2 · 1/4 ln 4 = 1.5 ln 2; a uniform one has ln 8.
+    assert_close(token_entropy(LOGITS), torch.tensor([[1.5 * log(2)]]))
+    assert_close(token_entropy(torch.full((2, 3, 8), 9.0)), torch.full((2, 3), log(8)))
+
+
+def test_half_precision_logits_are_normalised_in_full_precision() -> None:
+    logits, tokens = torch.randn(2, 3, 50, generator=torch.manual_seed(0)).bfloat16(), torch.arange(6).view(2, 3)
+    assert_close(token_logprobs(logits, tokens), token_logprobs(logits.float(), tokens), rtol=0, atol=0)
+    assert_close(token_entropy(logits), token_entropy(logits.float()), rtol=0, atol=0)
+
+
+def test_a_certain_distribution_has_finite_logprobs_and_no_entropy() -> None:
+    logits = torch.tensor([[[1e4, 0.0, -1e4]]])
+    assert_close(token_logprobs(logits, torch.tensor([[2]])), torch.tensor([[-2e4]]))
+    assert_close(token_entropy(logits), torch.tensor([[0.0]]))

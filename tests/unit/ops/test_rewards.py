@@ -1,0 +1,28 @@
+"""Token rewards from sequence scores."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from lightning_rlhf.ops.rewards import last_token_index, shape_rewards
+
+
+def test_the_last_token_is_found_behind_padding_on_either_side() -> None:
+    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 0, 0], [1, 1, 1, 1], [0, 1, 0, 1], [0, 0, 0, 0]]).bool()
+    assert last_token_index(mask).tolist() == [3, 1, 3, 3, 0]
+
+
+@pytest.mark.parametrize("garbage", [0.0, 7.0, float("inf"), float("nan")])
+def test_the_score_stands_on_the_last_token_and_the_penalty_on_each(garbage: float) -> None:
+    kl = torch.tensor([[1.0, -2.0, 3.0], [4.0, garbage, garbage], [garbage, garbage, garbage]])
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0], [0, 0, 0]]).bool()
+    rewards = shape_rewards(torch.tensor([10.0, 20.0, 30.0]), kl, mask, kl_coef=0.5)
+    # -0.5 · (1, -2, 3) with 10 added at the end; -0.5 · 4 + 20; a row without a token gets nothing.
+    assert_close(rewards, torch.tensor([[-0.5, 1.0, 8.5], [18.0, 0.0, 0.0], [0.0, 0.0, 0.0]]))
+
+
+def test_rewards_have_the_precision_of_the_penalty() -> None:
+    rewards = shape_rewards(
+        torch.tensor([1], dtype=torch.float64), torch.ones(1, 2), torch.ones(1, 2).bool(), kl_coef=1
+    )
+    assert_close(rewards, torch.tensor([[-1.0, 0.0]]))

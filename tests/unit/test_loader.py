@@ -1,0 +1,138 @@
+"""Minibatches: every row in its turn, shared out without loss, continued where they stopped."""
+
+from itertools import islice
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lightning_rlhf.data.loader import MinibatchLoader, OrderedLoader
+from lightning_rlhf.errors import UserError
+
+Batch = tuple[list[int], int]
+
+
+def fake_trainer(world_size: int = 1, rank: int = 0, parts: int = 1) -> SimpleNamespace:
+    return SimpleNamespace(world_size=world_size, global_rank=rank, accumulate_grad_batches=parts)
+
+
+def make_loader(
+    num_rows: int = 12, minibatch_size: int = 4, seed: int = 0, trainer: SimpleNamespace | None = None
+) -> MinibatchLoader:
+    """A loader of the rows 0, 1, 2, ... that have the sizes 1, 2, 3, ..."""
+    return MinibatchLoader(
+        range(num_rows),
+        lambda rows, size: (rows, size),
+        lambda row: row + 1,
+        minibatch_size=minibatch_size,
+        trainer=trainer or fake_trainer(),
+        seed=seed,
+    )
+
+
+def rows_of(batches: list[Batch]) -> list[int]:
+    return [row for rows, _ in batches for row in rows]
+
+
+def test_an_epoch_has_every_row_once_and_an_order_of_its_own() -> None:
+    loader = make_loader()
+    epochs = [list(loader) for _ in range(3)]
+    assert [len(epoch) for epoch in epochs] == [len(loader)] * 3 == [3, 3, 3]
+    assert [sorted(rows_of(epoch)) for epoch in epochs] == [list(range(12))] * 3
+    assert len({tuple(rows_of(epoch)) for epoch in epochs}) == 3
+
+
+def test_the_order_depends_on_the_seed_alone() -> None:
+    first, again, other = make_loader(seed=5), make_loader(seed=5), make_loader(seed=6)
+    for _ in range(2):
+        epoch = list(first)
+        assert epoch == list(again)
+        assert epoch != list(other)
+
+
+def test_rows_that_fill_no_minibatch_are_left_out_of_the_epoch() -> None:
+    loader = make_loader(num_rows=14)
+    epoch = rows_of(list(loader))
+    assert len(epoch) == len(set(epoch)) == 12
+    left_out = set(range(14)) - set(epoch)
+    assert any(left_out & set(rows_of(list(loader))) for _ in range(5))
+
+
+@given(st.sampled_from([(1, 1), (1, 4), (2, 1), (2, 2), (3, 2), (4, 3)]), st.integers(1, 2), st.integers(0, 3))
+def test_ranks_and_parts_share_each_minibatch_without_loss(shares: tuple[int, int], rows_each: int, seed: int) -> None:
+    world_size, parts = shares
+    size = world_size * parts * rows_each
+    whole = list(make_loader(num_rows=2 * size, minibatch_size=size, seed=seed))
+    ranks = [
+        list(make_loader(2 * size, size, seed, fake_trainer(world_size, rank, parts))) for rank in range(world_size)
+    ]
+    assert {len(rank) for rank in ranks} == {2 * parts}
+    for number, (rows, num_tokens) in enumerate(whole):
+        shared = [batch for rank in ranks for batch in rank[number * parts : (number + 1) * parts]]
+        assert all(len(batch) == rows_each for batch, _ in shared)
+        assert rows_of(shared) == rows
+        assert {size for _, size in shared} == {num_tokens} == {sum(row + 1 for row in rows)}
+
+
+@pytest.mark.parametrize("num_seen", range(13))
+def test_a_restored_loader_continues_with_the_next_batch(num_seen: int) -> None:
+    def endless(loader: MinibatchLoader) -> list[Batch]:
+        # As a trainer does: a new iterator each epoch.
+        batches: list[Batch] = []
+        while len(batches) < 14:
+            batches += loader
+        return batches
+
+    def make() -> MinibatchLoader:
+        return make_loader(trainer=fake_trainer(world_size=2, rank=1, parts=2))
+
+    stopped, resumed = make(), make()
+    seen: list[Batch] = []
+    while len(seen) < num_seen:
+        seen += islice(stopped, num_seen - len(seen))
+    resumed.load_state_dict(stopped.state_dict())
+    assert (seen + endless(resumed))[:14] == endless(make())[:14]
+
+
+def test_an_iterator_that_is_never_read_loses_nothing() -> None:
+    loader, undisturbed = make_loader(), list(make_loader())
+    iter(loader)
+    batches = list(islice(loader, 2))
+    iter(loader)
+    assert batches + list(loader) == undisturbed
+
+
+@pytest.mark.parametrize("size", [0, 5, 7])
+def test_a_minibatch_that_cannot_be_shared_equally_is_an_error_with_all_numbers(size: int) -> None:
+    with pytest.raises(UserError, match=rf"minibatch_size={size} .* 6 = 3 processes x accumulate_grad_batches=2"):
+        make_loader(minibatch_size=size, trainer=fake_trainer(world_size=3, parts=2))
+
+
+def test_too_few_rows_are_an_error_with_both_numbers() -> None:
+    with pytest.raises(UserError, match="minibatch_size=4, but there are only 3 rows"):
+        make_loader(num_rows=3)
+    assert len(list(make_loader(num_rows=4))) == 1
+
+
+@given(st.integers(1, 40), st.integers(1, 7), st.integers(1, 5))
+def test_one_ordered_pass_counts_every_row_once_on_equal_batches(
+    num_rows: int, batch_size: int, world_size: int
+) -> None:
+    def collate(places: list[int], counts: list[bool]) -> tuple[list[int], list[bool]]:
+        return places, counts
+
+    loaders = [
+        OrderedLoader(num_rows, collate, batch_size=batch_size, trainer=fake_trainer(world_size, rank))
+        for rank in range(world_size)
+    ]
+    ranks = [list(loader) for loader in loaders]
+    assert {len(rank) for rank in ranks} == {len(loaders[0])}
+    counted = []
+    # Step by step, the batches of all ranks.
+    for step in zip(*ranks, strict=True):
+        assert len({len(places) for places, _ in step}) == 1
+        assert len(step[0][0]) <= batch_size
+        assert all(0 <= place < num_rows for places, _ in step for place in places)
+        counted += [place for places, counts in step for place, count in zip(places, counts, strict=True) if count]
+    assert counted == list(range(num_rows))

@@ -1,0 +1,125 @@
+"""The four roles: who is frozen, and what log-probs they give."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+from transformers import PreTrainedModel
+
+from lightning_rlhf.experience import Sequences
+from lightning_rlhf.models.roles import SeparateRoles, build
+from lightning_rlhf.models.scalar import ScalarModel
+from lightning_rlhf.models.source import ModelSource
+from lightning_rlhf.rollout.sampler import Sampling, sample
+from lightning_rlhf.strategies.phases import rollout_phase
+
+MakeNet = Callable[..., PreTrainedModel]
+MakeScalarModel = Callable[..., ScalarModel]
+
+
+@pytest.fixture
+def make_roles(make_causal_lm: MakeNet, make_scalar_model: MakeScalarModel) -> Callable[[ModelSource], SeparateRoles]:
+    def make(source: ModelSource) -> SeparateRoles:
+        return SeparateRoles(
+            actor=make_causal_lm(source),
+            reference=make_causal_lm(source, seed=2),
+            critic=make_scalar_model(source),
+            reward=make_scalar_model(source, seed=3),
+        )
+
+    return make
+
+
+@pytest.fixture
+def roles(make_source: Callable[..., ModelSource], make_roles: Callable[[ModelSource], SeparateRoles]) -> SeparateRoles:
+    return make_roles(make_source("gpt2"))
+
+
+def test_only_actor_and_critic_are_trained(roles: SeparateRoles) -> None:
+    trained = {name.split(".")[0] for name, parameter in roles.named_parameters() if parameter.requires_grad}
+    frozen = {name.split(".")[0] for name, parameter in roles.named_parameters() if not parameter.requires_grad}
+    assert trained == set(roles.trainable()) == {"actor", "critic"}
+    assert frozen == set(roles.frozen()) == {"reference", "reward"}
+
+
+def test_the_actor_is_not_its_own_reference(roles: SeparateRoles) -> None:
+    with pytest.raises(ValueError, match="actor and reference are the same object"):
+        SeparateRoles(actor=roles.actor, reference=roles.actor, critic=roles.critic)
+
+
+def test_without_a_reward_net_there_are_no_scores(
+    roles: SeparateRoles, make_sequences: Callable[..., Sequences]
+) -> None:
+    without = SeparateRoles(actor=roles.actor, reference=roles.reference, critic=roles.critic)
+    assert without.scores(make_sequences([[3]], [[4]])) is None
+    assert without.frozen() == ("reference",)
+
+
+def test_scores_and_values_come_from_the_reward_net_and_the_critic(
+    roles: SeparateRoles, make_sequences: Callable[..., Sequences]
+) -> None:
+    sequences = make_sequences([[3, 4], [5]], [[6], [8, 9]], left=2)
+    assert_close(roles.scores(sequences), roles.reward.scores(sequences.input_ids, sequences.attention_mask))
+    assert_close(roles.values(sequences), roles.critic.values(sequences))
+
+
+@torch.no_grad()
+def test_logprobs_of_samples_are_those_of_the_sampling_distribution(
+    source: ModelSource, make_roles: Callable[[ModelSource], SeparateRoles]
+) -> None:
+    roles, temperature, prompts = make_roles(source), 0.7, [[11, 12, 13], [14]]
+    ids = torch.tensor([[11, 12, 13], [0, 0, 14]])
+    mask = torch.tensor([[True, True, True], [False, False, True]])
+    sampling = Sampling(max_new_tokens=6, temperature=temperature)
+    numbers = torch.rand(2, 6, generator=torch.manual_seed(0))
+    sequences, _ = sample(roles.generator(), ids, mask, sampling, stop_ids=(2,), uniforms=numbers)
+    stats = roles.actor_stats(sequences, temperature=temperature)
+    ref_logprobs = roles.ref_logprobs(sequences, temperature=temperature)
+    for row, prompt in enumerate(prompts):
+        response = sequences.responses[row][sequences.response_mask[row]]
+        whole = torch.cat([torch.tensor(prompt), response])[None]
+        for net, logprobs in [(roles.actor, stats.logprobs), (roles.reference, ref_logprobs)]:
+            naive = (net(whole).logits[0, len(prompt) - 1 : -1] / temperature).log_softmax(-1)
+            expected = naive.gather(1, response[:, None])[:, 0]
+            assert_close(logprobs[row, : len(response)], expected, atol=1e-5, rtol=1e-5)
+            if net is roles.actor:
+                entropy = torch.distributions.Categorical(logits=naive).entropy()
+                assert_close(stats.entropy[row, : len(response)], entropy, atol=1e-5, rtol=1e-5)
+
+
+def test_entropy_has_a_gradient_only_when_it_is_asked_for(
+    roles: SeparateRoles, make_sequences: Callable[..., Sequences]
+) -> None:
+    sequences = make_sequences([[3, 4]], [[5, 6]])
+    for entropy_grad in (False, True):
+        stats = roles.actor_stats(sequences, temperature=1.0, entropy_grad=entropy_grad)
+        assert stats.logprobs.requires_grad
+        assert stats.entropy.requires_grad == entropy_grad
+
+
+def test_build_takes_a_net_or_its_function_and_gives_it_in_training_mode() -> None:
+    net = nn.Linear(1, 1).eval()
+    assert build(net) is net
+    assert net.training
+    net.eval()
+    assert build(lambda: net) is net
+    assert net.training
+
+
+def test_a_rollout_phase_restores_every_mode_even_after_an_error(roles: SeparateRoles) -> None:
+    roles.train()
+    roles.reward.eval()
+    before = {name: module.training for name, module in roles.named_modules()}
+
+    def fail() -> None:
+        with rollout_phase(roles):
+            assert not any(module.training for module in roles.modules())
+            assert not torch.is_grad_enabled()
+            raise RuntimeError("in the phase")
+
+    with pytest.raises(RuntimeError, match="in the phase"):
+        fail()
+    assert {name: module.training for name, module in roles.named_modules()} == before
+    assert torch.is_grad_enabled()

@@ -1,0 +1,144 @@
+"""Reward models and critics: which token counts, how heads start, and what a folder holds."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.experience import Sequences
+from lightning_rlhf.models.export import export_model
+from lightning_rlhf.models.scalar import ScalarModel, load_reward_model, load_scalar_model
+from lightning_rlhf.models.source import ModelSource
+
+MakeSource = Callable[..., ModelSource]
+MakeScalarModel = Callable[..., ScalarModel]
+MakeSequences = Callable[..., Sequences]
+PROMPTS = [[11, 12, 13, 14], [7], [21, 7, 2]]
+RESPONSES = [[30], [31, 7, 33, 2], [34, 35, 2]]
+LAYOUTS = [{}, {"left": 3, "filler": 7}, {"right": 2, "filler": 63}, {"left": 5, "right": 1, "filler": 2}]
+
+
+def every_token_alone(model: ScalarModel, ids: list[int]) -> torch.Tensor:
+    """The number at each token of one row without padding, through nothing but the parts of the net."""
+    hidden = model.net.base_model(torch.tensor([ids])).last_hidden_state[0]
+    return hidden @ model.head.weight[0] + model.bias
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@torch.no_grad()
+def test_values_are_those_before_each_response_token_whatever_the_padding(
+    source: ModelSource, make_scalar_model: MakeScalarModel, make_sequences: MakeSequences, layout: dict[str, int]
+) -> None:
+    model = make_scalar_model(source)
+    values = model.values(make_sequences(PROMPTS, RESPONSES, **layout))
+    for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
+        alone = every_token_alone(model, prompt + response)[len(prompt) - 1 : -1]
+        assert_close(values[row, : len(response)], alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@torch.no_grad()
+def test_scores_are_those_at_the_last_token_whatever_the_padding(
+    source: ModelSource, make_scalar_model: MakeScalarModel, make_sequences: MakeSequences, layout: dict[str, int]
+) -> None:
+    model = make_scalar_model(source)
+    sequences = make_sequences(PROMPTS, RESPONSES, **layout)
+    alone = [
+        every_token_alone(model, prompt + response)[-1] for prompt, response in zip(PROMPTS, RESPONSES, strict=True)
+    ]
+    scores = model.scores(sequences.input_ids, sequences.attention_mask)
+    assert_close(scores, torch.stack(alone), atol=1e-5, rtol=1e-5)
+
+
+def test_a_normal_head_has_the_published_spread(make_source: MakeSource) -> None:
+    torch.manual_seed(0)
+    model = load_scalar_model(make_source("gpt2", n_embd=1024, n_layer=1, n_inner=8), "normal")
+    # 1024 draws: the error of the estimate is about 2 %.
+    assert model.head.weight.std().item() == pytest.approx(1025**-0.5, rel=0.08)
+    assert model.bias.item() == 0
+
+
+def test_a_zero_head_gives_zero_values(source: ModelSource, make_sequences: MakeSequences) -> None:
+    values = load_scalar_model(source, "zero").values(make_sequences(PROMPTS, RESPONSES))
+    assert_close(values, torch.zeros(3, 4))
+
+
+def test_a_folder_without_a_head_is_not_a_trained_reward_model(
+    source: ModelSource, make_causal_lm: Callable[..., PreTrainedModel], tmp_path: Path
+) -> None:
+    make_causal_lm(source).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=f"{tmp_path} is not a trained reward model: .*score.weight"):
+        load_reward_model(str(tmp_path))
+
+
+def test_a_new_head_stands_on_the_backbone_of_the_folder(
+    source: ModelSource, make_causal_lm: Callable[..., PreTrainedModel], tmp_path: Path
+) -> None:
+    net = make_causal_lm(source)
+    net.save_pretrained(tmp_path)
+    model = load_scalar_model(source.trained(tmp_path), "normal")
+    assert_close(dict(model.net.base_model.named_parameters()), dict(net.base_model.named_parameters()), rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_normalize_gives_the_same_data_mean_0_and_deviation_1(
+    source: ModelSource, make_scalar_model: MakeScalarModel, make_sequences: MakeSequences
+) -> None:
+    model = make_scalar_model(source)
+    sequences = make_sequences([[id_, id_ + 1] for id_ in range(3, 43)], [[2]] * 40)
+    before = model.scores(sequences.input_ids, sequences.attention_mask)
+    model.normalize(before)
+    after = model.scores(sequences.input_ids, sequences.attention_mask)
+    assert_close(after, (before - before.mean()) / before.std(correction=0), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scores", [[3.0], [3.0, 3.0, 3.0], [float("nan"), 1.0]])
+def test_scores_without_spread_cannot_be_normalised(
+    make_source: MakeSource, make_scalar_model: MakeScalarModel, scores: list[float]
+) -> None:
+    model = make_scalar_model(make_source())
+    with pytest.raises(UserError, match=f"{len(scores)} reference samples"):
+        model.normalize(torch.tensor(scores))
+
+
+@torch.no_grad()
+def test_an_export_gives_the_same_scores_here_and_less_the_bias_in_transformers(
+    source: ModelSource, make_scalar_model: MakeScalarModel, make_sequences: MakeSequences, tmp_path: Path
+) -> None:
+    model = make_scalar_model(source)
+    folder = export_model(model, source.load_tokenizer(), tmp_path / "reward", {})
+    sequences = make_sequences(PROMPTS, RESPONSES)
+    scores = model.scores(sequences.input_ids, sequences.attention_mask)
+
+    reloaded = load_reward_model(str(folder)).eval()
+    assert reloaded.bias.item() == 0.5
+    assert_close(reloaded.scores(sequences.input_ids, sequences.attention_mask), scores)
+
+    plain = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    for prompt, response, score in zip(PROMPTS, RESPONSES, scores, strict=True):
+        row = torch.tensor([prompt + response])
+        assert_close(plain(row, attention_mask=torch.ones_like(row)).logits[0, 0], score - 0.5, atol=1e-5, rtol=1e-5)
+
+
+def test_an_export_replaces_the_folder_and_leaves_no_part_behind(
+    make_source: MakeSource, make_scalar_model: MakeScalarModel, tmp_path: Path
+) -> None:
+    source, folder = make_source(), tmp_path / "reward"
+    folder.mkdir()
+    (folder / "old").write_text("old")
+    export_model(make_scalar_model(source), source.load_tokenizer(), folder, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["reward"]
+    assert not (folder / "old").exists()
+
+
+def test_a_net_of_which_transformers_has_no_scalar_form_is_one_clear_error(make_source: MakeSource) -> None:
+    source = ModelSource(
+        config={"model_type": "codegen", "n_layer": 1, "n_head": 4, "n_embd": 32, "rotary_dim": 4, "vocab_size": 64},
+        tokenizer=make_source().tokenizer,
+    )
+    with pytest.raises(UserError, match="model_type=codegen"):
+        load_scalar_model(source, "normal")
