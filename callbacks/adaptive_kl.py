@@ -1,6 +1,8 @@
 """Keeps the KL to the reference near a target."""
 
-from lightning.pytorch import LightningModule, Trainer
+from typing import Any
+
+from lightning.pytorch import Trainer
 
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Rollout
@@ -25,7 +27,7 @@ class AdaptiveKL(RLHFCallback):
             raise UserError(f"adaptive KL: target={target} and horizon={horizon} must be positive")
         self.target, self.horizon = target, horizon
 
-    def on_rollout_end(self, trainer: Trainer, module: LightningModule, rollout: Rollout) -> None:
+    def on_rollout_end(self, trainer: Trainer, module: Any, rollout: Rollout) -> None:
         """Adapts the weight to what was measured."""
         module.kl_coef = adaptive_kl_coef(
             module.kl_coef,

@@ -1,8 +1,9 @@
 """Leaves a plain Hugging Face folder at the end of a stage."""
 
 from pathlib import Path
+from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 
 from lightning_rlhf.models.export import export_model
 
@@ -18,7 +19,7 @@ class Export(Callback):
         """
         self.stage = stage
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Exports, unless training was stopped by an error."""
         if not trainer.is_global_zero:
             return

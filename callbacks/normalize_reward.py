@@ -2,9 +2,10 @@
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback
 from transformers import PreTrainedModel
 
 from lightning_rlhf.data.prompts import collate_prompts
@@ -43,10 +44,11 @@ class NormalizeReward(Callback):
         self.reference, self.sampling, self.num_samples = reference, sampling, num_samples
         self.batch_size, self.seed = batch_size, seed
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Samples, scores, and folds."""
         prompts = trainer.datamodule.reference_prompts(self.num_samples)
-        policy = self.reference().to(pl_module.device)
+        policy: Any = self.reference()
+        policy.to(pl_module.device)
         numbers = uniforms((len(prompts), self.sampling.max_new_tokens), self.seed, SAMPLING)
         scores = []
         with rollout_phase(pl_module.net), rollout_phase(policy):

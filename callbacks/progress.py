@@ -103,7 +103,7 @@ class PhaseProgress(ProgressBar, RLHFCallback):
         """Takes the bar away."""
         self._close()
 
-    def _phase(self, text: str, total: int | None) -> None:
+    def _phase(self, text: str, total: float | None) -> None:
         if not self.enabled or not self.console.is_terminal:
             return
         if self.progress is None:

@@ -1,4 +1,4 @@
-"""Logs what a rollout is like: score, KL, length, entropy…"""
+"""Logs what a rollout is like: score, KL, length, entropy and so on."""
 
 from lightning.pytorch import LightningModule, Trainer
 

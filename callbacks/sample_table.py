@@ -13,7 +13,7 @@ from lightning_rlhf.rollout.evaluate import finish_reason
 
 
 class SampleTable(RLHFCallback):
-    """Appends samples to `samples.jsonl` in the run folder, and logs them as a table where a logger has tables (W&B)."""
+    """Appends samples to `samples.jsonl` in the run folder; logs them as a table where a logger has tables (W&B)."""
 
     def __init__(self, every: int = 5, num_rows: int = 16) -> None:
         """Takes how much to keep.

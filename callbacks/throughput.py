@@ -25,16 +25,19 @@ class Throughput(RLHFCallback):
 
     def __init__(self) -> None:
         """Starts at zero."""
+        self._reset()
+
+    def _reset(self) -> None:
         self.start = 0.0
         self.rollout_seconds = 0.0
         self.samples = self.tokens = self.trained_tokens = self.rollout_flops = 0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock, and counts from zero."""
-        self.__init__()
+        self._reset()
         self.start = time.perf_counter()
 
-    def on_rollout_end(self, trainer: Trainer, module: LightningModule, rollout: Rollout) -> None:
+    def on_rollout_end(self, trainer: Trainer, module: Any, rollout: Rollout) -> None:
         """Counts the sampled responses."""
         self.rollout_seconds = rollout.seconds
         self.samples = len(rollout.prompts)

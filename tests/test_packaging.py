@@ -89,8 +89,8 @@ def test_a_wheel_holds_every_file_of_the_package_and_nothing_else(wheel: Path) -
 
 
 def test_an_installed_wheel_does_not_read_the_checkout(installed: Path, tmp_path: Path) -> None:
-    code = "import lightning_rlhf, lightning_rlhf.conf, lightning_rlhf.callbacks as c; print(lightning_rlhf.__file__)"
-    code += "; print(lightning_rlhf.conf.__file__); print(c.__file__)"
+    packages = [name.replace("/", ".") for name in FOLDERS]
+    code = f"from importlib.util import find_spec; print(*[find_spec(name).origin for name in {packages}], sep='\\n')"
     files = checked(installed / "python", "-c", code, cwd=tmp_path).splitlines()
     assert len(files) == 3
     assert all(Path(file).is_relative_to(installed.parent) for file in files)

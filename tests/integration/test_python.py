@@ -33,7 +33,14 @@ def test_ppo_raises_a_reward_that_is_a_function(parts: Callable, tmp_path: Path)
 
     reward = TextReward(lambda prompts, responses: [-len(response) / 10 for response in responses])
     module, data = parts(
-        "ppo", reward=reward, rollout_batch_size=64, minibatch_size=16, ppo_epochs=4, lr=1e-2, critic_lr=1e-2, kl_coef=0.0
+        "ppo",
+        reward=reward,
+        rollout_batch_size=64,
+        minibatch_size=16,
+        ppo_epochs=4,
+        lr=1e-2,
+        critic_lr=1e-2,
+        kl_coef=0.0,
     )
     trainer(tmp_path, Watch(), max_epochs=15).fit(module, data)
     print(scores)
@@ -115,5 +122,7 @@ def test_frozen_nets_do_not_move_and_trained_ones_do(parts: Callable, tmp_path: 
     module.configure_model()
     before = copy.deepcopy(module.state_dict())
     trainer(tmp_path, max_epochs=1).fit(module, data)
-    moved = {name.split(".")[1] for name, weight in module.state_dict().items() if not torch.equal(weight, before[name])}
+    moved = {
+        name.split(".")[1] for name, weight in module.state_dict().items() if not torch.equal(weight, before[name])
+    }
     assert moved == {"actor", "critic"}

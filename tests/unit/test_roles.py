@@ -44,6 +44,13 @@ def test_only_actor_and_critic_are_trained(roles: SeparateRoles) -> None:
     assert frozen == set(roles.frozen()) == {"reference", "reward"}
 
 
+def test_frozen_nets_are_in_evaluation_mode(roles: SeparateRoles) -> None:
+    SeparateRoles(**{name: net.train() for name, net in roles.named_children()})
+    assert roles.actor.training
+    assert roles.critic.training
+    assert not any(module.training for name in roles.frozen() for module in roles.get_submodule(name).modules())
+
+
 def test_the_actor_is_not_its_own_reference(roles: SeparateRoles) -> None:
     with pytest.raises(ValueError, match="actor and reference are the same object"):
         SeparateRoles(actor=roles.actor, reference=roles.actor, critic=roles.critic)

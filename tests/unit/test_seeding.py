@@ -37,8 +37,15 @@ def test_a_permutation_has_each_number_once() -> None:
     assert permutation(50, 0, ROWS) != list(range(50))
 
 
-def test_uniforms_fill_the_interval_without_0_and_do_not_depend_on_the_rows_below() -> None:
+def test_uniforms_fill_the_interval_and_do_not_depend_on_the_rows_below() -> None:
     numbers = uniforms((1000, 20), 0, SAMPLING)
     assert 0 < float(numbers.min()) < 0.001
     assert 0.999 < float(numbers.max()) <= 1
     assert_close(uniforms((10, 20), 0, SAMPLING), numbers[:10], rtol=0, atol=0)
+
+
+def test_uniforms_can_be_1_and_never_0() -> None:
+    # There are 2^24 floats to draw, and this many are drawn: enough to meet the end of the interval.
+    numbers = uniforms((4096, 4096), 0, ROWS)
+    assert float(numbers.max()) == 1
+    assert float(numbers.min()) > 0

@@ -22,6 +22,7 @@ def main() -> None:
         print(f"error: unknown command {command!r}; known: {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(2)
     module = importlib.import_module(f"{__name__}.{command}")
-    # As if the file had been started itself: Lightning starts the other processes of a node by these arguments.
+    # As if the file had been started itself, and not by `-m`: so Lightning starts the other processes of a node.
     sys.argv = [str(Path(str(module.__file__))), *sys.argv[2:]]
+    sys.modules["__main__"].__spec__ = None
     module.main()

@@ -1,6 +1,7 @@
 """Runs a Hydra app the way users of a command line expect: a mistake is one message and exit code 2."""
 
 import difflib
+import itertools
 import os
 import re
 import sys
@@ -8,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
@@ -61,13 +62,19 @@ def user_message(error: BaseException) -> str | None:
 
 def _hydra_message(error: BaseException) -> str:
     """The first telling line of an error of Hydra or OmegaConf, with a suggestion for a misspelt key."""
-    lines = [line.strip() for line in f"{error}\n{error.__cause__ or ''}".splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     message = lines[0] if lines else type(error).__name__
+    if isinstance(error, MissingConfigException):
+        # Then come the options that there are, and a search path that tells a user nothing.
+        return " ".join(itertools.takewhile(lambda line: not line.startswith("Config search path"), lines))
+    if isinstance(error, InstantiationException):
+        node = re.search(r"full_key: (\S+)", str(error))
+        return f"{node[1] if node else 'configuration'}: {error.__cause__ or message}"
     if missing := re.search(r"Missing mandatory value: (\S+)", message):
         return f"{missing[1]} is not set: give it as {missing[1]}=VALUE"
     if overridden := re.search(r"Could not override '(.+?)'", message):
         return f"there is no setting {overridden[1]!r}{_suggestion(overridden[1])}; --cfg job prints them all"
-    return " ".join(lines[:1] + [line for line in lines[1:] if line.startswith(("full_key", "Available"))])
+    return " ".join([message, *(line for line in lines[1:] if line.startswith("full_key"))])
 
 
 def _suggestion(key: str) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from lightning_rlhf.callbacks.run_record import versions, write_json
@@ -20,6 +19,7 @@ from lightning_rlhf.cli.summary import print_summary
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.source import ModelSource
+from lightning_rlhf.strategies.collectives import is_first_process
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
             result = _run_pipeline(stages, folder, resumed, config.seed)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(_how_to_go_on(folder)) from error
-    if rank_zero_only.rank == 0:
+    if is_first_process():
         print_summary(result, folder)
     return result
 
@@ -95,7 +95,7 @@ def _run_pipeline(stages: list[Stage], folder: Path, resumed: Resumed, seed: int
             "seed": seed,
             "stages": results,
         }
-        if rank_zero_only.rank == 0:
+        if is_first_process():
             from lightning_rlhf.report import write_report
 
             write_json(folder / "result.json", whole)
@@ -131,6 +131,6 @@ def _how_to_go_on(folder: Path) -> str:
     return f"interrupted; go on with: python train.py {shlex.join([*overrides, f'resume={folder}'])}"
 
 
-@rank_zero_only
 def _say(message: str) -> None:
-    log.info(message)
+    if is_first_process():
+        log.info(message)

@@ -56,7 +56,7 @@ def prepare(config: DictConfig, name: str, folder: Path, renderer: Renderer) -> 
     config = config.copy()
     config.run_dir = str(folder)
     block = config[BLOCKS[name]]
-    plain = OmegaConf.to_container(config, resolve=True)
+    plain: Any = OmegaConf.to_container(config, resolve=True)
     check_targets({key: plain[key] for key in ("model", "trainer", "logger", "callbacks", BLOCKS[name])})
     source: ModelSource = instantiate(config.model)
     trainer = _trainer(config, name, source)
@@ -120,9 +120,7 @@ def _nets(config: DictConfig, name: str, source: ModelSource, renderer: Renderer
                 "reward.path is not set: give the folder of a trained reward model (the model/ that stage=reward "
                 "left in its run folder), or reward=function reward.function=module:function"
             )
-        reward_source = ModelSource(
-            pretrained=config.reward.path, dtype=config.reward.dtype, setting="reward.path"
-        )
+        reward_source = ModelSource(pretrained=config.reward.path, dtype=config.reward.dtype, setting="reward.path")
         if Path(config.reward.path) not in _exports_to_come(config):
             check_same_tokenizer(reward_source, renderer)
         if config.ppo.critic_init == "reward":

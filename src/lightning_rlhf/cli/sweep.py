@@ -47,7 +47,7 @@ def sweep_rows(folder: Path) -> list[dict[str, Any]]:
         if not record.is_file():
             continue
         result = json.loads(record.read_text(encoding="utf-8"))
-        overrides = OmegaConf.to_container(OmegaConf.load(job / ".hydra" / "overrides.yaml"))
+        overrides = [str(override) for override in OmegaConf.load(job / ".hydra" / "overrides.yaml")]
         row: dict[str, Any] = {"run": job.name}
         row |= dict(override.lstrip("+~").split("=", 1) for override in overrides)
         row |= {"status": result["status"], "seconds": result["seconds"]}

@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 
 
 class ResumableLoader(Protocol):
@@ -27,6 +27,12 @@ class ResumableDataModule(LightningDataModule):
         super().__init__()
         self._loader: ResumableLoader | None = None
         self._progress: dict[str, Any] | None = None
+
+    @property
+    def attached_trainer(self) -> Trainer:
+        """The trainer that uses this data module."""
+        assert self.trainer is not None
+        return self.trainer
 
     def make_train_loader(self) -> ResumableLoader:
         """Makes the training loader."""

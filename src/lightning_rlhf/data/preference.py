@@ -1,6 +1,6 @@
 """Data of reward modelling: pairs of answers, one preferred; or answers with a score."""
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 
@@ -86,14 +86,16 @@ class PreferenceDataModule(ResumableDataModule):
         if self.objective == "regression":
             return rendered(
                 records,
-                lambda record: Scored(conversation(record.messages), record.score),
+                lambda record: Scored(conversation(record.messages), cast(float, record.score)),
                 lambda row: len(row.conversation.ids),
                 path=path,
                 max_length=self.max_length,
             )
         return rendered(
             records,
-            lambda record: Pair(conversation(record.messages), conversation(record.rejected), record.margin or 0.0),
+            lambda record: Pair(
+                conversation(record.messages), conversation(record.rejected or []), record.margin or 0.0
+            ),
             lambda row: max(len(row.chosen.ids), len(row.rejected.ids)),
             path=path,
             max_length=self.max_length,
@@ -101,7 +103,7 @@ class PreferenceDataModule(ResumableDataModule):
 
     def reference_prompts(self, count: int) -> list[Prompt]:
         """The first prompts of the training rows, each once: to sample from the reference policy."""
-        unique = {record.prompt[-1]["content"]: record for record in self.train_records}
+        unique = {str(record.prompt): record for record in self.train_records}
         records = list(unique.values())[:count]
         return render_prompts(records, self.renderer, path=self.path, max_length=self.max_length)
 
@@ -112,7 +114,7 @@ class PreferenceDataModule(ResumableDataModule):
             self._collate,
             lambda row: 1,
             minibatch_size=self.minibatch_size,
-            trainer=self.trainer,
+            trainer=self.attached_trainer,
             seed=self.seed,
         )
 
@@ -123,7 +125,7 @@ class PreferenceDataModule(ResumableDataModule):
             batch = self._collate([self.val_rows[i] for i in places], len(places))
             return batch._replace(weight=torch.tensor(count, dtype=torch.float))
 
-        return OrderedLoader(len(self.val_rows), collate, batch_size=self.val_batch_size, trainer=self.trainer)
+        return OrderedLoader(len(self.val_rows), collate, batch_size=self.val_batch_size, trainer=self.attached_trainer)
 
     def _collate(self, rows: list, count: int) -> PairBatch | ScoreBatch:
         return collate_scores(rows, count) if self.objective == "regression" else collate_pairs(rows, count)

@@ -5,10 +5,10 @@ from typing import Any, Literal, NamedTuple
 from lightning.pytorch import Trainer
 
 from lightning_rlhf.data.batches import PromptBatch, pad
+from lightning_rlhf.data.formats import Record
 from lightning_rlhf.data.loader import OrderedLoader
 from lightning_rlhf.data.module import ResumableDataModule, ResumableLoader
 from lightning_rlhf.data.reading import OnError, read, read_split, rendered
-from lightning_rlhf.data.formats import Record
 from lightning_rlhf.data.render import Renderer
 
 
@@ -63,17 +63,16 @@ class PromptDataModule(ResumableDataModule):
         )
         limit = self.max_prompt_length
         self.train_prompts = render_prompts(train, self.renderer, path=self.path, max_length=limit)
-        self.val_prompts = render_prompts(
-            held_out, self.renderer, path=self.val_path or self.path, max_length=limit
-        )
+        self.val_prompts = render_prompts(held_out, self.renderer, path=self.val_path or self.path, max_length=limit)
 
     def make_train_loader(self) -> ResumableLoader:
         """The module's rollouts on the prompts."""
-        return self.trainer.lightning_module.rollout_dataset(self.train_prompts)
+        module: Any = self.attached_trainer.lightning_module
+        return module.rollout_dataset(self.train_prompts)
 
     def val_dataloader(self) -> OrderedLoader:
         """Held-out prompts in order."""
-        return prompt_loader(self.val_prompts, self.val_batch_size, self.trainer)
+        return prompt_loader(self.val_prompts, self.val_batch_size, self.attached_trainer)
 
 
 def render_prompts(records: list[Record], renderer: Renderer, *, path: str, max_length: int) -> list[Prompt]:

@@ -1,25 +1,24 @@
-"""What the data modules share: reading with a held-out part, rendering with a length limit, and saying what was left out."""
+"""What the data modules share: reading with a held-out part, rendering with a limit, saying what was left out."""
 
 import logging
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
-from lightning.pytorch.utilities import rank_zero_only
 from tqdm import tqdm
 
 from lightning_rlhf.data.formats import Need, Record, read_records
 from lightning_rlhf.data.split import split_by_prompt
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.strategies.collectives import is_first_process
 
 log = logging.getLogger(__name__)
 Row = TypeVar("Row")
 OnError = Literal["raise", "skip"]
 
 
-@rank_zero_only
 def report_skipped(path: str, skipped: list[str]) -> None:
     """Says how many wrong rows were skipped, and shows the first."""
-    if skipped:
+    if skipped and is_first_process():
         log.warning("%s: skipped %d wrong rows; the first: %s", path, len(skipped), skipped[0])
 
 
@@ -55,7 +54,9 @@ def rendered(
     """
     rows = []
     # disable=None: no bar where the output is not a terminal.
-    bar: Any = tqdm(records, desc=f"tokenizing {path}", delay=2, leave=False, disable=None if rank_zero_only.rank == 0 else True)
+    bar: Any = tqdm(
+        records, desc=f"tokenizing {path}", delay=2, leave=False, disable=None if is_first_process() else True
+    )
     for record in bar:
         try:
             row = render(record)
@@ -66,6 +67,6 @@ def rendered(
     too_long = len(records) - len(rows)
     if not rows:
         raise UserError(f"{path}: all {len(records)} rows are longer than {max_length} tokens: raise the limit")
-    if too_long and rank_zero_only.rank == 0:
+    if too_long and is_first_process():
         log.warning("%s: left out %d of %d rows, longer than %d tokens", path, too_long, len(records), max_length)
     return rows

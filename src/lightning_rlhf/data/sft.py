@@ -87,7 +87,7 @@ class SFTDataModule(ResumableDataModule):
             collate_sft,
             num_labels,
             minibatch_size=self.minibatch_size,
-            trainer=self.trainer,
+            trainer=self.attached_trainer,
             seed=self.seed,
         )
 
@@ -95,15 +95,18 @@ class SFTDataModule(ResumableDataModule):
         """Held-out demonstrations, and the held-out prompts if there are any."""
 
         def collate(places: list[int], count: list[bool]) -> SFTBatch:
-            rows = [self.val_rows[i] if counts else unlabelled(self.val_rows[i]) for i, counts in zip(places, count)]
+            rows = [
+                self.val_rows[i] if counts else unlabelled(self.val_rows[i])
+                for i, counts in zip(places, count, strict=True)
+            ]
             return collate_sft(rows, sum(num_labels(row) for row in rows))
 
         demonstrations = OrderedLoader(
-            len(self.val_rows), collate, batch_size=self.val_batch_size, trainer=self.trainer
+            len(self.val_rows), collate, batch_size=self.val_batch_size, trainer=self.attached_trainer
         )
         if not self.prompts:
             return [demonstrations]
-        return [demonstrations, prompt_loader(self.prompts, self.val_batch_size, self.trainer)]
+        return [demonstrations, prompt_loader(self.prompts, self.val_batch_size, self.attached_trainer)]
 
 
 def num_labels(row: Rendered) -> int:

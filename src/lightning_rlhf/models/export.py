@@ -39,7 +39,7 @@ def export_model(
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    hf_net = net.net if isinstance(net, ScalarModel) else net
+    hf_net: Any = net.net if isinstance(net, ScalarModel) else net
     if isinstance(net, ScalarModel):
         hf_net.config.score_bias = float(net.bias.detach())
     hf_net.save_pretrained(partial)
@@ -58,16 +58,17 @@ def export_model(
 def _difference_after_reload(net: torch.nn.Module, folder: Path, dtype: str) -> float:
     """Largest difference of logits or scores between a net and its export, on a fixed row of ids."""
     source = ModelSource(pretrained=str(folder), dtype=dtype)
+    reloaded: Any = load_scalar_model(source, "trained") if isinstance(net, ScalarModel) else load_causal_lm(source)
     device = next(net.parameters()).device
     ids = torch.arange(2, 18, device=device)[None]
     mask = torch.ones_like(ids, dtype=torch.bool)
     was_training = net.training
     net.eval()
+    reloaded.to(device).eval()
     if isinstance(net, ScalarModel):
-        before, after = net(ids, mask), load_scalar_model(source, "trained").to(device).eval()(ids, mask)
+        before, after = net(ids, mask), reloaded(ids, mask)
     else:
         arguments = position_arguments(net, mask)
-        reloaded = load_causal_lm(source).to(device).eval()
         before, after = net(ids, **arguments).logits, reloaded(ids, **arguments).logits
     net.train(was_training)
     return float((before.float() - after.float()).abs().max())

@@ -4,7 +4,8 @@ Shapes: B rows, T tokens, R response tokens, D hidden size, V vocabulary.
 """
 
 import inspect
-from functools import lru_cache
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,9 +14,13 @@ from lightning_rlhf.experience import Sequences
 from lightning_rlhf.ops.sequences import position_ids
 
 
-@lru_cache(maxsize=64)
-def _parameters(net_type: type[nn.Module]) -> frozenset[str]:
-    return frozenset(inspect.signature(net_type.forward).parameters)
+def _parameters(net: nn.Module) -> frozenset[str]:
+    return _parameters_of(type(net).forward)
+
+
+@cache
+def _parameters_of(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
 
 
 def position_arguments(net: nn.Module, attention_mask: Tensor, num_new: int | None = None) -> dict[str, Tensor]:
@@ -27,7 +32,7 @@ def position_arguments(net: nn.Module, attention_mask: Tensor, num_new: int | No
         num_new: Give positions for the last so many tokens only: those that no cache holds.
     """
     arguments = {"attention_mask": attention_mask.long()}
-    if "position_ids" in _parameters(type(net)):
+    if "position_ids" in _parameters(net):
         positions = position_ids(attention_mask)
         arguments["position_ids"] = positions if num_new is None else positions[:, -num_new:]
     return arguments
@@ -45,7 +50,7 @@ def last_logits(net: nn.Module, input_ids: Tensor, num_last: int, **arguments: A
     Returns:
         (B, num_last, V) logits, and the net's whole output.
     """
-    if "logits_to_keep" in _parameters(type(net)):
+    if "logits_to_keep" in _parameters(net):
         arguments["logits_to_keep"] = num_last
     output = net(input_ids=input_ids, **arguments)
     return output.logits[:, -num_last:], output

@@ -7,7 +7,7 @@ token by comparing ids with PAD, which is wrong where PAD is EOS or absent.
 Shapes: B rows, T tokens, R response tokens, D hidden size.
 """
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,8 @@ class ScalarModel(nn.Module):
     @property
     def head(self) -> nn.Linear:
         """The (1, D) linear layer, whatever its family calls it."""
-        return next(module for name, module in self.net.named_children() if name in ("score", "classifier"))
+        heads = (module for name, module in self.net.named_children() if name in ("score", "classifier"))
+        return cast(nn.Linear, next(heads))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """A number for each token.

@@ -1,6 +1,7 @@
 """Where a model comes from: a hub name, a folder, or an architecture to fill with random weights."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -40,6 +41,7 @@ class ModelSource:
     """What messages call `pretrained`."""
 
     def __post_init__(self) -> None:
+        """Checks that there is something to load or to build."""
         if self.dtype not in _DTYPES:
             raise UserError(f"model.dtype={self.dtype}: expected one of {', '.join(_DTYPES)}")
         if self.pretrained is None and self.config is None:
@@ -98,10 +100,9 @@ class ModelSource:
         """Ids that end a response, as the model's own generation settings and configuration have them."""
         found = [self.hf_config().eos_token_id]
         if self.pretrained is not None:
-            try:
+            # Some models bring no generation settings.
+            with suppress(OSError):
                 found.append(GenerationConfig.from_pretrained(self.pretrained).eos_token_id)
-            except OSError:  # most models bring no generation settings
-                pass
         ids = [i for entry in found for i in (entry if isinstance(entry, list) else [entry]) if i is not None]
         return tuple(sorted(set(ids)))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 from transformers import get_scheduler
 
@@ -27,6 +28,7 @@ class Optim:
     """Share of all steps in which the learning rate rises from 0."""
 
     def __post_init__(self) -> None:
+        """Checks the values."""
         problems = []
         if self.weight_decay < 0:
             problems.append(f"weight_decay={self.weight_decay}: must not be negative")
@@ -35,7 +37,9 @@ class Optim:
         raise_problems(problems)
 
 
-def configure(module: LightningModule, optim: Optim, nets: dict[str, tuple[nn.Module, float]]) -> dict[str, Any]:
+def configure(
+    module: LightningModule, optim: Optim, nets: dict[str, tuple[nn.Module, float]]
+) -> OptimizerLRSchedulerConfig:
     """One optimizer with parameter groups: Lightning's DeepSpeed strategy allows no second one.
 
     Args:

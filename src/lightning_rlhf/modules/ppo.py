@@ -7,16 +7,17 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from lightning_rlhf.data.batches import PromptBatch
 from lightning_rlhf.data.prompts import Prompt, collate_prompts
 from lightning_rlhf.data.render import Renderer
-from lightning_rlhf.errors import UserError, raise_problems
+from lightning_rlhf.errors import raise_problems
 from lightning_rlhf.experience import Experience, Minibatch, Rollout, Sequences
 from lightning_rlhf.hooks import notify
-from lightning_rlhf.models.roles import Net, Roles, SeparateRoles, build
+from lightning_rlhf.models.roles import Net, SeparateRoles, build
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.ops.losses import ppo_policy_loss, ppo_value_loss
 from lightning_rlhf.ops.masked import masked_sum
@@ -35,6 +36,8 @@ class PPOModule(LightningModule):
     Source: Ziegler et al. (2019); Stiennon et al. (2020); Ouyang et al., "Training language models to follow
     instructions with human feedback" (2022). Minibatches: Schulman et al. (2017), algorithm 1.
     """
+
+    roles: SeparateRoles
 
     def __init__(
         self,
@@ -125,13 +128,12 @@ class PPOModule(LightningModule):
         self.kl_coef, self.gamma, self.gae_lambda = kl_coef, gamma, gae_lambda
         self.clip_range, self.clip_range_value = clip_range, clip_range_value
         self.vf_coef, self.ent_coef = vf_coef, ent_coef
-        self.roles: SeparateRoles | None = None
         self.answers = HeldOutAnswers(evaluation or sampling, renderer, gold, seed)
         self.answers_before: list[Sample] | None = None
 
     def configure_model(self) -> None:
         """Builds the nets, once; frozen ones too, so that sharded strategies shard them."""
-        if self.roles is None:
+        if not hasattr(self, "roles"):
             self.roles = SeparateRoles(**{role: build(net) for role, net in self.builders.items()})
 
     def export_nets(self) -> dict[str, torch.nn.Module]:
@@ -196,8 +198,10 @@ class PPOModule(LightningModule):
 
     def score(self, sequences: Sequences, prompts: list[str], columns: list[dict[str, Any]]) -> Tensor:
         """Scores (B,) of sampled sequences by the reward source."""
-        if self.text_reward is None:
-            return self.roles.scores(sequences.rows(slice(None)))
+        scores = self.roles.scores(sequences.rows(slice(None)))
+        if scores is not None:
+            return scores
+        assert self.text_reward is not None
         responses = decode(Sampled(sequences, torch.zeros(len(prompts))), self.renderer)
         return torch.tensor(self.text_reward(prompts, responses, columns), device=sequences.input_ids.device)
 
@@ -264,7 +268,7 @@ class PPOModule(LightningModule):
             self.log_dict(metrics, batch_size=1, sync_dist=True)
             notify(self.trainer, "on_evaluation_end", self.current_epoch + 1, samples)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Groups for actor and critic, each with its own learning rate."""
         rates = {"actor": self.lr, "critic": self.critic_lr}
         return configure(self, self.optim, {name: (net, rates[name]) for name, net in self.roles.trainable().items()})

@@ -1,10 +1,11 @@
 """Reward modelling."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torchmetrics import MeanMetric
 
@@ -19,6 +20,8 @@ from lightning_rlhf.ops.losses import pairwise_loss
 
 class RewardModule(LightningModule):
     """Learns a score of whole conversations: from pairs (Bradley-Terry), or from given scores (squared error)."""
+
+    net: ScalarModel
 
     def __init__(
         self,
@@ -46,12 +49,11 @@ class RewardModule(LightningModule):
             raise UserError(f"lr={lr}: must not be negative")
         self.builders, self.renderer, self.lr, self.optim = {"net": net}, renderer, lr, optim or Optim()
         self.objective = objective
-        self.net: ScalarModel | None = None
-        self.means = torch.nn.ModuleDict()
+        self.means: dict[str, MeanMetric] = {}
 
     def configure_model(self) -> None:
         """Builds the net, once."""
-        if self.net is None:
+        if not hasattr(self, "net"):
             self.net = build(self.builders["net"])
             # Pairs say nothing of it: its gradient is rounding noise, which Adam would blow up to full steps.
             self.net.bias.requires_grad_(self.objective == "regression")
@@ -105,7 +107,7 @@ class RewardModule(LightningModule):
             self.log(f"val/{name}", mean.compute(), batch_size=1, sync_dist=True)
             mean.reset()
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """One parameter group with weight decay, one without."""
         return configure(self, self.optim, {"model": (self.net, self.lr)})
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torchmetrics import MeanMetric
 from transformers import PreTrainedModel
@@ -24,6 +25,8 @@ from lightning_rlhf.rollout.sampler import Sampling
 
 class SFTModule(LightningModule):
     """Learns to give the answers of demonstrations: cross-entropy on the tokens of the answers, EOS included."""
+
+    net: PreTrainedModel
 
     def __init__(
         self,
@@ -54,13 +57,12 @@ class SFTModule(LightningModule):
         if lr < 0:
             raise UserError(f"lr={lr}: must not be negative")
         self.builders, self.renderer, self.lr, self.optim = {"net": net}, renderer, lr, optim or Optim()
-        self.net: PreTrainedModel | None = None
         self.val_loss = MeanMetric()
         self.answers = HeldOutAnswers(evaluation or Sampling(max_new_tokens=128), renderer, gold, seed)
 
     def configure_model(self) -> None:
         """Builds the net, once."""
-        if self.net is None:
+        if not hasattr(self, "net"):
             self.net = build(self.builders["net"])
 
     def export_nets(self) -> dict[str, torch.nn.Module]:
@@ -99,6 +101,6 @@ class SFTModule(LightningModule):
             notify(self.trainer, "on_evaluation_end", self.current_epoch + 1, samples)
         self.log_dict({f"val/{name}": value for name, value in metrics.items()}, batch_size=1, sync_dist=True)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """One parameter group with weight decay, one without."""
         return configure(self, self.optim, {"model": (self.net, self.lr)})

@@ -76,9 +76,7 @@ def collect(
     return Samples(sequences, *(torch.cat(tensors) for tensors in zip(*(part[1:] for part in parts), strict=True)))
 
 
-def score_samples(
-    roles: Roles, sequences: Sequences, finished: Tensor, temperature: float, scores: Tensor
-) -> Samples:
+def score_samples(roles: Roles, sequences: Sequences, finished: Tensor, temperature: float, scores: Tensor) -> Samples:
     """Asks actor, reference and critic about sampled sequences.
 
     The actor's log-probs come from the scorer that the update uses, not from the sampler: so the ratio of the first

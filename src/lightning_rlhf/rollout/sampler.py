@@ -34,6 +34,7 @@ class Sampling:
     """Draw from the smallest set of tokens with this probability; 1 from all."""
 
     def __post_init__(self) -> None:
+        """Checks the values."""
         problems = []
         if self.max_new_tokens < 1:
             problems.append(f"max_new_tokens={self.max_new_tokens}: must be at least 1")
@@ -100,7 +101,7 @@ def sample(
         logits, output = last_logits(net, new_ids, 1, past_key_values=cache, use_cache=True, **positions)
         cache = output.past_key_values
         drawn = _draw(logits[:, -1], uniforms[rows, step], sampling)
-        tokens[rows, step] = torch.where(finished[rows], 0, drawn)
+        tokens[rows, step] = drawn
         finished[rows] |= torch.isin(drawn, stops)
         active = ~finished[rows]
         num_active = int(active.sum())
@@ -112,7 +113,7 @@ def sample(
             rows, mask, drawn = rows[kept], mask[kept], drawn[kept]
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
         new_ids = drawn[:, None]
-    # A row that ran into the limit has no stop token; those that stopped hold zeros behind it.
+    # Rows that have stopped draw on until they leave the batch: what stands behind the first stop token is dropped.
     valid = response_mask(tokens, stops)
     sequences = Sequences(
         torch.cat([input_ids, torch.where(valid, tokens, 0)], dim=1), torch.cat([attention_mask, valid], dim=1), valid

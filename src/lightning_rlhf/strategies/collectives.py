@@ -4,7 +4,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that speaks and writes; known before processes are connected."""
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def gather_rows(tensor: Tensor) -> Tensor:

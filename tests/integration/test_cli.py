@@ -1,0 +1,288 @@
+"""The command line as a user runs it: real processes in an empty folder."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support import TINY, command, environ, keep, result_of, run_folder
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A finished run of the whole pipeline, and what it printed."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    done = command(folder, *TINY)
+    assert done.returncode == 0, done.stderr
+    return run_folder(folder), done.stdout + done.stderr
+
+
+def test_a_run_leaves_everything_that_the_design_promises(pipeline: tuple[Path, str]) -> None:
+    folder, _ = pipeline
+    for name in ("result.json", "report.html", ".hydra/config.yaml", ".hydra/overrides.yaml"):
+        assert (folder / name).is_file(), name
+    for stage in ("sft", "reward", "ppo"):
+        for name in ("result.json", "report.html", "metrics.csv", "model/model.safetensors", "checkpoints/last.ckpt"):
+            assert (folder / stage / name).is_file(), (stage, name)
+    assert not list(folder.rglob("*.partial"))
+
+
+def test_the_result_names_what_scripts_rely_on(pipeline: tuple[Path, str]) -> None:
+    result = result_of(pipeline[0])
+    assert result["status"] == "finished"
+    assert set(result["stages"]) == {"sft", "reward", "ppo"}
+    metrics = {stage: set(record["metrics"]) for stage, record in result["stages"].items()}
+    assert metrics["sft"] >= {"loss", "perplexity", "gold_rate", "response_length", "eos_rate"}
+    assert metrics["reward"] >= {"loss", "reward_accuracy", "longer_wins_accuracy", "shorter_wins_accuracy"}
+    assert metrics["ppo"] >= {"score", "gold_rate", "gold_win_rate", "kl", "response_length", "eos_rate"}
+    assert {"python", "torch", "lightning", "transformers"} <= set(result["versions"])
+
+
+def test_the_exports_are_plain_hugging_face_folders(pipeline: tuple[Path, str]) -> None:
+    folder, _ = pipeline
+    tokenizer = AutoTokenizer.from_pretrained(folder / "ppo" / "model")
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True
+    )
+    ids = tokenizer(text, return_tensors="pt")
+    answer = AutoModelForCausalLM.from_pretrained(folder / "ppo" / "model").generate(**ids, max_new_tokens=4)
+    assert answer.shape[1] > ids["input_ids"].shape[1]
+    reward = AutoModelForSequenceClassification.from_pretrained(folder / "reward" / "model")
+    assert reward(**ids).logits.shape == (1, 1)
+
+
+def test_what_a_run_prints_is_short_and_names_the_run_card(pipeline: tuple[Path, str]) -> None:
+    folder, printed = pipeline
+    assert f"{folder}/report.html" in printed
+    assert "Warning" not in printed
+    assert len(printed.splitlines()) < 40
+
+
+def test_samples_before_and_after_training_are_kept(pipeline: tuple[Path, str]) -> None:
+    rows = [json.loads(line) for line in (pipeline[0] / "ppo" / "samples.jsonl").read_text().splitlines()]
+    assert {(row["phase"], row["iteration"]) for row in rows} >= {("evaluation", 0), ("evaluation", 2), ("rollout", 1)}
+    assert set(rows[0]) == {
+        "iteration",
+        "phase",
+        "prompt",
+        "response",
+        "length",
+        "finish_reason",
+        "gold",
+        "score",
+        "kl",
+    }
+
+
+def test_every_iteration_logs_both_phases(pipeline: tuple[Path, str]) -> None:
+    with (pipeline[0] / "ppo" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for name in ("rollout/score_mean", "rollout/kl", "train/policy_loss", "train/entropy", "perf/tokens_per_second"):
+        assert len([row for row in rows if row[name]]) == 2, name
+    before = next(row for row in rows if row["epoch"] == "-1")
+    assert float(before["val/kl"]) == pytest.approx(0, abs=1e-5)
+
+
+def test_a_pipeline_goes_on_after_ctrl_c_in_ppo(tmp_path: Path) -> None:
+    endless = [*TINY, "ppo.trainer.max_epochs=500", "ppo.trainer.check_val_every_n_epoch=500"]
+    stopped = _interrupt(tmp_path, endless, lambda: list(tmp_path.glob("outputs/*/*/ppo/checkpoints/last.ckpt")))
+    assert stopped.returncode == 130
+    assert "Traceback" not in stopped.stderr
+    folder = run_folder(tmp_path)
+    assert f"resume={folder}" in stopped.stderr
+    assert result_of(folder)["status"] == result_of(folder / "ppo")["status"] == "interrupted"
+    assert not (folder / "ppo" / "model").exists()
+    done = command(
+        tmp_path,
+        *TINY,
+        "ppo.trainer.max_epochs=500",
+        "ppo.trainer.check_val_every_n_epoch=500",
+        "+ppo.trainer.max_time=00:00:00:05",
+        f"resume={folder}",
+    )
+    assert done.returncode == 0, done.stderr
+    after = result_of(run_folder(tmp_path))
+    assert after["stages"]["sft"]["model_dir"] == str(folder / "sft" / "model")
+    assert after["stages"]["ppo"]["status"] == "finished"
+
+
+def test_ctrl_c_in_the_update_phase_leaves_no_model(tmp_path: Path) -> None:
+    overrides = [*keep(TINY, "sft"), "sft.trainer.max_epochs=500"]
+    overrides.remove("+sft.trainer.limit_train_batches=2")
+    stopped = _interrupt(tmp_path, overrides, lambda: list(tmp_path.glob("outputs/*/*/result.json")))
+    assert stopped.returncode == 130
+    assert stopped.stderr.strip().splitlines()[-1].startswith("interrupted")
+    assert "Traceback" not in stopped.stderr
+    assert result_of(run_folder(tmp_path))["status"] == "interrupted"
+    assert not (run_folder(tmp_path) / "model").exists()
+
+
+def _interrupt(folder: Path, overrides: list[str], ready: object) -> subprocess.CompletedProcess[str]:
+    """Starts a run, sends it Ctrl-C once it is ready, and waits for its end."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lightning_rlhf.cli", "train", *overrides],
+        cwd=folder, env=environ(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not ready() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def test_a_sweep_writes_a_table_of_its_metrics(tmp_path: Path) -> None:
+    done = command(tmp_path, "-m", *keep(TINY, "sft"), "sft.module.lr=1e-3,1e-4", "sft.data.prompts_held_out=null")
+    assert done.returncode == 0, done.stderr
+    table = next(tmp_path.glob("outputs/sweeps/*/sweep.csv"))
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["sft.module.lr"] for row in rows] == ["0.001", "0.0001"]
+    assert all(row["status"] == "finished" and float(row["loss"]) > 0 for row in rows)
+    assert rows[0]["loss"] != rows[1]["loss"]
+    assert str(table.relative_to(tmp_path)) in done.stdout
+
+
+def test_two_processes_give_the_numbers_of_one(tmp_path: Path, pipeline: tuple[Path, str]) -> None:
+    done = command(tmp_path, *TINY, "strategy=ddp", "trainer.devices=2")
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stdout + done.stderr
+    one, two = result_of(pipeline[0]), result_of(run_folder(tmp_path))
+    for stage, record in one["stages"].items():
+        for name, value in record["metrics"].items():
+            assert two["stages"][stage]["metrics"][name] == pytest.approx(value, rel=1e-3, abs=1e-4), (stage, name)
+
+
+def test_wandb_offline_and_tensorboard_write_what_csv_writes(tmp_path: Path) -> None:
+    done = command(tmp_path, *keep(TINY, "sft"), "logger=many", WANDB_MODE="offline", WANDB_SILENT="true")
+    assert done.returncode == 0, done.stderr
+    folder = run_folder(tmp_path)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with (folder / "metrics.csv").open() as file:
+        names = {name for name in csv.DictReader(file).fieldnames or () if "/" in name}
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    assert names <= set(events.Tags()["scalars"])
+    recorded = _wandb_keys(next(folder.glob("wandb/offline-run-*/*.wandb")))
+    assert names <= recorded
+    assert "samples/evaluation" in recorded
+
+
+def _wandb_keys(file: Path) -> set[str]:
+    """Names that a W&B run file holds."""
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    store, keys = DataStore(), set()
+    store.open_for_scan(str(file))
+    while (data := store.scan_data()) is not None:
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        keys |= {".".join(item.nested_key) or item.key for item in record.history.item}
+    return keys
+
+
+def test_wandb_gets_a_run_for_each_stage_of_a_pipeline(tmp_path: Path) -> None:
+    done = command(tmp_path, *TINY, "logger=wandb", "logger.wandb.mode=offline", WANDB_SILENT="true")
+    assert done.returncode == 0, done.stderr
+    folder = run_folder(tmp_path)
+    for stage, name in {"sft": "val/perplexity", "reward": "val/reward_accuracy", "ppo": "rollout/kl"}.items():
+        assert name in _wandb_keys(next(folder.glob(f"{stage}/wandb/offline-run-*/*.wandb")))
+
+
+SFT, FILES = ["stage=sft"], ["stage=sft", "data=files"]
+PPO = ["stage=ppo", "reward=function", "reward.function=lightning_rlhf.demo.gold:gold"]
+MISTAKES = {
+    "a misspelt key": (["ppo.module.kl_coeff=1"], "did you mean 'ppo.module.kl_coef'?"),
+    "a key of a stage that does not run": ([*SFT, "ppo.module.kl_coef=1"], "belongs to a stage that does not run"),
+    "an unknown option": (["model=nope"], "Could not find 'model/nope'"),
+    "a wrong type": ([*SFT, "sft.module.lr=fast"], "sft.module.lr=fast: expected a number"),
+    "impossible values, all at once": (
+        [*PPO, "ppo.module.clip_range=-1", "ppo.module.gamma=2"],
+        "gamma=2: must lie in [0, 1]\nclip_range=-1: must lie in (0, 1)",
+    ),
+    "a batch that does not divide": (
+        [*SFT, "sft.data.minibatch_size=33", "sft.trainer.accumulate_grad_batches=2"],
+        "minibatch_size=33 does not divide by 2",
+    ),
+    "a rollout that does not divide": (
+        [*PPO, "ppo.module.rollout_batch_size=100"],
+        "rollout_batch_size=100 does not divide by minibatch_size=32",
+    ),
+    "a wrong path": ([*FILES, "data.path=nowhere.jsonl"], "nowhere.jsonl"),
+    "no path": (FILES, "data.path is not set"),
+    "an empty file": ([*FILES, "data.path=empty.jsonl"], "empty.jsonl"),
+    "a file of one row": ([*FILES, "data.path=one.jsonl"], "1 "),
+    "too few rows": ([*FILES, "data.path=few.jsonl", "data.val_fraction=0.3"], "minibatch_size=32"),
+    "a wrong field": ([*FILES, "data.path=field.jsonl"], "field.jsonl:2: field 'completion'"),
+    "no reward model": (["stage=ppo"], "reward.path is not set"),
+    "a folder that is no model": ([*SFT, "model.pretrained=.", "model.tokenizer=null"], "model.pretrained=."),
+    "a sampling that PPO cannot score": ([*PPO, "rollout.sampling.top_p=0.9"], "top_p=0.9"),
+    "another model with the demo's settings": (["model=gpt2/small"], "experiment=none"),
+    "nothing to resume": ([*SFT, "resume=nowhere"], "resume=nowhere: no such run folder"),
+    "an end that is not evaluated": (["ppo.trainer.max_epochs=7"], "ppo.trainer.max_epochs=7 does not divide"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_message_and_exit_code_2(mistake: str, tmp_path: Path) -> None:
+    rows = [{"prompt": f"Why {i}?", "completion": "Because."} for i in range(12)]
+    lines = [json.dumps(row) for row in rows]
+    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "one.jsonl").write_text(lines[0] + "\n")
+    (tmp_path / "few.jsonl").write_text("\n".join(lines) + "\n")
+    (tmp_path / "field.jsonl").write_text("\n".join([lines[0], '{"prompt": "Why?", "completion": 3}', *lines]) + "\n")
+    overrides, message = MISTAKES[mistake]
+    done = command(tmp_path, "model=tiny", *overrides) if "model=gpt2/small" not in overrides else command(
+        tmp_path, *overrides
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("outputs/**/model"))
+    assert not list(tmp_path.glob("outputs/**/result.json"))
+
+
+def test_a_row_that_is_wrong_can_be_skipped(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Why {i}?", "completion": "Because."} for i in range(40)]
+    rows[3] = {"prompt": "Why?", "completion": ""}
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = command(tmp_path, *keep(TINY, "sft"), "data=files", "data.path=rows.jsonl", "data.on_error=skip", "data.val_fraction=0.2",
+                   "sft.data.minibatch_size=8")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "skipped 1 wrong row" in done.stdout + done.stderr
+    assert "rows.jsonl:4" in done.stdout + done.stderr
+
+
+def test_one_file_of_transcripts_serves_all_stages(tmp_path: Path) -> None:
+    def transcript(i: int, answer: str) -> str:
+        return f"\n\nHuman: Is {i} a number?\n\nAssistant: It is.\n\nHuman: Really?\n\nAssistant: {answer}"
+
+    rows = [{"chosen": transcript(i, "Yes, it is."), "rejected": transcript(i, "Go away.")} for i in range(120)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = command(tmp_path, *TINY, "data=files", "data.path=pairs.jsonl", "data.val_fraction=0.1")
+    assert done.returncode == 0, done.stderr
+    stages = result_of(run_folder(tmp_path))["stages"]
+    assert stages["reward"]["metrics"]["reward_accuracy"] > 0.5
+    assert "gold_rate" not in stages["ppo"]["metrics"]
+
+
+def test_regression_learns_scores(tmp_path: Path) -> None:
+    rows = [{"user_input": f"Say {i}", "completion": "yes " * (i % 5), "score": i % 5} for i in range(1, 200) if i % 5]
+    (tmp_path / "scores.json").write_text(json.dumps(rows))
+    overrides = [o for o in keep(TINY, "reward") if "limit" not in o and "max_epochs" not in o]
+    done = command(tmp_path, *overrides, "data=files", "data.path=scores.json", "data.val_fraction=0.1",
+                   "reward_model.data.objective=regression", "reward_model.data.minibatch_size=8",
+                   "reward_model.trainer.max_epochs=8", "reward_model.module.lr=3e-3",
+                   "reward_model.callbacks={}")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    # Scores 1 to 4: always saying 2.5 would be off by 1.
+    assert result_of(run_folder(tmp_path))["metrics"]["absolute_error"] < 0.5
