@@ -18,7 +18,7 @@ def generator(seed: int, *keys: int) -> torch.Generator:
         seed: Of the run; not negative.
         *keys: What the numbers are for, then for instance the iteration; not negative.
     """
-    state = np.random.SeedSequence([seed, *keys]).generate_state(1, np.uint64)[0]
+    state = np.random.SeedSequence(seed, spawn_key=keys).generate_state(1, np.uint64)[0]
     # manual_seed takes a signed 64-bit number.
     return torch.Generator().manual_seed(int(state) >> 1)
 

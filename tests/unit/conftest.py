@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import pad as widen
 from transformers import PreTrainedModel
 
 from lightning_rlhf.data.batches import pad
@@ -85,8 +86,7 @@ def make_sequences() -> Callable[..., Sequences]:
     ) -> Sequences:
         (prompt_ids, prompt_mask), (response_ids, response_mask) = pad(prompts, "left"), pad(responses)
         ids, mask = torch.cat([prompt_ids, response_ids], dim=1), torch.cat([prompt_mask, response_mask], dim=1)
-        ids = torch.nn.functional.pad(torch.where(mask, ids, filler), (left, right), value=filler)
-        widen = torch.nn.functional.pad
+        ids = widen(torch.where(mask, ids, filler), (left, right), value=filler)
         return Sequences(ids, widen(mask, (left, right)), widen(response_mask, (0, right)))
 
     return make

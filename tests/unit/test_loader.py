@@ -128,11 +128,13 @@ def test_one_ordered_pass_counts_every_row_once_on_equal_batches(
     ]
     ranks = [list(loader) for loader in loaders]
     assert {len(rank) for rank in ranks} == {len(loaders[0])}
-    counted = []
+    counted, num_fillers = [], 0
     # Step by step, the batches of all ranks.
     for step in zip(*ranks, strict=True):
         assert len({len(places) for places, _ in step}) == 1
         assert len(step[0][0]) <= batch_size
         assert all(0 <= place < num_rows for places, _ in step for place in places)
         counted += [place for places, counts in step for place, count in zip(places, counts, strict=True) if count]
+        num_fillers += sum(not count for _, counts in step for count in counts)
     assert counted == list(range(num_rows))
+    assert num_fillers < world_size

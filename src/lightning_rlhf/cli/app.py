@@ -96,7 +96,7 @@ def _suggestion(key: str) -> str:
 
     walk(config, "")
     if key in keys:
-        return ": it belongs to a stage that does not run"
+        return " in a run of this stage"
     close = difflib.get_close_matches(key, keys, n=1, cutoff=0.7)
     return f"; did you mean {close[0]!r}?" if close else ""
 

@@ -14,7 +14,7 @@ from lightning_rlhf.callbacks.run_record import versions, write_json
 from lightning_rlhf.cli.check import check_targets
 from lightning_rlhf.cli.quiet import quiet
 from lightning_rlhf.cli.resume import Resumed, find_resumed
-from lightning_rlhf.cli.stage import Stage, fit, needs_reward_model, prepare
+from lightning_rlhf.cli.stage import BLOCKS, Stage, fit, needs_reward_model, prepare
 from lightning_rlhf.cli.summary import print_summary
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
@@ -41,6 +41,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
     quiet()
     check_recipe(config)
     names = list(config.stages)
+    check_overrides(names)
     resumed = find_resumed(config.resume, names)
     check_targets({"model": dict(config.model)})
     source: ModelSource = instantiate(config.model)
@@ -78,6 +79,21 @@ def check_recipe(config: DictConfig) -> None:
             f"model={choices['model']} with experiment=demo, whose learning rates are for a net of 2 million "
             "parameters: add experiment=none"
         )
+
+
+def check_overrides(names: list[str]) -> None:
+    """Checks that nothing was set for a stage that does not run.
+
+    A recipe may hold settings of all stages, so Hydra takes them.
+
+    Raises:
+        UserError: If something was.
+    """
+    idle = {block: stage for stage, block in BLOCKS.items() if stage not in names}
+    for override in HydraConfig.get().overrides.task:
+        key = override.lstrip("+~").split("=")[0]
+        if key.split(".")[0] in idle:
+            raise UserError(f"{key} is set, but stage={idle[key.split('.')[0]]} does not run here")
 
 
 def _run_pipeline(stages: list[Stage], folder: Path, resumed: Resumed, seed: int) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from lightning_rlhf.models.roles import Net
 from lightning_rlhf.models.scalar import load_scalar_model
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.rewards import TextReward
+from lightning_rlhf.rollout.dataset import check_sizes
 
 BLOCKS = {"sft": "sft", "reward": "reward_model", "ppo": "ppo"}
 """The block of the configuration that holds each stage's settings; `reward` itself is where PPO's score comes from."""
@@ -61,8 +62,10 @@ def prepare(config: DictConfig, name: str, folder: Path, renderer: Renderer) -> 
     source: ModelSource = instantiate(config.model)
     trainer = _trainer(config, name, source)
     module = instantiate(block.module, renderer=renderer, **_nets(config, name, source, renderer))
-    # Fails where the sizes do not divide.
-    micro_batch_size(_minibatch_holder(block).minibatch_size, trainer)
+    sizes = _minibatch_holder(block)
+    micro_batch_size(sizes.minibatch_size, trainer)
+    if "rollout_batch_size" in sizes:
+        check_sizes(sizes.rollout_batch_size, sizes.minibatch_size, trainer)
     data = instantiate(block.data, renderer=renderer)
     return Stage(name, config, folder, trainer, module, data)
 

@@ -44,11 +44,7 @@ class MinibatchLoader:
         self.rank, self.minibatch_size = trainer.global_rank, minibatch_size
         self.num_parts = trainer.accumulate_grad_batches
         self.micro_batch_size = micro_batch_size(minibatch_size, trainer)
-        if len(rows) < minibatch_size:
-            raise UserError(
-                f"minibatch_size={minibatch_size}, but there are only {len(rows)} rows to train on: "
-                f"give more data or set minibatch_size to at most {len(rows)}"
-            )
+        check_enough(len(rows), minibatch_size)
         self.epoch = self.position = 0
 
     def __len__(self) -> int:
@@ -70,12 +66,25 @@ class MinibatchLoader:
             )
 
     def progress(self) -> dict[str, int]:
-        """Where the loader stands."""
-        return {"epoch": self.epoch, "position": self.position}
+        """Where the loader stands, in units that accumulation does not change."""
+        return {"epoch": self.epoch, "minibatch": self.position // self.num_parts}
 
     def go_on(self, progress: dict[str, int]) -> None:
         """Continues from there."""
-        self.epoch, self.position = progress["epoch"], progress["position"]
+        self.epoch, self.position = progress["epoch"], progress["minibatch"] * self.num_parts
+
+
+def check_enough(num_rows: int, minibatch_size: int) -> None:
+    """Checks that the rows fill a minibatch.
+
+    Raises:
+        UserError: If they do not.
+    """
+    if num_rows < minibatch_size:
+        raise UserError(
+            f"minibatch_size={minibatch_size}, but there are only {num_rows} rows to train on: "
+            f"give more data or set minibatch_size to at most {num_rows}"
+        )
 
 
 def micro_batch_size(minibatch_size: int, trainer: Trainer) -> int:

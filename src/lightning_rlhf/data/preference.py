@@ -6,7 +6,7 @@ import torch
 
 from lightning_rlhf.data.batches import PairBatch, ScoreBatch, pad
 from lightning_rlhf.data.formats import Record
-from lightning_rlhf.data.loader import MinibatchLoader, OrderedLoader
+from lightning_rlhf.data.loader import MinibatchLoader, OrderedLoader, check_enough
 from lightning_rlhf.data.module import ResumableDataModule
 from lightning_rlhf.data.prompts import Prompt, render_prompts
 from lightning_rlhf.data.reading import read_split, rendered
@@ -77,6 +77,7 @@ class PreferenceDataModule(ResumableDataModule):
             on_error=self.on_error,
         )
         self.train_rows = self._render(self.train_records, self.path)
+        check_enough(len(self.train_rows), self.minibatch_size)
         self.val_rows = self._render(held_out, self.val_path or self.path)
 
     def _render(self, records: list[Record], path: str) -> list[Pair] | list[Scored]:

@@ -6,7 +6,7 @@ import torch
 
 from lightning_rlhf.data.batches import SFTBatch, pad
 from lightning_rlhf.data.formats import Record
-from lightning_rlhf.data.loader import MinibatchLoader, OrderedLoader
+from lightning_rlhf.data.loader import MinibatchLoader, OrderedLoader, check_enough
 from lightning_rlhf.data.module import ResumableDataModule
 from lightning_rlhf.data.prompts import prompt_loader, read_prompts
 from lightning_rlhf.data.reading import read_split, rendered
@@ -64,6 +64,7 @@ class SFTDataModule(ResumableDataModule):
             self.path, "completion", self.val_path, val_fraction=self.val_fraction, on_error=self.on_error
         )
         self.train_rows = self._render(train, self.path)
+        check_enough(len(self.train_rows), self.minibatch_size)
         self.val_rows = self._render(held_out, self.val_path or self.path)
         self.prompts = (
             read_prompts(self.prompts_held_out, self.renderer, self.max_length, self.on_error)

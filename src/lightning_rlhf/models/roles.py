@@ -65,11 +65,13 @@ class SeparateRoles(nn.Module):
         """Freezes the reference and the reward model.
 
         Raises:
-            ValueError: If the actor is its own reference.
+            ValueError: If the actor is its own reference, or the critic the reward model.
         """
         super().__init__()
         if actor is reference:
             raise ValueError("actor and reference are the same object: the KL would always be 0; pass a copy")
+        if critic is reward:
+            raise ValueError("critic and reward are the same object: one is trained, the other is not; pass a copy")
         self.actor, self.critic, self.reference, self.reward = actor, critic, reference, reward
         for name in self.frozen():
             self.get_submodule(name).requires_grad_(False).eval()

@@ -131,7 +131,7 @@ def load_scalar_model(source: ModelSource, head: HeadInit) -> ScalarModel:
                 f"{source.pretrained} is not a trained reward model: it has no weights for {', '.join(missing)}"
             )
         return model
-    std = 0.0 if head == "zero" else (config.hidden_size + 1) ** -0.5
+    std = 0.0 if head == "zero" else (model.head.in_features + 1) ** -0.5
     nn.init.normal_(model.head.weight, std=std)
     nn.init.zeros_(model.bias)
     return model

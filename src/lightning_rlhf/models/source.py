@@ -77,7 +77,7 @@ class ModelSource:
             except (ValueError, TypeError) as error:
                 raise UserError(f"model.config: {error}") from error
         for name in vars(config):
-            if name.endswith(("dropout", "pdrop", "dropout_prob")):
+            if name.endswith(("dropout", "pdrop", "dropout_prob", "layerdrop")):
                 setattr(config, name, self.dropout)
         return config
 

@@ -11,7 +11,7 @@ from torch.nn.functional import logsigmoid
 
 from lightning_rlhf.ops.masked import masked_mean, masked_sum
 
-# exp() of a larger difference would overflow half precision; a ratio that far out is clipped anyway.
+# Keeps exp() finite, at a ratio far outside of any clip range.
 _MAX_LOG_RATIO = 20.0
 
 

@@ -44,16 +44,7 @@ class RolloutDataset:
         Raises:
             UserError: If sizes do not divide.
         """
-        if minibatch_size < 1 or rollout_batch_size % minibatch_size:
-            raise UserError(
-                f"rollout_batch_size={rollout_batch_size} does not divide by minibatch_size={minibatch_size}: "
-                "change one of them"
-            )
-        if rollout_batch_size % trainer.world_size:
-            raise UserError(
-                f"rollout_batch_size={rollout_batch_size} does not divide by {trainer.world_size} processes: "
-                "change one of them"
-            )
+        check_sizes(rollout_batch_size, minibatch_size, trainer)
         self.collect, self.minibatch_size, self.ppo_epochs, self.seed = collect, minibatch_size, ppo_epochs, seed
         self.rollout_batch_size, self.rank = rollout_batch_size, trainer.global_rank
         self.num_parts = trainer.accumulate_grad_batches
@@ -89,10 +80,25 @@ class RolloutDataset:
         if self.experience is not None and self.position < len(self):
             # Plain tensors, so that a checkpoint loads with weights_only=True.
             buffer = [tensor.cpu() for tensor in (*self.experience.sequences, *self.experience[1:])]
-        return {"iteration": self.iteration, "position": self.position, "buffer": buffer}
+        return {"iteration": self.iteration, "minibatch": self.position // self.num_parts, "buffer": buffer}
 
     def go_on(self, progress: dict[str, Any]) -> None:
         """Continues from there."""
-        self.iteration, self.position = progress["iteration"], progress["position"]
+        self.iteration, self.position = progress["iteration"], progress["minibatch"] * self.num_parts
         if progress["buffer"] is not None:
             self.experience = Experience(Sequences(*progress["buffer"][:3]), *progress["buffer"][3:])
+
+
+def check_sizes(rollout_batch_size: int, minibatch_size: int, trainer: Trainer) -> None:
+    """Checks that minibatches and ranks divide a rollout.
+
+    Raises:
+        UserError: If they do not.
+    """
+    divisors = {
+        f"minibatch_size={minibatch_size}": minibatch_size,
+        f"{trainer.world_size} processes": trainer.world_size,
+    }
+    for name, size in divisors.items():
+        if rollout_batch_size % size:
+            raise UserError(f"rollout_batch_size={rollout_batch_size} does not divide by {name}: change one of them")
