@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback
+from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from lightning_rlhf.data.prompts import collate_prompts
@@ -52,7 +53,9 @@ class NormalizeReward(Callback):
         numbers = uniforms((len(prompts), self.sampling.max_new_tokens), self.seed, SAMPLING)
         scores = []
         with rollout_phase(pl_module.net), rollout_phase(policy):
-            for rows in chunks(len(prompts), self.batch_size):
+            steps = list(chunks(len(prompts), self.batch_size))
+            quiet = None if trainer.is_global_zero else True
+            for rows in tqdm(steps, desc="sampling to normalise the reward", delay=2, leave=False, disable=quiet):
                 batch = collate_prompts(prompts[rows], [])
                 sequences, _ = sample(
                     policy,

@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,9 @@ def _how_to_go_on(folder: Path) -> str:
     if not any(folder.glob("**/last.ckpt")) and not any(folder.glob("*/model")):
         return "interrupted before the first checkpoint; nothing is left to go on from"
     overrides = [override for override in HydraConfig.get().overrides.task if not override.startswith("resume=")]
-    return f"interrupted; go on with: python train.py {shlex.join([*overrides, f'resume={folder}'])}"
+    # The command's own file stands in argv when the installed program was called.
+    program = "python train.py" if Path(sys.argv[0]).parent.name != "cli" else "lightning-rlhf train"
+    return f"interrupted; go on with: {program} {shlex.join([*overrides, f'resume={folder}'])}"
 
 
 def _say(message: str) -> None:

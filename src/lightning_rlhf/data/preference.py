@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple, cast
 import torch
 
 from lightning_rlhf.data.batches import PairBatch, ScoreBatch, pad
-from lightning_rlhf.data.formats import Record
+from lightning_rlhf.data.formats import Message, Record
 from lightning_rlhf.data.loader import MinibatchLoader, OrderedLoader, check_enough
 from lightning_rlhf.data.module import ResumableDataModule
 from lightning_rlhf.data.prompts import Prompt, render_prompts
@@ -81,8 +81,8 @@ class PreferenceDataModule(ResumableDataModule):
         self.val_rows = self._render(held_out, self.val_path or self.path)
 
     def _render(self, records: list[Record], path: str) -> list[Pair] | list[Scored]:
-        def conversation(messages: list) -> Rendered:
-            return self.renderer.conversation(messages, loss_on="last")
+        def conversation(messages: list[Message]) -> Rendered:
+            return cut_at_end(self.renderer.conversation(messages, loss_on="last"))
 
         if self.objective == "regression":
             return rendered(
@@ -130,6 +130,15 @@ class PreferenceDataModule(ResumableDataModule):
 
     def _collate(self, rows: list, count: int) -> PairBatch | ScoreBatch:
         return collate_scores(rows, count) if self.objective == "regression" else collate_pairs(rows, count)
+
+
+def cut_at_end(conversation: Rendered) -> Rendered:
+    """The conversation without what its template puts after the last stop token, as a sampled one ends.
+
+    So the score is read at the same token when the reward model is trained and when it judges samples.
+    """
+    end = len(conversation.loss_mask) - conversation.loss_mask[::-1].index(True)
+    return Rendered(conversation.ids[:end], conversation.loss_mask[:end])
 
 
 def collate_pairs(pairs: list[Pair], num_pairs: int) -> PairBatch:

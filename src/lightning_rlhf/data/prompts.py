@@ -10,6 +10,7 @@ from lightning_rlhf.data.loader import OrderedLoader
 from lightning_rlhf.data.module import ResumableDataModule, ResumableLoader
 from lightning_rlhf.data.reading import OnError, read, read_split, rendered
 from lightning_rlhf.data.render import Renderer
+from lightning_rlhf.seeding import PROMPTS, permutation
 
 
 class Prompt(NamedTuple):
@@ -105,3 +106,16 @@ def prompt_loader(prompts: list[Prompt], batch_size: int, trainer: Trainer) -> O
         batch_size=batch_size,
         trainer=trainer,
     )
+
+
+def iteration_prompts(prompts: list[Prompt], count: int, seed: int, iteration: int) -> list[Prompt]:
+    """The prompts of an iteration: passes over all of them, each in fresh order, cut into pieces of `count`."""
+    first = iteration * count
+    orders: dict[int, list[int]] = {}
+    chosen = []
+    for place in range(first, first + count):
+        epoch, index = divmod(place, len(prompts))
+        if epoch not in orders:
+            orders[epoch] = permutation(len(prompts), seed, PROMPTS, epoch)
+        chosen.append(prompts[orders[epoch][index]])
+    return chosen

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lightning_rlhf.data.batches import PromptBatch
-from lightning_rlhf.data.prompts import Prompt, collate_prompts
+from lightning_rlhf.data.prompts import Prompt, collate_prompts, iteration_prompts
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import raise_problems
 from lightning_rlhf.experience import Experience, Minibatch, Rollout, Sequences
@@ -26,7 +26,7 @@ from lightning_rlhf.rollout.collect import collect, gather_samples, score_sample
 from lightning_rlhf.rollout.dataset import RolloutDataset
 from lightning_rlhf.rollout.evaluate import HeldOutAnswers, Sample, decode, summarize
 from lightning_rlhf.rollout.sampler import Sampled, Sampling
-from lightning_rlhf.seeding import PROMPTS, SAMPLING, permutation, uniforms
+from lightning_rlhf.seeding import SAMPLING, uniforms
 from lightning_rlhf.strategies.phases import rollout_phase
 
 
@@ -284,16 +284,3 @@ class PPOModule(LightningModule):
         self.kl_coef, self.answers_before = checkpoint["kl_coef"], checkpoint["answers_before"]
         frozen = tuple(f"roles.{name}." for name in self.roles.frozen())
         checkpoint["state_dict"] |= {k: v for k, v in self.state_dict().items() if k.startswith(frozen)}
-
-
-def iteration_prompts(prompts: list[Prompt], count: int, seed: int, iteration: int) -> list[Prompt]:
-    """The prompts of an iteration: passes over all of them, each in fresh order, cut into pieces of `count`."""
-    first = iteration * count
-    orders: dict[int, list[int]] = {}
-    chosen = []
-    for place in range(first, first + count):
-        epoch, index = divmod(place, len(prompts))
-        if epoch not in orders:
-            orders[epoch] = permutation(len(prompts), seed, PROMPTS, epoch)
-        chosen.append(prompts[orders[epoch][index]])
-    return chosen

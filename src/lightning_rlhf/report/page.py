@@ -57,13 +57,15 @@ def render(run: Run) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"clip": _clip, "svg": Markup, "decimal": _decimal, "duration": duration, "python": repr}
     big = headline(run)
+    # Of a pipeline the last stage's: what came of it all.
+    answered = [stage for stage in run.stages if before_and_after(stage)][-1:]
     stages = [
         {
             "stage": stage,
             "title": NAMES.get(stage.name, "Run"),
             "numbers": [number for number in stage_numbers(stage) if len(run.stages) > 1 or number not in big],
             "pictures": draw_curves(stage),
-            "pairs": before_and_after(stage),
+            "pairs": before_and_after(stage) if stage in answered else [],
             "rollouts": rollouts_over_time(stage),
         }
         for stage in run.stages

@@ -1,0 +1,51 @@
+"""Callbacks on their own; what they do in a run is tested with runs."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lightning_rlhf.callbacks import AdaptiveKL, SampleTable
+from lightning_rlhf.callbacks.run_record import write_json
+from lightning_rlhf.errors import UserError
+
+
+def rollout(kl: float, count: int) -> SimpleNamespace:
+    return SimpleNamespace(metrics={"kl": kl}, scores=torch.zeros(count))
+
+
+@pytest.mark.parametrize(
+    ("kl", "expected"),
+    # error = clip(kl / 6 - 1, ±0.2), weight 0.15 · (1 + error · 512 / 10000), as in Ziegler et al. (2019)
+    [
+        (6.0, 0.15),
+        (12.0, 0.15 * (1 + 0.2 * 0.0512)),
+        (0.0, 0.15 * (1 - 0.2 * 0.0512)),
+        (6.6, 0.15 * (1 + 0.1 * 0.0512)),
+    ],
+)
+def test_the_kl_weight_moves_towards_the_target(kl: float, expected: float) -> None:
+    module = SimpleNamespace(kl_coef=0.15)
+    AdaptiveKL(target=6, horizon=10_000).on_rollout_end(None, module, rollout(kl, 512))  # type: ignore[arg-type]
+    assert module.kl_coef == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("settings", [{"target": 0.0}, {"horizon": -1.0}])
+def test_an_impossible_aim_is_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="must be positive"):
+        AdaptiveKL(**settings)
+
+
+def test_a_sample_table_that_keeps_nothing_is_refused() -> None:
+    with pytest.raises(UserError, match="at least 1"):
+        SampleTable(every=0)
+
+
+def test_a_json_file_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_json(tmp_path / "result.json", {"status": "running"})
+    before = (tmp_path / "result.json").read_text()
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        write_json(tmp_path / "result.json", {"status": "finished"})
+    assert (tmp_path / "result.json").read_text() == before

@@ -1,0 +1,33 @@
+import pytest
+
+from lightning_rlhf.rollout.evaluate import Sample, summarize
+
+
+def sample(prompt: str, gold: float, **more: object) -> Sample:
+    return {"prompt": prompt, "response": "r", "length": 4, "finish_reason": "stop", "gold": gold, **more}
+
+
+def test_the_gold_rate_counts_answers_that_meet_it_fully() -> None:
+    metrics = summarize([sample("a", 1.0), sample("b", 0.75), sample("c", 1.0), sample("d", 0.0)])
+    assert metrics["gold_rate"] == 0.5
+    assert "gold_win_rate" not in metrics
+
+
+def test_a_win_is_beating_the_answer_to_the_same_prompt_and_a_tie_counts_half() -> None:
+    before = [sample("a", 0.5), sample("b", 1.0), sample("c", 0.5), sample("unseen", 0.0)]
+    after = [sample("a", 1.0), sample("b", 1.0), sample("c", 0.25)]
+    # won, tied, lost: (1 + 0.5 + 0) / 3
+    assert summarize(after, before)["gold_win_rate"] == pytest.approx(0.5)
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    plain = {"prompt": "a", "response": "r", "length": 3, "finish_reason": "length"}
+    assert summarize([plain, plain | {"length": 5, "finish_reason": "stop"}]) == {
+        "response_length": 4.0,
+        "eos_rate": 0.5,
+    }
+
+
+def test_score_and_kl_are_averaged() -> None:
+    metrics = summarize([sample("a", 1.0, score=1.0, kl=2.0), sample("b", 1.0, score=2.0, kl=4.0)])
+    assert (metrics["score"], metrics["kl"]) == (1.5, 3.0)
