@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 from transformers import get_scheduler
 
@@ -39,7 +39,7 @@ class Optim:
 
 def configure(
     module: LightningModule, optim: Optim, nets: dict[str, tuple[nn.Module, float]]
-) -> OptimizerLRSchedulerConfig:
+) -> OptimizerLRScheduler:
     """One optimizer with parameter groups: Lightning's DeepSpeed strategy allows no second one.
 
     Args:

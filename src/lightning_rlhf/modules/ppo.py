@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -268,7 +268,7 @@ class PPOModule(LightningModule):
             self.log_dict(metrics, batch_size=1, sync_dist=True)
             notify(self.trainer, "on_evaluation_end", self.current_epoch + 1, samples)
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """Groups for actor and critic, each with its own learning rate."""
         rates = {"actor": self.lr, "critic": self.critic_lr}
         return configure(self, self.optim, {name: (net, rates[name]) for name, net in self.roles.trainable().items()})

@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric
 
@@ -107,7 +107,7 @@ class RewardModule(LightningModule):
             self.log(f"val/{name}", mean.compute(), batch_size=1, sync_dist=True)
             mean.reset()
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """One parameter group with weight decay, one without."""
         return configure(self, self.optim, {"model": (self.net, self.lr)})
 

@@ -2,13 +2,14 @@
 
 import gzip
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, load_dataset
 
 from lightning_rlhf.data.files import read_rows
 from lightning_rlhf.errors import UserError
@@ -130,27 +131,26 @@ def test_a_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert rows_of("~/a.jsonl") == ROWS
 
 
-def test_any_other_name_is_a_dataset_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def load(name: str, split: str) -> Dataset:
-        asked.append((name, split))
-        return Dataset.from_list(ROWS)
-
-    monkeypatch.setattr("datasets.load_dataset", load)
-    assert list(read_rows("some/set", split="test"))[1] == (ROWS[1], "some/set, row 2")
-    assert asked == [("some/set", "test")]
+def test_any_other_name_is_a_dataset_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As `datasets` finds it in its cache without a network, where an earlier download would have left it.
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    file = write(tmp_path / "rows.jsonl", JSONL)
+    load_dataset("json", data_files=str(file))
+    built = next((tmp_path / "cache" / "json").glob("*/*/*/dataset_info.json")).parent
+    cached = tmp_path / "cache" / "some___set" / "default" / "0.0.0" / ("0" * 40)
+    shutil.copytree(built, cached)
+    (cached / "json-train.arrow").rename(cached / "set-train.arrow")
+    assert list(read_rows("some/set"))[1] == (ROWS[1], "some/set, row 2")
+    with pytest.raises(UserError, match="some/set"):
+        rows_of("some/set", split="test")
 
 
 def test_a_failure_of_the_hub_says_both_what_was_looked_for_and_what_the_hub_said(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def load(name: str, split: str) -> Dataset:
-        raise ConnectionError("no route\nand a long story")
-
-    monkeypatch.setattr("datasets.load_dataset", load)
-    with pytest.raises(UserError, match=r"'some/set' is no file or folder .*cannot be loaded: no route$"):
-        rows_of("some/set")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    with pytest.raises(UserError, match=r"'no/such_set' is no file or folder .*cannot be loaded: .*no/such_set"):
+        rows_of("no/such_set")
 
 
 def truncated_gzip() -> bytes:
