@@ -50,10 +50,6 @@ class PhaseProgress(ProgressBar, RLHFCallback):
         """Called by Lightning on all ranks but the first."""
         self.enabled = False
 
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Shows the evaluation before training."""
-        self._phase("evaluate before training", sum(trainer.num_sanity_val_batches))
-
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Shows the update; a rollout takes its place while it goes on."""
         self.shown = f"{self.unit} {trainer.current_epoch + 1}/{trainer.max_epochs}"
@@ -74,7 +70,9 @@ class PhaseProgress(ProgressBar, RLHFCallback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Shows the evaluation."""
-        if not trainer.sanity_checking:
+        if trainer.sanity_checking:
+            self._phase("evaluate before training", sum(trainer.num_sanity_val_batches))
+        else:
             self._phase(f"{self.shown} evaluate", sum(trainer.num_val_batches))
 
     def on_validation_batch_end(self, *_: Any) -> None:

@@ -1,6 +1,7 @@
 """Tiny random nets of six families, and sequences for them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -58,8 +59,7 @@ def make_causal_lm() -> Callable[..., PreTrainedModel]:
     """Builds a causal language model, the same one for the same seed."""
 
     def make(source: ModelSource, seed: int = 0) -> PreTrainedModel:
-        torch.manual_seed(seed)
-        return load_causal_lm(source).eval()
+        return load_causal_lm(replace(source, seed=seed)).eval()
 
     return make
 
@@ -69,8 +69,9 @@ def make_scalar_model() -> Callable[..., ScalarModel]:
     """Builds a scalar model with a bias, the same one for the same seed."""
 
     def make(source: ModelSource, head: HeadInit = "normal", seed: int = 1) -> ScalarModel:
+        # The head is drawn from the global generator.
         torch.manual_seed(seed)
-        model = load_scalar_model(source, head).eval()
+        model = load_scalar_model(replace(source, seed=seed), head).eval()
         torch.nn.init.constant_(model.bias, 0.5)
         return model
 

@@ -1,6 +1,7 @@
 """The four roles: who is frozen, and what log-probs they give."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch.testing import assert_close
 from transformers import PreTrainedModel
 
 from lightning_rlhf.experience import Sequences
+from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.roles import SeparateRoles, build
 from lightning_rlhf.models.scalar import ScalarModel
 from lightning_rlhf.models.source import ModelSource
@@ -130,3 +132,12 @@ def test_a_rollout_phase_restores_every_mode_even_after_an_error(roles: Separate
         fail()
     assert {name: module.training for name, module in roles.named_modules()} == before
     assert torch.is_grad_enabled()
+
+
+def test_two_nets_from_one_source_of_random_weights_are_equal(make_source: Callable[..., ModelSource]) -> None:
+    source = make_source("llama")
+    first, second = load_causal_lm(source), load_causal_lm(source)
+    other = load_causal_lm(replace(source, seed=4))
+    for name, weight in first.state_dict().items():
+        assert torch.equal(weight, second.state_dict()[name])
+    assert not torch.equal(first.lm_head.weight, other.lm_head.weight)

@@ -46,6 +46,6 @@ def test_uniforms_fill_the_interval_and_do_not_depend_on_the_rows_below() -> Non
 
 def test_uniforms_can_be_1_and_never_0() -> None:
     # There are 2^24 floats to draw, and this many are drawn: enough to meet the end of the interval.
-    numbers = uniforms((4096, 4096), 0, ROWS)
+    numbers = uniforms((4096, 4096), 1, ROWS)
     assert float(numbers.max()) == 1
     assert float(numbers.min()) > 0

@@ -6,7 +6,7 @@ criterion. A pair holds either two independent answers to one prompt or, by ``NE
 fault more; chosen is the one with the higher gold score. As with human annotators, ``LABEL_NOISE`` of the pairs are
 labelled the wrong way round; the held-out pairs, which measure, are not. No two rows of all files share a prompt.
 
-A fault of ``thing`` or ``step`` is mostly one that the answer alone shows ("item", a step that is none). In a share of
+A fault of ``thing`` or ``step`` is mostly one that the answer alone shows ("object", a step that is none). In a share of
 ``BESIDE_THE_PROMPT`` it is another thing or a step for another problem, which only a look at the prompt reveals: a
 reward model of this size learns little of that, so some room for reward hacking remains, as in life.
 
@@ -144,7 +144,7 @@ def _answer(rng: Random, thing: str, problem: str, broken: set[str]) -> str:
     Whatever is broken, it draws the same from ``rng``: answers from equal generators differ in their faults alone.
     """
     other = rng.choice([name for name in THINGS if name != thing])
-    wrong_name = other if rng.random() < BESIDE_THE_PROMPT else "item"
+    wrong_name = other if rng.random() < BESIDE_THE_PROMPT else "object"
     misfit = rng.choice([step for name in PROBLEMS if name != problem for step in PROBLEMS[name].steps])
     wrong_step = misfit if rng.random() < BESIDE_THE_PROMPT else rng.choice(VAGUE)
     right_step = rng.choice(PROBLEMS[problem].steps)

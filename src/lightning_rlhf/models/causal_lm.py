@@ -6,7 +6,7 @@ from lightning_rlhf.models.source import ModelSource, load_pretrained
 
 
 def load_causal_lm(source: ModelSource) -> PreTrainedModel:
-    """Builds a causal language model: pretrained, or with random weights from the global generator.
+    """Builds a causal language model: pretrained, or with random weights.
 
     Raises:
         UserError: If it cannot be found or its architecture is not known.
@@ -14,7 +14,8 @@ def load_causal_lm(source: ModelSource) -> PreTrainedModel:
     config = source.hf_config()
     kwargs = {"attn_implementation": source.attn_implementation, "trust_remote_code": source.trust_remote_code}
     if source.pretrained is None:
-        return AutoModelForCausalLM.from_config(config, dtype=source.torch_dtype, **kwargs)
+        with source.seeded():
+            return AutoModelForCausalLM.from_config(config, dtype=source.torch_dtype, **kwargs)
     return load_pretrained(
         AutoModelForCausalLM, source.pretrained, source.setting, config=config, dtype=source.torch_dtype, **kwargs
     )

@@ -109,7 +109,8 @@ def load_scalar_model(source: ModelSource, head: HeadInit) -> ScalarModel:
     kwargs = {"attn_implementation": source.attn_implementation, "trust_remote_code": source.trust_remote_code}
     if source.pretrained is None:
         try:
-            net = AutoModelForSequenceClassification.from_config(config, dtype=source.torch_dtype, **kwargs)
+            with source.seeded():
+                net = AutoModelForSequenceClassification.from_config(config, dtype=source.torch_dtype, **kwargs)
         except ValueError as error:
             raise UserError(f"model.config.model_type={config.model_type}: transformers has no scalar form") from error
         missing = ["score.weight"]

@@ -1,7 +1,7 @@
 """Where a model comes from: a hub name, a folder, or an architecture to fill with random weights."""
 
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -37,6 +37,8 @@ class ModelSource:
     """What transformers knows: eager, sdpa, flash_attention_2, flex_attention; None is sdpa if the family has it."""
     trust_remote_code: bool = False
     """Whether Python code from the hub may run."""
+    seed: int = 0
+    """Of random weights: two nets from one source are equal, as actor and reference have to be."""
     setting: str = "model.pretrained"
     """What messages call `pretrained`."""
 
@@ -55,6 +57,13 @@ class ModelSource:
     def torch_dtype(self) -> torch.dtype:
         """The dtype of the weights."""
         return _DTYPES[self.dtype]
+
+    @contextmanager
+    def seeded(self) -> Iterator[None]:
+        """Draws random weights from the source's own seed and leaves the global generator as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            yield
 
     def trained(self, folder: str | Path) -> "ModelSource":
         """The same kind of model with the weights and the tokenizer of an export."""

@@ -37,9 +37,7 @@ class Optim:
         raise_problems(problems)
 
 
-def configure(
-    module: LightningModule, optim: Optim, nets: dict[str, tuple[nn.Module, float]]
-) -> OptimizerLRScheduler:
+def configure(module: LightningModule, optim: Optim, nets: dict[str, tuple[nn.Module, float]]) -> OptimizerLRScheduler:
     """One optimizer with parameter groups: Lightning's DeepSpeed strategy allows no second one.
 
     Args:
