@@ -52,7 +52,7 @@ class NormalizeReward(Callback):
         policy.to(pl_module.device)
         numbers = uniforms((len(prompts), self.sampling.max_new_tokens), self.seed, SAMPLING)
         scores = []
-        with rollout_phase(pl_module.net), rollout_phase(policy):
+        with rollout_phase(trainer, pl_module.net, policy):
             steps = list(chunks(len(prompts), self.batch_size))
             quiet = None if trainer.is_global_zero else True
             for rows in tqdm(steps, desc="sampling to normalise the reward", delay=2, leave=False, disable=quiet):

@@ -25,7 +25,8 @@ from lightning_rlhf import (
     load_scalar_model,
 )
 
-SOURCE: ModelSource = instantiate(OmegaConf.load(str(files("lightning_rlhf.conf") / "model" / "tiny.yaml")))
+TINY_MODEL = OmegaConf.load(str(files("lightning_rlhf.conf") / "model" / "tiny.yaml"))
+SOURCE: ModelSource = instantiate(TINY_MODEL, seed=1)
 Parts = tuple[pl.LightningModule, pl.LightningDataModule]
 
 

@@ -55,6 +55,14 @@ def test_the_first_update_of_an_iteration_has_ratio_one(parts: Callable, tmp_pat
     assert float(fitted.callback_metrics["train/clip_fraction"]) == 0
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_rollout_is_scored_in_the_precision_of_the_update(precision: str, parts: Callable, tmp_path: Path) -> None:
+    module, data = parts("ppo", minibatch_size=16, ppo_epochs=1)
+    fitted = trainer(tmp_path, max_epochs=1, precision=precision)
+    fitted.fit(module, data)
+    assert float(fitted.callback_metrics["train/approx_kl"]) < 1e-10
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_same_seed_gives_the_same_run(stage: str, parts: Callable, tmp_path: Path) -> None:
     runs = []

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from torch import nn
@@ -123,7 +124,7 @@ def test_a_rollout_phase_restores_every_mode_even_after_an_error(roles: Separate
     before = {name: module.training for name, module in roles.named_modules()}
 
     def fail() -> None:
-        with rollout_phase(roles):
+        with rollout_phase(pl.Trainer(accelerator="cpu", logger=False), roles):
             assert not any(module.training for module in roles.modules())
             assert not torch.is_grad_enabled()
             raise RuntimeError("in the phase")

@@ -6,8 +6,8 @@ criterion. A pair holds either two independent answers to one prompt or, by ``NE
 fault more; chosen is the one with the higher gold score. As with human annotators, ``LABEL_NOISE`` of the pairs are
 labelled the wrong way round; the held-out pairs, which measure, are not. No two rows of all files share a prompt.
 
-A fault of ``thing`` or ``step`` is mostly one that the answer alone shows ("object", a step that is none). In a share of
-``BESIDE_THE_PROMPT`` it is another thing or a step for another problem, which only a look at the prompt reveals: a
+A fault of ``thing`` or ``step`` is mostly one that the answer alone shows ("object", a step that is none). In a share
+of ``BESIDE_THE_PROMPT`` it is another thing or a step for another problem, which only a look at the prompt reveals: a
 reward model of this size learns little of that, so some room for reward hacking remains, as in life.
 
 Good and bad parts come in twins of like length and like words, so that neither length nor a single word tells.

@@ -166,7 +166,7 @@ class PPOModule(LightningModule):
             texts, columns = everything.texts[mine][rows], everything.columns[mine][rows]
             return self.score(sequences, texts, columns)
 
-        with rollout_phase(self.roles):
+        with rollout_phase(self.trainer, self.roles):
             samples = collect(
                 self.roles,
                 everything.input_ids[mine].to(self.device),
