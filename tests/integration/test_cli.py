@@ -190,6 +190,15 @@ def test_wandb_gets_a_run_for_each_stage_of_a_pipeline(tmp_path: Path) -> None:
         assert name.encode() in next(folder.glob(f"{stage}/wandb/offline-run-*/*.wandb")).read_bytes()
 
 
+def test_wandb_without_an_account_says_what_to_do(tmp_path: Path) -> None:
+    overrides = [*keep(TINY, "sft"), "logger=wandb", "logger.wandb.mode=online"]
+    done = command(tmp_path, *overrides, WANDB_API_KEY="", HOME=str(tmp_path), NETRC=str(tmp_path / "netrc"))
+    assert done.returncode == 2, done.stderr
+    assert "error: Weights & Biases: " in done.stderr
+    assert "logger.wandb.mode=offline" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 SFT, FILES = ["stage=sft"], ["stage=sft", "data=files"]
 PPO = ["stage=ppo", "reward=function", "reward.function=lightning_rlhf.demo.gold:gold"]
 MISTAKES = {
@@ -218,6 +227,7 @@ MISTAKES = {
     "a file of one row": ([*FILES, "data.path=one.jsonl"], "1 "),
     "too few rows": ([*FILES, "data.path=few.jsonl", "data.val_fraction=0.3"], "minibatch_size=16"),
     "a wrong field": ([*FILES, "data.path=field.jsonl"], "field.jsonl:2: field 'completion'"),
+    "a precision that there is not": ([*SFT, "trainer.precision=7"], "trainer.precision=7: expected one of"),
     "no reward model": (["stage=ppo"], "reward.path is not set"),
     "a folder that is no model": ([*SFT, "model.pretrained=.", "model.tokenizer=null"], "model.pretrained=."),
     "a sampling that PPO cannot score": ([*PPO, "rollout.sampling.top_p=0.9"], "top_p=0.9"),

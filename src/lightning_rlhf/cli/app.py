@@ -54,6 +54,12 @@ def user_message(error: BaseException) -> str | None:
     while cause is not None:
         if isinstance(cause, UserError):
             return str(cause)
+        # By name, since these libraries are not imported for a mistake that comes before they are needed.
+        origin = type(cause).__module__
+        if origin.startswith("wandb."):
+            return f"Weights & Biases: {cause} (logger.wandb.mode=offline needs no account)"
+        if origin == "lightning.fabric.utilities.exceptions":
+            return f"trainer: {cause}"
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _hydra_message(error)

@@ -45,7 +45,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
     check_overrides(names)
     resumed = find_resumed(config.resume, names)
     check_targets({"model": dict(config.model)})
-    source: ModelSource = instantiate(config.model)
+    source: ModelSource = instantiate(config.model, _convert_="all")
     renderer = Renderer(source.load_tokenizer(), config.data.template, stop_ids=source.stop_ids())
     folders = {name: folder / name if len(names) > 1 else folder for name in names}
     # All settings before all data before all training: a mistake about the last stage shows at once.

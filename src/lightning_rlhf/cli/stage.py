@@ -59,7 +59,7 @@ def prepare(config: DictConfig, name: str, folder: Path, renderer: Renderer) -> 
     block = config[BLOCKS[name]]
     plain: Any = OmegaConf.to_container(config, resolve=True)
     check_targets({key: plain[key] for key in ("model", "trainer", "logger", "callbacks", BLOCKS[name])})
-    source: ModelSource = instantiate(config.model)
+    source: ModelSource = instantiate(config.model, _convert_="all")
     trainer = _trainer(config, name, source)
     module = instantiate(block.module, renderer=renderer, **_nets(config, name, source, renderer))
     sizes = _minibatch_holder(block)
