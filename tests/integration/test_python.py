@@ -47,19 +47,18 @@ def test_ppo_raises_a_reward_that_is_a_function(parts: Callable, tmp_path: Path)
     assert sum(scores[-3:]) > sum(scores[:3]) + 1.5
 
 
-def test_every_iteration_draws_other_responses_to_the_same_prompts(parts: Callable, tmp_path: Path) -> None:
-    drawn: list[dict[str, str]] = []
+def test_every_iteration_draws_other_responses_to_the_same_prompt(parts: Callable, tmp_path: Path) -> None:
+    drawn: list[list[str]] = []
 
     class Watch(RLHFCallback):
         def on_rollout_end(self, trainer: object, module: object, rollout: Rollout) -> None:
-            drawn.append(dict(zip(rollout.prompts, rollout.responses, strict=True)))
+            drawn.append(rollout.responses)
 
     module, data = parts("ppo", lr=0.0, critic_lr=0.0)
     data.setup("fit")
-    data.train_prompts = data.train_prompts[:16]
+    data.train_prompts = data.train_prompts[:1]
     trainer(tmp_path, Watch(), max_epochs=2).fit(module, data)
-    assert drawn[0].keys() == drawn[1].keys()
-    assert not [prompt for prompt, response in drawn[0].items() if drawn[1][prompt] == response]
+    assert len(set(drawn[0] + drawn[1])) == 32
 
 
 def test_the_first_update_of_an_iteration_has_ratio_one(parts: Callable, tmp_path: Path) -> None:
