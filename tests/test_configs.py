@@ -191,7 +191,7 @@ def test_every_hydra_option_names_the_run_folder_after_the_stage(option: str) ->
         ("ppo.module.clip=0.1", "there is no setting 'ppo.module.clip'"),
         ("ppo.module.clip_ranges=0.1", "did you mean 'ppo.module.clip_range'?"),
         ("trainers=cpu", "there is no setting 'trainers'; did you mean 'trainer'?"),
-        ("model=tyni", "Could not find 'model/tyni' Available options in 'model': demo, gpt2/large"),
+        ("model=tyni", "there is no model=tyni; there are demo, gpt2/large, gpt2/medium"),
     ],
 )
 def test_what_does_not_compose_is_one_line(override: str, message: str) -> None:

@@ -207,7 +207,7 @@ MISTAKES = {
         [*SFT, "ppo.module.kl_coef=1"],
         "ppo.module.kl_coef is set, but stage=ppo does not run here",
     ),
-    "an unknown option": (["model=nope"], "Could not find 'model/nope'"),
+    "an unknown option": (["model=nope"], "there is no model=nope; there are demo, gpt2/large"),
     "a wrong type": ([*SFT, "sft.module.lr=fast"], "sft.module.lr=fast: expected a number"),
     "impossible values, all at once": (
         [*PPO, "ppo.module.clip_range=-1", "ppo.module.gamma=2"],

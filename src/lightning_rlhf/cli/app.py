@@ -1,12 +1,13 @@
 """Runs a Hydra app the way users of a command line expect: a mistake is one message and exit code 2."""
 
 import difflib
-import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
@@ -71,8 +72,8 @@ def _hydra_message(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     message = lines[0] if lines else type(error).__name__
     if isinstance(error, MissingConfigException):
-        # Then come the options that there are, and a search path that tells a user nothing.
-        return " ".join(itertools.takewhile(lambda line: not line.startswith("Config search path"), lines))
+        group, _, option = str(error.missing_cfg_file).partition("/")
+        return f"there is no {group}={option}; there are {', '.join(_options(group, error.options))}"
     if isinstance(error, InstantiationException):
         node = re.search(r"full_key: (\S+)", str(error))
         return f"{node[1] if node else 'configuration'}: {error.__cause__ or message}"
@@ -81,6 +82,13 @@ def _hydra_message(error: BaseException) -> str:
     if overridden := re.search(r"Could not override '(.+?)'", message):
         return f"there is no setting {overridden[1]!r}{_suggestion(overridden[1])}; --cfg job prints them all"
     return " ".join([message, *(line for line in lines[1:] if line.startswith("full_key"))])
+
+
+def _options(group: str, found: Sequence[str] | None) -> list[str]:
+    """Options of a group: those that Hydra found, and those in folders, such as gpt2/small, that it leaves out."""
+    folder = Path(str(files("lightning_rlhf.conf"))) / group
+    nested = [path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")]
+    return sorted({*nested, *(found or ())})
 
 
 def _suggestion(key: str) -> str:

@@ -25,6 +25,8 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=r".*You have overridden .*train_dataloader.*")
     # Reference and reward model are, on purpose.
     warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode at the start of training.*")
+    # The data modules keep the place of their loaders themselves.
+    warnings.filterwarnings("ignore", message=r".*your dataloader is not resumable.*")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from transformers.utils import logging as transformers_logging
 
