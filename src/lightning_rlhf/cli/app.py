@@ -72,9 +72,9 @@ def _hydra_message(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     message = lines[0] if lines else type(error).__name__
     if isinstance(error, MissingConfigException):
-        missing = str(error.missing_cfg_file)
+        wanted = str(error.missing_cfg_file)
         # Our groups have folders of options (gpt2/small), Hydra's have groups of groups (hydra/launcher).
-        group, _, option = missing.rpartition("/") if missing.startswith("hydra/") else missing.partition("/")
+        group, _, option = wanted.rpartition("/") if wanted.startswith("hydra/") else wanted.partition("/")
         return f"there is no {group}={option}; there are {', '.join(_options(group, error.options))}"
     if isinstance(error, InstantiationException):
         node = re.search(r"full_key: (\S+)", str(error))
