@@ -12,6 +12,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+from support import TINY
 
 from lightning_rlhf.cli import COMMANDS
 
@@ -97,14 +98,14 @@ def test_an_installed_wheel_does_not_read_the_checkout(installed: Path, tmp_path
 
 
 @pytest.mark.slow
-def test_an_installed_wheel_trains_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
-    overrides = ["stage=sft", "experiment=demo", "model=tiny", "data.max_length=64", "sft.trainer.max_epochs=1"]
-    overrides += ["+sft.trainer.limit_train_batches=2", "+sft.trainer.limit_val_batches=1"]
-    checked(installed / "lightning-rlhf", "train", *overrides, cwd=tmp_path)
-    (record,) = tmp_path.glob("outputs/sft/*/result.json")
+def test_an_installed_wheel_runs_the_demo_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
+    checked(installed / "lightning-rlhf", "train", "experiment=demo", *TINY, cwd=tmp_path)
+    (record,) = tmp_path.glob("outputs/pipeline/*/result.json")
     result = json.loads(record.read_text())
     assert result["status"] == "finished"
+    assert set(result["stages"]) == {"sft", "reward", "ppo"}
     assert Path(result["model_dir"]).is_relative_to(tmp_path)
+    assert record.with_name("report.html").is_file()
 
 
 @pytest.mark.parametrize(
