@@ -1,5 +1,6 @@
 """What the data modules share: a training loader whose place is kept in checkpoints."""
 
+from abc import abstractmethod
 from typing import Any, Protocol
 
 from lightning.pytorch import LightningDataModule, Trainer
@@ -34,9 +35,9 @@ class ResumableDataModule(LightningDataModule):
         assert self.trainer is not None
         return self.trainer
 
+    @abstractmethod
     def make_train_loader(self) -> ResumableLoader:
         """Makes the training loader."""
-        raise NotImplementedError
 
     def train_dataloader(self) -> ResumableLoader:
         """The training loader, where a checkpoint left it."""
