@@ -4,7 +4,7 @@ Shapes: B rows, P prompt tokens (padded at the left), R response tokens (padded 
 They are named tuples of tensors, so that Lightning moves them between devices as they are.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -43,6 +43,27 @@ class Sequences(NamedTuple):
         return Sequences(self.input_ids[index, whole], mask[:, whole], response_mask[:, responses])
 
 
+class Answers(NamedTuple):
+    """Responses as a reward source gets them: as ids, and as texts."""
+
+    sequences: Sequences
+    prompts: list[str]
+    """B last user turns."""
+    responses: list[str]
+    """B texts, without special tokens."""
+    columns: list[dict[str, Any]]
+    """The other columns of each row, and as `messages` the conversation before the answer."""
+
+
+class Scores(NamedTuple):
+    """What a reward source gives."""
+
+    total: Tensor
+    """(B,) fp32."""
+    parts: dict[str, Tensor]
+    """(B,) of each part of a sum before its weight, by name; empty for a source that is no sum."""
+
+
 class Experience(NamedTuple):
     """One row for each sampled response, ready for the update."""
 
@@ -51,26 +72,19 @@ class Experience(NamedTuple):
     """(B, R) under the actor that sampled, in nats."""
     ref_logprobs: Tensor
     """(B, R) under the reference, in nats."""
-    old_values: Tensor
-    """(B, R) of the critic at the time of sampling."""
     advantages: Tensor
-    """(B, R), whitened over all valid tokens of the iteration."""
-    returns: Tensor
+    """(B, R)."""
+    old_values: Tensor | None
+    """(B, R) of the critic at the time of sampling, if there is a critic."""
+    returns: Tensor | None
     """(B, R), targets of the critic."""
 
     def rows(self, index: list[int]) -> "Experience":
         """The chosen rows, without the columns that none of them uses."""
         sequences = self.sequences.rows(index)
         width = sequences.response_mask.shape[1]
-        return Experience(sequences, *(tensor[index, :width] for tensor in self[1:]))
-
-
-class Minibatch(NamedTuple):
-    """What one training step gets: a part of a minibatch, and the size of the whole."""
-
-    experience: Experience
-    num_tokens: int
-    """Response tokens of the whole minibatch, over all ranks and accumulated parts: what losses are divided by."""
+        columns: Any = (None if tensor is None else tensor[index, :width] for tensor in self[1:])
+        return Experience(sequences, *columns)
 
 
 class Rollout(NamedTuple):

@@ -7,7 +7,7 @@ number of processes or another micro-batch size sees the same numbers, and no gl
 import numpy as np
 import torch
 
-PROMPTS, SAMPLING, MINIBATCHES, ROWS, EVALUATION = range(5)
+PROMPTS, SAMPLING, MINIBATCHES, ROWS, EVALUATION, PTX = range(6)
 """What a generator is for: the first key."""
 
 
@@ -26,6 +26,18 @@ def generator(seed: int, *keys: int) -> torch.Generator:
 def permutation(length: int, seed: int, *keys: int) -> list[int]:
     """A random order of `range(length)` that is a function of its arguments."""
     return torch.randperm(length, generator=generator(seed, *keys)).tolist()
+
+
+def endless(length: int, first: int, count: int, seed: int, *keys: int) -> list[int]:
+    """`count` places in `range(length)` from number `first` on of endless passes, each in fresh order."""
+    orders: dict[int, list[int]] = {}
+    chosen = []
+    for number in range(first, first + count):
+        epoch, place = divmod(number, length)
+        if epoch not in orders:
+            orders[epoch] = permutation(length, seed, *keys, epoch)
+        chosen.append(orders[epoch][place])
+    return chosen
 
 
 def uniforms(shape: tuple[int, int], seed: int, *keys: int) -> torch.Tensor:

@@ -1,10 +1,75 @@
-"""Advantage estimators.
+"""Advantage estimators, and their registry: a new one is one decorated function.
 
-Shapes: B rows, R response tokens. Masks are True on response tokens, which stand at the left.
+Shapes: B rows, R response tokens, G responses of a prompt, which stand in rows one after the other.
+Masks are True on response tokens, which stand at the left.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+
+class Trajectories(NamedTuple):
+    """What an estimator may look at."""
+
+    rewards: Tensor
+    """(B, R): the score at the last token, and at each token the KL penalty, if it is in the rewards."""
+    mask: Tensor
+    """(B, R) response mask."""
+    group_size: int = 1
+    """G."""
+    values: Tensor | None = None
+    """(B, R) of the critic, if the estimator needs one."""
+    greedy_scores: Tensor | None = None
+    """(B,) score of the greedy response to the row's prompt, if the estimator needs it."""
+
+
+class Advantages(NamedTuple):
+    """What an estimator gives."""
+
+    advantages: Tensor
+    """(B, R), zero outside the mask."""
+    returns: Tensor | None = None
+    """(B, R) targets of the critic, zero outside the mask."""
+
+
+class Estimate(Protocol):
+    """The signature of an estimator."""
+
+    def __call__(self, trajectories: Trajectories, *, gamma: float, gae_lambda: float) -> Advantages:
+        """Estimates advantages; what an estimator has no use for, it ignores."""
+
+
+class Estimator(NamedTuple):
+    """An estimator, and what it needs."""
+
+    estimate: Estimate
+    critic: bool
+    """Values of a critic; without it no critic is built."""
+    group: bool
+    """Several responses to each prompt."""
+    greedy: bool
+    """The score of a greedy response to each prompt."""
+    whiten: bool
+    """The advantages are whitened over all tokens of the iteration afterwards."""
+
+
+ESTIMATORS: dict[str, Estimator] = {}
+"""Estimators by name."""
+
+
+def estimator(
+    name: str, *, critic: bool = False, group: bool = False, greedy: bool = False, whiten: bool = False
+) -> Callable[[Estimate], Estimate]:
+    """Registers a function as an estimator; says what it needs, see `Estimator`."""
+
+    def register(function: Estimate) -> Estimate:
+        ESTIMATORS[name] = Estimator(function, critic, group, greedy, whiten)
+        return function
+
+    return register
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, gae_lambda: float) -> tuple[Tensor, Tensor]:
@@ -17,7 +82,8 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, gae_lamb
     Args:
         rewards: (B, R).
         values: (B, R) value estimates of the states in which each token was chosen.
-        mask: (B, R) response mask.
+        mask: (B, R) response mask. Where it is False between tokens, such as on what a tool wrote, the estimate looks
+            across.
         gamma: Discount.
         gae_lambda: Weight between one-step estimates (0) and whole returns (1).
 
@@ -25,14 +91,120 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, gae_lamb
         Advantages (not whitened) and returns, both (B, R), zero outside the mask.
     """
     rewards, values = torch.where(mask, rewards, 0), torch.where(mask, values, 0)
-    next_values = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
-    deltas = rewards + gamma * next_values - values
-    advantages, last = [], torch.zeros_like(deltas[:, 0])
-    for delta in reversed(deltas.unbind(dim=1)):
-        last = delta + gamma * gae_lambda * last
-        advantages.append(last)
-    stacked = torch.where(mask, torch.stack(advantages[::-1], dim=1), 0)
+    next_value = next_advantage = torch.zeros_like(values[:, 0])
+    advantages = []
+    for reward, value, counts in zip(*(reversed(x.unbind(dim=1)) for x in (rewards, values, mask)), strict=True):
+        delta = reward + gamma * next_value - value
+        advantage = delta + gamma * gae_lambda * next_advantage
+        advantages.append(torch.where(counts, advantage, 0))
+        next_value = torch.where(counts, value, next_value)
+        next_advantage = torch.where(counts, advantage, next_advantage)
+    stacked = torch.stack(advantages[::-1], dim=1)
     return stacked, torch.where(mask, stacked + values, 0)
+
+
+def returns_to_go(rewards: Tensor, mask: Tensor, *, gamma: float) -> Tensor:
+    """Discounted sum of the rewards from each token on.
+
+    Args:
+        rewards: (B, R).
+        mask: (B, R) response mask.
+        gamma: Discount.
+
+    Returns:
+        (B, R), zero outside the mask.
+    """
+    return gae(rewards, torch.zeros_like(rewards), mask, gamma=gamma, gae_lambda=1.0)[0]
+
+
+def group_means(values: Tensor, group_size: int) -> Tensor:
+    """For each row (B,) the mean over its group."""
+    return values.view(-1, group_size).mean(1).repeat_interleave(group_size)
+
+
+def group_stds(values: Tensor, group_size: int) -> Tensor:
+    """For each row (B,) the sample standard deviation over its group."""
+    return values.view(-1, group_size).std(1).repeat_interleave(group_size)
+
+
+def _on_tokens(advantages: Tensor, mask: Tensor) -> Advantages:
+    """One number of each response (B,) on all of its tokens."""
+    return Advantages(torch.where(mask, advantages[:, None], 0))
+
+
+def _totals(trajectories: Trajectories) -> Tensor:
+    """(B,) sums of the rewards of each response."""
+    return torch.where(trajectories.mask, trajectories.rewards, 0).sum(1)
+
+
+@estimator("gae", critic=True, whiten=True)
+def gae_advantages(trajectories: Trajectories, *, gamma: float, gae_lambda: float) -> Advantages:
+    """PPO's: `gae` on a critic's values."""
+    assert trajectories.values is not None
+    rewards, values, mask = trajectories.rewards, trajectories.values, trajectories.mask
+    return Advantages(*gae(rewards, values, mask, gamma=gamma, gae_lambda=gae_lambda))
+
+
+@estimator("grpo", group=True)
+def grpo_advantages(trajectories: Trajectories, *, gamma: float, gae_lambda: float) -> Advantages:
+    """Distance to the group's mean, in standard deviations of the group.
+
+    Source: Shao et al., "DeepSeekMath" (2024), section 4.1.2. The standard deviation is that of a sample.
+    """
+    totals, size = _totals(trajectories), trajectories.group_size
+    return _on_tokens((totals - group_means(totals, size)) / (group_stds(totals, size) + 1e-4), trajectories.mask)
+
+
+@estimator("grpo_no_std", group=True)
+def grpo_no_std_advantages(trajectories: Trajectories, *, gamma: float, gae_lambda: float) -> Advantages:
+    """Distance to the group's mean: questions that are too easy or too hard do not count more than others.
+
+    Source: Liu et al., "Understanding R1-Zero-Like Training" (2025), Dr. GRPO.
+    """
+    totals = _totals(trajectories)
+    return _on_tokens(totals - group_means(totals, trajectories.group_size), trajectories.mask)
+
+
+@estimator("rloo", group=True)
+def rloo_advantages(trajectories: Trajectories, *, gamma: float, gae_lambda: float) -> Advantages:
+    """Distance to the mean of the others of the group.
+
+    Source: Ahmadian et al., "Back to Basics: Revisiting REINFORCE Style Optimization" (2024).
+    """
+    totals, size = _totals(trajectories), trajectories.group_size
+    # R_i - (S - R_i) / (G - 1) = (R_i - S / G) · G / (G - 1)
+    return _on_tokens((totals - group_means(totals, size)) * (size / (size - 1)), trajectories.mask)
+
+
+@estimator("reinforce_pp", whiten=True)
+def reinforce_pp_advantages(trajectories: Trajectories, *, gamma: float, gae_lambda: float) -> Advantages:
+    """Returns to go, whitened over the whole iteration.
+
+    Source: Hu, "REINFORCE++" (2025).
+    """
+    return Advantages(returns_to_go(trajectories.rewards, trajectories.mask, gamma=gamma))
+
+
+@estimator("reinforce_pp_baseline", group=True, whiten=True)
+def reinforce_pp_baseline_advantages(trajectories: Trajectories, *, gamma: float, gae_lambda: float) -> Advantages:
+    """Returns to go less the mean of the group, whitened over the whole iteration.
+
+    Source: Hu, "REINFORCE++" (2025), REINFORCE++-baseline.
+    """
+    returns = returns_to_go(trajectories.rewards, trajectories.mask, gamma=gamma)
+    baseline = group_means(_totals(trajectories), trajectories.group_size)
+    return Advantages(torch.where(trajectories.mask, returns - baseline[:, None], 0))
+
+
+@estimator("remax", greedy=True)
+def remax_advantages(trajectories: Trajectories, *, gamma: float, gae_lambda: float) -> Advantages:
+    """Returns to go less the score of the greedy response to the same prompt.
+
+    Source: Li et al., "ReMax" (2023), algorithm 1.
+    """
+    assert trajectories.greedy_scores is not None
+    returns = returns_to_go(trajectories.rewards, trajectories.mask, gamma=gamma)
+    return Advantages(torch.where(trajectories.mask, returns - trajectories.greedy_scores[:, None], 0))
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:

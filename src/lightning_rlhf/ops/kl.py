@@ -2,8 +2,14 @@
 
 Source: J. Schulman, "Approximating KL Divergence" (2020). With d = log p_actor - log p_reference:
 k1 = d is unbiased; k2 = d²/2 is biased with low variance; k3 = exp(-d) - 1 + d is unbiased and never negative.
+
+As a penalty in the rewards each of them is a number. As a loss it is the gradient that counts, and there things are
+the other way round: the gradient of k1 is 0 on average, that of k3 is the gradient of another divergence, that of k2
+is the gradient of the KL at each token (Tang and Munos, "On a few pitfalls in KL divergence gradient estimation for
+RL", 2025). It leaves out what a token does to the KL of later ones; only a penalty in the rewards counts that.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
@@ -26,6 +32,44 @@ def kl_estimates(logprobs: Tensor, ref_logprobs: Tensor) -> KL:
     """
     difference = logprobs - ref_logprobs
     return KL(k1=difference, k2=difference.square() / 2, k3=(-difference).exp() - 1 + difference)
+
+
+def exact_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
+    """KL(actor || reference) over the whole vocabulary at each position: no estimate.
+
+    Args:
+        logits: (B, R, V) of the actor, divided by the temperature.
+        ref_logits: (B, R, V) of the reference, likewise.
+
+    Returns:
+        (B, R), in nats.
+    """
+    logprobs, ref_logprobs = logits.float().log_softmax(-1), ref_logits.float().log_softmax(-1)
+    return (logprobs.exp() * (logprobs - ref_logprobs)).sum(-1)
+
+
+def _k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    return kl_estimates(logprobs, ref_logprobs).k1
+
+
+def _k2(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    return kl_estimates(logprobs, ref_logprobs).k2
+
+
+def _k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    return kl_estimates(logprobs, ref_logprobs).k3
+
+
+def _k3_plus(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    estimates = kl_estimates(logprobs, ref_logprobs)
+    return estimates.k2 + (estimates.k3 - estimates.k2).detach()
+
+
+KL_IN_REWARD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"k1": _k1, "k2": _k2, "k3": _k3}
+"""Per-token penalties (B, R) of log-probs and the reference's."""
+
+KL_IN_LOSS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"k2": _k2, "k3": _k3, "k3+": _k3_plus}
+"""Per-token losses (B, R). `k3+` has the value of k3 and the gradient of k2; k1 is left out, since it has none."""
 
 
 def adaptive_kl_coef(kl_coef: float, kl: float, *, target: float, horizon: float, num_episodes: int) -> float:

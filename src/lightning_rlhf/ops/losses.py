@@ -1,8 +1,9 @@
-"""Losses. Each returns elements or sums that the caller divides: by a count that ranks and accumulation share.
+"""Losses. Each is a weighted sum over tokens: the weights come from an aggregation, or are one number for all tokens.
 
 Shapes: B rows, R response tokens. Masks are True on the tokens that count.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,43 @@ from lightning_rlhf.ops.masked import masked_mean, masked_sum
 _MAX_LOG_RATIO = 20.0
 
 
+def token_log_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
+    """Log of the probability ratio of each token (PPO).
+
+    Args:
+        logprobs: (B, R) under the current actor.
+        old_logprobs: (B, R) under the actor that sampled.
+        mask: (B, R) response mask.
+
+    Returns:
+        (B, R), 0 outside the mask: masked before any exp(), so that padding is a ratio of 1.
+    """
+    return torch.where(mask, logprobs - old_logprobs, 0).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+
+
+def sequence_log_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
+    """Mean over a response of the log-ratios of its tokens, at each of them: so a response is clipped as a whole.
+
+    Source: Zheng et al., "Group Sequence Policy Optimization" (2025), equation 7.
+
+    Args:
+        logprobs: (B, R) under the current actor.
+        old_logprobs: (B, R) under the actor that sampled.
+        mask: (B, R) response mask.
+
+    Returns:
+        (B, R), 0 outside the mask.
+    """
+    mean = masked_mean(token_log_ratio(logprobs, old_logprobs, mask), mask, dim=1)
+    return torch.where(mask, mean[:, None], 0)
+
+
+LOG_RATIOS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "token": token_log_ratio,
+    "sequence": sequence_log_ratio,
+}
+
+
 class PolicyLoss(NamedTuple):
     """Scalars: the loss, and two measures of how far the actor has moved within this iteration."""
 
@@ -24,35 +62,40 @@ class PolicyLoss(NamedTuple):
 
 
 def ppo_policy_loss(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
+    log_ratio: Tensor,
     advantages: Tensor,
     mask: Tensor,
     *,
     clip_range: float,
-    num_tokens: Tensor | float,
+    clip_range_high: float | None = None,
+    dual_clip: float | None = None,
+    weights: Tensor | float,
 ) -> PolicyLoss:
-    """Clipped surrogate objective, summed over tokens and divided by `num_tokens`.
+    """Clipped surrogate objective.
 
-    Source: Schulman et al., "Proximal Policy Optimization Algorithms" (2017), equation 7.
+    Source: Schulman et al., "Proximal Policy Optimization Algorithms" (2017), equation 7. A wider upper side:
+    Yu et al., "DAPO" (2025), "clip higher". Dual clip: Ye et al., "Mastering Complex Control in MOBA Games with Deep
+    Reinforcement Learning" (2020).
 
     Args:
-        logprobs: (B, R) under the current actor.
-        old_logprobs: (B, R) under the actor that sampled.
+        log_ratio: (B, R) from `token_log_ratio` or `sequence_log_ratio`.
         advantages: (B, R).
         mask: (B, R) response mask.
-        clip_range: The ratio is clipped to 1 ± this.
-        num_tokens: What to divide by: the tokens of the whole minibatch, not of this part of it.
+        clip_range: The ratio is clipped to at least 1 - this.
+        clip_range_high: The ratio is clipped to at most 1 + this; None: as far as below.
+        dual_clip: Where the advantage is negative, the objective is at least `dual_clip` · advantage, so that a ratio
+            that has run away does not dominate; above 1. None: no such bound.
+        weights: (B, R) of the tokens, or one number for all.
     """
-    # Masked before exp(), so that what lies under the padding is a ratio of 1.
-    log_ratio = torch.where(mask, logprobs - old_logprobs, 0).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
     ratio = log_ratio.exp()
-    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+    clipped = ratio.clamp(1 - clip_range, 1 + (clip_range if clip_range_high is None else clip_range_high))
     losses = torch.maximum(-advantages * ratio, -advantages * clipped)
+    if dual_clip is not None:
+        losses = torch.where(advantages < 0, torch.minimum(losses, -advantages * dual_clip), losses)
     with torch.no_grad():
-        is_clipped = (-advantages * clipped > -advantages * ratio).float()
+        is_clipped = (losses != -advantages * ratio).float()
         approx_kl = masked_mean(log_ratio.square() / 2, mask)
-    return PolicyLoss(masked_sum(losses, mask) / num_tokens, masked_mean(is_clipped, mask), approx_kl)
+    return PolicyLoss(masked_sum(losses * weights, mask), masked_mean(is_clipped, mask), approx_kl)
 
 
 class ValueLoss(NamedTuple):
@@ -69,9 +112,9 @@ def ppo_value_loss(
     mask: Tensor,
     *,
     clip_range_value: float,
-    num_tokens: Tensor | float,
+    weights: Tensor | float,
 ) -> ValueLoss:
-    """Half of the larger of the plain and the clipped squared error, summed and divided by `num_tokens`.
+    """Half of the larger of the plain and the clipped squared error.
 
     Source: OpenAI baselines' PPO2, as kept by lm-human-preferences.
 
@@ -81,7 +124,7 @@ def ppo_value_loss(
         returns: (B, R) targets.
         mask: (B, R) response mask.
         clip_range_value: How far a value may move from the old one.
-        num_tokens: What to divide by: the tokens of the whole minibatch, not of this part of it.
+        weights: (B, R) of the tokens, or one number for all.
     """
     # Masked before squaring: the gradient of the square of a NaN is NaN, even where the loss leaves it out.
     values, old_values, returns = (torch.where(mask, tensor, 0) for tensor in (values, old_values, returns))
@@ -89,7 +132,7 @@ def ppo_value_loss(
     plain_error, clipped_error = (values - returns).square(), (clipped - returns).square()
     losses = torch.maximum(plain_error, clipped_error) / 2
     is_clipped = (clipped_error > plain_error).float()
-    return ValueLoss(masked_sum(losses, mask) / num_tokens, masked_mean(is_clipped.detach(), mask))
+    return ValueLoss(masked_sum(losses * weights, mask), masked_mean(is_clipped.detach(), mask))
 
 
 def pairwise_loss(chosen: Tensor, rejected: Tensor, margin: Tensor | float = 0.0) -> Tensor:

@@ -49,3 +49,17 @@ def masked_whiten(x: Tensor, mask: Tensor, *, epsilon: float = 1e-8) -> Tensor:
     """
     whitened = (x - masked_mean(x, mask)) * torch.rsqrt(masked_var(x, mask) + epsilon)
     return torch.where(mask, whitened, 0)
+
+
+def masked_unit_variance(x: Tensor, mask: Tensor, *, epsilon: float = 1e-8) -> Tensor:
+    """Scales the kept elements to variance 1 around the mean that they have; the others become 0.
+
+    What lm-human-preferences does to rewards ("whitening with shift_mean=False"): a mean that says whether responses
+    are good at all is kept.
+
+    Args:
+        x: Any shape, such as (B, R) rewards.
+        mask: The same shape, True where an element counts.
+        epsilon: Added to the variance.
+    """
+    return masked_whiten(x, mask, epsilon=epsilon) + torch.where(mask, masked_mean(x, mask), 0)

@@ -38,3 +38,19 @@ def shape_rewards(scores: Tensor, kl: Tensor, mask: Tensor, *, kl_coef: float) -
     rewards = torch.where(mask, -kl_coef * kl, 0)
     at_last = torch.zeros_like(rewards).scatter(1, last_token_index(mask)[:, None], scores[:, None].to(rewards.dtype))
     return rewards + torch.where(mask, at_last, 0)
+
+
+def overlong_penalty(lengths: Tensor, *, max_length: int, buffer: int) -> Tensor:
+    """Punishment of responses that come near the length limit: 0 up to the buffer, then falling linearly to -1.
+
+    Source: Yu et al., "DAPO" (2025), equation 13.
+
+    Args:
+        lengths: (B,) tokens of the responses.
+        max_length: The limit.
+        buffer: Tokens before the limit in which the punishment grows; at least 1.
+
+    Returns:
+        (B,) between -1 and 0.
+    """
+    return ((max_length - buffer - lengths) / buffer).clamp(min=-1, max=0)

@@ -1,147 +1,159 @@
-"""From prompts to experience.
+"""From prompts to samples: sampled responses, and what the four roles say of them.
 
-Shapes: B rows of one rank, N rows of all ranks, P prompt tokens, R response tokens.
+Shapes: B rows of this rank, P prompt tokens, R response tokens.
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lightning_rlhf.experience import Experience, Sequences
+from lightning_rlhf.data.batches import PromptBatch
+from lightning_rlhf.data.render import Renderer
+from lightning_rlhf.experience import Answers, Scores, Sequences
 from lightning_rlhf.models.roles import Roles
-from lightning_rlhf.ops.advantages import explained_variance, gae
-from lightning_rlhf.ops.kl import kl_estimates
-from lightning_rlhf.ops.masked import masked_mean, masked_sum, masked_whiten
-from lightning_rlhf.ops.rewards import shape_rewards
-from lightning_rlhf.rollout.sampler import Sampling, sample
+from lightning_rlhf.rollout.evaluate import decode
+from lightning_rlhf.rollout.sampler import Sampled, Sampling, sample
 from lightning_rlhf.strategies.collectives import gather_rows
+
+
+class Greedy(NamedTuple):
+    """Of the greedy response to the prompt of each row."""
+
+    scores: Tensor
+    """(B,)."""
+    lengths: Tensor
+    """(B,) tokens."""
+    finished: Tensor
+    """(B,) bool."""
 
 
 class Samples(NamedTuple):
     """Sampled responses and what the four roles say of them."""
 
     sequences: Sequences
+    scores: Scores
+    finished: Tensor
+    """(B,) bool."""
+    sampler_logprobs: Tensor
+    """(B, R) in the distribution that the sampler drew from."""
     logprobs: Tensor
-    """(B, R) under the actor."""
+    """(B, R) under the actor, by the scorer that the update uses."""
     entropy: Tensor
     """(B, R) of the actor."""
     ref_logprobs: Tensor
     """(B, R) under the reference."""
-    values: Tensor
-    """(B, R) of the critic."""
-    scores: Tensor
-    """(B,) from the reward source."""
-    finished: Tensor
-    """(B,) bool."""
+    values: Tensor | None
+    """(B, R) of the critic, if there is one."""
+    exact_kl: Tensor | None = None
+    """(B, R) over the whole vocabulary, if asked for."""
+    greedy: Greedy | None = None
+    """Of greedy responses, if asked for."""
 
 
 def collect(
     roles: Roles,
-    input_ids: Tensor,
-    attention_mask: Tensor,
+    prompts: PromptBatch,
     sampling: Sampling,
+    renderer: Renderer,
     *,
-    stop_ids: tuple[int, ...],
     uniforms: Tensor,
     micro_batch_size: int,
-    score: Callable[[Sequences, slice], Tensor],
+    exact_kl: bool = False,
+    greedy: bool = False,
 ) -> Samples:
     """Samples a response to each prompt of this rank and scores it, a few rows at a time.
 
     Args:
         roles: The four roles.
-        input_ids: (B, P) prompts, padded at the left.
-        attention_mask: (B, P) bool.
+        prompts: B prompts, on the device of the nets.
         sampling: How to draw.
-        stop_ids: Ids that end a response.
+        renderer: Makes text of tokens.
         uniforms: (B, R) numbers in (0, 1].
         micro_batch_size: Rows that go through the nets at a time.
-        score: Gives the (b,) scores of some sequences, and is told which of the rows they are.
+        exact_kl: Also compute the KL over the whole vocabulary.
+        greedy: Also score a greedy response to each prompt.
     """
     parts = []
-    for rows in chunks(len(input_ids), micro_batch_size):
-        sequences, finished = sample(
-            roles.generator(),
-            input_ids[rows],
-            attention_mask[rows],
-            sampling,
-            stop_ids=stop_ids,
-            uniforms=uniforms[rows],
-        )
-        parts.append(score_samples(roles, sequences, finished, sampling.temperature, score(sequences, rows)))
-    sequences = Sequences(*(torch.cat(tensors) for tensors in zip(*(part.sequences for part in parts), strict=True)))
-    return Samples(sequences, *(torch.cat(tensors) for tensors in zip(*(part[1:] for part in parts), strict=True)))
+    for rows in chunks(len(prompts.input_ids), micro_batch_size):
+        some = prompts.rows(rows)
+        sampled, answers = _answer(roles, some, sampling, renderer, uniforms[rows])
+        part = score_samples(roles, sampled, roles.scores(answers), sampling.temperature, exact_kl=exact_kl)
+        if greedy:
+            best, answers = _answer(roles, some, replace(sampling, temperature=0.0), renderer, uniforms[rows])
+            lengths = best.sequences.response_mask.sum(1)
+            part = part._replace(greedy=Greedy(roles.scores(answers).total, lengths, best.finished))
+        parts.append(part)
+    return _combined(parts, torch.cat)
 
 
-def score_samples(roles: Roles, sequences: Sequences, finished: Tensor, temperature: float, scores: Tensor) -> Samples:
+def _answer(
+    roles: Roles, prompts: PromptBatch, sampling: Sampling, renderer: Renderer, uniforms: Tensor
+) -> tuple[Sampled, Answers]:
+    sampled = sample(
+        roles.generator(),
+        prompts.input_ids,
+        prompts.attention_mask,
+        sampling,
+        stop_ids=renderer.stop_ids,
+        uniforms=uniforms,
+    )
+    return sampled, to_answers(sampled.sequences, prompts, renderer)
+
+
+def to_answers(sequences: Sequences, prompts: PromptBatch, renderer: Renderer) -> Answers:
+    """Responses with their texts, as a reward source gets them."""
+    texts = decode(sequences, renderer)
+    return Answers(sequences.rows(slice(None)), prompts.texts, texts, prompts.columns)
+
+
+def score_samples(
+    roles: Roles, sampled: Sampled, scores: Scores, temperature: float, *, exact_kl: bool = False
+) -> Samples:
     """Asks actor, reference and critic about sampled sequences.
 
     The actor's log-probs come from the scorer that the update uses, not from the sampler: so the ratio of the first
     update is 1 up to rounding. Columns that no row uses are not computed.
     """
-    trimmed = sequences.rows(slice(None))
-    stats = roles.actor_stats(trimmed, temperature=temperature, entropy_grad=False)
-    ref_logprobs = roles.ref_logprobs(trimmed, temperature=temperature)
-    values = roles.values(trimmed)
-    width = sequences.response_mask.shape[1]
+    trimmed = sampled.sequences.rows(slice(None))
+    width = sampled.sequences.response_mask.shape[1]
 
     def widen(tensor: Tensor) -> Tensor:
         return pad(tensor, (0, width - tensor.shape[1]))
 
+    stats = roles.actor_stats(trimmed, temperature=temperature, entropy_grad=False)
+    values = roles.values(trimmed)
     return Samples(
-        sequences, widen(stats.logprobs), widen(stats.entropy), widen(ref_logprobs), widen(values), scores, finished
+        sampled.sequences,
+        scores,
+        sampled.finished,
+        sampled.logprobs,
+        logprobs=widen(stats.logprobs),
+        entropy=widen(stats.entropy),
+        ref_logprobs=widen(roles.ref_logprobs(trimmed, temperature=temperature)),
+        values=None if values is None else widen(values),
+        exact_kl=widen(roles.exact_kl(trimmed, temperature=temperature)) if exact_kl else None,
     )
 
 
 def gather_samples(samples: Samples) -> Samples:
     """The samples of all ranks, in the order of the global rollout batch, on every rank."""
-    return Samples(Sequences(*map(gather_rows, samples.sequences)), *map(gather_rows, samples[1:]))
+    return _combined([samples], lambda tensors: gather_rows(tensors[0]))
 
 
-def to_experience(
-    samples: Samples, *, kl_coef: float, gamma: float, gae_lambda: float
-) -> tuple[Experience, dict[str, float]]:
-    """Turns the samples of all ranks to advantages and returns.
-
-    Args:
-        samples: Of all ranks.
-        kl_coef: Weight of the KL penalty in the rewards.
-        gamma: Discount.
-        gae_lambda: Of the advantage estimate.
-
-    Returns:
-        The experience, and what is worth logging of it: averages over responses, of sums over tokens.
-    """
-    mask = samples.sequences.response_mask
-    kl = kl_estimates(samples.logprobs, samples.ref_logprobs)
-    rewards = shape_rewards(samples.scores, kl.k1, mask, kl_coef=kl_coef)
-    advantages, returns = gae(rewards, samples.values, mask, gamma=gamma, gae_lambda=gae_lambda)
-    experience = Experience(
-        samples.sequences,
-        samples.logprobs,
-        samples.ref_logprobs,
-        samples.values,
-        masked_whiten(advantages, mask),
-        returns,
-    )
-    metrics = {
-        "score_mean": samples.scores.mean(),
-        "score_std": samples.scores.std(correction=0),
-        "kl": masked_sum(kl.k1, mask, dim=1).mean(),
-        "kl_k2": masked_sum(kl.k2, mask, dim=1).mean(),
-        "kl_k3": masked_sum(kl.k3, mask, dim=1).mean(),
-        "reward_mean": rewards.sum(1).mean(),
-        "entropy": masked_mean(samples.entropy, mask),
-        "response_length": mask.sum(1).float().mean(),
-        "eos_rate": samples.finished.float().mean(),
-        "value_mean": masked_mean(samples.values, mask),
-        "return_mean": masked_mean(returns, mask),
-        "explained_variance": explained_variance(samples.values, returns, mask),
-    }
-    return experience, {name: float(value) for name, value in metrics.items()} | {"kl_coef": kl_coef}
+def _combined(parts: list[Any], combine: Callable[[list[Tensor]], Tensor]) -> Any:
+    """Combines tensors that stand at the same place in named tuples and dicts."""
+    first = parts[0]
+    if first is None:
+        return None
+    if isinstance(first, Tensor):
+        return combine(parts)
+    if isinstance(first, dict):
+        return {name: _combined([part[name] for part in parts], combine) for name in first}
+    return type(first)(*(_combined(list(places), combine) for places in zip(*parts, strict=True)))
 
 
 def chunks(length: int, size: int) -> Iterator[slice]:

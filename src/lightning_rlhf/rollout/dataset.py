@@ -1,15 +1,28 @@
 """The data set of the update: a pass samples new experience and then reads it in minibatches."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from lightning_rlhf.data.batches import SFTBatch
 from lightning_rlhf.data.loader import micro_batch_size
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.experience import Experience, Minibatch, Sequences
+from lightning_rlhf.experience import Experience, Sequences
+from lightning_rlhf.ops.aggregation import MinibatchSize
+from lightning_rlhf.rollout.ptx import PTX
 from lightning_rlhf.seeding import MINIBATCHES, permutation
+
+
+class Minibatch(NamedTuple):
+    """What one training step gets: a part of a minibatch, and the size of the whole."""
+
+    experience: Experience
+    size: MinibatchSize
+    """Of the whole minibatch, over all ranks and accumulated parts."""
+    ptx: SFTBatch | None = None
+    """Texts to go on imitating, if any are mixed in."""
 
 
 class RolloutDataset:
@@ -30,6 +43,7 @@ class RolloutDataset:
         ppo_epochs: int,
         trainer: Trainer,
         seed: int,
+        ptx: PTX | None = None,
     ) -> None:
         """Prepares the data set.
 
@@ -40,6 +54,7 @@ class RolloutDataset:
             ppo_epochs: Passes over the experience of an iteration.
             trainer: Says how many ranks and accumulated parts share a minibatch.
             seed: Of the order.
+            ptx: Texts to mix into the updates, if any.
 
         Raises:
             UserError: If sizes do not divide.
@@ -49,12 +64,18 @@ class RolloutDataset:
         self.rollout_batch_size, self.rank = rollout_batch_size, trainer.global_rank
         self.num_parts = trainer.accumulate_grad_batches
         self.micro_batch_size = micro_batch_size(minibatch_size, trainer)
+        self.ptx = ptx
         self.iteration = self.position = 0
         self.experience: Experience | None = None
 
     def __len__(self) -> int:
         """Micro-batches of an iteration, on each rank."""
-        return self.ppo_epochs * (self.rollout_batch_size // self.minibatch_size) * self.num_parts
+        return self.num_updates * self.num_parts
+
+    @property
+    def num_updates(self) -> int:
+        """Minibatches of an iteration."""
+        return self.ppo_epochs * (self.rollout_batch_size // self.minibatch_size)
 
     def __iter__(self) -> Iterator[Minibatch]:
         """Starts or continues an iteration; nothing happens before the first batch is asked for."""
@@ -62,24 +83,30 @@ class RolloutDataset:
             self.iteration, self.position, self.experience = self.iteration + 1, 0, None
         if self.experience is None:
             self.experience = self.collect(self.iteration)
-        lengths = self.experience.sequences.response_mask.sum(1)
+        response_mask = self.experience.sequences.response_mask
         while self.position < len(self):
-            number, part = divmod(self.position, self.num_parts)
-            epoch, number = divmod(number, self.rollout_batch_size // self.minibatch_size)
+            update, part = divmod(self.position, self.num_parts)
+            epoch, number = divmod(update, self.rollout_batch_size // self.minibatch_size)
             order = permutation(self.rollout_batch_size, self.seed, MINIBATCHES, self.iteration, epoch)
             minibatch = order[number * self.minibatch_size :][: self.minibatch_size]
-            start = (self.rank * self.num_parts + part) * self.micro_batch_size
+            part += self.rank * self.num_parts
+            rows = minibatch[part * self.micro_batch_size :][: self.micro_batch_size]
             self.position += 1
             yield Minibatch(
-                self.experience.rows(minibatch[start : start + self.micro_batch_size]), int(lengths[minibatch].sum())
+                self.experience.rows(rows),
+                MinibatchSize(len(minibatch), int(response_mask[minibatch].sum()), response_mask.shape[1]),
+                self.ptx.part(self.iteration * self.num_updates + update, part) if self.ptx else None,
             )
 
     def progress(self) -> dict[str, Any]:
         """Where the data set stands; with the experience, unless the iteration is over."""
-        buffer: list[Tensor] | None = None
+        buffer: list[Tensor | None] | None = None
         if self.experience is not None and self.position < len(self):
             # Plain tensors, so that a checkpoint loads with weights_only=True.
-            buffer = [tensor.cpu() for tensor in (*self.experience.sequences, *self.experience[1:])]
+            buffer = [
+                tensor if tensor is None else tensor.cpu()
+                for tensor in (*self.experience.sequences, *self.experience[1:])
+            ]
         return {"iteration": self.iteration, "minibatch": self.position // self.num_parts, "buffer": buffer}
 
     def go_on(self, progress: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 
 from lightning_rlhf.data.batches import PromptBatch
 from lightning_rlhf.data.render import Renderer
+from lightning_rlhf.experience import Sequences
 from lightning_rlhf.rewards import TextReward
 from lightning_rlhf.rollout.sampler import Sampled, Sampling, sample
 from lightning_rlhf.seeding import EVALUATION, uniforms
@@ -27,10 +28,13 @@ class HeldOutAnswers:
         Args:
             sampling: How to draw; temperature 0 is greedy.
             renderer: Makes text of tokens.
-            gold: The true aim, in [0, 1] where 1 is fully met, which training never sees; if there is one.
+            gold: The true aim, in [0, 1] where 1 is fully met; if there is one. If its function has an attribute
+                `name`, that is what its mean is called.
             seed: Of the random numbers.
         """
         self.sampling, self.renderer, self.gold, self.seed = sampling, renderer, gold, seed
+        name = getattr(gold and gold.function, "name", None)
+        self.gold_name = {} if name is None else {"gold_name": name}
         self.samples: dict[int, Sample] = {}
 
     def answer(self, net: PreTrainedModel, batch: PromptBatch) -> Sampled:
@@ -45,7 +49,7 @@ class HeldOutAnswers:
             stop_ids=self.renderer.stop_ids,
             uniforms=numbers.to(batch.input_ids.device),
         )
-        responses = decode(sampled, self.renderer)
+        responses = decode(sampled.sequences, self.renderer)
         golds = self.gold(batch.texts, responses, batch.columns) if self.gold else [None] * len(responses)
         lengths = sampled.sequences.response_mask.sum(1).tolist()
         for row, index in enumerate(batch.indices):
@@ -54,7 +58,7 @@ class HeldOutAnswers:
                 "response": responses[row],
                 "length": lengths[row],
                 "finish_reason": finish_reason(sampled.finished[row]),
-            } | ({} if golds[row] is None else {"gold": golds[row]})
+            } | ({} if golds[row] is None else {"gold": golds[row], **self.gold_name})
         return sampled
 
     def add(self, batch: PromptBatch, name: str, values: torch.Tensor) -> None:
@@ -69,9 +73,8 @@ class HeldOutAnswers:
         return [everyone[index] for index in sorted(everyone)]
 
 
-def decode(sampled: Sampled, renderer: Renderer) -> list[str]:
+def decode(sequences: Sequences, renderer: Renderer) -> list[str]:
     """Texts of the responses."""
-    sequences = sampled.sequences
     return [
         renderer.decode(ids[mask].tolist())
         for ids, mask in zip(sequences.responses.cpu(), sequences.response_mask.cpu(), strict=True)
@@ -91,8 +94,9 @@ def summarize(samples: list[Sample], before: list[Sample] | None = None) -> dict
         before: Answers to the same prompts before training, to compare with.
 
     Returns:
-        `response_length`, `eos_rate`, and where known `score`, `kl`, `gold_rate` (share of answers that meet the gold
-        metric fully) and `gold_win_rate` (share that beat the answer before training by it; a tie counts half).
+        `response_length`, `eos_rate`, and where known `score`, `kl`, `gold_mean` (mean of the gold metric, under its
+        own name if it has one), `gold_rate` (share of answers that meet it fully) and `gold_win_rate` (share that beat
+        the answer before training by it; a tie counts half).
     """
     metrics = {
         "response_length": _mean([sample["length"] for sample in samples]),
@@ -102,6 +106,7 @@ def summarize(samples: list[Sample], before: list[Sample] | None = None) -> dict
         if name in samples[0]:
             metrics[name] = _mean([sample[name] for sample in samples])
     if "gold" in samples[0]:
+        metrics[samples[0].get("gold_name", "gold_mean")] = _mean([sample["gold"] for sample in samples])
         metrics["gold_rate"] = _mean([sample["gold"] >= 1 for sample in samples])
         if before:
             earlier = {sample["prompt"]: sample["gold"] for sample in before}

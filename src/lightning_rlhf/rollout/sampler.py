@@ -66,6 +66,8 @@ class Sampled(NamedTuple):
     sequences: Sequences
     finished: Tensor
     """(B,) bool: ended with a stop token; otherwise the length limit cut it."""
+    logprobs: Tensor
+    """(B, R) of the drawn tokens in the distribution that they were drawn from, in nats; 0 after the response."""
 
 
 def sample(
@@ -92,6 +94,7 @@ def sample(
     """
     num_rows, device = len(input_ids), input_ids.device
     tokens = torch.zeros(num_rows, sampling.max_new_tokens, dtype=torch.long, device=device)
+    logprobs = torch.zeros(num_rows, sampling.max_new_tokens, device=device)
     stops = torch.tensor(stop_ids, device=device)
     rows = torch.arange(num_rows, device=device)
     finished = torch.zeros(num_rows, dtype=torch.bool, device=device)
@@ -100,7 +103,7 @@ def sample(
         positions = position_arguments(net, mask, num_new=new_ids.shape[1])
         logits, output = last_logits(net, new_ids, 1, past_key_values=cache, use_cache=True, **positions)
         cache = output.past_key_values
-        drawn = _draw(logits[:, -1], uniforms[rows, step], sampling)
+        drawn, logprobs[rows, step] = _draw(logits[:, -1], uniforms[rows, step], sampling)
         tokens[rows, step] = drawn
         finished[rows] |= torch.isin(drawn, stops)
         active = ~finished[rows]
@@ -118,18 +121,24 @@ def sample(
     sequences = Sequences(
         torch.cat([input_ids, torch.where(valid, tokens, 0)], dim=1), torch.cat([attention_mask, valid], dim=1), valid
     )
-    return Sampled(sequences, finished)
+    return Sampled(sequences, finished, torch.where(valid, logprobs, 0))
 
 
-def _draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
-    """Draws a token from each row of logits (B, V) by the inverse of the distribution function at `uniforms` (B,)."""
+def _draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Draws a token from each row of logits (B, V) by the inverse of the distribution function at `uniforms` (B,).
+
+    Returns:
+        Tokens and their log-probs, both (B,).
+    """
     if sampling.temperature == 0:
-        return logits.argmax(-1)
+        return logits.argmax(-1), torch.zeros_like(uniforms)
     logits = logits.float() / sampling.temperature
     if sampling.top_k:
         logits = TopKLogitsWarper(sampling.top_k)(None, logits)
     if sampling.top_p < 1:
         logits = TopPLogitsWarper(sampling.top_p)(None, logits)
-    cumulative = logits.softmax(-1).cumsum(-1)
+    probs = logits.softmax(-1)
+    cumulative = probs.cumsum(-1)
     # uniforms are above 0 and the total is the last entry: so a token of probability 0 is never found.
-    return torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:])[:, 0]
+    drawn = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:])
+    return drawn[:, 0], probs.gather(1, drawn)[:, 0].log()

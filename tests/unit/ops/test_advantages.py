@@ -52,6 +52,16 @@ def test_the_loop_is_the_defining_sum(seed: int, lengths: list[int], gamma: floa
         assert_close(returns[row], expected + torch.where(mask[row], values[row], 0))
 
 
+def test_what_a_tool_wrote_between_two_tokens_is_looked_across() -> None:
+    # The two tokens of the policy, with gamma = lambda = 1/2, as if nothing stood between them:
+    # A_1 = 4 - 2 = 2, A_0 = 1 + 2 / 2 - 2 + 2 / 4 = 0.5.
+    rewards, values = torch.tensor([[1.0, 50.0, 60.0, 4.0]]), torch.tensor([[2.0, 70.0, 80.0, 2.0]])
+    mask = torch.tensor([[True, False, False, True]])
+    advantages, returns = gae(rewards, values, mask, gamma=0.5, gae_lambda=0.5)
+    assert_close(advantages, torch.tensor([[0.5, 0.0, 0.0, 2.0]]))
+    assert_close(returns, torch.tensor([[2.5, 0.0, 0.0, 4.0]]))
+
+
 def test_with_lambda_1_returns_are_what_came_whatever_the_critic_says() -> None:
     rewards, values, mask = random_responses(0, [4], width=4)
     _, returns = gae(rewards, values, mask, gamma=1.0, gae_lambda=1.0)

@@ -10,18 +10,26 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from lightning_rlhf.ops.losses import pairwise_loss, ppo_policy_loss, ppo_value_loss
+from lightning_rlhf.ops.losses import PolicyLoss, pairwise_loss, ppo_policy_loss, ppo_value_loss, token_log_ratio
 
 Loss = Callable[..., Tensor]
 GARBAGE = [3.0, -1e30, float("inf"), float("-inf"), float("nan")]
 
 
+def policy_terms(
+    new: Tensor, old: Tensor, advantages: Tensor, mask: Tensor, *, num_tokens: float, clip_range: float = 0.2
+) -> PolicyLoss:
+    """The policy loss with the ratio of each token, and every token weighing the same."""
+    log_ratio = token_log_ratio(new, old, mask)
+    return ppo_policy_loss(log_ratio, advantages, mask, clip_range=clip_range, weights=1 / num_tokens)
+
+
 def policy_loss(new: Tensor, old: Tensor, advantages: Tensor, mask: Tensor, num_tokens: float) -> Tensor:
-    return ppo_policy_loss(new, old, advantages, mask, clip_range=0.2, num_tokens=num_tokens).loss
+    return policy_terms(new, old, advantages, mask, num_tokens=num_tokens).loss
 
 
 def value_loss(new: Tensor, old: Tensor, returns: Tensor, mask: Tensor, num_tokens: float) -> Tensor:
-    return ppo_value_loss(new, old, returns, mask, clip_range_value=0.2, num_tokens=num_tokens).loss
+    return ppo_value_loss(new, old, returns, mask, clip_range_value=0.2, weights=1 / num_tokens).loss
 
 
 both_losses = pytest.mark.parametrize("loss", [policy_loss, value_loss])
@@ -51,9 +59,7 @@ def test_the_policy_loss_of_three_tokens_by_hand() -> None:
     # sum -4.6, over 4 tokens of the whole minibatch: -1.15; 2 of these 3 tokens are clipped.
     mask = torch.ones(1, 3, dtype=torch.bool)
     logprobs = torch.tensor([[log(1.5), log(0.5), 0.0]])
-    policy = ppo_policy_loss(
-        logprobs, torch.zeros(1, 3), torch.tensor([[2.0, -1.0, 3.0]]), mask, clip_range=0.2, num_tokens=4
-    )
+    policy = policy_terms(logprobs, torch.zeros(1, 3), torch.tensor([[2.0, -1.0, 3.0]]), mask, num_tokens=4)
     assert_close(policy.loss, torch.tensor(-1.15))
     assert_close(policy.clip_fraction, torch.tensor(2 / 3))
     assert_close(policy.approx_kl, torch.tensor((log(1.5) ** 2 + log(0.5) ** 2) / 6))
@@ -77,7 +83,7 @@ def test_the_clip_holds_back_only_moves_in_the_wanted_direction(
     ratio: float, advantage: float, gradient: float, clipped: float
 ) -> None:
     logprobs = token(log(ratio)).requires_grad_()
-    policy = ppo_policy_loss(logprobs, token(0.0), token(advantage), ONE, clip_range=0.2, num_tokens=1)
+    policy = policy_terms(logprobs, token(0.0), token(advantage), ONE, num_tokens=1)
     policy.loss.backward()
     assert_close(logprobs.grad, token(gradient))
     assert float(policy.clip_fraction) == clipped
@@ -89,7 +95,7 @@ def test_the_clip_begins_right_behind_its_edge(log_ratio: float, advantage: floa
     for past_the_edge in (0.0, 1e-6):
         logprobs = token(log_ratio * (1 + past_the_edge)).requires_grad_()
         edge = abs(float(ratio) - 1)
-        policy = ppo_policy_loss(logprobs, token(0.0), token(advantage), ONE, clip_range=edge, num_tokens=1)
+        policy = policy_terms(logprobs, token(0.0), token(advantage), ONE, clip_range=edge, num_tokens=1)
         policy.loss.backward()
         assert_close(logprobs.grad, -advantage * ratio * (past_the_edge == 0))
         assert float(policy.clip_fraction) == (past_the_edge > 0)
@@ -97,7 +103,7 @@ def test_the_clip_begins_right_behind_its_edge(log_ratio: float, advantage: floa
 
 def test_the_first_ratio_is_exactly_one() -> None:
     _, old, advantages, mask = random_batch(0)
-    policy = ppo_policy_loss(old, old, advantages, mask, clip_range=0.2, num_tokens=int(mask.sum()))
+    policy = policy_terms(old, old, advantages, mask, num_tokens=int(mask.sum()))
     assert_close(policy.loss, -advantages[mask].mean())
     assert float(policy.clip_fraction) == float(policy.approx_kl) == 0
 
@@ -111,7 +117,7 @@ def test_a_step_moves_the_logprob_the_way_of_the_advantage(advantage: float) -> 
 
 
 def test_a_ratio_too_large_for_exp_stays_finite() -> None:
-    policy = ppo_policy_loss(token(0.0), token(-1e4), token(-1.0), ONE, clip_range=0.2, num_tokens=1)
+    policy = policy_terms(token(0.0), token(-1e4), token(-1.0), ONE, num_tokens=1)
     assert_close(policy.loss, torch.tensor(e**20))
 
 
@@ -128,7 +134,7 @@ def test_the_value_loss_of_three_tokens_by_hand() -> None:
         torch.ones(1, 3),
         mask,
         clip_range_value=0.5,
-        num_tokens=4,
+        weights=1 / 4,
     )
     assert_close(value.loss, torch.tensor(1.2265625))
     assert_close(value.clip_fraction, torch.tensor(1 / 3))
@@ -145,7 +151,7 @@ def test_the_value_loss_of_three_tokens_by_hand() -> None:
 )
 def test_the_value_clip_stops_only_moves_towards_the_return(value: float, gradient: float) -> None:
     values = token(value).requires_grad_()
-    ppo_value_loss(values, token(0.0), token(1.0), ONE, clip_range_value=0.5, num_tokens=1).loss.backward()
+    ppo_value_loss(values, token(0.0), token(1.0), ONE, clip_range_value=0.5, weights=1).loss.backward()
     assert_close(values.grad, token(gradient))
 
 
@@ -181,11 +187,14 @@ def test_garbage_under_the_mask_changes_neither_loss_nor_gradient(loss: Loss, ga
 def test_garbage_under_the_mask_changes_no_fraction(garbage: float) -> None:
     *clean, mask = random_batch(0)
     dirty = [torch.where(mask, tensor, garbage) for tensor in clean]
-    for function, clip in [(ppo_policy_loss, "clip_range"), (ppo_value_loss, "clip_range_value")]:
-        assert_close(
-            tuple(function(*dirty, mask, **{clip: 0.2}, num_tokens=7)),
-            tuple(function(*clean, mask, **{clip: 0.2}, num_tokens=7)),
-        )
+    assert_close(
+        tuple(policy_terms(*dirty, mask, num_tokens=7)),
+        tuple(policy_terms(*clean, mask, num_tokens=7)),
+    )
+    assert_close(
+        tuple(ppo_value_loss(*dirty, mask, clip_range_value=0.2, weights=1 / 7)),
+        tuple(ppo_value_loss(*clean, mask, clip_range_value=0.2, weights=1 / 7)),
+    )
 
 
 @both_losses

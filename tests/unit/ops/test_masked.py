@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from lightning_rlhf.ops.masked import masked_mean, masked_sum, masked_var, masked_whiten
+from lightning_rlhf.ops.masked import masked_mean, masked_sum, masked_unit_variance, masked_var, masked_whiten
 
 NAN, INF = float("nan"), float("inf")
 
@@ -37,13 +37,33 @@ def test_the_variance_is_that_of_a_population() -> None:
     assert_close(masked_var(x, mask), torch.tensor(2 / 3))
 
 
+# From "The N Implementation Details of RLHF with PPO" (2023): what whitening without a shift of the mean makes of these
+# numbers, with the variance of the population (TensorFlow, lm-human-preferences) and with that of a sample (PyTorch).
+NUMBERS = torch.tensor([[1.2, 1.3, 1.4], [1.5, 1.6, 1.7], [1.8, 1.9, 2.0]])
+POPULATION = torch.tensor([[0.0508, 0.4381, 0.8254], [1.2127, 1.6, 1.9873], [2.3746, 2.7619, 3.1492]])
+SAMPLE = torch.tensor([[0.1394, 0.5046, 0.8697], [1.2349, 1.6, 1.9651], [2.3303, 2.6954, 3.0606]])
+ALL = torch.ones(3, 3, dtype=torch.bool)
+
+
 def test_whitening_gives_the_published_numbers() -> None:
-    # From "The N Implementation Details of RLHF with PPO" (2023), for the population's variance. There the mean,
-    # 1.6, was added back.
-    x = torch.tensor([[1.2, 1.3, 1.4], [1.5, 1.6, 1.7], [1.8, 1.9, 2.0]])
-    published = torch.tensor([[0.0508, 0.4381, 0.8254], [1.2127, 1.6, 1.9873], [2.3746, 2.7619, 3.1492]])
-    whitened = masked_whiten(x, torch.ones(3, 3, dtype=torch.bool))
-    assert_close(whitened, published - 1.6, atol=1e-4, rtol=0)
+    assert_close(masked_unit_variance(NUMBERS, ALL), POPULATION, atol=1e-4, rtol=0)
+    # The mean is 1.6.
+    assert_close(masked_whiten(NUMBERS, ALL), POPULATION - 1.6, atol=1e-4, rtol=0)
+
+
+def test_whitening_does_not_give_the_published_numbers_of_a_sample_variance() -> None:
+    for shift, whitened in [(0.0, masked_unit_variance(NUMBERS, ALL)), (1.6, masked_whiten(NUMBERS, ALL))]:
+        away_from_the_mean = NUMBERS != 1.6
+        assert ((whitened - (SAMPLE - shift)).abs() > 0.02)[away_from_the_mean].all()
+
+
+@pytest.mark.parametrize("garbage", [0.0, 1e9, INF, NAN])
+def test_unit_variance_keeps_the_mean_of_the_valid_tokens(garbage: float) -> None:
+    # Mean 4, variance ((-3)² + 0² + 3²) / 3 = 6.
+    x = torch.tensor([[1.0, 4.0, garbage], [7.0, garbage, garbage]])
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    expected = torch.tensor([[4 - 3 / 6**0.5, 4.0, 0.0], [4 + 3 / 6**0.5, 0.0, 0.0]])
+    assert_close(masked_unit_variance(x, mask), expected)
 
 
 @pytest.mark.parametrize("garbage", [0.0, 1e9, INF, NAN])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from lightning_rlhf.ops.rewards import last_token_index, shape_rewards
+from lightning_rlhf.ops.rewards import last_token_index, overlong_penalty, shape_rewards
 
 
 def test_the_last_token_is_found_behind_padding_on_either_side() -> None:
@@ -26,3 +26,10 @@ def test_rewards_have_the_precision_of_the_penalty() -> None:
         torch.tensor([1], dtype=torch.float64), torch.ones(1, 2), torch.ones(1, 2).bool(), kl_coef=1
     )
     assert_close(rewards, torch.tensor([[-1.0, 0.0]]))
+
+
+def test_the_overlong_penalty_grows_in_the_buffer_and_stops_at_minus_1() -> None:
+    # DAPO's limit of 20480 and buffer of 4096, 1024 times smaller: nothing up to 16 tokens, then a quarter for each.
+    lengths = torch.tensor([1, 15, 16, 17, 18, 19, 20, 21])
+    penalties = overlong_penalty(lengths, max_length=20, buffer=4)
+    assert_close(penalties, torch.tensor([0.0, 0.0, 0.0, -0.25, -0.5, -0.75, -1.0, -1.0]))

@@ -1,0 +1,140 @@
+"""Credit assignment: from the samples of all ranks to advantages and returns.
+
+Shapes: B rows, R response tokens.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lightning_rlhf.errors import UserError, raise_problems
+from lightning_rlhf.experience import Experience
+from lightning_rlhf.ops.advantages import ESTIMATORS, Estimator, Trajectories
+from lightning_rlhf.ops.kl import KL_IN_LOSS, KL_IN_REWARD
+from lightning_rlhf.ops.masked import masked_unit_variance, masked_whiten
+from lightning_rlhf.ops.moments import Moments
+from lightning_rlhf.ops.rewards import shape_rewards
+from lightning_rlhf.rollout.collect import Samples
+from lightning_rlhf.rollout.shaping import RewardShaping, shape_scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Credit:
+    """How responses are judged."""
+
+    advantage: str = "gae"
+    """Name of an estimator in `ops.advantages`, or `module:name` for one that a module of yours registers."""
+    gamma: float = 1.0
+    """Discount."""
+    gae_lambda: float = 0.95
+    """Of GAE."""
+    kl_in: Literal["reward", "loss"] = "reward"
+    """Where the KL penalty is: in the rewards of the tokens, or in the loss."""
+    kl_estimator: str = "k1"
+    """In the rewards k1, k2, k3; in the loss k2, k3, k3+."""
+    shaping: RewardShaping = field(default_factory=RewardShaping)
+    """What is done to scores and rewards."""
+    num_samples_per_prompt: int = 1
+    """Size of a group."""
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        known = {"reward": KL_IN_REWARD, "loss": KL_IN_LOSS}.get(self.kl_in)
+        if known is None:
+            raise UserError(f"kl_in={self.kl_in}: must be one of reward, loss")
+        problems = [
+            f"{name}={value}: must lie in [0, 1]"
+            for name, value in [("gamma", self.gamma), ("gae_lambda", self.gae_lambda)]
+            if not 0 <= value <= 1
+        ]
+        if self.kl_estimator not in known:
+            because = " (k1 has no gradient on average)" if self.kl_estimator == "k1" else ""
+            problems.append(
+                f"kl_estimator={self.kl_estimator} with kl_in={self.kl_in}: expected one of {', '.join(known)}{because}"
+            )
+        if self.num_samples_per_prompt < 1:
+            problems.append(f"num_samples_per_prompt={self.num_samples_per_prompt}: must be positive")
+        elif self.estimator.group and self.num_samples_per_prompt < 2:
+            problems.append(
+                f"num_samples_per_prompt={self.num_samples_per_prompt}: advantage={self.advantage} compares the "
+                "responses to one prompt, so it needs at least 2"
+            )
+        raise_problems(problems)
+
+    @property
+    def kl_loss(self) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """The estimator of the KL penalty, if that is in the loss."""
+        return KL_IN_LOSS[self.kl_estimator] if self.kl_in == "loss" else None
+
+    @property
+    def estimator(self) -> Estimator:
+        """The estimator.
+
+        Raises:
+            UserError: If there is none of this name.
+        """
+        module, _, name = self.advantage.rpartition(":")
+        if module:
+            try:
+                importlib.import_module(module)
+            except ModuleNotFoundError as error:
+                raise UserError(
+                    f"advantage={self.advantage}: cannot import {error.name!r}; is it installed, or on PYTHONPATH?"
+                ) from error
+        if name not in ESTIMATORS:
+            raise UserError(f"advantage={self.advantage}: expected one of {', '.join(ESTIMATORS)}")
+        return ESTIMATORS[name]
+
+
+def to_experience(
+    samples: Samples, credit: Credit, *, kl_coef: float, moments: Moments
+) -> tuple[Experience, dict[str, float]]:
+    """Turns the samples of all ranks to advantages and returns.
+
+    Args:
+        samples: Of all ranks; the responses to one prompt stand one after the other.
+        credit: How responses are judged.
+        kl_coef: Weight of the KL penalty.
+        moments: Of all scores of the run, these included.
+
+    Returns:
+        The experience, and what is worth logging of how it was judged.
+    """
+    mask = samples.sequences.response_mask
+    lengths, limit = mask.sum(1), mask.shape[1]
+
+    def shaped(scores: Tensor, lengths: Tensor, finished: Tensor) -> Tensor:
+        return shape_scores(scores, lengths, finished, credit.shaping, moments=moments, max_length=limit)
+
+    scores = shaped(samples.scores.total, lengths, samples.finished)
+    if credit.kl_in == "reward":
+        kl = KL_IN_REWARD[credit.kl_estimator](samples.logprobs, samples.ref_logprobs)
+    else:
+        kl, kl_coef = torch.zeros_like(samples.logprobs), 0.0
+    rewards = shape_rewards(scores, kl, mask, kl_coef=kl_coef)
+    if credit.shaping.whiten:
+        rewards = masked_unit_variance(rewards, mask)
+    greedy = samples.greedy
+    trajectories = Trajectories(
+        rewards,
+        mask,
+        credit.num_samples_per_prompt,
+        samples.values,
+        None if greedy is None else shaped(greedy.scores, greedy.lengths, greedy.finished),
+    )
+    estimator = credit.estimator
+    advantages, returns = estimator.estimate(trajectories, gamma=credit.gamma, gae_lambda=credit.gae_lambda)
+    if estimator.whiten:
+        advantages = masked_whiten(advantages, mask)
+    experience = Experience(
+        samples.sequences, samples.logprobs, samples.ref_logprobs, advantages, samples.values, returns
+    )
+    metrics = {"reward_mean": float(rewards.sum(1).mean())}
+    if credit.num_samples_per_prompt > 1:
+        groups = scores.view(-1, credit.num_samples_per_prompt)
+        metrics["zero_variance_groups"] = float((groups.amax(1) == groups.amin(1)).float().mean())
+    return experience, metrics

@@ -1,0 +1,44 @@
+"""What is worth logging of a rollout."""
+
+from lightning_rlhf.experience import Experience
+from lightning_rlhf.ops.advantages import explained_variance
+from lightning_rlhf.ops.kl import kl_estimates
+from lightning_rlhf.ops.masked import masked_mean, masked_sum
+from lightning_rlhf.rollout.collect import Samples
+
+
+def rollout_metrics(samples: Samples, experience: Experience) -> dict[str, float]:
+    """Averages over responses, of sums over tokens.
+
+    Args:
+        samples: Of all ranks.
+        experience: What became of them.
+
+    Returns:
+        Names without prefix, such as `score_mean`; docs/metrics.md says what each means.
+    """
+    mask, scores = samples.sequences.response_mask, samples.scores
+    kl = kl_estimates(samples.logprobs, samples.ref_logprobs)
+    metrics = {
+        "score_mean": scores.total.mean(),
+        "score_std": scores.total.std(correction=0),
+        **{f"score/{name}": part.mean() for name, part in scores.parts.items()},
+        "kl": masked_sum(kl.k1, mask, dim=1).mean(),
+        "kl_k2": masked_sum(kl.k2, mask, dim=1).mean(),
+        "kl_k3": masked_sum(kl.k3, mask, dim=1).mean(),
+        "entropy": masked_mean(samples.entropy, mask),
+        "response_length": mask.sum(1).float().mean(),
+        "eos_rate": samples.finished.float().mean(),
+        "sampler_mismatch": masked_mean((samples.logprobs - samples.sampler_logprobs).abs(), mask),
+    }
+    if samples.exact_kl is not None:
+        metrics["kl_exact"] = masked_sum(samples.exact_kl, mask, dim=1).mean()
+    if samples.greedy is not None:
+        metrics["greedy_score_mean"] = samples.greedy.scores.mean()
+    if samples.values is not None and experience.returns is not None:
+        metrics |= {
+            "value_mean": masked_mean(samples.values, mask),
+            "return_mean": masked_mean(experience.returns, mask),
+            "explained_variance": explained_variance(samples.values, experience.returns, mask),
+        }
+    return {name: float(value) for name, value in metrics.items()}
