@@ -1,63 +1,176 @@
-"""From samples to experience, with numbers worked out by hand."""
+"""From prompts to samples: what each of the four roles says of a response, however the rows are cut."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.testing import assert_close
+from transformers import PreTrainedModel
 
-from lightning_rlhf.experience import Sequences
-from lightning_rlhf.rollout.collect import Samples, to_experience
+from lightning_rlhf.data.prompts import Prompt, collate_prompts
+from lightning_rlhf.data.render import Renderer
+from lightning_rlhf.experience import Answers, Scores
+from lightning_rlhf.models.roles import SeparateRoles
+from lightning_rlhf.models.scalar import ScalarModel
+from lightning_rlhf.models.source import ModelSource
+from lightning_rlhf.rollout.collect import Samples, collect
+from lightning_rlhf.rollout.evaluate import decode
+from lightning_rlhf.rollout.sampler import Sampling, sample
+
+PROMPTS = [[11, 12, 13, 14], [7], [21, 7, 2], [30, 31], [40, 41, 42, 43, 44]]
+ROWS = collate_prompts(
+    [Prompt(ids, f"prompt {n}", {"n": n}) for n, ids in enumerate(PROMPTS)], list(range(len(PROMPTS)))
+)
+SAMPLING = Sampling(max_new_tokens=6, temperature=0.7)
+NUMBERS = 1 - torch.rand(len(PROMPTS), 6, generator=torch.Generator().manual_seed(1))
+# Under this net the likeliest token is hardly ever drawn: so greedy responses are others.
+WIDE = replace(SAMPLING, temperature=4.0)
+
+
+def in_two_parts(answers: Answers) -> Scores:
+    """The number of tokens, and the place of the prompt in the data."""
+    length = answers.sequences.response_mask.sum(1).float()
+    place = torch.tensor([float(row["n"]) for row in answers.columns])
+    return Scores(length + 10 * place, {"length": length, "place": place})
+
+
+@pytest.fixture(scope="module")
+def renderer(make_source: Callable[..., ModelSource]) -> Renderer:
+    # One in four tokens ends a response.
+    return Renderer(make_source("gpt2").load_tokenizer(), stop_ids=range(1, 64, 4))
 
 
 @pytest.fixture
-def samples() -> Samples:
-    """Two responses, of two tokens and of one; P = 1, R = 2."""
-    mask = torch.tensor([[True, True], [True, False]])
-    return Samples(
-        sequences=Sequences(torch.ones(2, 3, dtype=torch.long), torch.cat([torch.ones(2, 1).bool(), mask], 1), mask),
-        logprobs=torch.tensor([[-1.0, -2.0], [-1.0, 9.0]]),
-        entropy=torch.tensor([[1.0, 2.0], [3.0, 9.0]]),
-        ref_logprobs=torch.tensor([[-1.5, -1.0], [-3.0, -9.0]]),
-        values=torch.tensor([[0.5, 1.0], [2.0, 9.0]]),
-        scores=torch.tensor([3.0, -1.0]),
-        finished=torch.tensor([True, False]),
+def roles(
+    make_source: Callable[..., ModelSource],
+    make_causal_lm: Callable[..., PreTrainedModel],
+    make_scalar_model: Callable[..., ScalarModel],
+) -> SeparateRoles:
+    source = make_source("gpt2")
+    return SeparateRoles(
+        actor=make_causal_lm(source),
+        reference=make_causal_lm(source, seed=2),
+        critic=make_scalar_model(source),
+        reward=in_two_parts,
     )
 
 
-def test_scores_and_kl_become_returns(samples: Samples) -> None:
-    experience, _ = to_experience(samples, kl_coef=0.1, gamma=1.0, gae_lambda=1.0)
-    # kl = logprobs - ref: (0.5, -1), (2); rewards = -0.1 kl, plus the score at the last token: (-0.05, 3.1), (-1.2).
-    # With gamma = lambda = 1 returns are the sums of what is still to come, whatever the critic said.
-    torch.testing.assert_close(experience.returns, torch.tensor([[3.05, 3.1], [-1.2, 0.0]]))
+@torch.no_grad()
+def collected(roles: SeparateRoles, renderer: Renderer, sampling: Sampling = SAMPLING, **settings: Any) -> Samples:
+    return collect(roles, ROWS, sampling, renderer, uniforms=NUMBERS, **({"micro_batch_size": 2} | settings))
 
 
-def test_advantages_have_mean_zero_and_variance_one_over_the_valid_tokens(samples: Samples) -> None:
-    experience, _ = to_experience(samples, kl_coef=0.1, gamma=1.0, gae_lambda=1.0)
-    # Before whitening: returns - values = (2.55, 2.1), (-3.2); mean 0.48333, population variance 6.81722.
-    raw = torch.tensor([2.55, 2.1, -3.2])
-    expected = (raw - raw.mean()) / raw.var(correction=0).sqrt()
-    torch.testing.assert_close(experience.advantages[samples.sequences.response_mask], expected)
-    assert experience.advantages[1, 1] == 0
+def tensors_of(value: Any, mask: Tensor) -> list[Tensor]:
+    """All tensors of named tuples in named tuples; of those that belong to tokens, what the mask keeps."""
+    if value is None:
+        return []
+    if isinstance(value, Tensor):
+        return [value[mask] if value.shape == mask.shape else value]
+    return [
+        tensor for each in (value.values() if isinstance(value, dict) else value) for tensor in tensors_of(each, mask)
+    ]
 
 
-def test_metrics_are_sums_over_tokens_and_means_over_responses(samples: Samples) -> None:
-    _, metrics = to_experience(samples, kl_coef=0.1, gamma=1.0, gae_lambda=1.0)
-    assert metrics["score_mean"] == 1.0
-    assert metrics["score_std"] == 2.0
-    assert metrics["kl"] == pytest.approx((0.5 - 1 + 2) / 2)
-    assert metrics["kl_k2"] == pytest.approx((0.125 + 0.5 + 2) / 2)
-    assert metrics["reward_mean"] == pytest.approx((3.05 - 1.2) / 2)
-    assert metrics["entropy"] == pytest.approx(2.0)
-    assert metrics["response_length"] == 1.5
-    assert metrics["eos_rate"] == 0.5
-    assert metrics["kl_coef"] == 0.1
+@pytest.mark.parametrize("size", [1, 3, 5, 100])
+def test_the_size_of_micro_batches_changes_nothing(roles: SeparateRoles, renderer: Renderer, size: int) -> None:
+    settings = {"exact_kl": True, "greedy": True}
+    samples, others = (collected(roles, renderer, micro_batch_size=each, **settings) for each in (2, size))
+    mask = samples.sequences.response_mask
+    expected = tensors_of(samples, mask)
+    assert len(expected) == 16
+    for tensor, other in zip(expected, tensors_of(others, mask), strict=True):
+        assert_close(other, tensor, atol=1e-4, rtol=1e-4)
 
 
-def test_what_lies_under_the_padding_changes_nothing(samples: Samples) -> None:
-    other = samples._replace(
-        logprobs=samples.logprobs.masked_fill(~samples.sequences.response_mask, -77.0),
-        values=samples.values.masked_fill(~samples.sequences.response_mask, 77.0),
+def test_samples_have_all_columns_though_only_those_in_use_are_scored(roles: SeparateRoles, renderer: Renderer) -> None:
+    widths = []
+    handle = roles.reference.register_forward_pre_hook(
+        lambda _, args, kwargs: widths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
     )
-    first, metrics = to_experience(samples, kl_coef=0.1, gamma=0.9, gae_lambda=0.9)
-    second, other_metrics = to_experience(other, kl_coef=0.1, gamma=0.9, gae_lambda=0.9)
-    assert torch.equal(first.advantages, second.advantages)
-    assert torch.equal(first.returns, second.returns)
-    assert metrics == other_metrics
+    samples = collected(roles, renderer, WIDE, micro_batch_size=1)
+    handle.remove()
+    mask = samples.sequences.response_mask
+    assert mask.sum(1).min() < 6
+    assert widths == [len(ids) + int(length) for ids, length in zip(PROMPTS, mask.sum(1), strict=True)]
+    for tensor in (samples.logprobs, samples.entropy, samples.ref_logprobs, samples.values, samples.sampler_logprobs):
+        assert tensor is not None
+        assert tensor.shape == mask.shape == (5, 6)
+        assert not tensor[~mask].any()
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 4.0])
+def test_sampler_and_scorer_agree_on_every_token(roles: SeparateRoles, renderer: Renderer, temperature: float) -> None:
+    samples = collected(roles, renderer, replace(SAMPLING, temperature=temperature))
+    mask = samples.sequences.response_mask
+    assert_close(samples.sampler_logprobs[mask], samples.logprobs[mask], atol=1e-4, rtol=1e-4)
+    assert samples.logprobs[mask].std() > 0.1
+
+
+def test_what_is_known_of_a_response_is_what_each_role_says_of_it(roles: SeparateRoles, renderer: Renderer) -> None:
+    samples = collected(roles, renderer, exact_kl=True)
+    sequences, mask = samples.sequences, samples.sequences.response_mask
+    with torch.no_grad():
+        stats = roles.actor_stats(sequences, temperature=0.7)
+        ref_logprobs = roles.ref_logprobs(sequences, temperature=0.7)
+        values, exact = roles.values(sequences), roles.exact_kl(sequences, temperature=0.7)
+    for name, expected in [
+        ("logprobs", stats.logprobs),
+        ("entropy", stats.entropy),
+        ("ref_logprobs", ref_logprobs),
+        ("values", values),
+        ("exact_kl", exact),
+    ]:
+        assert_close(getattr(samples, name)[mask], expected[mask], atol=1e-4, rtol=1e-4, msg=name)
+
+
+def test_the_reward_gets_texts_and_columns_and_gives_parts(roles: SeparateRoles, renderer: Renderer) -> None:
+    seen: list[Answers] = []
+
+    def spy(answers: Answers) -> Scores:
+        seen.append(answers)
+        return in_two_parts(answers)
+
+    roles.reward = spy
+    samples = collected(roles, renderer, WIDE)
+    lengths = samples.sequences.response_mask.sum(1).float()
+    assert_close(samples.scores.total, lengths + 10 * torch.arange(5.0))
+    assert_close(samples.scores.parts, {"length": lengths, "place": torch.arange(5.0)})
+    assert [len(answers.prompts) for answers in seen] == [2, 2, 1]
+    assert [text for answers in seen for text in answers.prompts] == ROWS.texts
+    assert [text for answers in seen for text in answers.responses] == decode(samples.sequences, renderer)
+    assert [row["n"] for answers in seen for row in answers.columns] == [0, 1, 2, 3, 4]
+
+
+def test_nothing_is_computed_that_nobody_asked_for(roles: SeparateRoles, renderer: Renderer) -> None:
+    roles.critic = None
+    samples = collected(roles, renderer)
+    assert samples.values is None
+    assert samples.exact_kl is None
+    assert samples.greedy is None
+
+
+def test_the_greedy_baseline_is_the_score_of_a_greedy_answer_to_the_same_prompt(
+    roles: SeparateRoles, renderer: Renderer
+) -> None:
+    samples = collected(roles, renderer, WIDE, greedy=True)
+    with torch.no_grad():
+        best = sample(
+            roles.actor,
+            ROWS.input_ids,
+            ROWS.attention_mask,
+            replace(WIDE, temperature=0.0),
+            stop_ids=renderer.stop_ids,
+            uniforms=NUMBERS,
+        )
+    lengths = best.sequences.response_mask.sum(1)
+    assert lengths.tolist() != samples.sequences.response_mask.sum(1).tolist()
+    assert len(set(lengths.tolist())) > 1
+    assert samples.greedy is not None
+    assert_close(samples.greedy.scores, lengths.float() + 10 * torch.arange(5.0))
+    assert torch.equal(samples.greedy.lengths, lengths)
+    assert torch.equal(samples.greedy.finished, best.finished)
+    # And the samples are those that there are without it.
+    assert torch.equal(samples.sequences.input_ids, collected(roles, renderer, WIDE).sequences.input_ids)

@@ -13,6 +13,14 @@ def test_the_gold_rate_counts_answers_that_meet_it_fully() -> None:
     assert "gold_win_rate" not in metrics
 
 
+def test_the_mean_of_the_gold_metric_goes_by_the_name_that_the_metric_brings() -> None:
+    answers = [sample("a", 1.0), sample("b", 0.5)]
+    assert summarize(answers)["gold_mean"] == 0.75
+    metrics = summarize([answer | {"gold_name": "optimality"} for answer in answers])
+    assert metrics["optimality"] == 0.75
+    assert "gold_mean" not in metrics
+
+
 def test_a_win_is_beating_the_answer_to_the_same_prompt_and_a_tie_counts_half() -> None:
     before = [sample("a", 0.5), sample("b", 1.0), sample("c", 0.5), sample("unseen", 0.0)]
     after = [sample("a", 1.0), sample("b", 1.0), sample("c", 0.25)]

@@ -1,5 +1,6 @@
 """The four roles: who is frozen, and what log-probs they give."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,11 +11,12 @@ from torch import nn
 from torch.testing import assert_close
 from transformers import PreTrainedModel
 
-from lightning_rlhf.experience import Sequences
+from lightning_rlhf.experience import Answers, Scores, Sequences
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.roles import SeparateRoles, build
 from lightning_rlhf.models.scalar import ScalarModel
 from lightning_rlhf.models.source import ModelSource
+from lightning_rlhf.rewards.net import NetReward
 from lightning_rlhf.rollout.sampler import Sampling, sample
 from lightning_rlhf.strategies.phases import rollout_phase
 
@@ -29,7 +31,7 @@ def make_roles(make_causal_lm: MakeNet, make_scalar_model: MakeScalarModel) -> C
             actor=make_causal_lm(source),
             reference=make_causal_lm(source, seed=2),
             critic=make_scalar_model(source),
-            reward=make_scalar_model(source, seed=3),
+            reward=NetReward(make_scalar_model(source, seed=3)),
         )
 
     return make
@@ -56,23 +58,83 @@ def test_frozen_nets_are_in_evaluation_mode(roles: SeparateRoles) -> None:
 
 def test_the_actor_is_not_its_own_reference(roles: SeparateRoles) -> None:
     with pytest.raises(ValueError, match="actor and reference are the same object"):
-        SeparateRoles(actor=roles.actor, reference=roles.actor, critic=roles.critic)
+        SeparateRoles(actor=roles.actor, reference=roles.actor, critic=roles.critic, reward=roles.reward)
 
 
-def test_without_a_reward_net_there_are_no_scores(
+def test_the_critic_is_not_the_reward_model(roles: SeparateRoles) -> None:
+    with pytest.raises(ValueError, match="critic and reward are the same object"):
+        SeparateRoles(actor=roles.actor, reference=roles.reference, critic=roles.reward.net, reward=roles.reward)
+
+
+def test_a_reward_may_be_a_function_which_is_no_submodule(
     roles: SeparateRoles, make_sequences: Callable[..., Sequences]
 ) -> None:
-    without = SeparateRoles(actor=roles.actor, reference=roles.reference, critic=roles.critic)
-    assert without.scores(make_sequences([[3]], [[4]])) is None
+    def lengths(answers: Answers) -> Scores:
+        return Scores(answers.sequences.response_mask.sum(1).float(), {})
+
+    without = SeparateRoles(actor=roles.actor, reference=roles.reference, critic=roles.critic, reward=lengths)
+    answers = Answers(make_sequences([[3], [4]], [[5, 6], [7]]), ["", ""], ["", ""], [{}, {}])
+    assert without.scores(answers).total.tolist() == [2.0, 1.0]
     assert without.frozen() == ("reference",)
+    assert {name for name, _ in without.named_children()} == {"actor", "critic", "reference"}
+
+
+def test_without_a_critic_the_actor_alone_is_trained(
+    roles: SeparateRoles, make_sequences: Callable[..., Sequences]
+) -> None:
+    without = SeparateRoles(actor=roles.actor, reference=roles.reference, reward=roles.reward)
+    assert without.trainable() == {"actor": roles.actor}
+    assert without.values(make_sequences([[3]], [[4]])) is None
+    assert not [name for name, _ in without.named_parameters() if name.startswith("critic")]
 
 
 def test_scores_and_values_come_from_the_reward_net_and_the_critic(
     roles: SeparateRoles, make_sequences: Callable[..., Sequences]
 ) -> None:
     sequences = make_sequences([[3, 4], [5]], [[6], [8, 9]], left=2)
-    assert_close(roles.scores(sequences), roles.reward.scores(sequences.input_ids, sequences.attention_mask))
+    scores = roles.scores(Answers(sequences, ["", ""], ["", ""], [{}, {}]))
+    assert_close(scores.total, roles.reward.net.scores(sequences.input_ids, sequences.attention_mask))
+    assert not scores.parts
     assert_close(roles.values(sequences), roles.critic.values(sequences))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
+def test_the_exact_kl_is_the_sum_over_the_vocabulary_for_each_row_alone(
+    roles: SeparateRoles, make_sequences: Callable[..., Sequences], temperature: float
+) -> None:
+    prompts, responses = [[3, 4], [5]], [[6], [8, 9, 10]]
+    exact = roles.exact_kl(make_sequences(prompts, responses, left=2), temperature=temperature)
+    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        whole = torch.tensor([prompt + response])
+        p, q = (
+            (net(whole).logits[0, len(prompt) - 1 : -1] / temperature).softmax(-1).double()
+            for net in (roles.actor, roles.reference)
+        )
+        expected = [sum(float(p[t, v] * (p[t, v] / q[t, v]).log()) for v in range(64)) for t in range(len(response))]
+        assert min(expected) > 0.1
+        assert_close(exact[row, : len(response)], torch.tensor(expected), atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_refreshed_reference_is_the_actor_of_that_moment(
+    roles: SeparateRoles, make_sequences: Callable[..., Sequences]
+) -> None:
+    sequences = make_sequences([[3, 4], [5]], [[6], [8, 9]])
+
+    def kl() -> torch.Tensor:
+        return roles.exact_kl(sequences, temperature=1.0)[sequences.response_mask]
+
+    assert kl().min() > 0.1
+    actor = copy.deepcopy(roles.actor)
+    roles.refresh_reference()
+    assert_close(kl(), torch.zeros(3), atol=1e-6, rtol=0)
+    assert all(map(torch.equal, roles.actor.state_dict().values(), actor.state_dict().values()))
+    assert not any(parameter.requires_grad for parameter in roles.reference.parameters())
+    # The actor goes on, and the reference stays behind.
+    for parameter in roles.actor.parameters():
+        parameter.mul_(1.5)
+    assert kl().min() > 0.1
 
 
 @torch.no_grad()
@@ -84,7 +146,7 @@ def test_logprobs_of_samples_are_those_of_the_sampling_distribution(
     mask = torch.tensor([[True, True, True], [False, False, True]])
     sampling = Sampling(max_new_tokens=6, temperature=temperature)
     numbers = torch.rand(2, 6, generator=torch.manual_seed(0))
-    sequences, _ = sample(roles.generator(), ids, mask, sampling, stop_ids=(2,), uniforms=numbers)
+    sequences, _, drawn_logprobs = sample(roles.generator(), ids, mask, sampling, stop_ids=(2,), uniforms=numbers)
     stats = roles.actor_stats(sequences, temperature=temperature)
     ref_logprobs = roles.ref_logprobs(sequences, temperature=temperature)
     for row, prompt in enumerate(prompts):
@@ -95,6 +157,7 @@ def test_logprobs_of_samples_are_those_of_the_sampling_distribution(
             expected = naive.gather(1, response[:, None])[:, 0]
             assert_close(logprobs[row, : len(response)], expected, atol=1e-5, rtol=1e-5)
             if net is roles.actor:
+                assert_close(drawn_logprobs[row, : len(response)], expected, atol=1e-5, rtol=1e-5)
                 entropy = torch.distributions.Categorical(logits=naive).entropy()
                 assert_close(stats.entropy[row, : len(response)], entropy, atol=1e-5, rtol=1e-5)
 

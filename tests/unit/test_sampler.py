@@ -7,11 +7,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.testing import assert_close
 from transformers import PreTrainedModel
 
 from lightning_rlhf.data.batches import pad
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.source import ModelSource
+from lightning_rlhf.ops.logprobs import token_logprobs
 from lightning_rlhf.rollout.sampler import Sampled, Sampling, sample
 
 MakeSource = Callable[..., ModelSource]
@@ -65,6 +67,35 @@ def test_tokens_are_those_of_a_loop_without_batch_and_cache(
     sampled = draw(net, PROMPTS, sampling, NUMBERS, STOPS)
     assert responses_of(sampled) == expected
     assert sampled.finished.tolist() == [response[-1] in STOPS for response in expected]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 4.0])
+def test_the_logprobs_are_those_of_a_scorer_that_reads_each_row_alone(
+    source: ModelSource, make_causal_lm: MakeNet, temperature: float
+) -> None:
+    net, sampling = make_causal_lm(source), Sampling(max_new_tokens=MAX_NEW, temperature=temperature)
+    sampled = draw(net, PROMPTS, sampling, NUMBERS, STOPS)
+    for prompt, response, logprobs in zip(PROMPTS, responses_of(sampled), sampled.logprobs, strict=True):
+        logits = net(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
+        expected = token_logprobs((logits / temperature)[None], torch.tensor([response]))[0]
+        assert_close(logprobs[: len(response)], expected, atol=1e-4, rtol=1e-4)
+        assert not logprobs[len(response) :].any()
+
+
+def test_the_logprobs_are_those_of_what_top_k_and_top_p_leave() -> None:
+    # Of 0.4, 0.3, 0.2, 0.1 the first three are left, and have 4/9, 3/9 and 2/9.
+    table = torch.tensor([[log(0.4), log(0.3), log(0.2), log(0.1)]]).expand(4, 4)
+    for settings in ({"top_k": 3}, {"top_p": 0.85}):
+        sampling = Sampling(max_new_tokens=1, **settings)
+        sampled = draw(Chain(table), [[0]] * 3, sampling, torch.tensor([[0.1], [0.5], [0.9]]), ())
+        assert responses_of(sampled) == [[0], [1], [2]]
+        assert_close(sampled.logprobs[:, 0], torch.tensor([4 / 9, 3 / 9, 2 / 9]).log())
+
+
+def test_a_greedy_choice_is_certain() -> None:
+    sampled = draw(COUNT_UP, [[0], [5]], Sampling(max_new_tokens=4, temperature=0), torch.ones(2, 4), (8,))
+    assert not sampled.logprobs.any()
 
 
 def test_a_response_does_not_depend_on_the_rest_of_its_batch(source: ModelSource, make_causal_lm: MakeNet) -> None:

@@ -1,4 +1,4 @@
-"""Reward models and critics: which token counts, how heads start, and what a folder holds."""
+"""Reward models and critics: how heads start, and what a folder holds; test_invariances.py has which token counts."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,39 +19,6 @@ MakeScalarModel = Callable[..., ScalarModel]
 MakeSequences = Callable[..., Sequences]
 PROMPTS = [[11, 12, 13, 14], [7], [21, 7, 2]]
 RESPONSES = [[30], [31, 7, 33, 2], [34, 35, 2]]
-LAYOUTS = [{}, {"left": 3, "filler": 7}, {"right": 2, "filler": 63}, {"left": 5, "right": 1, "filler": 2}]
-
-
-def every_token_alone(model: ScalarModel, ids: list[int]) -> torch.Tensor:
-    """The number at each token of one row without padding, through nothing but the parts of the net."""
-    hidden = model.net.base_model(torch.tensor([ids])).last_hidden_state[0]
-    return hidden @ model.head.weight[0] + model.bias
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@torch.no_grad()
-def test_values_are_those_before_each_response_token_whatever_the_padding(
-    source: ModelSource, make_scalar_model: MakeScalarModel, make_sequences: MakeSequences, layout: dict[str, int]
-) -> None:
-    model = make_scalar_model(source)
-    values = model.values(make_sequences(PROMPTS, RESPONSES, **layout))
-    for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
-        alone = every_token_alone(model, prompt + response)[len(prompt) - 1 : -1]
-        assert_close(values[row, : len(response)], alone, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@torch.no_grad()
-def test_scores_are_those_at_the_last_token_whatever_the_padding(
-    source: ModelSource, make_scalar_model: MakeScalarModel, make_sequences: MakeSequences, layout: dict[str, int]
-) -> None:
-    model = make_scalar_model(source)
-    sequences = make_sequences(PROMPTS, RESPONSES, **layout)
-    alone = [
-        every_token_alone(model, prompt + response)[-1] for prompt, response in zip(PROMPTS, RESPONSES, strict=True)
-    ]
-    scores = model.scores(sequences.input_ids, sequences.attention_mask)
-    assert_close(scores, torch.stack(alone), atol=1e-5, rtol=1e-5)
 
 
 def test_a_normal_head_has_the_published_spread(make_source: MakeSource) -> None:

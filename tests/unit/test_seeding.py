@@ -3,7 +3,18 @@
 import torch
 from torch.testing import assert_close
 
-from lightning_rlhf.seeding import EVALUATION, MINIBATCHES, PROMPTS, ROWS, SAMPLING, generator, permutation, uniforms
+from lightning_rlhf.seeding import (
+    EVALUATION,
+    MINIBATCHES,
+    PROMPTS,
+    PTX,
+    ROWS,
+    SAMPLING,
+    endless,
+    generator,
+    permutation,
+    uniforms,
+)
 
 
 def first_number(seed: int, *keys: int) -> int:
@@ -17,7 +28,7 @@ def test_the_same_arguments_give_the_same_numbers() -> None:
 
 
 def test_every_seed_use_and_iteration_has_numbers_of_its_own() -> None:
-    uses = (PROMPTS, SAMPLING, MINIBATCHES, ROWS, EVALUATION)
+    uses = (PROMPTS, SAMPLING, MINIBATCHES, ROWS, EVALUATION, PTX)
     keys = [(seed, use, iteration) for seed in range(4) for use in uses for iteration in range(4)]
     assert len({first_number(*key) for key in keys}) == len(keys)
 
@@ -35,6 +46,16 @@ def test_no_global_state_is_read_or_written() -> None:
 def test_a_permutation_has_each_number_once() -> None:
     assert sorted(permutation(50, 0, ROWS)) == list(range(50))
     assert permutation(50, 0, ROWS) != list(range(50))
+
+
+def test_endless_passes_have_each_place_once_in_an_order_of_their_own_wherever_they_are_cut() -> None:
+    whole = endless(5, 0, 25, 3, ROWS)
+    passes = [whole[start : start + 5] for start in range(0, 25, 5)]
+    assert [sorted(each) for each in passes] == [list(range(5))] * 5
+    assert len({tuple(each) for each in passes}) > 1
+    assert [place for first in range(0, 24, 3) for place in endless(5, first, 3, 3, ROWS)] == whole[:24]
+    assert endless(5, 0, 25, 4, ROWS) != whole
+    assert endless(5, 0, 25, 3, PTX) != whole
 
 
 def test_uniforms_fill_the_interval_and_do_not_depend_on_the_rows_below() -> None:

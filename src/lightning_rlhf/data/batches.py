@@ -68,6 +68,15 @@ class PromptBatch(NamedTuple):
     indices: list[int]
     """Places of the rows in the data set; a row that only fills a batch repeats another's."""
 
+    def rows(self, index: slice) -> "PromptBatch":
+        """Some of the rows."""
+        ids, mask, texts, columns, indices = self
+        return PromptBatch(ids[index], mask[index], texts[index], columns[index], indices[index])
+
+    def to(self, device: torch.device) -> "PromptBatch":
+        """The same with its tensors on a device."""
+        return self._replace(input_ids=self.input_ids.to(device), attention_mask=self.attention_mask.to(device))
+
 
 def pad(rows: list[list[int]], side: str = "right") -> tuple[Tensor, Tensor]:
     """Pads lists of ids to a rectangle with 0; which entries are padding is known from the lengths, not from ids.

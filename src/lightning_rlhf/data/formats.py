@@ -15,7 +15,7 @@ Need = Literal["completion", "pair", "score", "prompt"]
 _NEEDS: dict[Need, str] = {
     "completion": "stage=sft needs an answer: prompt/completion, messages, instruction/output, user_input/completion, "
     "or the chosen one of a pair",
-    "pair": "stage=reward needs prompt/chosen/rejected, or chosen/rejected transcripts",
+    "pair": "stage=reward and dpo need prompt/chosen/rejected, or chosen/rejected transcripts",
     "score": "training on scores needs an answer and its score: user_input/completion/score or prompt/completion/score",
     "prompt": "stage=ppo needs a prompt: prompt, messages, user_input, instruction, or chosen transcripts",
 }

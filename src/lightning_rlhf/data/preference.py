@@ -1,4 +1,4 @@
-"""Data of reward modelling: pairs of answers, one preferred; or answers with a score."""
+"""Data of reward modelling and DPO: pairs of answers, one preferred; or answers with a score."""
 
 from typing import Literal, NamedTuple, cast
 
@@ -8,7 +8,7 @@ from lightning_rlhf.data.batches import PairBatch, ScoreBatch, pad
 from lightning_rlhf.data.formats import Message, Record
 from lightning_rlhf.data.loader import MinibatchLoader, OrderedLoader, check_enough
 from lightning_rlhf.data.module import ResumableDataModule
-from lightning_rlhf.data.prompts import Prompt, render_prompts
+from lightning_rlhf.data.prompts import Prompt, prompt_loader, read_prompts, render_prompts
 from lightning_rlhf.data.reading import read_split, rendered
 from lightning_rlhf.data.render import Rendered, Renderer
 
@@ -29,7 +29,10 @@ class Scored(NamedTuple):
 
 
 class PreferenceDataModule(ResumableDataModule):
-    """Reads preference pairs or scores in any known layout, renders and batches them."""
+    """Reads preference pairs or scores in any known layout, renders and batches them.
+
+    With `answer_prompts`, the model also answers held-out prompts during validation.
+    """
 
     def __init__(
         self,
@@ -41,6 +44,8 @@ class PreferenceDataModule(ResumableDataModule):
         val_path: str | None = None,
         val_fraction: float = 0.05,
         val_batch_size: int = 64,
+        answer_prompts: bool = False,
+        prompts_held_out: str | None = None,
         max_length: int = 1024,
         on_error: Literal["raise", "skip"] = "raise",
         seed: int = 0,
@@ -54,7 +59,9 @@ class PreferenceDataModule(ResumableDataModule):
             minibatch_size: Pairs (or scored answers) for each optimizer step, over all processes and parts.
             val_path: Held-out rows; if None, those of `val_fraction` of the prompts are held out.
             val_fraction: Share of the prompts to hold out.
-            val_batch_size: Pairs (or scored answers) that each process validates at a time.
+            val_batch_size: Pairs, scored answers or prompts that each process validates at a time.
+            answer_prompts: Also give prompts to answer during validation.
+            prompts_held_out: Those prompts; if None, the prompts of the held-out rows.
             max_length: Rows with a longer answer, prompt included, in tokens, are left out and counted.
             on_error: What a wrong row does: stop, or be skipped and counted.
             seed: Of the order of the rows.
@@ -63,6 +70,7 @@ class PreferenceDataModule(ResumableDataModule):
         self.path, self.renderer, self.objective, self.seed = path, renderer, objective, seed
         self.minibatch_size, self.val_path, self.val_fraction = minibatch_size, val_path, val_fraction
         self.val_batch_size, self.max_length, self.on_error = val_batch_size, max_length, on_error
+        self.answer_prompts, self.prompts_held_out = answer_prompts, prompts_held_out
         self.train_rows: list[Pair] | list[Scored] = []
 
     def setup(self, stage: str) -> None:
@@ -79,6 +87,11 @@ class PreferenceDataModule(ResumableDataModule):
         self.train_rows = self._render(self.train_records, self.path)
         check_enough(len(self.train_rows), self.minibatch_size)
         self.val_rows = self._render(held_out, self.val_path or self.path)
+        self.prompts: list[Prompt] = []
+        if self.answer_prompts and self.prompts_held_out:
+            self.prompts = read_prompts(self.prompts_held_out, self.renderer, self.max_length, self.on_error)
+        elif self.answer_prompts:
+            self.prompts = self._prompts(held_out, self.val_path or self.path)
 
     def _render(self, records: list[Record], path: str) -> list[Pair] | list[Scored]:
         def conversation(messages: list[Message]) -> Rendered:
@@ -104,9 +117,11 @@ class PreferenceDataModule(ResumableDataModule):
 
     def reference_prompts(self, count: int) -> list[Prompt]:
         """The first prompts of the training rows, each once: to sample from the reference policy."""
-        unique = {str(record.prompt): record for record in self.train_records}
-        records = list(unique.values())[:count]
-        return render_prompts(records, self.renderer, path=self.path, max_length=self.max_length)
+        return self._prompts(self.train_records, self.path, count)
+
+    def _prompts(self, records: list[Record], path: str, count: int | None = None) -> list[Prompt]:
+        unique = {str(record.prompt): record for record in records}
+        return render_prompts(list(unique.values())[:count], self.renderer, path=path, max_length=self.max_length)
 
     def make_train_loader(self) -> MinibatchLoader:
         """Shuffled minibatches of `PairBatch` or `ScoreBatch`."""
@@ -119,14 +134,17 @@ class PreferenceDataModule(ResumableDataModule):
             seed=self.seed,
         )
 
-    def val_dataloader(self) -> OrderedLoader:
-        """Held-out rows in order."""
+    def val_dataloader(self) -> list[OrderedLoader]:
+        """Held-out rows in order, and the prompts to answer if there are any."""
 
         def collate(places: list[int], count: list[bool]) -> PairBatch | ScoreBatch:
             batch = self._collate([self.val_rows[i] for i in places], len(places))
             return batch._replace(weight=torch.tensor(count, dtype=torch.float))
 
-        return OrderedLoader(len(self.val_rows), collate, batch_size=self.val_batch_size, trainer=self.attached_trainer)
+        rows = OrderedLoader(len(self.val_rows), collate, batch_size=self.val_batch_size, trainer=self.attached_trainer)
+        if not self.prompts:
+            return [rows]
+        return [rows, prompt_loader(self.prompts, self.val_batch_size, self.attached_trainer)]
 
     def _collate(self, rows: list, count: int) -> PairBatch | ScoreBatch:
         return collate_scores(rows, count) if self.objective == "regression" else collate_pairs(rows, count)

@@ -8,9 +8,10 @@ from lightning_rlhf.data.batches import PromptBatch, pad
 from lightning_rlhf.data.formats import Record
 from lightning_rlhf.data.loader import OrderedLoader
 from lightning_rlhf.data.module import ResumableDataModule, ResumableLoader
+from lightning_rlhf.data.ptx import read_ptx
 from lightning_rlhf.data.reading import OnError, read, read_split, rendered
-from lightning_rlhf.data.render import Renderer
-from lightning_rlhf.seeding import PROMPTS, permutation
+from lightning_rlhf.data.render import Rendered, Renderer
+from lightning_rlhf.seeding import PROMPTS, endless
 
 
 class Prompt(NamedTuple):
@@ -20,6 +21,7 @@ class Prompt(NamedTuple):
     text: str
     """The last user turn, for people and for text rewards."""
     columns: dict[str, Any]
+    """The other columns of the row, and as `messages` the whole prompt."""
 
 
 class PromptDataModule(ResumableDataModule):
@@ -37,6 +39,8 @@ class PromptDataModule(ResumableDataModule):
         val_fraction: float = 0.05,
         val_batch_size: int = 64,
         max_prompt_length: int = 512,
+        ptx_path: str | None = None,
+        ptx_max_length: int = 1024,
         on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
         """Remembers what to read; nothing is read before `setup`.
@@ -48,12 +52,16 @@ class PromptDataModule(ResumableDataModule):
             val_fraction: Share of the prompts to hold out.
             val_batch_size: Prompts that each process answers at a time.
             max_prompt_length: Longer prompts, in tokens, are left out and counted.
+            ptx_path: Texts to mix into the updates, if any, see `read_ptx`.
+            ptx_max_length: Their longest, in tokens.
             on_error: What a wrong row does: stop, or be skipped and counted.
         """
         super().__init__()
         self.path, self.renderer, self.val_path, self.val_fraction = path, renderer, val_path, val_fraction
         self.val_batch_size, self.max_prompt_length, self.on_error = val_batch_size, max_prompt_length, on_error
+        self.ptx_path, self.ptx_max_length = ptx_path, ptx_max_length
         self.train_prompts: list[Prompt] = []
+        self.ptx: list[Rendered] = []
 
     def setup(self, stage: str) -> None:
         """Reads and renders, once."""
@@ -64,12 +72,14 @@ class PromptDataModule(ResumableDataModule):
         )
         limit = self.max_prompt_length
         self.train_prompts = render_prompts(train, self.renderer, path=self.path, max_length=limit)
+        if self.ptx_path:
+            self.ptx = read_ptx(self.ptx_path, self.renderer, self.ptx_max_length, self.on_error)
         self.val_prompts = render_prompts(held_out, self.renderer, path=self.val_path or self.path, max_length=limit)
 
     def make_train_loader(self) -> ResumableLoader:
         """The module's rollouts on the prompts."""
         module: Any = self.attached_trainer.lightning_module
-        return module.rollout_dataset(self.train_prompts)
+        return module.rollout_dataset(self.train_prompts, self.ptx)
 
     def val_dataloader(self) -> OrderedLoader:
         """Held-out prompts in order."""
@@ -80,7 +90,9 @@ def render_prompts(records: list[Record], renderer: Renderer, *, path: str, max_
     """Renders the prompts of records and leaves out those that are too long."""
     return rendered(
         records,
-        lambda record: Prompt(renderer.prompt(record.prompt), record.prompt[-1]["content"], record.columns),
+        lambda record: Prompt(
+            renderer.prompt(record.prompt), record.prompt[-1]["content"], {**record.columns, "messages": record.prompt}
+        ),
         lambda prompt: len(prompt.ids),
         path=path,
         max_length=max_length,
@@ -108,14 +120,19 @@ def prompt_loader(prompts: list[Prompt], batch_size: int, trainer: Trainer) -> O
     )
 
 
-def iteration_prompts(prompts: list[Prompt], count: int, seed: int, iteration: int) -> list[Prompt]:
-    """The prompts of an iteration: passes over all of them, each in fresh order, cut into pieces of `count`."""
-    first = iteration * count
-    orders: dict[int, list[int]] = {}
-    chosen = []
-    for place in range(first, first + count):
-        epoch, index = divmod(place, len(prompts))
-        if epoch not in orders:
-            orders[epoch] = permutation(len(prompts), seed, PROMPTS, epoch)
-        chosen.append(prompts[orders[epoch][index]])
-    return chosen
+def iteration_prompts(prompts: list[Prompt], num_rows: int, group_size: int, seed: int, iteration: int) -> PromptBatch:
+    """The prompts of an iteration: passes over all of them, each in fresh order, cut into pieces.
+
+    Args:
+        prompts: All that there are.
+        num_rows: Responses of an iteration.
+        group_size: Responses to each prompt, which stand in rows one after the other.
+        seed: Of the order.
+        iteration: Which piece.
+
+    Returns:
+        A batch of `num_rows`.
+    """
+    count = num_rows // group_size
+    places = endless(len(prompts), iteration * count, count, seed, PROMPTS)
+    return collate_prompts([prompts[place] for place in places for _ in range(group_size)], list(range(num_rows)))

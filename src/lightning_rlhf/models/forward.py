@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_rlhf.experience import Sequences
+from lightning_rlhf.ops.logprobs import token_logprobs
 from lightning_rlhf.ops.sequences import position_ids
 
 
@@ -66,6 +67,23 @@ def response_logits(net: nn.Module, sequences: Sequences) -> Tensor:
     positions = position_arguments(net, sequences.attention_mask)
     logits, _ = last_logits(net, sequences.input_ids, num_responses + 1, use_cache=False, **positions)
     return logits[:, :-1]
+
+
+def label_logprobs(net: nn.Module, input_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor) -> Tensor:
+    """Log-probs of the tokens to learn; the others are left out before the vocabulary is gone through.
+
+    Args:
+        net: A causal language model.
+        input_ids: (B, T).
+        attention_mask: (B, T) bool.
+        loss_mask: (B, T) bool, True on the N tokens to learn.
+
+    Returns:
+        (N,), in nats.
+    """
+    labels = loss_mask[:, 1:]
+    logits = net(input_ids=input_ids, use_cache=False, **position_arguments(net, attention_mask)).logits[:, :-1]
+    return token_logprobs(logits[labels][None], input_ids[:, 1:][labels][None])[0]
 
 
 def hidden_states(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

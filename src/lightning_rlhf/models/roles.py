@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lightning_rlhf.experience import Sequences
-from lightning_rlhf.models.forward import response_logits
+from lightning_rlhf.experience import Answers, Scores, Sequences
+from lightning_rlhf.models.forward import label_logprobs, response_logits
 from lightning_rlhf.models.scalar import ScalarModel
+from lightning_rlhf.ops.kl import exact_kl
 from lightning_rlhf.ops.logprobs import token_entropy, token_logprobs
 
 
@@ -32,14 +33,20 @@ class Roles(Protocol):
     def actor_stats(self, sequences: Sequences, *, temperature: float, entropy_grad: bool) -> TokenStats:
         """Log-probs and entropies under the actor; the one scorer for old and new log-probs."""
 
+    def label_logprobs(self, input_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor) -> Tensor:
+        """(N,) log-probs under the actor of the tokens to imitate, at temperature 1."""
+
     def ref_logprobs(self, sequences: Sequences, *, temperature: float) -> Tensor:
         """(B, R) log-probs under the reference."""
 
-    def values(self, sequences: Sequences) -> Tensor:
-        """(B, R) of the critic, before each response token."""
+    def exact_kl(self, sequences: Sequences, *, temperature: float) -> Tensor:
+        """(B, R) KL(actor || reference) over the whole vocabulary before each response token, in nats."""
 
-    def scores(self, sequences: Sequences) -> Tensor | None:
-        """(B,) of the reward model, at the last token; None if the reward is not a net."""
+    def values(self, sequences: Sequences) -> Tensor | None:
+        """(B, R) of the critic, before each response token; None without a critic."""
+
+    def scores(self, answers: Answers) -> Scores:
+        """(B,) of the reward source."""
 
     def generator(self) -> PreTrainedModel:
         """The net that samples."""
@@ -48,7 +55,10 @@ class Roles(Protocol):
         """The nets to update, by role."""
 
     def frozen(self) -> tuple[str, ...]:
-        """Names of the submodules that never change: checkpoints leave them out."""
+        """Names of the submodules that no optimizer changes."""
+
+    def refresh_reference(self) -> None:
+        """Makes the actor, as it is now, the reference."""
 
 
 class SeparateRoles(nn.Module):
@@ -59,10 +69,16 @@ class SeparateRoles(nn.Module):
         *,
         actor: PreTrainedModel,
         reference: PreTrainedModel,
-        critic: ScalarModel,
-        reward: ScalarModel | None = None,
+        reward: Callable[[Answers], Scores],
+        critic: ScalarModel | None = None,
     ) -> None:
-        """Freezes the reference and the reward model.
+        """Freezes the reference and the reward's nets.
+
+        Args:
+            actor: The net to train.
+            reference: What it must stay near.
+            reward: Gives scores; a module if it holds nets.
+            critic: Estimates what score is to be expected; None for algorithms that need none.
 
         Raises:
             ValueError: If the actor is its own reference, or the critic the reward model.
@@ -70,7 +86,7 @@ class SeparateRoles(nn.Module):
         super().__init__()
         if actor is reference:
             raise ValueError("actor and reference are the same object: the KL would always be 0; pass a copy")
-        if critic is reward:
+        if critic is not None and isinstance(reward, nn.Module) and critic in reward.modules():
             raise ValueError("critic and reward are the same object: one is trained, the other is not; pass a copy")
         self.actor, self.critic, self.reference, self.reward = actor, critic, reference, reward
         for name in self.frozen():
@@ -83,17 +99,26 @@ class SeparateRoles(nn.Module):
             entropy = token_entropy(logits)
         return TokenStats(token_logprobs(logits, sequences.responses), entropy)
 
+    def label_logprobs(self, input_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor) -> Tensor:
+        """See `Roles`."""
+        return label_logprobs(self.actor, input_ids, attention_mask, loss_mask)
+
     def ref_logprobs(self, sequences: Sequences, *, temperature: float) -> Tensor:
         """See `Roles`."""
         return token_logprobs(response_logits(self.reference, sequences) / temperature, sequences.responses)
 
-    def values(self, sequences: Sequences) -> Tensor:
+    def exact_kl(self, sequences: Sequences, *, temperature: float) -> Tensor:
         """See `Roles`."""
-        return self.critic.values(sequences)
+        logits, ref_logits = (response_logits(net, sequences) / temperature for net in (self.actor, self.reference))
+        return exact_kl(logits, ref_logits)
 
-    def scores(self, sequences: Sequences) -> Tensor | None:
+    def values(self, sequences: Sequences) -> Tensor | None:
         """See `Roles`."""
-        return None if self.reward is None else self.reward.scores(sequences.input_ids, sequences.attention_mask)
+        return None if self.critic is None else self.critic.values(sequences)
+
+    def scores(self, answers: Answers) -> Scores:
+        """See `Roles`."""
+        return self.reward(answers)
 
     def generator(self) -> PreTrainedModel:
         """See `Roles`."""
@@ -101,11 +126,17 @@ class SeparateRoles(nn.Module):
 
     def trainable(self) -> dict[str, nn.Module]:
         """See `Roles`."""
-        return {"actor": self.actor, "critic": self.critic}
+        return {"actor": self.actor} if self.critic is None else {"actor": self.actor, "critic": self.critic}
 
     def frozen(self) -> tuple[str, ...]:
         """See `Roles`."""
-        return ("reference",) if self.reward is None else ("reference", "reward")
+        return ("reference", "reward") if isinstance(self.reward, nn.Module) else ("reference",)
+
+    @torch.no_grad()
+    def refresh_reference(self) -> None:
+        """See `Roles`."""
+        for old, new in zip(self.reference.parameters(), self.actor.parameters(), strict=True):
+            old.copy_(new)
 
 
 Net = nn.Module | Callable[[], nn.Module]

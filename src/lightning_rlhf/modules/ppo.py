@@ -1,31 +1,35 @@
-"""Proximal policy optimization."""
+"""Proximal policy optimization, and its relatives without a critic."""
 
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lightning_rlhf.data.batches import PromptBatch
-from lightning_rlhf.data.prompts import Prompt, collate_prompts, iteration_prompts
-from lightning_rlhf.data.render import Renderer
-from lightning_rlhf.errors import raise_problems
-from lightning_rlhf.experience import Experience, Minibatch, Rollout, Sequences
+from lightning_rlhf.data.prompts import Prompt, iteration_prompts
+from lightning_rlhf.data.render import Rendered, Renderer
+from lightning_rlhf.errors import UserError, raise_problems
+from lightning_rlhf.experience import Experience, Rollout
 from lightning_rlhf.hooks import notify
 from lightning_rlhf.models.roles import Net, SeparateRoles, build
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
-from lightning_rlhf.ops.losses import ppo_policy_loss, ppo_value_loss
+from lightning_rlhf.modules.ppo_loss import PPOLoss
 from lightning_rlhf.ops.masked import masked_sum
+from lightning_rlhf.ops.moments import Moments, update_moments
 from lightning_rlhf.rewards import TextReward
-from lightning_rlhf.rollout.collect import collect, gather_samples, score_samples, to_experience
-from lightning_rlhf.rollout.dataset import RolloutDataset
+from lightning_rlhf.rewards.source import as_reward
+from lightning_rlhf.rollout.collect import collect, gather_samples, score_samples, to_answers
+from lightning_rlhf.rollout.credit import Credit, to_experience
+from lightning_rlhf.rollout.dataset import Minibatch, RolloutDataset
 from lightning_rlhf.rollout.evaluate import HeldOutAnswers, Sample, decode, summarize
-from lightning_rlhf.rollout.sampler import Sampled, Sampling
+from lightning_rlhf.rollout.metrics import rollout_metrics
+from lightning_rlhf.rollout.ptx import PTX
+from lightning_rlhf.rollout.sampler import Sampling
 from lightning_rlhf.seeding import SAMPLING, uniforms
 from lightning_rlhf.strategies.phases import rollout_phase
 
@@ -43,11 +47,11 @@ class PPOModule(LightningModule):
         self,
         *,
         actor: PreTrainedModel | Callable[[], PreTrainedModel],
-        critic: Net,
         reference: PreTrainedModel | Callable[[], PreTrainedModel],
-        reward: Net | TextReward,
+        reward: Any,
         renderer: Renderer,
         sampling: Sampling,
+        critic: Net | None = None,
         evaluation: Sampling | None = None,
         gold: TextReward | None = None,
         optim: Optim | None = None,
@@ -57,24 +61,26 @@ class PPOModule(LightningModule):
         rollout_micro_batch_size: int = 64,
         minibatch_size: int = 32,
         ppo_epochs: int = 4,
+        credit: Credit | None = None,
+        loss: PPOLoss | None = None,
         kl_coef: float = 0.05,
-        gamma: float = 1.0,
-        gae_lambda: float = 0.95,
-        clip_range: float = 0.2,
-        clip_range_value: float = 0.2,
-        vf_coef: float = 0.1,
-        ent_coef: float = 0.0,
+        exact_kl: bool = False,
+        ptx_coef: float = 0.0,
+        ptx_minibatch_size: int | None = None,
+        refresh_reference_every: int = 0,
         seed: int = 0,
     ) -> None:
         """Prepares the stage; the nets are built in `configure_model`.
 
         Args:
             actor: The net to train, or a function that builds it; starts as a fine-tuned model.
-            critic: Estimates what score is to be expected, for each token; a `ScalarModel` or its builder.
             reference: What the actor must stay near; a second copy of the actor's start.
-            reward: A trained `ScalarModel` or its builder, or a `TextReward`.
+            reward: Where scores come from: a trained `ScalarModel` or its builder, a `TextReward`, a `WeightedSum`,
+                see `rewards.source.as_reward`.
             renderer: Makes tokens of prompts, and text of tokens.
             sampling: How responses are drawn in rollouts.
+            critic: Estimates what score is to be expected, for each token; a `ScalarModel` or its builder. Not built
+                if the advantage estimator needs none.
             evaluation: How held-out prompts are answered; as in rollouts if None.
             gold: The true aim, for evaluation only.
             optim: Optimizer and schedule.
@@ -84,17 +90,17 @@ class PPOModule(LightningModule):
             rollout_micro_batch_size: Responses that one process samples and scores at a time.
             minibatch_size: Responses behind one optimizer step, over all processes and accumulated parts.
             ppo_epochs: Passes over the responses of an iteration.
-            kl_coef: Weight of the KL penalty in the rewards.
-            gamma: Discount.
-            gae_lambda: Of the advantage estimate.
-            clip_range: The probability ratio is clipped to 1 ± this.
-            clip_range_value: How far a value may move within an iteration.
-            vf_coef: Weight of the value loss.
-            ent_coef: Weight of the entropy bonus.
+            credit: How responses are judged: advantage estimator, group size, KL penalty, reward shaping.
+            loss: What an update minimises: ratio, clipping, aggregation, weights of value loss and entropy bonus.
+            kl_coef: Weight of the KL penalty.
+            exact_kl: Also log the KL over the whole vocabulary; two more passes over each rollout.
+            ptx_coef: Weight of the loss on texts that the data module mixes in (PPO-ptx).
+            ptx_minibatch_size: Texts for each optimizer step; as many as responses if None.
+            refresh_reference_every: The actor becomes the reference after every so many iterations; 0: never.
             seed: Of prompts, sampling and the order of minibatches.
 
         Raises:
-            UserError: If a value is impossible; all of them at once.
+            UserError: If a value is impossible.
         """
         super().__init__()
         sampling.check_for_rollout()
@@ -108,40 +114,68 @@ class PPOModule(LightningModule):
                 ("minibatch_size", minibatch_size, minibatch_size > 0, "be positive"),
                 ("ppo_epochs", ppo_epochs, ppo_epochs > 0, "be positive"),
                 ("kl_coef", kl_coef, kl_coef >= 0, "not be negative"),
-                ("gamma", gamma, 0 <= gamma <= 1, "lie in [0, 1]"),
-                ("gae_lambda", gae_lambda, 0 <= gae_lambda <= 1, "lie in [0, 1]"),
-                ("clip_range", clip_range, 0 < clip_range < 1, "lie in (0, 1)"),
-                ("clip_range_value", clip_range_value, clip_range_value > 0, "be positive"),
-                ("vf_coef", vf_coef, vf_coef >= 0, "not be negative"),
+                ("ptx_coef", ptx_coef, ptx_coef >= 0, "not be negative"),
+                ("refresh_reference_every", refresh_reference_every, refresh_reference_every >= 0, "not be negative"),
             ]
             if not holds
         )
+        self.credit, self.loss = credit or Credit(), loss or PPOLoss()
+        self.credit.shaping.check_limit(sampling.max_new_tokens)
         # In a dict, since a net that is an attribute would be a submodule at once, and a second time as a role.
-        self.builders = {"actor": actor, "critic": critic, "reference": reference}
-        if not isinstance(reward, TextReward):
-            self.builders["reward"] = reward
-        self.text_reward = reward if isinstance(reward, TextReward) else None
+        self.builders: dict[str, Any] = {"actor": actor, "reference": reference}
+        if self.credit.estimator.critic:
+            if critic is None:
+                raise UserError(f"advantage={self.credit.advantage} needs a critic, and none is given")
+            self.builders["critic"] = critic
+        self.reward = {"reward": reward}
         self.renderer, self.sampling, self.optim = renderer, sampling, optim or Optim()
         self.lr, self.critic_lr, self.seed = lr, critic_lr, seed
         self.rollout_batch_size, self.minibatch_size = rollout_batch_size, minibatch_size
         self.rollout_micro_batch_size, self.ppo_epochs = rollout_micro_batch_size, ppo_epochs
-        self.kl_coef, self.gamma, self.gae_lambda = kl_coef, gamma, gae_lambda
-        self.clip_range, self.clip_range_value = clip_range, clip_range_value
-        self.vf_coef, self.ent_coef = vf_coef, ent_coef
+        self.kl_coef, self.exact_kl, self.ptx_coef = kl_coef, exact_kl, ptx_coef
+        self.ptx_minibatch_size = ptx_minibatch_size or minibatch_size
+        self.refresh_reference_every = refresh_reference_every
         self.answers = HeldOutAnswers(evaluation or sampling, renderer, gold, seed)
         self.answers_before: list[Sample] | None = None
+        self.moments = Moments()
 
     def configure_model(self) -> None:
         """Builds the nets, once; frozen ones too, so that sharded strategies shard them."""
         if not hasattr(self, "roles"):
-            self.roles = SeparateRoles(**{role: build(net) for role, net in self.builders.items()})
+            nets = {role: build(net) for role, net in self.builders.items()}
+            self.roles = SeparateRoles(reward=as_reward(self.reward["reward"], self.renderer), **nets)
 
-    def export_nets(self) -> dict[str, torch.nn.Module]:
+    def export_nets(self) -> dict[str, nn.Module]:
         """What an export holds."""
         return {"model": self.roles.generator()}
 
-    def rollout_dataset(self, prompts: list[Prompt]) -> RolloutDataset:
-        """Samples responses to the prompts, and reads them in minibatches: what the data module trains on."""
+    def absent_nets(self) -> dict[str, str]:
+        """Roles that no net plays, and why."""
+        if self.credit.estimator.critic:
+            return {}
+        return {"critic": f"none: advantage={self.credit.advantage} needs none"}
+
+    def rollout_dataset(self, prompts: list[Prompt], ptx: list[Rendered]) -> RolloutDataset:
+        """Samples responses to the prompts, and reads them in minibatches: what the data module trains on.
+
+        Args:
+            prompts: To sample from.
+            ptx: Texts to mix in, if any.
+
+        Raises:
+            UserError: If sizes do not divide, or texts are to be mixed in and there are none.
+        """
+        group = self.credit.num_samples_per_prompt
+        if self.rollout_batch_size % group:
+            raise UserError(
+                f"rollout_batch_size={self.rollout_batch_size} does not divide by num_samples_per_prompt={group}: "
+                "change one of them"
+            )
+        if self.ptx_coef and not ptx:
+            raise UserError(f"ptx_coef={self.ptx_coef}, but there are no texts to mix in: give ptx_path")
+        mixed = None
+        if self.ptx_coef:
+            mixed = PTX(ptx, minibatch_size=self.ptx_minibatch_size, trainer=self.trainer, seed=self.seed)
         return RolloutDataset(
             partial(self.collect_rollout, prompts),
             rollout_batch_size=self.rollout_batch_size,
@@ -149,109 +183,81 @@ class PPOModule(LightningModule):
             ppo_epochs=self.ppo_epochs,
             trainer=self.trainer,
             seed=self.seed,
+            ptx=mixed,
         )
 
     def collect_rollout(self, train_prompts: list[Prompt], iteration: int) -> Experience:
         """Samples and scores the responses of an iteration; every rank gets those of all ranks."""
         notify(self.trainer, "on_rollout_start")
         start = time.perf_counter()
-        prompts = iteration_prompts(train_prompts, self.rollout_batch_size, self.seed, iteration)
-        everything = collate_prompts(prompts, list(range(len(prompts))))
+        # Here and not at the end of an iteration, which does not come again for a run that goes on from there.
+        if self.refresh_reference_every and iteration and iteration % self.refresh_reference_every == 0:
+            self.roles.refresh_reference()
+        group = self.credit.num_samples_per_prompt
+        prompts = iteration_prompts(train_prompts, self.rollout_batch_size, group, self.seed, iteration)
         per_rank = self.rollout_batch_size // self.trainer.world_size
         mine = slice(self.global_rank * per_rank, (self.global_rank + 1) * per_rank)
         # A row of numbers for each response of the global batch, whichever rank samples it.
-        numbers = uniforms((len(prompts), self.sampling.max_new_tokens), self.seed, SAMPLING, iteration)
-
-        def score(sequences: Sequences, rows: slice) -> Tensor:
-            texts, columns = everything.texts[mine][rows], everything.columns[mine][rows]
-            return self.score(sequences, texts, columns)
-
+        numbers = uniforms((len(prompts.texts), self.sampling.max_new_tokens), self.seed, SAMPLING, iteration)
         with rollout_phase(self.trainer, self.roles):
             samples = collect(
                 self.roles,
-                everything.input_ids[mine].to(self.device),
-                everything.attention_mask[mine].to(self.device),
+                prompts.rows(mine).to(self.device),
                 self.sampling,
-                stop_ids=self.renderer.stop_ids,
+                self.renderer,
                 uniforms=numbers[mine].to(self.device),
                 micro_batch_size=self.rollout_micro_batch_size,
-                score=score,
+                exact_kl=self.exact_kl,
+                greedy=self.credit.estimator.greedy,
             )
             samples = gather_samples(samples)
-            experience, metrics = to_experience(
-                samples, kl_coef=self.kl_coef, gamma=self.gamma, gae_lambda=self.gae_lambda
-            )
+            self.moments = update_moments(self.moments, samples.scores.total)
+            experience, judged = to_experience(samples, self.credit, kl_coef=self.kl_coef, moments=self.moments)
         mask = samples.sequences.response_mask
         rollout = Rollout(
             iteration=iteration,
             experience=experience,
-            prompts=everything.texts,
-            responses=decode(Sampled(samples.sequences, samples.finished), self.renderer),
-            scores=samples.scores,
+            prompts=prompts.texts,
+            responses=decode(samples.sequences, self.renderer),
+            scores=samples.scores.total,
             kl=masked_sum(samples.logprobs - samples.ref_logprobs, mask, dim=1),
             finished=samples.finished,
-            metrics=metrics,
+            metrics=rollout_metrics(samples, experience) | judged | {"kl_coef": self.kl_coef},
             seconds=time.perf_counter() - start,
         )
         notify(self.trainer, "on_rollout_end", rollout)
         return experience
 
-    def score(self, sequences: Sequences, prompts: list[str], columns: list[dict[str, Any]]) -> Tensor:
-        """Scores (B,) of sampled sequences by the reward source."""
-        scores = self.roles.scores(sequences.rows(slice(None)))
-        if scores is not None:
-            return scores
-        assert self.text_reward is not None
-        responses = decode(Sampled(sequences, torch.zeros(len(prompts))), self.renderer)
-        return torch.tensor(self.text_reward(prompts, responses, columns), device=sequences.input_ids.device)
-
     def training_step(self, batch: Minibatch, batch_idx: int) -> Tensor:
         """This micro-batch's share of the minibatch's loss."""
-        old, mask = batch.experience, batch.experience.sequences.response_mask
+        sequences = batch.experience.sequences
         new = self.roles.actor_stats(
-            old.sequences, temperature=self.sampling.temperature, entropy_grad=self.ent_coef != 0
+            sequences, temperature=self.sampling.temperature, entropy_grad=self.loss.ent_coef != 0
         )
-        policy = ppo_policy_loss(
-            new.logprobs,
-            old.old_logprobs,
-            old.advantages,
-            mask,
-            clip_range=self.clip_range,
-            num_tokens=batch.num_tokens,
-        )
-        value = ppo_value_loss(
-            self.roles.values(old.sequences),
-            old.old_values,
-            old.returns,
-            mask,
-            clip_range_value=self.clip_range_value,
-            num_tokens=batch.num_tokens,
-        )
-        entropy = masked_sum(new.entropy, mask) / batch.num_tokens
+        values = self.roles.values(sequences)
+        self.terms = self.loss(new, values, batch, self.kl_coef, self.credit.kl_loss)
+        loss, sums, means = self.terms
+        if batch.ptx is not None:
+            sums["ptx_loss"] = -self.roles.label_logprobs(*batch.ptx[:3]).sum() / batch.ptx.num_tokens
+            loss = loss + self.ptx_coef * sums["ptx_loss"]
         scale = undo_averaging(self.trainer)
         self.log_dict(
-            {
-                "train/policy_loss": policy.loss * scale,
-                "train/value_loss": value.loss * scale,
-                "train/entropy": entropy * scale,
-                "train/approx_kl": policy.approx_kl,
-                "train/clip_fraction": policy.clip_fraction,
-                "train/value_clip_fraction": value.clip_fraction,
-            },
+            {f"train/{name}": value * scale for name, value in sums.items()}
+            | {f"train/{name}": value for name, value in means.items()},
             on_step=False,
             on_epoch=True,
             sync_dist=True,
-            batch_size=len(mask),
+            batch_size=len(sequences.input_ids),
         )
-        return (policy.loss + self.vf_coef * value.loss - self.ent_coef * entropy) * scale
+        return loss * scale
 
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Answers held-out prompts, and scores the answers."""
-        sequences, finished = self.answers.answer(self.roles.generator(), batch)
-        scores = self.score(sequences, batch.texts, batch.columns)
-        samples = score_samples(self.roles, sequences, finished, self.sampling.temperature, scores)
-        kl = masked_sum(samples.logprobs - samples.ref_logprobs, sequences.response_mask, dim=1)
-        self.answers.add(batch, "score", scores)
+        sampled = self.answers.answer(self.roles.generator(), batch)
+        scores = self.roles.scores(to_answers(sampled.sequences, batch, self.renderer))
+        samples = score_samples(self.roles, sampled, scores, self.sampling.temperature)
+        kl = masked_sum(samples.logprobs - samples.ref_logprobs, sampled.sequences.response_mask, dim=1)
+        self.answers.add(batch, "score", scores.total)
         self.answers.add(batch, "kl", kl)
 
     def on_validation_epoch_end(self) -> None:
@@ -275,12 +281,19 @@ class PPOModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what changes; frozen nets are not written again and again: they come from where they came from."""
-        frozen = tuple(f"roles.{name}." for name in self.roles.frozen())
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith(frozen)}
+        unchanged = self._unchanged()
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith(unchanged)}
         checkpoint["kl_coef"], checkpoint["answers_before"] = self.kl_coef, self.answers_before
+        checkpoint["moments"] = list(self.moments)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores what `on_save_checkpoint` kept, and fills in the frozen nets so that loading stays strict."""
         self.kl_coef, self.answers_before = checkpoint["kl_coef"], checkpoint["answers_before"]
-        frozen = tuple(f"roles.{name}." for name in self.roles.frozen())
-        checkpoint["state_dict"] |= {k: v for k, v in self.state_dict().items() if k.startswith(frozen)}
+        self.moments = Moments(*checkpoint["moments"])
+        unchanged = self._unchanged()
+        checkpoint["state_dict"] |= {k: v for k, v in self.state_dict().items() if k.startswith(unchanged)}
+
+    def _unchanged(self) -> tuple[str, ...]:
+        """Prefixes of the nets that stay as they were built: a reference that is refreshed does not."""
+        refreshed = {"reference"} if self.refresh_reference_every else set()
+        return tuple(f"roles.{name}." for name in self.roles.frozen() if name not in refreshed)

@@ -14,10 +14,9 @@ from lightning_rlhf.data.batches import PromptBatch, SFTBatch
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.hooks import notify
-from lightning_rlhf.models.forward import position_arguments
+from lightning_rlhf.models.forward import label_logprobs
 from lightning_rlhf.models.roles import build
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
-from lightning_rlhf.ops.logprobs import token_logprobs
 from lightning_rlhf.rewards import TextReward
 from lightning_rlhf.rollout.evaluate import HeldOutAnswers, Sample, summarize
 from lightning_rlhf.rollout.sampler import Sampling
@@ -71,24 +70,16 @@ class SFTModule(LightningModule):
 
     def training_step(self, batch: SFTBatch, batch_idx: int) -> Tensor:
         """This micro-batch's share of the minibatch's mean loss per token."""
-        loss = -self.label_logprobs(batch).sum() / batch.num_tokens * undo_averaging(self.trainer)
+        loss = -label_logprobs(self.net, *batch[:3]).sum() / batch.num_tokens * undo_averaging(self.trainer)
         self.log("train/loss", loss, batch_size=len(batch.input_ids))
         return loss
-
-    def label_logprobs(self, batch: SFTBatch) -> Tensor:
-        """Log-probs (N,) of the N tokens to learn, in nats."""
-        labels = batch.loss_mask[:, 1:]
-        logits = self.net(
-            input_ids=batch.input_ids, use_cache=False, **position_arguments(self.net, batch.attention_mask)
-        ).logits[:, :-1]
-        return token_logprobs(logits[labels][None], batch.input_ids[:, 1:][labels][None])[0]
 
     def validation_step(self, batch: SFTBatch | PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Loss on held-out demonstrations, or answers to held-out prompts."""
         if isinstance(batch, PromptBatch):
             self.answers.answer(self.net, batch)
         elif batch.num_tokens:
-            self.val_loss.update(-self.label_logprobs(batch).mean(), batch.num_tokens)
+            self.val_loss.update(-label_logprobs(self.net, *batch[:3]).mean(), batch.num_tokens)
 
     def on_validation_epoch_end(self) -> None:
         """Logs the loss over all ranks, and what the answers are like."""

@@ -179,10 +179,14 @@ WRONG: dict[str, tuple[Need, dict[str, Any], str]] = {
     "no rejected": (
         "pair",
         {"prompt": "Why?", "chosen": "Because."},
-        "field 'rejected' is missing; stage=reward needs prompt/chosen/rejected, or chosen/rejected transcripts",
+        "field 'rejected' is missing; stage=reward and dpo need prompt/chosen/rejected, or chosen/rejected transcripts",
     ),
-    "no chosen": ("pair", {"prompt": "Why?", "rejected": "Dunno."}, "field 'chosen' is missing; stage=reward needs"),
-    "no pair": ("pair", {"prompt": "Why?", "completion": "x"}, "field 'chosen' is missing; stage=reward needs"),
+    "no chosen": (
+        "pair",
+        {"prompt": "Why?", "rejected": "Dunno."},
+        "field 'chosen' is missing; stage=reward and dpo need",
+    ),
+    "no pair": ("pair", {"prompt": "Why?", "completion": "x"}, "field 'chosen' is missing; stage=reward and dpo need"),
     "no transcripts": ("pair", {"chosen": "a", "rejected": "b"}, "field 'chosen' holds no answer of the assistant"),
     "a number": ("pair", PAIR | {"chosen": 3}, "field 'chosen' is a number (3), expected text"),
     "equal": ("pair", PAIR | {"rejected": "Because. "}, "fields 'chosen' and 'rejected' are equal"),

@@ -47,19 +47,19 @@ def test_a_row_that_only_fills_a_batch_has_nothing_to_learn() -> None:
 
 
 def test_every_prompt_is_used_once_before_any_is_used_again() -> None:
-    chosen = [prompt.text for i in range(5) for prompt in iteration_prompts(prompts(10), 4, seed=1, iteration=i)]
+    chosen = [text for i in range(5) for text in iteration_prompts(prompts(10), 4, 1, seed=1, iteration=i).texts]
     assert sorted(chosen[:10]) == sorted(chosen[10:]) == sorted(str(i) for i in range(10))
     assert chosen[:10] != chosen[10:]
 
 
 def test_a_rollout_may_be_larger_than_the_prompts() -> None:
-    chosen = [prompt.text for prompt in iteration_prompts(prompts(3), 7, seed=1, iteration=0)]
+    chosen = iteration_prompts(prompts(3), 7, 1, seed=1, iteration=0).texts
     assert {chosen.count(str(i)) for i in range(3)} == {2, 3}
 
 
 def test_the_prompts_of_an_iteration_depend_on_seed_and_iteration_alone() -> None:
     def texts(seed: int, iteration: int) -> list[str]:
-        return [prompt.text for prompt in iteration_prompts(prompts(50), 8, seed=seed, iteration=iteration)]
+        return iteration_prompts(prompts(50), 8, 1, seed=seed, iteration=iteration).texts
 
     assert texts(1, 3) == texts(1, 3)
     assert texts(1, 3) != texts(2, 3)

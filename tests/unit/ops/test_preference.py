@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, tensor
+from torch import tensor
 
 from lightning_rlhf.ops.preference import PREFERENCE_LOSSES, dpo_loss, ipo_loss, log_ratio_margin
 
@@ -76,12 +76,10 @@ def test_a_pair_that_is_right_already_pulls_less_than_one_that_is_wrong() -> Non
 
 @pytest.mark.parametrize("loss", PREFERENCE_LOSSES)
 def test_smoothing_by_a_half_cannot_tell_the_labels_apart(loss: str) -> None:
-    def swapped(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> tuple[Tensor, ...]:
-        return b, a, d, c
-
+    function, (chosen, rejected, ref_chosen, ref_rejected) = PREFERENCE_LOSSES[loss], PAIRS
     settings = {"beta": 0.5, "label_smoothing": 0.5}
     torch.testing.assert_close(
-        PREFERENCE_LOSSES[loss](*PAIRS, **settings), PREFERENCE_LOSSES[loss](*swapped(*PAIRS), **settings)
+        function(*PAIRS, **settings), function(rejected, chosen, ref_rejected, ref_chosen, **settings)
     )
 
 

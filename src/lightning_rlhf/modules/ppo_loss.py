@@ -1,0 +1,126 @@
+"""What an update of PPO minimises.
+
+Shapes: B rows, R response tokens.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+from lightning_rlhf.errors import raise_problems
+from lightning_rlhf.models.roles import TokenStats
+from lightning_rlhf.ops.aggregation import AGGREGATIONS
+from lightning_rlhf.ops.losses import LOG_RATIOS, ppo_policy_loss, ppo_value_loss
+from lightning_rlhf.ops.masked import masked_sum
+from lightning_rlhf.rollout.dataset import Minibatch
+
+
+class Terms(NamedTuple):
+    """A loss, and what is worth logging of it; scalars."""
+
+    loss: Tensor
+    sums: dict[str, Tensor]
+    """Shares of what belongs to the whole minibatch: they add up over its parts."""
+    means: dict[str, Tensor]
+    """Of this part."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOLoss:
+    """The policy loss, and with it value loss, entropy bonus and KL penalty."""
+
+    ratio: Literal["token", "sequence"] = "token"
+    """Probability ratio of each token, or of a response as a whole (GSPO)."""
+    aggregation: Literal["token_mean", "sequence_mean", "fixed_length"] = "token_mean"
+    """How the losses of tokens become one."""
+    clip_range: float = 0.2
+    """The ratio is clipped to at least 1 - this."""
+    clip_range_high: float | None = None
+    """The ratio is clipped to at most 1 + this; None: as far as below."""
+    dual_clip: float | None = None
+    """Bound of the loss where the advantage is negative, in units of the advantage; None: no bound."""
+    clip_range_value: float = 0.2
+    """How far a value may move within an iteration."""
+    vf_coef: float = 0.1
+    """Weight of the value loss."""
+    ent_coef: float = 0.0
+    """Weight of the entropy bonus."""
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        high, dual = self.clip_range_high, self.dual_clip
+        raise_problems(
+            f"{name}={value}: must {rule}"
+            for name, value, holds, rule in [
+                ("ratio", self.ratio, self.ratio in LOG_RATIOS, f"be one of {', '.join(LOG_RATIOS)}"),
+                (
+                    "aggregation",
+                    self.aggregation,
+                    self.aggregation in AGGREGATIONS,
+                    f"be one of {', '.join(AGGREGATIONS)}",
+                ),
+                ("clip_range", self.clip_range, 0 < self.clip_range < 1, "lie in (0, 1)"),
+                ("clip_range_high", high, high is None or high > 0, "be positive"),
+                ("dual_clip", dual, dual is None or dual > 1, "be above 1"),
+                ("clip_range_value", self.clip_range_value, self.clip_range_value > 0, "be positive"),
+                ("vf_coef", self.vf_coef, self.vf_coef >= 0, "not be negative"),
+            ]
+            if not holds
+        )
+
+    def __call__(
+        self,
+        new: TokenStats,
+        values: Tensor | None,
+        batch: Minibatch,
+        kl_coef: float,
+        kl_loss: Callable[[Tensor, Tensor], Tensor] | None,
+    ) -> Terms:
+        """The share of a part of a minibatch.
+
+        Args:
+            new: Log-probs and entropies under the current actor.
+            values: (B, R) under the current critic, if there is one.
+            batch: The part.
+            kl_coef: Weight of the KL penalty.
+            kl_loss: Its estimator, if it is in the loss.
+
+        Returns:
+            The loss of the part, and its terms.
+        """
+        old, mask = batch.experience, batch.experience.sequences.response_mask
+        weights = AGGREGATIONS[self.aggregation](mask, batch.size)
+        policy = ppo_policy_loss(
+            LOG_RATIOS[self.ratio](new.logprobs, old.old_logprobs, mask),
+            old.advantages,
+            mask,
+            clip_range=self.clip_range,
+            clip_range_high=self.clip_range_high,
+            dual_clip=self.dual_clip,
+            weights=weights,
+        )
+        entropy = masked_sum(new.entropy, mask) / batch.size.num_tokens
+        loss = policy.loss - self.ent_coef * entropy
+        sums = {"policy_loss": policy.loss, "entropy": entropy}
+        means = {"approx_kl": policy.approx_kl, "clip_fraction": policy.clip_fraction}
+        if values is not None:
+            assert old.old_values is not None
+            assert old.returns is not None
+            value = ppo_value_loss(
+                values,
+                old.old_values,
+                old.returns,
+                mask,
+                clip_range_value=self.clip_range_value,
+                weights=1 / batch.size.num_tokens,
+            )
+            loss = loss + self.vf_coef * value.loss
+            sums["value_loss"], means["value_clip_fraction"] = value.loss, value.clip_fraction
+        if kl_loss:
+            # Masked before exp(): where a weight is 0, the gradient of infinity is still NaN.
+            kl = kl_loss(new.logprobs.where(mask, 0), old.ref_logprobs.where(mask, 0))
+            sums["kl_loss"] = (kl * weights).sum()
+            loss = loss + kl_coef * sums["kl_loss"]
+        return Terms(loss, sums, means)

@@ -1,0 +1,229 @@
+"""From samples to experience, with numbers worked out by hand."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.experience import Experience, Scores, Sequences
+from lightning_rlhf.ops.advantages import ESTIMATORS
+from lightning_rlhf.ops.kl import kl_estimates
+from lightning_rlhf.ops.moments import Moments
+from lightning_rlhf.rollout.collect import Greedy, Samples
+from lightning_rlhf.rollout.credit import Credit, to_experience
+from lightning_rlhf.rollout.shaping import RewardShaping
+
+MASK = torch.tensor([[True, True], [True, False]])
+
+
+@pytest.fixture
+def samples() -> Samples:
+    """Two responses, of two tokens and of one; P = 1, R = 2."""
+    return Samples(
+        sequences=Sequences(torch.ones(2, 3, dtype=torch.long), torch.cat([torch.ones(2, 1).bool(), MASK], 1), MASK),
+        scores=Scores(torch.tensor([3.0, -1.0]), {}),
+        finished=torch.tensor([True, False]),
+        sampler_logprobs=torch.tensor([[-1.0, -2.0], [-1.0, 9.0]]),
+        logprobs=torch.tensor([[-1.0, -2.0], [-1.0, 9.0]]),
+        entropy=torch.tensor([[1.0, 2.0], [3.0, 9.0]]),
+        ref_logprobs=torch.tensor([[-1.5, -1.0], [-3.0, -9.0]]),
+        values=torch.tensor([[0.5, 1.0], [2.0, 9.0]]),
+    )
+
+
+def judged(
+    samples: Samples, credit: Credit, *, kl_coef: float = 0.1, moments: Moments | None = None
+) -> tuple[Experience, dict[str, float]]:
+    return to_experience(samples, credit, kl_coef=kl_coef, moments=moments or Moments())
+
+
+def plain(**settings: Any) -> Credit:
+    """Without critic and whitening, advantages are the returns to go."""
+    return Credit(advantage="to_go", **settings)
+
+
+@pytest.fixture(autouse=True)
+def _to_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ESTIMATORS, "to_go", ESTIMATORS["reinforce_pp"]._replace(whiten=False))
+
+
+def test_scores_and_kl_become_returns(samples: Samples) -> None:
+    experience, metrics = judged(samples, Credit(gae_lambda=1.0))
+    # kl = logprobs - ref: (0.5, -1), (2); rewards = -0.1 kl, plus the score at the last token: (-0.05, 3.1), (-1.2).
+    # With gamma = lambda = 1 returns are the sums of what is still to come, whatever the critic said.
+    assert_close(experience.returns, torch.tensor([[3.05, 3.1], [-1.2, 0.0]]))
+    assert metrics == {"reward_mean": pytest.approx((3.05 - 1.2) / 2)}
+
+
+def test_advantages_of_gae_have_mean_zero_and_variance_one_over_the_valid_tokens(samples: Samples) -> None:
+    experience, _ = judged(samples, Credit(gae_lambda=1.0))
+    # Before whitening: returns - values = (2.55, 2.1), (-3.2); mean 0.48333, population variance 6.81722.
+    raw = torch.tensor([2.55, 2.1, -3.2])
+    expected = (raw - raw.mean()) / raw.var(correction=0).sqrt()
+    assert_close(experience.advantages[MASK], expected)
+    assert experience.advantages[1, 1] == 0
+
+
+def test_gamma_and_lambda_reach_the_estimator(samples: Samples) -> None:
+    # Rewards (0, 3); delta_1 = 3 - 1 = 2; delta_0 = 0.5 · 1 - 0.5 = 0; advantage 0 + 0.5 · 0.25 · 2 = 0.25.
+    experience, _ = judged(samples, Credit(gamma=0.5, gae_lambda=0.25), kl_coef=0.0)
+    assert_close(experience.returns, torch.tensor([[0.75, 3.0], [-1.0, 0.0]]))
+
+
+def test_the_group_size_reaches_the_estimator_and_its_advantages_stay_as_they_are(samples: Samples) -> None:
+    # 3 - (-1) and back.
+    experience, _ = judged(samples, Credit(advantage="rloo", num_samples_per_prompt=2), kl_coef=0.0)
+    assert_close(experience.advantages, torch.tensor([[4.0, 4.0], [-4.0, 0.0]]))
+    assert experience.returns is None
+
+
+@pytest.mark.parametrize("name", ["k1", "k2", "k3"])
+def test_each_kl_estimator_can_be_in_the_rewards(samples: Samples, name: str) -> None:
+    experience, _ = judged(samples, plain(kl_estimator=name))
+    kl = getattr(kl_estimates(samples.logprobs, samples.ref_logprobs), name)
+    expected = torch.tensor([[3.0 - 0.1 * kl[0].sum(), 3.0 - 0.1 * kl[0, 1]], [-1.0 - 0.1 * kl[1, 0], 0.0]])
+    assert_close(experience.advantages, expected)
+
+
+@pytest.mark.parametrize("name", ["k2", "k3", "k3+"])
+def test_a_kl_in_the_loss_is_not_in_the_rewards(samples: Samples, name: str) -> None:
+    credit = plain(kl_in="loss", kl_estimator=name)
+    experience, _ = judged(samples, credit)
+    assert_close(experience.advantages, torch.tensor([[3.0, 3.0], [-1.0, 0.0]]))
+    assert credit.kl_loss is not None
+    value = credit.kl_loss(samples.logprobs, samples.ref_logprobs)
+    assert_close(value, getattr(kl_estimates(samples.logprobs, samples.ref_logprobs), name.rstrip("+")))
+    assert plain().kl_loss is None
+
+
+def test_whitened_rewards_have_variance_one_around_their_mean(samples: Samples) -> None:
+    experience, metrics = judged(samples, plain(shaping=RewardShaping(whiten=True)))
+    # Rewards (-0.05, 3.1), (-1.2): mean 0.61667, population variance 3.31056.
+    raw = torch.tensor([-0.05, 3.1, -1.2])
+    first, second, third = raw.mean() + (raw - raw.mean()) / raw.var(correction=0).sqrt()
+    assert_close(experience.advantages, torch.tensor([[first + second, second], [third, 0.0]]))
+    assert metrics["reward_mean"] == pytest.approx(float(first + second + third) / 2)
+
+
+def test_scores_are_shaped_before_they_become_rewards(samples: Samples) -> None:
+    # Moments of mean 1 and deviation 2: scores 1 and -1; the second response has no end, which costs 5, and a buffer of
+    # one token punishes the first, whose two tokens are the limit.
+    shaping = RewardShaping(normalize=True, missing_eos_penalty=5.0, overlong_buffer=1)
+    experience, _ = judged(samples, plain(shaping=shaping), kl_coef=0.0, moments=Moments(4, 1.0, 16.0))
+    assert_close(experience.advantages, torch.tensor([[0.0, 0.0], [-6.0, 0.0]]))
+
+
+def test_the_greedy_baseline_is_shaped_as_the_scores_are(samples: Samples) -> None:
+    greedy = Greedy(torch.tensor([2.0, 0.0]), lengths=torch.tensor([1, 2]), finished=torch.tensor([False, True]))
+    shaping = RewardShaping(normalize=True, missing_eos_penalty=5.0, length_penalty=0.5)
+    # Scores (3, -1): 1, -1; less lengths 1 and 0.5 and the missing end of the second: 0, -6.5.
+    # Greedy (2, 0): 0.5, -0.5; less lengths 0.5 and 1 and the missing end of the first: -5, -1.5.
+    experience, _ = judged(
+        samples._replace(greedy=greedy),
+        Credit(advantage="remax", shaping=shaping),
+        kl_coef=0.0,
+        moments=Moments(4, 1.0, 16.0),
+    )
+    assert_close(experience.advantages, torch.tensor([[5.0, 5.0], [-5.0, 0.0]]))
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"), [([1.0, 1.0, 2.0, 2.0], 1.0), ([1.0, 1.0, 2.0, 3.0], 0.5), ([1.0, 2.0, 2.0, 1.0], 0.0)]
+)
+def test_groups_of_equal_scores_are_counted(samples: Samples, scores: list[float], expected: float) -> None:
+    def twice(tensor: Tensor) -> Tensor:
+        return torch.cat([tensor, tensor])
+
+    four = samples._replace(
+        sequences=Sequences(*map(twice, samples.sequences)),
+        scores=Scores(torch.tensor(scores), {}),
+        **{
+            name: twice(getattr(samples, name))
+            for name in ("finished", "sampler_logprobs", "logprobs", "entropy", "ref_logprobs", "values")
+        },
+    )
+    _, metrics = judged(four, Credit(advantage="rloo", num_samples_per_prompt=2))
+    assert metrics["zero_variance_groups"] == expected
+
+
+def test_what_lies_under_the_padding_changes_nothing(samples: Samples) -> None:
+    other = samples._replace(
+        logprobs=samples.logprobs.masked_fill(~MASK, -77.0), values=samples.values.masked_fill(~MASK, 77.0)
+    )
+    for credit in (Credit(gamma=0.9, gae_lambda=0.9), Credit(kl_estimator="k3", shaping=RewardShaping(whiten=True))):
+        first, metrics = judged(samples, credit)
+        second, other_metrics = judged(other, credit)
+        assert torch.equal(first.advantages, second.advantages)
+        assert torch.equal(first.returns, second.returns)
+        assert metrics == other_metrics
+
+
+def test_impossible_settings_are_named_all_at_once() -> None:
+    with pytest.raises(UserError) as caught:
+        Credit(advantage="grpo", gamma=1.5, gae_lambda=-0.1, kl_in="loss", kl_estimator="k1")
+    assert str(caught.value).splitlines() == [
+        "gamma=1.5: must lie in [0, 1]",
+        "gae_lambda=-0.1: must lie in [0, 1]",
+        "kl_estimator=k1 with kl_in=loss: expected one of k2, k3, k3+ (k1 has no gradient on average)",
+        "num_samples_per_prompt=1: advantage=grpo compares the responses to one prompt, so it needs at least 2",
+    ]
+
+
+@pytest.mark.parametrize("name", ["grpo", "grpo_no_std", "rloo", "reinforce_pp_baseline"])
+def test_an_estimator_that_compares_needs_a_group(name: str) -> None:
+    with pytest.raises(UserError, match=f"advantage={name} compares the responses to one prompt"):
+        Credit(advantage=name)
+    assert Credit(advantage=name, num_samples_per_prompt=2).estimator is ESTIMATORS[name]
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_group_has_at_least_one_response(count: int) -> None:
+    with pytest.raises(UserError, match=f"^num_samples_per_prompt={count}: must be positive$"):
+        Credit(advantage="rloo", num_samples_per_prompt=count)
+
+
+def test_k3_plus_is_for_the_loss_alone() -> None:
+    with pytest.raises(UserError, match=r"kl_estimator=k3\+ with kl_in=reward: expected one of k1, k2, k3$"):
+        Credit(kl_estimator="k3+")
+
+
+def test_an_unknown_estimator_names_all_that_there_are() -> None:
+    with pytest.raises(UserError, match="advantage=gea: expected one of gae, grpo, grpo_no_std, rloo, "):
+        Credit(advantage="gea")
+
+
+def test_an_estimator_of_ones_own_is_found_by_module_and_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_advantages.py").write_text(
+        "from lightning_rlhf.ops.advantages import Advantages, estimator\n\n\n"
+        '@estimator("constant", group=True)\n'
+        "def constant(trajectories, *, gamma, gae_lambda):\n"
+        "    return Advantages(gamma * trajectories.mask)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_advantages", raising=False)
+    # So that the registration is undone.
+    monkeypatch.setitem(ESTIMATORS, "constant", ESTIMATORS["gae"])
+    credit = Credit(advantage="my_advantages:constant", num_samples_per_prompt=2)
+    assert credit.estimator.estimate.__name__ == "constant"
+    assert not credit.estimator.critic
+    with pytest.raises(UserError, match="advantage=my_advantages:constant compares the responses to one prompt"):
+        Credit(advantage="my_advantages:constant")
+    with pytest.raises(UserError, match="advantage=my_advantages:other: expected one of gae, "):
+        Credit(advantage="my_advantages:other")
+
+
+def test_a_module_that_is_not_there_is_named() -> None:
+    with pytest.raises(
+        UserError, match=r"advantage=no_such_module:mine: cannot import 'no_such_module'; .* PYTHONPATH"
+    ):
+        Credit(advantage="no_such_module:mine")
+
+
+def test_an_unknown_place_of_the_kl_is_named() -> None:
+    with pytest.raises(UserError, match="kl_in=rewards: must be one of reward, loss"):
+        Credit(kl_in="rewards", kl_estimator="k2")  # type: ignore[arg-type]

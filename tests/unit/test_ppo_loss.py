@@ -1,0 +1,150 @@
+"""The loss of an update, put together by hand."""
+
+from math import log
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.experience import Experience, Sequences
+from lightning_rlhf.models.roles import TokenStats
+from lightning_rlhf.modules.ppo_loss import PPOLoss, Terms
+from lightning_rlhf.ops.aggregation import MinibatchSize
+from lightning_rlhf.ops.kl import KL_IN_LOSS
+from lightning_rlhf.rollout.dataset import Minibatch
+
+# Two of the three responses of a minibatch with 6 tokens in all and at most 5 tokens each.
+MASK = torch.tensor([[True, True], [True, False]])
+SIZE = MinibatchSize(num_sequences=3, num_tokens=6, max_length=5)
+# Ratios 1.5 and 1, and 0.5; under the padding stands what should not be seen.
+NEW = torch.tensor([[log(1.5), 0.0], [log(0.5), -300.0]])
+ENTROPY = torch.tensor([[1.0, 2.0], [3.0, 99.0]])
+VALUES = torch.tensor([[1.0, 2.0], [0.5, 99.0]])
+
+
+def batch(mask: Tensor = MASK) -> Minibatch:
+    zeros = torch.zeros(2, 2)
+    whole = torch.cat([torch.ones(2, 1, dtype=torch.bool), mask], dim=1)
+    experience = Experience(
+        Sequences(torch.ones(2, 3, dtype=torch.long), whole, mask),
+        old_logprobs=zeros,
+        ref_logprobs=torch.tensor([[0.0, log(2.0)], [0.0, 0.0]]),
+        advantages=torch.tensor([[2.0, 1.0], [1.0, 99.0]]),
+        old_values=torch.zeros(2, 2),
+        returns=torch.tensor([[1.0, 1.0], [0.5, 99.0]]),
+    )
+    return Minibatch(experience, SIZE)
+
+
+def terms(
+    *, critic: bool = False, kl: str | None = None, kl_coef: float = 0.0, new: Tensor = NEW, **settings: Any
+) -> Terms:
+    loss = PPOLoss(**settings)
+    return loss(TokenStats(new, ENTROPY), VALUES if critic else None, batch(), kl_coef, kl and KL_IN_LOSS[kl])
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "expected"),
+    [
+        # Losses -2 · 1.2 (clipped) and -1 of the first response, -0.5 of the second.
+        ("token_mean", -(2.4 + 1 + 0.5) / 6),
+        ("sequence_mean", -((2.4 + 1) / 2 + 0.5) / 3),
+        ("fixed_length", -(2.4 + 1 + 0.5) / 15),
+    ],
+)
+def test_the_policy_loss_is_weighed_by_its_aggregation(aggregation: str, expected: float) -> None:
+    result = terms(aggregation=aggregation)
+    assert_close(result.loss, torch.tensor(expected))
+    assert_close(result.sums["policy_loss"], torch.tensor(expected))
+    assert_close(result.means["clip_fraction"], torch.tensor(1 / 3))
+    assert_close(result.means["approx_kl"], torch.tensor((log(1.5) ** 2 + log(0.5) ** 2) / 2 / 3))
+
+
+def test_the_ratio_of_whole_responses_is_one_of_the_choices() -> None:
+    # sqrt(1.5) for both tokens of the first response, held back at 1.2: -2.4 and -1.2.
+    assert_close(terms(ratio="sequence").loss, torch.tensor(-(2.4 + 1.2 + 0.5) / 6))
+
+
+def test_the_clip_ranges_reach_the_policy_loss() -> None:
+    assert_close(terms(clip_range=0.1).loss, torch.tensor(-(2.2 + 1 + 0.5) / 6))
+    assert_close(terms(clip_range_high=0.4).loss, torch.tensor(-(2.8 + 1 + 0.5) / 6))
+
+
+def test_the_dual_clip_reaches_the_policy_loss() -> None:
+    worse = batch()
+    worse = worse._replace(experience=worse.experience._replace(advantages=-worse.experience.advantages))
+    stats = TokenStats(NEW + log(10), ENTROPY)
+    # Ratios 15, 10 and 5 with advantages -2, -1, -1: bounded at 3.
+    for dual_clip, expected in [(None, (30 + 10 + 5) / 6), (3.0, (6 + 3 + 3) / 6)]:
+        assert_close(PPOLoss(dual_clip=dual_clip)(stats, None, worse, 0.0, None).loss, torch.tensor(expected))
+
+
+def test_the_value_loss_enters_with_its_weight_and_every_token_counts_the_same() -> None:
+    without, result = terms(aggregation="sequence_mean"), terms(critic=True, aggregation="sequence_mean", vf_coef=0.5)
+    # Old values 0, clip range 0.2. Values 1, 2, 0.5 and returns 1, 1, 0.5: plain errors 0, 1, 0, and clipped to 0.2
+    # 0.64, 0.64, 0.09. Of the larger ones, 0.64, 1, 0.09, half, over 6 tokens; two of three are held back.
+    value_loss = (0.64 + 1 + 0.09) / 2 / 6
+    assert_close(result.sums["value_loss"], torch.tensor(value_loss))
+    assert_close(result.loss - without.loss, torch.tensor(0.5 * value_loss))
+    assert_close(result.means["value_clip_fraction"], torch.tensor(2 / 3))
+    assert without.sums.keys() == {"policy_loss", "entropy"}
+    wide = terms(critic=True, clip_range_value=10.0)
+    assert_close(wide.sums["value_loss"], torch.tensor(1 / 2 / 6))
+
+
+def test_the_entropy_bonus_lowers_the_loss() -> None:
+    result = terms(ent_coef=0.1)
+    assert_close(result.sums["entropy"], torch.tensor(6 / 6))
+    assert_close(terms().loss - result.loss, torch.tensor(0.1))
+
+
+def test_a_kl_in_the_loss_enters_with_its_weight_and_the_aggregation() -> None:
+    # Distances to the reference: log 1.5 and -log 2; log 0.5.
+    k3 = [1 / 1.5 - 1 + log(1.5), 2 - 1 - log(2), 2 - 1 + log(0.5)]
+    expected = ((k3[0] + k3[1]) / 2 + k3[2]) / 3
+    without, result = terms(aggregation="sequence_mean"), terms(aggregation="sequence_mean", kl="k3", kl_coef=0.5)
+    assert_close(result.sums["kl_loss"], torch.tensor(expected))
+    assert_close(result.loss - without.loss, torch.tensor(0.5 * expected))
+    k2 = (log(1.5) ** 2 + log(2) ** 2 + log(0.5) ** 2) / 2 / 6
+    assert_close(terms(kl="k2", kl_coef=0.5).sums["kl_loss"], torch.tensor(k2))
+    # Without a weight it is still logged.
+    assert_close(terms(kl="k2").loss, terms().loss)
+
+
+@pytest.mark.parametrize("kl", ["k2", "k3", "k3+"])
+def test_no_gradient_comes_from_under_the_padding(kl: str) -> None:
+    # exp(300), which k3 would be there, is infinite.
+    new = NEW.clone().requires_grad_()
+    values = VALUES.clone().requires_grad_()
+    entropy = ENTROPY.clone().requires_grad_()
+    loss = PPOLoss(ent_coef=0.1)(TokenStats(new, entropy), values, batch(), 0.5, KL_IN_LOSS[kl]).loss
+    loss.backward()
+    for leaf in (new, values, entropy):
+        assert leaf.grad is not None
+        assert leaf.grad.isfinite().all()
+        assert not leaf.grad[~MASK].any()
+
+
+def test_impossible_settings_are_named_all_at_once() -> None:
+    with pytest.raises(UserError) as caught:
+        PPOLoss(
+            ratio="word",  # type: ignore[arg-type]
+            aggregation="mean",  # type: ignore[arg-type]
+            clip_range=1.0,
+            clip_range_high=0.0,
+            dual_clip=1.0,
+            clip_range_value=0.0,
+            vf_coef=-1.0,
+        )
+    assert str(caught.value).splitlines() == [
+        "ratio=word: must be one of token, sequence",
+        "aggregation=mean: must be one of token_mean, sequence_mean, fixed_length",
+        "clip_range=1.0: must lie in (0, 1)",
+        "clip_range_high=0.0: must be positive",
+        "dual_clip=1.0: must be above 1",
+        "clip_range_value=0.0: must be positive",
+        "vf_coef=-1.0: must not be negative",
+    ]

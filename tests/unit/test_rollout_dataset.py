@@ -1,0 +1,145 @@
+"""Minibatches of a rollout, and the texts mixed in: shared out without loss, continued where they stopped."""
+
+from itertools import islice
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lightning_rlhf.data.render import Rendered
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.experience import Experience, Sequences
+from lightning_rlhf.ops.aggregation import MinibatchSize
+from lightning_rlhf.rollout.dataset import Minibatch, RolloutDataset
+from lightning_rlhf.rollout.ptx import PTX
+
+LIMIT = 5
+# Texts of 2, 3, 4, ... tokens, of which all but the first are learnt.
+TEXTS = [Rendered([100 + n] * (n + 2), [False] + [True] * (n + 1)) for n in range(7)]
+
+
+def fake_trainer(world_size: int = 1, rank: int = 0, parts: int = 1) -> Any:
+    return SimpleNamespace(world_size=world_size, global_rank=rank, accumulate_grad_batches=parts)
+
+
+def experience(iteration: int, count: int) -> Experience:
+    """Row r of iteration i says 100 · i + r in its first advantage, and has between 1 and 4 tokens."""
+    mask = torch.arange(LIMIT) < (1 + torch.arange(count) % 4)[:, None]
+    numbers = (100 * iteration + torch.arange(count))[:, None].expand(count, LIMIT).float()
+    ids = torch.ones(count, 1 + LIMIT, dtype=torch.long)
+    whole = torch.cat([torch.ones(count, 1, dtype=torch.bool), mask], dim=1)
+    return Experience(Sequences(ids, whole, mask), *[numbers] * 3, None, None)
+
+
+def make_dataset(
+    rollout_size: int = 12, minibatch_size: int = 4, trainer: Any = None, *, ptx: bool = False, seed: int = 0
+) -> RolloutDataset:
+    trainer = trainer or fake_trainer()
+    return RolloutDataset(
+        lambda iteration: experience(iteration, rollout_size),
+        rollout_batch_size=rollout_size,
+        minibatch_size=minibatch_size,
+        ppo_epochs=2,
+        trainer=trainer,
+        seed=seed,
+        ptx=PTX(TEXTS, minibatch_size=minibatch_size, trainer=trainer, seed=seed) if ptx else None,
+    )
+
+
+def rows_of(batches: list[Minibatch]) -> list[int]:
+    return [int(row) for batch in batches for row in batch.experience.advantages[:, 0]]
+
+
+def texts_of(batches: list[Minibatch]) -> list[int]:
+    return [int(row) - 100 for batch in batches if batch.ptx for row in batch.ptx.input_ids[:, 0]]
+
+
+def test_an_iteration_reads_every_row_once_in_each_epoch_in_an_order_of_its_own() -> None:
+    dataset = make_dataset()
+    first, second = list(dataset), list(dataset)
+    assert len(first) == len(dataset) == 6
+    orders = [rows_of(batches) for batches in (first[:3], first[3:], second[:3], second[3:])]
+    assert [sorted(order) for order in orders] == 2 * [list(range(12))] + 2 * [list(range(100, 112))]
+    assert len({tuple(row % 100 for row in order) for order in orders}) == 4
+
+
+@given(
+    st.sampled_from([(1, 1), (1, 8), (2, 4), (4, 2), (8, 1), (2, 2)]),
+    st.integers(1, 2),
+    st.booleans(),
+    st.integers(0, 3),
+)
+def test_ranks_and_parts_share_each_minibatch_and_its_texts_without_loss(
+    shares: tuple[int, int], rows_each: int, ptx: bool, seed: int
+) -> None:
+    world_size, parts = shares
+    size = world_size * parts * rows_each
+    whole = list(make_dataset(2 * size, size, ptx=ptx, seed=seed))
+    ranks = [
+        list(make_dataset(2 * size, size, fake_trainer(world_size, rank, parts), ptx=ptx, seed=seed))
+        for rank in range(world_size)
+    ]
+    assert {len(rank) for rank in ranks} == {len(whole) * parts}
+    for number, minibatch in enumerate(whole):
+        shared = [batch for rank in ranks for batch in rank[number * parts : (number + 1) * parts]]
+        assert rows_of(shared) == rows_of([minibatch])
+        assert texts_of(shared) == texts_of([minibatch])
+        num_tokens = sum(1 + row % 100 % 4 for row in rows_of(shared))
+        assert {batch.size for batch in shared} == {MinibatchSize(size, num_tokens, LIMIT)} == {minibatch.size}
+        if ptx:
+            num_labels = sum(text + 1 for text in texts_of(shared))
+            assert {batch.ptx.num_tokens for batch in shared if batch.ptx} == {num_labels}
+
+
+def test_texts_come_in_passes_that_go_on_over_minibatches_and_iterations() -> None:
+    dataset = make_dataset(ptx=True)
+    texts = texts_of([*dataset, *dataset])
+    # Seven texts, four for each of twelve minibatches.
+    assert len(texts) == 48
+    passes = [texts[start : start + 7] for start in range(0, 42, 7)]
+    assert all(sorted(each) == list(range(7)) for each in passes)
+    assert len({tuple(each) for each in passes}) > 1
+
+
+@pytest.mark.parametrize("num_seen", range(0, 25, 2))
+def test_a_restored_data_set_goes_on_with_the_next_minibatch_and_its_texts(num_seen: int) -> None:
+    def read(dataset: RolloutDataset, count: int) -> tuple[list[int], list[int]]:
+        # As a trainer does: a new iterator each epoch.
+        batches: list[Minibatch] = []
+        while len(batches) < count:
+            batches += islice(dataset, count - len(batches))
+        return rows_of(batches), texts_of(batches)
+
+    trainer = fake_trainer(parts=2)
+    stopped, resumed = make_dataset(trainer=trainer, ptx=True), make_dataset(trainer=trainer, ptx=True)
+    seen = read(stopped, num_seen)
+    resumed.go_on(stopped.progress())
+    left = read(resumed, 36 - num_seen)
+    assert (seen[0] + left[0], seen[1] + left[1]) == read(make_dataset(trainer=trainer, ptx=True), 36)
+
+
+def test_a_checkpoint_holds_the_experience_only_while_it_is_needed(tmp_path: Any) -> None:
+    dataset = make_dataset()
+    assert dataset.progress()["buffer"] is None
+    list(islice(dataset, 2))
+    torch.save(dataset.progress(), tmp_path / "progress.pt")
+    buffer = torch.load(tmp_path / "progress.pt", weights_only=True)["buffer"]
+    assert [None if tensor is None else len(tensor) for tensor in buffer] == [12] * 6 + [None, None]
+    list(dataset)
+    assert dataset.progress()["buffer"] is None
+
+
+@pytest.mark.parametrize(
+    ("sizes", "world_size", "message"),
+    [
+        ((12, 5), 1, "rollout_batch_size=12 does not divide by minibatch_size=5"),
+        ((10, 5), 4, "rollout_batch_size=10 does not divide by 4 processes"),
+        ((12, 6), 4, "minibatch_size=6 does not divide by 4 = 4 processes x accumulate_grad_batches=1"),
+    ],
+)
+def test_sizes_that_do_not_divide_are_named(sizes: tuple[int, int], world_size: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make_dataset(*sizes, fake_trainer(world_size))
