@@ -1,4 +1,4 @@
-"""Scores by a Python function of texts: verifiable rewards, rules, and the gold metric of an evaluation."""
+"""Scores by a Python function of texts: verifiable rewards, rules, servers, judges, and the gold metric."""
 
 import importlib
 import inspect
@@ -15,7 +15,7 @@ class TextReward:
     """Calls `function(prompts, responses, **columns)` and checks what it returns.
 
     The function gets two lists of texts, and of the data's other columns those that its signature names, each as a
-    list. It returns one number for each response.
+    list with None where a row has nothing. It returns one number for each response.
 
     Example:
         >>> TextReward(lambda prompts, responses: [float(len(r) < 80) for r in responses])
@@ -30,9 +30,10 @@ class TextReward:
         """
         self.name = function if isinstance(function, str) else getattr(function, "__name__", repr(function))
         self.function = _find(function) if isinstance(function, str) else function
-        parameters = inspect.signature(self.function).parameters.values()
+        parameters = list(inspect.signature(self.function).parameters.values())
         self.takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
-        self.columns = [p.name for p in parameters][2:]
+        self.columns = [p.name for p in parameters[2:]]
+        self.required = [p.name for p in parameters[2:] if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
 
     def __call__(self, prompts: list[str], responses: list[str], columns: list[dict[str, Any]]) -> list[float]:
         """Scores responses.
@@ -43,10 +44,14 @@ class TextReward:
             columns: The other columns of each row.
 
         Raises:
-            UserError: If the function returns anything but one finite number for each response.
+            UserError: If the data lack a column that the function needs, or it returns anything but one finite number
+                for each response.
         """
-        names = sorted(set().union(*columns)) if self.takes_all else self.columns
-        wanted = {name: [row.get(name) for row in columns] for name in names if any(name in row for row in columns)}
+        known = sorted(set().union(*columns))
+        if missing := [name for name in self.required if name not in known]:
+            raise UserError(f"{self.name} needs the column {', '.join(missing)}; the data have {', '.join(known)}")
+        names = known if self.takes_all else [name for name in self.columns if name in known]
+        wanted = {name: [row.get(name) for row in columns] for name in names}
         scores = [float(score) for score in self.function(prompts, responses, **wanted)]
         if len(scores) != len(responses):
             raise UserError(f"{self.name} returned {len(scores)} scores for {len(responses)} responses")

@@ -31,6 +31,15 @@ def test_a_function_is_found_by_its_name() -> None:
     assert reward(["My door is stuck."], [""], [{}]) == [0.0]
 
 
+def test_a_column_that_a_function_needs_and_the_data_lack_is_named_with_those_they_have() -> None:
+    def exact(prompts: list[str], responses: list[str], answer: list[str], level: Any = None) -> list[float]:
+        return [1.0]
+
+    with pytest.raises(UserError, match="^exact needs the column answer; the data have messages, x$"):
+        TextReward(exact)(["a"], ["b"], [{"x": 1, "messages": []}])
+    assert TextReward(exact)(["a"], ["b"], [{"answer": "c"}]) == [1.0]
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

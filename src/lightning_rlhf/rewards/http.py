@@ -1,0 +1,126 @@
+"""Scores from a server: `lightning-rlhf serve-reward`, or anything else that speaks the same few words of JSON."""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from lightning_rlhf.errors import UserError
+
+_TOO_MANY_REQUESTS = 429
+
+
+@dataclass(frozen=True)
+class HTTPReward:
+    """Asks a server for the scores of a batch; a `TextReward` takes it as its function.
+
+    Each request is a POST of `{"prompts": […], "responses": […]}`, and with `messages`, `finished` and `columns` where
+    they are known. The answer is `{"scores": […]}`, one number for each response. docs/rewards.md has the protocol.
+
+    Example:
+        >>> TextReward(HTTPReward("http://127.0.0.1:8000/score"))
+    """
+
+    url: str
+    batch_size: int = 64
+    """Responses in one request."""
+    timeout: float = 60.0
+    """Seconds that a request may take."""
+    retries: int = 3
+    """How often a request is sent again where there is no connection, or the server fails (5xx) or is busy (429)."""
+    backoff: float = 1.0
+    """Seconds before the first repetition; before each further one it is twice as long."""
+    token_env: str | None = None
+    """Environment variable with a token, sent as `Authorization: Bearer …`."""
+    columns: Sequence[str] = ()
+    """Columns of the data to send along."""
+
+    def __post_init__(self) -> None:
+        """Checks what can be checked before the first request."""
+        try:
+            url = httpx.URL(self.url)
+        except httpx.InvalidURL as error:
+            raise UserError(f"url={self.url}: {error}") from error
+        if url.scheme not in ("http", "https") or not url.host:
+            raise UserError(f"url={self.url}: expected an address such as http://127.0.0.1:8000/score")
+        if self.batch_size < 1:
+            raise UserError(f"batch_size={self.batch_size}: must be positive")
+        if self.token_env and not os.environ.get(self.token_env):
+            raise UserError(f"token_env={self.token_env}: there is no such environment variable")
+
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str], **columns: Sequence[Any]) -> list[float]:
+        """Scores responses, batch by batch.
+
+        Raises:
+            UserError: If the server cannot be reached, refuses, or does not answer with one score for each response.
+        """
+        headers = {"Content-Type": "application/json"}
+        if self.token_env:
+            headers["Authorization"] = f"Bearer {os.environ[self.token_env]}"
+        scores: list[float] = []
+        with httpx.Client(headers=headers, timeout=self.timeout) as client:
+            for body, count in self._requests(prompts, responses, columns):
+                scores += self._scores(self._send(client, body), count)
+        return scores
+
+    def _requests(
+        self, prompts: Sequence[str], responses: Sequence[str], columns: dict[str, Sequence[Any]]
+    ) -> Iterator[tuple[str, int]]:
+        """The body of each request, and how many responses are in it."""
+        if missing := [name for name in self.columns if name not in columns]:
+            raise UserError(f"columns: the data have no {', '.join(missing)}; they have {', '.join(columns)}")
+        known = {name: columns[name] for name in ("messages", "finished") if name in columns}
+        for start in range(0, len(responses), self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            body: dict[str, Any] = {"prompts": prompts[rows], "responses": responses[rows]}
+            body |= {name: column[rows] for name, column in known.items()}
+            if self.columns:
+                body["columns"] = {name: columns[name][rows] for name in self.columns}
+            try:
+                yield json.dumps(body), len(responses[rows])
+            except TypeError as error:
+                raise UserError(f"columns={list(self.columns)}: cannot be sent as JSON: {error}") from error
+
+    def _send(self, client: httpx.Client, body: str) -> httpx.Response:
+        """Sends a request until it is answered, or often enough."""
+        for attempt in range(self.retries + 1):
+            if attempt:
+                time.sleep(self.backoff * 2 ** (attempt - 1))
+            try:
+                response = client.post(self.url, content=body)
+            except httpx.TransportError as error:
+                problem = f"no answer ({error or type(error).__name__}); is the server running, and reached from here?"
+                continue
+            if response.status_code < 500 and response.status_code != _TOO_MANY_REQUESTS:
+                return self._accepted(response)
+            problem = f"{_described(response)}; look at the server's own log"
+        raise UserError(f"url={self.url}: asked {self.retries + 1} times: {problem}")
+
+    def _accepted(self, response: httpx.Response) -> httpx.Response:
+        if response.is_success:
+            return response
+        remedies = {
+            401: "set token_env to the name of an environment variable with a valid token",
+            404: "does the address end with the right path, such as /score?",
+        }
+        remedy = remedies.get(response.status_code, "docs/rewards.md says what is sent")
+        raise UserError(f"url={self.url}: {_described(response)}; {remedy}")
+
+    def _scores(self, response: httpx.Response, count: int) -> list[float]:
+        try:
+            scores = [float(score) for score in response.json()["scores"]]
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(
+                f'url={self.url}: answered {response.text[:200]!r}; expected {{"scores": [numbers]}}'
+            ) from error
+        if len(scores) != count:
+            raise UserError(f"url={self.url}: gave {len(scores)} scores for {count} responses")
+        return scores
+
+
+def _described(response: httpx.Response) -> str:
+    return f"status {response.status_code} {response.reason_phrase}: {response.text[:300]}".rstrip(": ")

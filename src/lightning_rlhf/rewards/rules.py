@@ -1,0 +1,131 @@
+"""Rules that verify a response: 1 if it is right, 0 if not. A `TextReward` takes each as its function.
+
+What needs more than a comparison, such as running tests on code that a response holds, is a function of one's own.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any, Literal
+
+from lightning_rlhf.errors import UserError
+
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+
+
+@dataclass(frozen=True)
+class ExactAnswer:
+    r"""Whether the response gives the answer that stands in a column of the data.
+
+    Spaces and upper case make no difference, and numbers are compared as numbers: "1,000.0" is 1000.
+
+    Example:
+        >>> ExactAnswer(pattern=r"#### *(.+)")(["2 + 2?"], ["That makes\n#### 4"], answer=["4.0"])
+        [1.0]
+    """
+
+    column: str = "answer"
+    """Holds the right answers: texts or numbers."""
+    pattern: str | None = None
+    r"""Regular expression that finds the answer: of its last match, what is in the first group, or all of it. It is
+    applied to the column too if it matches there. None takes the whole text."""
+
+    def __post_init__(self) -> None:
+        """Checks the pattern."""
+        _check(self.pattern or "")
+
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str], **columns: Sequence[Any]) -> list[float]:
+        """Scores responses.
+
+        Raises:
+            UserError: If the data have no such column, or a row has no answer in it.
+        """
+        if self.column not in columns:
+            raise UserError(f"column={self.column}: the data have {', '.join(columns) or 'no other columns'}")
+        answers = columns[self.column]
+        if None in answers:
+            raise UserError(f"column={self.column}: empty for the prompt {prompts[list(answers).index(None)][:80]!r}")
+        return [
+            float(self._given(response) == _comparable(self._found(str(answer)) or str(answer)))
+            for response, answer in zip(responses, answers, strict=True)
+        ]
+
+    def _given(self, response: str) -> str | Decimal | None:
+        found = self._found(response)
+        return None if found is None else _comparable(found)
+
+    def _found(self, text: str) -> str | None:
+        if self.pattern is None:
+            return text
+        matches = list(re.finditer(self.pattern, text))
+        if not matches:
+            return None
+        return matches[-1][1 if matches[-1].re.groups else 0]
+
+
+@dataclass(frozen=True)
+class Pattern:
+    r"""Whether a regular expression is found in the response, or is not.
+
+    Example:
+        >>> Pattern(r"(?i)\bsorry\b", wanted=False)(["Hello"], ["Sorry, no."])
+        [0.0]
+    """
+
+    pattern: str
+    """Found anywhere in the response; `^` and `$` tie it to both ends."""
+    wanted: bool = True
+    """Whether a match is right, or wrong."""
+
+    def __post_init__(self) -> None:
+        """Checks the pattern."""
+        _check(self.pattern)
+
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        """Scores responses."""
+        return [float((re.search(self.pattern, response) is not None) == self.wanted) for response in responses]
+
+
+@dataclass(frozen=True)
+class Length:
+    """Whether the length of the response lies within bounds, which count as within.
+
+    Example:
+        >>> Length(minimum=2, maximum=4, unit="words")(["Hello"], ["Hello to you"])
+        [1.0]
+    """
+
+    minimum: int = 0
+    maximum: int | None = None
+    """None sets no limit."""
+    unit: Literal["characters", "words"] = "words"
+    """Words are what spaces and line ends set apart."""
+
+    def __post_init__(self) -> None:
+        """Checks that a length can lie between the bounds."""
+        if self.maximum is not None and self.maximum < self.minimum:
+            raise UserError(f"maximum={self.maximum}: less than minimum={self.minimum}, so no response would be right")
+
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        """Scores responses."""
+        lengths = [len(response.split() if self.unit == "words" else response) for response in responses]
+        most = float("inf") if self.maximum is None else self.maximum
+        return [float(self.minimum <= length <= most) for length in lengths]
+
+
+def _comparable(text: str) -> str | Decimal:
+    """A number if the text is one; else the text in lower case, with single spaces."""
+    words = " ".join(text.split()).casefold()
+    try:
+        number = Decimal(_THOUSANDS.sub("", words))
+    except InvalidOperation:
+        return words
+    return number if number.is_finite() else words
+
+
+def _check(pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"pattern={pattern}: not a regular expression: {error}") from error

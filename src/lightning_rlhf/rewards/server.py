@@ -1,0 +1,74 @@
+"""Serves a reward model over HTTP, in the protocol that `HTTPReward` speaks."""
+
+from threading import Lock
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+import torch
+
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.rewards.net import TextNetReward
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+
+def make_app(reward: TextNetReward, name: str, batch_size: int) -> "FastAPI":
+    """Makes the web application: `POST /score` and `GET /health`.
+
+    Args:
+        reward: The model, in evaluation mode.
+        name: What `/health` calls it.
+        batch_size: Answers that go through the model at a time.
+    """
+    from fastapi import FastAPI, HTTPException
+    from pydantic import BaseModel, Field, model_validator
+
+    class Message(BaseModel):
+        role: Literal["system", "user", "assistant"]
+        content: str
+
+    class Batch(BaseModel):
+        prompts: list[str]
+        responses: list[str]
+        messages: list[Annotated[list[Message], Field(min_length=1)]] | None = None
+        finished: list[bool] | None = None
+
+        @model_validator(mode="after")
+        def check_lengths(self) -> Self:
+            for field in ("prompts", "messages", "finished"):
+                rows = getattr(self, field)
+                if rows is not None and len(rows) != len(self.responses):
+                    raise ValueError(f"{len(rows)} {field} for {len(self.responses)} responses")
+            return self
+
+    app = FastAPI(title="lightning-rlhf serve-reward")
+    # Requests come in threads, and a tokenizer may serve one at a time.
+    lock = Lock()
+
+    @app.get("/health")
+    def health() -> dict[str, str]:
+        return {"name": name, "kind": "reward_model"}
+
+    @app.post("/score")
+    def score(batch: Batch) -> dict[str, list[float]]:
+        before: list[Any] = (
+            [[message.model_dump() for message in messages] for messages in batch.messages]
+            if batch.messages
+            else [[{"role": "user", "content": prompt}] for prompt in batch.prompts]
+        )
+        conversations = [
+            [*messages, {"role": "assistant", "content": response}]
+            for messages, response in zip(before, batch.responses, strict=True)
+        ]
+        finished = batch.finished or [True] * len(conversations)
+        scores: list[float] = []
+        try:
+            with lock, torch.inference_mode():
+                for start in range(0, len(conversations), batch_size):
+                    rows = slice(start, start + batch_size)
+                    scores += reward.score(conversations[rows], finished[rows]).tolist()
+        except UserError as error:
+            raise HTTPException(422, str(error)) from error
+        return {"scores": scores}
+
+    return app
