@@ -1,0 +1,229 @@
+"""Direct preference optimization."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torchmetrics import MeanMetric
+from transformers import PreTrainedModel
+
+from lightning_rlhf.data.batches import PairBatch, PromptBatch
+from lightning_rlhf.data.render import Renderer
+from lightning_rlhf.errors import UserError, raise_problems
+from lightning_rlhf.experience import Sequences
+from lightning_rlhf.hooks import notify
+from lightning_rlhf.models.forward import response_logits
+from lightning_rlhf.models.roles import Net, build
+from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
+from lightning_rlhf.modules.reward import wins
+from lightning_rlhf.ops.logprobs import token_logprobs
+from lightning_rlhf.ops.preference import PREFERENCE_LOSSES
+from lightning_rlhf.ops.sequences import used_columns
+from lightning_rlhf.rewards import TextReward
+from lightning_rlhf.rollout.evaluate import HeldOutAnswers, Sample, summarize
+from lightning_rlhf.rollout.sampler import Sampling
+
+
+class DPOModule(LightningModule):
+    """Learns from pairs of answers which one people prefer, without a reward model and without sampling.
+
+    Source: Rafailov et al., "Direct Preference Optimization: Your Language Model is Secretly a Reward Model" (2023).
+    """
+
+    actor: PreTrainedModel
+    reference: PreTrainedModel
+
+    def __init__(
+        self,
+        *,
+        actor: PreTrainedModel | Callable[[], PreTrainedModel],
+        reference: PreTrainedModel | Callable[[], PreTrainedModel] | None = None,
+        renderer: Renderer,
+        loss: Literal["sigmoid", "ipo"] = "sigmoid",
+        beta: float = 0.1,
+        label_smoothing: float = 0.0,
+        reference_free: bool = False,
+        lr: float = 1e-6,
+        optim: Optim | None = None,
+        evaluation: Sampling | None = None,
+        gold: TextReward | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Prepares the stage; the nets are built in `configure_model`.
+
+        Args:
+            actor: The net to train, or a function that builds it; starts as a fine-tuned model.
+            reference: What the actor must stay near; a second copy of the actor's start, in the same dtype.
+            renderer: Makes tokens of conversations, and text of tokens.
+            loss: `sigmoid` is DPO's, `ipo` regresses to a finite margin.
+            beta: The larger, the nearer the actor stays to the reference.
+            label_smoothing: The share of pairs whose label is taken to be wrong.
+            reference_free: Take all answers for equally likely under the reference, of which none is built then.
+            lr: Learning rate.
+            optim: Optimizer and schedule.
+            evaluation: How held-out prompts are answered during validation, if the data module has any.
+            gold: The true aim, for evaluation only.
+            seed: Of the evaluation's random numbers.
+
+        Raises:
+            UserError: If a value is impossible; all of them at once.
+            ValueError: If the actor is its own reference.
+        """
+        super().__init__()
+        raise_problems(
+            f"{name}={value}: must {rule}"
+            for name, value, holds, rule in [
+                ("loss", loss, loss in PREFERENCE_LOSSES, f"be one of {', '.join(PREFERENCE_LOSSES)}"),
+                ("beta", beta, beta > 0, "be positive"),
+                ("label_smoothing", label_smoothing, 0 <= label_smoothing < 0.5, "lie in [0, 0.5)"),
+                ("reference", reference, reference_free or reference is not None, "be given unless reference_free"),
+                ("lr", lr, lr >= 0, "not be negative"),
+            ]
+            if not holds
+        )
+        if actor is reference and isinstance(actor, torch.nn.Module):
+            raise ValueError("actor and reference are the same object: no answer would ever gain; pass a copy")
+        # In a dict, since a net that is an attribute would be a submodule at once.
+        self.builders: dict[str, Net] = {"actor": actor}
+        if reference is not None and not reference_free:
+            self.builders["reference"] = reference
+        self.renderer, self.lr, self.optim = renderer, lr, optim or Optim()
+        self.loss = partial(PREFERENCE_LOSSES[loss], beta=beta, label_smoothing=label_smoothing)
+        self.beta = beta
+        self.means: dict[str, MeanMetric] = {}
+        self.answers = HeldOutAnswers(evaluation or Sampling(max_new_tokens=128), renderer, gold, seed)
+        self.answers_before: list[Sample] | None = None
+
+    def configure_model(self) -> None:
+        """Builds the nets, once; the frozen one too, so that sharded strategies shard it.
+
+        Raises:
+            UserError: If actor and reference have different dtypes.
+        """
+        if not hasattr(self, "actor"):
+            for name, net in self.builders.items():
+                setattr(self, name, build(net))
+            if "reference" in self.builders:
+                self.reference.requires_grad_(False).eval()
+                if self.reference.dtype != self.actor.dtype:
+                    raise UserError(
+                        f"reference: its weights are {self.reference.dtype} and the actor's {self.actor.dtype}, so "
+                        "they would differ before training: load both in one dtype"
+                    )
+
+    def export_nets(self) -> dict[str, torch.nn.Module]:
+        """What an export holds."""
+        return {"model": self.actor}
+
+    def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
+        """This micro-batch's share of the minibatch's mean loss per pair."""
+        losses, measures = self.losses(batch)
+        loss = losses.sum() / batch.num_pairs * undo_averaging(self.trainer)
+        self.log("train/loss", loss, batch_size=len(losses))
+        for name in ("reward_accuracy", "reward_margin"):
+            self.log(f"train/{name}", measures[name].mean(), batch_size=len(losses))
+        return loss
+
+    def losses(self, batch: PairBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Losses (B,) of the pairs, and what is measured of them, each (B,); margins in the data play no part."""
+        sequences = as_sequences(batch)
+        logprobs = response_logprobs(self.actor, sequences)
+        ref_logprobs = self.ref_logprobs(sequences)
+        (chosen, rejected), (ref_chosen, ref_rejected) = logprobs.chunk(2), ref_logprobs.chunk(2)
+        chosen_reward, rejected_reward = (self.beta * (logprobs - ref_logprobs)).detach().chunk(2)
+        measures = {
+            "reward_accuracy": wins(chosen_reward, rejected_reward),
+            "reward_margin": chosen_reward - rejected_reward,
+            "chosen_reward": chosen_reward,
+            "rejected_reward": rejected_reward,
+            "chosen_logprob": chosen.detach(),
+        }
+        return self.loss(chosen, rejected, ref_chosen, ref_rejected), measures
+
+    @torch.no_grad()
+    def ref_logprobs(self, sequences: Sequences) -> Tensor:
+        """Log-probs (B,) of whole responses under the reference, in nats; 0 without one."""
+        if "reference" not in self.builders:
+            return torch.zeros(len(sequences.input_ids), device=self.device)
+        return response_logprobs(self.reference, sequences)
+
+    def validation_step(self, batch: PairBatch | PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Measures held-out pairs, beside what the length of the answers would tell; or answers held-out prompts."""
+        if isinstance(batch, PromptBatch):
+            sequences = self.answers.answer(self.actor, batch).sequences.rows(slice(None))
+            if "reference" in self.builders:
+                kl = response_logprobs(self.actor, sequences) - self.ref_logprobs(sequences)
+                self.answers.add(batch, "kl", kl)
+            return
+        losses, measures = self.losses(batch)
+        chosen_length, rejected_length = batch.answer_lengths.float().chunk(2)
+        measures |= {
+            "loss": losses,
+            "longer_wins_accuracy": wins(chosen_length, rejected_length),
+            "shorter_wins_accuracy": wins(rejected_length, chosen_length),
+        }
+        for name, values in measures.items():
+            if name not in self.means:
+                self.means[name] = MeanMetric().to(self.device)
+            self.means[name].update(values, batch.weight)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs averages over all ranks, and what the answers are like; those before training are kept to compare."""
+        metrics = {name: float(mean.compute()) for name, mean in self.means.items()}
+        for mean in self.means.values():
+            mean.reset()
+        samples = self.answers.finish()
+        if samples:
+            metrics |= summarize(samples, self.answers_before)
+        metrics = {f"val/{name}": value for name, value in metrics.items()}
+        before = self.trainer.sanity_checking
+        if before and self.trainer.global_step:
+            # A run that goes on has the answers before training from its checkpoint.
+            return
+        if before:
+            self.answers_before = samples
+            # Lightning drops what is logged during its sanity check; here that is the state before training.
+            for logger in self.trainer.loggers:
+                logger.log_metrics(metrics | {"epoch": -1}, step=0)
+        else:
+            self.log_dict(metrics, batch_size=1, sync_dist=True)
+        if samples:
+            notify(self.trainer, "on_evaluation_end", 0 if before else self.current_epoch + 1, samples)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """One parameter group with weight decay, one without."""
+        return configure(self, self.optim, {"model": (self.actor, self.lr)})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps what changes; the reference is not written again and again: it comes from where it came from."""
+        weights = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in weights.items() if not k.startswith("reference.")}
+        checkpoint["answers_before"] = self.answers_before
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restores what `on_save_checkpoint` kept, and fills in the reference so that loading stays strict."""
+        self.answers_before = checkpoint["answers_before"]
+        checkpoint["state_dict"] |= {k: v for k, v in self.state_dict().items() if k.startswith("reference.")}
+
+
+def as_sequences(batch: PairBatch) -> Sequences:
+    """The conversations (2B, T) as prompts with responses: the columns from the first answer's first token on.
+
+    Answers end their rows (`cut_at_end`), so their lengths say where they begin.
+    """
+    ends = batch.attention_mask.sum(1, keepdim=True)
+    positions = torch.arange(batch.input_ids.shape[1], device=ends.device)
+    is_answer = batch.attention_mask & (positions >= ends - batch.answer_lengths[:, None])
+    return Sequences(batch.input_ids, batch.attention_mask, is_answer[:, used_columns(is_answer).start :])
+
+
+def response_logprobs(net: PreTrainedModel, sequences: Sequences) -> Tensor:
+    """Log-probs (B,) of whole responses, stop token included, in nats; logits of padding are left out before fp32."""
+    mask = sequences.response_mask
+    logits, tokens = response_logits(net, sequences)[mask], sequences.responses[mask]
+    logprobs = token_logprobs(logits[None], tokens[None])[0]
+    return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, logprobs).sum(1)
