@@ -5,23 +5,31 @@ if __name__ != "lightning_rlhf.callbacks":
     raise ImportError(f"import 'lightning_rlhf.callbacks', not {__name__!r} (pip install -e . installs it)")
 
 from lightning_rlhf.callbacks.adaptive_kl import AdaptiveKL
+from lightning_rlhf.callbacks.ema import EMA
 from lightning_rlhf.callbacks.export import Export
+from lightning_rlhf.callbacks.health import Health
+from lightning_rlhf.callbacks.net_table import NetTable
 from lightning_rlhf.callbacks.normalize_reward import NormalizeReward
 from lightning_rlhf.callbacks.progress import PhaseProgress
 from lightning_rlhf.callbacks.rollout_metrics import RolloutMetrics
 from lightning_rlhf.callbacks.run_card import RunCard
 from lightning_rlhf.callbacks.run_record import RunRecord
 from lightning_rlhf.callbacks.sample_table import SampleTable
+from lightning_rlhf.callbacks.start_checks import StartChecks
 from lightning_rlhf.callbacks.throughput import Throughput
 
 __all__ = [
+    "EMA",
     "AdaptiveKL",
     "Export",
+    "Health",
+    "NetTable",
     "NormalizeReward",
     "PhaseProgress",
     "RolloutMetrics",
     "RunCard",
     "RunRecord",
     "SampleTable",
+    "StartChecks",
     "Throughput",
 ]

@@ -57,14 +57,14 @@ class NormalizeReward(Callback):
             quiet = None if trainer.is_global_zero else True
             for rows in tqdm(steps, desc="sampling to normalise the reward", delay=2, leave=False, disable=quiet):
                 batch = collate_prompts(prompts[rows], [])
-                sequences, _ = sample(
+                sequences = sample(
                     policy,
                     batch.input_ids.to(pl_module.device),
                     batch.attention_mask.to(pl_module.device),
                     self.sampling,
                     stop_ids=pl_module.renderer.stop_ids,
                     uniforms=numbers[rows].to(pl_module.device),
-                )
+                ).sequences
                 scores.append(pl_module.net.scores(sequences.input_ids, sequences.attention_mask))
         all_scores = torch.cat(scores)
         pl_module.net.normalize(all_scores)

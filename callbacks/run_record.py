@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lightning_rlhf.callbacks.health import health_record
 from lightning_rlhf.callbacks.throughput import peak_bytes
 
 _PACKAGES = ("lightning-rlhf", "torch", "lightning", "transformers", "hydra-core", "datasets", "peft", "wandb")
@@ -31,6 +32,10 @@ class RunRecord(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says that the run has begun."""
         self.start = time.perf_counter()
+        self._write(trainer, pl_module, "running")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Says how far it has come."""
         self._write(trainer, pl_module, "running")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -61,6 +66,7 @@ class RunRecord(Callback):
                 "peak_bytes": peak_bytes(module.device),
                 "versions": versions(),
                 "seed": self.seed,
+                **health_record(trainer),
             },
         )
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from lightning_rlhf.experience import Minibatch, Rollout
+from lightning_rlhf.experience import Rollout
 from lightning_rlhf.hooks import RLHFCallback
+from lightning_rlhf.rollout.dataset import Minibatch
 
 
 class Throughput(RLHFCallback):

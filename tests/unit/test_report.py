@@ -83,6 +83,33 @@ def make_reward(folder: Path) -> dict[str, Any]:
     return result("reward", reward_accuracy=0.861, longer_wins_accuracy=0.543, shorter_wins_accuracy=0.457, loss=0.334)
 
 
+def make_dpo(folder: Path) -> dict[str, Any]:
+    rows = [dpo_held_out(0, epoch=-1)]
+    for step in range(0, 300, 5):
+        rows.append({"epoch": 0, "step": step, "train/loss": 0.69 * math.exp(-step / 90), "train/reward_margin": 0.0})
+        if step % 100 == 95:
+            rows.append(dpo_held_out(step, epoch=0))
+    write_rows(folder, rows)
+    write_samples(folder, [sample(i, "evaluation", PROMPTS[0], BEFORE if i == 0 else AFTER, 0, 0, 1) for i in (0, 1)])
+    return result("dpo", reward_accuracy=0.912, gold_rate=0.731, gold_win_rate=0.702, kl=2.31, loss=0.204)
+
+
+def dpo_held_out(step: int, *, epoch: int) -> dict[str, Any]:
+    gain = 1 - math.exp(-step / 90)
+    return {
+        "epoch": epoch,
+        "step": step,
+        "val/loss": 0.69 - 0.45 * gain,
+        "val/reward_accuracy": 0.5 + 0.42 * gain,
+        "val/chosen_reward": -0.4 * gain,
+        "val/rejected_reward": -2.1 * gain,
+        "val/chosen_logprob": -21 - 4 * gain,
+        "val/gold_rate": 0.412 + 0.33 * gain,
+        "val/gold_win_rate": 0.5 + 0.2 * gain,
+        "val/kl": 2.4 * gain,
+    }
+
+
 def ppo_rows(iterations: int) -> list[dict[str, Any]]:
     rows = [held_out(0, epoch=0, step=0)]
     for i in range(iterations):
@@ -105,7 +132,11 @@ def ppo_rows(iterations: int) -> list[dict[str, Any]]:
                 "train/value_loss": 0.1 + 0.5 * math.exp(-i / 6) + 0.02 * noise,
                 "train/clip_fraction": 0.11 + 0.03 * noise,
                 "train/approx_kl": 0.011 + 0.003 * noise,
-                "train/explained_variance": 0.8 - 0.8 * math.exp(-i / 9),
+                "rollout/explained_variance": 0.8 - 0.8 * math.exp(-i / 9),
+                "rollout/distinct_1": 0.3 - 0.1 * gain,
+                "rollout/distinct_2": 0.6 - 0.2 * gain + 0.01 * noise,
+                "rollout/zero_variance_groups": 0.2 + 0.1 * gain,
+                "train/grad_norm": 1.4 + 0.2 * noise,
                 "perf/rollout_seconds": 4.1 + 0.3 * noise,
                 "perf/update_seconds": 2.6 + 0.1 * noise,
                 "perf/tokens_per_second": 5200 + 240 * noise,
@@ -248,7 +279,8 @@ def test_every_stage_of_a_pipeline_has_its_section_in_the_order_of_training(page
 
 
 def test_all_plots_that_were_logged_are_drawn_and_no_other(page: str, tmp_path: Path) -> None:
-    assert set(titles(page)) == {plot.title for plot in PLOTS}
+    write_json(tmp_path / "dpo" / "result.json", make_dpo(tmp_path / "dpo"))
+    assert set(titles(page)) | set(titles(render_at(tmp_path / "dpo"))) == {plot.title for plot in PLOTS}
     write_json(tmp_path / "result.json", make_reward(tmp_path))
     assert titles(render_at(tmp_path)) == ["Loss", "Reward accuracy"]
 
@@ -330,6 +362,37 @@ def test_a_run_that_did_not_finish_says_so_on_top(tmp_path: Path, status: str) -
     assert "Not finished." in text_of(render_at(tmp_path))
 
 
+ALARM = {
+    "name": "kl_runaway",
+    "iteration": 12,
+    "step": 96,
+    "message": "KL 0.7 nats a token: <far>",
+    "remedy": "raise kl_coef",
+}
+
+
+def test_alarms_are_named_on_top_and_explained_in_the_health_section(tmp_path: Path) -> None:
+    stages = {name: make(tmp_path / name) for name, make in (("sft", make_sft), ("ppo", make_ppo))}
+    stages["sft"]["alarms"] = [ALARM | {"name": "not_finite"}]
+    stages["ppo"] |= {"alarms": [ALARM], "stopped_by": "kl_runaway"}
+    write_json(tmp_path / "result.json", result("pipeline") | {"stages": stages})
+    html = render_at(tmp_path)
+    top, health = html.split("<h2>Health</h2>")
+    assert "Alarms rang: not_finite, kl_runaway. The run was stopped by kl_runaway." in text_of(top)
+    assert "kl_runaway PPO iteration 12 KL 0.7 nats a token: <far> raise kl_coef" in text_of(health)
+    assert "not_finite Supervised fine-tuning step 96" in text_of(health)
+    assert {"Entropy", "Gradient norm"} <= set(titles(health))
+    assert not {"Entropy", "Gradient norm"} & set(titles(top))
+
+
+def test_a_healthy_run_says_that_no_alarm_rang_and_an_unwatched_one_says_nothing(page: str, tmp_path: Path) -> None:
+    write_json(tmp_path / "result.json", make_sft(tmp_path) | {"alarms": []})
+    html = render_at(tmp_path)
+    assert "Health No alarm rang." in text_of(html)
+    assert 'class="banner' not in html
+    assert "No alarm rang." not in text_of(page)
+
+
 def test_a_finished_run_has_no_banner(page: str) -> None:
     assert 'class="banner' not in page
 
@@ -339,6 +402,41 @@ def test_a_run_without_a_result_shows_the_last_logged_numbers(tmp_path: Path) ->
     text = text_of(render_at(tmp_path))
     assert "it is still going, or it was stopped" in text
     assert "Gold rate 41.2% → 62.6%" in text
+
+
+def test_the_headline_of_dpo_says_what_it_changed_and_counts_epochs(tmp_path: Path) -> None:
+    write_json(tmp_path / "result.json", make_dpo(tmp_path))
+    text = text_of(render_at(tmp_path))
+    assert "DPO raised the gold rate on held-out prompts from 41.2% to 73.1%, 2.31 nats of KL per response" in text
+    # What is the same for every model before training has no "before".
+    assert "Gold rate 41.2% → 73.1%" in text
+    assert "Win rate 70.2%" in text
+    assert "Reward accuracy 91.2%" in text
+    assert "KL 2.31" in text
+    assert "After epoch 1" in text
+    assert {"Implicit reward", "Log-probability of chosen answers"} <= set(titles(render_at(tmp_path)))
+
+
+def test_dpo_without_a_gold_rule_tells_of_its_pairs(tmp_path: Path) -> None:
+    write_json(tmp_path / "result.json", result("dpo", reward_accuracy=0.9, longer_wins_accuracy=0.6))
+    sentence = "The implicit reward scores the preferred answer higher in 90% of held-out pairs"
+    assert f"{sentence}; the better length rule manages 60%." in text_of(render_at(tmp_path))
+
+
+def test_a_pipeline_with_dpo_leads_with_its_numbers(tmp_path: Path) -> None:
+    stages = {"sft": make_sft(tmp_path / "sft"), "dpo": make_dpo(tmp_path / "dpo")}
+    write_json(tmp_path / "result.json", result("pipeline") | {"stages": stages})
+    html = render_at(tmp_path)
+    assert re.findall(r'<section id="(\w+)">', html) == ["sft", "dpo"]
+    assert "<title>" in html
+    assert "SFT → DPO" in text_of(html)
+    assert "DPO raised the gold rate" in text_of(html)
+    assert re.findall(r"<dt>(.*?)</dt>", html)[:4] == ["Gold rate", "Win rate", "Reward accuracy", "KL"]
+
+
+def test_a_dpo_run_is_known_by_its_metrics_before_it_has_a_result(tmp_path: Path) -> None:
+    make_dpo(tmp_path)
+    assert [stage.name for stage in read_run(tmp_path).stages] == ["dpo"]
 
 
 def test_a_pipeline_that_is_in_its_second_stage_shows_both(tmp_path: Path) -> None:

@@ -45,10 +45,12 @@ class Picture:
     keys: tuple[Key, ...]
 
 
-def draw_curves(stage: Stage) -> list[Picture]:
-    """Draws each plot for which the stage logged at least one line of two finite points."""
+def draw_curves(stage: Stage, *, health: bool) -> list[Picture]:
+    """Draws the signs of health, or the other plots, for which the stage logged a line of two finite points."""
     pictures = []
     for plot in PLOTS:
+        if plot.health != health:
+            continue
         lines = [(line, series) for line in plot.lines if (series := _series(stage.series, line, plot)) is not None]
         if any(np.isfinite(series.y).sum() >= 2 for _, series in lines):
             pictures.append(_draw(stage, plot, lines))

@@ -8,7 +8,7 @@ import numpy as np
 
 from lightning_rlhf.report.read import Run, Stage
 
-NAMES = {"sft": "Supervised fine-tuning", "reward": "Reward model", "ppo": "PPO"}
+NAMES = {"sft": "Supervised fine-tuning", "reward": "Reward model", "ppo": "PPO", "dpo": "DPO"}
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,17 @@ _BIG = {
     "sft": ("perplexity", "gold_rate", "eos_rate", "loss"),
     "reward": ("reward_accuracy", "longer_wins_accuracy", "shorter_wins_accuracy", "loss"),
     "ppo": ("gold_rate", "gold_win_rate", "score", "kl"),
+    "dpo": ("gold_rate", "gold_win_rate", "reward_accuracy", "kl"),
 }
-_BIG_OF_PIPELINE = (("ppo", "gold_rate"), ("ppo", "gold_win_rate"), ("reward", "reward_accuracy"), ("ppo", "kl"))
+_BIG_OF_PIPELINE = (
+    ("ppo", "gold_rate"),
+    ("ppo", "gold_win_rate"),
+    ("reward", "reward_accuracy"),
+    ("ppo", "kl"),
+    *(("dpo", metric) for metric in _BIG["dpo"]),
+)
+# What these are before training is the same for every model, or for every data set: that is no news.
+_NO_BEFORE = ("kl", "gold_win_rate", "reward_accuracy", "longer_wins_accuracy", "shorter_wins_accuracy")
 
 
 def final(stage: Stage, name: str) -> float | None:
@@ -89,9 +98,9 @@ def final(stage: Stage, name: str) -> float | None:
 
 
 def before(stage: Stage, name: str) -> float | None:
-    """A held-out metric of the model that PPO started from, or None."""
+    """A held-out metric of the model that PPO or DPO started from, or None."""
     logged = stage.series.get(f"val/{name}")
-    if stage.name != "ppo" or logged is None or logged.x[0] != 0:
+    if stage.name not in ("ppo", "dpo") or logged is None or logged.x[0] != 0:
         return None
     has_after = name in stage.result.metrics or len(logged.x) > 1
     return float(logged.y[0]) if has_after else None
@@ -103,8 +112,7 @@ def stage_numbers(stage: Stage, names: tuple[str, ...] = tuple(METRICS)) -> list
     for name in names:
         label, show, note = METRICS[name]
         value, start = final(stage, name), before(stage, name)
-        # Against itself, the start model has no distance and wins half: that is no news.
-        if start is not None and name in ("kl", "gold_win_rate"):
+        if name in _NO_BEFORE:
             start = None
         if value is not None:
             numbers.append(Number(label, show(value), None if start is None else show(start), note))
@@ -124,7 +132,7 @@ def headline(run: Run) -> list[Number]:
 
 def summary(run: Run) -> str:
     """One sentence on the last stage that has something to tell, or an empty text."""
-    sentences = {"ppo": _ppo_sentence, "reward": _reward_sentence, "sft": _sft_sentence}
+    sentences = {"ppo": _policy_sentence, "dpo": _dpo_sentence, "reward": _reward_sentence, "sft": _sft_sentence}
     return next((text for stage in run.stages[::-1] if (text := sentences.get(stage.name, _nothing)(stage))), "")
 
 
@@ -132,7 +140,11 @@ def _nothing(_: Stage) -> str:
     return ""
 
 
-def _ppo_sentence(stage: Stage) -> str:
+def _dpo_sentence(stage: Stage) -> str:
+    return _policy_sentence(stage) or _reward_sentence(stage)
+
+
+def _policy_sentence(stage: Stage) -> str:
     for name, label, show in (("gold_rate", "gold rate", percent), ("score", "reward-model score", decimal)):
         start, end, kl = before(stage, name), final(stage, name), final(stage, "kl")
         if start is None or end is None or not math.isfinite(start) or not math.isfinite(end):
@@ -140,7 +152,7 @@ def _ppo_sentence(stage: Stage) -> str:
         verb = "raised" if end > start else "lowered" if end < start else "left"
         change = f"from {show(start)} to {show(end)}" if end != start else f"at {show(end)}"
         cost = f", {decimal(kl)} nats of KL per response away from the model it started from" if kl is not None else ""
-        return f"PPO {verb} the {label} on held-out prompts {change}{cost}."
+        return f"{NAMES[stage.name]} {verb} the {label} on held-out prompts {change}{cost}."
     return ""
 
 
@@ -151,7 +163,8 @@ def _reward_sentence(stage: Stage) -> str:
     if accuracy is None:
         return ""
     rule = f"; the better length rule manages {percent(max(known))}" if known else ""
-    return f"The reward model scores the preferred answer higher in {percent(accuracy)} of held-out pairs{rule}."
+    judge = "reward model" if stage.name == "reward" else "implicit reward"
+    return f"The {judge} scores the preferred answer higher in {percent(accuracy)} of held-out pairs{rule}."
 
 
 def _sft_sentence(stage: Stage) -> str:

@@ -9,6 +9,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from lightning_rlhf.report.curves import draw_curves
+from lightning_rlhf.report.health import rung, stopped_by
 from lightning_rlhf.report.numbers import NAMES, costs, decimal, duration, headline, stage_numbers, summary
 from lightning_rlhf.report.read import Run, read_run
 from lightning_rlhf.report.samples import before_and_after, rollouts_over_time
@@ -29,7 +30,7 @@ def write_report(run_dir: Path) -> Path:
     The page depends on nothing but the files of the run, and replaces an older one in a single step.
 
     Args:
-        run_dir: Folder of one stage, or of a pipeline with the folders `sft`, `reward` and `ppo`.
+        run_dir: Folder of one stage, or of a pipeline with a folder for each stage.
 
     Returns:
         The path of the page, `run_dir/report.html`.
@@ -63,8 +64,10 @@ def render(run: Run) -> str:
         {
             "stage": stage,
             "title": NAMES.get(stage.name, "Run"),
+            "unit": "epoch" if stage.name in ("sft", "dpo") else "iteration",
             "numbers": [number for number in stage_numbers(stage) if len(run.stages) > 1 or number not in big],
-            "pictures": draw_curves(stage),
+            "pictures": draw_curves(stage, health=False),
+            "signs": draw_curves(stage, health=True),
             "pairs": before_and_after(stage) if stage in answered else [],
             "rollouts": rollouts_over_time(stage),
         }
@@ -73,11 +76,15 @@ def render(run: Run) -> str:
     overrides = run.overrides
     return environment.from_string(_TEMPLATE.read_text("utf-8")).render(
         run=run,
-        title=" → ".join({"sft": "SFT", "reward": "Reward model", "ppo": "PPO"}.get(s.name, "Run") for s in run.stages),
+        title=" → ".join(
+            {"sft": "SFT", "reward": "Reward model", "ppo": "PPO", "dpo": "DPO"}.get(s.name, "Run") for s in run.stages
+        ),
         warning=None if run.result.status == "finished" else _STATUS.get(run.result.status, run.result.status),
         summary=summary(run),
         headline=big,
         stages=stages,
+        alarms=rung(run),
+        stopped_by=stopped_by(run),
         costs=costs(run),
         command=None if overrides is None else shlex.join(["python", "train.py", *overrides]),
         model_dir=run.result.model_dir or (run.stages[-1].result.model_dir if run.stages else None),

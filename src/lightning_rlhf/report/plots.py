@@ -26,7 +26,8 @@ class Plot:
     """One picture.
 
     `percent` shows shares as percentages and `from_zero` starts the y axis there; `against` names the metric of
-    the x axis where that is not training time; `levels` are final metrics drawn as horizontal lines, and their labels.
+    the x axis where that is not training time; `levels` are final metrics drawn as horizontal lines, and their labels;
+    `health` puts it where the alarms are.
     """
 
     title: str
@@ -37,6 +38,7 @@ class Plot:
     from_zero: bool = False
     against: str | None = None
     levels: tuple[tuple[str, str], ...] = ()
+    health: bool = False
 
 
 PLOTS = (
@@ -55,11 +57,23 @@ PLOTS = (
     Plot(
         "Reward accuracy",
         "share of held-out pairs",
-        (Line("val/reward_accuracy", "reward model", HELD_OUT),),
+        (Line("val/reward_accuracy", "held-out", HELD_OUT),),
         "Climbs clear of the dashed length rules; on top of one, it has only learned to measure length.",
         percent=True,
         from_zero=True,
         levels=(("longer_wins_accuracy", "“longer wins”"), ("shorter_wins_accuracy", "“shorter wins”")),
+    ),
+    Plot(
+        "Implicit reward",
+        "nats, times beta",
+        (Line("val/chosen_reward", "chosen", HELD_OUT), Line("val/rejected_reward", "rejected", SECOND)),
+        "The two part; both may fall, as long as the rejected one falls faster.",
+    ),
+    Plot(
+        "Log-probability of chosen answers",
+        "nats per response",
+        (Line("val/chosen_logprob", "held-out", HELD_OUT),),
+        "Falls a little; a steep fall means that probability flows to answers that are in no pair.",
     ),
     Plot(
         "Reward-model score",
@@ -97,6 +111,7 @@ PLOTS = (
             Line("val/kl", "held-out", HELD_OUT),
         ),
         "Grows slowly and stays bounded; the three estimators agree while the policy is near its start.",
+        health=True,
     ),
     Plot(
         "KL coefficient",
@@ -109,12 +124,14 @@ PLOTS = (
         "nats per token",
         (Line("rollout/entropy", "rollouts", TRAINING), Line("train/entropy", "updates", SECOND, dashed=True)),
         "Declines gently; a fall to zero means that the policy has collapsed onto a few answers.",
+        health=True,
     ),
     Plot(
         "Response length",
         "tokens",
         (Line("rollout/response_length", "rollouts", TRAINING), Line("val/response_length", "held-out", HELD_OUT)),
         "Finds a level of its own; steady growth often means that the reward pays for length.",
+        health=True,
     ),
     Plot(
         "Answers that end by themselves",
@@ -123,6 +140,15 @@ PLOTS = (
         "Close to 100%; a drop means answers that run into the length limit.",
         percent=True,
         from_zero=True,
+        health=True,
+    ),
+    Plot(
+        "Variety",
+        "different by all n-grams",
+        (Line("rollout/distinct_1", "single tokens", SECOND), Line("rollout/distinct_2", "pairs", TRAINING)),
+        "Declines as answers become alike; a steep fall means that they repeat themselves.",
+        from_zero=True,
+        health=True,
     ),
     Plot(
         "Policy loss",
@@ -139,8 +165,9 @@ PLOTS = (
     Plot(
         "Explained variance",
         "1 = perfect critic",
-        (Line("train/explained_variance", "updates", TRAINING),),
+        (Line("rollout/explained_variance", "rollouts", TRAINING),),
         "Climbs from around 0 towards 1; below 0 the critic is worse than a constant.",
+        health=True,
     ),
     Plot(
         "Clip fraction",
@@ -149,6 +176,24 @@ PLOTS = (
         "Roughly 5–20%: at 0% the steps are timid, far above they are too large.",
         percent=True,
         from_zero=True,
+        health=True,
+    ),
+    Plot(
+        "Gradient norm",
+        "norm before clipping",
+        (Line("train/grad_norm", "updates", TRAINING),),
+        "Of one order of magnitude throughout; a rise that lasts means updates that are too large.",
+        from_zero=True,
+        health=True,
+    ),
+    Plot(
+        "Groups without a signal",
+        "share of groups",
+        (Line("rollout/zero_variance_groups", "rollouts", TRAINING),),
+        "Groups whose responses all have one score teach nothing; near 100% the update is empty.",
+        percent=True,
+        from_zero=True,
+        health=True,
     ),
     Plot(
         "Policy step size",

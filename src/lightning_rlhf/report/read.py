@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from lightning_rlhf.errors import UserError
 
-STAGES = ("sft", "reward", "ppo")
+STAGES = ("sft", "reward", "ppo", "dpo")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Result:
-    """What `result.json` says; `status` is `unfinished` where there is no such file."""
+    """What `result.json` says; `status` is `unfinished` where there is no such file.
+
+    `alarms` have `name`, `iteration`, `step`, `message` and `remedy`, and are None where nothing watched.
+    """
 
     stage: str | None
     status: str
@@ -60,6 +63,8 @@ class Result:
     peak_bytes: float | None
     seed: int | None
     versions: Mapping[str, str]
+    alarms: tuple[Mapping[str, Any], ...] | None
+    stopped_by: str | None
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ def read_run(run_dir: Path) -> Run:
     """Reads whatever a run folder holds; what is missing is None or empty, what is broken becomes a notice.
 
     Args:
-        run_dir: Folder of one stage, or of a pipeline with the folders `sft`, `reward` and `ppo`.
+        run_dir: Folder of one stage, or of a pipeline with a folder for each stage.
 
     Raises:
         UserError: If the folder does not exist.
@@ -137,6 +142,8 @@ def _read_stage(folder: Path, name: str | None, fallback: dict[str, Any], notice
 
 
 def _guess_stage(series: Mapping[str, Series]) -> str:
+    if "val/chosen_reward" in series:
+        return "dpo"
     if "val/kl" in series or any(name.startswith("rollout/") for name in series):
         return "ppo"
     if "val/reward_accuracy" in series:
@@ -167,6 +174,8 @@ def _result(raw: Mapping[str, Any], label: str, notices: list[str]) -> Result:
         peak_bytes=_number(raw.get("peak_bytes")),
         seed=raw.get("seed"),
         versions={str(name): str(version) for name, version in (raw.get("versions") or {}).items()},
+        alarms=tuple(raw["alarms"]) if "alarms" in raw else None,
+        stopped_by=raw.get("stopped_by"),
     )
 
 

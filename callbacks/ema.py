@@ -1,0 +1,92 @@
+"""Keeps an average of the trained net over time."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.models.export import export_model
+from lightning_rlhf.models.scalar import ScalarModel
+
+
+class EMA(Callback):
+    """Averages the weights of the net that a stage exports, and writes the average as `model_ema/` beside `model/`.
+
+    After each optimizer step, average = decay · average + (1 - decay) · weight, beginning with the weights before the
+    first one. Weights that are not trained need no average. It is kept in fp32, on the device of the weights.
+    A reward model gets none: its scale is set when training is over. Source of the decay: Ouyang et al. (2022), who
+    average the actor.
+    """
+
+    def __init__(self, stage: str, decay: float = 0.992) -> None:
+        """Takes how slowly the average moves.
+
+        Args:
+            stage: Name of the stage, for the manifest.
+            decay: Share of the old average in the new one; the average reaches back over about 1 / (1 - decay) steps.
+
+        Raises:
+            UserError: If it does not lie in [0, 1).
+        """
+        if not 0 <= decay < 1:
+            raise UserError(f"EMA: decay={decay} must lie in [0, 1)")
+        self.stage, self.decay = stage, decay
+        self.average: dict[str, Tensor] = {}
+        self.step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Begins with the weights as they are, or with the average of a checkpoint."""
+        self.average = {
+            name: self.average.get(name, weight).to(weight.device, torch.float32, copy=True)
+            for name, weight in _trained(pl_module).items()
+        }
+        self.step = trainer.global_step
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        """Moves the average, if the optimizer has taken a step: not after each accumulated part."""
+        if trainer.global_step == self.step or not self.average:
+            return
+        self.step = trainer.global_step
+        weights = [weight.float() for weight in _trained(pl_module).values()]
+        get_ema_multi_avg_fn(self.decay)(list(self.average.values()), weights, None)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Exports the average, unless training was stopped by an error; the net keeps its own weights."""
+        if not trainer.is_global_zero or not self.average:
+            return
+        weights = _trained(pl_module)
+        own = {name: weight.clone() for name, weight in weights.items()}
+        renderer = pl_module.renderer
+        manifest = {"stage": self.stage, "stop_ids": list(renderer.stop_ids), "ema_decay": self.decay}
+        _fill(weights, self.average)
+        try:
+            folder = Path(trainer.default_root_dir) / "model_ema"
+            export_model(pl_module.export_nets()["model"], renderer.tokenizer, folder, manifest)
+        finally:
+            _fill(weights, own)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average."""
+        return {"average": self.average}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes the average of a checkpoint."""
+        self.average = state_dict["average"]
+
+
+def _trained(module: Any) -> dict[str, Tensor]:
+    """The trained weights of the net that the stage exports, or none of a reward model."""
+    net: nn.Module = module.export_nets()["model"]
+    if isinstance(net, ScalarModel):
+        return {}
+    return {name: weight.detach() for name, weight in net.named_parameters() if weight.requires_grad}
+
+
+def _fill(weights: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    for name, weight in weights.items():
+        weight.copy_(values[name])

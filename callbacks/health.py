@@ -1,0 +1,215 @@
+"""Watches the signs of a run that goes wrong, and says so while it is going on."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from math import isfinite
+from statistics import fmean, pstdev
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from lightning_rlhf.callbacks import alarm_rules  # noqa: F401 (fills the register)
+from lightning_rlhf.callbacks.alarms import ALARMS
+from lightning_rlhf.errors import raise_problems
+from lightning_rlhf.experience import Rollout
+from lightning_rlhf.hooks import RLHFCallback
+
+log = logging.getLogger(__name__)
+
+# What no one else logs, of each iteration.
+_OWN = ("rollout/distinct_1", "rollout/distinct_2", "train/first_log_ratio")
+# Of each watched value the first ones are kept, which rules compare with, and the latest.
+_NUM_FIRST, _NUM_LATEST = 10, 200
+
+
+class Health(RLHFCallback):
+    """Rings the alarms of `alarm_rules.py`: a line when one rings for the first time, and a note in `result.json`.
+
+    Logs `health/<alarm>` (1 if it rang since the last epoch or iteration, else 0), `train/grad_norm` (before clipping),
+    and of PPO `rollout/distinct_1`, `rollout/distinct_2` and `train/first_log_ratio`.
+    """
+
+    def __init__(self, alarms: Mapping[str, Mapping[str, float]] | None = None, stop_on: Sequence[str] = ()) -> None:
+        """Takes what to do otherwise than by default.
+
+        Args:
+            alarms: For each alarm by name another `threshold` or `window`.
+            stop_on: Names of alarms that stop the run.
+
+        Raises:
+            UserError: If a name is unknown or a value is impossible; all such at once.
+        """
+        changes: Mapping[str, Any] = alarms or {}
+        raise_problems(_problems(changes, stop_on))
+        self.alarms = {name: replace(alarm, **changes.get(name, {})) for name, alarm in ALARMS.items()}
+        self.stop_on = list(stop_on)
+        self.stopped_by: str | None = None
+        self.history: dict[str, list[float]] = {}
+        self.begun: dict[str, dict[str, Any]] = {}
+        self.rang: set[str] = set()
+
+    def on_rollout_end(self, trainer: Trainer, module: LightningModule, rollout: Rollout) -> None:
+        """Watches what was sampled."""
+        sequences = rollout.experience.sequences
+        self._watch({f"rollout/{name}": value for name, value in rollout.metrics.items()})
+        self._watch(
+            {
+                "rollout/kl_error": float(rollout.kl.std(correction=0)) / len(rollout.kl) ** 0.5,
+                "rollout/distinct_1": distinct(sequences.responses, sequences.response_mask, 1),
+                "rollout/distinct_2": distinct(sequences.responses, sequences.response_mask, 2),
+            }
+        )
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Watches the gradient of a whole minibatch; outside PPO also rings, since an epoch may be the whole run."""
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if not gradients:
+            return
+        norm, in_ppo = total_norm(gradients), self._in_ppo()
+        pl_module.log("train/grad_norm", norm, on_step=not in_ppo, on_epoch=in_ppo, batch_size=1, sync_dist=in_ppo)
+        value = float(norm)
+        # Under fp16 gradients overflow now and then: the scaler skips that step and lowers its scale.
+        if isfinite(value) or getattr(trainer.precision_plugin, "scaler", None) is None:
+            self._watch({"train/grad_norm": value})
+        if not in_ppo:
+            self._ring(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        """Watches the ratio of PPO's first update of an iteration, which has to be 1."""
+        if batch_idx == 0 and hasattr(pl_module, "terms"):
+            # approx_kl is half the mean square of the log-ratio.
+            self._watch({"train/first_log_ratio": (2 * float(pl_module.terms.means["approx_kl"])) ** 0.5})
+
+    def on_evaluation_end(
+        self, trainer: Trainer, module: LightningModule, iteration: int, samples: list[dict[str, Any]]
+    ) -> None:
+        """Watches gold beside score and KL of answers to held-out prompts, those before training too."""
+        if not {"gold", "score", "kl"} <= samples[0].keys():
+            return
+        gold, score, kl = ([float(sample[name]) for sample in samples] for name in ("gold", "score", "kl"))
+        self._watch({"gold/mean": fmean(gold), "gold/error": pstdev(gold) / len(gold) ** 0.5})
+        self._watch({"gold/score": fmean(score), "gold/kl": fmean(kl)})
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Watches what was measured on held-out data."""
+        if not trainer.sanity_checking:
+            self._watch(_logged(trainer, "val/"))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Watches what the update was like, rings, and logs."""
+        own = ("train/grad_norm", *_OWN)
+        self._watch({name: value for name, value in _logged(trainer, "train/").items() if name not in own})
+        self._ring(trainer)
+        known = {name for name, alarm in self.alarms.items() if alarm.knows(self.history)}
+        metrics = {f"health/{name}": float(name in self.rang) for name in sorted(known)}
+        metrics |= {name: self.history[name][-1] for name in _OWN if name in self.history}
+        pl_module.log_dict(metrics, sync_dist=True)
+        self.rang = set()
+
+    def _in_ppo(self) -> bool:
+        return "rollout/kl" in self.history
+
+    def _watch(self, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            seen = self.history.setdefault(name, [])
+            seen.append(value)
+            del seen[_NUM_FIRST:-_NUM_LATEST]
+
+    def _ring(self, trainer: Trainer) -> None:
+        """Rings the alarms whose rule holds now, and stops the run if one of them should."""
+        found = {name: alarm.evidence(self.history) for name, alarm in self.alarms.items()}
+        rings = {name: evidence for name, evidence in found.items() if evidence is not None}
+        self.rang |= rings.keys()
+        for name, evidence in rings.items():
+            if name not in self.begun:
+                self._begin(trainer, name, evidence)
+        if self.stop_on:
+            reasons = [name for name in self.stop_on if name in rings]
+            # All ranks stop together, even where gradients are sharded and each sees its own.
+            if trainer.strategy.reduce_boolean_decision(bool(reasons), all=False):
+                trainer.should_stop = True
+                self.stopped_by = self.stopped_by or next(iter(reasons), None)
+
+    def _begin(self, trainer: Trainer, name: str, evidence: str) -> None:
+        iteration, step, remedy = trainer.current_epoch + 1, trainer.global_step, self.alarms[name].remedy
+        message = f"{evidence}: {self.alarms[name].meaning}"
+        self.begun[name] = {
+            "name": name,
+            "iteration": iteration,
+            "step": step,
+            "message": message,
+            "remedy": remedy,
+        }
+        if trainer.is_global_zero:
+            when = f"iteration {iteration}" if self._in_ppo() else f"step {step}"
+            stops = "; the run stops here" if name in self.stop_on else ""
+            log.warning("alarm %s, %s: %s (%s)%s", name, when, message, remedy, stops)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was watched and what has rung."""
+        return {"history": self.history, "begun": self.begun, "rang": sorted(self.rang)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from there."""
+        self.history, self.begun, self.rang = state_dict["history"], state_dict["begun"], set(state_dict["rang"])
+
+
+def health_record(trainer: Trainer) -> dict[str, Any]:
+    """What `result.json` says: the alarms in the order of their first ring, and which of them stopped the run."""
+    # `callbacks` is set by the Trainer's connector, which type checkers do not see.
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Health):
+            stopped = {} if callback.stopped_by is None else {"stopped_by": callback.stopped_by}
+            return {"alarms": list(callback.begun.values()), **stopped}
+    return {}
+
+
+def total_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """Norm of all gradients together, in fp32; of a sharded net, of the shard that this process holds."""
+    return torch.stack([torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]).norm()
+
+
+def distinct(ids: Tensor, mask: Tensor, n: int) -> float:
+    """Distinct-n: different n-grams by all n-grams, over all responses together.
+
+    Of token ids, so that it means something in every language. Source: Li et al., "A diversity-promoting objective
+    function for neural conversation models" (2016).
+
+    Args:
+        ids: (B, R) token ids.
+        mask: (B, R) response mask.
+        n: Tokens of an n-gram.
+
+    Returns:
+        A share; 1 where there is no n-gram.
+    """
+    if ids.shape[1] < n:
+        return 1.0
+    ngrams = ids.unfold(1, n, 1)[mask.unfold(1, n, 1).all(-1)]  # (N, n)
+    return len(ngrams.unique(dim=0)) / len(ngrams) if len(ngrams) else 1.0
+
+
+def _logged(trainer: Trainer, prefix: str) -> dict[str, float]:
+    return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(prefix)}
+
+
+def _problems(changes: Mapping[str, Any], stop_on: Sequence[str]) -> Iterator[str]:
+    for name in [*changes, *stop_on]:
+        if name not in ALARMS:
+            yield f"health: there is no alarm {name!r}; there are {', '.join(sorted(ALARMS))}"
+    for name, settings in changes.items():
+        if not isinstance(settings, Mapping) or settings.keys() - {"threshold", "window"}:
+            yield f"health: alarms.{name}={settings}: an alarm has a threshold and a window, and nothing else"
+            continue
+        threshold, window = settings.get("threshold", 0), settings.get("window", 1)
+        if not isinstance(threshold, int | float):
+            yield f"health: alarms.{name}.threshold={threshold} must be a number"
+        if not isinstance(window, int) or not 1 <= window <= _NUM_LATEST:
+            yield f"health: alarms.{name}.window={window} must be a whole number from 1 to {_NUM_LATEST}"

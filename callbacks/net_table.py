@@ -1,0 +1,46 @@
+"""Says which nets a run holds, and what they take before anything is computed."""
+
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+
+class NetTable(Callback):
+    """Prints a table of the nets when training begins: parameters, and the memory of weights, gradients, optimizer."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Prints it."""
+        if not trainer.is_global_zero:
+            return
+        table = Table(box=None, padding=(0, 1), header_style="dim")
+        for name in ("net", "parameters", "trained", "weights", "gradients, optimizer"):
+            table.add_column(name, justify="left" if name == "net" else "right")
+        for name, net in nets(pl_module).items():
+            table.add_row(name, *_cells(net, trainer))
+        console = Console(soft_wrap=True, highlight=False)
+        console.print(table)
+        for name, reason in getattr(pl_module, "absent_nets", dict)().items():
+            console.print(f" {name}: {reason}")
+
+
+def nets(module: nn.Module) -> dict[str, nn.Module]:
+    """The nets of a module by role; where roles share one, it is named once."""
+    holder = getattr(module, "roles", module)
+    return {name: net for name, net in holder.named_children() if any(True for _ in net.parameters())}
+
+
+def _cells(net: nn.Module, trainer: Trainer) -> list[str]:
+    parameters = list(net.parameters())
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    # A gradient and the optimizer's two moments, in the dtype of the weights.
+    training = 3 * sum(parameter.numel() * parameter.element_size() for parameter in trained)
+    count = f"{sum(parameter.numel() for parameter in parameters) / 1e6:,.2f} M"
+    return [count, "yes" if trained else "no", _size(weights), _size(training)]
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:,.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:,.1f} MiB"

@@ -1,0 +1,69 @@
+"""Stops a run that would learn something else than its user means, before it learns anything."""
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from lightning_rlhf.checks.finding import Finding
+from lightning_rlhf.checks.start import at_first_batch, at_first_loss, at_first_rollout, at_fit_start
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.experience import Rollout
+from lightning_rlhf.hooks import RLHFCallback
+from lightning_rlhf.strategies.collectives import gather_objects
+
+log = logging.getLogger(__name__)
+_SEVERITY = ("ok", "warning", "error")
+
+
+class StartChecks(RLHFCallback):
+    """Makes the cheap checks of `doctor` when a run starts; one that goes on from a checkpoint has passed them."""
+
+    def __init__(self, fatal: bool = True) -> None:
+        """Takes what to do about errors.
+
+        Args:
+            fatal: Stop the run. Otherwise they are only kept in `findings`.
+        """
+        self.fatal = fatal
+        self.findings: dict[str, Finding] = {}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Checks rows and nets."""
+        if trainer.ckpt_path is None:
+            self._take(trainer, at_fit_start(trainer, pl_module))
+
+    def on_rollout_end(self, trainer: Trainer, module: Any, rollout: Rollout) -> None:
+        """Checks PPO's first rollout."""
+        if trainer.global_step == 0:
+            self._take(trainer, at_first_rollout(trainer, module, rollout))
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Checks DPO's first pairs."""
+        if trainer.global_step == batch_idx == 0:
+            self._take(trainer, at_first_batch(trainer, pl_module, batch))
+
+    def on_before_backward(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        """Checks PPO's first loss, in each part of the first minibatch."""
+        if trainer.global_step == 0:
+            self._take(trainer, at_first_loss(trainer, pl_module))
+
+    def _take(self, trainer: Trainer, findings: Iterable[Finding]) -> None:
+        """Keeps of each check the worst that any rank finds, and stops all ranks together."""
+        new = gather_objects(list(findings))
+        for finding in new:
+            kept = self.findings.setdefault(finding.check, finding)
+            if _SEVERITY.index(finding.status) > _SEVERITY.index(kept.status):
+                self.findings[finding.check] = finding
+        if not self.fatal:
+            return
+        lines = {
+            status: list(dict.fromkeys(f"{f.check}: {f.found}; {f.remedy}" for f in new if f.status == status))
+            for status in ("warning", "error")
+        }
+        if lines["error"]:
+            raise UserError("\n".join(["stopped before the first update", *lines["error"]]))
+        if trainer.is_global_zero:
+            for line in lines["warning"]:
+                log.warning(line)

@@ -1,0 +1,27 @@
+"""The health of a run: which alarms rang, as the run's results have them."""
+
+from lightning_rlhf.report.numbers import NAMES, Table
+from lightning_rlhf.report.read import Run
+
+
+def rung(run: Run) -> Table | None:
+    """The alarms of all stages, each where it rang first; None if no stage was watched."""
+    if all(stage.result.alarms is None for stage in run.stages):
+        return None
+    rows = [
+        (
+            str(alarm["name"]),
+            NAMES.get(stage.name, "Run"),
+            f"iteration {alarm['iteration']}" if stage.name == "ppo" else f"step {alarm['step']}",
+            str(alarm["message"]),
+            str(alarm["remedy"]),
+        )
+        for stage in run.stages
+        for alarm in stage.result.alarms or ()
+    ]
+    return Table(("Alarm", "Stage", "Since", "What it saw", "What to do"), tuple(rows))
+
+
+def stopped_by(run: Run) -> str | None:
+    """The alarm that stopped a stage, if one did."""
+    return next((stage.result.stopped_by for stage in run.stages if stage.result.stopped_by), None)

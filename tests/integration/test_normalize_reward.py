@@ -1,0 +1,39 @@
+"""A reward model ends with mean 0 and deviation 1 on what the policy writes that PPO will start from."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from support import trainer
+
+from lightning_rlhf import ModelSource, Sampling, load_causal_lm
+from lightning_rlhf.callbacks import NormalizeReward
+from lightning_rlhf.data.prompts import collate_prompts
+from lightning_rlhf.rollout.sampler import sample
+from lightning_rlhf.seeding import SAMPLING, uniforms
+
+
+def test_scores_of_what_the_reference_writes_get_mean_0_and_deviation_1(
+    parts: Callable, source: ModelSource, tmp_path: Path
+) -> None:
+    module, data = parts("reward")
+    sampling, build = Sampling(max_new_tokens=8), partial(load_causal_lm, source)
+    normalize = NormalizeReward(build, sampling, num_samples=40, batch_size=16, seed=3)
+    trainer(tmp_path, normalize).fit(module, data)
+
+    # All at once, which the callback did in parts.
+    prompts = data.reference_prompts(40)
+    batch, net = collate_prompts(prompts, []), build().eval()
+    module.eval()
+    with torch.no_grad():
+        numbers = uniforms((40, 8), 3, SAMPLING)
+        stops = module.renderer.stop_ids
+        sequences = sample(
+            net, batch.input_ids, batch.attention_mask, sampling, stop_ids=stops, uniforms=numbers
+        ).sequences
+        scores = module.net.scores(sequences.input_ids, sequences.attention_mask)
+    assert math.isclose(float(scores.mean()), 0, abs_tol=1e-5)
+    assert math.isclose(float(scores.std(correction=0)), 1, rel_tol=1e-5)
+    assert len({tuple(row.ids) for row in prompts}) == 40
