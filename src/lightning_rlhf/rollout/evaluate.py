@@ -29,11 +29,11 @@ class HeldOutAnswers:
             sampling: How to draw; temperature 0 is greedy.
             renderer: Makes text of tokens.
             gold: The true aim, in [0, 1] where 1 is fully met; if there is one. If its function has an attribute
-                `name`, that is what its mean is called.
+                `metric_name`, that is what its mean is called.
             seed: Of the random numbers.
         """
         self.sampling, self.renderer, self.gold, self.seed = sampling, renderer, gold, seed
-        name = getattr(gold and gold.function, "name", None)
+        name = getattr(gold and gold.function, "metric_name", None)
         self.gold_name = {} if name is None else {"gold_name": name}
         self.samples: dict[int, Sample] = {}
 
