@@ -1,11 +1,16 @@
-"""The command line: `lightning-rlhf COMMAND overrides…`, where each command is a Hydra app in a file of its name."""
+"""The command line: `lightning-rlhf COMMAND overrides…`, where each command is a Hydra app in a file of its name.
+
+A hyphen in the name of a command is an underscore in that of its file.
+"""
 
 import importlib
 import sys
 from pathlib import Path
 
 COMMANDS = {
-    "train": "trains: stage=sft, reward, ppo, or pipeline for the three in turn",
+    "train": "trains: stage=sft, reward, ppo, dpo, or pipeline and pipeline_dpo for several in turn",
+    "doctor": "examines a run before it costs anything: the same overrides as train",
+    "serve-reward": "serves a trained reward model over HTTP: model_dir=outputs/reward/<run>/model",
 }
 
 
@@ -15,13 +20,13 @@ def main() -> None:
     if command in ("-h", "--help"):
         print("usage: lightning-rlhf COMMAND [overrides…]\n")
         for name, does in COMMANDS.items():
-            print(f"  {name:<10} {does}")
+            print(f"  {name:<14} {does}")
         print("\nlightning-rlhf COMMAND --help shows the groups and values that can be set.")
         return
     if command not in COMMANDS:
         print(f"error: unknown command {command!r}; known: {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(2)
-    module = importlib.import_module(f"{__name__}.{command}")
+    module = importlib.import_module(f"{__name__}.{command.replace('-', '_')}")
     # As if the file had been started itself, and not by `-m`: so Lightning starts the other processes of a node.
     sys.argv = [str(Path(str(module.__file__))), *sys.argv[2:]]
     sys.modules["__main__"].__spec__ = None

@@ -98,9 +98,12 @@ def _suggestion(key: str) -> str:
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
+    # A command may have a configuration of its own, named like its file.
+    command = Path(sys.argv[0]).stem
+    name = command if (Path(str(files("lightning_rlhf.conf"))) / f"{command}.yaml").is_file() else "train"
     GlobalHydra.instance().clear()
     with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
-        config = OmegaConf.to_container(compose("train"), resolve=False)
+        config = OmegaConf.to_container(compose(name), resolve=False)
     keys: list[str] = []
 
     def walk(node: Any, path: str) -> None:

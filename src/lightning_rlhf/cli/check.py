@@ -46,13 +46,14 @@ def _mismatches(node: dict[str, Any], path: str) -> Iterator[str]:
         hints = {}
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for name, value in node.items():
+        setting = f"{path}.{name}" if path else name
         if name in _KNOWN_BY_HYDRA:
             continue
         if name not in parameters:
             if not takes_any:
-                yield f"{path}.{name}: {node['_target_']} knows no such setting; it knows {', '.join(parameters)}"
+                yield f"{setting}: {node['_target_']} knows no such setting; it knows {', '.join(parameters)}"
         elif not isinstance(value, dict | list) and not _fits(value, hints.get(name, Any)):
-            yield f"{path}.{name}={value}: expected {_words(hints[name])}"
+            yield f"{setting}={value}: expected {_words(hints[name])}"
 
 
 def _fits(value: Any, hint: Any) -> bool:

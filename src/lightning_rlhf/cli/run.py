@@ -15,7 +15,8 @@ from lightning_rlhf.callbacks.run_record import versions, write_json
 from lightning_rlhf.cli.check import check_targets
 from lightning_rlhf.cli.quiet import quiet
 from lightning_rlhf.cli.resume import Resumed, find_resumed
-from lightning_rlhf.cli.stage import BLOCKS, Stage, fit, needs_reward_model, prepare
+from lightning_rlhf.cli.reward_models import fill_in
+from lightning_rlhf.cli.stage import BLOCKS, Stage, fit, prepare
 from lightning_rlhf.cli.summary import print_summary
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
@@ -44,16 +45,14 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
     names = list(config.stages)
     check_overrides(names)
     resumed = find_resumed(config.resume, names)
-    check_targets({"model": dict(config.model)})
-    source: ModelSource = instantiate(config.model, _convert_="all")
-    renderer = Renderer(source.load_tokenizer(), config.data.template, stop_ids=source.stop_ids())
+    renderer = load_renderer(config)
     folders = {name: folder / name if len(names) > 1 else folder for name in names}
     # All settings before all data before all training: a mistake about the last stage shows at once.
     stages = []
     for name in names:
         if name not in resumed.finished:
             stages.append(prepare(config, name, folders[name], renderer))
-        _hand_on(config, name, resumed.finished.get(name, {}).get("model_dir", str(folders[name] / "model")))
+        hand_on(config, name, resumed.finished.get(name, {}).get("model_dir", str(folders[name] / "model")))
     for stage in stages:
         stage.data.setup("fit")
     try:
@@ -66,6 +65,17 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
     if is_first_process():
         print_summary(result, folder)
     return result
+
+
+def load_renderer(config: DictConfig) -> Renderer:
+    """What makes tokens of conversations for all stages.
+
+    Raises:
+        UserError: If `model` has settings that do not exist, or there is no such tokenizer.
+    """
+    check_targets({"model": dict(config.model)})
+    source: ModelSource = instantiate(config.model, _convert_="all")
+    return Renderer(source.load_tokenizer(), config.data.template, stop_ids=source.stop_ids())
 
 
 def check_recipe(config: DictConfig) -> None:
@@ -100,13 +110,14 @@ def check_overrides(names: list[str]) -> None:
 def _run_pipeline(stages: list[Stage], folder: Path, resumed: Resumed, seed: int) -> dict[str, Any]:
     start = time.perf_counter()
     results: dict[str, Any] = dict(resumed.finished)
+    last = [*resumed.finished, *(stage.name for stage in stages)][-1]
 
     def record(status: str) -> dict[str, Any]:
         whole = {
             "stage": "pipeline",
             "status": status,
             "metrics": {},
-            "model_dir": results.get("ppo", {}).get("model_dir"),
+            "model_dir": results.get(last, {}).get("model_dir"),
             "seconds": round(time.perf_counter() - start, 3),
             "versions": versions(),
             "seed": seed,
@@ -132,12 +143,12 @@ def _run_pipeline(stages: list[Stage], folder: Path, resumed: Resumed, seed: int
     return record("finished")
 
 
-def _hand_on(config: DictConfig, name: str, model_dir: str) -> None:
+def hand_on(config: DictConfig, name: str, model_dir: str) -> None:
     """Lets the following stages start from what this one exports."""
     if name == "sft":
         config.model.pretrained, config.model.tokenizer = model_dir, None
-    elif name == "reward" and needs_reward_model(config):
-        config.reward.path = model_dir
+    elif name == "reward":
+        fill_in(config, model_dir)
 
 
 def _how_to_go_on(folder: Path) -> str:

@@ -16,17 +16,17 @@ from rich.table import Table
 
 from lightning_rlhf.callbacks.run_record import versions
 from lightning_rlhf.cli.check import check_targets
+from lightning_rlhf.cli.reward_models import critic_source
 from lightning_rlhf.data.loader import micro_batch_size
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError, require
 from lightning_rlhf.models.causal_lm import load_causal_lm
-from lightning_rlhf.models.roles import Net
 from lightning_rlhf.models.scalar import load_scalar_model
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.rewards import TextReward
 from lightning_rlhf.rollout.dataset import check_sizes
 
-BLOCKS = {"sft": "sft", "reward": "reward_model", "ppo": "ppo"}
+BLOCKS = {"sft": "sft", "reward": "reward_model", "ppo": "ppo", "dpo": "dpo"}
 """The block of the configuration that holds each stage's settings; `reward` itself is where PPO's score comes from."""
 
 
@@ -47,7 +47,7 @@ def prepare(config: DictConfig, name: str, folder: Path, renderer: Renderer) -> 
 
     Args:
         config: The whole configuration.
-        name: sft, reward or ppo.
+        name: sft, reward, ppo or dpo.
         folder: Where the stage writes.
         renderer: Makes tokens of conversations.
 
@@ -58,7 +58,10 @@ def prepare(config: DictConfig, name: str, folder: Path, renderer: Renderer) -> 
     config.run_dir = str(folder)
     block = config[BLOCKS[name]]
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    check_targets({key: plain[key] for key in ("model", "trainer", "logger", "callbacks", BLOCKS[name])})
+    check_targets({key: plain[key] for key in ("model", "data", "trainer", "logger", "callbacks", BLOCKS[name])})
+    if "write" in config.data:
+        # Data that are computed, not read.
+        instantiate(config.data.write)
     source: ModelSource = instantiate(config.model, _convert_="all")
     trainer = _trainer(config, name, source)
     module = instantiate(block.module, renderer=renderer, **_nets(config, name, source, renderer))
@@ -110,51 +113,21 @@ def fit(stage: Stage, checkpoint: Path | None) -> dict[str, Any]:
 
 def _nets(config: DictConfig, name: str, source: ModelSource, renderer: Renderer) -> dict[str, Any]:
     """The builders of a stage's nets, and its gold metric."""
-    gold = TextReward(config.data.gold) if config.data.gold else None
+    # The name of a function, or a node that builds one.
+    function = instantiate(config.data.gold) if isinstance(config.data.gold, DictConfig) else config.data.gold
+    gold = TextReward(function) if function else None
     policy: Callable = partial(load_causal_lm, source)
     if name == "sft":
         return {"net": policy, "gold": gold}
     if name == "reward":
         return {"net": partial(load_scalar_model, source, "normal")}
-    critic_source = source
-    if needs_reward_model(config):
-        if OmegaConf.is_missing(config.reward, "path"):
-            raise UserError(
-                "reward.path is not set: give the folder of a trained reward model (the model/ that stage=reward "
-                "left in its run folder), or reward=function reward.function=module:function"
-            )
-        reward_source = ModelSource(pretrained=config.reward.path, dtype=config.reward.dtype, setting="reward.path")
-        if Path(config.reward.path) not in _exports_to_come(config):
-            check_same_tokenizer(reward_source, renderer)
-        if config.ppo.critic_init == "reward":
-            critic_source = reward_source
-    reward: Net | TextReward = instantiate(config.reward)
-    critic = partial(load_scalar_model, critic_source, "zero")
+    if name == "dpo":
+        return {"actor": policy, "reference": policy, "gold": gold}
+    start = critic_source(config, source, renderer)
+    check_targets({"reward": OmegaConf.to_container(config.reward, resolve=True)})
+    reward: Any = instantiate(config.reward)
+    critic = partial(load_scalar_model, start, config.ppo.critic_head)
     return {"actor": policy, "reference": policy, "critic": critic, "reward": reward, "gold": gold}
-
-
-def needs_reward_model(config: DictConfig) -> bool:
-    """Whether PPO's score comes from a trained net."""
-    # `in` would be False for a value that is still missing.
-    return "path" in config.reward.keys()  # noqa: SIM118
-
-
-def _exports_to_come(config: DictConfig) -> list[Path]:
-    """Models that earlier stages of this run are going to leave."""
-    return [Path(config.run_dir).parent / name / "model" for name in config.stages]
-
-
-def check_same_tokenizer(reward_source: ModelSource, renderer: Renderer) -> None:
-    """Checks that the reward model reads the ids that the actor writes.
-
-    Raises:
-        UserError: If their vocabularies differ.
-    """
-    if reward_source.load_tokenizer().get_vocab() != renderer.tokenizer.get_vocab():
-        raise UserError(
-            f"reward.path={reward_source.pretrained}: its tokenizer is not the one of the actor; train the reward "
-            "model from the same model as the actor"
-        )
 
 
 def _trainer(config: DictConfig, name: str, source: ModelSource) -> pl.Trainer:
@@ -165,6 +138,7 @@ def _trainer(config: DictConfig, name: str, source: ModelSource) -> pl.Trainer:
     # What the settings of a callback or logger cannot say.
     added: dict[str, dict[str, Any]] = {
         "export": {"stage": name},
+        "ema": {"stage": name},
         "record": {"stage": name},
         "progress": {"unit": "iteration" if name == "ppo" else "epoch"},
         "normalize": {"reference": partial(load_causal_lm, source)},

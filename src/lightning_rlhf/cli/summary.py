@@ -6,9 +6,10 @@ from typing import Any
 from rich.console import Console
 
 _SHOWN = {
-    "sft": ("loss", "perplexity", "gold_rate", "response_length", "eos_rate"),
+    "sft": ("loss", "perplexity", "optimality", "gold_rate", "response_length", "eos_rate"),
     "reward": ("reward_accuracy", "longer_wins_accuracy", "shorter_wins_accuracy", "loss"),
-    "ppo": ("score", "gold_rate", "gold_win_rate", "kl", "response_length", "eos_rate"),
+    "ppo": ("score", "optimality", "gold_rate", "gold_win_rate", "kl", "response_length", "eos_rate"),
+    "dpo": ("reward_accuracy", "gold_rate", "gold_win_rate", "kl", "response_length", "eos_rate"),
 }
 
 

@@ -1,0 +1,51 @@
+"""Checks of pairs of answers: what the length alone tells, and whether a reward model tells more."""
+
+import torch
+from torch import Tensor
+
+from lightning_rlhf.checks.finding import Finding, judged
+from lightning_rlhf.checks.nets import beats_length
+from lightning_rlhf.data.batches import PairBatch
+from lightning_rlhf.data.preference import Pair, collate_pairs
+from lightning_rlhf.models.scalar import ScalarModel
+from lightning_rlhf.modules.reward import wins
+from lightning_rlhf.rollout.collect import chunks
+
+
+def length_tells(pairs: list[Pair]) -> Finding:
+    """How far the length alone tells which answer was chosen.
+
+    Args:
+        pairs: To train a reward model on.
+    """
+    longer = float(_by_length(collate_pairs(pairs, len(pairs))).mean())
+    return judged(
+        "length in the pairs",
+        0.35 < longer < 0.65,
+        f"the longer answer was chosen in {longer:.1%} of {len(pairs)} pairs",
+        "the length is what will be learnt first: add pairs in which it says nothing",
+        severity="warning",
+    )
+
+
+@torch.no_grad()
+def tells_more_than_length(net: ScalarModel, pairs: list[Pair], batch_size: int) -> Finding:
+    """Whether a trained reward model beats the length of the answers on held-out pairs.
+
+    Args:
+        net: In evaluation mode.
+        pairs: Held-out ones, in its own tokens.
+        batch_size: Pairs that it reads at a time.
+    """
+    batches = [collate_pairs(pairs[rows], 0) for rows in chunks(len(pairs), batch_size)]
+    device = net.bias.device
+    right = torch.cat(
+        [wins(*net.scores(b.input_ids.to(device), b.attention_mask.to(device)).chunk(2)).cpu() for b in batches]
+    )
+    longer = torch.cat([_by_length(batch) for batch in batches])
+    return beats_length(float(right.mean()), float(longer.mean()), len(pairs))
+
+
+def _by_length(pairs: PairBatch) -> Tensor:
+    """(B,) 1 where the chosen answer is longer, 0 where it is shorter, a half for a tie."""
+    return wins(*pairs.answer_lengths.float().chunk(2))

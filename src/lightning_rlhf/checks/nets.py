@@ -1,0 +1,103 @@
+"""Checks of reward model and critic: they read no padding, and the reward model reads the last token.
+
+All ranks have to call them, with the same rows: a sharded net gathers its weights.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad as widen
+
+from lightning_rlhf.checks.finding import Finding, judged
+from lightning_rlhf.data.batches import pad
+from lightning_rlhf.models.forward import hidden_states
+from lightning_rlhf.models.scalar import ScalarModel
+
+# Columns of padding that no row needs: rows of one length are padded too.
+_EXTRA = 3
+
+
+def ignores_padding(name: str, net: ScalarModel, rows: Sequence[list[int]], limit: float) -> Finding:
+    """Whether what the backbone makes of each token depends on the padding around a row.
+
+    The head is left out: that of a critic is 0 at first, and would say 0 of everything.
+
+    Args:
+        name: What to call the net.
+        net: In evaluation mode, without gradients.
+        rows: Token ids.
+        limit: How far two results may lie apart, by the size of the largest.
+    """
+
+    def read(ids: Tensor, mask: Tensor) -> Tensor:
+        return hidden_states(net.net.base_model, ids, mask)[mask].float()
+
+    alone = torch.cat([read(*row) for row in _alone(net, rows)])
+    difference = max(_distance(read(*padded), alone) for padded in _padded(net, rows))
+    return judged(
+        f"{name}: padding",
+        difference <= limit,
+        f"changes hidden states by {difference:.2g} of the largest",
+        "the net reads padding: look at the attention mask, the positions and model.attn_implementation",
+        severity="error",
+    )
+
+
+def reads_last_token(name: str, net: ScalarModel, rows: Sequence[list[int]], limit: float) -> Finding:
+    """Whether a score is what the net says at the last token of a row, whatever is padded around it.
+
+    Args:
+        name: What to call the net.
+        net: In evaluation mode, without gradients.
+        rows: Token ids.
+        limit: How far two scores of a row may lie apart, by the size of the largest number that the net says.
+    """
+    alone = [net(*row) for row in _alone(net, rows)]  # (1, T) each
+    last, largest = torch.cat([numbers[:, -1] for numbers in alone]), torch.cat(alone, dim=1).abs().max()
+    difference = max(_distance(net.scores(*padded), last, largest) for padded in _padded(net, rows))
+    return judged(
+        f"{name}: last token",
+        difference <= limit,
+        f"the score is what the net says there, but for {difference:.2g} of the largest",
+        "a score is to be read at the last real token of its row: not at padding, and no average",
+        severity="error",
+    )
+
+
+def _alone(net: ScalarModel, rows: Sequence[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Ids and mask of each row, without padding."""
+    for row in rows:
+        ids, mask = pad([row])
+        yield ids.to(net.bias.device), mask.to(net.bias.device)
+
+
+def _padded(net: ScalarModel, rows: Sequence[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Ids and mask of all rows, padded at the right and then at the left."""
+    for side, columns in {"right": (0, _EXTRA), "left": (_EXTRA, 0)}.items():
+        ids, mask = pad(list(rows), side)
+        yield widen(ids, columns).to(net.bias.device), widen(mask, columns).to(net.bias.device)
+
+
+def _distance(numbers: Tensor, expected: Tensor, largest: Tensor | None = None) -> float:
+    """Largest difference, by the size of the largest number."""
+    largest = expected.abs().max() if largest is None else largest
+    return float((numbers - expected).abs().max() / largest.clamp(min=torch.finfo(largest.dtype).tiny))
+
+
+def beats_length(accuracy: float, longer: float, num_pairs: int) -> Finding:
+    """Whether a reward model tells more than the length of the answers does.
+
+    Args:
+        accuracy: Share of the pairs in which the chosen answer scores higher.
+        longer: Share of the pairs in which the chosen answer is longer.
+        num_pairs: How many pairs.
+    """
+    best = max(longer, 1 - longer)
+    return judged(
+        "reward model: length",
+        accuracy > best,
+        f"accuracy {accuracy:.3f} on {num_pairs} held-out pairs; the length alone reaches {best:.3f}",
+        f"PPO would learn to write {'longer' if longer > 0.5 else 'shorter'} answers: train it longer or on more pairs",
+        severity="error",
+    )

@@ -1,0 +1,213 @@
+"""Checks of PPO's first rollout and first update, before anything is learnt."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_rlhf.checks.finding import Finding, judged
+from lightning_rlhf.checks.probe import TEMPERATURE, probe
+from lightning_rlhf.experience import Rollout, Scores, Sequences
+from lightning_rlhf.ops.masked import masked_mean
+from lightning_rlhf.ops.moments import Moments
+from lightning_rlhf.ops.rewards import last_token_index
+from lightning_rlhf.rollout.collect import Greedy, Samples
+from lightning_rlhf.rollout.credit import Credit, to_experience
+
+
+def first_rollout(module: Any, rollout: Rollout, limit: float) -> Iterator[Finding]:
+    """What the first rollout tells; in a `rollout_phase`, on every rank alike.
+
+    Args:
+        module: The `PPOModule`.
+        rollout: Of all ranks.
+        limit: What rounding may account for, see `tolerance`.
+    """
+    experience = rollout.experience
+    mask = experience.sequences.response_mask
+    probed = probe(module, experience.sequences)
+    right = torch.cat(
+        [
+            mask_is_right(experience.sequences, rollout.finished, module.renderer.stop_ids),
+            mask_is_right(probed.stopped.sequences, probed.stopped.finished, (probed.stop_id,)),
+        ]
+    )
+    yield response_mask(right)
+    yield sampler_agrees(rollout.metrics["sampler_mismatch"], probed.mismatch, limit)
+    distance = float(masked_mean((experience.old_logprobs - experience.ref_logprobs).abs(), mask))
+    yield starts_at_reference(max(distance, probed.distance), limit)
+    yield from penalty_punishes(module.credit)
+    yield scores_differ(rollout.scores)
+    yield responses_end(rollout.finished)
+
+
+def mask_is_right(sequences: Sequences, finished: Tensor, stop_ids: tuple[int, ...]) -> Tensor:
+    """Whether each response counts up to and including its first stop token.
+
+    Args:
+        sequences: Sampled ones.
+        finished: (B,) bool: ended with a stop token.
+        stop_ids: Ids that end a response.
+
+    Returns:
+        (B,) bool.
+    """
+    mask = sequences.response_mask
+    stops = torch.isin(sequences.responses, torch.tensor(stop_ids, device=mask.device)) & mask
+    lengths, last = mask.sum(1), last_token_index(mask)
+    ends_with_stop = stops.gather(1, last[:, None])[:, 0]
+    return (
+        (lengths == last + 1)  # no holes, and not empty
+        & (stops.sum(1) == finished)
+        & (ends_with_stop == finished)
+        & (finished | (lengths == mask.shape[1]))
+    )
+
+
+def response_mask(right: Tensor) -> Finding:
+    """Whether all response masks are right.
+
+    Args:
+        right: (B,) bool from `mask_is_right`.
+    """
+    return judged(
+        "response mask",
+        bool(right.all()),
+        f"{int(right.sum())} of {len(right)} responses count up to and including their first stop token",
+        "the mask decides what is learnt: log-probs, rewards and advantages would belong to other tokens",
+        severity="error",
+    )
+
+
+def sampler_agrees(mismatch: float, probed: float, limit: float) -> Finding:
+    """Whether the update's log-probs are those of the distribution that was sampled from.
+
+    Args:
+        mismatch: Mean distance of a token's log-probs in the rollout, in nats.
+        probed: The same at `TEMPERATURE`.
+        limit: What rounding may account for.
+    """
+    return judged(
+        "sampler and scorer",
+        max(mismatch, probed) <= limit,
+        f"their log-probs of a token differ by {mismatch:.2g} nats, and at temperature {TEMPERATURE:g} by {probed:.2g}",
+        "the two differ in temperature, positions or attention mask: what is learnt would not be what was sampled",
+        severity="error",
+    )
+
+
+def starts_at_reference(distance: float, limit: float) -> Finding:
+    """Whether the actor starts as its reference.
+
+    Args:
+        distance: Mean distance of a token's log-probs before the first update, in nats.
+        limit: What rounding may account for.
+    """
+    return judged(
+        "KL at the start",
+        distance <= limit,
+        f"log-probs of a token under actor and reference differ by {distance:.2g} nats",
+        "the reference must be a copy of the actor's start, in the same dtype and scored in the same way",
+        severity="error",
+    )
+
+
+def ratio_is_one(log_ratio: float, limit: float) -> Finding:
+    """Whether the probability ratio is 1 before the first update.
+
+    Args:
+        log_ratio: Root mean square of the log-ratios of the tokens of the first minibatch, in nats.
+        limit: What rounding may account for.
+    """
+    return judged(
+        "ratio at the start",
+        log_ratio <= limit,
+        f"the log of the probability ratio is {log_ratio:.2g} before the first update",
+        "rollout and update see different nets: set model.dropout=0, and the same precision for both",
+        severity="error",
+    )
+
+
+def scores_differ(scores: Tensor) -> Finding:
+    """Whether scores are numbers, and not all the same.
+
+    Args:
+        scores: (B,) of the responses.
+    """
+    finite = bool(scores.isfinite().all())
+    low, high = float(scores.min()), float(scores.max())
+    return judged(
+        "scores",
+        finite and low < high,
+        f"{low:.3g} for all of {len(scores)} responses" if low == high else f"{low:.3g} to {high:.3g}",
+        "nothing can be learnt from equal scores: look at the reward source, or start from a better model"
+        if finite
+        else "the reward model overflows: load it in bfloat16 or float32",
+        severity="warning" if finite else "error",
+    )
+
+
+def responses_end(finished: Tensor) -> Finding:
+    """Whether some response ends by itself.
+
+    Args:
+        finished: (B,) bool.
+    """
+    return judged(
+        "responses end",
+        bool(finished.any()),
+        f"{finished.float().mean():.0%} of {len(finished)} responses end by themselves, the others at the length limit",
+        "raise rollout.sampling.max_new_tokens, or start from a model that has learnt to stop",
+        severity="warning",
+    )
+
+
+def penalty_punishes(credit: Credit) -> Iterator[Finding]:
+    """Whether moving away from the reference lowers the reward, or raises the loss: on made-up log-probs.
+
+    Args:
+        credit: How responses are judged.
+    """
+    remedy = "the KL penalty has the wrong sign: it would drive the actor away from the reference"
+    if credit.kl_loss is not None:
+        logprobs = torch.tensor([[-1.0, -1.0]], requires_grad=True)
+        with torch.enable_grad():
+            loss = credit.kl_loss(logprobs, torch.tensor([[-1.5, -1.5]])).sum()
+        (gradient,) = torch.autograd.grad(loss, logprobs)
+        yield judged(
+            "KL penalty",
+            bool((gradient > 0).all()),
+            f"in the loss: at a token 0.5 nats above the reference its gradient is {float(gradient[0, 0]):+.2f}",
+            remedy,
+            severity="error",
+        )
+        return
+    difference = _mean_reward(credit, 0.5) - _mean_reward(credit, 0.0)
+    yield judged(
+        "KL penalty",
+        difference < 0,
+        f"in the reward: a response 1 nat above the reference gets {difference:+.2f} at kl_coef=0.5",
+        remedy,
+        severity="error",
+    )
+
+
+def _mean_reward(credit: Credit, kl_coef: float) -> float:
+    """Of responses of two tokens that the actor likes more than the reference does."""
+    num = 2 * credit.num_samples_per_prompt
+    mask = torch.ones(num, 2, dtype=torch.bool)
+    zeros, ones = torch.zeros(num, 2), torch.ones(num, dtype=torch.bool)
+    samples = Samples(
+        Sequences(torch.zeros(num, 2, dtype=torch.long), mask, mask),
+        Scores(torch.zeros(num), {}),
+        ones,
+        zeros - 1,
+        logprobs=zeros - 1,
+        entropy=zeros,
+        ref_logprobs=zeros - 1.5,
+        values=zeros,
+        greedy=Greedy(torch.zeros(num), mask.sum(1), ones),
+    )
+    _, metrics = to_experience(samples, credit, kl_coef=kl_coef, moments=Moments())
+    return metrics["reward_mean"]

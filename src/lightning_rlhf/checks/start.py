@@ -1,0 +1,138 @@
+"""The checks that every run makes when it starts: cheap, and before anything is learnt."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from lightning.pytorch import Trainer
+from torch import nn
+from transformers import PreTrainedModel
+
+from lightning_rlhf.checks.finding import Finding, tolerance
+from lightning_rlhf.checks.nets import ignores_padding, reads_last_token
+from lightning_rlhf.checks.rollouts import first_rollout, ratio_is_one, starts_at_reference
+from lightning_rlhf.checks.texts import QUESTION, fits_context, fits_vocabulary, labels, single_bos
+from lightning_rlhf.data.batches import PairBatch
+from lightning_rlhf.data.preference import Pair, Scored
+from lightning_rlhf.data.render import Rendered
+from lightning_rlhf.experience import Rollout
+from lightning_rlhf.models.scalar import ScalarModel
+from lightning_rlhf.modules.dpo import DPOModule, as_sequences, response_logprobs
+from lightning_rlhf.modules.ppo import PPOModule
+from lightning_rlhf.rewards.net import TextNetReward
+from lightning_rlhf.strategies.phases import rollout_phase
+
+
+def at_fit_start(trainer: Trainer, module: Any) -> Iterator[Finding]:
+    """What rows and nets tell before the first step."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    conversations = list(conversations_of(getattr(data, "train_rows", [])))
+    prompts = [prompt.ids for prompt in getattr(data, "train_prompts", [])]
+    rows = [row.ids for row in conversations] + prompts
+    if not rows:
+        return
+    if conversations:
+        yield from labels(module.renderer, conversations)
+    yield single_bos(module.renderer, rows)
+    yield fits_vocabulary(max(map(max, rows)), smallest(module, "vocab_size"))
+    yield longest_fits(module, data, rows)
+    if not prompts:
+        by_length = sorted(rows, key=len)
+        with rollout_phase(trainer, module):
+            yield from scalar_nets(trainer, module, [by_length[0], by_length[-1]])
+
+
+def longest_fits(module: Any, data: Any, rows: list[list[int]]) -> Finding:
+    """Whether the longest row of all that the nets read fits into their context."""
+    texts = [row.ids for row in getattr(data, "ptx", [])]
+    lengths = {"the longest text to mix in": max(map(len, texts), default=0)}
+    if isinstance(module, PPOModule):
+        limit = module.sampling.max_new_tokens
+        lengths[f"the longest prompt and {limit} new tokens"] = max(map(len, rows)) + limit
+    else:
+        lengths["the longest row"] = max(map(len, rows))
+    held_out = getattr(data, "val_prompts", None) or getattr(data, "prompts", None)
+    if held_out:
+        limit = module.answers.sampling.max_new_tokens
+        lengths[f"the longest held-out prompt and {limit} new tokens"] = max(len(p.ids) for p in held_out) + limit
+    longest = max(lengths, key=lambda what: lengths[what])
+    return fits_context(longest, lengths[longest], smallest(module, "max_position_embeddings"))
+
+
+def at_first_rollout(trainer: Trainer, module: Any, rollout: Rollout) -> Iterator[Finding]:
+    """What PPO's first rollout tells."""
+    sequences = rollout.experience.sequences
+    lengths = sequences.attention_mask.sum(1)
+    rows = [
+        sequences.input_ids[row][sequences.attention_mask[row]].tolist() for row in (lengths.argmin(), lengths.argmax())
+    ]
+    with rollout_phase(trainer, module):
+        yield from first_rollout(module, rollout, allowed(trainer, module))
+        yield from scalar_nets(trainer, module, rows)
+
+
+def at_first_batch(trainer: Trainer, module: Any, batch: Any) -> Iterator[Finding]:
+    """What DPO's first pairs tell; without dropout, which DPO allows."""
+    if isinstance(module, DPOModule) and isinstance(batch, PairBatch) and "reference" in module.builders:
+        with rollout_phase(trainer, module):
+            sequences = as_sequences(batch)
+            difference = response_logprobs(module.actor, sequences) - module.ref_logprobs(sequences)
+        yield starts_at_reference(float((difference / batch.answer_lengths).abs().mean()), allowed(trainer, module))
+
+
+def at_first_loss(trainer: Trainer, module: Any) -> Iterator[Finding]:
+    """What PPO's first minibatch tells, as the update sees it."""
+    if isinstance(module, PPOModule):
+        # approx_kl is half the mean square of the log-ratio.
+        yield ratio_is_one((2 * float(module.terms.means["approx_kl"])) ** 0.5, allowed(trainer, module))
+
+
+def scalar_nets(trainer: Trainer, module: nn.Module, rows: list[list[int]]) -> Iterator[Finding]:
+    """Whether reward models and critic read the last token, and no padding; in a `rollout_phase`.
+
+    Args:
+        trainer: Knows the precision.
+        module: Holds the nets.
+        rows: Ids for those nets that read the actor's.
+    """
+    own = {text.net: text.renderer for text in module.modules() if isinstance(text, TextNetReward)}
+    for path, net in module.named_modules():
+        if not isinstance(net, ScalarModel):
+            continue
+        is_critic = "critic" in path
+        name, limit = "critic" if is_critic else _reward_name(path), allowed(trainer, net)
+        if net in own:
+            question = own[net].prompt([QUESTION])
+            read = [question, 2 * question]
+        else:
+            read = rows
+        yield ignores_padding(name, net, read, limit)
+        if not is_critic:
+            yield reads_last_token(name, net, read, limit)
+
+
+def _reward_name(path: str) -> str:
+    """Of a net at a path: in a sum, with the name of its part."""
+    _, _, part = path.partition(".nets.")
+    return f"reward model {part.partition('.')[0]}" if part else "reward model"
+
+
+def conversations_of(rows: Iterable[Any]) -> Iterator[Rendered]:
+    """The conversations in the rows of a data module."""
+    for row in rows:
+        if isinstance(row, Pair):
+            yield row.chosen
+            yield row.rejected
+        else:
+            yield row.conversation if isinstance(row, Scored) else row
+
+
+def smallest(module: nn.Module, name: str) -> int | None:
+    """The smallest value that the configurations of the nets which read the actor's ids have; None if none has it."""
+    others = {net for text in module.modules() if isinstance(text, TextNetReward) for net in text.modules()}
+    configs = [net.config for net in module.modules() if isinstance(net, PreTrainedModel) and net not in others]
+    return min((getattr(config, name) for config in configs if hasattr(config, name)), default=None)
+
+
+def allowed(trainer: Trainer, module: nn.Module) -> float:
+    """What rounding may account for."""
+    return tolerance(next(module.parameters()).dtype, str(trainer.precision))

@@ -1,0 +1,37 @@
+"""`lightning-rlhf doctor <the same overrides as train>`: examines a run before it costs anything."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from lightning_rlhf.cli.app import exit_codes, run_app
+
+
+@hydra.main(version_base="1.3", config_path="pkg://lightning_rlhf.conf", config_name="train")
+def _app(config: DictConfig) -> None:
+    # torch and Lightning take seconds to import: not before the configuration is known to be sound.
+    from lightning_rlhf.cli.examine import examine
+    from lightning_rlhf.strategies.collectives import is_first_process
+
+    with exit_codes():
+        record: dict[str, Any] = examine(config, Path(HydraConfig.get().runtime.output_dir))
+    # Another process that ends with 1 would make Lightning end the first one, which may not have written yet.
+    if is_first_process() and any(check["status"] == "error" for check in record["checks"]):
+        sys.exit(1)
+
+
+def main() -> None:
+    """Entry point of the command."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # First, so that the user's own wins.
+    sys.argv.insert(1, "hydra.run.dir=outputs/doctor/${now:%Y-%m-%d}_${now:%H-%M-%S}")
+    run_app(_app)
+
+
+if __name__ == "__main__":
+    main()

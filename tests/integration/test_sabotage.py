@@ -1,0 +1,110 @@
+"""Five classic mistakes, put into real runs of tiny stages: each is stopped before the first update, by its name.
+
+tests/mutations.toml has the same ones as changes of the code, with the unit tests that find them.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from support import trainer
+from torch import Tensor
+
+from lightning_rlhf.callbacks import StartChecks
+from lightning_rlhf.data.render import Rendered, Renderer
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.models.roles import SeparateRoles
+from lightning_rlhf.models.scalar import ScalarModel
+from lightning_rlhf.rollout import credit, sampler
+
+
+class Sabotage(NamedTuple):
+    """A mistake."""
+
+    owner: Any
+    """Where the function is."""
+    name: str
+    """Of the function."""
+    wrong: Callable
+    """What stands in its place; gets the right function first."""
+    stages: tuple[str, ...]
+    """Those that it spoils."""
+    checks: set[str]
+    """Those that find it."""
+
+
+def other_sign(right: Callable, scores: Tensor, kl: Tensor, mask: Tensor, *, kl_coef: float) -> Tensor:
+    return right(scores, kl, mask, kl_coef=-kl_coef)
+
+
+def no_temperature(right: Callable, roles: Any, sequences: Any, *, temperature: float, **settings: Any) -> Any:
+    return right(roles, sequences, temperature=1.0, **settings)
+
+
+def without_the_stop_token(right: Callable, tokens: Tensor, stop_ids: Tensor) -> Tensor:
+    return right(tokens, stop_ids) & ~torch.isin(tokens, stop_ids)
+
+
+def rolled_by_one(right: Callable, tokens: Tensor, stop_ids: Tensor) -> Tensor:
+    return right(tokens, stop_ids).roll(1, dims=1)
+
+
+def mean_over_padding(right: Callable, net: ScalarModel, ids: Tensor, mask: Tensor) -> Tensor:
+    return net(ids, mask).mean(dim=1)
+
+
+def mean_over_tokens(right: Callable, net: ScalarModel, ids: Tensor, mask: Tensor) -> Tensor:
+    return (net(ids, mask) * mask).sum(dim=1) / mask.sum(dim=1)
+
+
+def eos_not_learnt(right: Callable, *args: Any, **kwargs: Any) -> Rendered:
+    ids, learnt = right(*args, **kwargs)
+    end = len(learnt) - 1 - learnt[::-1].index(True)
+    return Rendered(ids, [*learnt[:end], False, *learnt[end + 1 :]])
+
+
+def eos_not_there(right: Callable, *args: Any, **kwargs: Any) -> Rendered:
+    ids, learnt = right(*args, **kwargs)
+    end = len(learnt) - 1 - learnt[::-1].index(True)
+    return Rendered(ids[:end], learnt[:end])
+
+
+# The actor alone at another temperature is not its reference, either.
+TEMPERATURE = {"sampler and scorer", "KL at the start"}
+LAST_TOKEN = {"reward model: last token"}
+EOS = {"EOS in the labels"}
+SABOTAGES = {
+    "the sign of the KL is swapped": Sabotage(credit, "shape_rewards", other_sign, ("ppo",), {"KL penalty"}),
+    "the scorer has no temperature": Sabotage(SeparateRoles, "actor_stats", no_temperature, ("ppo",), TEMPERATURE),
+    "the mask ends before the stop token": Sabotage(
+        sampler, "response_mask", without_the_stop_token, ("ppo",), {"response mask"}
+    ),
+    "the mask is rolled by one": Sabotage(sampler, "response_mask", rolled_by_one, ("ppo",), {"response mask"}),
+    "the score is a mean over padding": Sabotage(
+        ScalarModel, "scores", mean_over_padding, ("reward", "ppo"), LAST_TOKEN
+    ),
+    "the score is a mean over tokens": Sabotage(ScalarModel, "scores", mean_over_tokens, ("reward", "ppo"), LAST_TOKEN),
+    "EOS is not learnt": Sabotage(Renderer, "conversation", eos_not_learnt, ("sft", "reward", "dpo"), EOS),
+    "EOS is left out": Sabotage(Renderer, "conversation", eos_not_there, ("sft", "reward", "dpo"), EOS),
+}
+
+
+@pytest.mark.parametrize(
+    ("mistake", "stage"), [(mistake, stage) for mistake in SABOTAGES for stage in SABOTAGES[mistake].stages]
+)
+def test_a_sabotaged_run_is_stopped_before_the_first_update(
+    mistake: str, stage: str, parts: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sabotage = SABOTAGES[mistake]
+    right = getattr(sabotage.owner, sabotage.name)
+    monkeypatch.setattr(sabotage.owner, sabotage.name, lambda *args, **kwargs: sabotage.wrong(right, *args, **kwargs))
+    fitted = trainer(tmp_path, StartChecks())
+    with pytest.raises(UserError, match="stopped before the first update") as caught:
+        fitted.fit(*parts(stage))
+    assert {line.partition(": ")[0] for line in str(caught.value).splitlines()[1:]} == {
+        check.partition(": ")[0] for check in sabotage.checks
+    }
+    assert all(f"\n{check}: " in str(caught.value) for check in sabotage.checks)
+    assert fitted.global_step == 0
