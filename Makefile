@@ -4,11 +4,12 @@ run := $(venv)/bin/python
 MAKEFLAGS += --no-print-directory
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test mutants lint clean
 
 help:
 	@echo 'make demo    trains the three stages on the embedded demo and says where the run card is'
 	@echo 'make test    runs the tests'
+	@echo 'make mutants puts known mistakes into a copy of the code, and demands that tests fail: an hour on a laptop'
 	@echo 'make lint    checks style and types'
 	@echo 'make clean   removes the virtual environment, builds and caches; outputs/ stays'
 	@echo
@@ -19,6 +20,9 @@ demo: $(venv)/installed
 
 test: $(venv)/installed-dev
 	@$(run) -m pytest
+
+mutants: $(venv)/installed-dev
+	@$(run) tests/mutate.py
 
 lint: $(venv)/installed-dev
 	@$(run) -m ruff check

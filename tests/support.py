@@ -1,4 +1,4 @@
-"""What several test files use: a recorder of losses, a quiet trainer, and the command line as a user runs it."""
+"""What several test files use: recorders, a quiet trainer, and the command line as a user runs it."""
 
 import json
 import os
@@ -9,6 +9,9 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from lightning_rlhf.experience import Rollout
+from lightning_rlhf.hooks import RLHFCallback
+
 
 class Recorder(pl.Callback):
     """Keeps the loss of every training step."""
@@ -18,6 +21,16 @@ class Recorder(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, *_: Any) -> None:
         self.losses.append(float(outputs["loss"]))
+
+
+class Watch(RLHFCallback):
+    """Keeps every rollout."""
+
+    def __init__(self) -> None:
+        self.rollouts: list[Rollout] = []
+
+    def on_rollout_end(self, trainer: pl.Trainer, module: Any, rollout: Rollout) -> None:
+        self.rollouts.append(rollout)
 
 
 def trainer(folder: Path, *callbacks: pl.Callback, **settings: Any) -> pl.Trainer:
@@ -49,12 +62,14 @@ TINY = [
     "ppo.module.minibatch_size=8",
     "rollout.sampling.max_new_tokens=8",
 ]
+TINY_DPO = ["dpo.trainer.max_epochs=1", "+dpo.trainer.limit_train_batches=2"]
 
 
 def keep(overrides: list[str], stage: str) -> list[str]:
-    """Those of `TINY` that a run of one stage knows."""
-    blocks = {"sft": "sft.", "reward": "reward_model.", "ppo": "ppo."}
-    others = tuple(block for name, block in blocks.items() if name != stage)
+    """Those of `TINY` and `TINY_DPO` that a run of one stage, or of `pipeline_dpo`, knows."""
+    blocks = {"sft": "sft.", "reward": "reward_model.", "ppo": "ppo.", "dpo": "dpo."}
+    stages = ("sft", "dpo") if stage == "pipeline_dpo" else (stage,)
+    others = tuple(block for name, block in blocks.items() if name not in stages)
     return [o for o in overrides if not o.lstrip("+").startswith(others)] + [f"stage={stage}"]
 
 

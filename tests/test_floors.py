@@ -17,9 +17,10 @@ SOURCE = ROOT / "src" / "lightning_rlhf"
 FLOORS = [
     {"ops", "conf"},
     {"errors", "experience", "hooks", "seeding"},
-    {"strategies", "models", "data", "rewards", "demo", "report", "planner"},
+    {"strategies", "models", "data", "rewards", "demo", "randomwalks", "report", "planner"},
     {"rollout"},
     {"modules"},
+    {"checks"},
     {"callbacks"},
     {"cli"},
     {"train"},

@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from lightning_rlhf import (
+    DPOModule,
     ModelSource,
     PPOModule,
     PreferenceDataModule,
@@ -41,6 +42,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
+def source() -> ModelSource:
+    return SOURCE
+
+
+@pytest.fixture(scope="session")
 def renderer() -> Renderer:
     return Renderer(SOURCE.load_tokenizer())
 
@@ -57,15 +63,23 @@ def parts(data: dict[str, str], renderer: Renderer) -> Callable[..., Parts]:
         if stage == "reward":
             reward = RewardModule(partial(load_scalar_model, SOURCE, "normal"), renderer, lr=1e-3, **settings)
             return reward, PreferenceDataModule(data["preferences"], renderer, minibatch_size=8, val_fraction=0.1)
+        if stage == "dpo":
+            nets = {"actor": partial(load_causal_lm, SOURCE), "reference": partial(load_causal_lm, SOURCE)}
+            dpo = DPOModule(
+                **(nets | {"renderer": renderer, "lr": 1e-3, "evaluation": Sampling(max_new_tokens=8)} | settings)
+            )
+            return dpo, PreferenceDataModule(
+                data["preferences"], renderer, minibatch_size=8, val_fraction=0.1, answer_prompts=True
+            )
         actor = load_causal_lm(SOURCE)
         settings.setdefault("reward", load_scalar_model(SOURCE, "normal"))
+        settings.setdefault("critic", load_scalar_model(SOURCE, "zero"))
+        settings.setdefault("sampling", Sampling(max_new_tokens=8))
+        settings.setdefault("renderer", renderer)
         defaults = {"rollout_batch_size": 16, "minibatch_size": 8, "ppo_epochs": 2, "rollout_micro_batch_size": 8}
         ppo = PPOModule(
             actor=actor,
             reference=copy.deepcopy(actor),
-            critic=load_scalar_model(SOURCE, "zero"),
-            renderer=renderer,
-            sampling=Sampling(max_new_tokens=8),
             **(defaults | {"lr": 1e-3, "critic_lr": 1e-3} | settings),
         )
         return ppo, PromptDataModule(data["prompts"], renderer, val_fraction=0.2)

@@ -210,8 +210,8 @@ MISTAKES = {
     "an unknown option": (["model=nope"], "there is no model=nope; there are demo, gpt2/large"),
     "a wrong type": ([*SFT, "sft.module.lr=fast"], "sft.module.lr=fast: expected a number"),
     "impossible values, all at once": (
-        [*PPO, "ppo.module.clip_range=-1", "ppo.module.gamma=2"],
-        "gamma=2: must lie in [0, 1]\nclip_range=-1: must lie in (0, 1)",
+        [*PPO, "ppo.module.credit.gamma=2", "ppo.module.credit.gae_lambda=-1"],
+        "gamma=2: must lie in [0, 1]\ngae_lambda=-1: must lie in [0, 1]",
     ),
     "a batch that does not divide": (
         [*SFT, "sft.data.minibatch_size=33", "sft.trainer.accumulate_grad_batches=2"],

@@ -130,43 +130,45 @@ def test_the_kl_is_0_again_right_after_the_reference_was_refreshed(
 
 
 def test_the_texts_enter_the_update_with_their_weight(parts: Callable, texts: str, tmp_path: Path) -> None:
-    """Where all responses are equally good, an SGD step is that of the texts alone: checked against a plain loop."""
+    """An SGD step is the one without texts, whatever their weight, and on top that of the texts by a plain loop."""
     settings = {
-        "credit": Credit(advantage="grpo_no_std", num_samples_per_prompt=2),
-        "reward": TextReward(lambda prompts, responses: [1.0] * len(responses)),
-        "kl_coef": 0.0,
+        "credit": RLOO,
+        "reward": LENGTH,
         "optim": Optim(optimizer=partial(torch.optim.SGD, lr=0.0), weight_decay=0.0),
         "minibatch_size": 16,
         "ppo_epochs": 1,
-        "ptx_coef": 0.5,
         "ptx_minibatch_size": 3,
         "lr": 0.1,
         "seed": 7,
     }
     module, data = parts("ppo", **settings)
-    data.ptx_path = texts
     module.configure_model()
-    expected = plain_step(module.roles.actor, texts, module.renderer)
+    loss, step = plain_step(module.roles.actor, texts, module.renderer)
+    start = {name: weight.detach().clone() for name, weight in module.roles.actor.named_parameters()}
+    trainer(tmp_path).fit(module, data)
+    without = {name: weight.detach() for name, weight in module.roles.actor.named_parameters()}
+    assert max(float((without[name] - start[name]).abs().max() / step[name].abs().max()) for name in step) > 0.1
+
+    module, data = parts("ppo", ptx_coef=0.5, **settings)
+    data.ptx_path = texts
     fitted = trainer(tmp_path)
     fitted.fit(module, data)
-    assert float(fitted.callback_metrics["train/ptx_loss"]) == pytest.approx(expected.pop("loss").item(), rel=1e-5)
+    assert float(fitted.callback_metrics["train/ptx_loss"]) == pytest.approx(loss, rel=1e-5)
     for name, weight in module.roles.actor.named_parameters():
-        assert_close(weight.detach(), expected[name], atol=1e-6, rtol=1e-5)
+        assert_close(weight.detach(), without[name] + 0.5 * step[name], atol=1e-6, rtol=1e-5)
 
 
-def plain_step(actor: Any, texts: str, renderer: Renderer) -> dict[str, Tensor]:
-    """Loss on the first three texts, a row at a time, and the weights after a step of 0.1 on half of it."""
+def plain_step(actor: Any, texts: str, renderer: Renderer) -> tuple[float, dict[str, Tensor]]:
+    """Loss on the first three texts, a row at a time, and an SGD step of 0.1 on it."""
     rows = read_ptx(texts, renderer, 1024, "raise")
     chosen = [rows[place].ids for place in endless(len(rows), 0, 3, 7, PTX)]
     logprobs = []
     for ids in map(torch.tensor, chosen):
         logprobs.append(actor(ids[None]).logits[0, :-1].log_softmax(-1).gather(1, ids[1:, None]))
     loss = -torch.cat(logprobs).mean()
-    gradients = torch.autograd.grad(loss, list(actor.parameters()))
-    named = zip(actor.named_parameters(), gradients, strict=True)
-    return {name: weight.detach() - 0.1 * 0.5 * gradient for (name, weight), gradient in named} | {
-        "loss": loss.detach()
-    }
+    names, parameters = zip(*actor.named_parameters(), strict=True)
+    gradients = torch.autograd.grad(loss, parameters)
+    return loss.item(), {name: -0.1 * gradient for name, gradient in zip(names, gradients, strict=True)}
 
 
 @pytest.mark.parametrize("kind", ["texts", "demonstrations"])

@@ -40,7 +40,7 @@ TOKENS = st.sampled_from([0, 1, 2, 7]) | st.integers(0, 63)
 TEXTS = st.lists(TOKENS, min_size=1, max_size=5)
 ROWS = st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=4)
 LAYOUTS = st.fixed_dictionaries({"left": st.integers(0, 4), "right": st.integers(0, 4), "filler": TOKENS})
-TEMPERATURES = st.sampled_from([0.5, 0.7, 1.0, 2.0])
+TEMPERATURES = st.sampled_from([0.5, 0.7, 1.0, 4.0])
 EIGHT = st.lists(st.tuples(TEXTS, TEXTS), min_size=8, max_size=8)
 # Eight times 1, once 8, and anything between.
 CUTS = st.sampled_from([{1, 2, 3, 4, 5, 6, 7}, {4}, {2, 4, 6}]) | st.sets(st.integers(1, 7), min_size=1)

@@ -17,7 +17,6 @@ from lightning_rlhf.models.roles import SeparateRoles, build
 from lightning_rlhf.models.scalar import ScalarModel
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.rewards.net import NetReward
-from lightning_rlhf.rollout.sampler import Sampling, sample
 from lightning_rlhf.strategies.phases import rollout_phase
 
 MakeNet = Callable[..., PreTrainedModel]
@@ -99,24 +98,6 @@ def test_scores_and_values_come_from_the_reward_net_and_the_critic(
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
-def test_the_exact_kl_is_the_sum_over_the_vocabulary_for_each_row_alone(
-    roles: SeparateRoles, make_sequences: Callable[..., Sequences], temperature: float
-) -> None:
-    prompts, responses = [[3, 4], [5]], [[6], [8, 9, 10]]
-    exact = roles.exact_kl(make_sequences(prompts, responses, left=2), temperature=temperature)
-    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-        whole = torch.tensor([prompt + response])
-        p, q = (
-            (net(whole).logits[0, len(prompt) - 1 : -1] / temperature).softmax(-1).double()
-            for net in (roles.actor, roles.reference)
-        )
-        expected = [sum(float(p[t, v] * (p[t, v] / q[t, v]).log()) for v in range(64)) for t in range(len(response))]
-        assert min(expected) > 0.1
-        assert_close(exact[row, : len(response)], torch.tensor(expected), atol=1e-4, rtol=1e-4)
-
-
-@torch.no_grad()
 def test_a_refreshed_reference_is_the_actor_of_that_moment(
     roles: SeparateRoles, make_sequences: Callable[..., Sequences]
 ) -> None:
@@ -135,31 +116,6 @@ def test_a_refreshed_reference_is_the_actor_of_that_moment(
     for parameter in roles.actor.parameters():
         parameter.mul_(1.5)
     assert kl().min() > 0.1
-
-
-@torch.no_grad()
-def test_logprobs_of_samples_are_those_of_the_sampling_distribution(
-    source: ModelSource, make_roles: Callable[[ModelSource], SeparateRoles]
-) -> None:
-    roles, temperature, prompts = make_roles(source), 0.7, [[11, 12, 13], [14]]
-    ids = torch.tensor([[11, 12, 13], [0, 0, 14]])
-    mask = torch.tensor([[True, True, True], [False, False, True]])
-    sampling = Sampling(max_new_tokens=6, temperature=temperature)
-    numbers = torch.rand(2, 6, generator=torch.manual_seed(0))
-    sequences, _, drawn_logprobs = sample(roles.generator(), ids, mask, sampling, stop_ids=(2,), uniforms=numbers)
-    stats = roles.actor_stats(sequences, temperature=temperature)
-    ref_logprobs = roles.ref_logprobs(sequences, temperature=temperature)
-    for row, prompt in enumerate(prompts):
-        response = sequences.responses[row][sequences.response_mask[row]]
-        whole = torch.cat([torch.tensor(prompt), response])[None]
-        for net, logprobs in [(roles.actor, stats.logprobs), (roles.reference, ref_logprobs)]:
-            naive = (net(whole).logits[0, len(prompt) - 1 : -1] / temperature).log_softmax(-1)
-            expected = naive.gather(1, response[:, None])[:, 0]
-            assert_close(logprobs[row, : len(response)], expected, atol=1e-5, rtol=1e-5)
-            if net is roles.actor:
-                assert_close(drawn_logprobs[row, : len(response)], expected, atol=1e-5, rtol=1e-5)
-                entropy = torch.distributions.Categorical(logits=naive).entropy()
-                assert_close(stats.entropy[row, : len(response)], entropy, atol=1e-5, rtol=1e-5)
 
 
 def test_entropy_has_a_gradient_only_when_it_is_asked_for(

@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 from lightning_rlhf.data.batches import pad
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.source import ModelSource
-from lightning_rlhf.ops.logprobs import token_logprobs
 from lightning_rlhf.rollout.sampler import Sampled, Sampling, sample
 
 MakeSource = Callable[..., ModelSource]
@@ -67,20 +66,6 @@ def test_tokens_are_those_of_a_loop_without_batch_and_cache(
     sampled = draw(net, PROMPTS, sampling, NUMBERS, STOPS)
     assert responses_of(sampled) == expected
     assert sampled.finished.tolist() == [response[-1] in STOPS for response in expected]
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("temperature", [0.7, 1.0, 4.0])
-def test_the_logprobs_are_those_of_a_scorer_that_reads_each_row_alone(
-    source: ModelSource, make_causal_lm: MakeNet, temperature: float
-) -> None:
-    net, sampling = make_causal_lm(source), Sampling(max_new_tokens=MAX_NEW, temperature=temperature)
-    sampled = draw(net, PROMPTS, sampling, NUMBERS, STOPS)
-    for prompt, response, logprobs in zip(PROMPTS, responses_of(sampled), sampled.logprobs, strict=True):
-        logits = net(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
-        expected = token_logprobs((logits / temperature)[None], torch.tensor([response]))[0]
-        assert_close(logprobs[: len(response)], expected, atol=1e-4, rtol=1e-4)
-        assert not logprobs[len(response) :].any()
 
 
 def test_the_logprobs_are_those_of_what_top_k_and_top_p_leave() -> None:

@@ -25,12 +25,12 @@ def test_the_deviation_is_1_as_long_as_there_is_none(moments: Moments) -> None:
 
 
 def test_numbers_far_from_zero_keep_their_deviation() -> None:
-    # Population deviation 1; sums of squares of fp32 numbers would lose it.
+    # Between these two there is no number in fp32, so their mean has to be taken in more.
     moments = Moments()
     for _ in range(50):
-        moments = update_moments(moments, torch.tensor([1e6 - 1, 1e6 + 1]))
-    assert moments.mean == pytest.approx(1e6, rel=1e-12)
-    assert moments.std == pytest.approx(1.0, rel=1e-9)
+        moments = update_moments(moments, torch.tensor([1e7, 1e7 + 1]))
+    assert moments.mean == pytest.approx(1e7 + 0.5, rel=1e-12)
+    assert moments.std == pytest.approx(0.5, rel=1e-9)
 
 
 @given(st.lists(numbers, min_size=1, max_size=5))

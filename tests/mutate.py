@@ -1,0 +1,155 @@
+"""Proves that tests can fail: puts known mistakes into a copy of the code, one at a time, and runs the tests named.
+
+python tests/mutate.py             all mutations of tests/mutations.toml
+python tests/mutate.py 15 22       those of some items
+python tests/mutate.py --list      says what there is
+
+A mutant that a named test survives is printed, and the exit code is 1.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from tqdm import tqdm
+
+ROOT = Path(__file__).parents[1]
+REGISTRY = Path(__file__).with_name("mutations.toml")
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A mistake, and the tests that find it."""
+
+    item: str
+    """Number in docs/correctness.md, or a name."""
+    file: str
+    """From the root of the repository."""
+    old: str
+    """Stands in the file once."""
+    new: str
+    """What is written in its place."""
+    tests: tuple[str, ...]
+    """Node ids; each of them must turn red."""
+    why: str = ""
+    """What the mistake is, where the code does not say it."""
+
+    def apply(self, root: Path) -> None:
+        """Writes the mistake into the file below a folder."""
+        path = root / self.file
+        text = path.read_text(encoding="utf-8")
+        if text.count(self.old) != 1:
+            raise ValueError(f"item {self.item}: {self.old!r} stands {text.count(self.old)} times in {self.file}")
+        path.write_text(text.replace(self.old, self.new), encoding="utf-8")
+
+
+def registry() -> list[Mutation]:
+    """All mutations, in the order of the file."""
+    rows = tomllib.loads(REGISTRY.read_text(encoding="utf-8"))["mutation"]
+    return [Mutation(**row | {"item": str(row["item"]), "tests": tuple(row["tests"])}) for row in rows]
+
+
+def copy_to(folder: Path) -> Path:
+    """Copies the repository, with the package whole below src/, as an installation would have it."""
+    tree = folder / "tree"
+    ignored = shutil.ignore_patterns(".*", "outputs", "build", "dist", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, tree, ignore=ignored)
+    places = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
+    for package, place in places.items():
+        if package:
+            (tree / "src" / package.replace(".", "/")).symlink_to(tree / place)
+    return tree
+
+
+def python(tree: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python on the copy, whose package comes before an installed one."""
+    env = {
+        "PYTHONPATH": str(tree / "src"),
+        # A stale .pyc would run instead of a file that was changed twice within a second.
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+        # So that the last lines of pytest are not cut off.
+        "COLUMNS": "1000",
+    }
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=tree, env={**os.environ, **env}, capture_output=True, text=True
+    )
+
+
+def run_tests(tree: Path, tests: Iterable[str]) -> subprocess.CompletedProcess[str]:
+    """Runs tests of the copy; the output ends with a line for each that fails."""
+    return python(tree, "-m", "pytest", "-p", "no:cacheprovider", "--tb=no", "-rfE", *dict.fromkeys(tests))
+
+
+def check_copy(tree: Path, mutations: list[Mutation]) -> None:
+    """Checks that the copy is what runs, and that its tests are green without a mistake."""
+    modules = ("lightning_rlhf", "lightning_rlhf.callbacks", "lightning_rlhf.conf")
+    shown = python(
+        tree, "-c", f"import {', '.join(modules)}, sys; print(*(sys.modules[m].__file__ for m in {modules}))"
+    )
+    if shown.returncode or not all(place.startswith(str(tree)) for place in shown.stdout.split()):
+        raise SystemExit(f"the copy in {tree} is not what is imported: {shown.stdout}{shown.stderr}")
+    done = run_tests(tree, (test for mutation in mutations for test in mutation.tests))
+    if done.returncode:
+        raise SystemExit(f"not green without any mutation:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
+
+
+def survived(tree: Path, mutation: Mutation) -> list[str]:
+    """Names of the tests that do not fail of the mistake; the copy is as before afterwards."""
+    path = tree / mutation.file
+    original = path.read_bytes()
+    mutation.apply(tree)
+    done = run_tests(tree, mutation.tests)
+    path.write_bytes(original)
+    # 1 means that tests were found and run, and that some failed; a mutant that cannot run at all proves nothing.
+    if done.returncode > 1 or "NameError" in done.stdout:
+        raise SystemExit(f"item {mutation.item}, {mutation.new!r}:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
+    return [name for name in mutation.tests if not re.search(rf"^FAILED {re.escape(name)}[\[ ]", done.stdout, re.M)]
+
+
+def show(mutations: list[Mutation], results: list[str]) -> None:
+    """Prints a table."""
+    table = Table("item", "file", "mistake", "tests", "result", box=None, header_style="dim")
+    for mutation, result in zip(mutations, results, strict=True):
+        names = "\n".join(test.partition("::")[2] for test in mutation.tests)
+        row = (mutation.item, Path(mutation.file).name, mutation.why or mutation.new, names, result)
+        table.add_row(*map(escape, row))
+    # A log file has no width to keep to.
+    Console(width=None if sys.stdout.isatty() else 240).print(table)
+
+
+def main() -> None:
+    """Runs the mutations that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("items", nargs="*", help="numbers or names of items; all if none")
+    parser.add_argument("--list", action="store_true", help="print the mutations and run nothing")
+    arguments = parser.parse_args()
+    mutations = [mutation for mutation in registry() if not arguments.items or mutation.item in arguments.items]
+    if unknown := set(arguments.items) - {mutation.item for mutation in mutations}:
+        parser.error(f"there is no item {', '.join(sorted(unknown))}")
+    if arguments.list:
+        show(mutations, [""] * len(mutations))
+        return
+    with TemporaryDirectory() as folder:
+        tree = copy_to(Path(folder))
+        check_copy(tree, mutations)
+        alive = [survived(tree, mutation) for mutation in tqdm(mutations)]
+    show(mutations, [f"survives {' '.join(names)}" if names else "killed" for names in alive])
+    num_survivors = sum(map(bool, alive))
+    print(f"{len(mutations)} mutations, {num_survivors} survive")
+    sys.exit(num_survivors > 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""The registry of mutations fits the code and the tests as they are; `make mutants` runs it."""
+
+import re
+from pathlib import Path
+
+import pytest
+from mutate import ROOT, Mutation, registry
+
+MUTATIONS = registry()
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: f"{mutation.item}: {Path(mutation.file).stem}")
+def test_a_mutation_applies_and_its_tests_are_there(mutation: Mutation) -> None:
+    text = (ROOT / mutation.file).read_text(encoding="utf-8")
+    assert text.count(mutation.old) == 1
+    assert mutation.new != mutation.old
+    if mutation.file.endswith(".py"):
+        compile(text.replace(mutation.old, mutation.new), mutation.file, "exec")
+    assert mutation.tests
+    for test in mutation.tests:
+        file, _, name = test.partition("::")
+        assert re.search(rf"^def {name.partition('[')[0]}\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_the_documentation_has_every_item_and_names_tests_that_are_there() -> None:
+    page = (ROOT / "docs" / "correctness.md").read_text(encoding="utf-8")
+    items = re.findall(r"^\| (\d+) \|", page, re.MULTILINE)
+    assert items == [str(number) for number in range(1, 36)]
+    assert set(items) - {mutation.item for mutation in MUTATIONS} == set()
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    for name in re.findall(r"`(test_\w+)`", page):
+        assert f"def {name}(" in tests, name
+
+
+def test_no_mutation_is_twice_in_an_item() -> None:
+    assert len({(mutation.item, mutation.file, mutation.old, mutation.new) for mutation in MUTATIONS}) == len(MUTATIONS)
