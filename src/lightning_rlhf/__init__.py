@@ -7,6 +7,7 @@ _HOME = {
     "SFTModule": "modules.sft",
     "RewardModule": "modules.reward",
     "PPOModule": "modules.ppo",
+    "DPOModule": "modules.dpo",
     "SFTDataModule": "data.sft",
     "PreferenceDataModule": "data.preference",
     "PromptDataModule": "data.prompts",
@@ -18,6 +19,10 @@ _HOME = {
     "export_model": "models.export",
     "Sampling": "rollout.sampler",
     "TextReward": "rewards.function",
+    "HTTPReward": "rewards.http",
+    "LLMJudge": "rewards.judge",
+    "WeightedSum": "rewards.source",
+    "load_reward": "rewards.source",
 }
 
 __all__ = list(_HOME)

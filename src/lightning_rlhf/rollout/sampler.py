@@ -94,7 +94,7 @@ def sample(
     """
     num_rows, device = len(input_ids), input_ids.device
     tokens = torch.zeros(num_rows, sampling.max_new_tokens, dtype=torch.long, device=device)
-    logprobs = torch.zeros(num_rows, sampling.max_new_tokens, device=device)
+    logprobs = torch.zeros(num_rows, sampling.max_new_tokens, dtype=torch.float32, device=device)
     stops = torch.tensor(stop_ids, device=device)
     rows = torch.arange(num_rows, device=device)
     finished = torch.zeros(num_rows, dtype=torch.bool, device=device)
