@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	@echo 'make demo    trains the three stages on the embedded demo and says where the run card is'
 	@echo 'make test    runs the tests'
-	@echo 'make mutants puts known mistakes into a copy of the code, and demands that tests fail: an hour on a laptop'
+	@echo 'make mutants puts known mistakes into a copy of the code, and demands that tests fail: up to an hour'
 	@echo 'make lint    checks style and types'
 	@echo 'make clean   removes the virtual environment, builds and caches; outputs/ stays'
 	@echo

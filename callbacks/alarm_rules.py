@@ -4,7 +4,7 @@ Defaults have a margin to the healthy runs of the demo, where none rings. `windo
 steps for the gradient, and evaluations for what is measured on held-out data.
 """
 
-from math import inf, isfinite
+from math import isfinite
 from statistics import fmean, median
 
 from lightning_rlhf.callbacks.alarms import History, alarm
@@ -58,15 +58,14 @@ def reward_below_length(history: History, threshold: float, window: int) -> str 
 
 @alarm(
     ("gold/mean", "gold/error", "gold/score", "gold/kl"),
-    threshold=3.0,
+    threshold=4.0,
     window=2,
     meaning="KL and score rise while the gold score falls: the actor is exploiting the reward model",
     remedy="stop, and use an earlier checkpoint; raise kl_coef, or train the reward model on answers of this actor",
 )
 def reward_hacking(history: History, threshold: float, window: int) -> str | None:
     """Held-out gold below its best by more than `threshold` standard errors, score and KL above those at that time."""
-    earlier = list(zip(*(history[f"gold/{name}"] for name in ("mean", "score", "kl")), strict=True))[:-window]
-    best, best_score, best_kl = max(earlier, default=(-inf, 0.0, 0.0))
+    best, best_score, best_kl = max(zip(history["gold/mean"], history["gold/score"], history["gold/kl"], strict=True))
     recent = _recent(history, window, "gold/mean", "gold/error", "gold/score", "gold/kl")
     if not all(
         mean + threshold * error < best and score > best_score and kl > best_kl for mean, error, score, kl in recent
@@ -144,7 +143,7 @@ def entropy_collapse(history: History, threshold: float, window: int) -> str | N
 
 @alarm(
     ("rollout/distinct_2",),
-    threshold=0.4,
+    threshold=0.3,
     window=3,
     meaning="responses repeat themselves or each other",
     remedy="look at the samples; raise kl_coef; the reward may pay for phrases",

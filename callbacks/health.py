@@ -193,7 +193,9 @@ def distinct(ids: Tensor, mask: Tensor, n: int) -> float:
     if ids.shape[1] < n:
         return 1.0
     ngrams = ids.unfold(1, n, 1)[mask.unfold(1, n, 1).all(-1)]  # (N, n)
-    return len(ngrams.unique(dim=0)) / len(ngrams) if len(ngrams) else 1.0
+    # A number for each n-gram: to sort numbers is ten times faster than to sort rows.
+    numbers = (ngrams * (ids.max() + 1) ** torch.arange(n, device=ids.device)).sum(1)
+    return len(numbers.unique()) / len(numbers) if len(numbers) else 1.0
 
 
 def _logged(trainer: Trainer, prefix: str) -> dict[str, float]:

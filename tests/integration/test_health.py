@@ -56,19 +56,22 @@ def test_an_alarm_stops_the_run_and_the_result_says_which(
 def test_an_alarm_that_should_not_stop_the_run_is_told_once_and_logged_in_each_iteration(
     parts: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    logged: list[float] = []
+    logged: list[tuple[float, float]] = []
 
     class Watch(pl.Callback):
         def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
-            logged.append(float(trainer.callback_metrics["health/no_eos"]))
+            metrics = trainer.callback_metrics
+            logged.append((float(metrics["health/no_eos"]), float(metrics["health/kl_negative"])))
 
-    fitted = trainer(tmp_path, Health(alarms=SOON), Watch(), RunRecord("ppo", 1), max_epochs=4)
+    # At first the KL is 0, later it is above 0.0001.
+    alarms = {**SOON, "kl_negative": {"threshold": 1e-4, "window": 1}}
+    fitted = trainer(tmp_path, Health(alarms), Watch(), RunRecord("ppo", 1), max_epochs=4)
     fitted.fit(*parts("ppo"))
     assert fitted.current_epoch == 4
-    assert logged == [0, 1, 1, 1]
-    assert len(lines(caplog)) == 1
+    assert logged == [(0, 1), (1, 0), (1, 0), (1, 0)]
+    assert len(lines(caplog)) == 2
     result = result_of(tmp_path)
-    assert [alarm["name"] for alarm in result["alarms"]] == ["no_eos"]
+    assert [alarm["name"] for alarm in result["alarms"]] == ["kl_negative", "no_eos"]
     assert "stopped_by" not in result
 
 

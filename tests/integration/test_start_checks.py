@@ -130,6 +130,19 @@ def test_a_context_that_is_too_short_stops_the_run_before_anything_is_answered(
     assert "the nets read 20; lower data.max_length" in told
 
 
+@pytest.mark.parametrize(("stage", "prompts"), [("ppo", "val_prompts"), ("dpo", "prompts")])
+def test_a_held_out_prompt_whose_answer_does_not_fit_stops_the_run(
+    stage: str, prompts: str, parts: Callable, tmp_path: Path
+) -> None:
+    module, data = parts(stage)
+    data.setup("fit")
+    setattr(data, prompts, [getattr(data, prompts)[0]._replace(ids=[5] * 505)])
+    told = stopped(tmp_path, module, data)
+    assert told.startswith(
+        "context length: the longest held-out prompt and 8 new tokens: 513 tokens; the nets read 512"
+    )
+
+
 def test_ids_that_the_net_does_not_know_stop_the_run(parts: Callable, tmp_path: Path) -> None:
     module, data = parts("sft")
     module.builders["net"] = partial(

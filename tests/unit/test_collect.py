@@ -16,9 +16,9 @@ from lightning_rlhf.experience import Answers, Scores
 from lightning_rlhf.models.roles import SeparateRoles
 from lightning_rlhf.models.scalar import ScalarModel
 from lightning_rlhf.models.source import ModelSource
-from lightning_rlhf.rollout.collect import Samples, collect
+from lightning_rlhf.rollout.collect import Samples, collect, score_samples
 from lightning_rlhf.rollout.evaluate import decode
-from lightning_rlhf.rollout.sampler import Sampling, sample
+from lightning_rlhf.rollout.sampler import Sampled, Sampling, sample
 
 PROMPTS = [[11, 12, 13, 14], [7], [21, 7, 2], [30, 31], [40, 41, 42, 43, 44]]
 ROWS = collate_prompts(
@@ -124,6 +124,18 @@ def test_what_is_known_of_a_response_is_what_each_role_says_of_it(roles: Separat
         ("exact_kl", exact),
     ]:
         assert_close(getattr(samples, name)[mask], expected[mask], atol=1e-4, rtol=1e-4, msg=name)
+
+
+@torch.no_grad()
+def test_old_logprobs_are_those_of_the_scorer_whatever_the_sampler_says(
+    roles: SeparateRoles, renderer: Renderer
+) -> None:
+    drawn = collected(roles, renderer)
+    wrong = Sampled(drawn.sequences, drawn.finished, drawn.sampler_logprobs - 1)
+    samples = score_samples(roles, wrong, drawn.scores, SAMPLING.temperature)
+    mask = drawn.sequences.response_mask
+    assert_close(samples.logprobs[mask], drawn.logprobs[mask], atol=1e-4, rtol=1e-4)
+    assert torch.equal(samples.sampler_logprobs, drawn.sampler_logprobs - 1)
 
 
 def test_the_reward_gets_texts_and_columns_and_gives_parts(roles: SeparateRoles, renderer: Renderer) -> None:

@@ -1,5 +1,6 @@
 """Each alarm beside the series that just rings it and the one that just does not; what a user may change of them."""
 
+import json
 from math import inf, nan
 from pathlib import Path
 from typing import Any
@@ -50,11 +51,15 @@ CASES: dict[str, tuple[list[History], list[History]]] = {
         [one("train/policy_loss", nan, 1.0), one("train/grad_norm", 1e30)],
     ),
     "gradient_explosion": (
-        [one("train/grad_norm", *NORMS, 20.1, 20.1, 20.1), one("train/grad_norm", *FLAT, *NORMS * 3, 21, 99, 21)],
+        [
+            one("train/grad_norm", *NORMS, 20.1, 20.1, 20.1),
+            one("train/grad_norm", *[99.0] * 100, *[1.0] * 50, 11, 12, 11),
+        ],
         [
             one("train/grad_norm", *NORMS, 20.1, 20, 20.1),  # one of the three is not above 10 · 2
             one("train/grad_norm", *NORMS[1:], 99, 99, 99),  # 19 before: too few to compare with
             one("train/grad_norm", *NORMS, 999),  # a single spike
+            one("train/grad_norm", *[0.1] * 100, *[1.0] * 50, 9, 9, 9),  # what was long ago does not count
         ],
     ),
     "reward_below_length": (
@@ -62,10 +67,10 @@ CASES: dict[str, tuple[list[History], list[History]]] = {
         [accuracy(0.56, 0.55, 0.45)],
     ),
     "reward_hacking": (
-        # the best mean is 0.9, three standard errors below it 0.87
-        [gold([0.5, 0.9, 0.869, 0.869], [0, 3, 5, 6]), gold([0.9, 0.5, 0.8, 0.8], [0, 1, 2, 3])],
+        # the best mean is 0.9, four standard errors below it 0.86
+        [gold([0.5, 0.9, 0.859, 0.859], [0, 3, 5, 6]), gold([0.9, 0.5, 0.8, 0.8], [0, 1, 2, 3])],
         [
-            gold([0.5, 0.9, 0.869, 0.871], [0, 3, 5, 6]),  # within the error
+            gold([0.5, 0.9, 0.859, 0.861], [0, 3, 5, 6]),  # within the error
             gold([0.5, 0.9, 0.5], [0, 3, 5]),  # one evaluation only
             gold([0.5, 0.9, 0.5, 0.5], [0, 3, 2.9, 2.9]),  # no more KL than at the best
             gold([0.5, 0.9, 0.5, 0.5], [0, 3, 5, 6], [0, 1, 0.9, 0.9]),  # a lower score, too: the net is broken
@@ -93,8 +98,8 @@ CASES: dict[str, tuple[list[History], list[History]]] = {
         [one("rollout/entropy", 2.0, 0.39, 0.41, 0.39), one("rollout/entropy", 0.1, 0.1, 0.1, 0.1)],
     ),
     "repetition": (
-        [one("rollout/distinct_2", 0.5, 0.19, 0.19, 0.19)],
-        [one("rollout/distinct_2", 0.5, 0.19, 0.21, 0.19), one("rollout/distinct_2", 0.5, 0.1, 0.1)],
+        [one("rollout/distinct_2", 0.5, 0.149, 0.149, 0.149)],
+        [one("rollout/distinct_2", 0.5, 0.149, 0.151, 0.149), one("rollout/distinct_2", 0.5, 0.1, 0.1)],
     ),
     "length_drift": (
         [one("rollout/response_length", 20, 41, 41, 41), one("rollout/response_length", 20, 9.9, 9.9, 9.9)],
@@ -121,7 +126,12 @@ CASES: dict[str, tuple[list[History], list[History]]] = {
         [one("rollout/zero_variance_groups", *[0.81] * 4, 0.79)],
     ),
     "score_flat": (
-        [scores([*FLAT, *[0.09] * 10]), scores([0.0] * 25 + [-1.0] * 25), scores([*FLAT, *[0.19] * 10], std=2.0)],
+        [
+            scores([*FLAT, *[0.09] * 10]),
+            scores([-0.9, *[0.1] * 9, *[0.0] * 30, *[0.09] * 10]),  # the first ten have mean 0
+            scores([0.0] * 25 + [-1.0] * 25),
+            scores([*FLAT, *[0.19] * 10], std=2.0),
+        ],
         [scores([*FLAT, *[0.11] * 10]), scores([*FLAT, *[0.0] * 9]), scores([*[0.0] * 10, *[0.2] * 190])],
     ),
 }
@@ -149,6 +159,43 @@ def test_an_alarm_whose_metrics_a_stage_does_not_have_is_quiet(name: str) -> Non
     assert not ALARMS[name].knows({"perf/peak_gib": [1.0] * 300})
 
 
+def first_rings(run: dict[str, History]) -> dict[str, int]:
+    """The iteration of a recorded run in which each alarm rings for the first time."""
+    rings: dict[str, int] = {}
+    num_iterations, num_updates = len(run["iterations"]["rollout/kl"]), len(run["updates"]["train/grad_norm"])
+    for iteration in range(1, num_iterations + 1):
+        num_evaluations = sum(when <= iteration for when in run["evaluations"]["iteration"])
+        seen = {name: values[:iteration] for name, values in run["iterations"].items()}
+        seen |= {name: values[:num_evaluations] for name, values in run["evaluations"].items()}
+        seen |= {name: values[: num_updates // num_iterations * iteration] for name, values in run["updates"].items()}
+        for name, alarm in ALARMS.items():
+            if alarm.evidence(seen):
+                rings.setdefault(name, iteration)
+    return rings
+
+
+# PPO on the demo, recorded: as it is, with three seeds; with seed 2 for 32 iterations instead of 12; without a KL
+# penalty at four times the learning rate, where the score rises to the end while the gold rate falls from 0.73 to 0;
+# and at a learning rate of 5e-3, which breaks the net in the first iteration.
+RUNS: dict[str, dict[str, History]] = json.loads((Path(__file__).parent / "demo_runs.json").read_text())
+
+
+@pytest.mark.parametrize("run", ["seed 1", "seed 2", "seed 3", "long"])
+def test_no_alarm_rings_in_a_healthy_run_of_the_demo(run: str) -> None:
+    assert first_rings(RUNS[run]) == {}
+
+
+def test_a_hacked_reward_is_told_while_it_is_hacked() -> None:
+    rings = first_rings(RUNS["hacked"])
+    assert rings == {"kl_runaway": 8, "reward_hacking": 10, "repetition": 15, "entropy_collapse": 16}
+
+
+def test_a_broken_net_is_told_early_and_is_not_taken_for_a_hacked_reward() -> None:
+    rings = first_rings(RUNS["broken"])
+    early = {"kl_runaway": 4, "clip_fraction_high": 4, "length_drift": 4}
+    assert rings == early | {"entropy_collapse": 8, "repetition": 8}
+
+
 def test_threshold_and_window_can_be_changed_one_by_one() -> None:
     health = Health(alarms={"no_eos": {"window": 1}, "kl_runaway": {"threshold": 2}})
     changed: Alarm = health.alarms["no_eos"]
@@ -165,6 +212,7 @@ def test_everything_that_is_wrong_is_named_at_once() -> None:
         "kl_runaway": 3,
         "repetition": {"threshold": "low", "window": 0},
         "score_flat": {"window": 201},
+        "zero_variance": {"window": 2.5},
     }
     with pytest.raises(UserError) as error:
         Health(alarms=alarms, stop_on=["x"])
@@ -178,6 +226,7 @@ def test_everything_that_is_wrong_is_named_at_once() -> None:
         "health: alarms.repetition.threshold=low must be a number",
         "health: alarms.repetition.window=0 must be a whole number from 1 to 200",
         "health: alarms.score_flat.window=201 must be a whole number from 1 to 200",
+        "health: alarms.zero_variance.window=2.5 must be a whole number from 1 to 200",
     ]
 
 

@@ -42,7 +42,7 @@ def make_app(reward: TextNetReward, name: str, batch_size: int) -> "FastAPI":
             return self
 
     app = FastAPI(title="lightning-rlhf serve-reward")
-    # Requests come in threads, and a tokenizer may serve one at a time.
+    # Requests come in threads: one at a time goes through the model, so that batch_size bounds its memory.
     lock = Lock()
 
     @app.get("/health")

@@ -69,7 +69,13 @@ def token_before(net: ScalarModel, ids: Tensor, mask: Tensor) -> Tensor:
     return net(ids, mask)[:, :-1].gather(1, mask.long().cumsum(1).argmax(1, keepdim=True) - 1)[:, 0]
 
 
-@pytest.mark.parametrize("wrong", [mean_of_real_tokens, mean_of_all_columns, last_column, token_before])
+def as_if_padded_at_the_right(net: ScalarModel, ids: Tensor, mask: Tensor) -> Tensor:
+    return net(ids, mask).gather(1, mask.sum(1, keepdim=True) - 1)[:, 0]
+
+
+@pytest.mark.parametrize(
+    "wrong", [mean_of_real_tokens, mean_of_all_columns, last_column, token_before, as_if_padded_at_the_right]
+)
 @torch.no_grad()
 def test_a_score_that_is_not_that_of_the_last_token_is_an_error(
     wrong: Callable, make_source: Callable[..., ModelSource], make_scalar_model: MakeScalarModel

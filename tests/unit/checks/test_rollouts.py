@@ -82,7 +82,7 @@ def test_sampler_and_scorer_agree_at_two_temperatures(mismatch: float, probed: f
 
 
 def test_half_precision_is_allowed_more() -> None:
-    assert tolerance(torch.float32, "32-true") < 0.002
+    assert 5e-4 < tolerance(torch.float32, "32-true") < 2e-3
     assert tolerance(torch.float32, "bf16-mixed") == tolerance(torch.bfloat16, "32-true") > 0.01
 
 

@@ -2,7 +2,9 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import uvicorn
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -133,6 +136,24 @@ def server() -> Iterator[Server]:
     server.http.shutdown()
     server.http.server_close()
     thread.join()
+
+
+@pytest.fixture
+def serving() -> Iterator[Callable[..., str]]:
+    """Serves a web application in a thread, and tells its address."""
+    with ExitStack() as stack:
+
+        def start(app: Any) -> str:
+            web = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+            thread = threading.Thread(target=web.run)
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(setattr, web, "should_exit", True)
+            while not web.started:
+                time.sleep(0.01)
+            return f"http://127.0.0.1:{web.servers[0].sockets[0].getsockname()[1]}"
+
+        yield start
 
 
 @pytest.fixture

@@ -2,14 +2,11 @@
 
 import re
 import shlex
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -74,19 +71,9 @@ def test_the_command_of_the_rule_finds_the_answer_behind_the_marks() -> None:
     assert reward(["a", "b"], ["So:\n#### 42.0", "So: 1000"], columns) == [1.0, 0.0]
 
 
-def test_the_server_of_ones_own_answers() -> None:
-    config = uvicorn.Config(run(SERVER)["app"], port=0, log_level="warning")
-    own = uvicorn.Server(config)
-    thread = threading.Thread(target=own.run)
-    thread.start()
-    while not own.started:
-        time.sleep(0.01)
-    port = own.servers[0].sockets[0].getsockname()[1]
-    try:
-        assert HTTPReward(f"http://127.0.0.1:{port}/score")(["a", "b"], ["I am sorry.", "No."]) == [1.0, 0.0]
-    finally:
-        own.should_exit = True
-        thread.join()
+def test_the_server_of_ones_own_answers(serving: Callable[..., str]) -> None:
+    url = serving(run(SERVER)["app"])
+    assert HTTPReward(f"{url}/score")(["a", "b"], ["I am sorry.", "No."]) == [1.0, 0.0]
 
 
 def test_the_sum_adds_as_it_says(renderer: Renderer, make_answers: Callable[..., Answers]) -> None:

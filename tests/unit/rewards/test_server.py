@@ -1,0 +1,43 @@
+"""The web application around a reward model; tests/integration/test_serve_reward.py has the whole command."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from torch import Tensor
+
+from lightning_rlhf import HTTPReward
+from lightning_rlhf.data.render import Renderer
+from lightning_rlhf.models.scalar import ScalarModel
+from lightning_rlhf.rewards.net import TextNetReward
+from lightning_rlhf.rewards.server import make_app
+
+
+class Watched(TextNetReward):
+    """Notes how many answers it was given at a time, and how many such batches there were at once."""
+
+    sizes: list[int]
+    most = now = 0
+
+    def score(self, conversations: Sequence[Any], finished: Sequence[bool]) -> Tensor:
+        self.sizes.append(len(conversations))
+        self.now += 1
+        self.most = max(self.most, self.now)
+        time.sleep(0.05)
+        scores = super().score(conversations, finished)
+        self.now -= 1
+        return scores
+
+
+def test_however_many_clients_there_are_one_batch_at_a_time_goes_through_the_model(
+    net: ScalarModel, renderer: Renderer, serving: Callable[..., str]
+) -> None:
+    reward = Watched(net, renderer, renderer.stop_ids)
+    reward.sizes = []
+    url = serving(make_app(reward, "reward", batch_size=2)) + "/score"
+    with ThreadPoolExecutor(4) as pool:
+        scores = list(pool.map(lambda _: HTTPReward(url)(["Hello"] * 3, ["Go away", "Hello", ""]), range(4)))
+    assert sorted(reward.sizes) == [1, 1, 1, 1, 2, 2, 2, 2]
+    assert reward.most == 1
+    assert scores[0] == scores[1] == scores[2] == scores[3]
