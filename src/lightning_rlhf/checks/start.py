@@ -130,7 +130,8 @@ def smallest(module: nn.Module, name: str) -> int | None:
     """The smallest value that the configurations of the nets which read the actor's ids have; None if none has it."""
     others = {net for text in module.modules() if isinstance(text, TextNetReward) for net in text.modules()}
     configs = [net.config for net in module.modules() if isinstance(net, PreTrainedModel) and net not in others]
-    return min((getattr(config, name) for config in configs if hasattr(config, name)), default=None)
+    values = [getattr(config, name, None) for config in configs]
+    return min((value for value in values if value is not None), default=None)
 
 
 def allowed(trainer: Trainer, module: nn.Module) -> float:

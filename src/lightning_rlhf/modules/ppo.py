@@ -22,7 +22,7 @@ from lightning_rlhf.modules.ppo_loss import PPOLoss
 from lightning_rlhf.ops.masked import masked_sum
 from lightning_rlhf.ops.moments import Moments, update_moments
 from lightning_rlhf.rewards import TextReward
-from lightning_rlhf.rewards.source import as_reward
+from lightning_rlhf.rewards.source import RewardSource, as_reward
 from lightning_rlhf.rollout.collect import collect, gather_samples, score_samples, to_answers
 from lightning_rlhf.rollout.credit import Credit, to_experience
 from lightning_rlhf.rollout.dataset import Minibatch, RolloutDataset
@@ -48,7 +48,7 @@ class PPOModule(LightningModule):
         *,
         actor: PreTrainedModel | Callable[[], PreTrainedModel],
         reference: PreTrainedModel | Callable[[], PreTrainedModel],
-        reward: Any,
+        reward: RewardSource,
         renderer: Renderer,
         sampling: Sampling,
         critic: Net | None = None,

@@ -90,7 +90,6 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, gae_lamb
     Returns:
         Advantages (not whitened) and returns, both (B, R), zero outside the mask.
     """
-    rewards, values = torch.where(mask, rewards, 0), torch.where(mask, values, 0)
     next_value = next_advantage = torch.zeros_like(values[:, 0])
     advantages = []
     for reward, value, counts in zip(*(reversed(x.unbind(dim=1)) for x in (rewards, values, mask)), strict=True):
