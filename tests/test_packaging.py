@@ -110,7 +110,10 @@ def test_an_installed_wheel_runs_the_demo_in_an_empty_folder(installed: Path, tm
 
 @pytest.mark.parametrize(
     ("command", "expected"),
-    [(["-m", "lightning_rlhf.cli"], "usage: lightning-rlhf COMMAND"), (["train.py"], "stage: dpo, pipeline, pipeline_dpo, ppo")],
+    [
+        (["-m", "lightning_rlhf.cli"], "usage: lightning-rlhf COMMAND"),
+        (["train.py"], "stage: dpo, pipeline, pipeline_dpo, ppo"),
+    ],
 )
 def test_a_checkout_runs_without_the_console_script(command: list[str], expected: str) -> None:
     assert expected in checked(sys.executable, *command, "--help", cwd=ROOT)
