@@ -32,7 +32,7 @@ ONE_TOKEN: dict[str, dict[str, Any]] = {
         "credit": Credit(advantage="grpo_no_std", num_samples_per_prompt=2, kl_in="loss", kl_estimator="k2"),
         "beta": 0.3,
         "reached_beta": 0.6,
-        "iterations": 80,
+        "iterations": 160,
     },
     "ratio of sequences, fixed length": {
         "credit": Credit(advantage="grpo_no_std", num_samples_per_prompt=GROUP),
