@@ -11,6 +11,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.export import export_model
 from lightning_rlhf.models.scalar import ScalarModel
+from lightning_rlhf.strategies.phases import shards_parameters
 
 
 class EMA(Callback):
@@ -39,7 +40,16 @@ class EMA(Callback):
         self.step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Begins with the weights as they are, or with the average of a checkpoint."""
+        """Begins with the weights as they are, or with the average of a checkpoint.
+
+        Raises:
+            UserError: If no process holds whole weights.
+        """
+        if shards_parameters(trainer):
+            raise UserError(
+                "callbacks=ema: with this strategy no process holds whole weights to average: leave it out, or take "
+                "one that shards gradients and optimizer only (ddp, deepspeed_zero2, colossalai_zero2)"
+            )
         self.average = {
             name: self.average.get(name, weight).to(weight.device, torch.float32, copy=True)
             for name, weight in _trained(pl_module).items()

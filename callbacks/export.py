@@ -5,7 +5,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
-from lightning_rlhf.models.export import export_model
+from lightning_rlhf.models.export import export_model, rebuilt
+from lightning_rlhf.strategies.phases import full_state_dict, shards_parameters
 
 
 class Export(Callback):
@@ -21,9 +22,11 @@ class Export(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Exports, unless training was stopped by an error."""
-        if not trainer.is_global_zero:
-            return
         renderer = pl_module.renderer
         for name, net in pl_module.export_nets().items():
-            folder = Path(trainer.default_root_dir) / name
-            export_model(net, renderer.tokenizer, folder, {"stage": self.stage, "stop_ids": list(renderer.stop_ids)})
+            # All ranks give their parts; the first one writes.
+            weights = full_state_dict(trainer, net) if shards_parameters(trainer) else None
+            if trainer.is_global_zero:
+                plain = net if weights is None else rebuilt(net, weights)
+                manifest = {"stage": self.stage, "stop_ids": list(renderer.stop_ids)}
+                export_model(plain, renderer.tokenizer, Path(trainer.default_root_dir) / name, manifest)

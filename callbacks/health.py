@@ -16,6 +16,7 @@ from lightning_rlhf.callbacks.alarms import ALARMS
 from lightning_rlhf.errors import raise_problems
 from lightning_rlhf.experience import Rollout
 from lightning_rlhf.hooks import RLHFCallback
+from lightning_rlhf.strategies.phases import grad_norm, last_grad_norm
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Health(RLHFCallback):
         self.history: dict[str, list[float]] = {}
         self.begun: dict[str, dict[str, Any]] = {}
         self.rang: set[str] = set()
+        self.step = 0
 
     def on_rollout_end(self, trainer: Trainer, module: LightningModule, rollout: Rollout) -> None:
         """Watches what was sampled."""
@@ -67,10 +69,12 @@ class Health(RLHFCallback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Watches the gradient of a whole minibatch; outside PPO also rings, since an epoch may be the whole run."""
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if not gradients:
-            return
-        norm, in_ppo = total_norm(gradients), self._in_ppo()
+        norm = grad_norm(trainer, optimizer)
+        if norm is not None:
+            self._take_norm(trainer, pl_module, norm)
+
+    def _take_norm(self, trainer: Trainer, pl_module: LightningModule, norm: Tensor) -> None:
+        in_ppo = self._in_ppo()
         pl_module.log("train/grad_norm", norm, on_step=not in_ppo, on_epoch=in_ppo, batch_size=1, sync_dist=in_ppo)
         value = float(norm)
         # Under fp16 gradients overflow now and then: the scaler skips that step and lowers its scale.
@@ -82,7 +86,12 @@ class Health(RLHFCallback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
-        """Watches the ratio of PPO's first update of an iteration, which has to be 1."""
+        """Watches the ratio of PPO's first update of an iteration, which has to be 1; and a norm that comes late."""
+        if trainer.global_step > self.step:
+            norm = last_grad_norm(trainer)
+            if norm is not None:
+                self._take_norm(trainer, pl_module, norm)
+        self.step = trainer.global_step
         if batch_idx == 0 and hasattr(pl_module, "terms"):
             # approx_kl is half the mean square of the log-ratio.
             self._watch({"train/first_log_ratio": (2 * float(pl_module.terms.means["approx_kl"])) ** 0.5})
@@ -169,11 +178,6 @@ def health_record(trainer: Trainer) -> dict[str, Any]:
             stopped = {} if callback.stopped_by is None else {"stopped_by": callback.stopped_by}
             return {"alarms": list(callback.begun.values()), **stopped}
     return {}
-
-
-def total_norm(gradients: Sequence[Tensor]) -> Tensor:
-    """Norm of all gradients together, in fp32; of a sharded net, of the shard that this process holds."""
-    return torch.stack([torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]).norm()
 
 
 def distinct(ids: Tensor, mask: Tensor, n: int) -> float:

@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from lightning_rlhf.strategies.phases import num_parameters
+
 
 class NetTable(Callback):
     """Prints a table of the nets when training begins: parameters, and the memory of weights, gradients, optimizer."""
@@ -33,13 +35,10 @@ def nets(module: nn.Module) -> dict[str, nn.Module]:
 
 
 def _cells(net: nn.Module, trainer: Trainer) -> list[str]:
-    parameters = list(net.parameters())
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    count, trained = (num_parameters(trainer, net, trained=only) for only in (False, True))
+    item = next(net.parameters()).element_size()
     # A gradient and the optimizer's two moments, in the dtype of the weights.
-    training = 3 * sum(parameter.numel() * parameter.element_size() for parameter in trained)
-    count = f"{sum(parameter.numel() for parameter in parameters) / 1e6:,.2f} M"
-    return [count, "yes" if trained else "no", _size(weights), _size(training)]
+    return [f"{count / 1e6:,.2f} M", "yes" if trained else "no", _size(count * item), _size(3 * trained * item)]
 
 
 def _size(num_bytes: int) -> str:

@@ -13,7 +13,7 @@ from lightning_rlhf.data.prompts import collate_prompts
 from lightning_rlhf.rollout.collect import chunks
 from lightning_rlhf.rollout.sampler import Sampling, sample
 from lightning_rlhf.seeding import SAMPLING, uniforms
-from lightning_rlhf.strategies.phases import rollout_phase
+from lightning_rlhf.strategies.phases import rollout_phase, whole
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ class NormalizeReward(Callback):
         policy.to(pl_module.device)
         numbers = uniforms((len(prompts), self.sampling.max_new_tokens), self.seed, SAMPLING)
         scores = []
+        # The policy is whole on every rank, so nothing has to be gathered for it.
         with rollout_phase(trainer, pl_module.net, policy):
             steps = list(chunks(len(prompts), self.batch_size))
             quiet = None if trainer.is_global_zero else True
@@ -67,7 +68,8 @@ class NormalizeReward(Callback):
                 ).sequences
                 scores.append(pl_module.net.scores(sequences.input_ids, sequences.attention_mask))
         all_scores = torch.cat(scores)
-        pl_module.net.normalize(all_scores)
+        with whole(trainer, pl_module.net, write=True):
+            pl_module.net.normalize(all_scores)
         if trainer.is_global_zero:
             mean, std = float(all_scores.mean()), float(all_scores.std())
             log.info("reward normalised on %d samples: was mean %.3f, std %.3f", len(prompts), mean, std)

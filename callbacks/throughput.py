@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning_rlhf.experience import Rollout
 from lightning_rlhf.hooks import RLHFCallback
 from lightning_rlhf.rollout.dataset import Minibatch
+from lightning_rlhf.strategies.phases import num_parameters
 
 
 class Throughput(RLHFCallback):
@@ -43,8 +44,8 @@ class Throughput(RLHFCallback):
         self.rollout_seconds = rollout.seconds
         self.samples = len(rollout.prompts)
         self.tokens = int(rollout.experience.sequences.attention_mask.sum())
-        sampled = sum(parameter.numel() for parameter in module.roles.generator().parameters())
-        scored = sum(parameter.numel() for parameter in module.roles.parameters())
+        sampled = num_parameters(trainer, module.roles.generator())
+        scored = num_parameters(trainer, module.roles)
         self.rollout_flops = 2 * self.tokens * (sampled + scored)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -59,7 +60,7 @@ class Throughput(RLHFCallback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the rates."""
         seconds = time.perf_counter() - self.start
-        trained = sum(parameter.numel() for parameter in pl_module.parameters() if parameter.requires_grad)
+        trained = num_parameters(trainer, pl_module, trained=True)
         metrics = {
             "samples_per_second": self.samples / seconds,
             "tokens_per_second": self.tokens / seconds,

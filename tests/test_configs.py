@@ -31,7 +31,9 @@ from lightning_rlhf.models.source import ModelSource
 
 CONF = Path(__file__).parents[1] / "conf"
 OPTIONS: dict[str, list[str]] = {
-    group.name: sorted(path.relative_to(group).with_suffix("").as_posix() for path in group.rglob("*.yaml"))
+    group.name: sorted(
+        path.relative_to(group).with_suffix("").as_posix() for path in group.rglob("*.yaml") if path.stem != "base"
+    )
     for group in sorted(CONF.iterdir())
     if group.is_dir() and any(group.rglob("*.yaml"))
 }

@@ -19,7 +19,7 @@ from lightning_rlhf.models.scalar import ScalarModel
 from lightning_rlhf.modules.dpo import DPOModule, as_sequences, response_logprobs
 from lightning_rlhf.modules.ppo import PPOModule
 from lightning_rlhf.rewards.net import TextNetReward
-from lightning_rlhf.strategies.phases import rollout_phase
+from lightning_rlhf.strategies.phases import rollout_phase, whole
 
 
 def at_fit_start(trainer: Trainer, module: Any) -> Iterator[Finding]:
@@ -65,7 +65,7 @@ def at_first_rollout(trainer: Trainer, module: Any, rollout: Rollout) -> Iterato
     rows = [
         sequences.input_ids[row][sequences.attention_mask[row]].tolist() for row in (lengths.argmin(), lengths.argmax())
     ]
-    with rollout_phase(trainer, module):
+    with rollout_phase(trainer, module, generator=module.roles.generator()):
         yield from first_rollout(module, rollout, allowed(trainer, module))
         yield from scalar_nets(trainer, module, rows)
 
@@ -105,9 +105,11 @@ def scalar_nets(trainer: Trainer, module: nn.Module, rows: list[list[int]]) -> I
             read = [question, 2 * question]
         else:
             read = rows
-        yield ignores_padding(name, net, read, limit)
-        if not is_critic:
-            yield reads_last_token(name, net, read, limit)
+        # They call parts of a net, which a strategy that shards has no hook for.
+        with whole(trainer, net):
+            yield ignores_padding(name, net, read, limit)
+            if not is_critic:
+                yield reads_last_token(name, net, read, limit)
 
 
 def _reward_name(path: str) -> str:

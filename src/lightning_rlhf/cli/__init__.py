@@ -10,6 +10,7 @@ from pathlib import Path
 COMMANDS = {
     "train": "trains: stage=sft, reward, ppo, dpo, or pipeline and pipeline_dpo for several in turn",
     "doctor": "examines a run before it costs anything: the same overrides as train",
+    "export": "makes a Hugging Face folder of a checkpoint: checkpoint=outputs/ppo/<run>/checkpoints/last.ckpt",
     "serve-reward": "serves a trained reward model over HTTP: model_dir=outputs/reward/<run>/model",
 }
 

@@ -90,7 +90,8 @@ def _options(group: str, found: Sequence[str] | None) -> list[str]:
     """Options of a group: those that Hydra found, and those in folders, such as gpt2/small, that it leaves out."""
     folder = Path(str(files("lightning_rlhf.conf"))) / group
     nested = [path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")]
-    return sorted({*nested, *(found or ())})
+    # What options share is none.
+    return sorted({*nested, *(found or ())} - {"base"})
 
 
 def _suggestion(key: str) -> str:

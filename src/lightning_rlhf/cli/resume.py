@@ -31,7 +31,7 @@ def find_resumed(resume: str | None, stages: list[str]) -> Resumed:
     if resume is None:
         return Resumed()
     path = Path(resume).expanduser()
-    if path.is_file():
+    if path.suffix == ".ckpt" and path.exists():
         if len(stages) > 1:
             raise UserError(f"resume={resume}: a checkpoint belongs to one stage; give the run folder of the pipeline")
         return Resumed(checkpoints={stages[0]: path})
@@ -44,7 +44,7 @@ def find_resumed(resume: str | None, stages: list[str]) -> Resumed:
         result = json.loads(record.read_text()) if record.is_file() else {}
         if len(stages) > 1 and result.get("status") == "finished":
             finished[stage] = result
-        elif checkpoint.is_file():
+        elif checkpoint.exists():
             checkpoints[stage] = checkpoint
     if not finished and not checkpoints:
         raise UserError(f"resume={resume}: has no finished stage and no checkpoint (checkpoints/last.ckpt)")

@@ -89,9 +89,11 @@ def fit(stage: Stage, checkpoint: Path | None) -> dict[str, Any]:
     stage.folder.mkdir(parents=True, exist_ok=True)
     trainer = stage.trainer
     pl.seed_everything(stage.config.seed, verbose=False)
-    if trainer.is_global_zero:
-        _print_batches(stage)
     resolved = OmegaConf.to_container(stage.config, resolve=True)
+    if trainer.is_global_zero:
+        # What `export` reads beside a checkpoint: with what earlier stages of a pipeline have handed on.
+        OmegaConf.save(OmegaConf.create(resolved), stage.folder / "config.yaml")
+        _print_batches(stage)
     for logger in trainer.loggers:
         logger.log_hyperparams({"config": resolved, "versions": versions()})
     try:

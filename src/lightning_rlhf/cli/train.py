@@ -11,6 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lightning_rlhf.cli.app import exit_codes, run_app
+from lightning_rlhf.strategies.orphans import end_with_launcher
 
 
 @hydra.main(version_base="1.3", config_path="pkg://lightning_rlhf.conf", config_name="train")
@@ -36,6 +37,7 @@ def main() -> None:
     # Idle threads sleep instead of spinning: beside another busy process, spinning ones made training seven times
     # slower. It must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    end_with_launcher()
     run_app(_app)
 
 

@@ -15,7 +15,9 @@ def load_causal_lm(source: ModelSource) -> PreTrainedModel:
     kwargs = {"attn_implementation": source.attn_implementation, "trust_remote_code": source.trust_remote_code}
     if source.pretrained is None:
         with source.seeded():
-            return AutoModelForCausalLM.from_config(config, dtype=source.torch_dtype, **kwargs)
-    return load_pretrained(
-        AutoModelForCausalLM, source.pretrained, source.setting, config=config, dtype=source.torch_dtype, **kwargs
-    )
+            net = AutoModelForCausalLM.from_config(config, dtype=source.torch_dtype, **kwargs)
+    else:
+        net = load_pretrained(
+            AutoModelForCausalLM, source.pretrained, source.setting, config=config, dtype=source.torch_dtype, **kwargs
+        )
+    return source.configured(net)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.forward import position_arguments
@@ -52,6 +52,45 @@ def export_model(
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     return folder
+
+
+def empty_net(source: ModelSource, *, scalar: bool) -> torch.nn.Module:
+    """A net on the meta device: its class and configuration, without weights.
+
+    Args:
+        source: Where the model comes from.
+        scalar: Whether it is a `ScalarModel`.
+    """
+    config = source.hf_config()
+    auto = AutoModelForSequenceClassification if scalar else AutoModelForCausalLM
+    if scalar:
+        config.num_labels = 1
+    with torch.device("meta"):
+        net = auto.from_config(config, dtype=source.torch_dtype, trust_remote_code=source.trust_remote_code)
+        return ScalarModel(net) if scalar else net
+
+
+def rebuilt(net: torch.nn.Module, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
+    """A plain net on the CPU, like one whose weights are elsewhere.
+
+    Args:
+        net: A causal language model, or a `ScalarModel`; on the meta device, or spread over processes.
+        weights: All its weights and buffers, by the names that its `state_dict` has.
+    """
+    hf_net: Any = net.net if isinstance(net, ScalarModel) else net
+    # torch's fully_shard gives a net a class of its own, made from the net's.
+    kind: Any = next(cls for cls in type(hf_net).__mro__ if not cls.__module__.startswith("torch."))
+    bias = weights.pop("bias") if isinstance(net, ScalarModel) else None
+    plain = kind.from_pretrained(
+        None,
+        config=hf_net.config,
+        state_dict={name.removeprefix("net."): weight for name, weight in weights.items()},
+        dtype=next(iter(weights.values())).dtype,
+    )
+    if bias is None:
+        return plain
+    plain.config.score_bias = float(bias)
+    return ScalarModel(plain)
 
 
 @torch.no_grad()

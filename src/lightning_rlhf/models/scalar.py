@@ -125,7 +125,7 @@ def load_scalar_model(source: ModelSource, head: HeadInit) -> ScalarModel:
             **kwargs,
         )
         missing = list(report["missing_keys"])
-    model = ScalarModel(net)
+    model = ScalarModel(source.configured(net))
     if head == "trained":
         if missing:
             raise UserError(

@@ -8,11 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.strategies.blocks import blocks
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +45,10 @@ class ModelSource:
     """What transformers knows: eager, sdpa, flash_attention_2, flex_attention; None is sdpa if the family has it."""
     trust_remote_code: bool = False
     """Whether Python code from the hub may run."""
+    gradient_checkpointing: bool = False
+    """Keep only the activations between blocks, and compute the others again: less memory, a third more time."""
+    compile: bool = False
+    """Compile each block with torch.compile."""
     seed: int = 0
     """Of random weights: two nets from one source are equal, as actor and reference have to be."""
     setting: str = "model.pretrained"
@@ -44,8 +56,8 @@ class ModelSource:
 
     def __post_init__(self) -> None:
         """Checks that there is something to load or to build."""
-        if self.dtype not in _DTYPES:
-            raise UserError(f"model.dtype={self.dtype}: expected one of {', '.join(_DTYPES)}")
+        if self.dtype not in DTYPES:
+            raise UserError(f"model.dtype={self.dtype}: expected one of {', '.join(DTYPES)}")
         if self.pretrained is None and self.config is None:
             raise UserError(
                 "model.pretrained is not set, and model.config has no architecture to build: set one of them"
@@ -56,7 +68,7 @@ class ModelSource:
     @property
     def torch_dtype(self) -> torch.dtype:
         """The dtype of the weights."""
-        return _DTYPES[self.dtype]
+        return DTYPES[self.dtype]
 
     @contextmanager
     def seeded(self) -> Iterator[None]:
@@ -64,6 +76,18 @@ class ModelSource:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             yield
+
+    def configured(self, net: PreTrainedModel) -> PreTrainedModel:
+        """The same net, with its settings for training."""
+        if self.gradient_checkpointing:
+            # The second name came with transformers 5, which warns of the first.
+            enable = getattr(net, "activation_checkpointing_enable", net.gradient_checkpointing_enable)
+            enable({"use_reentrant": False})
+        if self.compile:
+            for block in blocks(net):
+                # Each batch has a length of its own, and each token of a response one more.
+                block.compile(dynamic=True)
+        return net
 
     def trained(self, folder: str | Path) -> "ModelSource":
         """The same kind of model with the weights and the tokenizer of an export."""

@@ -18,6 +18,7 @@ from lightning_rlhf.experience import Sequences
 from lightning_rlhf.hooks import notify
 from lightning_rlhf.models.forward import response_logits
 from lightning_rlhf.models.roles import Net, build
+from lightning_rlhf.modules.checkpoint import fill_in, leave_out
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.modules.reward import wins
 from lightning_rlhf.ops.logprobs import token_logprobs
@@ -26,6 +27,7 @@ from lightning_rlhf.ops.sequences import used_columns
 from lightning_rlhf.rewards import TextReward
 from lightning_rlhf.rollout.evaluate import HeldOutAnswers, Sample, summarize
 from lightning_rlhf.rollout.sampler import Sampling
+from lightning_rlhf.strategies.phases import rollout_phase
 
 
 class DPOModule(LightningModule):
@@ -154,12 +156,14 @@ class DPOModule(LightningModule):
     def validation_step(self, batch: PairBatch | PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Measures held-out pairs, beside what the length of the answers would tell; or answers held-out prompts."""
         if isinstance(batch, PromptBatch):
-            sequences = self.answers.answer(self.actor, batch).sequences.rows(slice(None))
-            if "reference" in self.builders:
-                kl = response_logprobs(self.actor, sequences) - self.ref_logprobs(sequences)
-                self.answers.add(batch, "kl", kl)
+            with rollout_phase(self.trainer, self, generator=self.actor):
+                sequences = self.answers.answer(self.actor, batch).sequences.rows(slice(None))
+                if "reference" in self.builders:
+                    kl = response_logprobs(self.actor, sequences) - self.ref_logprobs(sequences)
+                    self.answers.add(batch, "kl", kl)
             return
-        losses, measures = self.losses(batch)
+        with rollout_phase(self.trainer, self):
+            losses, measures = self.losses(batch)
         chosen_length, rejected_length = batch.answer_lengths.float().chunk(2)
         measures |= {
             "loss": losses,
@@ -199,15 +203,18 @@ class DPOModule(LightningModule):
         return configure(self, self.optim, {"model": (self.actor, self.lr)})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps what changes; the reference is not written again and again: it comes from where it came from."""
-        weights = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {k: v for k, v in weights.items() if not k.startswith("reference.")}
+        """Keeps what changes; the reference is not written again and again."""
+        leave_out(checkpoint, self.unchanged())
         checkpoint["answers_before"] = self.answers_before
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores what `on_save_checkpoint` kept, and fills in the reference so that loading stays strict."""
         self.answers_before = checkpoint["answers_before"]
-        checkpoint["state_dict"] |= {k: v for k, v in self.state_dict().items() if k.startswith("reference.")}
+        fill_in(checkpoint, self.unchanged(), self)
+
+    def unchanged(self) -> tuple[str, ...]:
+        """Prefixes of the nets that stay as they were built."""
+        return ("reference.",)
 
 
 def as_sequences(batch: PairBatch) -> Sequences:

@@ -17,6 +17,7 @@ from lightning_rlhf.errors import UserError, raise_problems
 from lightning_rlhf.experience import Experience, Rollout
 from lightning_rlhf.hooks import notify
 from lightning_rlhf.models.roles import Net, SeparateRoles, build
+from lightning_rlhf.modules.checkpoint import fill_in, leave_out
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.modules.ppo_loss import PPOLoss
 from lightning_rlhf.ops.masked import masked_sum
@@ -31,7 +32,7 @@ from lightning_rlhf.rollout.metrics import rollout_metrics
 from lightning_rlhf.rollout.ptx import PTX
 from lightning_rlhf.rollout.sampler import Sampling
 from lightning_rlhf.seeding import SAMPLING, uniforms
-from lightning_rlhf.strategies.phases import rollout_phase
+from lightning_rlhf.strategies.phases import rollout_phase, whole
 
 
 class PPOModule(LightningModule):
@@ -192,14 +193,15 @@ class PPOModule(LightningModule):
         start = time.perf_counter()
         # Here and not at the end of an iteration, which does not come again for a run that goes on from there.
         if self.refresh_reference_every and iteration and iteration % self.refresh_reference_every == 0:
-            self.roles.refresh_reference()
+            with whole(self.trainer, self.roles, write=True):
+                self.roles.refresh_reference()
         group = self.credit.num_samples_per_prompt
         prompts = iteration_prompts(train_prompts, self.rollout_batch_size, group, self.seed, iteration)
         per_rank = self.rollout_batch_size // self.trainer.world_size
         mine = slice(self.global_rank * per_rank, (self.global_rank + 1) * per_rank)
         # A row of numbers for each response of the global batch, whichever rank samples it.
         numbers = uniforms((len(prompts.texts), self.sampling.max_new_tokens), self.seed, SAMPLING, iteration)
-        with rollout_phase(self.trainer, self.roles):
+        with rollout_phase(self.trainer, self.roles, generator=self.roles.generator()):
             samples = collect(
                 self.roles,
                 prompts.rows(mine).to(self.device),
@@ -253,9 +255,10 @@ class PPOModule(LightningModule):
 
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Answers held-out prompts, and scores the answers."""
-        sampled = self.answers.answer(self.roles.generator(), batch)
-        scores = self.roles.scores(to_answers(sampled.sequences, batch, self.renderer))
-        samples = score_samples(self.roles, sampled, scores, self.sampling.temperature)
+        with rollout_phase(self.trainer, self.roles, generator=self.roles.generator()):
+            sampled = self.answers.answer(self.roles.generator(), batch)
+            scores = self.roles.scores(to_answers(sampled.sequences, batch, self.renderer))
+            samples = score_samples(self.roles, sampled, scores, self.sampling.temperature)
         kl = masked_sum(samples.logprobs - samples.ref_logprobs, sampled.sequences.response_mask, dim=1)
         self.answers.add(batch, "score", scores.total)
         self.answers.add(batch, "kl", kl)
@@ -280,9 +283,8 @@ class PPOModule(LightningModule):
         return configure(self, self.optim, {name: (net, rates[name]) for name, net in self.roles.trainable().items()})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps what changes; frozen nets are not written again and again: they come from where they came from."""
-        unchanged = self._unchanged()
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith(unchanged)}
+        """Keeps what changes; frozen nets are not written again and again."""
+        leave_out(checkpoint, self.unchanged())
         checkpoint["kl_coef"], checkpoint["answers_before"] = self.kl_coef, self.answers_before
         checkpoint["moments"] = list(self.moments)
 
@@ -290,10 +292,9 @@ class PPOModule(LightningModule):
         """Restores what `on_save_checkpoint` kept, and fills in the frozen nets so that loading stays strict."""
         self.kl_coef, self.answers_before = checkpoint["kl_coef"], checkpoint["answers_before"]
         self.moments = Moments(*checkpoint["moments"])
-        unchanged = self._unchanged()
-        checkpoint["state_dict"] |= {k: v for k, v in self.state_dict().items() if k.startswith(unchanged)}
+        fill_in(checkpoint, self.unchanged(), self)
 
-    def _unchanged(self) -> tuple[str, ...]:
+    def unchanged(self) -> tuple[str, ...]:
         """Prefixes of the nets that stay as they were built: a reference that is refreshed does not."""
         refreshed = {"reference"} if self.refresh_reference_every else set()
         return tuple(f"roles.{name}." for name in self.roles.frozen() if name not in refreshed)

@@ -16,6 +16,7 @@ from lightning_rlhf.models.roles import build
 from lightning_rlhf.models.scalar import ScalarModel
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.ops.losses import pairwise_loss
+from lightning_rlhf.strategies.phases import rollout_phase
 
 
 class RewardModule(LightningModule):
@@ -83,7 +84,8 @@ class RewardModule(LightningModule):
 
     def validation_step(self, batch: PairBatch | ScoreBatch, batch_idx: int) -> None:
         """Loss and accuracy, beside what the length of the answers alone would tell."""
-        losses, scores = self.losses(batch)
+        with rollout_phase(self.trainer, self):
+            losses, scores = self.losses(batch)
         measures = {"loss": losses}
         if isinstance(batch, PairBatch):
             chosen, rejected = scores.chunk(2)
@@ -106,6 +108,10 @@ class RewardModule(LightningModule):
         for name, mean in self.means.items():
             self.log(f"val/{name}", mean.compute(), batch_size=1, sync_dist=True)
             mean.reset()
+
+    def unchanged(self) -> tuple[str, ...]:
+        """Prefixes of the nets that stay as they were built: there are none."""
+        return ()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One parameter group with weight decay, one without."""

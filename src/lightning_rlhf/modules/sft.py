@@ -20,6 +20,7 @@ from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.rewards import TextReward
 from lightning_rlhf.rollout.evaluate import HeldOutAnswers, Sample, summarize
 from lightning_rlhf.rollout.sampler import Sampling
+from lightning_rlhf.strategies.phases import rollout_phase
 
 
 class SFTModule(LightningModule):
@@ -77,9 +78,13 @@ class SFTModule(LightningModule):
     def validation_step(self, batch: SFTBatch | PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Loss on held-out demonstrations, or answers to held-out prompts."""
         if isinstance(batch, PromptBatch):
-            self.answers.answer(self.net, batch)
-        elif batch.num_tokens:
-            self.val_loss.update(-label_logprobs(self.net, *batch[:3]).mean(), batch.num_tokens)
+            with rollout_phase(self.trainer, self, generator=self.net):
+                self.answers.answer(self.net, batch)
+            return
+        with rollout_phase(self.trainer, self):
+            logprobs = label_logprobs(self.net, *batch[:3])
+        if batch.num_tokens:
+            self.val_loss.update(-logprobs.mean(), batch.num_tokens)
 
     def on_validation_epoch_end(self) -> None:
         """Logs the loss over all ranks, and what the answers are like."""
@@ -91,6 +96,10 @@ class SFTModule(LightningModule):
             metrics |= summarize(samples)
             notify(self.trainer, "on_evaluation_end", self.current_epoch + 1, samples)
         self.log_dict({f"val/{name}": value for name, value in metrics.items()}, batch_size=1, sync_dist=True)
+
+    def unchanged(self) -> tuple[str, ...]:
+        """Prefixes of the nets that stay as they were built: there are none."""
+        return ()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One parameter group with weight decay, one without."""

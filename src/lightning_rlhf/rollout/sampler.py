@@ -18,6 +18,7 @@ from lightning_rlhf.errors import UserError, raise_problems
 from lightning_rlhf.experience import Sequences
 from lightning_rlhf.models.forward import last_logits, position_arguments
 from lightning_rlhf.ops.sequences import response_mask
+from lightning_rlhf.strategies.phases import finished_everywhere
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,9 +109,9 @@ def sample(
         finished[rows] |= torch.isin(drawn, stops)
         active = ~finished[rows]
         num_active = int(active.sum())
-        if num_active == 0:
+        if finished_everywhere(num_active == 0):
             break
-        if num_active <= len(rows) // 2 and hasattr(cache, "batch_select_indices"):
+        if 0 < num_active <= len(rows) // 2 and hasattr(cache, "batch_select_indices"):
             kept = active.nonzero().flatten()
             cache.batch_select_indices(kept)
             rows, mask, drawn = rows[kept], mask[kept], drawn[kept]

@@ -1,30 +1,153 @@
 """What a strategy must do around a phase. Algorithms enter a phase and never learn which strategy runs."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import ContextVar
+from typing import Protocol, cast, runtime_checkable
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch import Trainer
-from torch import nn
+from torch import Tensor, nn
+
+# Whether each forward of the net that samples is one of all ranks together: then they sample equally many tokens.
+_LAYERWISE: ContextVar[bool] = ContextVar("layerwise", default=False)
+
+
+@runtime_checkable
+class Sharding(Protocol):
+    """What a strategy adds to Lightning's if a process does not hold whole nets, or not their gradients.
+
+    A strategy without it holds both, as on a single device and under DDP.
+    """
+
+    shards_parameters: bool
+    """Whether weights are spread over the processes; otherwise only gradients or the optimizer's state are."""
+    gather_for_generation: bool
+    """Whether a net that samples is gathered once for a rollout, not layer by layer for each token."""
+
+    def rollout(self) -> AbstractContextManager[None]:
+        """In it nets may be called outside the module's training step, without gradients, on all ranks together."""
+
+    def whole(self, *nets: nn.Module, write: bool) -> AbstractContextManager[None]:
+        """In it this process holds the whole weights of the nets: as tensors to read, and calls that ask no rank.
+
+        Args:
+            *nets: Submodules of the module that trains.
+            write: Whether what is written to the weights, alike on every rank, is to stay.
+        """
+
+    def full_state_dict(self, net: nn.Module) -> dict[str, Tensor]:
+        """Whole weights and buffers of a net, on the CPU of the first process; empty on the others."""
+
+    def num_parameters(self, net: nn.Module, *, trained: bool = False) -> int:
+        """How many weights a net has over all processes; or only those that are trained."""
+
+    def grad_norm(self) -> Tensor | None:
+        """Norm of all gradients before clipping; None where it is known only after the optimizer's step."""
+
+    def last_grad_norm(self) -> Tensor | None:
+        """The same of the optimizer step that was just taken; None where `grad_norm` gave it before."""
+
+
+def sharding(trainer: Trainer) -> Sharding | None:
+    """The strategy, if it shards."""
+    return cast(Sharding, trainer.strategy) if isinstance(trainer.strategy, Sharding) else None
 
 
 @contextmanager
-def rollout_phase(trainer: Trainer, *nets: nn.Module) -> Iterator[None]:
+def rollout_phase(trainer: Trainer, *nets: nn.Module, generator: nn.Module | None = None) -> Iterator[None]:
     """Sampling and scoring: no gradients, evaluation mode, both restored afterwards; the precision of the update.
-
-    On a single device and under DDP every process holds the whole nets, so nothing has to be gathered.
 
     Args:
         trainer: Knows the precision. Lightning enters it for its own steps, but a rollout happens between those, and
             log-probs in another precision than the update's would make a ratio that is not 1 at its start.
         *nets: The modules that hold all nets that the phase calls.
+        generator: The net that samples. Where weights are sharded it is gathered once for the phase; the others are
+            gathered layer by layer, since they see each sequence once.
     """
     modes = {module: module.training for net in nets for module in net.modules()}
     for net in nets:
         net.eval()
+    strategy = sharding(trainer)
     try:
-        with torch.no_grad(), trainer.precision_plugin.forward_context():
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(trainer.precision_plugin.forward_context())
+            if strategy is not None:
+                stack.enter_context(strategy.rollout())
+                if generator is not None and strategy.gather_for_generation:
+                    stack.enter_context(strategy.whole(generator, write=False))
+                stack.callback(_LAYERWISE.reset, _LAYERWISE.set(not strategy.gather_for_generation))
             yield
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def finished_everywhere(finished: bool) -> bool:
+    """Whether a rank may stop sampling: with a net that is gathered layer by layer, only when all ranks may.
+
+    Ranks whose responses are shorter would otherwise leave the others waiting for their share of the weights.
+    """
+    if not _LAYERWISE.get() or not dist.is_initialized():
+        return finished
+    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+    number = torch.tensor(int(finished), device=device)
+    dist.all_reduce(number, dist.ReduceOp.MIN)
+    return bool(number)
+
+
+@contextmanager
+def whole(trainer: Trainer, *nets: nn.Module, write: bool = False) -> Iterator[None]:
+    """In it this process holds the whole weights of the nets; see `Sharding.whole`."""
+    strategy = sharding(trainer)
+    if strategy is None:
+        yield
+    else:
+        with strategy.whole(*nets, write=write):
+            yield
+
+
+def shards_parameters(trainer: Trainer) -> bool:
+    """Whether no process holds whole nets."""
+    strategy = sharding(trainer)
+    return strategy is not None and strategy.shards_parameters
+
+
+def full_state_dict(trainer: Trainer, net: nn.Module) -> dict[str, Tensor]:
+    """Whole weights and buffers of a net; see `Sharding.full_state_dict`."""
+    strategy = sharding(trainer)
+    return net.state_dict() if strategy is None else strategy.full_state_dict(net)
+
+
+def num_parameters(trainer: Trainer, net: nn.Module, *, trained: bool = False) -> int:
+    """How many weights a net has over all processes; or only those that are trained."""
+    strategy = sharding(trainer)
+    if strategy is not None:
+        return strategy.num_parameters(net, trained=trained)
+    return sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad or not trained)
+
+
+def grad_norm(trainer: Trainer, optimizer: torch.optim.Optimizer) -> Tensor | None:
+    """Norm of all gradients together before clipping, in fp32; asked for before the optimizer's step.
+
+    Returns:
+        None where it is known only after the step, or there are no gradients.
+    """
+    strategy = sharding(trainer)
+    if strategy is not None:
+        return strategy.grad_norm()
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    return total_norm(gradients) if gradients else None
+
+
+def total_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """Norm of all gradients together, in fp32."""
+    return torch.stack([torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]).norm()
+
+
+def last_grad_norm(trainer: Trainer) -> Tensor | None:
+    """The same of the step that was just taken; None where `grad_norm` gave it before."""
+    strategy = sharding(trainer)
+    return None if strategy is None else strategy.last_grad_norm()

@@ -1,0 +1,104 @@
+"""`export`: makes a plain Hugging Face folder of a checkpoint, whatever strategy wrote it, without a GPU."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_rlhf.cli.app import exit_codes, run_app
+from lightning_rlhf.errors import UserError
+
+PREFIXES = {"sft": "net.", "reward": "net.", "ppo": "roles.actor.", "dpo": "actor."}
+"""Where a stage's module keeps the net that its export holds."""
+
+
+@hydra.main(version_base="1.3", config_path="pkg://lightning_rlhf.conf", config_name="export")
+def _app(config: DictConfig) -> None:
+    from lightning_rlhf.cli.check import check_targets
+
+    with exit_codes():
+        settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        check_targets({"_target_": "lightning_rlhf.cli.export.export", **settings})
+        folder = export(**settings)
+        print(f"model in {folder}")
+
+
+def export(checkpoint: str, output_dir: str | None, dtype: str | None) -> Path:
+    """Exports the net that the stage trained.
+
+    Args:
+        checkpoint: What a run has saved: a file or a folder.
+        output_dir: Where the model goes; None: `export/` in the stage's folder.
+        dtype: Of the weights written; None keeps them.
+
+    Returns:
+        The folder of the model, beside which `result.json` says the same.
+
+    Raises:
+        UserError: If there is no such checkpoint, or the run's settings are not beside it.
+    """
+    from lightning_rlhf.callbacks.run_record import versions, write_json
+    from lightning_rlhf.cli.quiet import quiet
+    from lightning_rlhf.models.export import export_model
+    from lightning_rlhf.models.source import DTYPES
+
+    if dtype is not None and dtype not in DTYPES:
+        raise UserError(f"dtype={dtype}: expected one of {', '.join(DTYPES)}, or null")
+    quiet()
+    path = Path(checkpoint).expanduser()
+    if not path.exists():
+        raise UserError(f"checkpoint={checkpoint}: no such file or folder ({path.absolute()})")
+    run = path.absolute().parent.parent
+    config, stage = _settings(run, checkpoint)
+    folder = Path(output_dir).expanduser() if output_dir else run / "export"
+    net, renderer = _net(config, stage, path, None if dtype is None else DTYPES[dtype])
+    manifest = {"stage": stage, "stop_ids": list(renderer.stop_ids), "checkpoint": path.name}
+    export_model(net, renderer.tokenizer, folder, manifest)
+    record = {"stage": "export", "status": "finished", "metrics": {}, "model_dir": str(folder), "versions": versions()}
+    write_json(folder / "result.json", record)
+    return folder
+
+
+def _settings(run: Path, checkpoint: str) -> tuple[DictConfig, str]:
+    """The settings of the stage that a folder holds, and its name."""
+    config, record = run / "config.yaml", run / "result.json"
+    for file in (config, record):
+        if not file.is_file():
+            raise UserError(
+                f"checkpoint={checkpoint}: there is no {file.name} in {run}; leave a checkpoint in the folder of its "
+                "run, where the settings of the net are"
+            )
+    loaded = OmegaConf.load(config)
+    assert isinstance(loaded, DictConfig)
+    return loaded, json.loads(record.read_text(encoding="utf-8"))["stage"]
+
+
+def _net(config: DictConfig, stage: str, checkpoint: Path, dtype: Any) -> tuple[Any, Any]:
+    """The trained net, on the CPU, and the renderer of the run."""
+    from hydra.utils import instantiate
+
+    from lightning_rlhf.cli.run import load_renderer
+    from lightning_rlhf.models.export import empty_net, rebuilt
+    from lightning_rlhf.models.source import ModelSource
+    from lightning_rlhf.strategies.weights import read_weights
+
+    source: ModelSource = instantiate(config.model, _convert_="all")
+    prefix = PREFIXES[stage]
+    saved = read_weights(checkpoint)
+    weights = {k.removeprefix(prefix): v.to(dtype or v.dtype) for k, v in saved.items() if k.startswith(prefix)}
+    if not weights:
+        raise UserError(f"checkpoint={checkpoint}: holds no weights of the net that stage={stage} trains ({prefix}…)")
+    return rebuilt(empty_net(source, scalar=stage == "reward"), weights), load_renderer(config)
+
+
+def main() -> None:
+    """Entry point of the command."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    run_app(_app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Starts `worker.py`, and says how far two runs lie apart."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+WORKER = Path(__file__).with_name("worker.py")
+QUANTITIES = ("loss", "grad_norm", "score", "kl")
+
+
+def launch(folder: Path, strategy: str, *arguments: str, **environment: str) -> None:
+    """Runs the worker; a run that was told to die has died by SIGKILL."""
+    # pytest's own thread setting is that of the processes too.
+    done = subprocess.run(
+        [sys.executable, str(WORKER), str(folder), strategy, *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(WORKER.parent), **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=420,
+    )
+    expected = -9 if "die=yes" in arguments else 0
+    assert done.returncode == expected, f"exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
+
+
+def trajectory(folder: Path, stage: str) -> dict[str, Any]:
+    """The numbers that a run of the worker left."""
+    return json.loads((folder / stage / "trajectory.json").read_text())
+
+
+def differences(run: Path, reference: Path, stage: str) -> dict[str, float]:
+    """Largest difference of each quantity, by its largest size in the reference; of a resumed run, in its last steps.
+
+    A KL begins at 0 and stays near it, where rounding is all there is: it is compared by the size of the log-probs'
+    change that it stands for, 1 nat.
+    """
+    own, other = trajectory(run, stage), trajectory(reference, stage)
+    found = {}
+    for name in QUANTITIES:
+        if own[name]:
+            expected = other[name][-len(own[name]) :]
+            scale = 1.0 if name == "kl" else max(map(abs, expected))
+            found[name] = max(abs(a - b) for a, b in zip(own[name], expected, strict=True)) / scale
+    found["val"] = max(abs(own["val"][k] - v) / max(1.0, abs(v)) for k, v in other["val"].items())
+    return found
+
+
+def weight_difference(folder: Path, reference: Path) -> float:
+    """Largest difference of two exports, tensor by tensor; they have to hold the same ones."""
+    own, other = _weights(folder), _weights(reference)
+    assert own.keys() == other.keys()
+    return max(float((own[name].float() - other[name].float()).abs().max()) for name in own)
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    return dict(pair for file in _files(folder) for pair in load_file(file).items())
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return folder.glob("*.safetensors")

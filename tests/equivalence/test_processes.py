@@ -1,0 +1,86 @@
+"""Several machines, and processes that are killed."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from compare import WORKER, differences, launch
+from support import environ, keep
+from worker import STAGES
+
+
+def test_two_nodes_give_the_numbers_of_one(single: Path, tmp_path: Path) -> None:
+    """Two agents of torchrun, each for a machine with one device, meet at an address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    agent = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d"]
+    worker = [str(WORKER), str(tmp_path), "ddp", "trainer.devices=1", "trainer.num_nodes=2", f"start={single}"]
+    agents = [
+        subprocess.Popen(
+            [*agent, f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=run", *worker],
+            env=environ(PYTHONPATH=str(WORKER.parent)),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=180)[0] for process in agents]
+    assert [process.returncode for process in agents] == [0, 0], outputs
+    for stage in STAGES:
+        assert max(differences(tmp_path, single, stage).values()) < 1e-4
+
+
+@pytest.mark.parametrize("parts", [2, 4, 8])
+def test_accumulation_gives_the_same_numbers(parts: int, single: Path, tmp_path: Path) -> None:
+    launch(tmp_path, "single", f"STAGE.trainer.accumulate_grad_batches={parts}", f"start={single}")
+    for stage in STAGES:
+        assert max(differences(tmp_path, single, stage).values()) < 1e-5
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_is_killed_ends_the_other_with_a_message(victim: int, tmp_path: Path) -> None:
+    settings = ["model=tiny", "experiment=none", "strategy=ddp", "trainer.devices=2", "sft.trainer.max_epochs=1000"]
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        first = subprocess.Popen(
+            [sys.executable, "-m", "lightning_rlhf.cli", "train", *settings, *keep([], "sft")],
+            cwd=tmp_path,
+            env=environ(),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    ranks = [first.pid, _child(first.pid, log)]
+    os.kill(ranks[victim], signal.SIGKILL)
+    start = time.monotonic()
+    while any(map(_runs, ranks)) and time.monotonic() - start < 60:
+        first.poll()
+        time.sleep(0.5)
+    assert not any(map(_runs, ranks)), log.read_text()
+    # The first process is missed by its child, or in an exchange with it, whichever comes first.
+    said = ["has ended, so it ends too", "remote worker crashing"] if victim == 0 else ["terminated with code"]
+    assert any(words in log.read_text() for words in said)
+
+
+def _child(pid: int, log: Path) -> int:
+    """The second rank, once training goes on."""
+    start = time.monotonic()
+    while "loss" not in log.read_text():
+        assert time.monotonic() - start < 120, log.read_text()
+        time.sleep(0.5)
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,144 @@
+"""Runs stages of the real configuration with a strategy, and keeps what the numbers of each step were.
+
+    python tests/equivalence/worker.py FOLDER NAME [override …]
+
+NAME is a strategy; FOLDER gets FOLDER/<stage>/ with trajectory.json, checkpoints and export. Every process of a run is
+started with these arguments, by Lightning or by torchrun. The overrides go to every stage; `stages=sft,ppo` picks
+stages, `start=FOLDER` names the folder of a run whose exports PPO starts from, `resume=FOLDER` one to go on from.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+
+import torch
+import torch.distributed as dist
+from hydra import compose, initialize_config_module
+from lightning.pytorch import Trainer
+from omegaconf import open_dict
+
+from lightning_rlhf.callbacks import Health
+from lightning_rlhf.cli.quiet import quiet
+from lightning_rlhf.cli.run import hand_on, load_renderer
+from lightning_rlhf.cli.stage import fit, prepare
+from lightning_rlhf.experience import Rollout
+from lightning_rlhf.hooks import RLHFCallback
+
+STAGES = ("sft", "reward", "ppo")
+EPOCHS, STEPS_PER_EPOCH = 2, 3
+SETTINGS = [
+    "model=tiny",
+    "experiment=none",
+    "data=demo",
+    "trainer=cpu",
+    "logger=none",
+    "callbacks.checkpoint.filename='epoch_{epoch}'",
+    "+callbacks.checkpoint.auto_insert_metric_name=false",
+    "callbacks.checkpoint.save_top_k=-1",
+    "~callbacks.progress",
+    "~callbacks.run_card",
+    "~callbacks.nets",
+    "rollout.sampling.max_new_tokens=8",
+    "rollout.evaluation.max_new_tokens=8",
+    # Where a gradient is rounding noise, Adam would make whole steps of it.
+    "++optim.optimizer.eps=1e-5",
+    # A second iteration samples from weights that the first has moved visibly.
+    "trainer.gradient_clip_val=0.5",
+]
+OF_STAGE = {
+    "sft": ["sft.module.lr=1e-3", "sft.data.minibatch_size=8", "sft.trainer.max_epochs=2"],
+    "reward": [
+        "reward_model.module.lr=1e-3",
+        "reward_model.data.minibatch_size=8",
+        "reward_model.trainer.max_epochs=2",
+        "reward_model.callbacks.normalize.num_samples=16",
+    ],
+    "ppo": [
+        "ppo.module.lr=1e-3",
+        "ppo.module.critic_lr=1e-3",
+        "ppo.module.rollout_batch_size=24",
+        "ppo.module.rollout_micro_batch_size=8",
+        "ppo.module.minibatch_size=8",
+        "ppo.module.ppo_epochs=1",
+        "ppo.trainer.max_epochs=2",
+        "ppo.trainer.check_val_every_n_epoch=2",
+    ],
+}
+LIMITS = {
+    "sft": [
+        "+sft.trainer.limit_train_batches={batches}",
+        "+sft.trainer.limit_val_batches=1",
+        "sft.data.val_batch_size={val_rows}",
+    ],
+    "reward": [
+        "+reward_model.trainer.limit_train_batches={batches}",
+        "+reward_model.trainer.limit_val_batches=1",
+        "reward_model.data.val_batch_size={val_rows}",
+    ],
+    "ppo": ["+ppo.trainer.limit_val_batches=1", "ppo.data.val_batch_size={val_rows}"],
+}
+
+
+class Recorder(RLHFCallback):
+    """Keeps the numbers of each optimizer step and rollout; with `kill_at`, dies after that epoch's checkpoint."""
+
+    def __init__(self) -> None:
+        self.parts: list[float] = []
+        self.numbers: dict[str, list[float]] = {"loss": [], "score": [], "kl": []}
+
+    def on_rollout_end(self, trainer: Trainer, module: Any, rollout: Rollout) -> None:
+        self.numbers["score"].append(rollout.metrics["score_mean"])
+        self.numbers["kl"].append(rollout.metrics["kl"])
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, *_: Any) -> None:
+        # Lightning gives the loss divided by the number of accumulated parts; their sum is the minibatch's.
+        self.parts.append(float(outputs["loss"]))
+        if len(self.parts) == trainer.accumulate_grad_batches:
+            total = torch.tensor(sum(self.parts), dtype=torch.float64)
+            if dist.is_initialized():
+                dist.all_reduce(total)
+            self.numbers["loss"].append(float(total) / trainer.world_size)
+            self.parts = []
+
+
+def run(folder: Path, strategy: str, arguments: list[str]) -> None:
+    quiet()
+    options = dict(a.split("=", 1) for a in arguments if a.split("=")[0] in ("stages", "start", "resume", "die"))
+    overrides = [a for a in arguments if a.split("=")[0] not in ("stages", "start", "resume", "die")]
+    given = dict(o.split("=", 1) for o in overrides)
+    processes = int(given.get("trainer.devices", 1)) * int(given.get("trainer.num_nodes", 1))
+    accumulate = int(given.get("STAGE.trainer.accumulate_grad_batches", 1))
+    for stage in options.get("stages", ",".join(STAGES)).split(","):
+        block = {"reward": "reward_model"}.get(stage, stage)
+        mine = [o.replace("STAGE.", f"{block}.") for o in overrides]
+        batches = STEPS_PER_EPOCH * accumulate
+        limits = [limit.format(batches=batches, val_rows=32 // processes) for limit in LIMITS[stage]]
+        settings = [*SETTINGS, *OF_STAGE[stage], *limits, f"strategy={strategy}", f"stage={stage}", *mine]
+        with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
+            config = compose("train", settings)
+        with open_dict(config):
+            config.run_dir = str(folder / stage)
+        if stage == "ppo":
+            for earlier in ("sft", "reward"):
+                hand_on(config, earlier, str(Path(options["start"]) / earlier / "model"))
+        prepared = prepare(config, stage, folder / stage, load_renderer(config))
+        recorder = Recorder()
+        prepared.trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
+        prepared.data.setup("fit")
+        resumed = Path(options["resume"]) / stage / "checkpoints" / "epoch_0.ckpt" if "resume" in options else None
+        result = fit(prepared, resumed)
+        if prepared.trainer.is_global_zero:
+            health = next(c for c in prepared.trainer.callbacks if isinstance(c, Health))  # type: ignore[attr-defined]
+            numbers = recorder.numbers | {"grad_norm": health.history["train/grad_norm"], "val": result["metrics"]}
+            (folder / stage / "trajectory.json").write_text(json.dumps(numbers))
+    if "die" in options:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
