@@ -13,6 +13,8 @@ def quiet() -> None:
     logging.getLogger("lightning.pytorch.callbacks.model_checkpoint").setLevel(logging.ERROR)
     for name in ("httpx", "matplotlib", "fsspec", "urllib3", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # transformers imports DeepSpeed where it is installed, and that says what it found.
+    logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
     # Lightning calls a torch function that torch has renamed.
     warnings.filterwarnings("ignore", message=r".*LeafSpec.*")
     # Our loaders batch in this process: padding a few rows takes less time than sending them.

@@ -11,6 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lightning_rlhf.cli.app import exit_codes, run_app
+from lightning_rlhf.cli.launched import agreed_time
 from lightning_rlhf.strategies.orphans import end_with_launcher
 
 
@@ -38,6 +39,10 @@ def main() -> None:
     # slower. It must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     end_with_launcher()
+    agreed = agreed_time()
+    if agreed is not None:
+        # First, so that the user's own wins.
+        sys.argv.insert(1, "hydra.run.dir=outputs/${hydra:runtime.choices.stage}/" + agreed)
     run_app(_app)
 
 

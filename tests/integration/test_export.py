@@ -1,0 +1,72 @@
+"""`lightning-rlhf export`: a plain folder of a checkpoint, and what it says where it cannot."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support import TINY, command, environ, keep, run_folder
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lightning_rlhf.cli.export import export
+from lightning_rlhf.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished SFT run."""
+    folder = tmp_path_factory.mktemp("run")
+    done = command(folder, *keep(TINY, "sft"), "experiment=none")
+    assert done.returncode == 0, done.stderr
+    return run_folder(folder)
+
+
+def test_the_command_writes_the_folder_that_the_run_wrote(run: Path, tmp_path: Path) -> None:
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    done = subprocess.run(
+        [sys.executable, "-m", "lightning_rlhf.cli", "export", f"checkpoint={checkpoint}"],
+        cwd=tmp_path,
+        env=environ(),
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, f"model in {run / 'export'}\n"), done.stderr
+    own, other = (load_file(run / name / "model.safetensors") for name in ("export", "model"))
+    assert own.keys() == other.keys()
+    assert all(torch.equal(own[name], other[name]) for name in own)
+    AutoModelForCausalLM.from_pretrained(run / "export")
+    assert AutoTokenizer.from_pretrained(run / "export").chat_template
+    assert json.loads((run / "export" / "result.json").read_text())["model_dir"] == str(run / "export")
+    # The command leaves nothing where it was called.
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_are_written_in_the_dtype_that_is_asked_for(run: Path, tmp_path: Path) -> None:
+    folder = export(str(run / "checkpoints" / "last.ckpt"), str(tmp_path / "half"), "bfloat16")
+    assert {weight.dtype for weight in load_file(folder / "model.safetensors").values()} == {torch.bfloat16}
+
+
+def test_what_is_no_checkpoint_is_named(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"checkpoint=nowhere\.ckpt: no such file or folder"):
+        export("nowhere.ckpt", None, None)
+    folder = run / "checkpoints" / "empty.ckpt"
+    folder.mkdir()
+    with pytest.raises(UserError, match="not a checkpoint that a strategy of this package has written"):
+        export(str(folder), str(tmp_path / "model"), None)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_checkpoint_away_from_its_run_is_an_error_that_says_what_is_missing(run: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "checkpoints" / "last.ckpt"
+    moved.parent.mkdir()
+    moved.write_bytes((run / "checkpoints" / "last.ckpt").read_bytes())
+    with pytest.raises(UserError, match=r"there is no config\.yaml in"):
+        export(str(moved), None, None)
+
+
+def test_a_dtype_that_does_not_exist_is_an_error(run: Path) -> None:
+    with pytest.raises(UserError, match="dtype=float8: expected one of float32, bfloat16, float16, or null"):
+        export(str(run / "checkpoints" / "last.ckpt"), None, "float8")
