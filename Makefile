@@ -4,13 +4,14 @@ run := $(venv)/bin/python
 MAKEFLAGS += --no-print-directory
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test mutants lint clean
+.PHONY: help demo test mutants lint colossalai clean
 
 help:
 	@echo 'make demo    trains the three stages on the embedded demo and says where the run card is'
 	@echo 'make test    runs the tests'
 	@echo 'make mutants puts known mistakes into a copy of the code, and demands that tests fail: up to an hour'
 	@echo 'make lint    checks style and types'
+	@echo 'make colossalai  adds ColossalAI, for strategy=colossalai_...'
 	@echo 'make clean   removes the virtual environment, builds and caches; outputs/ stays'
 	@echo
 	@echo 'The first of them installs everything into $(venv)/. Another Python: make demo PYTHON=python3.12'
@@ -29,15 +30,22 @@ lint: $(venv)/installed-dev
 	@$(run) -m ruff format --check
 	@$(run) -m mypy
 
+# Its own dependencies would bring back an old PyTorch.
+colossalai: $(venv)/installed requirements/colossalai.txt
+	@$(run) -m pip install --quiet --no-deps --requirement requirements/colossalai.txt
+
 # Either stamp is older than what it was made from, or there is nothing to do.
 $(venv)/installed: pyproject.toml constraints.txt | $(venv)/bin/pip
 	@echo 'Installing into $(venv)/: once, and it takes minutes, since torch is large.'
 	@$(run) -m pip install --quiet --constraint constraints.txt --editable .
 	@touch $@
 
-$(venv)/installed-dev: pyproject.toml constraints.txt | $(venv)/bin/pip
+$(venv)/installed-dev: pyproject.toml constraints.txt requirements/colossalai.txt | $(venv)/bin/pip
 	@echo 'Installing into $(venv)/, with what tests need: once, and it takes minutes, since torch is large.'
-	@$(run) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@DS_BUILD_OPS=0 $(run) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@$(MAKE) colossalai
+	@echo 'Compiling what DeepSpeed computes on a CPU: once, two or three minutes.'
+	@$(run) -m lightning_rlhf.strategies.deepspeed_ops
 	@touch $@ $(venv)/installed
 
 # Not bin/python: that is there even where venv stopped half-way for want of ensurepip.

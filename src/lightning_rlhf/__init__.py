@@ -23,6 +23,10 @@ _HOME = {
     "LLMJudge": "rewards.judge",
     "WeightedSum": "rewards.source",
     "load_reward": "rewards.source",
+    "ColossalAIStrategy": "strategies.colossalai",
+    "DeepSpeedStrategy": "strategies.deepspeed",
+    "FSDPStrategy": "strategies.fsdp",
+    "FSDP2Strategy": "strategies.fsdp2",
 }
 
 __all__ = list(_HOME)

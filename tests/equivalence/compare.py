@@ -15,12 +15,11 @@ WORKER = Path(__file__).with_name("worker.py")
 QUANTITIES = ("loss", "grad_norm", "score", "kl")
 
 
-def launch(folder: Path, strategy: str, *arguments: str, **environment: str) -> None:
+def launch(folder: Path, strategy: str, *arguments: str, worker: str = "worker.py") -> None:
     """Runs the worker; a run that was told to die has died by SIGKILL."""
-    # pytest's own thread setting is that of the processes too.
     done = subprocess.run(
-        [sys.executable, str(WORKER), str(folder), strategy, *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(WORKER.parent), **environment},
+        [sys.executable, str(WORKER.with_name(worker)), str(folder), strategy, *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(WORKER.parent)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

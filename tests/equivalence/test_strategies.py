@@ -4,32 +4,14 @@ Each strategy starts two processes twice: six optimizer steps of each stage, aft
 new ones that go on from the checkpoint in the middle, with twice as many parts to a minibatch.
 """
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from compare import differences, launch, trajectory, weight_difference
+from cases import CASES, go_on, reference, train
+from compare import differences, trajectory, weight_difference
 from worker import STAGES
 
 from lightning_rlhf.cli.export import export
-
-
-@dataclass(frozen=True)
-class Case:
-    """What may differ, and why."""
-
-    numbers: float = 1e-4
-    """Of the largest loss, norm, score."""
-    weights: float = 2e-5
-    """After six steps of Adam with a learning rate of 1e-3: where a gradient is rounding noise, Adam makes whole steps
-    of it."""
-    settings: tuple[str, ...] = ()
-    environment: dict[str, str] = field(default_factory=dict)
-
-
-CASES = {
-    "ddp": Case(),
-}
 
 
 @pytest.fixture(scope="session", params=CASES)
@@ -38,10 +20,16 @@ def case(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
+def expected(case: str, single: Path) -> Path:
+    """The run that it is compared with."""
+    return reference(case, single, single.with_name(f"like_{CASES[case].like}"))
+
+
+@pytest.fixture(scope="session")
 def trained(case: str, single: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The three stages in two processes, which are killed at the end."""
     folder = tmp_path_factory.mktemp(case)
-    launch(folder, case, *_arguments(case), f"start={single}", "die=yes", **CASES[case].environment)
+    train(case, single, folder)
     return folder
 
 
@@ -49,19 +37,14 @@ def trained(case: str, single: Path, tmp_path_factory: pytest.TempPathFactory) -
 def resumed(case: str, single: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The second half once more, from the checkpoints, in new processes and smaller parts."""
     folder = tmp_path_factory.mktemp(f"{case}_resumed")
-    more = ["STAGE.trainer.accumulate_grad_batches=2", f"start={single}", f"resume={trained}"]
-    launch(folder, case, *_arguments(case), *more, **CASES[case].environment)
+    go_on(case, single, trained, folder)
     return folder
 
 
-def _arguments(case: str) -> list[str]:
-    return ["trainer.devices=2", *CASES[case].settings]
-
-
 @pytest.mark.parametrize("stage", STAGES)
-def test_two_processes_give_the_numbers_of_one(case: str, stage: str, single: Path, trained: Path) -> None:
+def test_two_processes_give_the_numbers_of_one(case: str, stage: str, expected: Path, trained: Path) -> None:
     assert len(trajectory(trained, stage)["loss"]) == len(trajectory(trained, stage)["grad_norm"]) == 6
-    found = differences(trained, single, stage)
+    found = differences(trained, expected, stage)
     assert {name: value for name, value in found.items() if value > CASES[case].numbers} == {}
 
 
@@ -73,9 +56,9 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(case: str, stage: str, trai
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_its_export_is_that_of_one_process(case: str, stage: str, single: Path, trained: Path, resumed: Path) -> None:
+def test_its_export_is_that_of_one_process(case: str, stage: str, expected: Path, trained: Path, resumed: Path) -> None:
     for run in (trained, resumed):
-        assert weight_difference(run / stage / "model", single / stage / "model") < CASES[case].weights
+        assert weight_difference(run / stage / "model", expected / stage / "model") < CASES[case].weights
 
 
 @pytest.mark.parametrize("stage", STAGES)

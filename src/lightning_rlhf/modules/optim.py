@@ -12,6 +12,7 @@ from torch import nn
 from transformers import get_scheduler
 
 from lightning_rlhf.errors import raise_problems
+from lightning_rlhf.strategies.shapes import whole_shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +52,8 @@ def configure(module: LightningModule, optim: Optim, nets: dict[str, tuple[nn.Mo
     groups = []
     for name, (net, lr) in nets.items():
         parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
-        decayed = [parameter for parameter in parameters if parameter.ndim > 1]
-        others = [parameter for parameter in parameters if parameter.ndim <= 1]
+        decayed = [parameter for parameter in parameters if len(whole_shape(parameter)) > 1]
+        others = [parameter for parameter in parameters if len(whole_shape(parameter)) <= 1]
         groups.append({"params": decayed, "lr": lr, "weight_decay": optim.weight_decay, "name": name})
         groups.append({"params": others, "lr": lr, "weight_decay": 0.0, "name": f"{name}_no_decay"})
     optimizer = optim.optimizer(groups)

@@ -1,6 +1,9 @@
-"""The repeated blocks of a net: what is gathered, compiled and computed again as one."""
+"""The nets of a module and their repeated blocks: what is gathered, compiled and computed again as one."""
+
+from collections.abc import Iterator
 
 from torch import nn
+from transformers import PreTrainedModel
 
 
 def blocks(net: nn.Module) -> list[nn.Module]:
@@ -11,3 +14,15 @@ def blocks(net: nn.Module) -> list[nn.Module]:
     """
     names = {name for module in net.modules() for name in getattr(module, "_no_split_modules", None) or ()}
     return [module for module in net.modules() if type(module).__name__ in names]
+
+
+def nets(module: nn.Module) -> Iterator[nn.Module]:
+    """The nets in a module: the outermost parts that are called as a whole.
+
+    They are Hugging Face's models, and whatever has weights of its own, such as a model with one of these in it.
+    """
+    for part in module.children():
+        if isinstance(part, PreTrainedModel) or next(part.parameters(recurse=False), None) is not None:
+            yield part
+        else:
+            yield from nets(part)

@@ -6,6 +6,13 @@ import torch
 from torch import Tensor
 
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.strategies import colossalai_checkpoint, deepspeed_weights, distributed_weights
+
+_FOLDERS = [
+    (distributed_weights.is_distributed_checkpoint, distributed_weights.read_weights),
+    (deepspeed_weights.is_deepspeed_checkpoint, deepspeed_weights.read_weights),
+    (colossalai_checkpoint.is_colossalai_checkpoint, colossalai_checkpoint.read_weights),
+]
 
 
 def read_weights(checkpoint: Path) -> dict[str, Tensor]:
@@ -19,4 +26,7 @@ def read_weights(checkpoint: Path) -> dict[str, Tensor]:
     """
     if checkpoint.is_file():
         return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    for recognises, read in _FOLDERS:
+        if recognises(checkpoint):
+            return read(checkpoint)
     raise UserError(f"checkpoint={checkpoint}: not a checkpoint that a strategy of this package has written")

@@ -1,0 +1,40 @@
+"""Folders that take the place of others when they are complete."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lightning.pytorch.strategies import Strategy
+
+
+@contextmanager
+def replacing(target: Path, strategy: Strategy) -> Iterator[Path]:
+    """A folder that all ranks write together, and that takes the name of an older one when all are done.
+
+    A run that is killed while it writes keeps the older one.
+
+    Args:
+        target: Its name in the end; what has it now, file or folder, is removed.
+        strategy: Knows the ranks.
+
+    Yields:
+        The folder to write.
+    """
+    partial, old = (target.with_name(f".{target.name}.{suffix}") for suffix in ("partial", "old"))
+    if strategy.is_global_zero:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    strategy.barrier()
+    yield partial
+    strategy.barrier()
+    if strategy.is_global_zero:
+        # A folder cannot take the place of one that is not empty.
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(old, ignore_errors=True)
+            target.rename(old)
+        else:
+            target.unlink(missing_ok=True)
+        partial.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    strategy.barrier()

@@ -1,0 +1,225 @@
+"""FSDP2: torch's `fully_shard` as a Lightning strategy."""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+import torch.distributed.fsdp as torch_fsdp
+from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.strategies import distributed_weights
+from lightning_rlhf.strategies.blocks import blocks, nets
+from lightning_rlhf.strategies.folders import replacing
+from lightning_rlhf.strategies.shapes import lift_scalars
+
+Part = Any
+"""A module with shards: of torch's class FSDPModule as well as of its own."""
+
+
+class FSDP2Strategy(ModelParallelStrategy):
+    """Spreads weights, gradients and the optimizer's state over all processes, those of frozen nets too.
+
+    Each net is sharded by itself, block by block: a net is gathered by its own call, wherever that happens. Under
+    bf16-mixed, weights are gathered and computed with in bf16; gradients are always summed in fp32.
+    """
+
+    shards_parameters = True
+
+    def __init__(
+        self,
+        *,
+        gather_for_generation: bool = True,
+        process_group_backend: str | None = None,
+        timeout: timedelta | None = default_pg_timeout,
+    ) -> None:
+        """Takes how to spread.
+
+        Args:
+            gather_for_generation: Gather a net that samples once for a rollout; otherwise block by block for each
+                token, which takes less memory and much more time.
+            process_group_backend: As in `ModelParallelStrategy`.
+            timeout: As in `ModelParallelStrategy`.
+
+        Raises:
+            UserError: If torch is too old.
+        """
+        if not hasattr(torch_fsdp, "fully_shard"):
+            raise UserError(f"FSDP2Strategy: torch {torch.__version__} has no fully_shard: install 2.6 or later")
+        super().__init__("auto", 1, process_group_backend=process_group_backend, timeout=timeout)
+        self.gather_for_generation = gather_for_generation
+        self.nets: list[Part] = []
+        self.gathered: set[Part] = set()
+
+    def setup_environment(self) -> None:
+        """Connects the processes: all of them share the weights."""
+        # Lightning's "auto" is one share for each machine (model_parallel.py, `setup_environment`).
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+        trainer = self._module().trainer
+        for loop in (trainer.fit_loop.epoch_loop.val_loop, trainer.validate_loop, trainer.test_loop):
+            # The memory for gathered weights is made once: in inference mode, training could not use it. Lightning
+            # knows that of FSDP1 (loops/utilities.py, `_no_grad_context`).
+            loop.inference_mode = False
+
+    def setup(self, trainer: Trainer) -> None:
+        """Shards the nets, and builds the optimizer on the shards.
+
+        Raises:
+            UserError: If a weight is in none of the nets.
+        """
+        module = self._module()
+        lift_scalars(module)
+        self.nets = [self._shard(net) for net in dict.fromkeys(nets(module))]
+        missed = [name for name, weight in module.named_parameters() if not isinstance(weight, DTensor)]
+        if missed:
+            raise UserError(
+                f"FSDP2Strategy: {', '.join(missed)}: in no net whose call would gather it: put it into a module of "
+                "its own, or take another strategy"
+            )
+        super().setup(trainer)
+        for net in self.nets:
+            # What is called first becomes the root of its tree; in `whole`, that may be a part of a net.
+            net._get_fsdp_state()._lazy_init()
+
+    @contextmanager
+    def rollout(self) -> Iterator[None]:
+        """See `Sharding`."""
+        try:
+            yield
+        finally:
+            # After a call, what a net has outside its blocks stays, for a backward pass that does not come here.
+            for part in set(self._parts(*self.nets)) - self.gathered:
+                part.reshard()
+
+    @contextmanager
+    def whole(self, *nets: nn.Module, write: bool) -> Iterator[None]:
+        """See `Sharding`; to read, in the precision that the nets compute in, to write, in that of the weights."""
+        wanted = {part for net in nets for part in net.modules()}
+        roots = [net for net in self.nets if not wanted.isdisjoint(net.modules())]
+        parts = [part for part in self._parts(*roots) if part not in self.gathered]
+        assert not write or parts == self._parts(*roots), "weights that are gathered to be read cannot be written"
+        self.gathered |= set(parts)
+        try:
+            with _written(parts) if write else _kept(parts, roots):
+                yield
+        finally:
+            self.gathered -= set(parts)
+
+    def full_state_dict(self, net: nn.Module) -> dict[str, Tensor]:
+        """See `Sharding`; one tensor is gathered at a time."""
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        return cast(dict[str, Tensor], get_model_state_dict(net, options=options))
+
+    def num_parameters(self, net: nn.Module, *, trained: bool = False) -> int:
+        """See `Sharding`; a shard knows the size of the whole."""
+        return sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad or not trained)
+
+    def grad_norm(self) -> Tensor | None:
+        """See `Sharding`."""
+        weights = [
+            weight for optimizer in self.optimizers for group in optimizer.param_groups for weight in group["params"]
+        ]
+        shares = [weight.grad.to_local() for weight in weights if weight.grad is not None]
+        if not shares:
+            return None
+        total = torch.stack([torch.linalg.vector_norm(share, dtype=torch.float32) for share in shares]).square().sum()
+        dist.all_reduce(total)
+        return total.sqrt()
+
+    def last_grad_norm(self) -> Tensor | None:
+        """See `Sharding`: it was known before."""
+        return None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """Writes a folder; see `distributed_weights`."""
+        with replacing(Path(self.broadcast(filepath)), self) as folder:
+            distributed_weights.save(checkpoint, folder, is_first=self.is_global_zero)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Reads a folder, whatever the number of processes that wrote it.
+
+        Raises:
+            UserError: If it is another strategy's checkpoint, or of other nets.
+        """
+        module = self._module()
+        return distributed_weights.load(
+            Path(self.broadcast(checkpoint_path)),
+            module,
+            self.optimizers if module.trainer.state.fn == TrainerFn.FITTING else [],
+            unchanged=getattr(module, "unchanged", tuple)(),
+            strict=module.strict_loading,
+            weights_only=weights_only,
+        )
+
+    def _module(self) -> LightningModule:
+        assert self.lightning_module is not None
+        return self.lightning_module
+
+    def _parts(self, *nets: nn.Module) -> list[Part]:
+        return [part for net in nets for part in net.modules() if isinstance(part, torch_fsdp.FSDPModule)]
+
+    def _shard(self, net: nn.Module) -> Part:
+        if isinstance(net, torch_fsdp.FSDPModule):
+            # By an earlier run of the same module.
+            return net
+        # A shard cannot change its dtype afterwards.
+        net = self.precision_plugin.convert_module(net)
+        mixed = self.precision_plugin.precision == "bf16-mixed"
+        policy = torch_fsdp.MixedPrecisionPolicy(torch.bfloat16 if mixed else None, reduce_dtype=torch.float32)
+        mesh = self.device_mesh["data_parallel"]
+        for block in blocks(net):
+            torch_fsdp.fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+        return torch_fsdp.fully_shard(net, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+
+
+@contextmanager
+def _kept(parts: list[Part], roots: list[Part]) -> Iterator[None]:
+    """Gathers parts of nets, and keeps them so through calls."""
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.set_reshard_after_forward(part not in roots, recurse=False)
+            part.reshard()
+
+
+@contextmanager
+def _written(parts: list[Part]) -> Iterator[None]:
+    """Puts whole weights where shards were, which take over what was written to them; calls gather nothing."""
+    hooks = [(part, part._forward_pre_hooks, part._forward_hooks) for part in parts]
+    for part in parts:
+        part.reshard()
+        part._forward_pre_hooks, part._forward_hooks = OrderedDict(), OrderedDict()
+    # In the same order on all ranks, which gather together.
+    owners = dict.fromkeys(owner for part in parts for owner in part.modules())
+    places = [
+        (owner, name, shard) for owner in owners for name, shard in owner._parameters.items() if shard is not None
+    ]
+    weights = {shard: nn.Parameter(shard.full_tensor(), shard.requires_grad) for _, _, shard in places}
+    for owner, name, shard in places:
+        setattr(owner, name, weights[shard])
+    try:
+        yield
+        for shard, weight in weights.items():
+            with torch.no_grad():
+                shard.copy_(distribute_tensor(weight.detach(), shard.device_mesh, shard.placements))
+    finally:
+        for owner, name, shard in places:
+            setattr(owner, name, shard)
+        for part, before, after in hooks:
+            part._forward_pre_hooks, part._forward_hooks = before, after

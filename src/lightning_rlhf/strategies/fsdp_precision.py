@@ -1,0 +1,47 @@
+"""The precision plugin of FSDP1."""
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins import FSDPPrecision
+from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.optim import Optimizer
+
+
+class Precision(FSDPPrecision):
+    """Lightning's, with clipping by norm, autocast on any device, and weights that keep the dtype they were given."""
+
+    def __init__(self, given: FSDPPrecision, device: torch.device) -> None:
+        """Takes the place of Lightning's.
+
+        Args:
+            given: Lightning's.
+            device: Of this process.
+        """
+        super().__init__(given.precision)  # type: ignore[arg-type]
+        self.scaler, self.device = given.scaler, device
+        self.root: FullyShardedDataParallel | None = None
+
+    def convert_module(self, module: nn.Module) -> nn.Module:
+        """With 32-true weights stay as they were loaded, as with other strategies."""
+        return module if self.precision == "32-true" else super().convert_module(module)
+
+    def connect(self, model: nn.Module, optimizers: list[Optimizer], lr_schedulers: list[Any]) -> Any:
+        """Takes the module that can clip."""
+        assert isinstance(model, FullyShardedDataParallel)
+        self.root = model
+        return super().connect(model, optimizers, lr_schedulers)
+
+    def clip_grad_by_norm(self, optimizer: Any, clip_val: float) -> None:
+        """Clips by the norm over all ranks."""
+        assert self.root is not None
+        self.root.clip_grad_norm_(clip_val)
+
+    def forward_context(self) -> AbstractContextManager:
+        """Lightning's takes every device for a GPU (plugins/precision/fsdp.py)."""
+        if "mixed" not in self.precision:
+            return super().forward_context()
+        dtype = torch.bfloat16 if self.precision == "bf16-mixed" else torch.float16
+        return torch.autocast(self.device.type, dtype=dtype, cache_enabled=False)

@@ -1,0 +1,22 @@
+"""Shapes of weights, which a strategy that shards may change."""
+
+from torch import Size, nn
+
+
+def keep_shapes(module: nn.Module) -> None:
+    """Notes the shape of each weight on the weight itself, before a strategy flattens it."""
+    for parameter in module.parameters():
+        parameter.whole_shape = parameter.shape  # type: ignore[attr-defined]
+
+
+def whole_shape(parameter: nn.Parameter) -> Size:
+    """The shape that a weight has where nobody shards it."""
+    return getattr(parameter, "whole_shape", parameter.shape)
+
+
+def lift_scalars(module: nn.Module) -> None:
+    """Gives weights of no dimension one of size 1, which computes alike: FSDP shards no others."""
+    for owner in module.modules():
+        for name, parameter in owner.named_parameters(recurse=False):
+            if parameter.ndim == 0:
+                setattr(owner, name, nn.Parameter(parameter.detach().reshape(1), parameter.requires_grad))

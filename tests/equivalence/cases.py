@@ -1,0 +1,84 @@
+"""The strategies that are compared with one process, and what may differ."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from compare import launch
+
+
+@dataclass(frozen=True)
+class Case:
+    """How a strategy is run, and how far it may lie from one process."""
+
+    numbers: float = 1e-4
+    """Of the largest loss, norm, score."""
+    weights: float = 2e-5
+    """Of weights that six steps of Adam have moved by up to 6e-3."""
+    like: str | None = None
+    """The strategy that it is compared with, in two processes with the same settings; None: one process, in fp32."""
+    settings: tuple[str, ...] = ()
+    parts: int = 2
+    """Of a minibatch, in the run that goes on."""
+    worker: str = "worker.py"
+
+
+_DISK = str(Path(tempfile.gettempdir()) / "lightning_rlhf_nvme")
+_GEMINI = Case(
+    # Gemini computes in 16 bits, and bf16 has three digits: sums in another order differ in the last of them.
+    numbers=1e-2,
+    weights=1e-3,
+    parts=1,
+    like="colossalai_zero2",
+    settings=(
+        "trainer.precision=bf16-mixed",
+        # Chunks so small that a tiny net is divided at all.
+        "+trainer.strategy.plugin.min_chunk_size_m=0.004",
+        "+trainer.strategy.plugin.search_range_m=0",
+        "+trainer.strategy.plugin.pin_memory=false",
+        "+trainer.strategy.plugin.enable_async_reduce=false",
+    ),
+    worker="gemini_on_cpu.py",
+)
+CASES = {
+    "ddp": Case(),
+    "fsdp": Case(),
+    "fsdp2": Case(),
+    "deepspeed_zero1": Case(),
+    "deepspeed_zero2": Case(),
+    "deepspeed_zero3": Case(),
+    "deepspeed_zero2_offload": Case(),
+    "deepspeed_zero3_offload": Case(),
+    "deepspeed_zero3_nvme": Case(settings=(f"trainer.strategy.nvme_path={_DISK}",)),
+    "colossalai_zero1": Case(),
+    "colossalai_zero1_cpu": Case(),
+    "colossalai_zero2": Case(),
+    "colossalai_zero2_cpu": Case(),
+    "colossalai_gemini": _GEMINI,
+    "colossalai_gemini_cpu": _GEMINI,
+    "colossalai_gemini_auto": _GEMINI,
+}
+
+
+def reference(name: str, single: Path, folder: Path) -> Path:
+    """What a strategy is compared with: a run in one process, or one that is made for it."""
+    like = CASES[name].like
+    if like is None:
+        return single
+    if not folder.exists():
+        launch(folder, like, "trainer.devices=2", CASES[name].settings[0], f"start={single}")
+    return folder
+
+
+def train(name: str, single: Path, folder: Path) -> None:
+    """The three stages in two processes, which are killed at the end."""
+    case = CASES[name]
+    settings = ["trainer.devices=2", *case.settings, f"start={single}", "die=yes"]
+    launch(folder, name, *settings, worker=case.worker)
+
+
+def go_on(name: str, single: Path, first: Path, folder: Path) -> None:
+    """The second half once more, from the checkpoints, in new processes and smaller parts."""
+    case = CASES[name]
+    settings = ["trainer.devices=2", *case.settings, f"start={single}", f"resume={first}"]
+    launch(folder, name, *settings, f"STAGE.trainer.accumulate_grad_batches={case.parts}", worker=case.worker)

@@ -1,0 +1,162 @@
+"""Runs stages under Gemini on a CPU, where ColossalAI has no such mode.
+
+    python tests/equivalence/gemini_on_cpu.py FOLDER NAME [override …]
+
+The arguments are those of `worker.py`. What is replaced in ColossalAI 0.5.0, in this process only:
+
+- the accelerator calls itself "cuda" and hands out CPU tensors, and streams on which nothing waits;
+- the kernel of CPUAdam, which is a C++ extension built with CUDA's headers, by the same formula in Python;
+- `Chunk` and `ChunkManager` where they tell a GPU from a CPU by the device of a tensor. To them every chunk then rests
+  in the CPU's memory and is copied for each use, so it is the path of placement_policy=cpu that runs, whichever is set;
+- of placement_policy=auto, the measurement of GPU memory: there always seem to be 8 GiB, of which nothing is used.
+
+So this shows that our strategy drives Gemini's divided weights, gradients and optimizer right; it shows nothing of
+copies between two memories, of streams, and of kernels.
+"""
+
+import math
+import sys
+from contextlib import nullcontext
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from lightning_rlhf.strategies import colossalai_cpu
+
+GPU = SimpleNamespace(type="cuda")
+
+
+class Stream:
+    """One on which everything is done at once."""
+
+    def wait_stream(self, *_: Any) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        pass
+
+
+class AdamInPython:
+    """What ColossalAI's kernel computes for weights in the CPU's memory."""
+
+    def __init__(self, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, adamw: bool) -> None:
+        assert adamw
+
+    def step(
+        self,
+        step: int,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        bias_correction: bool,
+        weight: Any,
+        gradient: Any,
+        mean: Any,
+        square: Any,
+        div_scale: float,
+    ) -> None:
+        assert bias_correction
+        gradient = gradient.float() / (div_scale if div_scale > 0 else 1)
+        mean.lerp_(gradient, 1 - beta1)
+        square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        weight.mul_(1 - lr * weight_decay)
+        denominator = (square.sqrt() / math.sqrt(1 - beta2**step)).add_(eps)
+        weight.addcdiv_(mean, denominator, value=-lr / (1 - beta1**step))
+
+
+class KernelInPython:
+    name, priority = "cpu_adam_in_python", 100
+
+    def is_available(self) -> bool:
+        return True
+
+    def assert_compatible(self) -> None:
+        pass
+
+    def load(self) -> Any:
+        return SimpleNamespace(CPUAdamOptimizer=AdamInPython)
+
+
+def choose_accelerator(device: torch.device, stage: int) -> None:
+    """Takes the place of the strategy's, which refuses Gemini on a CPU; on other devices nothing is replaced."""
+    if device.type != "cpu" or stage != 3:
+        original(device, stage)
+        return
+    from colossalai.accelerator import set_accelerator
+    from colossalai.kernel.kernel_loader import CPUAdamLoader
+
+    class SeeminglyCuda(colossalai_cpu._accelerator_class()):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self._name = "cuda"
+
+        def Stream(self, *_: Any, **__: Any) -> Stream:
+            return Stream()
+
+        def current_stream(self, device: Any = None) -> Stream:
+            return Stream()
+
+        def stream(self, stream: Any) -> Any:
+            return nullcontext()
+
+    set_accelerator(SeeminglyCuda())
+    CPUAdamLoader.REGISTRY = [KernelInPython]
+    replace_in_chunks()
+    replace_measurement()
+
+
+@cache
+def replace_in_chunks() -> None:
+    from colossalai.zero.gemini.chunk.chunk import Chunk
+    from colossalai.zero.gemini.chunk.manager import ChunkManager
+
+    init, shard_move, access_chunk = Chunk.__init__, Chunk.shard_move, ChunkManager.access_chunk
+
+    def seemingly_on_gpu(self: Any, *arguments: Any, **settings: Any) -> None:
+        init(self, *arguments, **settings)
+        if not settings.get("cpu_shard_init", False):
+            self.shard_device = GPU
+
+    def move(self: Any, device: Any, force_copy: bool = False, non_blocking: bool = False) -> None:
+        if not self.optim_sync_flag:
+            assert not self.is_gathered
+            self._Chunk__paired_shard_move(non_blocking=non_blocking)
+            self.optim_sync_flag = True
+        elif Chunk.accessed and self.cuda_shard is None:
+            self.cuda_shard = self.cpu_shard.clone()
+            self.cpu_shard = None
+        else:
+            shard_move(self, device, force_copy, non_blocking)
+
+    def access(self: Any, chunk: Any, async_access: bool = False) -> Any:
+        # On a GPU the device that a chunk is to move to says so.
+        Chunk.accessed = True
+        try:
+            return access_chunk(self, chunk, async_access)
+        finally:
+            Chunk.accessed = False
+
+    Chunk.accessed = False
+    Chunk.__init__, Chunk.shard_move, ChunkManager.access_chunk = seemingly_on_gpu, move, access
+
+
+def replace_measurement() -> None:
+    from colossalai.legacy.utils import memory
+    from colossalai.zero.gemini.memory_tracer import memstats_collector
+
+    memory.colo_device_memory_capacity = lambda device: 8 * 2**30
+    memstats_collector.SyncCudaMemoryMonitor = lambda: SimpleNamespace(start=lambda: None, finish=lambda: 0)
+
+
+original = colossalai_cpu.choose_accelerator
+
+if __name__ == "__main__":
+    from worker import run
+
+    colossalai_cpu.choose_accelerator = choose_accelerator
+    run(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
