@@ -43,6 +43,7 @@ $(venv)/installed: pyproject.toml constraints.txt | $(venv)/bin/pip
 $(venv)/installed-dev: pyproject.toml constraints.txt requirements/colossalai.txt | $(venv)/bin/pip
 	@echo 'Installing into $(venv)/, with what tests need: once, and it takes minutes, since torch is large.'
 	@DS_BUILD_OPS=0 $(run) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $(venv)/installed
 	@$(MAKE) colossalai
 	@echo 'Compiling what DeepSpeed computes on a CPU: once, two or three minutes.'
 	@$(run) -m lightning_rlhf.strategies.deepspeed_ops

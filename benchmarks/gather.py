@@ -46,7 +46,7 @@ def main() -> None:
     """Prints a line for each strategy."""
     for strategy in sys.argv[1:] or STRATEGIES:
         once, each = (rollout_seconds(strategy, gather) for gather in (True, False))
-        print(f"{strategy}: gathered once {once:.2f} s; layer by layer {each:.2f} s, {each / once:.1f} times", flush=True)
+        print(f"{strategy}: once {once:.2f} s; layer by layer {each:.2f} s, {each / once:.1f} times", flush=True)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ class Case:
     settings: tuple[str, ...] = ()
     parts: int = 2
     """Of a minibatch, in the run that goes on."""
+    resumes: bool = True
+    """Whether a run goes on from its checkpoints."""
     worker: str = "worker.py"
 
 
@@ -49,7 +51,11 @@ CASES = {
     "deepspeed_zero3": Case(),
     "deepspeed_zero2_offload": Case(),
     "deepspeed_zero3_offload": Case(),
-    "deepspeed_zero3_nvme": Case(settings=(f"trainer.strategy.nvme_path={_DISK}",)),
+    "deepspeed_zero3_nvme": Case(
+        # DeepSpeed does not read back what it has left on the disk.
+        resumes=False,
+        settings=(f"trainer.strategy.nvme_path={_DISK}",),
+    ),
     "colossalai_zero1": Case(),
     "colossalai_zero1_cpu": Case(),
     "colossalai_zero2": Case(),

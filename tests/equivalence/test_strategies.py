@@ -12,10 +12,17 @@ from compare import differences, trajectory, weight_difference
 from worker import STAGES
 
 from lightning_rlhf.cli.export import export
+from lightning_rlhf.errors import UserError
 
 
 @pytest.fixture(scope="session", params=CASES)
 def case(request: pytest.FixtureRequest) -> str:
+    """The name of a strategy that this machine can run."""
+    if request.param == "deepspeed_zero3_nvme":
+        from deepspeed.ops.op_builder.cpu import AsyncIOBuilder
+
+        if not AsyncIOBuilder().is_compatible(verbose=False):
+            pytest.skip("needs libaio, with its headers")
     return request.param
 
 
@@ -36,6 +43,8 @@ def trained(case: str, single: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="session")
 def resumed(case: str, single: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The second half once more, from the checkpoints, in new processes and smaller parts."""
+    if not CASES[case].resumes:
+        pytest.skip("no run goes on from its checkpoints")
     folder = tmp_path_factory.mktemp(f"{case}_resumed")
     go_on(case, single, trained, folder)
     return folder
@@ -53,12 +62,12 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(case: str, stage: str, trai
     assert len(trajectory(resumed, stage)["loss"]) == 3
     found = differences(resumed, trained, stage)
     assert {name: value for name, value in found.items() if value > CASES[case].numbers} == {}
+    assert weight_difference(resumed / stage / "model", trained / stage / "model") < CASES[case].weights
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_its_export_is_that_of_one_process(case: str, stage: str, expected: Path, trained: Path, resumed: Path) -> None:
-    for run in (trained, resumed):
-        assert weight_difference(run / stage / "model", expected / stage / "model") < CASES[case].weights
+def test_its_export_is_that_of_one_process(case: str, stage: str, expected: Path, trained: Path) -> None:
+    assert weight_difference(trained / stage / "model", expected / stage / "model") < CASES[case].weights
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -66,6 +75,10 @@ def test_a_checkpoint_holds_what_changes_and_is_exported_by_one_process(
     case: str, stage: str, trained: Path, tmp_path: Path
 ) -> None:
     checkpoint = trained / stage / "checkpoints" / "epoch_1.ckpt"
+    if not CASES[case].resumes:
+        with pytest.raises(UserError, match="start from the export"):
+            export(str(checkpoint), str(tmp_path / "model"), None)
+        return
     export(str(checkpoint), str(tmp_path / "model"), None)
     if stage != "reward":  # whose scale is set after the last checkpoint
         assert weight_difference(tmp_path / "model", trained / stage / "model") < CASES[case].weights

@@ -1,6 +1,5 @@
 """DeepSpeed's ZeRO 1, 2 and 3, with offload to the CPU and to NVMe."""
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from functools import partial
@@ -23,7 +22,13 @@ from lightning_rlhf.strategies import deepspeed_state as state
 from lightning_rlhf.strategies import deepspeed_weights as folder
 from lightning_rlhf.strategies import deepspeed_zero3 as zero3
 from lightning_rlhf.strategies.deepspeed_checks import check_cpu, check_settings, quiet
-from lightning_rlhf.strategies.deepspeed_ops import COMMUNICATION, check_offloaded, load_op, prepare_disk
+from lightning_rlhf.strategies.deepspeed_ops import (
+    COMMUNICATION,
+    check_offloaded,
+    choose_accelerator,
+    load_op,
+    prepare_disk,
+)
 from lightning_rlhf.strategies.deepspeed_precision import DTYPES, Precision
 from lightning_rlhf.strategies.folders import replacing
 from lightning_rlhf.strategies.loading import loading_by
@@ -70,9 +75,7 @@ class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
         """
         require("deepspeed", "deepspeed", f"strategy=deepspeed… (DeepSpeedStrategy, stage={stage})")
         check_settings(stage, offload_parameters, offload_device, nvme_path, settings)
-        if not torch.cuda.is_available():
-            # Otherwise DeepSpeed warns that it takes the CPU.
-            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        choose_accelerator()
         super().__init__(
             stage=stage,
             offload_optimizer=offload_optimizer,

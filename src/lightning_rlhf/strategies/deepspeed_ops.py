@@ -1,16 +1,18 @@
 """Operators that DeepSpeed compiles when they are wanted first; `python -m lightning_rlhf.strategies.deepspeed_ops`.
 
 That takes a minute or two for each, and they stay in the user's folder for torch's extensions. A process that is
-killed meanwhile leaves a file `lock` there, for which later ones wait: tests compile them before they set time limits.
+killed meanwhile leaves a file `lock` there, and later ones wait: tests compile them before they set time limits.
 """
 
 import logging
+import os
 from collections.abc import Iterable
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 from torch.utils import cpp_extension
 
@@ -19,6 +21,12 @@ from lightning_rlhf.errors import UserError, require
 log = logging.getLogger(__name__)
 
 COMMUNICATION, CPU_ADAM, DISK = "ShareMemCommBuilder", "CPUAdamBuilder", "AsyncIOBuilder"
+
+
+def choose_accelerator() -> None:
+    """Tells DeepSpeed, before it is imported, to take the CPU where there is no GPU; it would warn that it does."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 def load_op(name: str) -> None:
@@ -37,7 +45,11 @@ def load_op(name: str) -> None:
         needs = ": install libaio-dev (Debian) or libaio-devel" if name == DISK else ""
         raise UserError(f"DeepSpeed cannot build its operator {name} on this machine{needs}")
     folder = Path(cpp_extension._get_build_directory(builder.name, False))
-    if not (folder / f"{builder.name}.so").is_file():
+    if (folder / "lock").exists():
+        log.warning(
+            "waiting for a process that compiles %s; if there is none, remove %s", builder.name, folder / "lock"
+        )
+    elif not (folder / f"{builder.name}.so").is_file():
         log.info("compiling %s of DeepSpeed: once, a minute or two (into %s)", builder.name, folder)
     with redirect_stdout(StringIO()):
         builder.load()
@@ -99,6 +111,7 @@ def check_offloaded(optimizer: Optimizer, config: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    choose_accelerator()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for op in (COMMUNICATION, CPU_ADAM):
         load_op(op)

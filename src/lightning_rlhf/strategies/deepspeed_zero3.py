@@ -82,7 +82,7 @@ def gathered(engine: Any, nets: Sequence[nn.Module], *, write: bool) -> Iterator
     """In it nets have their whole weights, and no hook gathers or releases any.
 
     Args:
-        engine: DeepSpeed's; hooks remain without one.
+        engine: DeepSpeed's.
         nets: Submodules of what it trains.
         write: Whether what the first process writes to weights stays.
     """
@@ -93,8 +93,7 @@ def gathered(engine: Any, nets: Sequence[nn.Module], *, write: bool) -> Iterator
         stack.enter_context(deepspeed.zero.GatheredParameters(parameters, modifier_rank=0 if write else None))
         hooks = {hook.id for hook in (*_offload(engine).forward_hooks, *_offload(engine).backward_hooks)}
         for module in {module for net in nets for module in net.modules()}:
-            # After each call a hook would release the weights, and before the next one all ranks would gather them
-            # together; besides, they are most of the time of a small layer's call.
+            # After each call a hook would release the weights, and before the next one all ranks would gather them.
             stack.enter_context(_without(module._forward_pre_hooks, hooks))
             stack.enter_context(_without(module._forward_hooks, hooks))
         yield

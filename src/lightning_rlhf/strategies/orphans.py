@@ -22,8 +22,6 @@ def _watch(launcher: int) -> None:
     while os.getppid() == launcher:
         time.sleep(_CHECK_SECONDS)
     rank = os.environ.get("RANK", os.environ["LOCAL_RANK"])
-    print(
-        f"error: the process that started rank {rank} has ended, so it ends too", file=sys.stderr, flush=True
-    )
+    print(f"error: the process that started rank {rank} has ended, so it ends too", file=sys.stderr, flush=True)
     # Not sys.exit, which ends a thread; and the main one may be in a collective that never returns.
     os._exit(1)
