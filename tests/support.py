@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from hydra import compose, initialize_config_module
+from hydra.utils import instantiate
 
 from lightning_rlhf.experience import Rollout
 from lightning_rlhf.hooks import RLHFCallback
+from lightning_rlhf.models.source import ModelSource
 
 
 class Recorder(pl.Callback):
@@ -31,6 +34,12 @@ class Watch(RLHFCallback):
 
     def on_rollout_end(self, trainer: pl.Trainer, module: Any, rollout: Rollout) -> None:
         self.rollouts.append(rollout)
+
+
+def tiny_source() -> ModelSource:
+    """The smallest model, as `model=tiny seed=1` has it."""
+    with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
+        return instantiate(compose("train", ["model=tiny", "seed=1"]).model)
 
 
 def trainer(folder: Path, *callbacks: pl.Callback, **settings: Any) -> pl.Trainer:

@@ -8,8 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import pytest
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from support import tiny_source
 
 from lightning_rlhf import (
     DPOModule,
@@ -26,8 +25,7 @@ from lightning_rlhf import (
     load_scalar_model,
 )
 
-TINY_MODEL = OmegaConf.load(str(files("lightning_rlhf.conf") / "model" / "tiny.yaml"))
-SOURCE: ModelSource = instantiate(TINY_MODEL, seed=1)
+SOURCE = tiny_source()
 Parts = tuple[pl.LightningModule, pl.LightningDataModule]
 
 

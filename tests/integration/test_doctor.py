@@ -3,18 +3,16 @@
 import json
 import subprocess
 import sys
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
-from omegaconf import OmegaConf, open_dict
-from support import environ, result_of, run_folder
+from omegaconf import open_dict
+from support import environ, result_of, run_folder, tiny_source
 
-from lightning_rlhf import ModelSource, export_model, load_causal_lm, load_scalar_model
+from lightning_rlhf import export_model, load_causal_lm, load_scalar_model
 from lightning_rlhf.cli.examine import examine
 
 TINY = ["model=tiny", "rollout.sampling.max_new_tokens=8"]
@@ -55,7 +53,7 @@ def findings(result: dict[str, Any], status: str) -> dict[str, dict[str, str]]:
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A reward model, one that gives all answers the same score, and a model without a head."""
     folder = tmp_path_factory.mktemp("models")
-    source: ModelSource = instantiate(OmegaConf.load(str(files("lightning_rlhf.conf") / "model" / "tiny.yaml")), seed=1)
+    source = tiny_source()
     tokenizer = source.load_tokenizer()
     return {
         "reward": export_model(load_scalar_model(source, "normal"), tokenizer, folder / "reward", {}),

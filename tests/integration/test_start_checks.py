@@ -6,18 +6,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
-from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
-from omegaconf import OmegaConf
-from support import trainer
+from support import tiny_source, trainer
 
 from lightning_rlhf import TextReward, load_causal_lm, load_scalar_model
 from lightning_rlhf.callbacks import StartChecks
@@ -25,7 +22,7 @@ from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.rewards.source import LoadedReward, WeightedSum
 
-SOURCE = instantiate(OmegaConf.load(str(files("lightning_rlhf.conf") / "model" / "tiny.yaml")), seed=1)
+SOURCE = tiny_source()
 ROWS = ["BOS", "vocabulary", "context length"]
 LABELS = ["labels", "EOS in the labels"]
 REWARD = ["reward model: padding", "reward model: last token"]

@@ -18,6 +18,7 @@ from lightning_rlhf.experience import Sequences
 from lightning_rlhf.models.forward import hidden_states
 from lightning_rlhf.models.source import ModelSource, load_pretrained
 from lightning_rlhf.ops.rewards import last_token_index
+from lightning_rlhf.strategies.loading import written
 
 HeadInit = Literal["normal", "zero", "trained"]
 
@@ -133,7 +134,8 @@ def load_scalar_model(source: ModelSource, head: HeadInit) -> ScalarModel:
             )
         return model
     std = 0.0 if head == "zero" else (model.head.in_features + 1) ** -0.5
-    nn.init.normal_(model.head.weight, std=std)
+    with written(model.head.weight):
+        nn.init.normal_(model.head.weight, std=std)
     nn.init.zeros_(model.bias)
     return model
 

@@ -19,6 +19,7 @@ from transformers import (
 
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.strategies.blocks import blocks
+from lightning_rlhf.strategies.loading import loading
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -147,7 +148,8 @@ def load_pretrained(auto: Any, where: str, name: str, **kwargs: Any) -> Any:
     if looks_local and not path.is_dir():
         raise UserError(f"{name}={where}: no such folder ({path.absolute()})")
     try:
-        return auto.from_pretrained(str(path) if path.is_dir() else where, **kwargs)
+        with loading():
+            return auto.from_pretrained(str(path) if path.is_dir() else where, **kwargs)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{name}={where}: not a model folder, and not to be had from the hub: {reason}") from error

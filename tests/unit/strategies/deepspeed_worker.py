@@ -101,13 +101,14 @@ class Watch(pl.Callback):
             by_layers = module.frozen(IDS).logits
         self.seen["whole_differs"] = max(float((logits - expected).abs().max()) for logits in got)
         self.seen["layers_differ"] = float((by_layers - reference).abs().max())
-        with whole(trainer, module.net, write=True), torch.no_grad():
+        with whole(trainer, module, write=True), torch.no_grad():
             module.net.model.norm.weight += 5
+            module.frozen.model.norm.weight += 5
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        state = full_state_dict(trainer, module.net)
+        state = full_state_dict(trainer, module)
         if state and batch_idx == 1:
-            self.seen["after_steps"] = state["model.norm.weight"].tolist()
+            self.seen["after_steps"] = [state[f"{net}.model.norm.weight"].tolist() for net in ("net", "frozen")]
 
 
 def fit(folder: Path, name: str, strategy: DeepSpeedStrategy, **settings: Any) -> tuple[pl.Trainer, dict[str, Any]]:
