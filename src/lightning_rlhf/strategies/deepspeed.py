@@ -143,7 +143,10 @@ class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
         Lightning's `zero.Init` breaks Hugging Face nets: they draw random weights when these are spread already.
         """
         self._init_config_if_needed()
-        with loading_by(partial(zero3.sharded_loading, self._config())) if self.zero_stage_3 else nullcontext():
+        # While it reads onto a disk, DeepSpeed ends the process without a word when a third net comes.
+        on_disk = self._zero.get("offload_param", {}).get("device") == "nvme"
+        spread = self.zero_stage_3 and not on_disk
+        with loading_by(partial(zero3.sharded_loading, self._config())) if spread else nullcontext():
             yield
 
     def validation_step(self, *arguments: Any, **settings: Any) -> Any:

@@ -13,6 +13,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
@@ -41,7 +42,12 @@ def read_weights(checkpoint: Path) -> dict[str, Tensor]:
 
     # It tells of each step in lines that nobody can switch off.
     with redirect_stdout(StringIO()):
-        return dict(get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), TAG))
+        weights = dict(get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), TAG))
+    whole = checkpoint / TAG / "mp_rank_00_model_states.pt"
+    if whole.is_file():
+        # Frozen weights under ZeRO 1 are left out there (engine.py, `_save_checkpoint`: from ZeRO 2 on).
+        weights = {**torch.load(whole, map_location="cpu", weights_only=True, mmap=True)["module"], **weights}
+    return weights
 
 
 def unchanged(module: LightningModule) -> tuple[str, ...]:
