@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 
-from torch import nn
+from torch import Tensor
 
 _LOADING: ContextVar[Callable[[], AbstractContextManager[None]]] = ContextVar("loading", default=nullcontext)
 
@@ -25,7 +25,7 @@ def loading_by(context: Callable[[], AbstractContextManager[None]]) -> Iterator[
 
 
 @contextmanager
-def written(*parameters: nn.Parameter) -> Iterator[None]:
+def written(*parameters: Tensor) -> Iterator[None]:
     """In it weights that may be spread already are whole, and what is written to them, alike on every rank, stays."""
     if not any(hasattr(parameter, "ds_id") for parameter in parameters):
         yield
