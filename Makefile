@@ -3,6 +3,8 @@ venv := .venv
 run := $(venv)/bin/python
 MAKEFLAGS += --no-print-directory
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# What is compiled for one PyTorch does not fit another's.
+export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(venv)/torch_extensions
 
 .PHONY: help demo test mutants lint colossalai clean
 

@@ -65,6 +65,10 @@ class Health(RLHFCallback):
             }
         )
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Counts steps from here: a run that goes on has taken some."""
+        self.step = trainer.global_step
+
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:

@@ -192,7 +192,7 @@ class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         """Writes a folder; see `deepspeed_weights`."""
         rest = {name: value for name, value in checkpoint.items() if name not in ("state_dict", "optimizer_states")}
-        with replacing(Path(self.broadcast(filepath)), self) as partial_folder:
+        with replacing(Path(self.broadcast(filepath)), self) as partial_folder, folder.left_out(self._module()):
             self.engine.save_checkpoint(
                 str(partial_folder),
                 folder.TAG,

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -56,12 +57,28 @@ def keep_changes(parameters: Iterable[nn.Parameter]) -> None:
     Args:
         parameters: Trained ones, whole; they were their fp32 copies, rounded.
     """
-    from deepspeed.utils import safe_get_full_fp32_param, safe_set_full_fp32_param
+    from deepspeed.utils import (
+        safe_get_full_fp32_param,
+        safe_get_local_fp32_param,
+        safe_set_full_fp32_param,
+        safe_set_local_fp32_param,
+    )
 
     for parameter in parameters:
-        copy = safe_get_full_fp32_param(parameter)
-        kept = parameter == copy.to(parameter.dtype)
-        safe_set_full_fp32_param(parameter, torch.where(kept, copy, parameter.to(copy.dtype)))
+        spread = is_spread(parameter)
+        weight = _own_part(parameter) if spread else parameter
+        copy = safe_get_local_fp32_param(parameter) if spread else safe_get_full_fp32_param(parameter)
+        kept = weight == copy.to(weight.dtype)
+        if not kept.all():
+            put = safe_set_local_fp32_param if spread else safe_set_full_fp32_param
+            put(parameter, torch.where(kept, copy, weight.to(copy.dtype)))
+
+
+def _own_part(parameter: nn.Parameter) -> Tensor:
+    """This process's part of a weight that is whole now: an equal one after zeros at the end."""
+    size, processes = parameter.partition_numel(), dist.get_world_size()  # type: ignore[attr-defined]
+    padded = nn.functional.pad(parameter.flatten(), (0, size * processes - parameter.numel()))
+    return padded.chunk(processes)[dist.get_rank()]
 
 
 def release(engine: Any, *, keep_weights: bool) -> None:

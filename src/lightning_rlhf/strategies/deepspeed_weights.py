@@ -7,8 +7,8 @@ last.ckpt/
   checkpoint/*_optim_states.pt     of each process: its part of the fp32 weights and of the optimizer's state
 """
 
-from collections.abc import Mapping
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,24 @@ def read_weights(checkpoint: Path) -> dict[str, Tensor]:
 def unchanged(module: LightningModule) -> tuple[str, ...]:
     """Prefixes of the weights that need not be in a checkpoint."""
     return getattr(module, "unchanged", tuple)()
+
+
+@contextmanager
+def left_out(module: LightningModule) -> Iterator[None]:
+    """In it the module's state has no weights that stay as they were built.
+
+    The engine itself leaves frozen ones out by their first name, and a tied weight has two.
+    """
+
+    def drop(_: nn.Module, state: dict[str, Tensor], *__: Any) -> None:
+        for name in [name for name in state if name.startswith(unchanged(module))]:
+            del state[name]
+
+    hook = module.register_state_dict_post_hook(drop)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def leaves_out_frozen(module: LightningModule) -> bool:
