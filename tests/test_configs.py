@@ -47,6 +47,7 @@ NEEDS = {
     "reward=judge": ["reward.function.model=openai:gpt-4o-mini", "+reward.function.settings.api_key=none"],
     "reward=pattern": ["reward.function.pattern=sorry"],
     "reward=weighted": ["reward.parts.function.function=lightning_rlhf.demo.gold:gold"],
+    "strategy=deepspeed_zero3_nvme": ["trainer.strategy.nvme_path=disk"],
     "trainer=multinode": ["trainer.num_nodes=2"],
 }
 NEEDS_GPU = {"trainer=gpu", "trainer=multinode"}

@@ -1,7 +1,6 @@
 """Starts `worker.py`, and says how far two runs lie apart."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
+from support import environ
 from torch import Tensor
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -19,7 +19,7 @@ def launch(folder: Path, strategy: str, *arguments: str, worker: str = "worker.p
     """Runs the worker; a run that was told to die has died by SIGKILL."""
     done = subprocess.run(
         [sys.executable, str(WORKER.with_name(worker)), str(folder), strategy, *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(WORKER.parent)},
+        env=environ(PYTHONPATH=str(WORKER.parent)),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -1,7 +1,6 @@
 """DeepSpeed in two processes, and what can be said without any."""
 
 import json
-import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -11,6 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from support import environ
 from unit.strategies.deepspeed_worker import SOURCE, Module
 
 from lightning_rlhf.errors import UserError
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     load_causal_lm(SOURCE).save_pretrained(folder / "start")
     done = subprocess.run(
         [sys.executable, str(WORKER), str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=environ(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
