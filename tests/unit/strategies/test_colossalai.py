@@ -203,7 +203,9 @@ def test_a_step_without_loss_is_refused_since_others_would_wait(tmp_path: Path) 
 
 
 @installed
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a kernel")
+@pytest.mark.skipif(
+    torch.cuda.is_available(), reason="with a GPU the optimizer finds its kernel, and nothing is refused"
+)
 def test_the_optimizer_of_gemini_needs_a_gpu() -> None:
     with pytest.raises(UserError, match="optim=hybrid_adam is for Gemini, on a machine with a GPU"):
         hybrid_adam([torch.nn.Parameter(torch.ones(2))])

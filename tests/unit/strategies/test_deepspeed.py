@@ -21,7 +21,9 @@ from lightning_rlhf.strategies.deepspeed_ops import check_offloaded
 from lightning_rlhf.strategies.deepspeed_precision import Precision
 from lightning_rlhf.strategies.deepspeed_weights import check, is_deepspeed_checkpoint, load_weights, read_weights
 
-pytestmark = pytest.mark.skipif(find_spec("deepspeed") is None, reason="the extra deepspeed is not installed")
+pytestmark = pytest.mark.skipif(
+    find_spec("deepspeed") is None, reason="DeepSpeed is not installed: the extra deepspeed"
+)
 WORKER = Path(__file__).with_name("deepspeed_worker.py")
 NET = 2 * (4 * 16 * 16 + 3 * 16 * 24 + 2 * 16) + 33 * 16 + 16
 

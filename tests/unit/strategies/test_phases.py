@@ -2,7 +2,6 @@
 
 import os
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -143,7 +142,6 @@ def _sample_in_a_process(rank: int, port: int, gather: bool, folder: str) -> Non
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="gloo over loopback")
 @pytest.mark.parametrize(("gather", "calls"), [(True, [2, 5]), (False, [5, 5])])
 def test_ranks_end_sampling_together_where_each_token_gathers(gather: bool, calls: list[int], tmp_path: Path) -> None:
     """Responses of 2 tokens on one rank, of 5 on the other; they are the same either way."""

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from lightning_rlhf.strategies.colossalai_boost import REQUIREMENTS
 
-installed = pytest.mark.skipif(any(find_spec(name) is None for name in REQUIREMENTS), reason="make colossalai")
+installed = pytest.mark.skipif(
+    any(find_spec(name) is None for name in REQUIREMENTS), reason="ColossalAI is not installed: make colossalai"
+)
 BATCHES = torch.randn(8, 4, 5, generator=torch.Generator().manual_seed(0))
 
 
