@@ -22,6 +22,8 @@ class Case:
     """Of a minibatch, in the run that goes on."""
     resumes: bool = True
     """Whether a run goes on from its checkpoints."""
+    divides: bool = False
+    """Whether weights are divided, those of frozen nets too."""
     worker: str = "worker.py"
 
 
@@ -40,20 +42,22 @@ _GEMINI = Case(
         "+trainer.strategy.plugin.pin_memory=false",
         "+trainer.strategy.plugin.enable_async_reduce=false",
     ),
+    divides=True,
     worker="gemini_on_cpu.py",
 )
 CASES = {
     "ddp": Case(),
-    "fsdp": Case(),
-    "fsdp2": Case(),
+    "fsdp": Case(divides=True),
+    "fsdp2": Case(divides=True),
     "deepspeed_zero1": Case(),
     "deepspeed_zero2": Case(),
-    "deepspeed_zero3": Case(),
+    "deepspeed_zero3": Case(divides=True),
     "deepspeed_zero2_offload": Case(),
-    "deepspeed_zero3_offload": Case(),
+    "deepspeed_zero3_offload": Case(divides=True),
     "deepspeed_zero3_nvme": Case(
         # DeepSpeed does not read back what it has left on the disk.
         resumes=False,
+        divides=True,
         settings=(f"trainer.strategy.nvme_path={_DISK}",),
     ),
     "colossalai_zero1": Case(),

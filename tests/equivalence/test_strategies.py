@@ -57,6 +57,11 @@ def test_two_processes_give_the_numbers_of_one(case: str, stage: str, expected: 
     assert {name: value for name, value in found.items() if value > CASES[case].numbers} == {}
 
 
+def test_frozen_nets_are_divided_where_weights_are(case: str, trained: Path) -> None:
+    (share,) = trajectory(trained, "ppo")["frozen_here"]
+    assert share < 0.51 if CASES[case].divides else share == 1
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_killed_run_goes_on_as_if_nothing_had_been(case: str, stage: str, trained: Path, resumed: Path) -> None:
     assert len(trajectory(resumed, stage)["loss"]) == 3

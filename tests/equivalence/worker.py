@@ -21,6 +21,7 @@ import torch.distributed as dist
 from hydra import compose, initialize_config_module
 from lightning.pytorch import Trainer
 from omegaconf import open_dict
+from torch.distributed.tensor import DTensor
 
 from lightning_rlhf.callbacks import Health
 from lightning_rlhf.cli.quiet import quiet
@@ -28,6 +29,7 @@ from lightning_rlhf.cli.run import hand_on, load_renderer
 from lightning_rlhf.cli.stage import fit, prepare
 from lightning_rlhf.experience import Rollout
 from lightning_rlhf.hooks import RLHFCallback
+from lightning_rlhf.strategies.shapes import whole_shape
 
 STAGES = ("sft", "reward", "ppo")
 EPOCHS, STEPS_PER_EPOCH = 2, 3
@@ -85,11 +87,16 @@ LIMITS = {
 
 
 class Recorder(RLHFCallback):
-    """Keeps the numbers of each optimizer step and rollout; with `kill_at`, dies after that epoch's checkpoint."""
+    """Keeps the numbers of each optimizer step and rollout, and what share of the frozen weights this process holds."""
 
     def __init__(self) -> None:
         self.parts: list[float] = []
         self.numbers: dict[str, list[float]] = {"loss": [], "score": [], "kl": []}
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        frozen = [weight for weight in pl_module.parameters() if not weight.requires_grad]
+        whole = sum(getattr(weight, "ds_numel", whole_shape(weight).numel()) for weight in frozen)
+        self.numbers["frozen_here"] = [numel_here(frozen) / whole] if frozen else []
 
     def on_rollout_end(self, trainer: Trainer, module: Any, rollout: Rollout) -> None:
         self.numbers["score"].append(rollout.metrics["score_mean"])
@@ -104,6 +111,15 @@ class Recorder(RLHFCallback):
                 dist.all_reduce(total)
             self.numbers["loss"].append(float(total) / trainer.world_size)
             self.parts = []
+
+
+def numel_here(weights: list[Any]) -> int:
+    """How many numbers of the weights rest in this process."""
+    shares = [getattr(weight, "ds_tensor", weight) for weight in weights]
+    shares = [share.to_local() if isinstance(share, DTensor) else share for share in shares]
+    # FSDP1 has one memory for the weights of a block.
+    memories = {share.untyped_storage().data_ptr(): share.untyped_storage() for share in shares}
+    return sum(memory.nbytes() // weights[0].element_size() for memory in memories.values())
 
 
 def run(folder: Path, strategy: str, arguments: list[str]) -> None:

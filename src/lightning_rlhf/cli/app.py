@@ -17,6 +17,14 @@ from rich.console import Console
 from lightning_rlhf.errors import UserError
 
 _INTERRUPTED = 130
+# What gloo, NCCL and PyTorch's store say of it.
+_CONNECTION_LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "remote process exit",
+    "remote server shutdown",
+)
 # Whether the user asked Hydra for tracebacks, before we did.
 _TRACEBACK = "LIGHTNING_RLHF_TRACEBACK"
 
@@ -34,6 +42,7 @@ def run_app(app: Callable[[], Any]) -> None:
 def exit_codes() -> Iterator[None]:
     """Turns a mistake of the user into one message and exit code 2, and Ctrl-C into one line and exit code 130.
 
+    A rank whose partner has died ends with one message and code 1: its own traceback would hide the other's.
     With HYDRA_FULL_ERROR=1 in the environment, tracebacks are shown.
     """
     try:
@@ -42,11 +51,11 @@ def exit_codes() -> Iterator[None]:
         _say(str(error) or "interrupted")
         sys.exit(_INTERRUPTED)
     except Exception as error:
-        message = user_message(error)
-        if message is None or os.environ.get(_TRACEBACK) == "1":
+        message, lost = user_message(error), _lost_process(error)
+        if not (message or lost) or os.environ.get(_TRACEBACK) == "1":
             raise
-        _say(f"error: {message}")
-        sys.exit(2)
+        _say(f"error: {message or lost}")
+        sys.exit(2 if message else 1)
 
 
 def user_message(error: BaseException) -> str | None:
@@ -65,6 +74,18 @@ def user_message(error: BaseException) -> str | None:
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _hydra_message(error)
     return None
+
+
+def _lost_process(error: BaseException) -> str | None:
+    """What to say where an exchange failed since a process at its other end is gone; None if that is not so."""
+    text = str(error)
+    if not isinstance(error, RuntimeError) or not any(sign in text for sign in _CONNECTION_LOST):
+        return None
+    rank = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
+    return (
+        f"rank {rank} exchanges with another process, which has ended, so it ends too: the other one says why, unless "
+        f"it was killed, for want of memory perhaps ({text.splitlines()[0]})"
+    )
 
 
 def _hydra_message(error: BaseException) -> str:
@@ -91,7 +112,7 @@ def _options(group: str, found: Sequence[str] | None) -> list[str]:
     folder = Path(str(files("lightning_rlhf.conf"))) / group
     nested = [path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")]
     # What options share is none.
-    return sorted({*nested, *(found or ())} - {"base"})
+    return sorted(name for name in {*nested, *(found or ())} if name.rpartition("/")[2] != "base")
 
 
 def _suggestion(key: str) -> str:

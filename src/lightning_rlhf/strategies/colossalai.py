@@ -24,10 +24,12 @@ from lightning_rlhf.strategies.colossalai_boost import (
     require_colossalai,
     take_first_process_weights,
 )
+from lightning_rlhf.strategies.colossalai_frozen import FrozenNets
 from lightning_rlhf.strategies.colossalai_gemini import GeminiEngine
 from lightning_rlhf.strategies.colossalai_precision import ColossalAIPrecision
 from lightning_rlhf.strategies.colossalai_zero import ZeroEngine
 from lightning_rlhf.strategies.folders import replacing
+from lightning_rlhf.strategies.shards import no_inference_mode
 
 
 class ColossalAIStrategy(DDPStrategy):
@@ -119,7 +121,7 @@ class ColossalAIStrategy(DDPStrategy):
         module = self._module()
         assert self.accelerator is not None
         self.accelerator.setup(trainer)
-        if any(hasattr(parameter, "_ddp_to_ignore") for parameter in module.parameters()) or self.engine:
+        if any(type(parameter).__name__ == "ColoParameter" for parameter in module.parameters()) or self.engine:
             raise UserError(
                 "ColossalAIStrategy: Gemini has divided this module's weights in an earlier run, and does not put them "
                 "together again: build a new module and trainer, and give ckpt_path or an export"
@@ -131,18 +133,24 @@ class ColossalAIStrategy(DDPStrategy):
         self.setup_optimizers(trainer)
         if len(self.optimizers) != 1:
             raise UserError(f"ColossalAIStrategy: {len(self.optimizers)} optimizers; it takes one, with groups")
-        self.engine = self.precision.engine = boost(
-            module,
-            self.optimizers[0],
-            trainer,
-            dtype=self.precision.dtype,
-            stage=self.stage,
-            placement_policy=self.placement_policy,
-            settings=self.settings,
-            device=self.root_device,
-        )
-        # Not before, since a GPU may have no room for what is not divided. This moves metrics, and tells the module.
-        self.model_to_device()
+        frozen = FrozenNets(module) if self.stage == 3 else None
+        with frozen.set_aside() if frozen else nullcontext():
+            self.engine = self.precision.engine = boost(
+                module,
+                self.optimizers[0],
+                trainer,
+                dtype=self.precision.dtype,
+                stage=self.stage,
+                placement_policy=self.placement_policy,
+                settings=self.settings,
+                device=self.root_device,
+                frozen=frozen,
+            )
+            # Not before, since a GPU may have no room for what is not divided. Moves metrics, and tells the module.
+            self.model_to_device()
+        if frozen:
+            no_inference_mode(trainer)
+            frozen.divide(self.precision.dtype, self.root_device, offload=self.placement_policy != "cuda")
 
     def training_step(self, *arguments: Any, **settings: Any) -> Any:
         """Computes the loss."""
@@ -181,7 +189,8 @@ class ColossalAIStrategy(DDPStrategy):
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Whole weights on the first process, for a checkpoint."""
-        return self._whole_state_dict(self._module())
+        module = self._module()
+        return self._whole_state_dict(module, but=getattr(module, "unchanged", tuple)())
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         """Writes a folder; see `colossalai_checkpoint`."""
@@ -245,6 +254,7 @@ class ColossalAIStrategy(DDPStrategy):
         assert self.engine is not None
         return self.engine
 
-    def _whole_state_dict(self, net: nn.Module) -> dict[str, Tensor]:
-        masters = self.engine.gather(net) if self.engine else {}
-        return folder.whole_state_dict(net, masters) if self.is_global_zero else {}
+    def _whole_state_dict(self, net: nn.Module, but: tuple[str, ...] = ()) -> dict[str, Tensor]:
+        weights = [weight for name, weight in net.named_parameters() if not name.startswith(but)]
+        masters = self.engine.gather(weights) if self.engine else {}
+        return folder.whole_state_dict(net, masters, but) if self.is_global_zero else {}

@@ -16,6 +16,7 @@ from torch import nn
 
 from lightning_rlhf.errors import UserError, raise_problems
 from lightning_rlhf.strategies.colossalai_cpu import allowed_on
+from lightning_rlhf.strategies.colossalai_frozen import FrozenNets
 from lightning_rlhf.strategies.colossalai_gemini import GeminiEngine
 from lightning_rlhf.strategies.colossalai_precision import DTYPES
 from lightning_rlhf.strategies.colossalai_zero import ZeroEngine
@@ -145,6 +146,7 @@ def boost(
     placement_policy: str,
     settings: Mapping[str, Any],
     device: torch.device,
+    frozen: FrozenNets | None,
 ) -> ZeroEngine | GeminiEngine:
     """Casts and divides a module and its optimizer.
 
@@ -157,6 +159,7 @@ def boost(
         placement_policy: One of `PLACEMENTS`.
         settings: More for the plugin.
         device: Of this process.
+        frozen: Nets that are set aside, for Gemini.
 
     Raises:
         UserError: If the optimizer does not fit, or there is no such setting.
@@ -186,7 +189,7 @@ def boost(
     with _buffers_kept(module), allowed_on(device):
         boosted, outer, *_ = Booster(plugin=plugin(**fixed, **{**defaults, **settings})).boost(module, optimizer)
     dtypes = {parameter: weight.dtype for parameter, weight in before.items()}
-    engine = GeminiEngine(boosted, outer) if stage == 3 else ZeroEngine(dtypes, outer)
+    engine = GeminiEngine(boosted, outer, frozen) if frozen else ZeroEngine(dtypes, outer)
     engine.load({id(p): weight for p, weight in before.items() if id(p) in engine.parameters})
     return engine
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.strategies.shards import spread_like
 
 WEIGHTS, OPTIMIZER, STATE = "weights.pt", "optimizer", "state.ckpt"
 
@@ -53,15 +54,17 @@ def read_optimizer(checkpoint: Path, rank: int, processes: int) -> dict[str, Any
     return torch.load(file, map_location="cpu", weights_only=True)
 
 
-def whole_state_dict(net: nn.Module, masters: dict[int, Tensor]) -> dict[str, Tensor]:
+def whole_state_dict(net: nn.Module, masters: dict[int, Tensor], but: tuple[str, ...]) -> dict[str, Tensor]:
     """What `net.state_dict()` would be if weights were whole.
 
     Args:
         net: A net or a module of nets.
         masters: Whole weights of those parameters that may be not, by id.
+        but: Prefixes of names to leave out.
     """
     ids = {name: id(parameter) for name, parameter in net.named_parameters(remove_duplicate=False)}
-    whole = {name: masters.get(ids.get(name, 0), tensor) for name, tensor in net.state_dict().items()}
+    state = {name: tensor for name, tensor in net.state_dict().items() if not name.startswith(but)}
+    whole = {name: masters.get(ids.get(name, 0), tensor) for name, tensor in state.items()}
     # Frozen weights would be read as a type of ColossalAI's.
     return {name: tensor.as_subclass(Tensor) for name, tensor in whole.items()}
 
@@ -80,7 +83,7 @@ def load_whole_state_dict(module: nn.Module, state: dict[str, Tensor], engine: A
     """
     named = dict(module.named_parameters(remove_duplicate=False))
     trained = {name: named[name] for name in state if name in named and id(named[name]) in engine.parameters}
-    others = {name: tensor for name, tensor in state.items() if name not in trained}
+    others = {name: spread_like(tensor, named.get(name)) for name, tensor in state.items() if name not in trained}
     keys = module.load_state_dict(others, strict=False)
     wrong = [f"unexpected: {name}" for name in keys.unexpected_keys]
     wrong += [f"missing: {name}" for name in keys.missing_keys if name not in trained]

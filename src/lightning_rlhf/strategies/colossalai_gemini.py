@@ -2,32 +2,36 @@
 
 A chunk is gathered when an operation meets one of its weights, which only happens under hooks. Those of Gemini itself
 belong to a training step: they count operations, measure memory and expect a backward pass. Outside one `_Layerwise`
-is used. Frozen nets stay whole in every process (zero/gemini/gemini_ddp.py, `_init_chunks`).
+is used. Frozen nets are divided by other means, see `colossalai_frozen`; a frozen weight in a net that trains stays
+whole in every process.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_map_only
 
+from lightning_rlhf.strategies.colossalai_frozen import FrozenNets
 from lightning_rlhf.strategies.colossalai_zero import keep_changes
 
 
 class GeminiEngine:
     """What a `GeminiDDP` needs around training."""
 
-    def __init__(self, ddp: Any, optimizer: Any) -> None:
+    def __init__(self, ddp: Any, optimizer: Any, frozen: FrozenNets) -> None:
         """Takes the boosted module and optimizer.
 
         Args:
             ddp: A `GeminiDDP`.
             optimizer: Its `GeminiOptimizer`.
+            frozen: Nets that it does not know.
         """
-        self.ddp, self.optimizer, self.chunks = ddp, optimizer, ddp.chunk_manager
+        self.ddp, self.optimizer, self.chunks, self.frozen = ddp, optimizer, ddp.chunk_manager, frozen
         self.mixin = optimizer.mix_precision_mixin
         self.parameters = {id(parameter): parameter for parameter in ddp.fp16_params}
         """Those that are trained, by id."""
@@ -64,6 +68,7 @@ class GeminiEngine:
                 yield
             finally:
                 self.scatter()
+                self.frozen.scatter()
 
     def no_sync(self) -> AbstractContextManager[None]:
         """Nothing: Gemini has no room for whole gradients, and reduces them with each backward pass."""
@@ -72,7 +77,12 @@ class GeminiEngine:
     @contextmanager
     def whole(self, nets: tuple[nn.Module, ...], write: bool) -> Iterator[None]:
         """In it all chunks with weights of the nets are gathered, and stay so; what is written is kept if `write`."""
-        kinds = {parameter: type(parameter) for net in nets for parameter in net.parameters()}
+        kinds = {
+            parameter: type(parameter)
+            for net in nets
+            for parameter in net.parameters()
+            if not isinstance(parameter, DTensor)
+        }
         mine = self.chunks.get_chunks(parameter for parameter in kinds if id(parameter) in self.parameters)
         before = self.held
         self.held = [*before, *mine]
@@ -82,7 +92,8 @@ class GeminiEngine:
             # A ColoParameter would ask for what is here, and forget what `div_` does to it; see `_with_plain_output`.
             for parameter in kinds:
                 parameter.__class__ = nn.Parameter
-            yield
+            with self.frozen.whole(nets, write=write):
+                yield
         finally:
             for parameter, kind in kinds.items():
                 parameter.__class__ = kind
@@ -112,14 +123,19 @@ class GeminiEngine:
             rests_on = self.ddp.grads_device[next(iter(chunk.tensors_info))]
             self.chunks.move_chunk(chunk, rests_on, force_copy=True)
 
-    def gather(self, net: nn.Module) -> dict[int, Tensor]:
-        """Whole master weights of a net by the id of their parameter, on the CPU of the first process; elsewhere none.
+    def gather(self, weights: Sequence[nn.Parameter]) -> dict[int, Tensor]:
+        """Whole master weights, and frozen ones, by their id, on the CPU of the first process; elsewhere none.
 
         Not GeminiDDP's own state_dict, which rounds them to 16 bits.
         """
         from colossalai.zero.gemini.utils import get_temp_total_chunk_on_cuda
 
-        wanted, gathered = {id(parameter) for parameter in net.parameters()}, {}
+        wanted, gathered = {id(weight) for weight in weights}, {}
+        for weight in weights:
+            if isinstance(weight, DTensor):
+                whole = weight.full_tensor()
+                if dist.get_rank() == 0:
+                    gathered[id(weight)] = whole.detach().cpu()
         for chunk in self._master_chunks():
             keys = {self.keys[id(master)] for master in chunk.tensors_info}
             if not keys & wanted:
@@ -160,11 +176,13 @@ class GeminiEngine:
         for group in self.chunks.chunk_groups.values():
             for chunk in group:
                 self.chunks.move_chunk(chunk, cpu, force_copy=True)
-        for parameter in self.ddp.parameters():
-            if id(parameter) not in self.parameters:
-                parameter.data = parameter.data.cpu()
-        for buffer in self.ddp.buffers():
-            buffer.data = buffer.data.cpu()
+        with self.frozen.set_aside():
+            for parameter in self.ddp.parameters():
+                if id(parameter) not in self.parameters:
+                    parameter.data = parameter.data.cpu()
+            for buffer in self.ddp.buffers():
+                buffer.data = buffer.data.cpu()
+        self.frozen.release()
         # These caches belong to the classes and would keep all chunks for ever.
         type(self.ddp.gemini_manager)._get_layout_info.cache_clear()
         if self.ddp.gemini_manager.policy_name == "auto":

@@ -3,7 +3,7 @@
 The share has an fp32 copy of its weights, the master weights, beside the weights that compute ("working").
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -53,10 +53,10 @@ class ZeroEngine:
                 if id(parameter) in self.parameters:
                     keep_changes(self._share(parameter), self._master(parameter))
 
-    def gather(self, net: nn.Module) -> dict[int, Tensor]:
-        """Whole master weights of a net, by the id of their parameter, on the CPU of the first process."""
+    def gather(self, weights: Sequence[nn.Parameter]) -> dict[int, Tensor]:
+        """Whole master weights by the id of their parameter, on the CPU of the first process; elsewhere none."""
         gathered = {}
-        for parameter in net.parameters():
+        for parameter in weights:
             if id(parameter) in self.parameters:
                 weight = self._whole_master(parameter)
                 if dist.get_rank() == 0:

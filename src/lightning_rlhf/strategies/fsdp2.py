@@ -1,6 +1,5 @@
 """FSDP2: torch's `fully_shard` as a Lightning strategy."""
 
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,16 +15,14 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.strategies import distributed_weights
-from lightning_rlhf.strategies.blocks import blocks, nets
+from lightning_rlhf.strategies import distributed_weights, shards
+from lightning_rlhf.strategies.blocks import nets
 from lightning_rlhf.strategies.folders import replacing
 from lightning_rlhf.strategies.shapes import lift_scalars
-
-Part = Any
-"""A module with shards: of torch's class FSDPModule as well as of its own."""
+from lightning_rlhf.strategies.shards import Part
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -67,11 +64,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         # Lightning's "auto" is one share for each machine (model_parallel.py, `setup_environment`).
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
-        trainer = self._module().trainer
-        for loop in (trainer.fit_loop.epoch_loop.val_loop, trainer.validate_loop, trainer.test_loop):
-            # The memory for gathered weights is made once: in inference mode, training could not use it. Lightning
-            # knows that of FSDP1 (loops/utilities.py, `_no_grad_context`).
-            loop.inference_mode = False
+        shards.no_inference_mode(self._module().trainer)
 
     def setup(self, trainer: Trainer) -> None:
         """Shards the nets, and builds the optimizer on the shards.
@@ -100,7 +93,7 @@ class FSDP2Strategy(ModelParallelStrategy):
             yield
         finally:
             # After a call, what a net has outside its blocks stays, for a backward pass that does not come here.
-            for part in set(self._parts(*self.nets)) - self.gathered:
+            for part in set(shards.parts(*self.nets)) - self.gathered:
                 part.reshard()
 
     @contextmanager
@@ -108,11 +101,11 @@ class FSDP2Strategy(ModelParallelStrategy):
         """See `Sharding`; to read, in the precision that the nets compute in, to write, in that of the weights."""
         wanted = {part for net in nets for part in net.modules()}
         roots = [net for net in self.nets if not wanted.isdisjoint(net.modules())]
-        parts = [part for part in self._parts(*roots) if part not in self.gathered]
-        assert not write or parts == self._parts(*roots), "weights that are gathered to be read cannot be written"
+        parts = [part for part in shards.parts(*roots) if part not in self.gathered]
+        assert not write or parts == shards.parts(*roots), "weights that are gathered to be read cannot be written"
         self.gathered |= set(parts)
         try:
-            with _written(parts) if write else _kept(parts, roots):
+            with shards.written(parts) if write else shards.kept(parts, roots):
                 yield
         finally:
             self.gathered -= set(parts)
@@ -167,9 +160,6 @@ class FSDP2Strategy(ModelParallelStrategy):
         assert self.lightning_module is not None
         return self.lightning_module
 
-    def _parts(self, *nets: nn.Module) -> list[Part]:
-        return [part for net in nets for part in net.modules() if isinstance(part, torch_fsdp.FSDPModule)]
-
     def _shard(self, net: nn.Module) -> Part:
         if isinstance(net, torch_fsdp.FSDPModule):
             # By an earlier run of the same module.
@@ -178,48 +168,4 @@ class FSDP2Strategy(ModelParallelStrategy):
         net = self.precision_plugin.convert_module(net)
         mixed = self.precision_plugin.precision == "bf16-mixed"
         policy = torch_fsdp.MixedPrecisionPolicy(torch.bfloat16 if mixed else None, reduce_dtype=torch.float32)
-        mesh = self.device_mesh["data_parallel"]
-        for block in blocks(net):
-            torch_fsdp.fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
-        return torch_fsdp.fully_shard(net, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
-
-
-@contextmanager
-def _kept(parts: list[Part], roots: list[Part]) -> Iterator[None]:
-    """Gathers parts of nets, and keeps them so through calls."""
-    for part in parts:
-        part.set_reshard_after_forward(False, recurse=False)
-        part.unshard()
-    try:
-        yield
-    finally:
-        for part in parts:
-            part.set_reshard_after_forward(part not in roots, recurse=False)
-            part.reshard()
-
-
-@contextmanager
-def _written(parts: list[Part]) -> Iterator[None]:
-    """Puts whole weights where shards were, which take over what was written to them; calls gather nothing."""
-    hooks = [(part, part._forward_pre_hooks, part._forward_hooks) for part in parts]
-    for part in parts:
-        part.reshard()
-        part._forward_pre_hooks, part._forward_hooks = OrderedDict(), OrderedDict()
-    # In the same order on all ranks, which gather together.
-    owners = dict.fromkeys(owner for part in parts for owner in part.modules())
-    places = [
-        (owner, name, shard) for owner in owners for name, shard in owner._parameters.items() if shard is not None
-    ]
-    weights = {shard: nn.Parameter(shard.full_tensor(), shard.requires_grad) for _, _, shard in places}
-    for owner, name, shard in places:
-        setattr(owner, name, weights[shard])
-    try:
-        yield
-        for shard, weight in weights.items():
-            with torch.no_grad():
-                shard.copy_(distribute_tensor(weight.detach(), shard.device_mesh, shard.placements))
-    finally:
-        for owner, name, shard in places:
-            setattr(owner, name, shard)
-        for part, before, after in hooks:
-            part._forward_pre_hooks, part._forward_hooks = before, after
+        return shards.shard(net, self.device_mesh["data_parallel"], mp_policy=policy)

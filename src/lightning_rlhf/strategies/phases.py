@@ -10,6 +10,8 @@ import torch.distributed as dist
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
+from lightning_rlhf.strategies.shapes import whole_shape
+
 # Whether each forward of the net that samples is one of all ranks together: then they sample equally many tokens.
 _LAYERWISE: ContextVar[bool] = ContextVar("layerwise", default=False)
 
@@ -126,7 +128,7 @@ def num_parameters(trainer: Trainer, net: nn.Module, *, trained: bool = False) -
     strategy = sharding(trainer)
     if strategy is not None:
         return strategy.num_parameters(net, trained=trained)
-    return sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad or not trained)
+    return sum(whole_shape(weight).numel() for weight in net.parameters() if weight.requires_grad or not trained)
 
 
 def grad_norm(trainer: Trainer, optimizer: torch.optim.Optimizer) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Shapes of weights, which a strategy that shards may change."""
+"""Shapes of weights, which a strategy that shards or a quantized layer may change."""
 
 from torch import Size, nn
 
@@ -10,7 +10,10 @@ def keep_shapes(module: nn.Module) -> None:
 
 
 def whole_shape(parameter: nn.Parameter) -> Size:
-    """The shape that a weight has where nobody shards it."""
+    """The shape that a weight has where nobody shards it, and bitsandbytes packs no two numbers into one."""
+    packed = getattr(parameter, "quant_state", None)
+    if packed is not None:
+        return Size(packed.shape)
     return getattr(parameter, "whole_shape", parameter.shape)
 
 
