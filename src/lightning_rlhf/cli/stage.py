@@ -25,6 +25,7 @@ from lightning_rlhf.models.scalar import load_scalar_model
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.rewards import TextReward
 from lightning_rlhf.rollout.dataset import check_sizes
+from lightning_rlhf.strategies.half import keep_buffers
 
 BLOCKS = {"sft": "sft", "reward": "reward_model", "ppo": "ppo", "dpo": "dpo"}
 """The block of the configuration that holds each stage's settings; `reward` itself is where PPO's score comes from."""
@@ -157,6 +158,7 @@ def _trainer(config: DictConfig, name: str, source: ModelSource) -> pl.Trainer:
         enable_checkpointing="checkpoint" in nodes,
         enable_progress_bar="progress" in nodes,
     )
+    keep_buffers(trainer)
     every = trainer.check_val_every_n_epoch
     if trainer.max_epochs % every:
         path = f"{BLOCKS[name]}.trainer"
