@@ -4,6 +4,7 @@ if __name__ != "lightning_rlhf.callbacks":
     # From the root of a checkout `import callbacks` also finds this folder, and would make second, different classes.
     raise ImportError(f"import 'lightning_rlhf.callbacks', not {__name__!r} (pip install -e . installs it)")
 
+from lightning_rlhf.callbacks.adapter_check import AdapterCheck
 from lightning_rlhf.callbacks.adaptive_kl import AdaptiveKL
 from lightning_rlhf.callbacks.ema import EMA
 from lightning_rlhf.callbacks.export import Export
@@ -20,6 +21,7 @@ from lightning_rlhf.callbacks.throughput import Throughput
 
 __all__ = [
     "EMA",
+    "AdapterCheck",
     "AdaptiveKL",
     "Export",
     "Health",

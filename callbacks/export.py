@@ -6,6 +6,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 
 from lightning_rlhf.models.export import export_model, rebuilt
+from lightning_rlhf.models.merging import is_quantized
 from lightning_rlhf.strategies.phases import full_state_dict, sharding
 
 
@@ -25,7 +26,8 @@ class Export(Callback):
         renderer = pl_module.renderer
         for name, net in pl_module.export_nets().items():
             # All ranks give their parts; the first one writes.
-            weights = full_state_dict(trainer, net) if sharding(trainer) else None
+            # Quantized nets are whole in each process, and cannot be built of their weights.
+            weights = full_state_dict(trainer, net) if sharding(trainer) and not is_quantized(net) else None
             if trainer.is_global_zero:
                 plain = net if weights is None else rebuilt(net, weights)
                 manifest = {"stage": self.stage, "stop_ids": list(renderer.stop_ids)}

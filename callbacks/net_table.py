@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from lightning_rlhf.models.merging import is_quantized
 from lightning_rlhf.strategies.phases import num_parameters
 
 
@@ -37,8 +38,10 @@ def nets(module: nn.Module) -> dict[str, nn.Module]:
 def _cells(net: nn.Module, trainer: Trainer) -> list[str]:
     count, trained = (num_parameters(trainer, net, trained=only) for only in (False, True))
     item = next(net.parameters()).element_size()
+    # What is quantized is not divided among processes.
+    weights = sum(weight.nbytes for weight in net.parameters()) if is_quantized(net) else count * item
     # A gradient and the optimizer's two moments, in the dtype of the weights.
-    return [f"{count / 1e6:,.2f} M", "yes" if trained else "no", _size(count * item), _size(3 * trained * item)]
+    return [f"{count / 1e6:,.2f} M", "yes" if trained else "no", _size(weights), _size(3 * trained * item)]
 
 
 def _size(num_bytes: int) -> str:

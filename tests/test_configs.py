@@ -1,8 +1,6 @@
 """Every option of every group in conf/ composes, fits what it calls, and builds what it names."""
 
-import re
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +40,7 @@ CHOICES = [f"{group}={option}" for group, options in OPTIONS.items() for option 
 NEEDS = {
     "data=files": ["data.path=pkg://lightning_rlhf.demo/preferences_held_out.jsonl"],
     "data=randomwalks": ["stage=sft_ppo"],
+    "experiment=smollm2_hh": ["data.path=pkg://lightning_rlhf.demo/preferences_held_out.jsonl"],
     "reward=function": ["reward.function=lightning_rlhf.demo.gold:gold"],
     "reward=http": ["reward.function.url=http://127.0.0.1:8000/score"],
     "reward=judge": ["reward.function.model=openai:gpt-4o-mini", "+reward.function.settings.api_key=none"],
@@ -109,21 +108,6 @@ def test_every_option_builds_the_parts_of_its_stages(choice: str, tmp_path: Path
         nodes = [*config.callbacks.values(), *block.callbacks.values()]
         assert names(stage.trainer.callbacks) >= {node._target_.split(".")[-1] for node in nodes}
         assert names(stage.trainer.loggers) == {node._target_.split(".")[-1] for node in config.logger.values()}
-
-
-@pytest.mark.parametrize("option", OPTIONS["model"])
-def test_every_model_has_the_size_that_its_file_states_and_a_scalar_form(option: str) -> None:
-    source = replace(instantiate(configured(f"model={option}").model), pretrained=None)
-    with torch.device("meta"):
-        net, scalar = load_causal_lm(source), load_scalar_model(source, "normal")
-    assert net.dtype == source.torch_dtype
-    assert scalar.head.weight.shape == (1, net.get_input_embeddings().embedding_dim)
-    stated = re.search(r"([\d.]+)( million|[MB]) parameters", (CONF / "model" / f"{option}.yaml").read_text())
-    assert stated or option == "tiny"
-    if stated:
-        in_units = sum(parameter.numel() for parameter in net.parameters()) / (1e9 if stated[2] == "B" else 1e6)
-        decimals = len(stated[1].partition(".")[2])
-        assert f"{in_units:.{decimals}f}" == stated[1]
 
 
 @pytest.mark.parametrize("option", ["tiny", "demo", "randomwalks"])
@@ -200,7 +184,7 @@ def test_every_hydra_option_names_the_run_folder_after_the_stage(option: str) ->
         ("ppo.module.clip=0.1", "there is no setting 'ppo.module.clip'"),
         ("ppo.module.loss.clip_ranges=0.1", "did you mean 'ppo.module.loss.clip_range'?"),
         ("trainers=cpu", "there is no setting 'trainers'; did you mean 'trainer'?"),
-        ("model=tyni", "there is no model=tyni; there are demo, gpt2/large, gpt2/medium"),
+        ("model=tyni", "there is no model=tyni; there are bloom/176b, bloom/1b1"),
     ],
 )
 def test_what_does_not_compose_is_one_line(override: str, message: str) -> None:

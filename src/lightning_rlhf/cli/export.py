@@ -81,17 +81,20 @@ def _net(config: DictConfig, stage: str, checkpoint: Path, dtype: Any) -> tuple[
     from hydra.utils import instantiate
 
     from lightning_rlhf.cli.run import load_renderer
-    from lightning_rlhf.models.export import empty_net, rebuilt
+    from lightning_rlhf.models.export import adapted, empty_net, rebuilt
     from lightning_rlhf.models.source import ModelSource
     from lightning_rlhf.strategies.weights import read_weights
 
     source: ModelSource = instantiate(config.model, _convert_="all")
+    scalar = stage == "reward"
     prefix = PREFIXES[stage]
     saved = read_weights(checkpoint)
     weights = {k.removeprefix(prefix): v.to(dtype or v.dtype) for k, v in saved.items() if k.startswith(prefix)}
     if not weights:
         raise UserError(f"checkpoint={checkpoint}: holds no weights of the net that stage={stage} trains ({prefix}…)")
-    return rebuilt(empty_net(source, scalar=stage == "reward"), weights), load_renderer(config)
+    if source.adapter is None:
+        return rebuilt(empty_net(source, scalar=scalar), weights), load_renderer(config)
+    return adapted(source, weights, scalar=scalar, dtype=dtype), load_renderer(config)
 
 
 def main() -> None:

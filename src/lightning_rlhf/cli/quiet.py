@@ -15,6 +15,8 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # transformers imports DeepSpeed where it is installed, and that says what it found.
     logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
+    # It offers kernels that a CPU could load from the hub, and says for each layer that it computes.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # Lightning calls a torch function that torch has renamed.
     warnings.filterwarnings("ignore", message=r".*LeafSpec.*")
     # Our loaders batch in this process: padding a few rows takes less time than sending them.

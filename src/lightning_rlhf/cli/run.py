@@ -146,7 +146,7 @@ def _run_pipeline(stages: list[Stage], folder: Path, resumed: Resumed, seed: int
 def hand_on(config: DictConfig, name: str, model_dir: str) -> None:
     """Lets the following stages start from what this one exports."""
     if name == "sft":
-        config.model.pretrained, config.model.tokenizer = model_dir, None
+        config.model.pretrained, config.model.tokenizer, config.model.meta_dir = model_dir, None, None
     elif name == "reward":
         fill_in(config, model_dir)
 

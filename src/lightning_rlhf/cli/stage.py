@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from rich.table import Table
 
 from lightning_rlhf.callbacks.run_record import versions
 from lightning_rlhf.cli.check import check_targets
+from lightning_rlhf.cli.planned import print_plan_line
 from lightning_rlhf.cli.reward_models import critic_source
 from lightning_rlhf.data.loader import micro_batch_size
 from lightning_rlhf.data.render import Renderer
@@ -26,6 +27,7 @@ from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.rewards import TextReward
 from lightning_rlhf.rollout.dataset import check_sizes
 from lightning_rlhf.strategies.half import keep_buffers
+from lightning_rlhf.strategies.phases import shards_parameters
 
 BLOCKS = {"sft": "sft", "reward": "reward_model", "ppo": "ppo", "dpo": "dpo"}
 """The block of the configuration that holds each stage's settings; `reward` itself is where PPO's score comes from."""
@@ -65,6 +67,7 @@ def prepare(config: DictConfig, name: str, folder: Path, renderer: Renderer) -> 
         instantiate(config.data.write)
     source: ModelSource = instantiate(config.model, _convert_="all")
     trainer = _trainer(config, name, source)
+    _check_quantization(source, block, trainer)
     module = instantiate(block.module, renderer=renderer, **_nets(config, name, source, renderer))
     sizes = _minibatch_holder(block)
     micro_batch_size(sizes.minibatch_size, trainer)
@@ -95,6 +98,7 @@ def fit(stage: Stage, checkpoint: Path | None) -> dict[str, Any]:
         # What `export` reads beside a checkpoint: with what earlier stages of a pipeline have handed on.
         OmegaConf.save(OmegaConf.create(resolved), stage.folder / "config.yaml")
         _print_batches(stage)
+        print_plan_line(stage.config, stage.name, stage.folder)
     for logger in trainer.loggers:
         logger.log_hyperparams({"config": resolved, "versions": versions()})
     try:
@@ -114,6 +118,19 @@ def fit(stage: Stage, checkpoint: Path | None) -> dict[str, Any]:
     return json.loads(record.read_text(encoding="utf-8"))
 
 
+def _check_quantization(source: ModelSource, block: DictConfig, trainer: pl.Trainer) -> None:
+    """Checks that quantized weights need not do what they cannot."""
+    given = f"model.quantization={source.quantization}"
+    if source.quantization is None:
+        return
+    if source.adapter is None:
+        raise UserError(f"{given}: quantized weights cannot be trained: add adapter=lora")
+    if shards_parameters(trainer):
+        raise UserError(f"{given}: quantized weights cannot be divided: take strategy=ddp or deepspeed_zero2")
+    if block.module.get("refresh_reference_every"):
+        raise UserError(f"{given}: a quantized reference cannot change: set ppo.module.refresh_reference_every=0")
+
+
 def _nets(config: DictConfig, name: str, source: ModelSource, renderer: Renderer) -> dict[str, Any]:
     """The builders of a stage's nets, and its gold metric."""
     # The name of a function, or a node that builds one.
@@ -124,13 +141,16 @@ def _nets(config: DictConfig, name: str, source: ModelSource, renderer: Renderer
         return {"net": policy, "gold": gold}
     if name == "reward":
         return {"net": partial(load_scalar_model, source, "normal")}
+    # Not trained, so nothing is beside its weights.
+    reference: Callable = partial(load_causal_lm, source.frozen)
     if name == "dpo":
-        return {"actor": policy, "reference": policy, "gold": gold}
+        return {"actor": policy, "reference": reference, "gold": gold}
     start = critic_source(config, source, renderer)
     check_targets({"reward": OmegaConf.to_container(config.reward, resolve=True)})
     reward: Any = instantiate(config.reward)
+    start = replace(start, adapter=source.adapter, quantization=source.quantization)
     critic = partial(load_scalar_model, start, config.ppo.critic_head)
-    return {"actor": policy, "reference": policy, "critic": critic, "reward": reward, "gold": gold}
+    return {"actor": policy, "reference": reference, "critic": critic, "reward": reward, "gold": gold}
 
 
 def _trainer(config: DictConfig, name: str, source: ModelSource) -> pl.Trainer:
@@ -144,7 +164,7 @@ def _trainer(config: DictConfig, name: str, source: ModelSource) -> pl.Trainer:
         "ema": {"stage": name},
         "record": {"stage": name},
         "progress": {"unit": "iteration" if name == "ppo" else "epoch"},
-        "normalize": {"reference": partial(load_causal_lm, source)},
+        "normalize": {"reference": partial(load_causal_lm, source.frozen)},
         # In W&B the stages of a pipeline are runs of one group.
         "wandb": {"name": name, "group": Path(config.run_dir).parent.name} if len(config.stages) > 1 else {},
     }

@@ -18,6 +18,12 @@ def load_causal_lm(source: ModelSource) -> PreTrainedModel:
             net = AutoModelForCausalLM.from_config(config, dtype=source.torch_dtype, **kwargs)
     else:
         net = load_pretrained(
-            AutoModelForCausalLM, source.pretrained, source.setting, config=config, dtype=source.torch_dtype, **kwargs
+            AutoModelForCausalLM,
+            source.pretrained,
+            source.setting,
+            config=config,
+            dtype=source.torch_dtype,
+            quantization_config=source.quantization_config,
+            **kwargs,
         )
     return source.configured(net)

@@ -8,8 +8,12 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.models.adapter_files import save_adapter
+from lightning_rlhf.models.adapters import adapter_layers, is_part_of_adapter
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.forward import position_arguments
+from lightning_rlhf.models.merging import active_adapter, is_plain, is_quantized, of_weights, plain_net, with_adapters
 from lightning_rlhf.models.scalar import ScalarModel, load_scalar_model
 from lightning_rlhf.models.source import ModelSource
 
@@ -20,6 +24,9 @@ def export_model(
     net: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path, manifest: dict[str, Any]
 ) -> Path:
     """Writes weights (safetensors), configuration, tokenizer with chat template and manifest, and reads them back.
+
+    An adapter is merged into the weights, and is written in peft's format to a folder of its own beside this one; the
+    net stays as it is.
 
     The folder appears in one step, after the reloaded net gave the same numbers: a run that is killed leaves no
     half model.
@@ -39,19 +46,40 @@ def export_model(
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    scalar = isinstance(net, ScalarModel)
     hf_net: Any = net.net if isinstance(net, ScalarModel) else net
     if isinstance(net, ScalarModel):
         hf_net.config.score_bias = float(net.bias.detach())
-    hf_net.save_pretrained(partial)
+    merged = hf_net if is_plain(hf_net) else plain_net(hf_net)
+    merged.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
-    kind = "reward_model" if isinstance(net, ScalarModel) else "causal_lm"
+    kind = "reward_model" if scalar else "causal_lm"
     (partial / MANIFEST).write_text(json.dumps({"kind": kind, **manifest}, indent=2) + "\n")
-    difference = _difference_after_reload(net, partial, str(hf_net.dtype).removeprefix("torch."))
-    if difference > 1e-4:
+    difference, size = _difference_after_reload(net, partial, str(merged.dtype).removeprefix("torch."))
+    if difference > _allowed(hf_net, merged.dtype, size):
         raise RuntimeError(f"export to {folder}: the reloaded model differs by {difference:.2e} from the one in memory")
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
+    name = active_adapter(hf_net)
+    if name is not None:
+        save_adapter(hf_net, name, adapter_folder(folder), hf_net.name_or_path or None, scalar)
     return folder
+
+
+def adapter_folder(folder: Path) -> Path:
+    """Where the adapter of a model goes: `adapter/` beside `model/`, `adapter_ema/` beside `model_ema/`."""
+    name = folder.name.replace("model", "adapter")
+    return folder.with_name(name if name != folder.name else f"{name}_adapter")
+
+
+def _allowed(net: torch.nn.Module, dtype: torch.dtype, size: float) -> float:
+    """How far numbers of the given size may differ after the export: by rounding, where weights were merged."""
+    if is_plain(net):
+        return 1e-4
+    # Layers in 8 bits round what they are given too, which the merged ones do not.
+    share = 0.1 if is_quantized(net, ("Linear8bitLt",)) else 8 * torch.finfo(dtype).eps
+    # Pretrained nets lose digits: hidden states of SmolLM2 reach 25,000 in one place, and its logits are off by 0.1%.
+    return max(1.0, size) * max(5e-3, share)
 
 
 def empty_net(source: ModelSource, *, scalar: bool) -> torch.nn.Module:
@@ -70,8 +98,36 @@ def empty_net(source: ModelSource, *, scalar: bool) -> torch.nn.Module:
         return ScalarModel(net) if scalar else net
 
 
+def adapted(
+    source: ModelSource, weights: dict[str, torch.Tensor], *, scalar: bool, dtype: torch.dtype | None
+) -> torch.nn.Module:
+    """A net with the adapter that a checkpoint holds, on the CPU.
+
+    Args:
+        source: Where the weights come from that were not trained.
+        weights: Those that were.
+        scalar: Whether it is a `ScalarModel`.
+        dtype: Merge the adapter into weights of this type; None leaves it beside them.
+
+    Raises:
+        UserError: If the adapter is of another net.
+    """
+    net: Any = load_scalar_model(source, "normal") if scalar else load_causal_lm(source)
+    result = net.load_state_dict(weights, strict=False)
+    differing = [*result.unexpected_keys, *(name for name in result.missing_keys if is_part_of_adapter(name))]
+    if differing:
+        raise UserError(f"the checkpoint is of another net: they differ in {', '.join(differing[:3])}…")
+    if dtype is None:
+        return net
+    plain: Any = plain_net(net.net if scalar else net, dtype)
+    if not scalar:
+        return plain
+    plain.config.score_bias = float(net.bias.detach())
+    return ScalarModel(plain)
+
+
 def rebuilt(net: torch.nn.Module, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
-    """A plain net on the CPU, like one whose weights are elsewhere.
+    """A net on the CPU, like one whose weights are elsewhere, and with the same adapters.
 
     Args:
         net: A causal language model, or a `ScalarModel`; on the meta device, or spread over processes.
@@ -81,11 +137,9 @@ def rebuilt(net: torch.nn.Module, weights: dict[str, torch.Tensor]) -> torch.nn.
     # torch's fully_shard gives a net a class of its own, made from the net's.
     kind: Any = next(cls for cls in type(hf_net).__mro__ if not cls.__module__.startswith("torch."))
     bias = weights.pop("bias") if isinstance(net, ScalarModel) else None
-    plain = kind.from_pretrained(
-        None,
-        config=hf_net.config,
-        state_dict={name.removeprefix("net."): weight for name, weight in weights.items()},
-        dtype=next(iter(weights.values())).dtype,
+    weights = {name.removeprefix("net."): weight for name, weight in weights.items()}
+    plain: Any = (
+        with_adapters(kind, hf_net, weights) if adapter_layers(hf_net) else of_weights(kind, hf_net.config, weights)
     )
     if bias is None:
         return plain
@@ -94,8 +148,11 @@ def rebuilt(net: torch.nn.Module, weights: dict[str, torch.Tensor]) -> torch.nn.
 
 
 @torch.no_grad()
-def _difference_after_reload(net: torch.nn.Module, folder: Path, dtype: str) -> float:
-    """Largest difference of logits or scores between a net and its export, on a fixed row of ids."""
+def _difference_after_reload(net: torch.nn.Module, folder: Path, dtype: str) -> tuple[float, float]:
+    """Largest difference of logits or scores between a net and its export, on a fixed row of ids; their largest size.
+
+    The net is as it was trained, with its adapter beside its weights.
+    """
     source = ModelSource(pretrained=str(folder), dtype=dtype)
     reloaded: Any = load_scalar_model(source, "trained") if isinstance(net, ScalarModel) else load_causal_lm(source)
     device = next(net.parameters()).device
@@ -110,4 +167,4 @@ def _difference_after_reload(net: torch.nn.Module, folder: Path, dtype: str) -> 
         arguments = position_arguments(net, mask)
         before, after = net(ids, **arguments).logits, reloaded(ids, **arguments).logits
     net.train(was_training)
-    return float((before.float() - after.float()).abs().max())
+    return float((before.float() - after.float()).abs().max()), float(before.abs().max())

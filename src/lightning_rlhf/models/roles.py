@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from lightning_rlhf.experience import Answers, Scores, Sequences
 from lightning_rlhf.models.forward import label_logprobs, response_logits
+from lightning_rlhf.models.merging import is_plain, merged_weights
 from lightning_rlhf.models.scalar import ScalarModel
 from lightning_rlhf.ops.kl import exact_kl
 from lightning_rlhf.ops.logprobs import token_entropy, token_logprobs
@@ -135,8 +136,10 @@ class SeparateRoles(nn.Module):
     @torch.no_grad()
     def refresh_reference(self) -> None:
         """See `Roles`."""
-        for old, new in zip(self.reference.parameters(), self.actor.parameters(), strict=True):
-            old.copy_(new)
+        # Not the state of a plain net, for which some strategies gather weights another time.
+        weights = dict(self.actor.named_parameters()) if is_plain(self.actor) else merged_weights(self.actor)
+        for name, weight in self.reference.named_parameters():
+            weight.copy_(weights[name])
 
 
 Net = nn.Module | Callable[[], nn.Module]

@@ -122,6 +122,7 @@ def load_scalar_model(source: ModelSource, head: HeadInit) -> ScalarModel:
             source.setting,
             config=config,
             dtype=source.torch_dtype,
+            quantization_config=source.quantization_config,
             output_loading_info=True,
             **kwargs,
         )

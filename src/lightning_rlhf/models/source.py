@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from transformers import (
     AutoConfig,
     AutoTokenizer,
+    BitsAndBytesConfig,
     GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
@@ -18,6 +18,13 @@ from transformers import (
 )
 
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.models.adapters import ADAPTER, Lora, checkpointing, inject
+from lightning_rlhf.models.gguf import from_gguf
+from lightning_rlhf.models.meta import is_meta_folder, open_checkpoint
+from lightning_rlhf.models.meta_convert import converted
+from lightning_rlhf.models.meta_layout import read_params
+from lightning_rlhf.models.places import Place, bare_tokenizer, find_place, hint
+from lightning_rlhf.models.quantization import METHODS, quantization_config, quantized, settle
 from lightning_rlhf.strategies.blocks import blocks
 from lightning_rlhf.strategies.loading import loading
 
@@ -33,11 +40,13 @@ class ModelSource:
     """
 
     pretrained: str | None = None
-    """Hub name or folder; None builds `config` with random weights."""
+    """Hub name, folder or `.gguf` file, perhaps `pkg://package/path`; None builds `config` with random weights."""
     config: Mapping[str, Any] | None = None
     """The architecture: `model_type` and whatever the Hugging Face configuration of that type takes."""
     tokenizer: str | None = None
-    """Hub name, folder or `pkg://package/folder`; None takes the one of `pretrained`."""
+    """The same, or a file `tokenizer.model`; None takes the one of `pretrained`."""
+    meta_dir: str | None = None
+    """Folder of Meta's original LLaMA weights and tokenizer; takes the place of `pretrained` and `tokenizer`."""
     dtype: str = "float32"
     """Of the weights in memory: float32, bfloat16 or float16. Mixed precision is `trainer.precision`."""
     dropout: float = 0.0
@@ -50,6 +59,10 @@ class ModelSource:
     """Keep only the activations between blocks, and compute the others again: less memory, a third more time."""
     compile: bool = False
     """Compile each block with torch.compile."""
+    adapter: Lora | None = None
+    """What is trained, beside weights that are not; None trains all weights."""
+    quantization: str | None = None
+    """Keep the weights of linear layers in 4 bits (nf4, fp4) or 8 (int8); only an adapter can be trained then."""
     seed: int = 0
     """Of random weights: two nets from one source are equal, as actor and reference have to be."""
     setting: str = "model.pretrained"
@@ -57,8 +70,18 @@ class ModelSource:
 
     def __post_init__(self) -> None:
         """Checks that there is something to load or to build."""
+        if self.meta_dir is not None:
+            read_params(Path(self.meta_dir).expanduser(), "model.meta_dir")
+            # `model=llama/7b` names a copy on the hub for both.
+            vars(self).update(pretrained=self.meta_dir, tokenizer=None, setting="model.meta_dir")
         if self.dtype not in DTYPES:
             raise UserError(f"model.dtype={self.dtype}: expected one of {', '.join(DTYPES)}")
+        if self.quantization not in (None, *METHODS):
+            raise UserError(f"model.quantization={self.quantization}: expected one of {', '.join(METHODS)}, or null")
+        if self.quantization == "int8" and self.adapter is not None and self.adapter.dora:
+            raise UserError(
+                "model.quantization=int8 with model.adapter.dora=true: peft cannot: take nf4, or plain LoRA"
+            )
         if self.pretrained is None and self.config is None:
             raise UserError(
                 "model.pretrained is not set, and model.config has no architecture to build: set one of them"
@@ -80,19 +103,39 @@ class ModelSource:
 
     def configured(self, net: PreTrainedModel) -> PreTrainedModel:
         """The same net, with its settings for training."""
+        if self.quantization_config is not None:
+            net = quantized(net, self.quantization_config) if getattr(net, "hf_quantizer", None) is None else net
+            settle(net)
+        if self.adapter is not None:
+            with self.seeded():
+                inject(net, self.adapter, ADAPTER)
         if self.gradient_checkpointing:
             # The second name came with transformers 5, which warns of the first.
             enable = getattr(net, "activation_checkpointing_enable", net.gradient_checkpointing_enable)
-            enable({"use_reentrant": False})
+            enable({"use_reentrant": False, "context_fn": checkpointing(net)})
         if self.compile:
             for block in blocks(net):
                 # Each batch has a length of its own, and each token of a response one more.
                 block.compile(dynamic=True)
         return net
 
+    @property
+    def quantization_config(self) -> BitsAndBytesConfig | None:
+        """What transformers takes to load the net quantized, if it is to be.
+
+        Raises:
+            UserError: If bitsandbytes is not installed.
+        """
+        return None if self.quantization is None else quantization_config(self.quantization, self.torch_dtype)
+
+    @property
+    def frozen(self) -> "ModelSource":
+        """The same without an adapter: where a net that is not trained comes from."""
+        return replace(self, adapter=None)
+
     def trained(self, folder: str | Path) -> "ModelSource":
         """The same kind of model with the weights and the tokenizer of an export."""
-        return replace(self, pretrained=str(folder), tokenizer=None)
+        return replace(self, pretrained=str(folder), tokenizer=None, meta_dir=None, setting=ModelSource.setting)
 
     def hf_config(self) -> PretrainedConfig:
         """The Hugging Face configuration, with its dropouts set.
@@ -124,11 +167,10 @@ class ModelSource:
         where = self.tokenizer or self.pretrained
         if where is None:
             raise UserError("model.tokenizer is not set")
-        if where.startswith("pkg://"):
-            package, _, folder = where.removeprefix("pkg://").partition("/")
-            where = str(files(package) / folder)
         name = "model.tokenizer" if self.tokenizer else self.setting
-        return load_pretrained(AutoTokenizer, where, name, trust_remote_code=self.trust_remote_code)
+        # Meta's folder says of which generation its tokenizer is.
+        bare = None if is_meta_folder(Path(where)) else bare_tokenizer(where, name)
+        return bare or load_pretrained(AutoTokenizer, where, name, trust_remote_code=self.trust_remote_code)
 
     def stop_ids(self) -> tuple[int, ...]:
         """Ids that end a response, as the model's own generation settings and configuration have them."""
@@ -136,20 +178,26 @@ class ModelSource:
         if self.pretrained is not None:
             # Some models bring no generation settings.
             with suppress(OSError):
-                found.append(GenerationConfig.from_pretrained(self.pretrained).eos_token_id)
+                place = find_place(self.pretrained, self.setting)
+                found.append(GenerationConfig.from_pretrained(place.where).eos_token_id)
         ids = [i for entry in found for i in (entry if isinstance(entry, list) else [entry]) if i is not None]
         return tuple(sorted(set(ids)))
 
 
 def load_pretrained(auto: Any, where: str, name: str, **kwargs: Any) -> Any:
     """Calls `from_pretrained`, and turns what transformers says of a wrong name into one line."""
-    looks_local = where.startswith((".", "/", "~")) or where.count("/") > 1
-    path = Path(where).expanduser()
-    if looks_local and not path.is_dir():
-        raise UserError(f"{name}={where}: no such folder ({path.absolute()})")
+    place = find_place(where, name)
+    if is_meta_folder(Path(place.where)):
+        if auto in (AutoConfig, AutoTokenizer):
+            checkpoint = open_checkpoint(place.where, name)
+            return checkpoint.config() if auto is AutoConfig else checkpoint.tokenizer.build()
+        place = Place(str(converted(place.where, name)))
     try:
+        if place.gguf_file is not None:
+            return from_gguf(auto, place, **kwargs)
         with loading():
-            return auto.from_pretrained(str(path) if path.is_dir() else where, **kwargs)
+            return auto.from_pretrained(place.where, **kwargs)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{name}={where}: not a model folder, and not to be had from the hub: {reason}") from error
+        missing = "not a model folder, and not to be had from the hub" if place.gguf_file is None else "cannot be read"
+        raise UserError(f"{name}={where}: {missing}: {reason}{hint(where)}") from error

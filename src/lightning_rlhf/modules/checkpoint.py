@@ -2,7 +2,27 @@
 
 from typing import Any
 
+from lightning.pytorch import LightningModule
 from torch import nn
+from transformers import PreTrainedModel
+
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.models.adapters import adapter_layers
+
+
+def beside_adapters(module: nn.Module) -> tuple[str, ...]:
+    """Prefixes of the frozen weights of nets that have adapters.
+
+    Of layers only, and whole ones: a quantized layer has more to its name than a weight.
+    """
+    found: dict[str, None] = {}
+    for path, net in module.named_modules():
+        if isinstance(net, PreTrainedModel) and adapter_layers(net):
+            for name, layer in net.named_modules():
+                weights = list(layer.parameters())
+                if weights and not any(w.requires_grad for w in weights) and not any(True for _ in layer.children()):
+                    found[f"{path}.{name}."] = None
+    return tuple(found)
 
 
 def leave_out(checkpoint: dict[str, Any], unchanged: tuple[str, ...]) -> None:
@@ -17,7 +37,23 @@ def leave_out(checkpoint: dict[str, Any], unchanged: tuple[str, ...]) -> None:
         checkpoint["state_dict"] = {k: v for k, v in weights.items() if not k.startswith(unchanged)}
 
 
-def fill_in(checkpoint: dict[str, Any], unchanged: tuple[str, ...], module: nn.Module) -> None:
-    """Puts the weights that were left out into a checkpoint that was read, so that loading stays strict."""
-    if unchanged and "state_dict" in checkpoint:
-        checkpoint["state_dict"] |= {k: v for k, v in module.state_dict().items() if k.startswith(unchanged)}
+def fill_in(checkpoint: dict[str, Any], unchanged: tuple[str, ...], module: LightningModule) -> None:
+    """Lets a checkpoint be loaded into a module that has the weights that were left out already.
+
+    They are not put into the checkpoint: a quantized layer cannot load what it saves.
+
+    Args:
+        checkpoint: What was read, without `state_dict` where a strategy reads the weights itself.
+        unchanged: Prefixes of the names of what was left out.
+        module: What is going to load it.
+
+    Raises:
+        UserError: If it does not hold all others, or holds more.
+    """
+    if not unchanged or "state_dict" not in checkpoint:
+        return
+    expected = {name for name in module.state_dict() if not name.startswith(unchanged)}
+    differing = expected ^ checkpoint["state_dict"].keys()
+    if differing:
+        raise UserError(f"the checkpoint is of another net: they differ in {', '.join(sorted(differing)[:3])}…")
+    module.strict_loading = False

@@ -18,7 +18,7 @@ from lightning_rlhf.experience import Sequences
 from lightning_rlhf.hooks import notify
 from lightning_rlhf.models.forward import response_logits
 from lightning_rlhf.models.roles import Net, build
-from lightning_rlhf.modules.checkpoint import fill_in, leave_out
+from lightning_rlhf.modules.checkpoint import beside_adapters, fill_in, leave_out
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.modules.reward import wins
 from lightning_rlhf.ops.logprobs import token_logprobs
@@ -208,13 +208,13 @@ class DPOModule(LightningModule):
         checkpoint["answers_before"] = self.answers_before
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores what `on_save_checkpoint` kept, and fills in the reference so that loading stays strict."""
+        """Restores what `on_save_checkpoint` kept, and expects no others."""
         self.answers_before = checkpoint["answers_before"]
         fill_in(checkpoint, self.unchanged(), self)
 
     def unchanged(self) -> tuple[str, ...]:
-        """Prefixes of the nets that stay as they were built."""
-        return ("reference.",)
+        """Prefixes of the weights that stay as they were built: the reference's, and those beside adapters."""
+        return ("reference.", *beside_adapters(self))
 
 
 def as_sequences(batch: PairBatch) -> Sequences:

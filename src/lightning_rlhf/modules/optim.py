@@ -56,7 +56,8 @@ def configure(module: LightningModule, optim: Optim, nets: dict[str, tuple[nn.Mo
         others = [parameter for parameter in parameters if len(whole_shape(parameter)) <= 1]
         groups.append({"params": decayed, "lr": lr, "weight_decay": optim.weight_decay, "name": name})
         groups.append({"params": others, "lr": lr, "weight_decay": 0.0, "name": f"{name}_no_decay"})
-    optimizer = optim.optimizer(groups)
+    # Adapters have matrices only, and strategies lose groups that are empty.
+    optimizer = optim.optimizer([group for group in groups if group["params"]])
     steps = int(module.trainer.estimated_stepping_batches)
     scheduler = get_scheduler(optim.schedule, optimizer, int(optim.warmup * steps), steps)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

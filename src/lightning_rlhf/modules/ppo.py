@@ -17,7 +17,7 @@ from lightning_rlhf.errors import UserError, raise_problems
 from lightning_rlhf.experience import Experience, Rollout
 from lightning_rlhf.hooks import notify
 from lightning_rlhf.models.roles import Net, SeparateRoles, build
-from lightning_rlhf.modules.checkpoint import fill_in, leave_out
+from lightning_rlhf.modules.checkpoint import beside_adapters, fill_in, leave_out
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.modules.ppo_loss import PPOLoss
 from lightning_rlhf.ops.masked import masked_sum
@@ -289,12 +289,12 @@ class PPOModule(LightningModule):
         checkpoint["moments"] = list(self.moments)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores what `on_save_checkpoint` kept, and fills in the frozen nets so that loading stays strict."""
+        """Restores what `on_save_checkpoint` kept, and expects no others."""
         self.kl_coef, self.answers_before = checkpoint["kl_coef"], checkpoint["answers_before"]
         self.moments = Moments(*checkpoint["moments"])
         fill_in(checkpoint, self.unchanged(), self)
 
     def unchanged(self) -> tuple[str, ...]:
-        """Prefixes of the nets that stay as they were built: a reference that is refreshed does not."""
+        """Prefixes of the weights that stay as they were built: a reference that is refreshed does not."""
         refreshed = {"reference"} if self.refresh_reference_every else set()
-        return tuple(f"roles.{name}." for name in self.roles.frozen() if name not in refreshed)
+        return (*(f"roles.{name}." for name in self.roles.frozen() if name not in refreshed), *beside_adapters(self))

@@ -1,7 +1,7 @@
 """Reward modelling."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -14,6 +14,7 @@ from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.roles import build
 from lightning_rlhf.models.scalar import ScalarModel
+from lightning_rlhf.modules.checkpoint import beside_adapters, fill_in, leave_out
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.ops.losses import pairwise_loss
 from lightning_rlhf.strategies.phases import rollout_phase
@@ -109,9 +110,17 @@ class RewardModule(LightningModule):
             self.log(f"val/{name}", mean.compute(), batch_size=1, sync_dist=True)
             mean.reset()
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps what changes."""
+        leave_out(checkpoint, self.unchanged())
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Expects what `on_save_checkpoint` kept."""
+        fill_in(checkpoint, self.unchanged(), self)
+
     def unchanged(self) -> tuple[str, ...]:
-        """Prefixes of the nets that stay as they were built: there are none."""
-        return ()
+        """Prefixes of the weights that stay as they were built: those beside adapters."""
+        return beside_adapters(self)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One parameter group with weight decay, one without."""

@@ -16,6 +16,7 @@ from lightning_rlhf.errors import UserError
 from lightning_rlhf.hooks import notify
 from lightning_rlhf.models.forward import label_logprobs
 from lightning_rlhf.models.roles import build
+from lightning_rlhf.modules.checkpoint import beside_adapters, fill_in, leave_out
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.rewards import TextReward
 from lightning_rlhf.rollout.evaluate import HeldOutAnswers, Sample, summarize
@@ -97,9 +98,17 @@ class SFTModule(LightningModule):
             notify(self.trainer, "on_evaluation_end", self.current_epoch + 1, samples)
         self.log_dict({f"val/{name}": value for name, value in metrics.items()}, batch_size=1, sync_dist=True)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps what changes."""
+        leave_out(checkpoint, self.unchanged())
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Expects what `on_save_checkpoint` kept."""
+        fill_in(checkpoint, self.unchanged(), self)
+
     def unchanged(self) -> tuple[str, ...]:
-        """Prefixes of the nets that stay as they were built: there are none."""
-        return ()
+        """Prefixes of the weights that stay as they were built: those beside adapters."""
+        return beside_adapters(self)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One parameter group with weight decay, one without."""

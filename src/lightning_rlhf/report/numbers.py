@@ -182,6 +182,7 @@ def costs(run: Run) -> Table:
         "Samples/s": lambda stage: _reduced(stage, "perf/samples_per_second", np.nanmedian, decimal),
         "TFLOP/s": lambda stage: _reduced(stage, "perf/tflops", np.nanmedian, decimal),
         "Peak memory": _peak,
+        "Planned": lambda stage: "" if stage.planned_bytes is None else f"{stage.planned_bytes / 2**30:.2f} GiB",
     }
     cells = {title: [cell(stage) for stage in run.stages] for title, cell in columns.items()}
     kept = tuple(title for title, column in cells.items() if any(column))

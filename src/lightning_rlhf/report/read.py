@@ -75,6 +75,8 @@ class Stage:
     result: Result
     series: Mapping[str, Series]
     samples: tuple[Sample, ...]
+    planned_bytes: float | None = None
+    """The peak of each device by the plan, before the run."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,8 @@ def _read_stage(folder: Path, name: str | None, fallback: dict[str, Any], notice
     result = _result(raw, f"{label}result.json", notices)
     series = _read_series(folder / "metrics.csv", f"{label}metrics.csv", notices)
     samples = _read_samples(folder / "samples.jsonl", f"{label}samples.jsonl", notices)
-    return Stage(name or result.stage or _guess_stage(series), result, series, samples)
+    planned = _number(_read_json(folder / "plan.json", notices).get("peak_bytes_per_device"))
+    return Stage(name or result.stage or _guess_stage(series), result, series, samples, planned)
 
 
 def _guess_stage(series: Mapping[str, Series]) -> str:

@@ -1,6 +1,7 @@
 """Shapes of weights, which a strategy that shards or a quantized layer may change."""
 
-from torch import Size, nn
+from torch import Size, Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 def keep_shapes(module: nn.Module) -> None:
@@ -15,6 +16,11 @@ def whole_shape(parameter: nn.Parameter) -> Size:
     if packed is not None:
         return Size(packed.shape)
     return getattr(parameter, "whole_shape", parameter.shape)
+
+
+def is_divided(weight: Tensor) -> bool:
+    """Whether this process holds a part of a weight that looks like the whole, as under FSDP2."""
+    return isinstance(weight, DTensor)
 
 
 def lift_scalars(module: nn.Module) -> None:

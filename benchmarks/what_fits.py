@@ -1,0 +1,66 @@
+"""Plans LLaMA and GPT-3's size on several machines, and writes the table "what fits where" of docs/planner.md.
+
+python benchmarks/what_fits.py
+"""
+
+import re
+from pathlib import Path
+
+from hydra import compose, initialize_config_module
+
+from lightning_rlhf.cli.jobs import job_of
+from lightning_rlhf.planner.memory import readable
+from lightning_rlhf.planner.plan import Plan, largest_micro_batch, parse_bytes
+
+MODELS = ["llama/7b", "llama/13b", "llama/33b", "llama/65b", "gpt2/175b"]
+MACHINES = {"1 × 24 GB": (1, "24GB"), "1 × 80 GB": (1, "80GB"), "8 × 80 GB": (8, "80GB")}
+STRATEGIES = {1: ["single", "deepspeed_zero3_offload"], 8: ["fsdp2", "deepspeed_zero3_offload"]}
+ADAPTERS = {"all weights": [], "adapter": ["adapter=lora"]}
+SETTINGS = [
+    "stage=ppo",
+    "experiment=none",
+    "data=files",
+    "data.path=none",
+    "trainer=gpu",
+    "trainer.precision=bf16-true",
+    "model.dtype=bfloat16",
+    "model.gradient_checkpointing=true",
+    "data.max_prompt_length=512",
+    "rollout.sampling.max_new_tokens=512",
+    "rollout.micro_batch_size=8",
+    "ppo.module.minibatch_size=64",
+    "ppo.trainer.accumulate_grad_batches=8",
+]
+PAGE = Path(__file__).parents[1] / "docs" / "planner.md"
+
+
+def cell(model: str, devices: int, memory: str, strategy: str, adapter: list[str]) -> str:
+    """The largest micro-batch that fits, or what is needed at least."""
+    settings = [*SETTINGS, f"model={model}", f"strategy={strategy}", f"trainer.devices={devices}", *adapter]
+    with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
+        config = compose("plan", settings)
+    plan = Plan(job_of(config, "ppo"), float(config.fragmentation))
+    rows = largest_micro_batch(plan, parse_bytes(memory, "device_memory"), limit=64)
+    if rows:
+        return f"{min(rows, 64)}"
+    one = Plan(plan.job.with_rows(1), plan.fragmentation)
+    return f"needs {readable(one.peak.total)}"
+
+
+def main() -> None:
+    """Writes the table."""
+    columns = [(name, size, s) for name, size in MACHINES.items() for s in STRATEGIES[size[0]]]
+    rows = ["| model | trained | " + " | ".join(f"{name}, `{s}`" for name, _, s in columns) + " |"]
+    rows.append("| --- " * (len(columns) + 2) + "|")
+    for model in MODELS:
+        for trained, adapter in ADAPTERS.items():
+            cells = [cell(model, *size, strategy, adapter) for _, size, strategy in columns]
+            rows.append(f"| `{model}` | {trained} | {' | '.join(cells)} |")
+            print(rows[-1], flush=True)
+    text = PAGE.read_text(encoding="utf-8")
+    table = "<!-- fits -->\n" + "\n".join(rows) + "\n<!-- /fits -->"
+    PAGE.write_text(re.sub(r"<!-- fits -->.*<!-- /fits -->", lambda _: table, text, flags=re.S), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""`convert`: makes a plain Hugging Face folder of Meta's original LLaMA weights."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_rlhf.cli.app import exit_codes, run_app
+from lightning_rlhf.errors import UserError
+
+
+@hydra.main(version_base="1.3", config_path="pkg://lightning_rlhf.conf", config_name="convert")
+def _app(config: DictConfig) -> None:
+    from lightning_rlhf.cli.check import check_targets
+
+    with exit_codes():
+        settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        check_targets({"_target_": "lightning_rlhf.cli.convert.convert", **settings})
+        folder = convert(**settings)
+        print(f"model in {folder}")
+
+
+def convert(input_dir: str, output_dir: str, dtype: str | None, max_shard_size: str) -> Path:
+    """Converts a checkpoint.
+
+    Args:
+        input_dir: Meta's folder.
+        output_dir: Where the model goes.
+        dtype: Of the weights written; None keeps them.
+        max_shard_size: Largest file of weights, such as 5GB.
+
+    Returns:
+        The folder of the model, beside which `result.json` says the same.
+
+    Raises:
+        UserError: If the checkpoint is not whole, or the folder of the model is not empty.
+    """
+    from lightning_rlhf.callbacks.run_record import versions, write_json
+    from lightning_rlhf.cli.quiet import quiet
+    from lightning_rlhf.models import meta_convert
+    from lightning_rlhf.models.meta import open_checkpoint
+    from lightning_rlhf.models.source import DTYPES
+
+    if dtype is not None and dtype not in DTYPES:
+        raise UserError(f"dtype={dtype}: expected one of {', '.join(DTYPES)}, or null")
+    size = meta_convert.parse_size(max_shard_size)
+    folder = Path(output_dir).expanduser()
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"output_dir={output_dir}: there is something already; choose a folder that is new or empty")
+    quiet()
+    start = time.perf_counter()
+    checkpoint = open_checkpoint(input_dir, "input_dir")
+    meta_convert.convert(checkpoint, folder, dtype=None if dtype is None else DTYPES[dtype], max_shard_bytes=size)
+    record = {
+        "stage": "convert",
+        "status": "finished",
+        "metrics": {"parameters": checkpoint.num_parameters},
+        "model_dir": str(folder),
+        "seconds": round(time.perf_counter() - start, 3),
+        "versions": versions(),
+    }
+    write_json(folder / "result.json", record)
+    return folder
+
+
+def main() -> None:
+    """Entry point of the command."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    run_app(_app)
+
+
+if __name__ == "__main__":
+    main()

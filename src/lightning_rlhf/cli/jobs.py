@@ -1,0 +1,106 @@
+"""From the configuration of a stage to what the planner takes."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_rlhf.cli.reward_models import reward_models
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.models.source import ModelSource
+from lightning_rlhf.planner.job import Job
+from lightning_rlhf.planner.layout import layout
+
+
+def job_of(config: DictConfig, stage: str) -> Job:
+    """What the planner takes of a stage; nothing is read but the configuration.
+
+    Raises:
+        UserError: If a setting is wrong, or the planner does not know what the configuration names.
+    """
+    block, trainer = config["reward_model" if stage == "reward" else stage], config.trainer
+    source: ModelSource = instantiate(config.model, _convert_="all")
+    node = trainer.strategy
+    processes = num_devices(trainer.devices, on_gpu=_on_gpu(trainer))
+    sizes = block.module if "minibatch_size" in block.module else block.data
+    settings: dict[str, Any] = {
+        "stage": stage,
+        "model": source,
+        "shared": config.get("roles", "separate") == "shared",
+        "layout": layout(OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node),
+        "precision": str(trainer.precision),
+        "on_gpu": _on_gpu(trainer),
+        "processes": processes * trainer.num_nodes,
+        "processes_per_node": processes,
+        "optimizer": block.module.optim.optimizer["_target_"],
+        "optimizer_bits": block.module.optim.optimizer.get("bits", 32),
+        "minibatch_size": sizes.minibatch_size,
+        "accumulate": block.trainer.accumulate_grad_batches,
+    }
+    if stage == "ppo":
+        return Job(**settings, **_of_ppo(config, source))
+    length = config.get("prompt_length"), config.get("response_length")
+    prompt, response = length if None not in length else (0, block.data.max_length)
+    reference = stage == "dpo" and not block.module.reference_free
+    return Job(**settings, prompt_length=prompt, response_length=response, reference=reference)
+
+
+def _of_ppo(config: DictConfig, source: ModelSource) -> dict[str, Any]:
+    block = config.ppo
+    module = block.module
+    rewards = [_reward_source(node, config, source) for node in reward_models(config).values()]
+    critic = None
+    if instantiate(module.credit).estimator.critic:
+        start = source if block.critic_init == "policy" or not rewards else rewards[0]
+        critic = replace(start, adapter=source.adapter, quantization=source.quantization)
+    return {
+        "critic": critic,
+        "reward": rewards[0] if rewards else None,
+        "prompt_length": config.get("prompt_length") or block.data.max_prompt_length,
+        "response_length": config.get("response_length") or module.sampling.max_new_tokens,
+        "rollout_batch_size": module.rollout_batch_size,
+        "rollout_micro_batch_size": module.rollout_micro_batch_size,
+        "ppo_epochs": module.ppo_epochs,
+        "entropy_grad": module.loss.ent_coef != 0,
+        "exact_kl": module.exact_kl,
+        "ptx_length": block.data.ptx_max_length if module.ptx_coef else 0,
+    }
+
+
+def _reward_source(node: DictConfig, config: DictConfig, source: ModelSource) -> ModelSource:
+    """Where a reward model comes from; one that is not there yet is planned as one of the actor's size."""
+    path = None if OmegaConf.is_missing(node, "path") else Path(node.path)
+    if path is None or (path.name == "model" and not path.exists()):
+        return replace(source, adapter=None, quantization=None, dtype=node.dtype)
+    return ModelSource(pretrained=str(node.path), dtype=node.dtype, setting="reward.path")
+
+
+def _on_gpu(trainer: DictConfig) -> bool:
+    return trainer.accelerator in ("gpu", "cuda") or (trainer.accelerator == "auto" and num_gpus() > 0)
+
+
+def num_gpus() -> int:
+    """GPUs of this machine."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def num_devices(devices: Any, *, on_gpu: bool) -> int:
+    """Processes of a machine behind `trainer.devices`.
+
+    Raises:
+        UserError: If it is none of what Lightning takes.
+    """
+    if devices in ("auto", -1, "-1"):
+        return max(1, num_gpus()) if on_gpu else 1
+    if isinstance(devices, int):
+        return devices
+    listed = devices.split(",") if isinstance(devices, str) else list(devices)
+    if len(listed) == 1 and str(listed[0]).isdigit():
+        return int(listed[0])
+    if not listed:
+        raise UserError(f"trainer.devices={devices}: expected a number of devices")
+    return len(listed)

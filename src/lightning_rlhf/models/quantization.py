@@ -1,0 +1,50 @@
+"""Frozen weights in 8 or 4 bits, by bitsandbytes.
+
+Source: Dettmers et al., "LLM.int8(): 8-bit Matrix Multiplication for Transformers at Scale" (2022); "QLoRA: Efficient
+Finetuning of Quantized LLMs" (2023), for nf4.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import BitsAndBytesConfig, PreTrainedModel
+
+from lightning_rlhf.errors import require
+
+METHODS = ("nf4", "fp4", "int8")
+
+
+def quantization_config(method: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """What transformers takes to load a net quantized.
+
+    Args:
+        method: One of `METHODS`.
+        dtype: Of what is computed: that of the other weights, since bf16 is 36 times slower on a CPU without it.
+
+    Raises:
+        UserError: If bitsandbytes is not installed.
+    """
+    require("bitsandbytes", "bitsandbytes", f"model.quantization={method}")
+    require("accelerate", "bitsandbytes", f"model.quantization={method}")
+    if method == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=method, bnb_4bit_compute_dtype=dtype)
+
+
+def settle(net: nn.Module) -> None:
+    """Keeps 4-bit layers from turning into bf16 ones where a net is evaluated on a CPU with AVX512.
+
+    bitsandbytes packs the weights for that (nn/modules.py, `Linear4bit.forward`), in place: then rollout and update
+    would not see the same net.
+    """
+    for module in net.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
+def quantized(net: PreTrainedModel, config: BitsAndBytesConfig) -> PreTrainedModel:
+    """The same net, quantized; transformers does that while it loads."""
+    kind: Any = type(net)
+    settings = {"config": net.config, "dtype": net.dtype, "quantization_config": config}
+    return kind.from_pretrained(None, state_dict=net.state_dict(), **settings)

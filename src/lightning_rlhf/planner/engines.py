@@ -1,0 +1,51 @@
+"""Which rules a strategy has; those of processes that hold everything."""
+
+from collections import Counter
+
+from lightning_rlhf.planner.adam import moments_size, step_work
+from lightning_rlhf.planner.job import Job
+from lightning_rlhf.planner.nets import Weights
+from lightning_rlhf.planner.rules import Rules, per_role
+from lightning_rlhf.planner.sharded import fsdp, fsdp2
+from lightning_rlhf.planner.zero_colossalai import colossalai
+from lightning_rlhf.planner.zero_deepspeed import deepspeed
+
+
+def whole(job: Job, weights: dict[str, Weights]) -> Rules:
+    """Everything in each process."""
+    gradients = per_role(weights, "gradients", lambda net: net.trained_size)
+    return Rules(
+        parameters=per_role(weights, "parameters", lambda net: net.size),
+        optimizer=per_role(
+            weights, "optimizer", lambda net: moments_size(job.optimizer_bits, net.trained_size, net.trained)
+        ),
+        gradients=gradients,
+        # Parts of a minibatch are added to what is there.
+        backward=Counter() if job.accumulate == 1 else gradients,
+        step=step_work(job, weights, 1),
+        whole_gradients=job.accumulate == 1,
+        left=lambda segment: segment.gradients if job.accumulate == 1 else 0,
+    )
+
+
+def ddp(job: Job, weights: dict[str, Weights]) -> Rules:
+    """Everything in each process, and buckets."""
+    found = whole(job, weights)
+    # Gradients are copied into buckets, since Lightning leaves `gradient_as_bucket_view` off (DistributedDataParallel).
+    found.always = per_role(weights, "buckets", lambda net: net.trained_size)
+    return found
+
+
+_ENGINES = {
+    "single": whole,
+    "ddp": ddp,
+    "deepspeed": deepspeed,
+    "fsdp": fsdp,
+    "fsdp2": fsdp2,
+    "colossalai": colossalai,
+}
+
+
+def rules(job: Job, weights: dict[str, Weights]) -> Rules:
+    """The rules of a stage's strategy."""
+    return _ENGINES[job.layout.engine](job, weights)

@@ -1,0 +1,59 @@
+"""Floating point operations of an iteration, and the time that they take.
+
+Source: Kaplan et al., "Scaling Laws for Neural Language Models" (2020), section 2.1: 2 for each weight and token that
+passes it, twice that again backwards; Chowdhery et al., "PaLM" (2022), appendix B, for attention.
+"""
+
+from lightning_rlhf.planner.job import Job
+from lightning_rlhf.planner.nets import Weights
+
+
+def forward_flops(net: Weights, tokens: int, length: int) -> float:
+    """Of a forward pass.
+
+    Args:
+        net: Embeddings that are looked up count nothing; a head does.
+        tokens: That pass, over all rows.
+        length: Of a row, which attention sees as a whole.
+    """
+    return tokens * (2 * net.multiplied + 4 * net.blocks * net.width * length)
+
+
+def backward_flops(net: Weights, tokens: int, length: int, *, checkpointing: bool) -> float:
+    """Of a backward pass: what comes to the activations, and to weights that are trained.
+
+    With checkpointing, the forward pass once more.
+    """
+    forward = forward_flops(net, tokens, length)
+    trained = net.trained / max(net.count, 1)
+    return forward * (1 + trained + checkpointing)
+
+
+def iteration_flops(job: Job, weights: dict[str, Weights]) -> dict[str, float]:
+    """Of an iteration of PPO, or of an optimizer step of another stage, by phase; over all processes."""
+    length = job.prompt_length + job.response_length
+    if job.stage != "ppo":
+        rows = job.minibatch_size * (1 if job.stage == "sft" else 2)
+        return {"update": sum(_update(job, net, rows * length, length) for net in weights.values())}
+    tokens = job.rollout_batch_size * length
+    actor = weights["actor"]
+    scoring = sum(forward_flops(net, tokens, length) for net in weights.values())
+    update = sum(_update(job, net, tokens, length) for net in weights.values() if net.trained)
+    return {
+        # With a cache each token passes once.
+        "rollout": forward_flops(actor, tokens, length // 2),
+        "scoring": scoring + (forward_flops(actor, tokens, length) if job.exact_kl else 0),
+        "update": job.ppo_epochs * update,
+    }
+
+
+def _update(job: Job, net: Weights, tokens: int, length: int) -> float:
+    forward = forward_flops(net, tokens, length)
+    if not net.trained:
+        return forward
+    return forward + backward_flops(net, tokens, length, checkpointing=job.model.gradient_checkpointing)
+
+
+def seconds(flops: dict[str, float], processes: int, device_flops: float, mfu: float) -> dict[str, float]:
+    """Time of each phase at a share `mfu` of what the devices can do; sampling token by token reaches less."""
+    return {phase: count / (processes * device_flops * mfu) for phase, count in flops.items()}

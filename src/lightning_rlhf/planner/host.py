@@ -1,0 +1,47 @@
+"""What the processes of a machine hold in its memory: nets that are being read, what is offloaded, exports."""
+
+from collections import Counter
+
+from lightning_rlhf.planner.adam import moments_size
+from lightning_rlhf.planner.job import Job
+from lightning_rlhf.planner.memory import Bytes
+from lightning_rlhf.planner.nets import Weights
+
+
+def host_bytes(job: Job, weights: dict[str, Weights]) -> dict[str, Bytes]:
+    """Of all processes of one machine, by phase, beside what Python and libraries take.
+
+    Empty on CPUs, which are the devices themselves there.
+    """
+    if not job.on_gpu:
+        return {}
+    each = job.processes_per_node
+    size = {role: net.size for role, net in weights.items()}
+    largest = max(size.values(), default=0)
+    # Nets are built on the CPU, one after the other, and moved when all are there; under ZeRO 3 each process keeps its
+    # share of those that are read.
+    spread = job.layout.engine == "deepspeed" and job.layout.stage == 3
+    load: Bytes = Counter(
+        {(role, "parameters"): each * part // (job.processes if spread else 1) for role, part in size.items()}
+    )
+    if spread:
+        load["", "gathered"] = largest
+    held = _offloaded(job, weights)
+    # The first process writes the trained net, and reads it once more to compare.
+    name = "actor" if "actor" in weights else next(iter(weights))
+    export = Counter(held)
+    export[name, "parameters"] += (2 if job.layout.stage else 1) * size[name]
+    return {"load": load, "training": held, "export": export}
+
+
+def _offloaded(job: Job, weights: dict[str, Weights]) -> Bytes:
+    part = job.processes_per_node / job.processes
+    held: Bytes = Counter()
+    for role, net in weights.items():
+        item = job.dtype.itemsize if job.dtype else net.size / net.count
+        if job.layout.optimizer_on == "cpu":
+            held[role, "optimizer"] += round(part * net.trained * (4 + moments_size(job.optimizer_bits, 4, 1)))
+            held[role, "gradients"] += round(part * net.trained * 4)
+        if job.layout.parameters_on == "cpu":
+            held[role, "parameters"] += round(part * net.count * item)
+    return held

@@ -1,0 +1,107 @@
+"""What a strategy holds where: read from the node `trainer.strategy`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lightning_rlhf.errors import UserError
+
+Place = Literal["device", "cpu", "nvme"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Which parts of a run each process holds a share of, and what rests on the host."""
+
+    engine: Literal["single", "ddp", "fsdp", "fsdp2", "deepspeed", "colossalai"] = "single"
+    stage: Literal[0, 1, 2, 3] = 0
+    """1: the optimizer is divided among the processes, 2: gradients too, 3: weights too."""
+    divides_frozen: bool = True
+    """Under stage 3, whether weights that are not trained are divided too."""
+    optimizer_on: Place = "device"
+    parameters_on: Place = "device"
+    gather_for_generation: bool = True
+    reduce_bucket: int = 0
+    """Weights whose gradients are sent together."""
+    overlap: bool = True
+    """Whether one bucket is filled while another is sent."""
+    chunk: int = 32 * 2**20
+    """Weights of Gemini's smallest chunk."""
+
+    @property
+    def casts(self) -> bool:
+        """Whether weights are cast to 16 bits, and the optimizer has fp32 copies; otherwise autocast is in charge."""
+        return self.engine in ("deepspeed", "colossalai", "fsdp2")
+
+
+def layout(node: Any) -> Layout:
+    """The layout behind `trainer.strategy`.
+
+    Args:
+        node: A name that Lightning knows, or a node with `_target_`.
+
+    Raises:
+        UserError: If the planner does not know it.
+    """
+    if node in ("auto", "single", None):
+        return Layout()
+    if isinstance(node, str) and node.startswith("ddp"):
+        return Layout(engine="ddp")
+    target = node.get("_target_", "") if isinstance(node, Mapping) else ""
+    kind = target.rpartition(".")[2]
+    if kind not in _KINDS:
+        raise UserError(f"trainer.strategy={target or node}: the planner does not know how it spreads nets")
+    return _KINDS[kind](node)
+
+
+def _deepspeed(node: Mapping[str, Any]) -> Layout:
+    device = node.get("offload_device", "cpu")
+    zero = {**(node.get("config") or {}).get("zero_optimization", {}), **(node.get("zero") or {})}
+    return Layout(
+        engine="deepspeed",
+        stage=node.get("stage", 2),
+        optimizer_on=device if node.get("offload_optimizer") else "device",
+        parameters_on=device if node.get("offload_parameters") else "device",
+        gather_for_generation=node.get("gather_for_generation", True),
+        # Lightning's defaults (strategies/deepspeed.py).
+        reduce_bucket=zero.get("reduce_bucket_size", node.get("reduce_bucket_size", 200_000_000)),
+        overlap=zero.get("overlap_comm", node.get("overlap_comm", True)),
+    )
+
+
+def _colossalai(node: Mapping[str, Any]) -> Layout:
+    on: Place = "cpu" if node.get("placement_policy") == "cpu" else "device"
+    stage, plugin = node.get("stage", 2), node.get("plugin") or {}
+    return Layout(
+        engine="colossalai",
+        stage=stage,
+        divides_frozen=False,
+        optimizer_on=on,
+        parameters_on=on if stage == 3 else "device",
+        gather_for_generation=node.get("gather_for_generation", True),
+        # ColossalAI's defaults (LowLevelZeroPlugin, GeminiPlugin).
+        reduce_bucket=round(plugin.get("reduce_bucket_size_in_m", 12) * 2**20),
+        chunk=round(plugin.get("min_chunk_size_m", 32) * 2**20),
+    )
+
+
+def _fsdp(node: Mapping[str, Any]) -> Layout:
+    return Layout(
+        engine="fsdp",
+        stage=2 if node.get("sharding_strategy") == "SHARD_GRAD_OP" else 3,
+        optimizer_on="cpu" if node.get("cpu_offload") else "device",
+        parameters_on="cpu" if node.get("cpu_offload") else "device",
+        gather_for_generation=node.get("gather_for_generation", True),
+    )
+
+
+def _fsdp2(node: Mapping[str, Any]) -> Layout:
+    return Layout(engine="fsdp2", stage=3, gather_for_generation=node.get("gather_for_generation", True))
+
+
+_KINDS = {
+    "DeepSpeedStrategy": _deepspeed,
+    "ColossalAIStrategy": _colossalai,
+    "FSDPStrategy": _fsdp,
+    "FSDP2Strategy": _fsdp2,
+}

@@ -1,0 +1,66 @@
+"""Bytes by role and by kind."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal[
+    "parameters",
+    "gradients",
+    "optimizer",
+    "activations",
+    "logits",
+    "kv_cache",
+    "gathered",
+    "buckets",
+    "experience",
+    "margin",
+]
+KINDS: tuple[Kind, ...] = Kind.__args__  # type: ignore[attr-defined]
+Bytes = Counter[tuple[str, Kind]]
+"""By role (empty for what belongs to none) and kind."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What is held on each device at a point of a phase."""
+
+    phase: str
+    what: str
+    """Says where in the phase, such as `critic backward, head`."""
+    held: Bytes
+
+    @property
+    def total(self) -> int:
+        """Bytes."""
+        return total(self.held)
+
+
+def total(held: Bytes) -> int:
+    """All bytes."""
+    return sum(held.values())
+
+
+def by_kind(held: Bytes) -> dict[str, int]:
+    """Bytes of each kind that there is, over all roles."""
+    sums = {kind: sum(size for (_, k), size in held.items() if k == kind) for kind in KINDS}
+    return {kind: size for kind, size in sums.items() if size}
+
+
+def by_role(held: Bytes) -> dict[str, dict[str, int]]:
+    """Bytes of each kind, for each role."""
+    roles = dict.fromkeys(role for role, _ in held)
+    return {role: {k: size for (r, k), size in held.items() if r == role and size} for role in roles}
+
+
+def peak(moments: list[Moment]) -> Moment:
+    """The moment with the most on the device."""
+    return max(moments, key=lambda moment: moment.total)
+
+
+def readable(size: float) -> str:
+    """Bytes as people read them, such as `12.3 GiB`."""
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if abs(size) >= factor:
+            return f"{size / factor:,.1f} {unit}"
+    return f"{size:.0f} B"

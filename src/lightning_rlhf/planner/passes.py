@@ -1,0 +1,181 @@
+"""Runs what PPO asks of its nets, and what the other stages do, on fake tensors under a trace.
+
+Shapes: B rows, P prompt tokens, R response tokens, T = P + R, V vocabulary.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_rlhf.experience import Answers, Sequences
+from lightning_rlhf.models.forward import label_logprobs, last_logits, position_arguments, response_logits
+from lightning_rlhf.models.roles import Roles
+from lightning_rlhf.models.scalar import ScalarModel
+from lightning_rlhf.ops.logprobs import token_logprobs
+from lightning_rlhf.planner.trace import Segment, Trace, cuts
+
+
+def sequences(rows: int, prompt: int, response: int) -> Sequences:
+    """B sequences without padding."""
+    ids = torch.zeros(rows, prompt + response, dtype=torch.long)
+    mask = torch.ones(rows, prompt + response, dtype=torch.bool)
+    return Sequences(ids, mask, mask[:, prompt:])
+
+
+def traced(module: nn.Module, nets: list[nn.Module], work: Callable[[Trace], Any]) -> list[Segment]:
+    """The segments of some work.
+
+    Args:
+        module: Holds all nets that the work calls.
+        nets: Those nets.
+        work: Enters a role before it calls it.
+    """
+    trace = Trace(module)
+    with ExitStack() as stack:
+        for net in nets:
+            stack.enter_context(cuts(trace, net))
+        stack.enter_context(trace)
+        work(trace)
+    return trace.finish()
+
+
+def scoring(roles: Roles, rows: int, prompt: int, response: int, *, exact_kl: bool) -> Callable[[Trace], None]:
+    """What scores B sampled responses, in the order of `rollout.collect`; without gradients."""
+
+    def work(trace: Trace) -> None:
+        batch = sequences(rows, prompt, response)
+        results: list[Any] = []
+        with torch.no_grad():
+            trace.enter("reward", "input")
+            results.append(roles.scores(Answers(batch, [], [], [])))
+            trace.enter("actor", "input")
+            results.append(roles.actor_stats(batch, temperature=1.0, entropy_grad=False))
+            trace.enter("critic", "input")
+            results.append(roles.values(batch))
+            trace.enter("reference", "input")
+            results.append(roles.ref_logprobs(batch, temperature=1.0))
+            if exact_kl:
+                trace.enter("actor", "input")
+                results.append(roles.exact_kl(batch, temperature=1.0))
+
+    return work
+
+
+def updating(
+    roles: Roles, rows: int, prompt: int, response: int, *, entropy_grad: bool, ptx: tuple[int, int]
+) -> Callable[[Trace], None]:
+    """A training step of PPO on B responses, and its backward pass; with `ptx` texts of so many tokens mixed in."""
+
+    def work(trace: Trace) -> None:
+        batch = sequences(rows, prompt, response)
+        trace.enter("actor", "input")
+        stats = roles.actor_stats(batch, temperature=1.0, entropy_grad=entropy_grad)
+        parts = {"actor": [stats.logprobs]}
+        if entropy_grad:
+            parts["actor"].append(stats.entropy)
+        trace.enter("critic", "input")
+        values = roles.values(batch)
+        if values is not None:
+            parts["critic"] = [values]
+        if all(ptx):
+            texts = sequences(ptx[0], 0, ptx[1])
+            trace.enter("actor", "input")
+            parts["actor"].append(roles.label_logprobs(texts.input_ids, texts.attention_mask, texts.response_mask))
+        del stats
+        _backward(trace, parts)
+
+    return work
+
+
+def imitating(net: nn.Module, rows: int, length: int) -> Callable[[Trace], None]:
+    """A training step of SFT on B texts, all of whose tokens are learnt."""
+
+    def work(trace: Trace) -> None:
+        texts = sequences(rows, 0, length)
+        trace.enter("actor", "input")
+        logprobs = label_logprobs(net, texts.input_ids, texts.attention_mask, texts.response_mask)
+        _backward(trace, {"actor": [logprobs]})
+
+    return work
+
+
+def judging(net: ScalarModel, rows: int, length: int) -> Callable[[Trace], None]:
+    """A training step of a reward model on B answers."""
+
+    def work(trace: Trace) -> None:
+        texts = sequences(rows, 0, length)
+        trace.enter("actor", "input")
+        _backward(trace, {"actor": [net.scores(texts.input_ids, texts.attention_mask)]})
+
+    return work
+
+
+def preferring(nets: Mapping[str, nn.Module], rows: int, prompt: int, response: int) -> Callable[[Trace], None]:
+    """A training step of DPO on B answers."""
+
+    def work(trace: Trace) -> None:
+        batch = sequences(rows, prompt, response)
+        trace.enter("actor", "input")
+        logprobs = token_logprobs(response_logits(nets["actor"], batch), batch.responses)
+        if "reference" in nets:
+            trace.enter("reference", "input")
+            with torch.no_grad():
+                token_logprobs(response_logits(nets["reference"], batch), batch.responses)
+        _backward(trace, {"actor": [logprobs]})
+
+    return work
+
+
+def _backward(trace: Trace, parts: dict[str, list[Tensor]]) -> None:
+    """The backward pass of a loss on what roles have given; each begins when the engine comes to it."""
+    for role, given in parts.items():
+        for part in given:
+            part.register_hook(lambda gradient, role=role: trace.enter(role, "head"))
+    loss = torch.stack([part.sum() for given in parts.values() for part in given]).sum()
+    parts.clear()
+    trace.backward = True
+    loss.backward()
+
+
+def prefill(net: nn.Module, rows: int, prompt: int, sizes: dict[str, int]) -> Callable[[Trace], None]:
+    """The first forward of sampling, which reads B prompts; puts the size of the key-value cache into `sizes`."""
+
+    def work(trace: Trace) -> None:
+        sizes["prefill"] = cache_size(_sampled(trace, net, rows, prompt, None))
+
+    return work
+
+
+def decoding(net: nn.Module, rows: int, length: int, sizes: dict[str, int]) -> Callable[[Trace], None]:
+    """The last forward of sampling, behind `length` tokens, whose cache is there when the trace begins."""
+
+    def work(trace: Trace) -> None:
+        cache = _sampled(trace, net, rows, length, None)
+        sizes["decoding"] = cache_size(cache)
+        trace.forget()
+        _sampled(trace, net, rows, length, cache)
+
+    return work
+
+
+def cache_size(cache: Any) -> int:
+    """Bytes of a key-value cache of transformers."""
+    held = [tensor for layer in cache.layers for tensor in vars(layer).values() if isinstance(tensor, Tensor)]
+    return sum(tensor.nbytes for tensor in held)
+
+
+def _sampled(trace: Trace, net: nn.Module, rows: int, length: int, cache: Any) -> Any:
+    trace.enter("actor", "input")
+    num_new = length if cache is None else 1
+    ids = torch.zeros(rows, num_new, dtype=torch.long)
+    mask = torch.ones(rows, length + (cache is not None), dtype=torch.bool)
+    with torch.no_grad():
+        positions = position_arguments(net, mask, num_new=num_new)
+        logits, output = last_logits(net, ids, 1, past_key_values=cache, use_cache=True, **positions)
+        # As `rollout.sampler` draws.
+        probabilities = logits[:, -1].float().softmax(-1)
+        probabilities.cumsum(-1)
+    return output.past_key_values

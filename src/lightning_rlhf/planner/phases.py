@@ -1,0 +1,160 @@
+"""The phases of a stage, moment by moment: what is held, and what its passes add."""
+
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lightning_rlhf.planner import passes
+from lightning_rlhf.planner.engines import rules
+from lightning_rlhf.planner.job import Job
+from lightning_rlhf.planner.memory import Bytes, Kind, Moment
+from lightning_rlhf.planner.nets import Nets, Weights, built
+from lightning_rlhf.planner.rules import Rules
+from lightning_rlhf.planner.trace import Segment, stretched
+from lightning_rlhf.strategies.blocks import blocks
+
+
+@dataclass(frozen=True)
+class Passes:
+    """What the nets of a stage do in each phase, and their sizes."""
+
+    weights: dict[str, Weights]
+    segments: dict[str, list[Segment]]
+    """`prefill` and `decoding` are the first and the last forward of a rollout; `scoring`, `update`."""
+    cache: dict[str, int]
+    """Bytes of the key-value cache in `prefill` and `decoding`."""
+
+    @property
+    def casts(self) -> int:
+        """Bytes that a forward of sampling leaves behind beside its cache: weights that autocast has cast."""
+        return max(0, sum(segment.kept for segment in self.segments["prefill"]) - self.cache["prefill"])
+
+
+def moments(job: Job) -> list[Moment]:
+    """All moments of a stage on a device, in order."""
+    found = run_passes(job)
+    rule = rules(job, found.weights)
+    experience: Bytes = Counter({("", "experience"): experience_size(job)} if job.stage == "ppo" else {})
+    base = rule.parameters + rule.optimizer + rule.always + experience
+    whole = base + rule.gradients
+    moments = [Moment("load", "nets are there", rule.parameters + rule.always)]
+    if job.stage == "ppo":
+        sampling = whole + rule.generation
+        kept: Bytes = Counter({("actor", "kv_cache"): found.cache["decoding"], ("actor", "activations"): found.casts})
+        for what, before in (("prefill", Counter()), ("decoding", kept)):
+            moments += _walk("rollout", what, found.segments[what], [sampling + before] * 2, rule, found.weights)
+        moments += _walk("scoring", "", found.segments["scoring"], [sampling] * 2, rule, found.weights)
+    moments += _walk("update", "", found.segments["update"], [whole, base + rule.backward], rule, found.weights)
+    moments.append(Moment("update", "optimizer step", whole + rule.step))
+    moments.append(Moment("export", "model is written", whole))
+    return moments
+
+
+def experience_size(job: Job) -> int:
+    """Bytes of a rollout's experience, of all ranks on each (`experience.Experience`)."""
+    length = job.prompt_length + job.response_length
+    # Ids and a mask for each token; a mask and floats for each token of a response.
+    return job.rollout_batch_size * (9 * length + (1 + 4 * (5 if job.critic else 3)) * job.response_length)
+
+
+def _walk(
+    phase: str, what: str, segments: list[Segment], bases: list[Bytes], rule: Rules, weights: dict[str, Weights]
+) -> list[Moment]:
+    """Moments of a pass, one for each segment.
+
+    Args:
+        phase: Of the stage.
+        what: Said before role and part.
+        segments: Of the pass.
+        bases: What is held beside the pass, forwards and backwards.
+        rule: What the strategy makes of gradients and weights.
+        weights: By role.
+    """
+    live: Bytes = Counter()
+    found = []
+    for segment in segments:
+        held = Counter(bases[segment.backward])
+        held.update(live)
+        gradients = 0
+        if segment.backward and rule.whole_gradients:
+            gradients = segment.work_with_gradients - segment.work
+            gradients = max(gradients, segment.kept + segment.gradients + rule.extra(segment) - segment.work)
+        held[segment.role, _kind(segment)] += segment.work
+        held[segment.role, "gradients"] += max(0, gradients)
+        held[segment.role, "gathered"] += rule.gathered(segment, phase)
+        if segment.part == "block" and segment.role in weights:
+            held[segment.role, "gathered"] += weights[segment.role].dequantized
+        direction = "backward" if segment.backward else "forward"
+        found.append(Moment(phase, f"{what} {segment.role} {direction}, {segment.part}".strip(), held))
+        live[segment.role, _kind(segment)] += segment.kept
+        live[segment.role, "gradients"] += rule.left(segment)
+    return found
+
+
+def _kind(segment: Segment) -> Kind:
+    return "logits" if segment.part == "head" and segment.role in ("actor", "reference") else "activations"
+
+
+_WEIGHTS: dict[str, dict[str, Weights]] = {}
+_SEGMENTS: dict[str, tuple[list[Segment], int]] = {}
+"""What was run before, with the size of the cache; a source holds a dict and has no hash, so keys are texts."""
+
+
+def run_passes(job: Job) -> Passes:
+    """The passes of a stage; those that were asked for before are not run again."""
+    nets = repr((job.stage, job.model, job.critic, job.reward, job.shared, job.reference, job.dtype, job.autocast))
+    lengths = (job.prompt_length, job.response_length)
+    sampled = repr((nets, *lengths, job.rollout_rows, job.exact_kl))
+    keys = {"update": repr((nets, *lengths, job.micro_batch_size, job.entropy_grad, job.ptx_length))}
+    if job.stage == "ppo":
+        keys = {name: f"{name} {sampled}" for name in ("prefill", "decoding", "scoring")} | keys
+    missing = [name for name, key in keys.items() if key not in _SEGMENTS]
+    if missing or nets not in _WEIGHTS:
+        with built(job) as there:
+            _WEIGHTS[nets] = there.weights
+            _SEGMENTS.update({keys[name]: _run(job, there, name) for name in missing})
+    found = {name: _SEGMENTS[key] for name, key in keys.items()}
+    return Passes(
+        _WEIGHTS[nets],
+        {name: segments for name, (segments, _) in found.items()},
+        {name: size for name, (_, size) in found.items()},
+    )
+
+
+def _run(job: Job, nets: Nets, name: str) -> tuple[list[Segment], int]:
+    sizes: dict[str, int] = {}
+    work = _work(job, nets, sizes)[name]
+    nets.module.train(name == "update")
+    with _precision(job):
+        segments = passes.traced(nets.module, list(nets.members.values()), work)
+    size = sizes.get(name, 0) * nets.depths["actor"] / len(blocks(nets.members["actor"]))
+    return stretched(segments, nets.depths), round(size)
+
+
+def _work(job: Job, nets: Nets, sizes: dict[str, int]) -> dict[str, Callable]:
+    roles: Any = nets.module
+    prompt, response, rows = job.prompt_length, job.response_length, job.micro_batch_size
+    if job.stage == "sft":
+        return {"update": passes.imitating(nets.members["actor"], rows, prompt + response)}
+    if job.stage == "reward":
+        model: Any = nets.members["actor"]
+        return {"update": passes.judging(model, 2 * rows, prompt + response)}
+    if job.stage == "dpo":
+        return {"update": passes.preferring(nets.members, 2 * rows, prompt, response)}
+    actor, sampled = roles.generator(), job.rollout_rows
+    return {
+        "prefill": passes.prefill(actor, sampled, prompt, sizes),
+        "decoding": passes.decoding(actor, sampled, prompt + response - 1, sizes),
+        "scoring": passes.scoring(roles, sampled, prompt, response, exact_kl=job.exact_kl),
+        "update": passes.updating(
+            roles, rows, prompt, response, entropy_grad=job.entropy_grad, ptx=(rows, job.ptx_length)
+        ),
+    }
+
+
+def _precision(job: Job) -> AbstractContextManager:
+    return torch.autocast("cpu", job.dtype) if job.dtype and job.autocast else nullcontext()

@@ -1,0 +1,202 @@
+"""Counts the bytes of tensors that are alive while a net is run on fake tensors: shapes without numbers.
+
+A pass is cut into segments by the blocks of the nets: what a net does before its first block, each block, what comes
+behind the last one, and the same backwards. Blocks are alike, so that a net of three says what one of eighty needs.
+"""
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lightning_rlhf.strategies.blocks import blocks
+
+_INDEXED = {torch.ops.aten.index.Tensor, torch.ops.aten._index_put_impl_.default, torch.ops.aten.index_put_.default}
+DEPTH = 3
+"""Blocks that say what any number of them needs: a first one, one in the middle, a last one."""
+
+
+Part = Literal["input", "block", "head"]
+"""Of a net: embeddings and masks, one of its blocks, what comes behind the last one (up to log-probs)."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of a pass; bytes."""
+
+    role: str
+    """Whose net computes."""
+    part: Part
+    backward: bool
+    kept: int
+    """What it leaves behind; below zero if it frees more than it makes."""
+    work: int
+    """The most that is alive in it beside what was there before."""
+    gradients: int
+    """Of weights, which it leaves behind as well."""
+    work_with_gradients: int
+    """The most that is alive in it beside what was there before, with the gradients that it has made by then."""
+
+
+class Trace(TorchDispatchMode):
+    """Counts, and cuts."""
+
+    def __init__(self, module: nn.Module) -> None:
+        """Starts at nothing.
+
+        Args:
+            module: Holds the nets, whose weights are not counted.
+        """
+        super().__init__()
+        kept = [*module.parameters(), *module.buffers()]
+        self.seen = {id(tensor.untyped_storage()): 0 for tensor in kept}
+        self.live = self.gradients = self.most = self.most_with_gradients = 0
+        self.segments: list[Segment] = []
+        self.role = ""
+        self.part: Part = "input"
+        self.backward = False
+        self._begin()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs an operator, and counts what it has made."""
+        if function is torch.ops.aten._local_scalar_dense.default:
+            # What depends on numbers, such as whether any token is padding: it is.
+            return False
+        if function in _INDEXED:
+            args = (args[0], [part for index in args[1] for part in _as_numbers(index)], *args[2:])
+        outputs = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(outputs):
+            if isinstance(tensor, Tensor):
+                self._count(tensor)
+        return outputs
+
+    def enter(self, role: str, part: Part) -> None:
+        """Ends a segment, and begins one of a role's forward pass, or of its backward pass."""
+        self._end()
+        self.role, self.part = role, part
+        self._begin()
+
+    def forget(self) -> None:
+        """Drops the segments so far; what is alive stays alive."""
+        self.segments = []
+        self._begin()
+
+    def finish(self) -> list[Segment]:
+        """All segments."""
+        self._end()
+        return [segment for segment in self.segments if segment.role]
+
+    def keep(self, gradient: Tensor) -> None:
+        """Counts a tensor as a weight's gradient from here on."""
+        key = id(gradient.untyped_storage())
+        self.live -= self.seen.get(key, 0)
+        self.seen[key] = 0
+        self.gradients += gradient.numel() * gradient.element_size()
+        self._measure()
+
+    def _count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = id(storage), storage.nbytes()
+        if key in self.seen or not size:
+            return
+        self.seen[key] = size
+        self.live += size
+        weakref.finalize(storage, self._free, key).atexit = False
+        self._measure()
+
+    def _free(self, key: int) -> None:
+        self.live -= self.seen.pop(key, 0)
+
+    def _measure(self) -> None:
+        self.most = max(self.most, self.live)
+        self.most_with_gradients = max(self.most_with_gradients, self.live + self.gradients)
+
+    def _begin(self) -> None:
+        self.before = self.live, self.gradients
+        self.most, self.most_with_gradients = self.live, self.live + self.gradients
+
+    def _end(self) -> None:
+        live, gradients = self.before
+        self.segments.append(
+            Segment(
+                self.role,
+                self.part,
+                self.backward,
+                kept=self.live - live,
+                work=self.most - live,
+                gradients=self.gradients - gradients,
+                work_with_gradients=self.most_with_gradients - live - gradients,
+            )
+        )
+
+
+def _as_numbers(index: Tensor | None) -> list[Tensor | None]:
+    """An index as numbers: of a mask, as if it were True everywhere."""
+    if index is None or index.dtype != torch.bool:
+        return [index]
+    return [torch.zeros(index.numel(), dtype=torch.long) for _ in index.shape]
+
+
+@contextmanager
+def cuts(trace: Trace, net: nn.Module) -> Iterator[None]:
+    """In it the blocks of a net cut a trace, forwards and backwards; whose role it plays, the trace says."""
+    members = blocks(net)
+
+    def before(index: int, block: nn.Module, args: Any, kwargs: Any) -> None:
+        if trace.backward:
+            # Activations that are computed again.
+            return
+        hidden = args[0] if args else kwargs["hidden_states"]
+        _when_ready(hidden, trace, trace.role, "input" if index == 0 else "block")
+        trace.enter(trace.role, "block")
+
+    def after(block: nn.Module, args: Any, output: Any) -> None:
+        if not trace.backward:
+            _when_ready(output if isinstance(output, Tensor) else output[0], trace, trace.role, "block")
+            trace.enter(trace.role, "head")
+
+    handles = [
+        block.register_forward_pre_hook(partial(before, index), with_kwargs=True) for index, block in enumerate(members)
+    ]
+    handles.append(members[-1].register_forward_hook(after))
+    handles += [
+        parameter.register_post_accumulate_grad_hook(lambda weight: trace.keep(weight.grad))
+        for parameter in net.parameters()
+        if parameter.requires_grad
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _when_ready(tensor: Tensor, trace: Trace, role: str, part: Part) -> None:
+    """Cuts when the gradient of a tensor is there: the backward pass of what made it begins."""
+    if tensor.requires_grad:
+        tensor.register_hook(lambda gradient: trace.enter(role, part))
+
+
+def stretched(segments: list[Segment], depths: dict[str, int]) -> list[Segment]:
+    """The segments of nets that have more blocks than those that were run.
+
+    Args:
+        segments: Of nets with `DEPTH` blocks, or with all of theirs.
+        depths: Blocks of each role's net.
+    """
+    found: list[Segment] = []
+    for (role, part, _), group in groupby(segments, lambda s: (s.role, s.part, s.backward)):
+        members = list(group)
+        if part == "block" and len(members) == DEPTH < depths[role]:
+            first, middle, last = members
+            members = [first, *[middle] * (depths[role] - 2), last]
+        found += members
+    return found

@@ -1,0 +1,198 @@
+"""Adapters in files, merged weights, quantized layers: each gives what the net in memory gives."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.models.adapter_files import load_adapter, save_adapter
+from lightning_rlhf.models.adapters import Lora, inject, playing
+from lightning_rlhf.models.causal_lm import load_causal_lm
+from lightning_rlhf.models.export import export_model
+from lightning_rlhf.models.merging import plain_net, with_adapters
+from lightning_rlhf.models.scalar import load_scalar_model
+from lightning_rlhf.models.source import ModelSource
+
+MakeSource = Callable[..., ModelSource]
+IDS = torch.arange(8, 20)[None]
+LORAS = [Lora(rank=4), Lora(rank=4, rslora=True), Lora(rank=4, dora=True)]
+IDENTITIES = ["lora", "rslora", "dora"]
+
+
+def drawn(net: Any) -> Any:
+    """The same net, whose adapters are not 0."""
+    torch.manual_seed(3)
+    for name, weight in net.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.2)
+        if "magnitude" in name:
+            weight.data.mul_(1.3)
+    return net.eval()
+
+
+@torch.no_grad()
+def logits(net: Any) -> Tensor:
+    return net(IDS).logits
+
+
+def scalar(source: ModelSource) -> Any:
+    return load_scalar_model(source, "normal").net
+
+
+@pytest.mark.parametrize("lora", LORAS, ids=IDENTITIES)
+@pytest.mark.parametrize("load", [load_causal_lm, scalar])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_plain_peft_reads_the_folder_and_so_do_we(
+    lora: Lora, load: Callable, family: str, make_source: MakeSource, tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    net = load(make_source(family))
+    base = copy.deepcopy(net)
+    inject(net, Lora(rank=2), "other")
+    inject(net, lora, "own")
+    drawn(net)
+    if load is scalar:
+        torch.nn.init.normal_(net.score.weight)
+    expected = logits(net)
+    save_adapter(net, "own", tmp_path, "some/base", load is scalar)
+    assert {path.name for path in tmp_path.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    other = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path).eval()
+    assert torch.equal(logits(other), expected)
+    assert other.peft_config["default"].base_model_name_or_path == "some/base"
+    load_adapter(base, tmp_path, "again")
+    assert torch.equal(logits(base.eval()), expected)
+
+
+def test_what_is_no_adapter_of_the_net_is_an_error(make_source: MakeSource, tmp_path: Path) -> None:
+    net = load_causal_lm(make_source("llama"))
+    with pytest.raises(UserError, match=r"there is no adapter_model\.safetensors in it"):
+        load_adapter(net, tmp_path, "own")
+    inject(net, Lora(), "own")
+    save_adapter(net, "own", tmp_path, None, False)
+    deeper = load_causal_lm(make_source("llama", num_hidden_layers=3))
+    with pytest.raises(UserError, match=r"not an adapter of LlamaForCausalLM: they differ in .*layers\.2"):
+        load_adapter(deeper, tmp_path, "own")
+    with pytest.raises(UserError, match="not an adapter of GPT2LMHeadModel"):
+        load_adapter(load_causal_lm(make_source("gpt2")), tmp_path, "own")
+
+
+@pytest.mark.parametrize("lora", LORAS, ids=IDENTITIES)
+@pytest.mark.parametrize("family", ["gpt2", "llama", "opt", "bloom", "gpt_neox"])
+def test_merged_weights_give_what_weights_and_adapter_give(lora: Lora, family: str, make_source: MakeSource) -> None:
+    net = load_causal_lm(make_source(family))
+    inject(net, Lora(rank=2), "other")
+    inject(net, lora, "own")
+    drawn(net)
+    before = {name: weight.clone() for name, weight in net.state_dict().items()}
+    with playing(net, "own"):
+        plain, expected = plain_net(net).eval(), logits(net)
+    assert not any("lora" in name or "base_layer" in name for name, _ in plain.named_parameters())
+    assert_close(logits(plain), expected, atol=2e-5 * float(expected.abs().max()), rtol=0)
+    with playing(net, None):
+        assert torch.equal(logits(plain_net(net).eval()), logits(net))
+    # The net is what it was.
+    assert all(torch.equal(weight, before[name]) for name, weight in net.state_dict().items())
+
+
+def test_a_net_that_is_elsewhere_is_built_with_its_adapters(make_source: MakeSource) -> None:
+    net = load_causal_lm(make_source("gpt2"))
+    inject(net, Lora(rank=2), "one")
+    inject(net, Lora(rank=4, dora=True), "two")
+    drawn(net)
+    with playing(net, "one"):
+        built = with_adapters(type(net), net, dict(net.state_dict())).eval()
+        assert torch.equal(logits(built), logits(net))
+    with playing(built, "two"):
+        assert torch.equal(logits(built), logits(net))
+
+
+@pytest.mark.parametrize(
+    ("method", "dora"), [("nf4", False), ("nf4", True), ("fp4", False), ("fp4", True), ("int8", False)]
+)
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_quantized_net_learns_by_its_adapter_and_is_merged(
+    family: str, method: str, dora: bool, make_source: MakeSource
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="needs the extra bitsandbytes")
+    source = replace(make_source(family, initializer_range=0.1), quantization=method)
+    net = drawn(load_causal_lm(replace(source, adapter=Lora(dora=dora))))
+    kind = "Linear8bitLt" if method == "int8" else "Linear4bit"
+    # Four or seven linear layers in each of two blocks; the head is as it was.
+    kinds = [f"{type(module).__module__}.{type(module).__name__}" for module in net.modules()]
+    assert kinds.count(f"bitsandbytes.nn.modules.{kind}") == (8 if family == "gpt2" else 14)
+    assert type(net.lm_head).__name__ == "Linear"
+    before = {name: weight.clone() for name, weight in net.state_dict().items() if isinstance(weight, Tensor)}
+    net(IDS).logits.logsumexp(-1).square().sum().backward()
+    for name, weight in net.named_parameters():
+        assert (weight.grad is not None and bool(weight.grad.any())) == ("lora" in name), name
+    expected = logits(net)
+    merged = plain_net(net).eval()
+    assert not hasattr(merged.config, "quantization_config")
+    difference = float((logits(merged) - expected).abs().max() / expected.abs().max())
+    # Layers in 8 bits round what they are given too.
+    assert difference < (0.05 if method == "int8" else 1e-5)
+    assert torch.equal(logits(net), expected)
+    assert all(torch.equal(before[name], weight) for name, weight in net.state_dict().items() if name in before)
+    # It is not the net before quantization.
+    original = logits(load_causal_lm(replace(source, quantization=None)).eval())
+    with playing(net, None):
+        assert float((logits(net) - original).abs().max() / original.abs().max()) > 1e-3
+
+
+def test_a_quantized_net_computes_alike_in_training_and_evaluation(make_source: MakeSource) -> None:
+    pytest.importorskip("bitsandbytes", reason="needs the extra bitsandbytes")
+    net = load_causal_lm(replace(make_source("llama", hidden_size=128), quantization="nf4"))
+    trained = net.train()(IDS).logits
+    assert torch.equal(logits(net.eval()), trained)
+    assert torch.equal(net.train()(IDS).logits, trained)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("method", [None, "nf4", "int8"])
+def test_an_export_is_the_merged_net_with_its_adapter_beside_it(
+    method: str | None, dtype: str, make_source: MakeSource, tmp_path: Path
+) -> None:
+    if method:
+        pytest.importorskip("bitsandbytes", reason="needs the extra bitsandbytes")
+    source = make_source("llama", vocab_size=814, initializer_range=0.1)
+    source = replace(source, adapter=Lora(), quantization=method, dtype=dtype)
+    net = drawn(load_causal_lm(source))
+    export_model(net, source.load_tokenizer(), tmp_path / "model", {})
+    export = load_causal_lm(ModelSource(pretrained=str(tmp_path / "model"), dtype=dtype)).eval()
+    assert type(export.model.layers[0].mlp.up_proj) is torch.nn.Linear
+    expected = logits(net)
+    rounding = {"float32": 1e-5, "bfloat16": 0.05}[dtype] if method != "int8" else 0.1
+    assert_close(logits(export), expected, atol=rounding * float(expected.abs().max()), rtol=0)
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_an_export_that_lacks_the_adapter_is_an_error(
+    make_source: MakeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = replace(make_source("llama", vocab_size=814), adapter=Lora())
+    net = drawn(load_causal_lm(source))
+    from lightning_rlhf.models import export
+
+    def without(net: Any) -> Any:
+        with playing(net, None):
+            return plain_net(net)
+
+    monkeypatch.setattr(export, "plain_net", without)
+    with pytest.raises(RuntimeError, match="the reloaded model differs by"):
+        export_model(net, source.load_tokenizer(), tmp_path / "model", {})
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_quantization_that_does_not_exist_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"model\.quantization=int3: expected one of nf4, fp4, int8, or null"):
+        ModelSource(pretrained="gpt2", quantization="int3")
+    with pytest.raises(UserError, match=r"int8 with model\.adapter\.dora=true"):
+        ModelSource(pretrained="gpt2", quantization="int8", adapter=Lora(dora=True))

@@ -1,0 +1,219 @@
+"""The planner's numbers against arithmetic by hand, against whole nets, and against each other."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.models.adapters import Lora
+from lightning_rlhf.models.export import empty_net
+from lightning_rlhf.models.source import ModelSource
+from lightning_rlhf.planner.flops import iteration_flops
+from lightning_rlhf.planner.job import Job
+from lightning_rlhf.planner.knobs import knobs, savings, smallest, turned
+from lightning_rlhf.planner.layout import Layout, layout
+from lightning_rlhf.planner.memory import by_kind
+from lightning_rlhf.planner.phases import run_passes
+from lightning_rlhf.planner.plan import Plan, largest_micro_batch, parse_bytes
+
+SOURCE = ModelSource(
+    config={"model_type": "gpt2", "vocab_size": 100, "n_positions": 64, "n_embd": 32, "n_layer": 5, "n_head": 4},
+    tokenizer="none",
+)
+# GPT-2 by hand. A block: attention 32·96 + 96 and 32·32 + 32, feed-forward 32·128 + 128 and 128·32 + 32, two norms of
+# 64. Outside: 100·32 tokens (the head is tied to them), 64·32 positions, a norm of 64.
+BLOCK = 3168 + 1056 + 4224 + 4128 + 128
+ACTOR = 5 * BLOCK + 3200 + 2048 + 64
+# A scalar model has a head of 32 and a bias beside.
+CRITIC = ACTOR + 32 + 1
+
+
+def job(**changes: Any) -> Job:
+    settings: dict[str, Any] = {
+        "stage": "ppo",
+        "model": SOURCE,
+        "critic": SOURCE,
+        "reward": SOURCE,
+        "prompt_length": 8,
+        "response_length": 6,
+        "minibatch_size": 4,
+        "rollout_batch_size": 8,
+        "rollout_micro_batch_size": 3,
+    }
+    return Job(**(settings | changes))
+
+
+def kinds(plan: Plan, phase: str) -> dict[str, int]:
+    return by_kind(plan.phases[phase].held)
+
+
+def test_weights_gradients_and_adam_are_those_of_gpt2_by_hand() -> None:
+    plan = Plan(job())
+    assert plan.record()["parameters"] == {"actor": ACTOR, "critic": CRITIC, "reference": ACTOR, "reward": CRITIC}
+    # Four nets in fp32; of actor and critic gradients, and two averages each.
+    assert kinds(plan, "rollout")["parameters"] == 4 * (2 * ACTOR + 2 * CRITIC)
+    assert kinds(plan, "rollout")["gradients"] == 4 * (ACTOR + CRITIC)
+    assert kinds(plan, "rollout")["optimizer"] == 8 * (ACTOR + CRITIC)
+    # Before the first update there is nothing but weights.
+    assert set(kinds(plan, "load")) == {"parameters"}
+
+
+def test_the_cache_holds_keys_and_values_of_all_tokens_but_the_last() -> None:
+    # 3 rows · 13 tokens · 5 blocks · 32 numbers, twice, of 4 bytes.
+    assert run_passes(job()).cache["decoding"] == 3 * 13 * 5 * 32 * 2 * 4
+
+
+def test_grouped_heads_shrink_the_cache() -> None:
+    config = {"model_type": "llama", "vocab_size": 100, "hidden_size": 32, "intermediate_size": 64}
+    config |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 1}
+    source = replace(SOURCE, config=config)
+    # 3 rows · 13 tokens · 2 blocks · 1 head of 8 numbers, twice, of 4 bytes.
+    assert run_passes(job(model=source, critic=source)).cache["decoding"] == 3 * 13 * 2 * 8 * 2 * 4
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "llama", "opt", "bloom", "gpt_neox", "gemma3_text"])
+def test_three_blocks_count_the_weights_of_a_whole_net(model_type: str) -> None:
+    config = {"model_type": model_type, "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 7}
+    config |= {"num_attention_heads": 4, "intermediate_size": 64, "ffn_dim": 64, "word_embed_proj_dim": 32}
+    config |= {"num_key_value_heads": 2, "head_dim": 8}
+    source = replace(SOURCE, config=config)
+    whole = empty_net(source, scalar=False)
+    assert run_passes(job(stage="sft", model=source)).weights["actor"].count == whole.num_parameters()
+
+
+def test_three_blocks_say_what_a_deep_net_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = Plan(job(ppo_epochs=2)).phases
+    monkeypatch.setattr("lightning_rlhf.planner.nets.DEPTH", 99)
+    monkeypatch.setattr("lightning_rlhf.planner.trace.DEPTH", 99)
+    monkeypatch.setattr("lightning_rlhf.planner.phases._WEIGHTS", {})
+    monkeypatch.setattr("lightning_rlhf.planner.phases._SEGMENTS", {})
+    whole = Plan(job(ppo_epochs=2)).phases
+    assert {name: m.total for name, m in quick.items()} == {name: m.total for name, m in whole.items()}
+
+
+def test_zero_divides_what_it_says_by_the_processes() -> None:
+    plans = {stage: Plan(job(processes=2, layout=Layout(engine="deepspeed", stage=stage))) for stage in (1, 2, 3)}
+    # fp32 copies of the trained weights, and two averages, halved.
+    for stage in (1, 2):
+        assert kinds(plans[stage], "rollout")["optimizer"] == pytest.approx(12 * (ACTOR + CRITIC) / 2, abs=9)
+        assert kinds(plans[stage], "load")["parameters"] == 4 * (2 * ACTOR + 2 * CRITIC)
+    assert kinds(plans[3], "load")["parameters"] == pytest.approx(4 * (2 * ACTOR + 2 * CRITIC) / 2, abs=9)
+    assert kinds(plans[3], "rollout")["gathered"] >= 4 * ACTOR
+
+
+def test_what_is_offloaded_is_on_the_host_and_not_on_the_device() -> None:
+    off = Layout(engine="deepspeed", stage=3, optimizer_on="cpu", parameters_on="cpu")
+    plan = Plan(job(processes=4, processes_per_node=2, on_gpu=True, layout=off))
+    assert "optimizer" not in kinds(plan, "rollout")
+    assert "parameters" not in kinds(plan, "rollout")
+    # The shares of this machine's two processes out of four: a copy and two averages in fp32.
+    assert by_kind(plan.host["training"])["optimizer"] == pytest.approx(12 * (ACTOR + CRITIC) / 2, abs=9)
+
+
+def test_an_adapter_alone_has_gradients() -> None:
+    source = replace(SOURCE, adapter=Lora(rank=2, target_modules=["c_attn"]))
+    weights = run_passes(job(model=source, critic=source)).weights
+    # A is (2, 32), B is (96, 2), in each block; the head of the critic is trained too.
+    assert weights["actor"].trained == 5 * (2 * 32 + 96 * 2)
+    assert weights["critic"].trained - weights["actor"].trained in (32, 33)
+    assert weights["reference"].count == ACTOR
+
+
+def test_4_bits_take_half_a_byte_and_a_scale_for_each_64() -> None:
+    source = replace(SOURCE, adapter=Lora(rank=2))
+    plain = run_passes(job(model=source)).weights["actor"].size
+    small = run_passes(job(model=replace(source, quantization="nf4"))).weights["actor"].size
+    linear = 5 * (32 * 96 + 32 * 32 + 2 * 32 * 128)
+    assert plain - small == linear * (4 - 0.5 - 4 / 64)
+
+
+def test_8_bit_adam_takes_two_bytes_and_two_scales_for_each_256() -> None:
+    plan = Plan(job(optimizer_bits=8))
+    assert kinds(plan, "rollout")["optimizer"] == pytest.approx((ACTOR + CRITIC) * (2 + 8 / 256), abs=2)
+
+
+def test_accumulation_keeps_gradients_through_the_backward_pass() -> None:
+    passes = {parts: Plan(job(minibatch_size=4 * parts, accumulate=parts)) for parts in (1, 2)}
+    assert passes[2].phases["update"].total >= passes[1].phases["update"].total
+    assert passes[1].job.micro_batch_size == passes[2].job.micro_batch_size == 4
+
+
+def test_autocast_keeps_copies_of_the_weights() -> None:
+    plain, mixed = Plan(job()), Plan(job(precision="bf16-mixed"))
+    # Linear weights of the actor, in 2 bytes.
+    assert kinds(mixed, "rollout")["activations"] - 2 * 5 * (BLOCK - 128) > -kinds(plain, "rollout")["activations"]
+    assert run_passes(mixed.job).casts >= 2 * 5 * (32 * 96 + 32 * 32 + 2 * 32 * 128)
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo"])
+def test_other_stages_have_no_rollout(stage: Any) -> None:
+    plan = Plan(job(stage=stage))
+    assert set(plan.phases) == {"load", "update", "export"}
+    assert ("reference" in plan.record()["parameters"]) == (stage == "dpo")
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+def test_what_a_knob_saves_is_the_difference_of_two_plans(processes: int) -> None:
+    plan = Plan(job(processes=processes, on_gpu=True, minibatch_size=32, rollout_batch_size=64))
+    found = savings(plan, None)
+    assert len(found) >= 4
+    for saving in found:
+        assert saving.saves == plan.peak.total - turned(plan, [saving.knob]).peak.total > 0
+
+
+def test_the_smallest_change_fits_and_nothing_in_it_is_idle() -> None:
+    plan = Plan(job(minibatch_size=64))
+    every = turned(plan, list(knobs(plan.job))).peak.total
+    for limit in (every, (every + plan.peak.total) // 2):
+        chosen = smallest(plan, limit)
+        assert chosen
+        assert turned(plan, chosen).fits(limit)
+        for knob in chosen:
+            assert not turned(plan, [other for other in chosen if other is not knob]).fits(limit)
+    assert smallest(plan, plan.peak.total) == []
+    assert smallest(plan, 1000) is None
+
+
+def test_one_sequence_more_than_the_largest_micro_batch_does_not_fit() -> None:
+    plan = Plan(job(minibatch_size=64))
+    limit = plan.peak.total // 2
+    rows = largest_micro_batch(plan, limit)
+    assert rows > 1
+    assert Plan(plan.job.with_rows(rows)).fits(limit)
+    assert not Plan(plan.job.with_rows(rows + 1)).fits(limit)
+    assert largest_micro_batch(plan, 1000) == 0
+
+
+def test_flops_are_two_for_each_weight_and_token() -> None:
+    counted = iteration_flops(job(), run_passes(job()).weights)
+    # 8 rows of 14 tokens; four nets without embeddings but with heads, and attention over 14 tokens in 5 blocks.
+    heads = 2 * 3200 + 2 * 32
+    matrices = 4 * (5 * BLOCK + 64) + heads
+    expected = 8 * 14 * (2 * matrices + 4 * 4 * 5 * 32 * 14)
+    assert counted["scoring"] == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(("text", "size"), [("80GB", 80 * 10**9), ("24GiB", 24 * 2**30), (1024, 1024), ("1e3", 1000)])
+def test_sizes_are_read_as_people_write_them(text: str | int, size: int) -> None:
+    assert parse_bytes(text, "device_memory") == size
+
+
+@pytest.mark.parametrize("text", ["much", "80XB", ""])
+def test_a_size_that_is_none_is_a_mistake(text: str) -> None:
+    with pytest.raises(UserError, match=r"device_memory=.*80GB"):
+        parse_bytes(text, "device_memory")
+
+
+def test_a_strategy_that_nobody_knows_is_a_mistake() -> None:
+    with pytest.raises(UserError, match=r"trainer\.strategy=mine"):
+        layout({"_target_": "mine"})
+
+
+def test_planning_makes_no_weights() -> None:
+    config = {"model_type": "llama", "hidden_size": 8192, "intermediate_size": 22016, "num_hidden_layers": 80}
+    source = replace(SOURCE, config=config | {"num_attention_heads": 64, "vocab_size": 32000}, dtype="bfloat16")
+    # 65.3 billion of 2 bytes: more than any machine of a test has.
+    assert Plan(job(model=source, critic=None, reward=None)).phases["load"].total == pytest.approx(4 * 65.3e9, rel=0.01)
+    assert not torch.nn.Linear(1, 1).weight.is_meta
