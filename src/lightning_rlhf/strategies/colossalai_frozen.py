@@ -18,7 +18,7 @@ from lightning_rlhf.strategies.shapes import lift_scalars
 
 
 class FrozenNets:
-    """The nets of a module none of whose weights is trained; empty until they are divided."""
+    """The nets of a module none of whose weights is trained."""
 
     def __init__(self, module: nn.Module) -> None:
         """Finds them."""
