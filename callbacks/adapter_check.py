@@ -7,7 +7,8 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.models.adapters import adapter_layers, is_part_of_adapter
+from lightning_rlhf.models.adapters import is_part_of_adapter
+from lightning_rlhf.models.playing import adapter_layers
 from lightning_rlhf.modules.ppo import PPOModule
 from lightning_rlhf.strategies.phases import sharding, whole
 

@@ -10,7 +10,9 @@ from lightning.pytorch import LightningModule, Trainer
 
 from lightning_rlhf.experience import Rollout
 from lightning_rlhf.hooks import RLHFCallback
+from lightning_rlhf.modules.ppo import PPOModule
 from lightning_rlhf.rollout.dataset import Minibatch
+from lightning_rlhf.strategies.blocks import nets
 from lightning_rlhf.strategies.phases import num_parameters
 
 
@@ -19,9 +21,9 @@ class Throughput(RLHFCallback):
 
     - `samples_per_second`, `tokens_per_second`: sequences and real tokens that the update read, by its seconds;
       a PPO iteration counts each sampled response once, by the seconds of rollout and update together.
-    - `tflops`: 6 floating point operations for each trained parameter and token of the update, and in a rollout 2 for
-      each parameter that a token passes through (with a key-value cache each passes once, while sampling, and once in
-      each scorer); attention is not counted. Source: Kaplan et al. (2020), section 2.1.
+    - `tflops`: floating point operations, 2 for each parameter that a token passes through: in a rollout once while it
+      is sampled (with a key-value cache), and once in each scorer; in an update forwards and backwards, and once more
+      for parameters that are trained. Attention is not counted. Source: Kaplan et al. (2020), section 2.1.
     - `rollout_seconds`, `update_seconds`, and `peak_gib`, of the rank that needs most.
     """
 
@@ -45,7 +47,7 @@ class Throughput(RLHFCallback):
         self.samples = len(rollout.prompts)
         self.tokens = int(rollout.experience.sequences.attention_mask.sum())
         sampled = num_parameters(trainer, module.roles.generator())
-        scored = num_parameters(trainer, module.roles)
+        scored = sum(num_parameters(trainer, net) for net in module.roles.nets().values())
         self.rollout_flops = 2 * self.tokens * (sampled + scored)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -60,17 +62,26 @@ class Throughput(RLHFCallback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the rates."""
         seconds = time.perf_counter() - self.start
-        trained = num_parameters(trainer, pl_module, trained=True)
         metrics = {
             "samples_per_second": self.samples / seconds,
             "tokens_per_second": self.tokens / seconds,
-            "tflops": (6 * trained * self.trained_tokens + self.rollout_flops) / seconds / 1e12,
+            "tflops": (_update_flops(trainer, pl_module) * self.trained_tokens + self.rollout_flops) / seconds / 1e12,
             "update_seconds": seconds - self.rollout_seconds,
         }
         if self.rollout_seconds:
             metrics["rollout_seconds"] = self.rollout_seconds
         pl_module.log_dict({f"perf/{name}": value for name, value in metrics.items()}, sync_dist=True)
         pl_module.log("perf/peak_gib", peak_bytes(pl_module.device) / 2**30, reduce_fx="max", sync_dist=True)
+
+
+def _update_flops(trainer: Trainer, module: Any) -> int:
+    """For each token of an update."""
+    if isinstance(module, PPOModule):
+        learners = [module.roles.nets()[role] for role in module.roles.trainable()]
+    else:
+        learners = [net for net in nets(module) if num_parameters(trainer, net, trained=True)]
+    trained = num_parameters(trainer, module, trained=True)
+    return 4 * sum(num_parameters(trainer, net) for net in learners) + 2 * trained
 
 
 def peak_bytes(device: torch.device) -> int:

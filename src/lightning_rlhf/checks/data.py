@@ -7,7 +7,7 @@ from lightning_rlhf.checks.finding import Finding, judged
 from lightning_rlhf.checks.nets import beats_length
 from lightning_rlhf.data.batches import PairBatch
 from lightning_rlhf.data.preference import Pair, collate_pairs
-from lightning_rlhf.models.scalar import ScalarModel
+from lightning_rlhf.models.scalar import Scalar
 from lightning_rlhf.modules.reward import wins
 from lightning_rlhf.rollout.collect import chunks
 
@@ -29,7 +29,7 @@ def length_tells(pairs: list[Pair]) -> Finding:
 
 
 @torch.no_grad()
-def tells_more_than_length(net: ScalarModel, pairs: list[Pair], batch_size: int) -> Finding:
+def tells_more_than_length(net: Scalar, pairs: list[Pair], batch_size: int) -> Finding:
     """Whether a trained reward model beats the length of the answers on held-out pairs.
 
     Args:

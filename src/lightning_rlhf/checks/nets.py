@@ -11,14 +11,13 @@ from torch.nn.functional import pad as widen
 
 from lightning_rlhf.checks.finding import Finding, judged
 from lightning_rlhf.data.batches import pad
-from lightning_rlhf.models.forward import hidden_states
-from lightning_rlhf.models.scalar import ScalarModel
+from lightning_rlhf.models.scalar import Scalar
 
 # Columns of padding that no row needs: rows of one length are padded too.
 _EXTRA = 3
 
 
-def ignores_padding(name: str, net: ScalarModel, rows: Sequence[list[int]], limit: float) -> Finding:
+def ignores_padding(name: str, net: Scalar, rows: Sequence[list[int]], limit: float) -> Finding:
     """Whether what the backbone makes of each token depends on the padding around a row.
 
     The head is left out: that of a critic is 0 at first, and would say 0 of everything.
@@ -31,7 +30,7 @@ def ignores_padding(name: str, net: ScalarModel, rows: Sequence[list[int]], limi
     """
 
     def read(ids: Tensor, mask: Tensor) -> Tensor:
-        return hidden_states(net.net.base_model, ids, mask)[mask].float()
+        return net.hidden_states(ids, mask)[mask].float()
 
     alone = torch.cat([read(*row) for row in _alone(net, rows)])
     difference = max(_distance(read(*padded), alone) for padded in _padded(net, rows))
@@ -44,7 +43,7 @@ def ignores_padding(name: str, net: ScalarModel, rows: Sequence[list[int]], limi
     )
 
 
-def reads_last_token(name: str, net: ScalarModel, rows: Sequence[list[int]], limit: float) -> Finding:
+def reads_last_token(name: str, net: Scalar, rows: Sequence[list[int]], limit: float) -> Finding:
     """Whether a score is what the net says at the last token of a row, whatever is padded around it.
 
     Args:
@@ -65,14 +64,14 @@ def reads_last_token(name: str, net: ScalarModel, rows: Sequence[list[int]], lim
     )
 
 
-def _alone(net: ScalarModel, rows: Sequence[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+def _alone(net: Scalar, rows: Sequence[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
     """Ids and mask of each row, without padding."""
     for row in rows:
         ids, mask = pad([row])
         yield ids.to(net.bias.device), mask.to(net.bias.device)
 
 
-def _padded(net: ScalarModel, rows: Sequence[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+def _padded(net: Scalar, rows: Sequence[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
     """Ids and mask of all rows, padded at the right and then at the left."""
     for side, columns in {"right": (0, _EXTRA), "left": (_EXTRA, 0)}.items():
         ids, mask = pad(list(rows), side)

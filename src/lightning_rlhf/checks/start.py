@@ -15,7 +15,7 @@ from lightning_rlhf.data.batches import PairBatch
 from lightning_rlhf.data.preference import Pair, Scored
 from lightning_rlhf.data.render import Rendered
 from lightning_rlhf.experience import Rollout
-from lightning_rlhf.models.scalar import ScalarModel
+from lightning_rlhf.models.scalar import Scalar
 from lightning_rlhf.modules.dpo import DPOModule, as_sequences, response_logprobs
 from lightning_rlhf.modules.ppo import PPOModule
 from lightning_rlhf.rewards.net import TextNetReward
@@ -96,7 +96,7 @@ def scalar_nets(trainer: Trainer, module: nn.Module, rows: list[list[int]]) -> I
     """
     own = {text.net: text.renderer for text in module.modules() if isinstance(text, TextNetReward)}
     for path, net in module.named_modules():
-        if not isinstance(net, ScalarModel):
+        if not isinstance(net, Scalar):
             continue
         is_critic = "critic" in path
         name, limit = "critic" if is_critic else _reward_name(path), allowed(trainer, net)
@@ -106,7 +106,7 @@ def scalar_nets(trainer: Trainer, module: nn.Module, rows: list[list[int]]) -> I
         else:
             read = rows
         # They call parts of a net, which a strategy that shards has no hook for.
-        with whole(trainer, net):
+        with whole(trainer, *net.called):
             yield ignores_padding(name, net, read, limit)
             if not is_critic:
                 yield reads_last_token(name, net, read, limit)

@@ -81,14 +81,19 @@ def _net(config: DictConfig, stage: str, checkpoint: Path, dtype: Any) -> tuple[
     from hydra.utils import instantiate
 
     from lightning_rlhf.cli.run import load_renderer
+    from lightning_rlhf.models.adapters import ADAPTER, is_part_of_adapter
     from lightning_rlhf.models.export import adapted, empty_net, rebuilt
     from lightning_rlhf.models.source import ModelSource
     from lightning_rlhf.strategies.weights import read_weights
 
     source: ModelSource = instantiate(config.model, _convert_="all")
     scalar = stage == "reward"
-    prefix = PREFIXES[stage]
+    shared = stage == "ppo" and config.get("roles") == "shared"
+    prefix = "roles.backbone.net." if shared else PREFIXES[stage]
     saved = read_weights(checkpoint)
+    if shared:
+        # There are adapters of other roles.
+        saved = {k: v for k, v in saved.items() if not is_part_of_adapter(k) or is_part_of_adapter(k, ADAPTER)}
     weights = {k.removeprefix(prefix): v.to(dtype or v.dtype) for k, v in saved.items() if k.startswith(prefix)}
     if not weights:
         raise UserError(f"checkpoint={checkpoint}: holds no weights of the net that stage={stage} trains ({prefix}…)")

@@ -7,9 +7,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.models.adapter_files import adapter_folder
 from lightning_rlhf.models.source import ModelSource
 
 _LOADER = "lightning_rlhf.rewards.load_reward"
+_ADAPTER = "lightning_rlhf.rewards.AdapterReward"
 
 
 def reward_models(config: DictConfig) -> dict[str, DictConfig]:
@@ -31,6 +33,15 @@ def fill_in(config: DictConfig, model_dir: str) -> None:
     for node in reward_models(config).values():
         if OmegaConf.is_missing(node, "path"):
             node.path = model_dir
+
+
+def put_on_backbone(config: DictConfig, policy: ModelSource) -> None:
+    """Lets a net that plays all roles play those reward models that are adapters; others stay nets of their own."""
+    for place, node in reward_models(config).items():
+        source = ModelSource(pretrained=node.path, setting=f"{place}.path")
+        if adapter_folder(Path(node.path)).is_dir() or (_is_to_come(source, config) and policy.adapter):
+            adapter = {"_target_": _ADAPTER, "path": node.path, "template": node.template, "setting": source.setting}
+            OmegaConf.update(config, place, adapter, merge=False)
 
 
 def reward_sources(config: DictConfig) -> list[ModelSource]:

@@ -20,6 +20,7 @@ from lightning_rlhf.cli.stage import BLOCKS, Stage, fit, prepare
 from lightning_rlhf.cli.summary import print_summary
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.models.adapter_files import adapter_folder
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.strategies.collectives import is_first_process
 
@@ -145,7 +146,10 @@ def _run_pipeline(stages: list[Stage], folder: Path, resumed: Resumed, seed: int
 
 def hand_on(config: DictConfig, name: str, model_dir: str) -> None:
     """Lets the following stages start from what this one exports."""
-    if name == "sft":
+    if name == "sft" and config.roles == "shared":
+        # All stages train adapters of one net, so that PPO needs no other.
+        config.model.adapter_dir = str(adapter_folder(Path(model_dir)))
+    elif name == "sft":
         config.model.pretrained, config.model.tokenizer, config.model.meta_dir = model_dir, None, None
     elif name == "reward":
         fill_in(config, model_dir)

@@ -17,12 +17,13 @@ from rich.table import Table
 from lightning_rlhf.callbacks.run_record import versions
 from lightning_rlhf.cli.check import check_targets
 from lightning_rlhf.cli.planned import print_plan_line
-from lightning_rlhf.cli.reward_models import critic_source
+from lightning_rlhf.cli.reward_models import critic_source, put_on_backbone
 from lightning_rlhf.data.loader import micro_batch_size
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError, require
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.scalar import load_scalar_model
+from lightning_rlhf.models.shared import Shared
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.rewards import TextReward
 from lightning_rlhf.rollout.dataset import check_sizes
@@ -67,7 +68,8 @@ def prepare(config: DictConfig, name: str, folder: Path, renderer: Renderer) -> 
         instantiate(config.data.write)
     source: ModelSource = instantiate(config.model, _convert_="all")
     trainer = _trainer(config, name, source)
-    _check_quantization(source, block, trainer)
+    _check_quantization(source, block, trainer, config.roles)
+    _check_roles(config.roles, name, source)
     module = instantiate(block.module, renderer=renderer, **_nets(config, name, source, renderer))
     sizes = _minibatch_holder(block)
     micro_batch_size(sizes.minibatch_size, trainer)
@@ -118,7 +120,19 @@ def fit(stage: Stage, checkpoint: Path | None) -> dict[str, Any]:
     return json.loads(record.read_text(encoding="utf-8"))
 
 
-def _check_quantization(source: ModelSource, block: DictConfig, trainer: pl.Trainer) -> None:
+def _check_roles(roles: str, name: str, source: ModelSource) -> None:
+    """Checks whether one net can play all roles, if it is to."""
+    if roles not in ("separate", "shared"):
+        raise UserError(f"roles={roles}: expected separate or shared")
+    if roles == "separate":
+        return
+    if name == "dpo":
+        raise UserError("roles=shared: DPO has no four roles: take roles=separate")
+    if source.adapter is None:
+        raise UserError("roles=shared: each role is an adapter of one net: add adapter=lora")
+
+
+def _check_quantization(source: ModelSource, block: DictConfig, trainer: pl.Trainer, roles: str) -> None:
     """Checks that quantized weights need not do what they cannot."""
     given = f"model.quantization={source.quantization}"
     if source.quantization is None:
@@ -127,7 +141,7 @@ def _check_quantization(source: ModelSource, block: DictConfig, trainer: pl.Trai
         raise UserError(f"{given}: quantized weights cannot be trained: add adapter=lora")
     if shards_parameters(trainer):
         raise UserError(f"{given}: quantized weights cannot be divided: take strategy=ddp or deepspeed_zero2")
-    if block.module.get("refresh_reference_every"):
+    if roles == "separate" and block.module.get("refresh_reference_every"):
         raise UserError(f"{given}: a quantized reference cannot change: set ppo.module.refresh_reference_every=0")
 
 
@@ -146,8 +160,20 @@ def _nets(config: DictConfig, name: str, source: ModelSource, renderer: Renderer
     if name == "dpo":
         return {"actor": policy, "reference": reference, "gold": gold}
     start = critic_source(config, source, renderer)
+    shared = config.roles == "shared"
+    if shared:
+        put_on_backbone(config, source)
     check_targets({"reward": OmegaConf.to_container(config.reward, resolve=True)})
     reward: Any = instantiate(config.reward)
+    if shared:
+        changes = source.adapter_dir or config.ppo.module.refresh_reference_every
+        actor = Shared(
+            net=policy,
+            reference="adapter" if changes else "base",
+            critic_init=config.ppo.critic_init,
+            critic_head=config.ppo.critic_head,
+        )
+        return {"actor": actor, "reward": reward, "gold": gold}
     start = replace(start, adapter=source.adapter, quantization=source.quantization)
     critic = partial(load_scalar_model, start, config.ppo.critic_head)
     return {"actor": policy, "reference": reference, "critic": critic, "reward": reward, "gold": gold}

@@ -1,19 +1,32 @@
 """Files of adapters, as peft has them: adapter_config.json and adapter_model.safetensors."""
 
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.models.adapters import HEADS, inject_config
+from lightning_rlhf.models.adapters import HEADS, Lora, heads, inject_config
+from lightning_rlhf.strategies.loading import written
 
 WEIGHTS = "adapter_model.safetensors"
 # What peft puts before the names of weights.
 _PREFIX = "base_model.model."
+# Of the head of a scalar model, among what a file says of itself: peft's own have no place for it.
+_BIAS = "score_bias"
+
+
+def adapter_folder(folder: Path) -> Path:
+    """Where the adapter of a model goes: `adapter/` beside `model/`, `adapter_ema/` beside `model_ema/`."""
+    name = folder.name.replace("model", "adapter")
+    return folder.with_name(name if name != folder.name else f"{name}_adapter")
 
 
 def adapter_state(net: PreTrainedModel, name: str, weights: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -28,7 +41,7 @@ def adapter_state(net: PreTrainedModel, name: str, weights: Mapping[str, Tensor]
 
     weights = dict(net.state_dict() if weights is None else weights)
     state = get_peft_model_state_dict(net, weights, adapter_name=name, save_embedding_layers=False)
-    head = {key: weight for key, weight in weights.items() if key.split(".")[0] in HEADS}
+    head = {key: weight for key, weight in weights.items() if _is_of_head(key)}
     return {_PREFIX + key: weight for key, weight in {**state, **head}.items()}
 
 
@@ -57,6 +70,7 @@ def save_adapter(
 
     state = {key: weight.detach().contiguous().cpu() for key, weight in adapter_state(net, name, weights).items()}
     trained_heads = {key.removeprefix(_PREFIX).split(".")[0] for key in state} & set(HEADS)
+    bias = {_BIAS: repr(net.config.score_bias)} if scalar else {}
     own: Any = net.peft_config
     config = LoraConfig(
         **{
@@ -69,32 +83,83 @@ def save_adapter(
     )
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(folder))
-    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt", **bias})
     return folder
 
 
-def load_adapter(net: PreTrainedModel, folder: Path, name: str) -> None:
-    """Adds an adapter that `save_adapter` or peft wrote; see `inject`.
+@dataclass(frozen=True)
+class SavedHead:
+    """The head of a scalar model, as it stands beside its adapter."""
+
+    weight: Tensor
+    """(1, D)."""
+    bias: float
+
+
+def load_adapter(net: PreTrainedModel, folder: Path, name: str, expected: Lora | None = None) -> SavedHead | None:
+    """Adds an adapter that `save_adapter` or peft wrote, and lets it play; see `inject`.
+
+    Args:
+        net: A Hugging Face model, changed in place. If it has a head, it gets the saved one.
+        folder: With the adapter's files.
+        name: What to call it in the net.
+        expected: What the adapter has to be.
+
+    Returns:
+        The head that is saved with it, if one is.
 
     Raises:
-        UserError: If the folder holds no adapter of this net.
+        UserError: If the folder holds no adapter of this net, or another kind of adapter.
     """
     from peft import LoraConfig, set_peft_model_state_dict
 
     if not (folder / WEIGHTS).is_file():
         raise UserError(f"{folder}: not the folder of an adapter: there is no {WEIGHTS} in it")
     config: Any = LoraConfig.from_pretrained(str(folder))
+    if expected is not None:
+        _check_kind(config, expected, folder)
     config.inference_mode, config.modules_to_save = False, None
     try:
         inject_config(net, config, name)
     except ValueError as error:
         raise UserError(f"{folder}: not an adapter of {type(net).__name__}: {error}") from error
-    saved = load_file(folder / WEIGHTS)
-    differing = saved.keys() ^ adapter_state(net, name).keys()
+    saved = {key.removeprefix(_PREFIX): weight for key, weight in load_file(folder / WEIGHTS).items()}
+    own = {key.removeprefix(_PREFIX) for key in adapter_state(net, name)}
+    differing = [key for key in sorted(saved.keys() ^ own) if not _is_of_head(key)]
     if differing:
-        raise UserError(
-            f"{folder}: not an adapter of {type(net).__name__}: they differ in {', '.join(sorted(differing)[:3])}…"
-        )
-    state = {key.removeprefix(_PREFIX): weight for key, weight in saved.items()}
-    set_peft_model_state_dict(net, state, adapter_name=name)
-    net.load_state_dict({key: weight for key, weight in state.items() if key.split(".")[0] in HEADS}, strict=False)
+        raise UserError(f"{folder}: not an adapter of {type(net).__name__}: they differ in {', '.join(differing[:3])}…")
+    set_peft_model_state_dict(net, {k: w for k, w in saved.items() if not _is_of_head(k)}, adapter_name=name)
+    head = next((weight for key, weight in saved.items() if _is_of_head(key)), None)
+    if head is None:
+        return None
+    for layer in heads(net):
+        with torch.no_grad(), written(*layer.parameters()):
+            layer.weight.copy_(head)
+    with safe_open(folder / WEIGHTS, "pt") as file:
+        return SavedHead(head, float((file.metadata() or {}).get(_BIAS, 0.0)))
+
+
+def _check_kind(config: Any, expected: Lora, folder: Path) -> None:
+    found = {"rank": config.r, "alpha": config.lora_alpha, "rslora": config.use_rslora, "dora": config.use_dora}
+    for setting, value in found.items():
+        if value != getattr(expected, setting):
+            raise UserError(
+                f"model.adapter.{setting}={getattr(expected, setting)}, but the adapter in {folder} has {value}: "
+                f"set model.adapter.{setting}={value}"
+            )
+
+
+def base_of(folder: Path) -> str | None:
+    """Name or folder of the model that an adapter belongs to.
+
+    Raises:
+        UserError: If the folder holds no adapter.
+    """
+    file = folder / "adapter_config.json"
+    if not file.is_file():
+        raise UserError(f"{folder}: not the folder of an adapter: there is no {file.name} in it")
+    return json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
+
+
+def _is_of_head(key: str) -> bool:
+    return key.split(".")[0] in HEADS

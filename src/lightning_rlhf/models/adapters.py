@@ -7,26 +7,25 @@ needed.
 Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2021).
 """
 
+import copy
+import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
-from weakref import WeakKeyDictionary
+from typing import Any, cast
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lightning_rlhf.errors import UserError, raise_problems
+from lightning_rlhf.models.playing import forget_layers, let_play
 from lightning_rlhf.strategies.blocks import blocks
 
 ADAPTER = "default"
 """Name of the adapter of a net that has one."""
 HEADS = ("score", "classifier")
 """What families call the head of their scalar form."""
-# Of each net, kept since a pass through a large net's modules takes milliseconds and a checkpointed block needs them.
-_LAYERS: "WeakKeyDictionary[nn.Module, list[Any]]" = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,9 +127,8 @@ def inject_config(net: PreTrainedModel, config: Any, name: str) -> None:
         # That the net has adapters already: it is meant to.
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")
         inject_adapter_in_model(config, net, name)
-    _LAYERS.clear()
-    for layer in adapter_layers(net):
-        layer._active_adapter = [name]
+    forget_layers()
+    let_play(net, name)
     for parameter_name, parameter in net.named_parameters():
         parameter.requires_grad_(is_part_of_adapter(parameter_name))
         if parameter.requires_grad:
@@ -140,64 +138,40 @@ def inject_config(net: PreTrainedModel, config: Any, name: str) -> None:
         head.requires_grad_(True)
 
 
-def heads(net: nn.Module) -> list[nn.Module]:
+def heads(net: nn.Module) -> list[nn.Linear]:
     """The head of a net's scalar form, if it is one."""
-    return [module for name, module in net.named_children() if name in HEADS]
+    return [cast(nn.Linear, module) for name, module in net.named_children() if name in HEADS]
 
 
-def adapter_layers(net: nn.Module) -> list[Any]:
-    """The layers of a net, or of a module with nets in it, that hold adapters."""
-    if net not in _LAYERS:
-        _LAYERS[net] = [layer for layer in net.modules() if hasattr(layer, "lora_A")]
-    return _LAYERS[net]
+def train_only(net: nn.Module, *names: str) -> None:
+    """Trains these adapters, and no other weights."""
+    for key, weight in net.named_parameters():
+        weight.requires_grad_(any(is_part_of_adapter(key, name) for name in names))
 
 
-@contextmanager
-def playing(net: nn.Module, name: str | None) -> Iterator[None]:
-    """In it the net is the one with this adapter; afterwards it is what it was before.
-
-    What is trained stays as it is, unlike with peft's `set_adapter`: several adapters of a net can be in one loss.
-    Blocks that are computed again for a backward pass (see `checkpointing`) play what they played the first time.
+def copy_adapter(net: PreTrainedModel, source: str, name: str) -> None:
+    """Adds a copy of an adapter, and lets it play; see `inject`.
 
     Args:
-        net: With adapters, or without any, which changes nothing.
-        name: Of an adapter; None: the net without adapters.
+        net: Has the adapter.
+        source: The adapter's name.
+        name: Of the copy.
     """
-    layers = adapter_layers(net)
-    with _played(layers, [[] if name is None else [name]] * len(layers)):
-        yield
+    configs: Any = net.peft_config
+    inject_config(net, copy.deepcopy(configs[source]), name)
+    put_adapter(net, source, name)
 
 
-@contextmanager
-def _played(layers: Sequence[Any], active: Sequence[str | list[str]]) -> Iterator[None]:
-    before = _active(layers)
-    _activate(layers, active)
-    try:
-        yield
-    finally:
-        _activate(layers, before)
+@torch.no_grad()
+def put_adapter(net: nn.Module, source: str, name: str) -> None:
+    """Gives an adapter the weights of another of the same size."""
+    weights = dict(net.named_parameters())
+    for key, weight in weights.items():
+        if is_part_of_adapter(key, name):
+            weight.copy_(weights[re.sub(rf"\.{name}(\.|$)", rf".{source}\1", key)])
 
 
-def _active(layers: Sequence[Any]) -> list[str | list[str]]:
-    return [layer._active_adapter for layer in layers]
-
-
-def _activate(layers: Sequence[Any], active: Sequence[str | list[str]]) -> None:
-    # The attribute itself, since peft's `set_adapter` also changes what is trained, which DDP and FSDP do not expect.
-    for layer, names in zip(layers, active, strict=True):
-        layer._active_adapter = names
-
-
-def checkpointing(net: nn.Module) -> Callable[[], tuple[AbstractContextManager, AbstractContextManager]]:
-    """What `torch.utils.checkpoint` takes as `context_fn`: a block that is computed again plays the same adapter."""
-
-    def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
-        layers = adapter_layers(net)
-        return nullcontext(), _played(layers, _active(layers))
-
-    return contexts
-
-
-def is_part_of_adapter(name: str) -> bool:
-    """Whether a weight or module with this name is an adapter's."""
-    return ".lora_" in f".{name}"
+def is_part_of_adapter(name: str, adapter: str = "") -> bool:
+    """Whether a weight or module with this name is an adapter's, or the one's that is named."""
+    _, lora, rest = f".{name}".partition(".lora_")
+    return bool(lora) and (not adapter or adapter in rest.split("."))

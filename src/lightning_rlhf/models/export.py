@@ -9,11 +9,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.models.adapter_files import save_adapter
-from lightning_rlhf.models.adapters import adapter_layers, is_part_of_adapter
+from lightning_rlhf.models.adapter_files import adapter_folder, save_adapter
+from lightning_rlhf.models.adapters import is_part_of_adapter
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.forward import position_arguments
 from lightning_rlhf.models.merging import active_adapter, is_plain, is_quantized, of_weights, plain_net, with_adapters
+from lightning_rlhf.models.playing import adapter_layers
 from lightning_rlhf.models.scalar import ScalarModel, load_scalar_model
 from lightning_rlhf.models.source import ModelSource
 
@@ -64,12 +65,6 @@ def export_model(
     if name is not None:
         save_adapter(hf_net, name, adapter_folder(folder), hf_net.name_or_path or None, scalar)
     return folder
-
-
-def adapter_folder(folder: Path) -> Path:
-    """Where the adapter of a model goes: `adapter/` beside `model/`, `adapter_ema/` beside `model_ema/`."""
-    name = folder.name.replace("model", "adapter")
-    return folder.with_name(name if name != folder.name else f"{name}_adapter")
 
 
 def _allowed(net: torch.nn.Module, dtype: torch.dtype, size: float) -> float:

@@ -9,14 +9,40 @@ from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from lightning_rlhf.experience import Sequences
 from lightning_rlhf.ops.logprobs import token_logprobs
 from lightning_rlhf.ops.sequences import position_ids
 
 
+class Backbone(nn.Module):
+    """A causal language model that is called as one net, for logits or for hidden states.
+
+    Strategies gather the weights of what is called, so what lies outside the blocks would not be there for a call of
+    the part under the head.
+    """
+
+    is_one_net = True
+    """See `strategies.blocks.nets`."""
+
+    def __init__(self, net: PreTrainedModel) -> None:
+        """Takes the net."""
+        super().__init__()
+        self.net = net
+
+    def forward(self, *, hidden: bool = False, **arguments: Any) -> Any:
+        """Calls the net, or only what lies under its head.
+
+        Args:
+            hidden: Give hidden states instead of logits.
+            **arguments: Of the net's forward.
+        """
+        return (self.net.base_model if hidden else self.net)(**arguments)
+
+
 def _parameters(net: nn.Module) -> frozenset[str]:
-    return _parameters_of(type(net).forward)
+    return _parameters_of(type(net.net if isinstance(net, Backbone) else net).forward)
 
 
 @cache
@@ -86,16 +112,17 @@ def label_logprobs(net: nn.Module, input_ids: Tensor, attention_mask: Tensor, lo
     return token_logprobs(logits[labels][None], input_ids[:, 1:][labels][None])[0]
 
 
-def hidden_states(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+def hidden_states(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor, **arguments: Any) -> Tensor:
     """Last hidden states.
 
     Args:
         backbone: A model without a head.
         input_ids: (B, T).
         attention_mask: (B, T) bool.
+        **arguments: Others for its forward.
 
     Returns:
         (B, T, D).
     """
     positions = position_arguments(backbone, attention_mask)
-    return backbone(input_ids=input_ids, use_cache=False, **positions).last_hidden_state
+    return backbone(input_ids=input_ids, use_cache=False, **positions, **arguments).last_hidden_state

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lightning_rlhf.models.adapters import adapter_layers, inject_config, is_part_of_adapter
+from lightning_rlhf.models.adapters import inject_config, is_part_of_adapter
+from lightning_rlhf.models.playing import adapter_layers
 
 _QUANTIZED = ("Linear4bit", "Linear8bitLt")
 

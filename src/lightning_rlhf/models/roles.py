@@ -28,6 +28,13 @@ class TokenStats(NamedTuple):
     entropy: Tensor
 
 
+def token_stats(logits: Tensor, sequences: Sequences, entropy_grad: bool) -> TokenStats:
+    """Of the response tokens, by (B, R, V) logits over the temperature."""
+    with torch.set_grad_enabled(entropy_grad and torch.is_grad_enabled()):
+        entropy = token_entropy(logits)
+    return TokenStats(token_logprobs(logits, sequences.responses), entropy)
+
+
 class Roles(Protocol):
     """What PPO asks of its nets. Log-probs are those of the sampling distribution: logits / temperature."""
 
@@ -40,6 +47,9 @@ class Roles(Protocol):
     def ref_logprobs(self, sequences: Sequences, *, temperature: float) -> Tensor:
         """(B, R) log-probs under the reference."""
 
+    def policy_stats(self, sequences: Sequences, *, temperature: float) -> tuple[TokenStats, Tensor]:
+        """Those of the actor, and (B, R) log-probs under the reference: without gradients, in one go if possible."""
+
     def exact_kl(self, sequences: Sequences, *, temperature: float) -> Tensor:
         """(B, R) KL(actor || reference) over the whole vocabulary before each response token, in nats."""
 
@@ -49,11 +59,17 @@ class Roles(Protocol):
     def scores(self, answers: Answers) -> Scores:
         """(B,) of the reward source."""
 
-    def generator(self) -> PreTrainedModel:
-        """The net that samples."""
+    def generator(self) -> nn.Module:
+        """The net that samples, called like one of Hugging Face's."""
+
+    def exported(self) -> PreTrainedModel:
+        """The net that an export holds."""
+
+    def nets(self) -> dict[str, nn.Module]:
+        """The net behind each role that has one."""
 
     def trainable(self) -> dict[str, nn.Module]:
-        """The nets to update, by role."""
+        """What holds the weights to update, by role."""
 
     def frozen(self) -> tuple[str, ...]:
         """Names of the submodules that no optimizer changes."""
@@ -95,10 +111,7 @@ class SeparateRoles(nn.Module):
 
     def actor_stats(self, sequences: Sequences, *, temperature: float, entropy_grad: bool = False) -> TokenStats:
         """See `Roles`."""
-        logits = response_logits(self.actor, sequences) / temperature
-        with torch.set_grad_enabled(entropy_grad and torch.is_grad_enabled()):
-            entropy = token_entropy(logits)
-        return TokenStats(token_logprobs(logits, sequences.responses), entropy)
+        return token_stats(response_logits(self.actor, sequences) / temperature, sequences, entropy_grad)
 
     def label_logprobs(self, input_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor) -> Tensor:
         """See `Roles`."""
@@ -107,6 +120,11 @@ class SeparateRoles(nn.Module):
     def ref_logprobs(self, sequences: Sequences, *, temperature: float) -> Tensor:
         """See `Roles`."""
         return token_logprobs(response_logits(self.reference, sequences) / temperature, sequences.responses)
+
+    def policy_stats(self, sequences: Sequences, *, temperature: float) -> tuple[TokenStats, Tensor]:
+        """See `Roles`."""
+        stats = self.actor_stats(sequences, temperature=temperature)
+        return stats, self.ref_logprobs(sequences, temperature=temperature)
 
     def exact_kl(self, sequences: Sequences, *, temperature: float) -> Tensor:
         """See `Roles`."""
@@ -124,6 +142,14 @@ class SeparateRoles(nn.Module):
     def generator(self) -> PreTrainedModel:
         """See `Roles`."""
         return self.actor
+
+    def exported(self) -> PreTrainedModel:
+        """See `Roles`."""
+        return self.actor
+
+    def nets(self) -> dict[str, nn.Module]:
+        """See `Roles`."""
+        return dict(self.named_children())
 
     def trainable(self) -> dict[str, nn.Module]:
         """See `Roles`."""

@@ -7,14 +7,15 @@ token by comparing ids with PAD, which is wrong where PAD is EOS or absent.
 Shapes: B rows, T tokens, R response tokens, D hidden size.
 """
 
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Sequences
+from lightning_rlhf.models.adapters import heads
 from lightning_rlhf.models.forward import hidden_states
 from lightning_rlhf.models.source import ModelSource, load_pretrained
 from lightning_rlhf.ops.rewards import last_token_index
@@ -23,23 +24,27 @@ from lightning_rlhf.strategies.loading import written
 HeadInit = Literal["normal", "zero", "trained"]
 
 
-class ScalarModel(nn.Module):
-    """A backbone, a linear head on every token, and a bias.
+class Scalar(nn.Module):
+    """A linear head on the hidden state of every token, and a bias."""
 
-    The bias lives in the configuration of an export (`score_bias`), since the heads of Hugging Face have none.
-    """
-
-    def __init__(self, net: PreTrainedModel) -> None:
-        """Wraps a net of the `…ForSequenceClassification` kind with one label."""
-        super().__init__()
-        self.net = net
-        self.bias = nn.Parameter(torch.tensor(float(getattr(net.config, "score_bias", 0.0)), dtype=net.dtype))
+    head: nn.Linear
+    """(1, D) weights."""
+    bias: nn.Parameter
+    """Of no dimension."""
 
     @property
-    def head(self) -> nn.Linear:
-        """The (1, D) linear layer, whatever its family calls it."""
-        heads = (module for name, module in self.net.named_children() if name in ("score", "classifier"))
-        return cast(nn.Linear, next(heads))
+    def called(self) -> tuple[nn.Module, ...]:
+        """The modules that hold its weights, each of which a strategy gathers when it is called."""
+        return (self,)
+
+    @property
+    def hf_config(self) -> PretrainedConfig:
+        """That of the net under the head."""
+        raise NotImplementedError
+
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """What the head reads, (B, T, D)."""
+        raise NotImplementedError
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """A number for each token.
@@ -51,8 +56,7 @@ class ScalarModel(nn.Module):
         Returns:
             (B, T) in fp32.
         """
-        hidden = hidden_states(self.net.base_model, input_ids, attention_mask)
-        return self.head(hidden)[..., 0].float() + self.bias.float()
+        return self.head(self.hidden_states(input_ids, attention_mask))[..., 0].float() + self.bias.float()
 
     def scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The number at the last real token of each row.
@@ -92,6 +96,33 @@ class ScalarModel(nn.Module):
         mean, std = scores.mean(), scores.std(correction=0)
         self.head.weight.div_(std)
         self.bias.copy_((self.bias - mean) / std)
+
+
+class ScalarModel(Scalar):
+    """A backbone, a linear head on every token, and a bias.
+
+    The bias lives in the configuration of an export (`score_bias`), since the heads of Hugging Face have none.
+    """
+
+    def __init__(self, net: PreTrainedModel) -> None:
+        """Wraps a net of the `…ForSequenceClassification` kind with one label."""
+        super().__init__()
+        self.net = net
+        self.bias = nn.Parameter(torch.tensor(float(getattr(net.config, "score_bias", 0.0)), dtype=net.dtype))
+
+    @property
+    def head(self) -> nn.Linear:  # type: ignore[override]
+        """The linear layer of the net, whatever its family calls it."""
+        return heads(self.net)[0]
+
+    @property
+    def hf_config(self) -> PretrainedConfig:
+        """See `Scalar`."""
+        return self.net.config
+
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """See `Scalar`."""
+        return hidden_states(self.net.base_model, input_ids, attention_mask)
 
 
 def load_scalar_model(source: ModelSource, head: HeadInit) -> ScalarModel:

@@ -18,12 +18,14 @@ from transformers import (
 )
 
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.models.adapters import ADAPTER, Lora, checkpointing, inject
+from lightning_rlhf.models.adapter_files import load_adapter
+from lightning_rlhf.models.adapters import ADAPTER, Lora, inject
 from lightning_rlhf.models.gguf import from_gguf
 from lightning_rlhf.models.meta import is_meta_folder, open_checkpoint
 from lightning_rlhf.models.meta_convert import converted
 from lightning_rlhf.models.meta_layout import read_params
 from lightning_rlhf.models.places import Place, bare_tokenizer, find_place, hint
+from lightning_rlhf.models.playing import checkpointing
 from lightning_rlhf.models.quantization import METHODS, quantization_config, quantized, settle
 from lightning_rlhf.strategies.blocks import blocks
 from lightning_rlhf.strategies.loading import loading
@@ -61,6 +63,8 @@ class ModelSource:
     """Compile each block with torch.compile."""
     adapter: Lora | None = None
     """What is trained, beside weights that are not; None trains all weights."""
+    adapter_dir: str | None = None
+    """Folder of a trained adapter of `pretrained`, which training goes on with; None begins a new one."""
     quantization: str | None = None
     """Keep the weights of linear layers in 4 bits (nf4, fp4) or 8 (int8); only an adapter can be trained then."""
     seed: int = 0
@@ -82,6 +86,8 @@ class ModelSource:
             raise UserError(
                 "model.quantization=int8 with model.adapter.dora=true: peft cannot: take nf4, or plain LoRA"
             )
+        if self.adapter_dir is not None and self.adapter is None:
+            raise UserError(f"model.adapter_dir={self.adapter_dir}: nothing would train that adapter: add adapter=lora")
         if self.pretrained is None and self.config is None:
             raise UserError(
                 "model.pretrained is not set, and model.config has no architecture to build: set one of them"
@@ -106,7 +112,9 @@ class ModelSource:
         if self.quantization_config is not None:
             net = quantized(net, self.quantization_config) if getattr(net, "hf_quantizer", None) is None else net
             settle(net)
-        if self.adapter is not None:
+        if self.adapter_dir is not None:
+            load_adapter(net, Path(self.adapter_dir).expanduser(), ADAPTER, self.adapter)
+        elif self.adapter is not None:
             with self.seeded():
                 inject(net, self.adapter, ADAPTER)
         if self.gradient_checkpointing:
@@ -130,12 +138,13 @@ class ModelSource:
 
     @property
     def frozen(self) -> "ModelSource":
-        """The same without an adapter: where a net that is not trained comes from."""
-        return replace(self, adapter=None)
+        """The same without a new adapter: where a net that is not trained comes from."""
+        return self if self.adapter_dir else replace(self, adapter=None)
 
     def trained(self, folder: str | Path) -> "ModelSource":
         """The same kind of model with the weights and the tokenizer of an export."""
-        return replace(self, pretrained=str(folder), tokenizer=None, meta_dir=None, setting=ModelSource.setting)
+        setting = ModelSource.setting
+        return replace(self, pretrained=str(folder), tokenizer=None, meta_dir=None, adapter_dir=None, setting=setting)
 
     def hf_config(self) -> PretrainedConfig:
         """The Hugging Face configuration, with its dropouts set.

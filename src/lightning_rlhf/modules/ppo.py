@@ -16,14 +16,16 @@ from lightning_rlhf.data.render import Rendered, Renderer
 from lightning_rlhf.errors import UserError, raise_problems
 from lightning_rlhf.experience import Experience, Rollout
 from lightning_rlhf.hooks import notify
-from lightning_rlhf.models.roles import Net, SeparateRoles, build
+from lightning_rlhf.models.roles import Net, SeparateRoles
+from lightning_rlhf.models.shared import Shared, SharedRoles
 from lightning_rlhf.modules.checkpoint import beside_adapters, fill_in, leave_out
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.modules.ppo_loss import PPOLoss
+from lightning_rlhf.modules.ppo_roles import build_roles, role_builders, without_own_net
 from lightning_rlhf.ops.masked import masked_sum
 from lightning_rlhf.ops.moments import Moments, update_moments
 from lightning_rlhf.rewards import TextReward
-from lightning_rlhf.rewards.source import RewardSource, as_reward
+from lightning_rlhf.rewards.source import RewardSource
 from lightning_rlhf.rollout.collect import collect, gather_samples, score_samples, to_answers
 from lightning_rlhf.rollout.credit import Credit, to_experience
 from lightning_rlhf.rollout.dataset import Minibatch, RolloutDataset
@@ -42,16 +44,16 @@ class PPOModule(LightningModule):
     instructions with human feedback" (2022). Minibatches: Schulman et al. (2017), algorithm 1.
     """
 
-    roles: SeparateRoles
+    roles: SeparateRoles | SharedRoles
 
     def __init__(
         self,
         *,
-        actor: PreTrainedModel | Callable[[], PreTrainedModel],
-        reference: PreTrainedModel | Callable[[], PreTrainedModel],
+        actor: PreTrainedModel | Callable[[], PreTrainedModel] | Shared,
         reward: RewardSource,
         renderer: Renderer,
         sampling: Sampling,
+        reference: PreTrainedModel | Callable[[], PreTrainedModel] | None = None,
         critic: Net | None = None,
         evaluation: Sampling | None = None,
         gold: TextReward | None = None,
@@ -74,14 +76,15 @@ class PPOModule(LightningModule):
         """Prepares the stage; the nets are built in `configure_model`.
 
         Args:
-            actor: The net to train, or a function that builds it; starts as a fine-tuned model.
-            reference: What the actor must stay near; a second copy of the actor's start.
+            actor: The net to train, or a function that builds it; starts as a fine-tuned model. Or one net that plays
+                all roles.
             reward: Where scores come from: a trained `ScalarModel` or its builder, a `TextReward`, a `WeightedSum`,
                 see `rewards.source.as_reward`.
             renderer: Makes tokens of prompts, and text of tokens.
             sampling: How responses are drawn in rollouts.
+            reference: What the actor must stay near; a second copy of its start; None if one net plays all roles.
             critic: Estimates what score is to be expected, for each token; a `ScalarModel` or its builder. Not built
-                if the advantage estimator needs none.
+                if the advantage estimator needs none; None if one net plays all roles.
             evaluation: How held-out prompts are answered; as in rollouts if None.
             gold: The true aim, for evaluation only.
             optim: Optimizer and schedule.
@@ -123,11 +126,7 @@ class PPOModule(LightningModule):
         self.credit, self.loss = credit or Credit(), loss or PPOLoss()
         self.credit.shaping.check_limit(sampling.max_new_tokens)
         # In a dict, since a net that is an attribute would be a submodule at once, and a second time as a role.
-        self.builders: dict[str, Any] = {"actor": actor, "reference": reference}
-        if self.credit.estimator.critic:
-            if critic is None:
-                raise UserError(f"advantage={self.credit.advantage} needs a critic, and none is given")
-            self.builders["critic"] = critic
+        self.builders = role_builders(actor, reference, critic, self.credit)
         self.reward = {"reward": reward}
         self.renderer, self.sampling, self.optim = renderer, sampling, optim or Optim()
         self.lr, self.critic_lr, self.seed = lr, critic_lr, seed
@@ -143,18 +142,15 @@ class PPOModule(LightningModule):
     def configure_model(self) -> None:
         """Builds the nets, once; frozen ones too, so that sharded strategies shard them."""
         if not hasattr(self, "roles"):
-            nets = {role: build(net) for role, net in self.builders.items()}
-            self.roles = SeparateRoles(reward=as_reward(self.reward["reward"], self.renderer), **nets)
+            self.roles = build_roles(self.builders, self.reward["reward"], self.renderer, self.credit)
 
     def export_nets(self) -> dict[str, nn.Module]:
         """What an export holds."""
-        return {"model": self.roles.generator()}
+        return {"model": self.roles.exported()}
 
     def absent_nets(self) -> dict[str, str]:
-        """Roles that no net plays, and why."""
-        if self.credit.estimator.critic:
-            return {}
-        return {"critic": f"none: advantage={self.credit.advantage} needs none"}
+        """Roles that no net of their own plays, and why."""
+        return without_own_net(self.roles, self.credit)
 
     def rollout_dataset(self, prompts: list[Prompt], ptx: list[Rendered]) -> RolloutDataset:
         """Samples responses to the prompts, and reads them in minibatches: what the data module trains on.
@@ -296,5 +292,6 @@ class PPOModule(LightningModule):
 
     def unchanged(self) -> tuple[str, ...]:
         """Prefixes of the weights that stay as they were built: a reference that is refreshed does not."""
+        prefixes = (*(f"roles.{name}." for name in self.roles.frozen()), *beside_adapters(self))
         refreshed = {"reference"} if self.refresh_reference_every else set()
-        return (*(f"roles.{name}." for name in self.roles.frozen() if name not in refreshed), *beside_adapters(self))
+        return tuple(prefix for prefix in prefixes if refreshed.isdisjoint(prefix.split(".")))

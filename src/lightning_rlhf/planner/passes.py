@@ -52,11 +52,9 @@ def scoring(roles: Roles, rows: int, prompt: int, response: int, *, exact_kl: bo
             trace.enter("reward", "input")
             results.append(roles.scores(Answers(batch, [], [], [])))
             trace.enter("actor", "input")
-            results.append(roles.actor_stats(batch, temperature=1.0, entropy_grad=False))
+            results.append(roles.policy_stats(batch, temperature=1.0))
             trace.enter("critic", "input")
             results.append(roles.values(batch))
-            trace.enter("reference", "input")
-            results.append(roles.ref_logprobs(batch, temperature=1.0))
             if exact_kl:
                 trace.enter("actor", "input")
                 results.append(roles.exact_kl(batch, temperature=1.0))

@@ -8,9 +8,18 @@ from lightning_rlhf.rewards.http import HTTPReward
 from lightning_rlhf.rewards.judge import LLMJudge
 
 if TYPE_CHECKING:
-    from lightning_rlhf.rewards.source import LoadedReward, Reward, RewardSource, WeightedSum, as_reward, load_reward
+    from lightning_rlhf.rewards.source import (
+        AdapterReward,
+        LoadedReward,
+        Reward,
+        RewardSource,
+        WeightedSum,
+        as_reward,
+        load_reward,
+    )
 
 __all__ = [
+    "AdapterReward",
     "HTTPReward",
     "LLMJudge",
     "LoadedReward",

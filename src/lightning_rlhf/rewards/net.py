@@ -14,14 +14,14 @@ from lightning_rlhf.data.preference import cut_at_end
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Answers, Scores, Sequences
-from lightning_rlhf.models.scalar import ScalarModel
+from lightning_rlhf.models.scalar import Scalar
 from lightning_rlhf.ops.rewards import last_token_index
 
 
 class NetReward(nn.Module):
     """A reward model with the tokenizer and the chat template of the actor."""
 
-    def __init__(self, net: ScalarModel) -> None:
+    def __init__(self, net: Scalar) -> None:
         """Takes the trained net."""
         super().__init__()
         self.net = net
@@ -34,7 +34,7 @@ class NetReward(nn.Module):
 class TextNetReward(nn.Module):
     """A reward model with a tokenizer or chat template of its own, in which it renders the text of the answers."""
 
-    def __init__(self, net: ScalarModel, renderer: Renderer, stop_ids: Sequence[int]) -> None:
+    def __init__(self, net: Scalar, renderer: Renderer, stop_ids: Sequence[int]) -> None:
         """Takes the trained net.
 
         Args:
@@ -68,7 +68,7 @@ class TextNetReward(nn.Module):
             UserError: If the template refuses a conversation, or one is longer than the net can read.
         """
         ids, mask = pad([self._ids(*row) for row in zip(conversations, finished, strict=True)])
-        limit = getattr(self.net.net.config, "max_position_embeddings", None)
+        limit = getattr(self.net.hf_config, "max_position_embeddings", None)
         if limit is not None and ids.shape[1] > limit:
             raise UserError(
                 f"a conversation has {ids.shape[1]} tokens for the reward model, which reads at most {limit}: set "

@@ -8,7 +8,8 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -16,7 +17,10 @@ from torch import nn
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError, raise_problems
 from lightning_rlhf.experience import Answers, Scores
-from lightning_rlhf.models.scalar import ScalarModel, load_scalar_model
+from lightning_rlhf.models.adapter_files import adapter_folder, base_of, load_adapter
+from lightning_rlhf.models.backbone import AdapterScalar
+from lightning_rlhf.models.forward import Backbone
+from lightning_rlhf.models.scalar import Scalar, ScalarModel, load_scalar_model
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.rewards.function import TextReward
 from lightning_rlhf.rewards.net import NetReward, TextNetReward, ended
@@ -28,8 +32,44 @@ Reward = Callable[[Answers], Scores]
 class LoadedReward(NamedTuple):
     """A trained reward model, and how it reads conversations."""
 
-    net: ScalarModel
+    net: Scalar
     renderer: Renderer
+
+
+class AdapterReward:
+    """A reward model that was trained as an adapter of the net which plays all roles (`models.shared.Shared`)."""
+
+    def __init__(self, path: str, template: str | None = None, setting: str = "reward.path") -> None:
+        """Says where it is.
+
+        Args:
+            path: Folder of its export, beside which the adapter is.
+            template: Chat template that it was trained with: `plain`, `raw`, or Jinja text; None takes the tokenizer's.
+            setting: What messages call `path`.
+        """
+        self.path, self.template, self.setting = path, template, setting
+
+    def on(self, backbone: Backbone) -> LoadedReward:
+        """Adds the adapter to the net.
+
+        Raises:
+            UserError: If there is none, or it is no reward model, or of another net.
+        """
+        folder, net = adapter_folder(Path(self.path)), backbone.net
+        base = base_of(folder)
+        if base != (net.name_or_path or None):
+            raise UserError(
+                f"{self.setting}={self.path}: its adapter belongs to {base or 'a net with random weights'}, not to "
+                f"{net.name_or_path or 'such a net'}: train it on that, or take roles=separate"
+            )
+        names: Any = net.peft_config
+        name = f"reward_{len(names)}"
+        head = load_adapter(net, folder, name)
+        if head is None:
+            raise UserError(f"{self.setting}={self.path}: its adapter has no head, so it is no reward model")
+        source = ModelSource(pretrained=self.path, setting=self.setting)
+        renderer = Renderer(source.load_tokenizer(), self.template, stop_ids=source.stop_ids())
+        return LoadedReward(AdapterScalar(backbone, name, head.weight, head.bias), renderer)
 
 
 class WeightedSum:
@@ -63,7 +103,9 @@ class WeightedSum:
         self.parts, self.weights = dict(parts), dict(weights)
 
 
-RewardSource = ScalarModel | LoadedReward | TextReward | WeightedSum | Callable[[], ScalarModel | LoadedReward]
+RewardSource = (
+    ScalarModel | LoadedReward | AdapterReward | TextReward | WeightedSum | Callable[[], ScalarModel | LoadedReward]
+)
 """What PPO's `reward` may be."""
 
 
@@ -86,14 +128,15 @@ def load_reward(
     return LoadedReward(net, Renderer(source.load_tokenizer(), template, stop_ids=source.stop_ids()))
 
 
-def as_reward(source: RewardSource, renderer: Renderer) -> Reward:
+def as_reward(source: RewardSource, renderer: Renderer, backbone: Backbone | None = None) -> Reward:
     """Builds what is still to be built, and gives all sources one form.
 
     Args:
         source: A `ScalarModel`, which reads the actor's ids; what `load_reward` returns, which reads them if its
             tokenizer and template are the actor's, and else the text; a function that builds one of these; a
-            `TextReward`; or a `WeightedSum` of any of them.
+            `TextReward`; an `AdapterReward`; or a `WeightedSum` of any of them.
         renderer: The actor's.
+        backbone: The net that plays all roles, if one does.
 
     Returns:
         A function; if it holds nets, an `nn.Module` with these in it.
@@ -102,11 +145,15 @@ def as_reward(source: RewardSource, renderer: Renderer) -> Reward:
         UserError: If the source is none of these, or cannot be built.
     """
     if isinstance(source, WeightedSum):
-        parts = {name: as_reward(part, renderer) for name, part in source.parts.items()}
+        parts = {name: as_reward(part, renderer, backbone) for name, part in source.parts.items()}
         holds_nets = any(isinstance(part, nn.Module) for part in parts.values())
         return NetSum(parts, source.weights) if holds_nets else partial(add_up, parts, source.weights)
     if isinstance(source, TextReward):
         return partial(score_texts, source, renderer.stop_ids)
+    if isinstance(source, AdapterReward):
+        if backbone is None:
+            raise UserError(f"{source.setting}={source.path}: an AdapterReward needs a net that plays all roles")
+        source = source.on(backbone)
     if isinstance(source, ScalarModel):
         return NetReward(source)
     if isinstance(source, LoadedReward):

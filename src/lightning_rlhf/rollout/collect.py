@@ -124,7 +124,7 @@ def score_samples(
     def widen(tensor: Tensor) -> Tensor:
         return pad(tensor, (0, width - tensor.shape[1]))
 
-    stats = roles.actor_stats(trimmed, temperature=temperature, entropy_grad=False)
+    stats, ref_logprobs = roles.policy_stats(trimmed, temperature=temperature)
     values = roles.values(trimmed)
     return Samples(
         sampled.sequences,
@@ -133,7 +133,7 @@ def score_samples(
         sampled.logprobs,
         logprobs=widen(stats.logprobs),
         entropy=widen(stats.entropy),
-        ref_logprobs=widen(roles.ref_logprobs(trimmed, temperature=temperature)),
+        ref_logprobs=widen(ref_logprobs),
         values=None if values is None else widen(values),
         exact_kl=widen(roles.exact_kl(trimmed, temperature=temperature)) if exact_kl else None,
     )

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from torch import nn
 
 from lightning_rlhf.data.batches import PromptBatch
 from lightning_rlhf.data.render import Renderer
@@ -37,7 +37,7 @@ class HeldOutAnswers:
         self.gold_name = {} if name is None else {"gold_name": name}
         self.samples: dict[int, Sample] = {}
 
-    def answer(self, net: PreTrainedModel, batch: PromptBatch) -> Sampled:
+    def answer(self, net: nn.Module, batch: PromptBatch) -> Sampled:
         """Draws an answer to each prompt of a batch and keeps it."""
         shape = (1, self.sampling.max_new_tokens)
         numbers = torch.cat([uniforms(shape, self.seed, EVALUATION, index) for index in batch.indices])

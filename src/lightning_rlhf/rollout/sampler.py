@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel, TopKLogitsWarper, TopPLogitsWarper
+from torch import Tensor, nn
+from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 from lightning_rlhf.errors import UserError, raise_problems
 from lightning_rlhf.experience import Sequences
@@ -72,7 +72,7 @@ class Sampled(NamedTuple):
 
 
 def sample(
-    net: PreTrainedModel,
+    net: nn.Module,
     input_ids: Tensor,
     attention_mask: Tensor,
     sampling: Sampling,
@@ -83,7 +83,7 @@ def sample(
     """Draws one response for each prompt.
 
     Args:
-        net: A causal language model, in evaluation mode.
+        net: A causal language model, in evaluation mode; one of Hugging Face's, or called like one.
         input_ids: (B, P) prompts, padded at the left.
         attention_mask: (B, P) bool.
         sampling: How to draw.

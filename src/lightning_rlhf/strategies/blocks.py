@@ -19,10 +19,12 @@ def blocks(net: nn.Module) -> list[nn.Module]:
 def nets(module: nn.Module) -> Iterator[nn.Module]:
     """The nets in a module: the outermost parts that are called as a whole.
 
-    They are Hugging Face's models, and whatever has weights of its own, such as a model with one of these in it.
+    They are Hugging Face's models, and whatever has weights of its own, such as a model with one of these in it, or
+    says `is_one_net`.
     """
     for part in module.children():
-        if isinstance(part, PreTrainedModel) or next(part.parameters(recurse=False), None) is not None:
+        has_weights = next(part.parameters(recurse=False), None) is not None
+        if isinstance(part, PreTrainedModel) or has_weights or hasattr(part, "is_one_net"):
             yield part
         else:
             yield from nets(part)

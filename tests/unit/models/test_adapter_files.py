@@ -14,10 +14,11 @@ from torch.testing import assert_close
 
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapter_files import load_adapter, save_adapter
-from lightning_rlhf.models.adapters import Lora, inject, playing
+from lightning_rlhf.models.adapters import Lora, inject
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.export import export_model
 from lightning_rlhf.models.merging import plain_net, with_adapters
+from lightning_rlhf.models.playing import playing
 from lightning_rlhf.models.scalar import load_scalar_model
 from lightning_rlhf.models.source import ModelSource
 

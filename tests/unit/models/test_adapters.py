@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.models.adapters import Lora, inject, playing
+from lightning_rlhf.models.adapters import Lora, inject
 from lightning_rlhf.models.causal_lm import load_causal_lm
+from lightning_rlhf.models.playing import playing
 from lightning_rlhf.models.scalar import load_scalar_model
 from lightning_rlhf.models.source import ModelSource
 

@@ -1,0 +1,205 @@
+"""One backbone for all roles of PPO: each role is an adapter of the same net, which is in memory once.
+
+Actor and critic are adapters that are trained, a reward model is an adapter that was, and the reference is the net
+without adapters, or with the one that the actor started from.
+
+Shapes: B rows, R response tokens, D hidden size.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.experience import Answers, Scores, Sequences
+from lightning_rlhf.models.adapters import ADAPTER, copy_adapter, is_part_of_adapter, put_adapter, train_only
+from lightning_rlhf.models.backbone import AdapterScalar
+from lightning_rlhf.models.forward import Backbone, label_logprobs, response_logits
+from lightning_rlhf.models.merging import active_adapter
+from lightning_rlhf.models.playing import let_play, mixes, playing, playing_by_rows
+from lightning_rlhf.models.roles import Net, TokenStats, build, token_stats
+from lightning_rlhf.models.scalar import HeadInit
+from lightning_rlhf.ops.kl import exact_kl
+from lightning_rlhf.ops.logprobs import token_logprobs
+
+Reward = Callable[[Answers], Scores]
+CRITIC, REFERENCE = "critic", "reference"
+"""Names of adapters; the actor's is `ADAPTER`."""
+
+
+class Shared:
+    """One net for all roles: what `PPOModule` takes as its actor, with no reference and no critic beside it.
+
+    Example:
+        >>> source = ModelSource(pretrained="runs/sft/model", adapter=Lora())
+        >>> PPOModule(actor=Shared(partial(load_causal_lm, source)), reward=AdapterReward("runs/reward/model"), …)
+    """
+
+    def __init__(
+        self,
+        net: Net,
+        *,
+        reference: Literal["base", "adapter"] = "base",
+        critic_init: Literal["reward", "policy"] | None = None,
+        critic_head: HeadInit = "zero",
+    ) -> None:
+        """Takes what to build.
+
+        Args:
+            net: A causal language model with an adapter, the actor's; or a function that builds it.
+            reference: What the actor must stay near: the net without adapters, or with the actor's as it is at first.
+            critic_init: Whose adapter the critic starts with; None: the reward model's, if it is one of this net.
+            critic_head: The head that the critic starts with; `trained` is the reward model's.
+        """
+        self.net, self.reference, self.critic_init, self.critic_head = net, reference, critic_init, critic_head
+
+
+class SharedRoles(nn.Module):
+    """A backbone, and what plays on it."""
+
+    def __init__(
+        self, backbone: Backbone, *, reward: Reward, critic: AdapterScalar | None, reference: str | None
+    ) -> None:
+        """Freezes all but the adapters of actor and critic, and the critic's head.
+
+        Args:
+            backbone: Has the adapters.
+            reward: Gives scores; a module if it holds nets or heads.
+            critic: Estimates what score is to be expected; None for algorithms that need none.
+            reference: Name of an adapter; None: the net without any.
+        """
+        super().__init__()
+        self.backbone, self.critic, self.reward, self.reference = backbone, critic, reward, reference
+        if isinstance(reward, nn.Module):
+            reward.requires_grad_(False).eval()
+        train_only(backbone.net, ADAPTER, *([] if critic is None else [critic.adapter]))
+        let_play(backbone.net, ADAPTER)
+
+    def actor_stats(self, sequences: Sequences, *, temperature: float, entropy_grad: bool = False) -> TokenStats:
+        """See `Roles`."""
+        return token_stats(response_logits(self.backbone, sequences) / temperature, sequences, entropy_grad)
+
+    def label_logprobs(self, input_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor) -> Tensor:
+        """See `Roles`."""
+        return label_logprobs(self.backbone, input_ids, attention_mask, loss_mask)
+
+    def ref_logprobs(self, sequences: Sequences, *, temperature: float) -> Tensor:
+        """See `Roles`."""
+        with playing(self.backbone, self.reference):
+            return token_logprobs(response_logits(self.backbone, sequences) / temperature, sequences.responses)
+
+    def policy_stats(self, sequences: Sequences, *, temperature: float) -> tuple[TokenStats, Tensor]:
+        """See `Roles`: each row goes through the net twice in one batch, once with each adapter."""
+        if not mixes(self.backbone):
+            stats = self.actor_stats(sequences, temperature=temperature)
+            return stats, self.ref_logprobs(sequences, temperature=temperature)
+        num_rows = len(sequences.input_ids)
+        twice = Sequences(*(torch.cat([tensor, tensor]) for tensor in sequences))
+        with playing_by_rows(self.backbone, [ADAPTER] * num_rows + [self.reference] * num_rows):
+            logits, ref_logits = (response_logits(self.backbone, twice) / temperature).split(num_rows)
+        return token_stats(logits, sequences, False), token_logprobs(ref_logits, sequences.responses)
+
+    def exact_kl(self, sequences: Sequences, *, temperature: float) -> Tensor:
+        """See `Roles`."""
+        logits = response_logits(self.backbone, sequences) / temperature
+        with playing(self.backbone, self.reference):
+            return exact_kl(logits, response_logits(self.backbone, sequences) / temperature)
+
+    def values(self, sequences: Sequences) -> Tensor | None:
+        """See `Roles`."""
+        return None if self.critic is None else self.critic.values(sequences)
+
+    def scores(self, answers: Answers) -> Scores:
+        """See `Roles`."""
+        return self.reward(answers)
+
+    def generator(self) -> Backbone:
+        """See `Roles`."""
+        return self.backbone
+
+    def exported(self) -> PreTrainedModel:
+        """See `Roles`."""
+        return self.backbone.net
+
+    def nets(self) -> dict[str, nn.Module]:
+        """See `Roles`."""
+        nets: dict[str, nn.Module] = {"actor": self.backbone, "reference": self.backbone}
+        if self.critic is not None:
+            nets["critic"] = self.backbone
+        if isinstance(self.reward, nn.Module):
+            nets["reward"] = self.backbone if _on_backbone(self.reward) else self.reward
+        return nets
+
+    def trainable(self) -> dict[str, nn.Module]:
+        """See `Roles`."""
+        weights = {"actor": self._adapter(ADAPTER)}
+        if self.critic is not None:
+            weights["critic"] = [*self._adapter(self.critic.adapter), *self.critic.parameters()]
+        return {role: nn.ParameterList(members) for role, members in weights.items()}
+
+    def _adapter(self, name: str) -> list[nn.Parameter]:
+        return [weight for key, weight in self.backbone.named_parameters() if is_part_of_adapter(key, name)]
+
+    def frozen(self) -> tuple[str, ...]:
+        """See `Roles`."""
+        return ("reward",) if isinstance(self.reward, nn.Module) else ()
+
+    def refresh_reference(self) -> None:
+        """See `Roles`.
+
+        Raises:
+            UserError: If the reference is the net itself.
+        """
+        if self.reference is None:
+            raise UserError("the reference is the net without adapters, and cannot change: Shared(reference='adapter')")
+        put_adapter(self.backbone, ADAPTER, self.reference)
+
+
+def shared_roles(shared: Shared, make_reward: Callable[[Backbone], Reward], *, with_critic: bool) -> SharedRoles:
+    """Builds the roles.
+
+    Args:
+        shared: The net.
+        make_reward: Gives the source of scores, and may add adapters to the net.
+        with_critic: Whether there is one.
+
+    Raises:
+        UserError: If the net has no adapter, or the critic is to start as a reward model that is not on the net.
+    """
+    net = build(shared.net)
+    if active_adapter(net) is None:
+        raise UserError("roles=shared: each role is an adapter of one net, which has none: add adapter=lora")
+    backbone = Backbone(net)
+    if shared.reference == "adapter":
+        copy_adapter(net, ADAPTER, REFERENCE)
+    reward = make_reward(backbone)
+    critic = _critic(shared, backbone, reward) if with_critic else None
+    return SharedRoles(
+        backbone, reward=reward, critic=critic, reference=REFERENCE if shared.reference == "adapter" else None
+    )
+
+
+def _critic(shared: Shared, backbone: Backbone, reward: Reward) -> AdapterScalar:
+    net: PreTrainedModel = backbone.net
+    model = next(iter(_on_backbone(reward)), None) if shared.critic_init != "policy" else None
+    if model is None and (shared.critic_init == "reward" or shared.critic_head == "trained"):
+        raise UserError(
+            "ppo.critic_init=reward or ppo.critic_head=trained: the score comes from no adapter of the actor's net: "
+            "take policy and zero, or roles=separate"
+        )
+    copy_adapter(net, ADAPTER if model is None else model.adapter, CRITIC)
+    if model is not None and shared.critic_head == "trained":
+        return AdapterScalar(backbone, CRITIC, model.head.weight, float(model.bias))
+    # As wide as what the head over the vocabulary reads.
+    size = net.get_output_embeddings().in_features
+    std = 0.0 if shared.critic_head == "zero" else (size + 1) ** -0.5
+    return AdapterScalar(backbone, CRITIC, std * torch.randn(1, size), 0.0)
+
+
+def _on_backbone(reward: Reward) -> list[AdapterScalar]:
+    """The reward models behind a score that are adapters."""
+    modules = reward.modules() if isinstance(reward, nn.Module) else ()
+    return [module for module in modules if isinstance(module, AdapterScalar)]
