@@ -70,7 +70,7 @@ def save_adapter(
 
     state = {key: weight.detach().contiguous().cpu() for key, weight in adapter_state(net, name, weights).items()}
     trained_heads = {key.removeprefix(_PREFIX).split(".")[0] for key in state} & set(HEADS)
-    bias = {_BIAS: repr(net.config.score_bias)} if scalar else {}
+    bias = {_BIAS: repr(getattr(net.config, "score_bias", 0.0))} if scalar else {}
     own: Any = net.peft_config
     config = LoraConfig(
         **{

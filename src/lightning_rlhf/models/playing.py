@@ -54,11 +54,14 @@ def playing_by_rows(net: nn.Module, names: Sequence[str | None]) -> Iterator[Non
         names: Of an adapter for each row; None: no adapter.
     """
     # peft's name for no adapter.
-    rows = {"adapter_names": [name or "__base__" for name in names]}
-    hooks = [
-        layer.register_forward_pre_hook(lambda _, inputs, named: (inputs, named | rows), with_kwargs=True)
-        for layer in adapter_layers(net)
-    ]
+    rows = [name or "__base__" for name in names]
+
+    def name_rows(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        # OPT gives some layers one row for each token.
+        times = len(inputs[0]) // len(rows)
+        return inputs, named | {"adapter_names": [name for name in rows for _ in range(times)]}
+
+    hooks = [layer.register_forward_pre_hook(name_rows, with_kwargs=True) for layer in adapter_layers(net)]
     try:
         yield
     finally:

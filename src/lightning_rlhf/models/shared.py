@@ -192,7 +192,7 @@ def _critic(shared: Shared, backbone: Backbone, reward: Reward) -> AdapterScalar
         )
     copy_adapter(net, ADAPTER if model is None else model.adapter, CRITIC)
     if model is not None and shared.critic_head == "trained":
-        return AdapterScalar(backbone, CRITIC, model.head.weight, float(model.bias))
+        return AdapterScalar(backbone, CRITIC, model.head.weight, float(model.bias.detach()))
     # As wide as what the head over the vocabulary reads.
     size = net.get_output_embeddings().in_features
     std = 0.0 if shared.critic_head == "zero" else (size + 1) ** -0.5
