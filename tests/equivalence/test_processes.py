@@ -45,9 +45,13 @@ def test_accumulation_gives_the_same_numbers(parts: int, single: Path, tmp_path:
         assert max(differences(tmp_path, single, stage).values()) < 1e-5
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_rank_that_is_killed_ends_the_other_with_a_message(victim: int, tmp_path: Path) -> None:
-    settings = ["model=tiny", "experiment=none", "strategy=ddp", "trainer.devices=2", "sft.trainer.max_epochs=1000"]
+@pytest.mark.parametrize(
+    ("strategy", "victim"),
+    [("ddp", 0), ("ddp", 1), ("fsdp2", 0), ("deepspeed_zero3", 1), ("colossalai_zero2", 0)],
+)
+def test_a_rank_that_is_killed_ends_the_other_with_a_message(strategy: str, victim: int, tmp_path: Path) -> None:
+    run = [f"strategy={strategy}", "trainer.devices=2", "sft.trainer.max_epochs=1000"]
+    settings = ["model=tiny", "experiment=none", *run]
     log = tmp_path / "log"
     with log.open("w") as output:
         first = subprocess.Popen(

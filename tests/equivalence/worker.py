@@ -153,6 +153,9 @@ def run(folder: Path, strategy: str, arguments: list[str]) -> None:
             numbers = recorder.numbers | {"grad_norm": health.history["train/grad_norm"], "val": result["metrics"]}
             (folder / stage / "trajectory.json").write_text(json.dumps(numbers))
     if "die" in options:
+        if dist.is_initialized():
+            # Whoever is first takes the others along, and the first process is still to write what it has seen.
+            dist.barrier()
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+# What is whole here for now: DeepSpeed gathers nothing twice.
+_GATHERED: set[Tensor] = set()
+
 
 def shard(module: nn.Module, config: dict[str, Any], dtype: torch.dtype, device: torch.device) -> None:
     """Spreads the weights of a module that are whole yet, one by one; those of the first process count.
@@ -88,9 +91,13 @@ def gathered(engine: Any, nets: Sequence[nn.Module], *, write: bool) -> Iterator
     """
     import deepspeed
 
-    parameters = list({parameter for net in nets for parameter in net.parameters()})
+    wanted = dict.fromkeys(parameter for net in nets for parameter in net.parameters())
+    parameters = [parameter for parameter in wanted if parameter not in _GATHERED]
+    assert not write or len(parameters) == len(wanted), "weights that are gathered to be read cannot be written"
     with ExitStack() as stack:
         stack.enter_context(deepspeed.zero.GatheredParameters(parameters, modifier_rank=0 if write else None))
+        _GATHERED.update(parameters)
+        stack.callback(_GATHERED.difference_update, parameters)
         hooks = {hook.id for hook in (*_offload(engine).forward_hooks, *_offload(engine).backward_hooks)}
         for module in {module for net in nets for module in net.modules()}:
             # After each call a hook would release the weights, and before the next one all ranks would gather them.
