@@ -21,7 +21,7 @@ from lightning_rlhf.models.export import export_model
 from lightning_rlhf.models.merging import plain_net
 from lightning_rlhf.models.playing import playing
 from lightning_rlhf.models.roles import SeparateRoles
-from lightning_rlhf.models.scalar import ScalarModel, load_scalar_model
+from lightning_rlhf.models.scalar import ScalarModel, load_reward_model, load_scalar_model
 from lightning_rlhf.models.shared import CRITIC, Shared, SharedRoles, shared_roles
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.rewards.net import NetReward
@@ -146,6 +146,17 @@ def test_each_role_gives_what_a_net_of_its_own_gives(
         assert_close(found[name], tensor, atol=1e-5, rtol=1e-5, msg=name)
     different = [found[name] for name in ("logprobs", "ref_logprobs", "values")]
     assert min(float((a - b).abs().max()) for i, a in enumerate(different) for b in different[:i]) > 0.1
+
+
+def test_an_adapter_scores_as_the_exported_model_does(
+    make_source: MakeSource, reward_folder: Callable, sequences: Sequences
+) -> None:
+    source = make_source("llama")
+    folder = reward_folder(source)
+    with torch.no_grad():
+        expected = load_reward_model(str(folder)).eval().scores(sequences.input_ids, sequences.attention_mask)
+        found = of(source, folder).scores(answers(sequences)).total
+    assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def gradients(roles: SharedRoles, sequences: Sequences) -> dict[str, Tensor]:
