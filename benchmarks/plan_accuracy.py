@@ -2,13 +2,14 @@
 
     python benchmarks/plan_accuracy.py [word …]
 
-Runs the cases that have all the words in their name, such as `llama full fsdp2`; without words, all, which takes half
-an hour on two cores. Sharded ones have two processes, of which the first is measured.
+Runs the cases that have all the words in their name, such as `llama full fsdp2`; without words, all, which takes an
+hour on two cores. Sharded ones have two processes, of which the first is measured.
 """
 
 import json
 import random
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,8 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from lightning_rlhf.data.render import Renderer
+from lightning_rlhf.models.adapter_files import save_adapter
+from lightning_rlhf.models.adapters import ADAPTER, Lora
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.scalar import load_scalar_model
 from lightning_rlhf.models.source import ModelSource
@@ -46,7 +49,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "bloom": {"model_type": "bloom", "hidden_size": 512, "n_layer": 6, "n_head": 8},
 }
-NETS = {"full": [], "lora": ["adapter=lora"]}
+NETS = {"full": [], "lora": ["adapter=lora"], "shared": ["adapter=lora", "roles=shared"]}
 # Buckets as small as the nets: DeepSpeed's own are made for large ones, and would hide them.
 _TWO = ["trainer.devices=2"]
 STRATEGIES = {
@@ -66,11 +69,21 @@ def write_nets(family: str, folder: Path) -> None:
     for name, net in (("actor", load_causal_lm(source)), ("reward", load_scalar_model(source, "normal").net)):
         net.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
+    _write_adapter(folder)
     renderer = Renderer(AutoTokenizer.from_pretrained(folder / "actor"), "raw", stop_ids=(2,))
     with (folder / "prompts.jsonl").open("w", encoding="utf-8") as file:
         for number in range(256):
             length = PROMPT_LENGTH if number % 2 else PROMPT_LENGTH - 16
             file.write(json.dumps({"prompt": _prompt(random.Random(number), renderer, length)}) + "\n")
+
+
+def _write_adapter(folder: Path) -> None:
+    """Writes a reward model that is an adapter of the actor, as a run leaves it."""
+    base = folder / "actor"
+    net: Any = load_scalar_model(ModelSource(pretrained=str(base), adapter=Lora()), "normal").net
+    net.config.score_bias = 0.0
+    shutil.copytree(folder / "reward", folder / "reward_adapter" / "model")
+    save_adapter(net, ADAPTER, folder / "reward_adapter" / "adapter", str(base), scalar=True)
 
 
 def _prompt(numbers: random.Random, renderer: Renderer, length: int) -> str:
@@ -90,7 +103,7 @@ def measure(family: Path, nets: str, strategy: str) -> dict[str, Any]:
         settings = [
             f"model.pretrained={family / 'actor'}",
             f"model.tokenizer={family / 'actor'}",
-            f"reward.path={family / 'reward'}",
+            f"reward.path={family / 'reward_adapter' / 'model' if nets == 'shared' else family / 'reward'}",
             f"strategy={strategy}",
         ]
         script = Path(__file__).with_name("plan_run.py")

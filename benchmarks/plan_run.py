@@ -5,7 +5,6 @@ or frees it; what Python and libraries have is taken off by counting tensors onc
 plan of the same configuration is computed beside. FOLDER/memory.json gets both, of the first process.
 """
 
-import ctypes
 import gc
 import json
 import os
@@ -17,10 +16,8 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY":
 
 from hydra import compose, initialize_config_module
 from lightning.pytorch import Trainer
-from omegaconf import open_dict
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from meter import Meter, allocated, tensor_bytes
+from omegaconf import DictConfig, open_dict
 
 from lightning_rlhf.cli.jobs import job_of
 from lightning_rlhf.cli.quiet import quiet
@@ -55,49 +52,6 @@ SETTINGS = [
     "ppo.trainer.num_sanity_val_steps=0",
     "+ppo.trainer.limit_val_batches=0",
 ]
-_SMALL = 2**16
-"""Operators that make less are not worth a look."""
-
-
-class _Mallinfo(ctypes.Structure):
-    _fields_ = [(f"field_{number}", ctypes.c_size_t) for number in range(10)]
-
-
-_LIBC = ctypes.CDLL("libc.so.6")
-_LIBC.mallinfo2.restype = _Mallinfo
-
-
-def allocated() -> int:
-    """Bytes in use, of all threads: `uordblks`, and `hblkhd` for what has pages of its own (man 3 mallinfo)."""
-    info = _LIBC.mallinfo2()
-    return info.field_7 + info.field_4
-
-
-def tensor_bytes() -> int:
-    """Bytes of all tensors that Python can reach."""
-    storages = {}
-    for item in filter(lambda item: isinstance(item, Tensor), gc.get_objects()):
-        for tensor in (item, getattr(item, "ds_tensor", None), item.grad if item.is_leaf else None):
-            if tensor is not None:
-                storage = getattr(tensor, "_local_tensor", tensor).untyped_storage()
-                storages[storage.data_ptr()] = storage.nbytes()
-    return sum(storages.values())
-
-
-class Meter(TorchDispatchMode):
-    """Keeps the most that is allocated after any operator."""
-
-    def __init__(self) -> None:
-        """Starts at nothing."""
-        super().__init__()
-        self.most = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs an operator, and looks."""
-        outputs = function(*args, **(kwargs or {}))
-        if any(isinstance(part, Tensor) and part.nbytes > _SMALL for part in tree_leaves(outputs)):
-            self.most = max(self.most, allocated())
-        return outputs
 
 
 class Measure(RLHFCallback):
@@ -129,14 +83,17 @@ class Measure(RLHFCallback):
         self.meter.most = 0
 
 
-def run(folder: Path, overrides: list[str]) -> None:
-    """Trains, and writes what it took."""
-    quiet()
+def configured(folder: Path, overrides: list[str]) -> DictConfig:
+    """The configuration of a run in a folder with prompts."""
     with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
         config = compose("train", [*SETTINGS, f"data.path={folder / 'prompts.jsonl'}", *overrides])
     with open_dict(config):
         config.run_dir = str(folder)
-    planned = moments(job_of(config, "ppo"))
+    return config
+
+
+def trained(folder: Path, config: DictConfig) -> tuple[Trainer, dict[str, int]]:
+    """Trains; the trainer, and the most bytes of each phase."""
     stage = prepare(config, "ppo", folder, load_renderer(config))
     meter = Meter()
     measure = Measure(meter)
@@ -144,11 +101,20 @@ def run(folder: Path, overrides: list[str]) -> None:
     stage.data.setup("fit")
     with meter:
         stage.trainer.fit(stage.module, stage.data)
-    if stage.trainer.is_global_zero:
+    return stage.trainer, measure.peaks
+
+
+def run(folder: Path, overrides: list[str]) -> None:
+    """Trains, and writes what it took and what was planned."""
+    quiet()
+    config = configured(folder, overrides)
+    planned = moments(job_of(config, "ppo"))
+    trainer, peaks = trained(folder, config)
+    if trainer.is_global_zero:
         phases = {"rollout": ("rollout", "scoring"), "update": ("update",)}
         expected = {name: peak([m for m in planned if m.phase in those]) for name, those in phases.items()}
         record = {
-            "measured": measure.peaks,
+            "measured": peaks,
             "planned": {name: moment.total for name, moment in expected.items()},
             "at": {name: moment.what for name, moment in expected.items()},
             "kinds": {name: by_kind(moment.held) for name, moment in expected.items()},

@@ -53,9 +53,10 @@ def test_a_run_says_its_plan_and_shows_it_on_the_run_card(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_plan_is_within_a_tenth_of_what_a_run_takes() -> None:
+@pytest.mark.parametrize("nets", ["lora", "shared"])
+def test_a_plan_is_within_a_tenth_of_what_a_run_takes(nets: str) -> None:
     done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "plan_accuracy.py", "opt", "lora", "single"],
+        [sys.executable, ROOT / "benchmarks" / "plan_accuracy.py", "opt", nets, "single"],
         env=environ(),
         capture_output=True,
         text=True,

@@ -1,5 +1,7 @@
 """From the configuration of a stage to what the planner takes."""
 
+import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,15 +9,16 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from lightning_rlhf.cli.reward_models import reward_models
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.models.adapter_files import adapter_folder
+from lightning_rlhf.models.adapters import Lora
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.planner.job import Job
 from lightning_rlhf.planner.layout import layout
 
 
 def job_of(config: DictConfig, stage: str) -> Job:
-    """What the planner takes of a stage; nothing is read but the configuration.
+    """What the planner takes of a stage; no weights are read.
 
     Raises:
         UserError: If a setting is wrong, or the planner does not know what the configuration names.
@@ -50,14 +53,19 @@ def job_of(config: DictConfig, stage: str) -> Job:
 def _of_ppo(config: DictConfig, source: ModelSource) -> dict[str, Any]:
     block = config.ppo
     module = block.module
-    rewards = [_reward_source(node, config, source) for node in reward_models(config).values()]
+    rewards = list(_reward_nodes(config.reward))
+    reward = _reward_source(rewards[0], source) if rewards else None
     critic = None
     if instantiate(module.credit).estimator.critic:
-        start = source if block.critic_init == "policy" or not rewards else rewards[0]
+        start = source if block.critic_init == "policy" or reward is None else reward
         critic = replace(start, adapter=source.adapter, quantization=source.quantization)
     return {
         "critic": critic,
-        "reward": rewards[0] if rewards else None,
+        "critic_init": block.critic_init if rewards else "policy",
+        "reward": reward,
+        "reward_adapter": _reward_adapter(rewards[0], source) if rewards else None,
+        # What the SFT of a pipeline hands on is an adapter, which is not there yet.
+        "adapter_reference": bool(source.adapter_dir or module.refresh_reference_every or "sft" in config.stages),
         "prompt_length": config.get("prompt_length") or block.data.max_prompt_length,
         "response_length": config.get("response_length") or module.sampling.max_new_tokens,
         "rollout_batch_size": module.rollout_batch_size,
@@ -69,12 +77,37 @@ def _of_ppo(config: DictConfig, source: ModelSource) -> dict[str, Any]:
     }
 
 
-def _reward_source(node: DictConfig, config: DictConfig, source: ModelSource) -> ModelSource:
+def _reward_nodes(node: DictConfig) -> Iterator[DictConfig]:
+    """Those that load a reward model: as a net of its own, or as an adapter once a run has put it on its backbone."""
+    if node.get("_target_", "").rpartition(".")[2] in ("load_reward", "AdapterReward"):
+        yield node
+        return
+    for name in map(str, node):
+        if not OmegaConf.is_missing(node, name) and isinstance(node[name], DictConfig):
+            yield from _reward_nodes(node[name])
+
+
+def _reward_source(node: DictConfig, source: ModelSource) -> ModelSource:
     """Where a reward model comes from; one that is not there yet is planned as one of the actor's size."""
-    path = None if OmegaConf.is_missing(node, "path") else Path(node.path)
-    if path is None or (path.name == "model" and not path.exists()):
-        return replace(source, adapter=None, quantization=None, dtype=node.dtype)
-    return ModelSource(pretrained=str(node.path), dtype=node.dtype, setting="reward.path")
+    if _is_to_come(node):
+        return replace(source, adapter=None, adapter_dir=None, quantization=None, dtype=node.get("dtype", source.dtype))
+    return ModelSource(pretrained=str(node.path), dtype=node.get("dtype", source.dtype), setting="reward.path")
+
+
+def _reward_adapter(node: DictConfig, source: ModelSource) -> Lora | None:
+    """What a reward model is on a net that plays all roles; None: a net of its own there too (`put_on_backbone`)."""
+    if _is_to_come(node):
+        return source.adapter or Lora()
+    file = adapter_folder(Path(node.path)) / "adapter_config.json"
+    if not file.is_file():
+        return None
+    saved = json.loads(file.read_text(encoding="utf-8"))
+    return Lora(rank=saved["r"], dora=saved["use_dora"], target_modules=saved["target_modules"])
+
+
+def _is_to_come(node: DictConfig) -> bool:
+    """Whether an earlier stage is still to train a reward model."""
+    return OmegaConf.is_missing(node, "path") or (Path(node.path).name == "model" and not Path(node.path).exists())
 
 
 def _on_gpu(trainer: DictConfig) -> bool:

@@ -8,7 +8,16 @@ from rich.table import Table
 from lightning_rlhf.planner.memory import KINDS, by_kind, by_role, readable
 from lightning_rlhf.planner.plan import Plan
 
-_SHORT = {"parameters": "weights", "gradients": "grads", "optimizer": "optim", "activations": "activ", "kv_cache": "kv"}
+# So that a table with all of them is no wider than 80 characters.
+_SHORT = {
+    "parameters": "weights",
+    "gradients": "grads",
+    "optimizer": "optim",
+    "activations": "activ",
+    "kv_cache": "kv",
+    "gathered": "gather",
+    "experience": "exp",
+}
 
 
 def print_plan(stage: str, plan: Plan, record: dict[str, Any], limits: dict[str, int | None]) -> None:
@@ -33,7 +42,7 @@ def print_plan(stage: str, plan: Plan, record: dict[str, Any], limits: dict[str,
     console.print(_sizes(unit, factor, {role or "all": held for role, held in by_role(plan.peak.held).items()}, None))
     if plan.host_peak:
         console.print(f" host: {readable(plan.host_peak)} for each machine")
-    _print_verdict(console, record, limits)
+    _print_verdict(console, record, limits, unit, factor)
     flops, times = sum(record["flops"].values()), record["seconds"]
     per = "iteration" if job.stage == "ppo" else "optimizer step"
     parts = ", ".join(f"{name} {value:.3g} s" for name, value in times.items())
@@ -46,12 +55,18 @@ def _sizes(unit: str, factor: int, rows: dict[str, dict[str, int]], bold: str | 
     table = _table(unit, *(_SHORT.get(kind, kind) for kind in kinds), "total")
     for name, held in rows.items():
         cells = [*(held.get(kind, 0) for kind in kinds), sum(held.values())]
-        shown = (f"{size / factor:,.1f}" if round(size / factor, 1) > 0 else "" for size in cells)
+        shown = (_number(size / factor) if round(size / factor, 1) > 0 else "" for size in cells)
         table.add_row(name, *shown, style="bold" if name == bold else None)
     return table
 
 
-def _print_verdict(console: Console, record: dict[str, Any], limits: dict[str, int | None]) -> None:
+def _number(size: float) -> str:
+    return f"{size:,.1f}" if size < 1000 else f"{size:,.0f}"
+
+
+def _print_verdict(
+    console: Console, record: dict[str, Any], limits: dict[str, int | None], unit: str, factor: int
+) -> None:
     if record["fits"] is not None:
         given = ", ".join(f"{name}={readable(size)}" for name, size in limits.items() if size)
         console.print(f" {'[bold green]fits[/]' if record['fits'] else '[bold red]does not fit[/]'} in {given}")
@@ -64,16 +79,18 @@ def _print_verdict(console: Console, record: dict[str, Any], limits: dict[str, i
         elif remedy is None and limits["device_memory"] is not None:
             console.print(" no setting makes it fit: take more devices, or a smaller model")
     if record["knobs"] and record["fits"] is not True:
-        table = _table("saves", "peak", "fits", "setting", "costs", left=("setting", "costs"))
+        table = _table("saves", "peak", "fits", f"{unit}; by")
         for knob in record["knobs"]:
             fits = {None: "", True: "yes", False: "no"}[knob["fits"]]
-            table.add_row(readable(knob["saves"]), readable(knob["peak"]), fits, knob["setting"], knob["cost"])
+            setting = f"{knob['setting']}\n[dim]  {knob['cost']}[/]"
+            table.add_row(_number(knob["saves"] / factor), _number(knob["peak"] / factor), fits, setting)
+        table.columns[-1].justify = "left"
         console.print(table)
 
 
-def _table(first: str, *others: str, left: tuple[str, ...] = ()) -> Table:
-    table = Table(box=None, padding=(0, 1), header_style="dim")
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     table.add_column(first)
     for name in others:
-        table.add_column(name, justify="left" if name in left else "right", overflow="fold", no_wrap=name == "setting")
+        table.add_column(name, justify="right", no_wrap=True)
     return table

@@ -83,8 +83,8 @@ def last_logits(net: nn.Module, input_ids: Tensor, num_last: int, **arguments: A
     return output.logits[:, -num_last:], output
 
 
-def response_logits(net: nn.Module, sequences: Sequences) -> Tensor:
-    """Logits that predict each response token: those one position before it.
+def response_logits(net: nn.Module, sequences: Sequences, temperature: float = 1.0) -> Tensor:
+    """Logits that predict each response token, over the temperature: those one position before it.
 
     Returns:
         (B, R, V).
@@ -92,7 +92,9 @@ def response_logits(net: nn.Module, sequences: Sequences) -> Tensor:
     num_responses = sequences.response_mask.shape[1]
     positions = position_arguments(net, sequences.attention_mask)
     logits, _ = last_logits(net, sequences.input_ids, num_responses + 1, use_cache=False, **positions)
-    return logits[:, :-1]
+    logits = logits[:, :-1]
+    # No second tensor of this size for a division that changes nothing.
+    return logits if temperature == 1 else logits / temperature
 
 
 def label_logprobs(net: nn.Module, input_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor) -> Tensor:

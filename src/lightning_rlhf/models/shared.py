@@ -80,7 +80,7 @@ class SharedRoles(nn.Module):
 
     def actor_stats(self, sequences: Sequences, *, temperature: float, entropy_grad: bool = False) -> TokenStats:
         """See `Roles`."""
-        return token_stats(response_logits(self.backbone, sequences) / temperature, sequences, entropy_grad)
+        return token_stats(response_logits(self.backbone, sequences, temperature), sequences, entropy_grad)
 
     def label_logprobs(self, input_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor) -> Tensor:
         """See `Roles`."""
@@ -89,7 +89,7 @@ class SharedRoles(nn.Module):
     def ref_logprobs(self, sequences: Sequences, *, temperature: float) -> Tensor:
         """See `Roles`."""
         with playing(self.backbone, self.reference):
-            return token_logprobs(response_logits(self.backbone, sequences) / temperature, sequences.responses)
+            return token_logprobs(response_logits(self.backbone, sequences, temperature), sequences.responses)
 
     def policy_stats(self, sequences: Sequences, *, temperature: float) -> tuple[TokenStats, Tensor]:
         """See `Roles`: each row goes through the net twice in one batch, once with each adapter."""
@@ -99,14 +99,14 @@ class SharedRoles(nn.Module):
         num_rows = len(sequences.input_ids)
         twice = Sequences(*(torch.cat([tensor, tensor]) for tensor in sequences))
         with playing_by_rows(self.backbone, [ADAPTER] * num_rows + [self.reference] * num_rows):
-            logits, ref_logits = (response_logits(self.backbone, twice) / temperature).split(num_rows)
+            logits, ref_logits = response_logits(self.backbone, twice, temperature).split(num_rows)
         return token_stats(logits, sequences, False), token_logprobs(ref_logits, sequences.responses)
 
     def exact_kl(self, sequences: Sequences, *, temperature: float) -> Tensor:
         """See `Roles`."""
-        logits = response_logits(self.backbone, sequences) / temperature
+        logits = response_logits(self.backbone, sequences, temperature)
         with playing(self.backbone, self.reference):
-            return exact_kl(logits, response_logits(self.backbone, sequences) / temperature)
+            return exact_kl(logits, response_logits(self.backbone, sequences, temperature))
 
     def values(self, sequences: Sequences) -> Tensor | None:
         """See `Roles`."""

@@ -177,8 +177,7 @@ class ModelSource:
         if where is None:
             raise UserError("model.tokenizer is not set")
         name = "model.tokenizer" if self.tokenizer else self.setting
-        # Meta's folder says of which generation its tokenizer is.
-        bare = None if is_meta_folder(Path(where)) else bare_tokenizer(where, name)
+        bare = bare_tokenizer(where, name)
         return bare or load_pretrained(AutoTokenizer, where, name, trust_remote_code=self.trust_remote_code)
 
     def stop_ids(self) -> tuple[int, ...]:

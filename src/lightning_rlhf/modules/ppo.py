@@ -229,10 +229,11 @@ class PPOModule(LightningModule):
     def training_step(self, batch: Minibatch, batch_idx: int) -> Tensor:
         """This micro-batch's share of the minibatch's loss."""
         sequences = batch.experience.sequences
+        # The backward pass goes the other way: so logits are gone before any block is computed again.
+        values = self.roles.values(sequences)
         new = self.roles.actor_stats(
             sequences, temperature=self.sampling.temperature, entropy_grad=self.loss.ent_coef != 0
         )
-        values = self.roles.values(sequences)
         self.terms = self.loss(new, values, batch, self.kl_coef, self.credit.kl_loss)
         loss, sums, means = self.terms
         if batch.ptx is not None:

@@ -4,7 +4,7 @@ from collections import Counter
 
 from lightning_rlhf.planner.job import Job
 from lightning_rlhf.planner.memory import Bytes
-from lightning_rlhf.planner.nets import Weights
+from lightning_rlhf.planner.weights import Weights
 
 
 def moments_size(bits: int, size: float, count: float) -> float:

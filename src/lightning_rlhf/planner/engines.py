@@ -4,15 +4,16 @@ from collections import Counter
 
 from lightning_rlhf.planner.adam import moments_size, step_work
 from lightning_rlhf.planner.job import Job
-from lightning_rlhf.planner.nets import Weights
 from lightning_rlhf.planner.rules import Rules, per_role
 from lightning_rlhf.planner.sharded import fsdp, fsdp2
+from lightning_rlhf.planner.weights import Sizes
 from lightning_rlhf.planner.zero_colossalai import colossalai
 from lightning_rlhf.planner.zero_deepspeed import deepspeed
 
 
-def whole(job: Job, weights: dict[str, Weights]) -> Rules:
+def whole(job: Job, sizes: Sizes) -> Rules:
     """Everything in each process."""
+    weights = sizes.held
     gradients = per_role(weights, "gradients", lambda net: net.trained_size)
     return Rules(
         parameters=per_role(weights, "parameters", lambda net: net.size),
@@ -28,11 +29,11 @@ def whole(job: Job, weights: dict[str, Weights]) -> Rules:
     )
 
 
-def ddp(job: Job, weights: dict[str, Weights]) -> Rules:
+def ddp(job: Job, sizes: Sizes) -> Rules:
     """Everything in each process, and buckets."""
-    found = whole(job, weights)
+    found = whole(job, sizes)
     # Gradients are copied into buckets, since Lightning leaves `gradient_as_bucket_view` off (DistributedDataParallel).
-    found.always = per_role(weights, "buckets", lambda net: net.trained_size)
+    found.always = per_role(sizes.held, "buckets", lambda net: net.trained_size)
     return found
 
 
@@ -46,6 +47,6 @@ _ENGINES = {
 }
 
 
-def rules(job: Job, weights: dict[str, Weights]) -> Rules:
+def rules(job: Job, sizes: Sizes) -> Rules:
     """The rules of a stage's strategy."""
-    return _ENGINES[job.layout.engine](job, weights)
+    return _ENGINES[job.layout.engine](job, sizes)

@@ -5,7 +5,7 @@ passes it, twice that again backwards; Chowdhery et al., "PaLM" (2022), appendix
 """
 
 from lightning_rlhf.planner.job import Job
-from lightning_rlhf.planner.nets import Weights
+from lightning_rlhf.planner.weights import Sizes, Weights
 
 
 def forward_flops(net: Weights, tokens: int, length: int) -> float:
@@ -29,9 +29,9 @@ def backward_flops(net: Weights, tokens: int, length: int, *, checkpointing: boo
     return forward * (1 + trained + checkpointing)
 
 
-def iteration_flops(job: Job, weights: dict[str, Weights]) -> dict[str, float]:
+def iteration_flops(job: Job, sizes: Sizes) -> dict[str, float]:
     """Of an iteration of PPO, or of an optimizer step of another stage, by phase; over all processes."""
-    length = job.prompt_length + job.response_length
+    length, weights = job.prompt_length + job.response_length, sizes.passed
     if job.stage != "ppo":
         rows = job.minibatch_size * (1 if job.stage == "sft" else 2)
         return {"update": sum(_update(job, net, rows * length, length) for net in weights.values())}

@@ -5,10 +5,10 @@ from collections import Counter
 from lightning_rlhf.planner.adam import moments_size
 from lightning_rlhf.planner.job import Job
 from lightning_rlhf.planner.memory import Bytes
-from lightning_rlhf.planner.nets import Weights
+from lightning_rlhf.planner.weights import Sizes, Weights
 
 
-def host_bytes(job: Job, weights: dict[str, Weights]) -> dict[str, Bytes]:
+def host_bytes(job: Job, sizes: Sizes) -> dict[str, Bytes]:
     """Of all processes of one machine, by phase, beside what Python and libraries take.
 
     Empty on CPUs, which are the devices themselves there.
@@ -16,21 +16,22 @@ def host_bytes(job: Job, weights: dict[str, Weights]) -> dict[str, Bytes]:
     if not job.on_gpu:
         return {}
     each = job.processes_per_node
-    size = {role: net.size for role, net in weights.items()}
-    largest = max(size.values(), default=0)
+    largest = max((net.size for net in sizes.nets.values()), default=0)
     # Nets are built on the CPU, one after the other, and moved when all are there; under ZeRO 3 each process keeps its
     # share of those that are read.
     spread = job.layout.engine == "deepspeed" and job.layout.stage == 3
     load: Bytes = Counter(
-        {(role, "parameters"): each * part // (job.processes if spread else 1) for role, part in size.items()}
+        {
+            (role, "parameters"): each * part.size // (job.processes if spread else 1)
+            for role, part in sizes.held.items()
+        }
     )
     if spread:
         load["", "gathered"] = largest
-    held = _offloaded(job, weights)
+    held = _offloaded(job, sizes.held)
     # The first process writes the trained net, and reads it once more to compare.
-    name = "actor" if "actor" in weights else next(iter(weights))
     export = Counter(held)
-    export[name, "parameters"] += (2 if job.layout.stage else 1) * size[name]
+    export["", "parameters"] += (2 if job.layout.stage else 1) * sizes.generator.size
     return {"load": load, "training": held, "export": export}
 
 

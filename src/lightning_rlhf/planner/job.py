@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 
+from lightning_rlhf.models.adapters import Lora
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.planner.layout import Layout
 
@@ -23,7 +24,13 @@ class Job:
     reward: ModelSource | None = None
     """None: the score comes from no net."""
     shared: bool = False
-    """Whether one backbone plays all roles."""
+    """Whether one backbone plays all roles of PPO; `critic` then says only whether there is one."""
+    critic_init: Literal["reward", "policy"] | None = None
+    """Of such a backbone: whose adapter the critic starts with."""
+    adapter_reference: bool = False
+    """Whether its reference is an adapter, not the net without any."""
+    reward_adapter: Lora | None = None
+    """What a reward model adds to it; None: a net of its own gives the score."""
     reference: bool = True
     """Of DPO, which can do without."""
     layout: Layout = field(default_factory=Layout)
@@ -49,6 +56,11 @@ class Job:
     """Of texts that are mixed in; 0: none are."""
     steps: int = 1
     """Optimizer steps of an epoch, for FLOPs; PPO's follow from its batches."""
+
+    @property
+    def reward_plays(self) -> bool:
+        """Whether the net behind the score is the backbone."""
+        return self.shared and self.reward_adapter is not None
 
     @property
     def dtype(self) -> torch.dtype | None:

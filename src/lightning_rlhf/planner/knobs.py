@@ -75,7 +75,7 @@ def _strategies(job: Job) -> Iterator[Knob]:
         offloaded = replace(zero, optimizer_on="cpu", parameters_on="cpu")
         yield Knob(
             "strategy=deepspeed_zero3_offload",
-            "the optimizer's step on the host, weights over the bus",
+            "optimizer's step on the host, weights over the bus",
             lambda job: replace(job, layout=offloaded, optimizer="cpu_adamw"),
         )
     if job.stage == "ppo" and job.layout.stage == 3 and job.layout.gather_for_generation:
@@ -95,14 +95,30 @@ def _smaller(job: Job) -> Iterator[Knob]:
         )
     if job.optimizer_bits == 32 and job.layout.stage == 0 and job.on_gpu:
         yield Knob("optim=adamw_8bit", "the optimizer's averages in 8 bits", lambda job: replace(job, optimizer_bits=8))
+    quantizes = job.model.quantization is None and job.layout.stage < 3
+    # One net has no critic that starts as a reward model beside it.
+    shares = job.stage == "ppo" and not job.shared and not (job.critic_init == "reward" and job.reward_adapter is None)
     if job.model.adapter is None:
         yield Knob("adapter=lora", "trains an adapter only", _with_adapter)
-    if job.model.quantization is None and job.layout.stage < 3:
+    if shares:
+        yield Knob("adapter=lora roles=shared", "adapters of one net in all roles", _with_shared)
+    if quantizes:
         yield Knob(
             "adapter=lora model.quantization=nf4",
             "weights in 4 bits",
             lambda job: _with_quantization(_with_adapter(job)),
         )
+    if shares and quantizes:
+        yield Knob(
+            "adapter=lora roles=shared model.quantization=nf4",
+            "one net, in 4 bits",
+            lambda job: _with_quantization(_with_shared(job)),
+        )
+
+
+def _with_shared(job: Job) -> Job:
+    """One net in all roles of PPO."""
+    return replace(_with_adapter(job), shared=True)
 
 
 def _with_adapter(job: Job) -> Job:

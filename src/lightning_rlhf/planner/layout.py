@@ -16,8 +16,6 @@ class Layout:
     engine: Literal["single", "ddp", "fsdp", "fsdp2", "deepspeed", "colossalai"] = "single"
     stage: Literal[0, 1, 2, 3] = 0
     """1: the optimizer is divided among the processes, 2: gradients too, 3: weights too."""
-    divides_frozen: bool = True
-    """Under stage 3, whether weights that are not trained are divided too."""
     optimizer_on: Place = "device"
     parameters_on: Place = "device"
     gather_for_generation: bool = True
@@ -75,7 +73,6 @@ def _colossalai(node: Mapping[str, Any]) -> Layout:
     return Layout(
         engine="colossalai",
         stage=stage,
-        divides_frozen=False,
         optimizer_on=on,
         parameters_on=on if stage == 3 else "device",
         gather_for_generation=node.get("gather_for_generation", True),

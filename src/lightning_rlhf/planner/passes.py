@@ -15,7 +15,8 @@ from lightning_rlhf.models.forward import label_logprobs, last_logits, position_
 from lightning_rlhf.models.roles import Roles
 from lightning_rlhf.models.scalar import ScalarModel
 from lightning_rlhf.ops.logprobs import token_logprobs
-from lightning_rlhf.planner.trace import Segment, Trace, cuts
+from lightning_rlhf.planner.trace import Segment, Trace, cuts, gradients
+from lightning_rlhf.planner.weights import BACKBONE
 
 
 def sequences(rows: int, prompt: int, response: int) -> Sequences:
@@ -25,18 +26,19 @@ def sequences(rows: int, prompt: int, response: int) -> Sequences:
     return Sequences(ids, mask, mask[:, prompt:])
 
 
-def traced(module: nn.Module, nets: list[nn.Module], work: Callable[[Trace], Any]) -> list[Segment]:
+def traced(module: nn.Module, nets: Mapping[str, nn.Module], work: Callable[[Trace], Any]) -> list[Segment]:
     """The segments of some work.
 
     Args:
         module: Holds all nets that the work calls.
-        nets: Those nets.
+        nets: Those nets by role.
         work: Enters a role before it calls it.
     """
     trace = Trace(module)
     with ExitStack() as stack:
-        for net in nets:
-            stack.enter_context(cuts(trace, net))
+        for role, net in nets.items():
+            stack.enter_context(cuts(trace, net, None if role == BACKBONE else role))
+        stack.enter_context(gradients(trace, module))
         stack.enter_context(trace)
         work(trace)
     return trace.finish()
@@ -69,20 +71,19 @@ def updating(
 
     def work(trace: Trace) -> None:
         batch = sequences(rows, prompt, response)
-        trace.enter("actor", "input")
-        stats = roles.actor_stats(batch, temperature=1.0, entropy_grad=entropy_grad)
-        parts = {"actor": [stats.logprobs]}
-        if entropy_grad:
-            parts["actor"].append(stats.entropy)
         trace.enter("critic", "input")
         values = roles.values(batch)
-        if values is not None:
-            parts["critic"] = [values]
+        parts = {} if values is None else {"critic": [values]}
+        trace.enter("actor", "input")
+        stats = roles.actor_stats(batch, temperature=1.0, entropy_grad=entropy_grad)
+        parts["actor"] = [stats.logprobs]
+        if entropy_grad:
+            parts["actor"].append(stats.entropy)
         if all(ptx):
             texts = sequences(ptx[0], 0, ptx[1])
             trace.enter("actor", "input")
             parts["actor"].append(roles.label_logprobs(texts.input_ids, texts.attention_mask, texts.response_mask))
-        del stats
+        del stats, values
         _backward(trace, parts)
 
     return work

@@ -12,9 +12,10 @@ from lightning_rlhf.planner import passes
 from lightning_rlhf.planner.engines import rules
 from lightning_rlhf.planner.job import Job
 from lightning_rlhf.planner.memory import Bytes, Kind, Moment
-from lightning_rlhf.planner.nets import Nets, Weights, built
+from lightning_rlhf.planner.nets import Nets, built
 from lightning_rlhf.planner.rules import Rules
 from lightning_rlhf.planner.trace import Segment, stretched
+from lightning_rlhf.planner.weights import Sizes
 from lightning_rlhf.strategies.blocks import blocks
 
 
@@ -22,7 +23,7 @@ from lightning_rlhf.strategies.blocks import blocks
 class Passes:
     """What the nets of a stage do in each phase, and their sizes."""
 
-    weights: dict[str, Weights]
+    sizes: Sizes
     segments: dict[str, list[Segment]]
     """`prefill` and `decoding` are the first and the last forward of a rollout; `scoring`, `update`."""
     cache: dict[str, int]
@@ -37,7 +38,7 @@ class Passes:
 def moments(job: Job) -> list[Moment]:
     """All moments of a stage on a device, in order."""
     found = run_passes(job)
-    rule = rules(job, found.weights)
+    rule = rules(job, found.sizes)
     experience: Bytes = Counter({("", "experience"): experience_size(job)} if job.stage == "ppo" else {})
     base = rule.parameters + rule.optimizer + rule.always + experience
     whole = base + rule.gradients
@@ -46,9 +47,9 @@ def moments(job: Job) -> list[Moment]:
         sampling = whole + rule.generation
         kept: Bytes = Counter({("actor", "kv_cache"): found.cache["decoding"], ("actor", "activations"): found.casts})
         for what, before in (("prefill", Counter()), ("decoding", kept)):
-            moments += _walk("rollout", what, found.segments[what], [sampling + before] * 2, rule, found.weights)
-        moments += _walk("scoring", "", found.segments["scoring"], [sampling] * 2, rule, found.weights)
-    moments += _walk("update", "", found.segments["update"], [whole, base + rule.backward], rule, found.weights)
+            moments += _walk("rollout", what, found.segments[what], [sampling + before] * 2, rule, found.sizes)
+        moments += _walk("scoring", "", found.segments["scoring"], [sampling] * 2, rule, found.sizes)
+    moments += _walk("update", "", found.segments["update"], [whole, base + rule.backward], rule, found.sizes)
     moments.append(Moment("update", "optimizer step", whole + rule.step))
     moments.append(Moment("export", "model is written", whole))
     return moments
@@ -62,7 +63,7 @@ def experience_size(job: Job) -> int:
 
 
 def _walk(
-    phase: str, what: str, segments: list[Segment], bases: list[Bytes], rule: Rules, weights: dict[str, Weights]
+    phase: str, what: str, segments: list[Segment], bases: list[Bytes], rule: Rules, sizes: Sizes
 ) -> list[Moment]:
     """Moments of a pass, one for each segment.
 
@@ -72,7 +73,7 @@ def _walk(
         segments: Of the pass.
         bases: What is held beside the pass, forwards and backwards.
         rule: What the strategy makes of gradients and weights.
-        weights: By role.
+        sizes: Of the nets.
     """
     live: Bytes = Counter()
     found = []
@@ -86,8 +87,9 @@ def _walk(
         held[segment.role, _kind(segment)] += segment.work
         held[segment.role, "gradients"] += max(0, gradients)
         held[segment.role, "gathered"] += rule.gathered(segment, phase)
-        if segment.part == "block" and segment.role in weights:
-            held[segment.role, "gathered"] += weights[segment.role].dequantized
+        net = sizes.called(segment.role)
+        if net is not None and segment.part == "block":
+            held[segment.role, "gathered"] += net.dequantized
         direction = "backward" if segment.backward else "forward"
         found.append(Moment(phase, f"{what} {segment.role} {direction}, {segment.part}".strip(), held))
         live[segment.role, _kind(segment)] += segment.kept
@@ -99,27 +101,29 @@ def _kind(segment: Segment) -> Kind:
     return "logits" if segment.part == "head" and segment.role in ("actor", "reference") else "activations"
 
 
-_WEIGHTS: dict[str, dict[str, Weights]] = {}
+_SIZES: dict[str, Sizes] = {}
 _SEGMENTS: dict[str, tuple[list[Segment], int]] = {}
 """What was run before, with the size of the cache; a source holds a dict and has no hash, so keys are texts."""
 
 
 def run_passes(job: Job) -> Passes:
     """The passes of a stage; those that were asked for before are not run again."""
-    nets = repr((job.stage, job.model, job.critic, job.reward, job.shared, job.reference, job.dtype, job.autocast))
+    models = (job.model, job.critic, job.reward, job.reference)
+    shared = job.shared and (job.critic_init, job.adapter_reference, job.reward_adapter)
+    nets = repr((job.stage, models, shared, job.dtype, job.autocast))
     lengths = (job.prompt_length, job.response_length)
     sampled = repr((nets, *lengths, job.rollout_rows, job.exact_kl))
     keys = {"update": repr((nets, *lengths, job.micro_batch_size, job.entropy_grad, job.ptx_length))}
     if job.stage == "ppo":
         keys = {name: f"{name} {sampled}" for name in ("prefill", "decoding", "scoring")} | keys
     missing = [name for name, key in keys.items() if key not in _SEGMENTS]
-    if missing or nets not in _WEIGHTS:
+    if missing or nets not in _SIZES:
         with built(job) as there:
-            _WEIGHTS[nets] = there.weights
+            _SIZES[nets] = there.sizes
             _SEGMENTS.update({keys[name]: _run(job, there, name) for name in missing})
     found = {name: _SEGMENTS[key] for name, key in keys.items()}
     return Passes(
-        _WEIGHTS[nets],
+        _SIZES[nets],
         {name: segments for name, (segments, _) in found.items()},
         {name: size for name, (_, size) in found.items()},
     )
@@ -130,8 +134,8 @@ def _run(job: Job, nets: Nets, name: str) -> tuple[list[Segment], int]:
     work = _work(job, nets, sizes)[name]
     nets.module.train(name == "update")
     with _precision(job):
-        segments = passes.traced(nets.module, list(nets.members.values()), work)
-    size = sizes.get(name, 0) * nets.depths["actor"] / len(blocks(nets.members["actor"]))
+        segments = passes.traced(nets.module, nets.members, work)
+    size = sizes.get(name, 0) * nets.depths["actor"] / len(blocks(nets.members[nets.sizes.owner("actor")]))
     return stretched(segments, nets.depths), round(size)
 
 

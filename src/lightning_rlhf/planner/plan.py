@@ -53,7 +53,7 @@ class Plan:
     @property
     def host(self) -> dict[str, Bytes]:
         """What all processes of a machine hold in its memory, by phase."""
-        return host_bytes(self.job, run_passes(self.job).weights)
+        return host_bytes(self.job, run_passes(self.job).sizes)
 
     @property
     def host_peak(self) -> int:
@@ -68,7 +68,7 @@ class Plan:
     @property
     def flops(self) -> dict[str, float]:
         """Of an iteration (other stages: of an optimizer step), by phase."""
-        return iteration_flops(self.job, run_passes(self.job).weights)
+        return iteration_flops(self.job, run_passes(self.job).sizes)
 
     def record(self) -> dict[str, Any]:
         """All of it, JSON-like."""
@@ -82,8 +82,8 @@ class Plan:
                 for name, m in self.phases.items()
             },
             "host": {name: by_kind(held) for name, held in self.host.items()},
-            "parameters": {role: net.count for role, net in run_passes(self.job).weights.items()},
-            "trained": {role: net.trained for role, net in run_passes(self.job).weights.items()},
+            "parameters": {role: net.count for role, net in run_passes(self.job).sizes.held.items()},
+            "trained": {role: net.trained for role, net in run_passes(self.job).sizes.held.items()},
             "flops": self.flops,
             "micro_batch_size": self.job.micro_batch_size,
         }

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from lightning_rlhf.planner.adam import moments_size
 from lightning_rlhf.planner.job import Job
 from lightning_rlhf.planner.memory import Bytes, Kind
-from lightning_rlhf.planner.nets import Weights
 from lightning_rlhf.planner.trace import Segment
+from lightning_rlhf.planner.weights import Sizes, Weights
 
 
 @dataclass
@@ -59,9 +59,9 @@ def on_device(job: Job, weights: dict[str, Weights], master: int) -> Bytes:
     return per_role(weights, "optimizer", lambda net: per_weight * net.trained / job.processes)
 
 
-def generator(job: Job, weights: dict[str, Weights], items: dict[str, float]) -> Bytes:
-    """The net that samples, gathered once for a rollout, if it is; `items` are bytes of a weight by role."""
-    role = "actor" if "actor" in weights else next(iter(weights))
+def generator(job: Job, sizes: Sizes) -> Bytes:
+    """The net that samples, gathered once for a rollout, if it is."""
     if not job.layout.gather_for_generation:
         return Counter()
-    return Counter({("actor", "gathered"): round(weights[role].count * items[role])})
+    net = sizes.generator
+    return Counter({("actor", "gathered"): round(net.count * item_size(job, net))})

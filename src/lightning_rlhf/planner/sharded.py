@@ -4,25 +4,21 @@ from collections import Counter
 
 from lightning_rlhf.planner.adam import moments_size, step_work
 from lightning_rlhf.planner.job import Job
-from lightning_rlhf.planner.nets import Weights
 from lightning_rlhf.planner.rules import Rules, generator, item_size, per_role
 from lightning_rlhf.planner.trace import Segment
+from lightning_rlhf.planner.weights import Sizes, Weights
 
 
-def fsdp2(job: Job, weights: dict[str, Weights]) -> Rules:
+def fsdp2(job: Job, sizes: Sizes) -> Rules:
     """torch/distributed/fsdp/_fully_shard/_fsdp_param_group.py, _fsdp_collectives.py."""
-    processes = job.processes
+    processes, weights = job.processes, sizes.held
     share = per_role(weights, "gradients", lambda net: net.trained_size / processes)
-    items = {role: item_size(job, net) for role, net in weights.items()}
 
     def gathered(segment: Segment, phase: str) -> int:
-        net = weights.get(segment.role)
-        if net is None or (phase != "update" and segment.role == "actor" and job.layout.gather_for_generation):
+        net = sizes.called(segment.role)
+        if net is None or (phase != "update" and sizes.samples(segment.role) and job.layout.gather_for_generation):
             return 0
-        scale = items[segment.role] * net.count / net.size
-        # Weights outside the blocks stay until the net is through; a block's are gathered into one buffer, which
-        # lives on until the next one's are there (`wait_for_unshard`), and copied out of it.
-        return round(scale * (net.outer + 2 * net.block * (segment.part == "block")))
+        return gathered_by_block(job, net, segment)
 
     def extra(segment: Segment) -> int:
         # `foreach_reduce` copies the gradients of a block, in fp32, into what it sends, and makes its share.
@@ -41,29 +37,37 @@ def fsdp2(job: Job, weights: dict[str, Weights]) -> Rules:
         gradients=share,
         backward=Counter() if job.accumulate == 1 else share,
         step=step_work(job, weights, processes),
-        generation=generator(job, weights, items),
+        generation=generator(job, sizes),
         gathered=gathered,
         extra=extra,
         left=left,
     )
 
 
-def fsdp(job: Job, weights: dict[str, Weights]) -> Rules:
+def gathered_by_block(job: Job, net: Weights, segment: Segment) -> int:
+    """Bytes of a net that `fully_shard` has divided, while it is called."""
+    scale = item_size(job, net) * net.count / net.size
+    # Weights outside the blocks stay until the net is through; a block's are gathered into one buffer, which lives on
+    # until the next one's are there (`wait_for_unshard`), and copied out of it.
+    return round(scale * (net.outer + 2 * net.block * (segment.part == "block")))
+
+
+def fsdp(job: Job, sizes: Sizes) -> Rules:
     """torch/distributed/fsdp/_flat_param.py, _runtime_utils.py."""
-    found = fsdp2(job, weights)
-    outer = sum(net.outer for net in weights.values())
+    found = fsdp2(job, sizes)
+    outer = sum(net.outer for net in sizes.held.values())
     # The root's flat tensor holds what all nets have outside their blocks, trained or not; so does its gradient.
     found.generation = Counter({("", "gathered"): outer}) + Counter(
-        {("actor", "gathered"): weights["actor"].block * weights["actor"].blocks}
-        if "actor" in weights and job.layout.gather_for_generation
+        {("actor", "gathered"): sizes.generator.block * sizes.generator.blocks}
+        if job.layout.gather_for_generation
         else {}
     )
 
     def gathered(segment: Segment, phase: str) -> int:
-        net = weights.get(segment.role)
+        net = sizes.called(segment.role)
         if net is None:
             return 0
-        own = phase != "update" and segment.role == "actor" and job.layout.gather_for_generation
+        own = phase != "update" and sizes.samples(segment.role) and job.layout.gather_for_generation
         block = 0 if own or segment.part != "block" else net.block
         # Backwards the next block is gathered ahead (BACKWARD_PRE).
         return block * (2 if segment.backward else 1) + (outer if phase == "update" else 0)

@@ -5,7 +5,7 @@ behind the last one, and the same backwards. Blocks are alike, so that a net of 
 """
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.hooks import RemovableHandle
 
 from lightning_rlhf.strategies.blocks import blocks
 
@@ -146,8 +147,14 @@ def _as_numbers(index: Tensor | None) -> list[Tensor | None]:
 
 
 @contextmanager
-def cuts(trace: Trace, net: nn.Module) -> Iterator[None]:
-    """In it the blocks of a net cut a trace, forwards and backwards; whose role it plays, the trace says."""
+def cuts(trace: Trace, net: nn.Module, role: str | None) -> Iterator[None]:
+    """In it the blocks of a net cut a trace, forwards and backwards.
+
+    Args:
+        trace: Of what calls the net.
+        net: Has blocks.
+        role: That the net plays; None: the one that the trace is in.
+    """
     members = blocks(net)
 
     def before(index: int, block: nn.Module, args: Any, kwargs: Any) -> None:
@@ -155,8 +162,9 @@ def cuts(trace: Trace, net: nn.Module) -> Iterator[None]:
             # Activations that are computed again.
             return
         hidden = args[0] if args else kwargs["hidden_states"]
-        _when_ready(hidden, trace, trace.role, "input" if index == 0 else "block")
-        trace.enter(trace.role, "block")
+        plays = role or trace.role
+        _when_ready(hidden, trace, plays, "input" if index == 0 else "block")
+        trace.enter(plays, "block")
 
     def after(block: nn.Module, args: Any, output: Any) -> None:
         if not trace.backward:
@@ -167,11 +175,20 @@ def cuts(trace: Trace, net: nn.Module) -> Iterator[None]:
         block.register_forward_pre_hook(partial(before, index), with_kwargs=True) for index, block in enumerate(members)
     ]
     handles.append(members[-1].register_forward_hook(after))
-    handles += [
-        parameter.register_post_accumulate_grad_hook(lambda weight: trace.keep(weight.grad))
-        for parameter in net.parameters()
-        if parameter.requires_grad
-    ]
+    with _until_the_end(handles):
+        yield
+
+
+@contextmanager
+def gradients(trace: Trace, module: nn.Module) -> Iterator[None]:
+    """In it a trace knows which tensors are gradients of a module's weights."""
+    trained = [weight for weight in module.parameters() if weight.requires_grad]
+    with _until_the_end([w.register_post_accumulate_grad_hook(lambda w: trace.keep(w.grad)) for w in trained]):
+        yield
+
+
+@contextmanager
+def _until_the_end(handles: Sequence[RemovableHandle]) -> Iterator[None]:
     try:
         yield
     finally:

@@ -4,20 +4,21 @@ from collections import Counter
 
 from lightning_rlhf.planner.adam import step_work
 from lightning_rlhf.planner.job import Job
-from lightning_rlhf.planner.nets import Weights
 from lightning_rlhf.planner.rules import Rules, generator, item_size, on_device, per_role
+from lightning_rlhf.planner.sharded import gathered_by_block
+from lightning_rlhf.planner.trace import Segment
+from lightning_rlhf.planner.weights import Sizes, Weights
 
 
-def colossalai(job: Job, weights: dict[str, Weights]) -> Rules:
+def colossalai(job: Job, sizes: Sizes) -> Rules:
     """Of its three stages; the third is Gemini."""
-    return _gemini(job, weights) if job.layout.stage == 3 else _colossalai12(job, weights)
+    return _gemini(job, sizes) if job.layout.stage == 3 else _colossalai12(job, sizes)
 
 
-def _colossalai12(job: Job, weights: dict[str, Weights]) -> Rules:
+def _colossalai12(job: Job, sizes: Sizes) -> Rules:
     """colossalai/zero/low_level/low_level_optim.py."""
-    processes = job.processes
-    items = {role: item_size(job, net) for role, net in weights.items()}
-    item = max(items.values())
+    processes, weights = job.processes, sizes.held
+    item = max(item_size(job, net) for net in weights.values())
     bucket = round(job.layout.reduce_bucket * item)
     share = per_role(weights, "gradients", lambda net: net.trained * item / processes)
     whole = per_role(weights, "gradients", lambda net: net.trained * item)
@@ -40,22 +41,35 @@ def _colossalai12(job: Job, weights: dict[str, Weights]) -> Rules:
     )
 
 
-def _gemini(job: Job, weights: dict[str, Weights]) -> Rules:
-    """colossalai/zero/gemini: chunks, whose gradients take the place of their weights; frozen nets are whole."""
-    processes, item = job.processes, 2
+def _gemini(job: Job, sizes: Sizes) -> Rules:
+    """colossalai/zero/gemini: chunks of trained weights, whose gradients take their place.
+
+    What is frozen in a net that trains is whole; frozen nets are divided by `fully_shard`, see
+    `strategies.colossalai_frozen`.
+    """
+    processes, item, weights = job.processes, 2, sizes.held
     resident = processes if job.layout.parameters_on == "device" else float("inf")
-    # Two chunks at a time: the one that computes, and the one that comes.
-    chunks = {
-        role: round(2 * max(job.layout.chunk, net.widest) * item) if net.count > job.layout.chunk else net.count * item
-        for role, net in weights.items()
-    }
+
+    def parameters(role: str, net: Weights) -> float:
+        whole = net.count - net.trained if sizes.nets[sizes.owner(role)].trained else 0
+        return item * (whole + (net.count - whole) / resident)
+
+    def gathered(segment: Segment, phase: str) -> int:
+        net = sizes.called(segment.role)
+        if net is None:
+            return 0
+        if not net.trained:
+            return gathered_by_block(job, net, segment)
+        # Two chunks at a time: the one that computes, and the one that comes.
+        return round(item * min(net.trained, 2 * max(job.layout.chunk, net.largest)))
+
     return Rules(
-        parameters=per_role(weights, "parameters", lambda n: n.count * item / (resident if n.trained else 1)),
+        parameters=Counter({(role, "parameters"): round(parameters(role, net)) for role, net in weights.items()}),
         optimizer=on_device(job, weights, 4),
         gradients=Counter(),
         step=step_work(job, weights, processes) if job.layout.optimizer_on == "device" else Counter(),
-        generation=generator(job, weights, dict.fromkeys(weights, item)),
+        generation=generator(job, sizes),
         whole_gradients=False,
-        gathered=lambda segment, phase: chunks.get(segment.role, 0) if weights[segment.role].trained else 0,
+        gathered=gathered,
         left=lambda segment: 0,
     )

@@ -5,18 +5,19 @@ from collections import Counter
 from lightning_rlhf.planner.adam import step_work
 from lightning_rlhf.planner.job import Job
 from lightning_rlhf.planner.memory import Bytes
-from lightning_rlhf.planner.nets import Weights
 from lightning_rlhf.planner.rules import Rules, generator, item_size, on_device, per_role
 from lightning_rlhf.planner.trace import Segment
+from lightning_rlhf.planner.weights import Sizes
 
 
-def deepspeed(job: Job, weights: dict[str, Weights]) -> Rules:
+def deepspeed(job: Job, sizes: Sizes) -> Rules:
     """Of its three stages."""
-    return _deepspeed3(job, weights) if job.layout.stage == 3 else _deepspeed12(job, weights)
+    return _deepspeed3(job, sizes) if job.layout.stage == 3 else _deepspeed12(job, sizes)
 
 
-def _deepspeed12(job: Job, weights: dict[str, Weights]) -> Rules:
+def _deepspeed12(job: Job, sizes: Sizes) -> Rules:
     """deepspeed/runtime/zero/stage_1_and_2.py."""
+    weights = sizes.held
     processes, stays = job.processes, job.layout.optimizer_on == "device"
     trained = sum(net.trained for net in weights.values())
     item = max(item_size(job, net) for net in weights.values())
@@ -53,26 +54,29 @@ _LIVE, _PREFETCHED = 1_000_000_000, 50_000_000
 """Weights: DeepSpeed's `stage3_max_live_parameters` and `…_max_reuse_distance`, and `stage3_prefetch_bucket_size`."""
 
 
-def _deepspeed3(job: Job, weights: dict[str, Weights]) -> Rules:
+def _deepspeed3(job: Job, sizes: Sizes) -> Rules:
     """deepspeed/runtime/zero/stage3.py, partition_parameters.py, partitioned_param_coordinator.py."""
-    processes = job.processes
+    processes, weights = job.processes, sizes.held
     stays = job.layout.optimizer_on == "device"
     resident = processes if job.layout.parameters_on == "device" else float("inf")
-    items = {role: item_size(job, net) for role, net in weights.items()}
-    item = max(items.values())
-    whole = sum(net.count for net in weights.values() if net.trained)
-    # What is gathered ahead lies in one buffer, and is copied out of it (`AllGatherCoalescedHandle.wait`).
-    live = round((min(_LIVE, whole) + min(_PREFETCHED, whole)) * item)
-    trained = {role: net.trained for role, net in weights.items()}
+    item = max(item_size(job, net) for net in weights.values())
+    whole = sum(net.count for net in sizes.nets.values() if net.trained)
+    live, ahead = (round(min(limit, whole) * item) for limit in (_LIVE, _PREFETCHED))
     always: Bytes = Counter({("", "buckets"): round(job.layout.reduce_bucket * item)})
     share = per_role(weights, "gradients", lambda net: net.trained * item / processes)
 
     def gathered(segment: Segment, phase: str) -> int:
-        if phase == "update" and trained.get(segment.role):
-            # What is used again within so many weights is kept, once the order of a step is on record.
-            return live
+        net = sizes.called(segment.role)
+        if net is None:
+            return 0
+        if phase == "update" and net.trained:
+            # What is used again within so many weights is kept, once the order of a step is on record. What is gathered
+            # ahead lies in one buffer, is copied out of it (`AllGatherCoalescedHandle.wait`), and leaves it when all of
+            # it has been asked for (`__inflight_param_registry`): when each net has been called once, head and all.
+            called = segment.backward or (segment.role == "actor" and "critic" in sizes.played and not sizes.own_head)
+            return live + (0 if called else ahead)
         # Each layer by itself: the order is not on record.
-        return round(weights[segment.role].widest * items[segment.role]) if segment.role in weights else 0
+        return round(net.widest * item_size(job, net))
 
     # `_prepare_sub_group`: the share once more as one tensor of the optimizer's dtype, which stays.
     flat = per_role(weights, "gradients", lambda net: 4 * net.trained / processes)
@@ -85,7 +89,7 @@ def _deepspeed3(job: Job, weights: dict[str, Weights]) -> Rules:
         always=always,
         backward=share + flat if stays else Counter(),
         step=step_work(job, weights, processes, flat=True) if stays else Counter(),
-        generation=generator(job, weights, items),
+        generation=generator(job, sizes),
         whole_gradients=False,
         gathered=gathered,
         left=lambda segment: 0,

@@ -2,9 +2,11 @@
 
 from math import log
 
+import pytest
 import torch
 from torch.testing import assert_close
 
+from lightning_rlhf.ops import logprobs
 from lightning_rlhf.ops.logprobs import token_entropy, token_logprobs
 
 # softmax of these is (1/2, 1/4, 1/4).
@@ -47,3 +49,21 @@ def test_a_certain_distribution_has_finite_logprobs_and_no_entropy() -> None:
     logits = torch.tensor([[[1e4, 0.0, -1e4]]])
     assert_close(token_logprobs(logits, torch.tensor([[2]])), torch.tensor([[-2e4]]))
     assert_close(token_entropy(logits), torch.tensor([[0.0]]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_going_through_a_few_positions_at_a_time_changes_neither_numbers_nor_gradients(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(logprobs, "_CHUNK", 1)
+    torch.manual_seed(0)
+    rows = torch.randn(3, 38, 11, dtype=dtype, requires_grad=True)
+    # As response_logits gives them: a part of what the net gave.
+    logits, tokens, weights = rows[:, :-1], torch.randint(11, (3, 37)), torch.randn(3, 37)
+    plain = logits.float().log_softmax(-1)
+    expected = plain.gather(2, tokens[..., None])[..., 0], -(plain.exp() * plain).sum(-1)
+    for found, wanted in zip((token_logprobs(logits, tokens), token_entropy(logits)), expected, strict=True):
+        assert_close(found, wanted, rtol=0, atol=1e-6)
+        gradients = [torch.autograd.grad((x * weights).sum(), rows, retain_graph=True)[0] for x in (found, wanted)]
+        assert_close(*gradients)
+        assert gradients[0].abs().sum() > 0

@@ -5,48 +5,17 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_jobs import ACTOR, BLOCK, CRITIC, SOURCE, job, kinds
 
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapters import Lora
 from lightning_rlhf.models.export import empty_net
-from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.planner.flops import iteration_flops
-from lightning_rlhf.planner.job import Job
 from lightning_rlhf.planner.knobs import knobs, savings, smallest, turned
 from lightning_rlhf.planner.layout import Layout, layout
 from lightning_rlhf.planner.memory import by_kind
 from lightning_rlhf.planner.phases import run_passes
 from lightning_rlhf.planner.plan import Plan, largest_micro_batch, parse_bytes
-
-SOURCE = ModelSource(
-    config={"model_type": "gpt2", "vocab_size": 100, "n_positions": 64, "n_embd": 32, "n_layer": 5, "n_head": 4},
-    tokenizer="none",
-)
-# GPT-2 by hand. A block: attention 32·96 + 96 and 32·32 + 32, feed-forward 32·128 + 128 and 128·32 + 32, two norms of
-# 64. Outside: 100·32 tokens (the head is tied to them), 64·32 positions, a norm of 64.
-BLOCK = 3168 + 1056 + 4224 + 4128 + 128
-ACTOR = 5 * BLOCK + 3200 + 2048 + 64
-# A scalar model has a head of 32 and a bias beside.
-CRITIC = ACTOR + 32 + 1
-
-
-def job(**changes: Any) -> Job:
-    settings: dict[str, Any] = {
-        "stage": "ppo",
-        "model": SOURCE,
-        "critic": SOURCE,
-        "reward": SOURCE,
-        "prompt_length": 8,
-        "response_length": 6,
-        "minibatch_size": 4,
-        "rollout_batch_size": 8,
-        "rollout_micro_batch_size": 3,
-    }
-    return Job(**(settings | changes))
-
-
-def kinds(plan: Plan, phase: str) -> dict[str, int]:
-    return by_kind(plan.phases[phase].held)
 
 
 def test_weights_gradients_and_adam_are_those_of_gpt2_by_hand() -> None:
@@ -80,14 +49,14 @@ def test_three_blocks_count_the_weights_of_a_whole_net(model_type: str) -> None:
     config |= {"num_key_value_heads": 2, "head_dim": 8}
     source = replace(SOURCE, config=config)
     whole = empty_net(source, scalar=False)
-    assert run_passes(job(stage="sft", model=source)).weights["actor"].count == whole.num_parameters()
+    assert run_passes(job(stage="sft", model=source)).sizes.held["actor"].count == whole.num_parameters()
 
 
 def test_three_blocks_say_what_a_deep_net_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     quick = Plan(job(ppo_epochs=2)).phases
     monkeypatch.setattr("lightning_rlhf.planner.nets.DEPTH", 99)
     monkeypatch.setattr("lightning_rlhf.planner.trace.DEPTH", 99)
-    monkeypatch.setattr("lightning_rlhf.planner.phases._WEIGHTS", {})
+    monkeypatch.setattr("lightning_rlhf.planner.phases._SIZES", {})
     monkeypatch.setattr("lightning_rlhf.planner.phases._SEGMENTS", {})
     whole = Plan(job(ppo_epochs=2)).phases
     assert {name: m.total for name, m in quick.items()} == {name: m.total for name, m in whole.items()}
@@ -114,7 +83,7 @@ def test_what_is_offloaded_is_on_the_host_and_not_on_the_device() -> None:
 
 def test_an_adapter_alone_has_gradients() -> None:
     source = replace(SOURCE, adapter=Lora(rank=2, target_modules=["c_attn"]))
-    weights = run_passes(job(model=source, critic=source)).weights
+    weights = run_passes(job(model=source, critic=source)).sizes.held
     # A is (2, 32), B is (96, 2), in each block; the head of the critic is trained too.
     assert weights["actor"].trained == 5 * (2 * 32 + 96 * 2)
     assert weights["critic"].trained - weights["actor"].trained in (32, 33)
@@ -123,8 +92,8 @@ def test_an_adapter_alone_has_gradients() -> None:
 
 def test_4_bits_take_half_a_byte_and_a_scale_for_each_64() -> None:
     source = replace(SOURCE, adapter=Lora(rank=2))
-    plain = run_passes(job(model=source)).weights["actor"].size
-    small = run_passes(job(model=replace(source, quantization="nf4"))).weights["actor"].size
+    plain = run_passes(job(model=source)).sizes.held["actor"].size
+    small = run_passes(job(model=replace(source, quantization="nf4"))).sizes.held["actor"].size
     linear = 5 * (32 * 96 + 32 * 32 + 2 * 32 * 128)
     assert plain - small == linear * (4 - 0.5 - 4 / 64)
 
@@ -187,7 +156,7 @@ def test_one_sequence_more_than_the_largest_micro_batch_does_not_fit() -> None:
 
 
 def test_flops_are_two_for_each_weight_and_token() -> None:
-    counted = iteration_flops(job(), run_passes(job()).weights)
+    counted = iteration_flops(job(), run_passes(job()).sizes)
     # 8 rows of 14 tokens; four nets without embeddings but with heads, and attention over 14 tokens in 5 blocks.
     heads = 2 * 3200 + 2 * 32
     matrices = 4 * (5 * BLOCK + 64) + heads

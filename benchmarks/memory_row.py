@@ -1,0 +1,94 @@
+"""One row of memory_targets.py.
+
+    python benchmarks/memory_row.py FOLDER NETS plain|ours LIMIT ITERATIONS LENGTH [override …]
+
+NETS is what memory_nets.py wrote. With a LIMIT in bytes (0: none) the process may have no more address space, from
+before torch is imported. FOLDER/row.json gets the most bytes of tensors, in rollout and in update.
+"""
+
+import resource
+import sys
+
+if __name__ == "__main__" and int(sys.argv[4]):
+    resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[4]),) * 2)
+
+import gc
+import json
+import os
+import re
+import time
+from pathlib import Path
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+
+import torch  # before plan_run, which would set one thread
+
+
+def plain(nets: Path, iterations: int, length: int) -> dict[str, int]:
+    """The most bytes in each phase of PPO written by hand."""
+    from meter import Meter, allocated, tensor_bytes
+    from plain_ppo import PlainPPO
+    from transformers import AutoTokenizer
+
+    prompt = json.loads((nets / "prompts.jsonl").read_text().splitlines()[0])["prompt"]
+    ids = AutoTokenizer.from_pretrained(nets / "actor")(prompt, add_special_tokens=False, return_tensors="pt").input_ids
+    torch.manual_seed(0)
+    ppo, meter, peaks = PlainPPO(nets), Meter(), {"rollout": 0, "update": 0}
+    gc.collect()
+    other = allocated() - tensor_bytes()
+
+    def note(phase: str) -> None:
+        peaks[phase] = max(peaks[phase], meter.most - other)
+        meter.most = 0
+
+    with meter:
+        for _ in range(iterations):
+            ppo.iteration(ids, length, lambda: note("rollout"))
+            note("update")
+    return peaks
+
+
+def settings(nets: Path, iterations: int, length: int) -> list[str]:
+    """Overrides that all rows have: one response of so many tokens in each iteration."""
+    return [
+        f"model.pretrained={nets / 'actor'}",
+        f"reward.path={nets / 'reward' / 'model'}",
+        "reward.template=raw",
+        f"rollout.sampling.max_new_tokens={length}",
+        f"ppo.trainer.max_epochs={iterations}",
+        f"ppo.trainer.check_val_every_n_epoch={iterations}",
+        "data.max_prompt_length=512",
+        "data.val_fraction=0.5",
+        "ppo.module.rollout_batch_size=1",
+        "ppo.module.rollout_micro_batch_size=1",
+        "ppo.module.minibatch_size=1",
+    ]
+
+
+def ours(folder: Path, nets: Path, iterations: int, length: int, overrides: list[str]) -> dict[str, int]:
+    """The most bytes in each phase of this framework's PPO."""
+    from plan_run import configured, trained
+
+    from lightning_rlhf.cli.quiet import quiet
+
+    quiet()
+    (folder / "prompts.jsonl").write_bytes((nets / "prompts.jsonl").read_bytes())
+    return trained(folder, configured(folder, [*settings(nets, iterations, length), *overrides]))[1]
+
+
+def main() -> None:
+    """Runs, and writes."""
+    folder, nets, iterations, length = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[5]), int(sys.argv[6])
+    folder.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    if sys.argv[3] == "plain":
+        peaks = plain(nets, iterations, length)
+    else:
+        peaks = ours(folder, nets, iterations, length, sys.argv[7:])
+    status = Path("/proc/self/status").read_text()
+    sizes = {name: int(re.search(rf"{name}:\s+(\d+) kB", status)[1]) * 1024 for name in ("VmPeak", "VmHWM")}  # type: ignore[index]
+    (folder / "row.json").write_text(json.dumps({**peaks, **sizes, "seconds": time.perf_counter() - start}))
+
+
+if __name__ == "__main__":
+    main()
