@@ -15,7 +15,14 @@ from lightning_rlhf.planner.plan import Plan, largest_micro_batch, parse_bytes
 MODELS = ["llama/7b", "llama/13b", "llama/33b", "llama/65b", "gpt2/175b"]
 MACHINES = {"1 × 24 GB": (1, "24GB"), "1 × 80 GB": (1, "80GB"), "8 × 80 GB": (8, "80GB")}
 STRATEGIES = {1: ["single", "deepspeed_zero3_offload"], 8: ["fsdp2", "deepspeed_zero3_offload"]}
-ADAPTERS = {"all weights": [], "adapter": ["adapter=lora"]}
+TRAINED = {
+    "all weights": [],
+    "adapters": ["adapter=lora"],
+    "adapters of one net": ["adapter=lora", "roles=shared"],
+    "the same in 4 bits": ["adapter=lora", "roles=shared", "model.quantization=nf4"],
+}
+# What is quantized cannot be divided.
+WHOLE = ("single",)
 SETTINGS = [
     "stage=ppo",
     "experiment=none",
@@ -34,9 +41,11 @@ SETTINGS = [
 PAGE = Path(__file__).parents[1] / "docs" / "planner.md"
 
 
-def cell(model: str, devices: int, memory: str, strategy: str, adapter: list[str]) -> str:
+def cell(model: str, devices: int, memory: str, strategy: str, trained: list[str]) -> str:
     """The largest micro-batch that fits, or what is needed at least."""
-    settings = [*SETTINGS, f"model={model}", f"strategy={strategy}", f"trainer.devices={devices}", *adapter]
+    if "model.quantization=nf4" in trained and strategy not in WHOLE:
+        return "–"
+    settings = [*SETTINGS, f"model={model}", f"strategy={strategy}", f"trainer.devices={devices}", *trained]
     with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
         config = compose("plan", settings)
     plan = Plan(job_of(config, "ppo"), float(config.fragmentation))
@@ -53,9 +62,9 @@ def main() -> None:
     rows = ["| model | trained | " + " | ".join(f"{name}, `{s}`" for name, _, s in columns) + " |"]
     rows.append("| --- " * (len(columns) + 2) + "|")
     for model in MODELS:
-        for trained, adapter in ADAPTERS.items():
-            cells = [cell(model, *size, strategy, adapter) for _, size, strategy in columns]
-            rows.append(f"| `{model}` | {trained} | {' | '.join(cells)} |")
+        for name, trained in TRAINED.items():
+            cells = [cell(model, *size, strategy, trained) for _, size, strategy in columns]
+            rows.append(f"| `{model}` | {name} | {' | '.join(cells)} |")
             print(rows[-1], flush=True)
     text = PAGE.read_text(encoding="utf-8")
     table = "<!-- fits -->\n" + "\n".join(rows) + "\n<!-- /fits -->"

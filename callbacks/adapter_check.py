@@ -4,12 +4,13 @@ from collections import defaultdict
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapters import is_part_of_adapter
 from lightning_rlhf.models.playing import adapter_layers
 from lightning_rlhf.modules.ppo import PPOModule
+from lightning_rlhf.strategies.blocks import nets
 from lightning_rlhf.strategies.phases import sharding, whole
 
 # The first may have a learning rate of 0, and before the second a critic's head may be 0.
@@ -51,27 +52,28 @@ class AdapterCheck(Callback):
         if self.passed or trainer.global_step < _STEPS or not _learning_rate(trainer):
             return
         self.passed = True
-        with whole(trainer, pl_module):
-            for matrices in _second_matrices(pl_module):
-                zero = [name for name, weight in matrices.items() if not weight.any()]
-                if len(zero) == len(matrices) and isinstance(pl_module, PPOModule):
-                    self.passed = False
-                else:
-                    _stop_for(zero, f"have not changed in {trainer.global_step} steps")
+        # One after the other, since nets that are whole may be too large together.
+        for net in nets(pl_module):
+            with whole(trainer, net):
+                for matrices in _second_matrices(net):
+                    zero = [name for name, weight in matrices.items() if not weight.any()]
+                    if len(zero) == len(matrices) and isinstance(pl_module, PPOModule):
+                        self.passed = False
+                    else:
+                        _stop_for(zero, f"have not changed in {trainer.global_step} steps")
 
 
 def _learning_rate(trainer: Trainer) -> float:
     return max(group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups)
 
 
-def _second_matrices(module: Any) -> list[dict[str, Tensor]]:
-    """Those that are trained, of each net and adapter together."""
-    found: dict[tuple[str, str], dict[str, Tensor]] = defaultdict(dict)
-    for name, weight in module.named_parameters():
-        layer, is_second, adapter = name.partition(".lora_B.")
+def _second_matrices(net: nn.Module) -> list[dict[str, Tensor]]:
+    """Those that are trained, of each adapter together."""
+    found: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for name, weight in net.named_parameters():
+        _, is_second, adapter = name.partition(".lora_B.")
         if is_second and weight.requires_grad:
-            # The name of a net has one part, or two: roles.actor.
-            found[layer.removeprefix("roles.").split(".")[0], adapter][name] = weight
+            found[adapter][name] = weight
     return list(found.values())
 
 
