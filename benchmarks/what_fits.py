@@ -9,8 +9,8 @@ from pathlib import Path
 from hydra import compose, initialize_config_module
 
 from lightning_rlhf.cli.jobs import job_of
-from lightning_rlhf.planner.memory import readable
-from lightning_rlhf.planner.plan import Plan, largest_micro_batch, parse_bytes
+from lightning_rlhf.planner.plan import Plan, largest_micro_batch
+from lightning_rlhf.sizes import parse_bytes, readable
 
 MODELS = ["llama/7b", "llama/13b", "llama/33b", "llama/65b", "gpt2/175b"]
 MACHINES = {"1 × 24 GB": (1, "24GB"), "1 × 80 GB": (1, "80GB"), "8 × 80 GB": (8, "80GB")}
