@@ -5,6 +5,7 @@ The net is written from the papers, and shares nothing with transformers or with
 
 import base64
 import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +112,11 @@ def write_sentencepiece(folder: Path, size: int = 400) -> None:
     """A model that is trained as LLaMA's was (Touvron et al., 2023, 2.1): BPE, single digits, bytes for the rest."""
     import sentencepiece
 
-    root = Path(__file__).parents[1]
+    demo = files("lightning_rlhf.demo").joinpath("demonstrations.jsonl").read_text(encoding="utf-8")
+    rows = map(json.loads, demo.splitlines()[:500])
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter((root / "README.md").read_text(encoding="utf-8").splitlines()),
+        # And what the demo lacks: digits, runs of spaces.
+        sentence_iterator=iter([*TEXTS, *(f"{row['prompt']} {row['completion']}" for row in rows)]),
         model_prefix=str(folder / "tokenizer"),
         vocab_size=size,
         model_type="bpe",

@@ -44,7 +44,7 @@ def find_place(where: str, setting: str) -> Place:
     path = _in_package(where, setting) if where.startswith("pkg://") else Path(where).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
-            raise UserError(f"{setting}={where}: no such file ({path.absolute()})")
+            raise UserError(f"{setting}={where}: no such file ({path.absolute()}){hint(where)}")
         require("gguf", "gguf", f"{setting}={where}")
         return Place(str(path.parent), path.name)
     if path.is_dir():
