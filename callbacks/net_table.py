@@ -8,6 +8,7 @@ from rich.table import Table
 from torch import nn
 
 from lightning_rlhf.models.merging import is_quantized
+from lightning_rlhf.sizes import readable
 from lightning_rlhf.strategies.phases import num_parameters
 
 
@@ -41,8 +42,4 @@ def _cells(net: nn.Module, trainer: Trainer) -> list[str]:
     # What is quantized is not divided among processes.
     weights = sum(weight.nbytes for weight in net.parameters()) if is_quantized(net) else count * item
     # A gradient and the optimizer's two moments, in the dtype of the weights.
-    return [f"{count / 1e6:,.2f} M", "yes" if trained else "no", _size(weights), _size(3 * trained * item)]
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:,.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:,.1f} MiB"
+    return [f"{count / 1e6:,.2f} M", "yes" if trained else "no", readable(weights), readable(3 * trained * item)]

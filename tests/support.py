@@ -82,10 +82,10 @@ def keep(overrides: list[str], stage: str) -> list[str]:
     return [o for o in overrides if not o.lstrip("+").startswith(others)] + [f"stage={stage}"]
 
 
-def command(folder: Path, *overrides: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs `lightning-rlhf train` in a folder, as a user would."""
+def command(folder: Path, *overrides: str, name: str = "train", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command of `lightning-rlhf` in a folder, as a user would."""
     return subprocess.run(
-        [sys.executable, "-m", "lightning_rlhf.cli", "train", *overrides],
+        [sys.executable, "-m", "lightning_rlhf.cli", name, *overrides],
         cwd=folder,
         env=environ(**environment),
         stdin=subprocess.DEVNULL,

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
-from support import environ, result_of, run_folder, tiny_source
+from support import command, result_of, run_folder, tiny_source
 
 from lightning_rlhf import export_model, load_causal_lm, load_scalar_model
 from lightning_rlhf.cli.examine import examine
@@ -23,15 +22,7 @@ GOLD = ["reward=function", "reward.function=lightning_rlhf.demo.gold:gold"]
 
 def doctor(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     """Runs `lightning-rlhf doctor` in a folder."""
-    return subprocess.run(
-        [sys.executable, "-m", "lightning_rlhf.cli", "doctor", *overrides],
-        cwd=folder,
-        env=environ(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return command(folder, *overrides, name="doctor")
 
 
 def examined(folder: Path, *overrides: str) -> dict[str, Any]:

@@ -14,15 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 def plan(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     """Runs `lightning-rlhf plan` in a folder."""
-    return subprocess.run(
-        [sys.executable, "-m", "lightning_rlhf.cli", "plan", *overrides],
-        cwd=folder,
-        env=environ(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return command(folder, *overrides, name="plan")
 
 
 def test_the_plan_of_a_large_model_comes_without_its_weights(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.meta import open_checkpoint
-from lightning_rlhf.models.meta_convert import convert, parse_size
+from lightning_rlhf.models.meta_convert import convert
 from lightning_rlhf.models.meta_layout import MetaParams
 
 IDS = torch.randint(0, 400, (2, 200), generator=torch.Generator().manual_seed(0))
@@ -288,13 +288,3 @@ print(peak - start)
     assert growth < 20e6 + 2 * largest + 10e6
     # What was watched was the conversion.
     assert growth > 10e6
-
-
-@pytest.mark.parametrize("size", ["", "0GB", "GB", "five", "1.2.3GB", "5 GB", "5TB"])
-def test_a_size_that_is_none_is_an_error(size: str) -> None:
-    with pytest.raises(UserError, match="expected a size such as 5GB or 500MB"):
-        parse_size(size)
-
-
-def test_sizes_are_powers_of_ten() -> None:
-    assert [parse_size(size) for size in ("5GB", "1.5MB", "2KB", "7")] == [5 * 10**9, 1_500_000, 2000, 7]

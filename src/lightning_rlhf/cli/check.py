@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Literal, Union
 
 from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
 
 from lightning_rlhf.errors import raise_problems
 
@@ -23,6 +24,21 @@ def check_targets(config: Any) -> None:
         UserError: If a name is unknown to a target or a value has the wrong type; all such at once.
     """
     raise_problems(_problems(config, ""))
+
+
+def arguments(config: DictConfig, target: str) -> dict[str, Any]:
+    """The settings of a command that calls a function with them.
+
+    Args:
+        config: Of the command.
+        target: Dotted name of the function.
+
+    Raises:
+        UserError: If a name is unknown to the function or a value has the wrong type.
+    """
+    settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    check_targets({"_target_": target, **settings})
+    return settings
 
 
 def _problems(node: Any, path: str) -> Iterator[str]:

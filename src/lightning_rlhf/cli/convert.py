@@ -1,12 +1,10 @@
 """`convert`: makes a plain Hugging Face folder of Meta's original LLaMA weights."""
 
-import os
 import time
 from pathlib import Path
-from typing import Any
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from lightning_rlhf.cli.app import exit_codes, run_app
 from lightning_rlhf.errors import UserError
@@ -14,13 +12,10 @@ from lightning_rlhf.errors import UserError
 
 @hydra.main(version_base="1.3", config_path="pkg://lightning_rlhf.conf", config_name="convert")
 def _app(config: DictConfig) -> None:
-    from lightning_rlhf.cli.check import check_targets
+    from lightning_rlhf.cli.check import arguments
 
     with exit_codes():
-        settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        check_targets({"_target_": "lightning_rlhf.cli.convert.convert", **settings})
-        folder = convert(**settings)
-        print(f"model in {folder}")
+        print(f"model in {convert(**arguments(config, 'lightning_rlhf.cli.convert.convert'))}")
 
 
 def convert(input_dir: str, output_dir: str, dtype: str | None, max_shard_size: str) -> Path:
@@ -43,10 +38,11 @@ def convert(input_dir: str, output_dir: str, dtype: str | None, max_shard_size: 
     from lightning_rlhf.models import meta_convert
     from lightning_rlhf.models.meta import open_checkpoint
     from lightning_rlhf.models.source import DTYPES
+    from lightning_rlhf.sizes import parse_bytes
 
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"dtype={dtype}: expected one of {', '.join(DTYPES)}, or null")
-    size = meta_convert.parse_size(max_shard_size)
+    size = parse_bytes(max_shard_size, "max_shard_size")
     folder = Path(output_dir).expanduser()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"output_dir={output_dir}: there is something already; choose a folder that is new or empty")
@@ -68,7 +64,6 @@ def convert(input_dir: str, output_dir: str, dtype: str | None, max_shard_size: 
 
 def main() -> None:
     """Entry point of the command."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     run_app(_app)
 
 

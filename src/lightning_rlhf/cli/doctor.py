@@ -1,6 +1,5 @@
 """`lightning-rlhf doctor <the same overrides as train>`: examines a run before it costs anything."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ def _app(config: DictConfig) -> None:
 
 def main() -> None:
     """Entry point of the command."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # First, so that the user's own wins.
     sys.argv.insert(1, "hydra.run.dir=outputs/doctor/${now:%Y-%m-%d}_${now:%H-%M-%S}")
     run_app(_app)

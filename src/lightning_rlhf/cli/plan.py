@@ -1,6 +1,5 @@
 """`plan`: says before anything is launched what a run needs, whether it fits, and what makes it fit."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,8 @@ def plan(config: DictConfig, folder: Path) -> dict[str, Any]:
     from lightning_rlhf.cli.quiet import quiet
     from lightning_rlhf.planner.flops import seconds
     from lightning_rlhf.planner.knobs import savings, smallest
-    from lightning_rlhf.planner.plan import Plan, largest_micro_batch, parse_bytes
+    from lightning_rlhf.planner.plan import Plan, largest_micro_batch
+    from lightning_rlhf.sizes import parse_bytes
 
     quiet()
     start = time.perf_counter()
@@ -85,7 +85,6 @@ def plan(config: DictConfig, folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Entry point of the command."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     run_app(_app)
 
 

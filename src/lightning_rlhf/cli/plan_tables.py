@@ -5,8 +5,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lightning_rlhf.planner.memory import KINDS, by_kind, by_role, readable
+from lightning_rlhf.planner.memory import KINDS, by_kind, by_role
 from lightning_rlhf.planner.plan import Plan
+from lightning_rlhf.sizes import readable
 
 # So that a table with all of them is no wider than 80 characters.
 _SHORT = {

@@ -7,8 +7,9 @@ from rich.console import Console
 
 from lightning_rlhf.callbacks.run_record import write_json
 from lightning_rlhf.cli.jobs import job_of
-from lightning_rlhf.planner.memory import by_kind, readable
+from lightning_rlhf.planner.memory import by_kind
 from lightning_rlhf.planner.plan import Plan
+from lightning_rlhf.sizes import readable
 
 
 def print_plan_line(config: DictConfig, stage: str, folder: Path) -> None:

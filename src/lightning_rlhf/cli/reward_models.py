@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.models.adapter_files import adapter_folder
+from lightning_rlhf.models.adapter_files import adapter_folder, holds_adapter
 from lightning_rlhf.models.source import ModelSource
 
 _LOADER = "lightning_rlhf.rewards.load_reward"
@@ -15,12 +15,15 @@ _ADAPTER = "lightning_rlhf.rewards.AdapterReward"
 
 
 def reward_models(config: DictConfig) -> dict[str, DictConfig]:
-    """The nodes that load a reward model, by their place, such as `reward` or `reward.parts.model`."""
+    """The nodes that load a reward model, by their place, such as `reward` or `reward.parts.model`.
+
+    As a net of its own, or as an adapter, where a run has put it on the net that plays all roles.
+    """
     return dict(_loaders(config.reward, "reward"))
 
 
 def _loaders(node: DictConfig, place: str) -> Iterator[tuple[str, DictConfig]]:
-    if node.get("_target_") == _LOADER:
+    if node.get("_target_") in (_LOADER, _ADAPTER):
         yield place, node
         return
     for name in map(str, node):
@@ -39,7 +42,7 @@ def put_on_backbone(config: DictConfig, policy: ModelSource) -> None:
     """Lets a net that plays all roles play those reward models that are adapters; others stay nets of their own."""
     for place, node in reward_models(config).items():
         source = ModelSource(pretrained=node.path, setting=f"{place}.path")
-        if adapter_folder(Path(node.path)).is_dir() or (_is_to_come(source, config) and policy.adapter):
+        if holds_adapter(adapter_folder(Path(node.path))) or (_is_to_come(source, config) and policy.adapter):
             adapter = {"_target_": _ADAPTER, "path": node.path, "template": node.template, "setting": source.setting}
             OmegaConf.update(config, place, adapter, merge=False)
 

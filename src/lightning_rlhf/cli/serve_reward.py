@@ -1,12 +1,10 @@
 """`serve-reward`: serves a trained reward model over HTTP, for `reward=http` and for everybody else."""
 
-import os
 import socket
 from contextlib import suppress
-from typing import Any
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from lightning_rlhf.cli.app import exit_codes, run_app
 from lightning_rlhf.errors import UserError, require
@@ -14,11 +12,10 @@ from lightning_rlhf.errors import UserError, require
 
 @hydra.main(version_base="1.3", config_path="pkg://lightning_rlhf.conf", config_name="serve_reward")
 def _app(config: DictConfig) -> None:
-    from lightning_rlhf.cli.check import check_targets
+    from lightning_rlhf.cli.check import arguments
 
     with exit_codes():
-        settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        check_targets({"_target_": "lightning_rlhf.cli.serve_reward.serve", **settings})
+        settings = arguments(config, "lightning_rlhf.cli.serve_reward.serve")
         serve(**settings)
 
 
@@ -76,8 +73,6 @@ def listen(host: str, port: int) -> socket.socket:
 
 def main() -> None:
     """Entry point of the command."""
-    # As in cli/train.py: a server often stands beside a run on the same machine.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     run_app(_app)
 
 

@@ -1,7 +1,6 @@
 """`train`: runs the stages that the configuration names, and hands each one's export to the next."""
 
 import logging
-import os
 import sys
 from pathlib import Path
 
@@ -35,9 +34,6 @@ def _app(config: DictConfig) -> None:
 
 def main() -> None:
     """Entry point of the command."""
-    # Idle threads sleep instead of spinning: beside another busy process, spinning ones made training seven times
-    # slower. It must be set before torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     end_with_launcher()
     agreed = agreed_time()
     if agreed is not None:

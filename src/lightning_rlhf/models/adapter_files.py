@@ -17,6 +17,7 @@ from lightning_rlhf.models.adapters import HEADS, Lora, heads, inject_config
 from lightning_rlhf.strategies.loading import written
 
 WEIGHTS = "adapter_model.safetensors"
+_CONFIG = "adapter_config.json"
 # What peft puts before the names of weights.
 _PREFIX = "base_model.model."
 # Of the head of a scalar model, among what a file says of itself: peft's own have no place for it.
@@ -115,9 +116,9 @@ def load_adapter(net: PreTrainedModel, folder: Path, name: str, expected: Lora |
 
     if not (folder / WEIGHTS).is_file():
         raise UserError(f"{folder}: not the folder of an adapter: there is no {WEIGHTS} in it")
-    config: Any = LoraConfig.from_pretrained(str(folder))
     if expected is not None:
-        _check_kind(config, expected, folder)
+        _check_kind(adapter_kind(folder), expected, folder)
+    config: Any = LoraConfig.from_pretrained(str(folder))
     config.inference_mode, config.modules_to_save = False, None
     try:
         inject_config(net, config, name)
@@ -139,14 +140,21 @@ def load_adapter(net: PreTrainedModel, folder: Path, name: str, expected: Lora |
         return SavedHead(head, float((file.metadata() or {}).get(_BIAS, 0.0)))
 
 
-def _check_kind(config: Any, expected: Lora, folder: Path) -> None:
-    found = {"rank": config.r, "alpha": config.lora_alpha, "rslora": config.use_rslora, "dora": config.use_dora}
-    for setting, value in found.items():
-        if value != getattr(expected, setting):
-            raise UserError(
-                f"model.adapter.{setting}={getattr(expected, setting)}, but the adapter in {folder} has {value}: "
-                f"set model.adapter.{setting}={value}"
-            )
+def adapter_kind(folder: Path) -> Lora:
+    """What an adapter in a folder is.
+
+    Raises:
+        UserError: If the folder holds none.
+    """
+    saved = _described(folder)
+    return Lora(
+        rank=saved["r"],
+        alpha=saved["lora_alpha"],
+        dropout=saved["lora_dropout"],
+        rslora=saved["use_rslora"],
+        dora=saved["use_dora"],
+        target_modules=saved["target_modules"],
+    )
 
 
 def base_of(folder: Path) -> str | None:
@@ -155,10 +163,28 @@ def base_of(folder: Path) -> str | None:
     Raises:
         UserError: If the folder holds no adapter.
     """
-    file = folder / "adapter_config.json"
-    if not file.is_file():
-        raise UserError(f"{folder}: not the folder of an adapter: there is no {file.name} in it")
-    return json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    return _described(folder)["base_model_name_or_path"]
+
+
+def holds_adapter(folder: Path) -> bool:
+    """Whether an adapter is described in a folder."""
+    return (folder / _CONFIG).is_file()
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    if not holds_adapter(folder):
+        raise UserError(f"{folder}: not the folder of an adapter: there is no {_CONFIG} in it")
+    return json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+
+
+def _check_kind(found: Lora, expected: Lora, folder: Path) -> None:
+    for setting in ("rank", "alpha", "rslora", "dora"):
+        has, wanted = getattr(found, setting), getattr(expected, setting)
+        if has != wanted:
+            raise UserError(
+                f"model.adapter.{setting}={wanted}, but the adapter in {folder} has {has}: set "
+                f"model.adapter.{setting}={has}"
+            )
 
 
 def _is_of_head(key: str) -> bool:

@@ -1,55 +1,31 @@
-"""Roles that are an adapter of one net and a head: a reward model, a critic."""
+"""A net that plays several roles, and is called as one."""
 
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from transformers import PretrainedConfig
-
-from lightning_rlhf.models.forward import Backbone, hidden_states
-from lightning_rlhf.models.playing import playing
-from lightning_rlhf.models.scalar import Scalar
+from torch import nn
+from transformers import PreTrainedModel
 
 
-class AdapterScalar(Scalar):
-    """An adapter of a backbone, a linear head on every token, and a bias.
+class Backbone(nn.Module):
+    """A causal language model that is called as one net, for logits or for hidden states.
 
-    The backbone is no submodule of it: it has a place of its own among the roles.
+    Strategies gather the weights of what is called, so what lies outside the blocks would not be there for a call of
+    the part under the head.
     """
 
-    def __init__(self, backbone: Backbone, adapter: str, head: Tensor, bias: float) -> None:
-        """Takes the parts.
+    is_one_net = True
+    """See `strategies.blocks.nets`."""
+
+    def __init__(self, net: PreTrainedModel) -> None:
+        """Takes the net."""
+        super().__init__()
+        self.net = net
+
+    def forward(self, *, hidden: bool = False, **arguments: Any) -> Any:
+        """Calls the net, or only what lies under its head.
 
         Args:
-            backbone: Has the adapter.
-            adapter: Its name.
-            head: (1, D) weights, which are copied.
-            bias: Of the head.
+            hidden: Give hidden states instead of logits.
+            **arguments: Of the net's forward.
         """
-        super().__init__()
-        self._backbone, self.adapter = (backbone,), adapter
-        embeddings: Any = backbone.net.get_input_embeddings()
-        dtype = embeddings.weight.dtype
-        self.head = nn.Linear(head.shape[1], 1, bias=False)
-        self.head.weight = nn.Parameter(head.detach().to(dtype, copy=True))
-        self.bias = nn.Parameter(torch.tensor(bias, dtype=dtype))
-
-    @property
-    def backbone(self) -> Backbone:
-        """The net that it is a part of."""
-        return self._backbone[0]
-
-    @property
-    def called(self) -> tuple[nn.Module, ...]:
-        """See `Scalar`."""
-        return self, self.backbone
-
-    @property
-    def hf_config(self) -> PretrainedConfig:
-        """See `Scalar`."""
-        return self.backbone.net.config
-
-    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """See `Scalar`."""
-        with playing(self.backbone, self.adapter):
-            return hidden_states(self.backbone, input_ids, attention_mask, hidden=True)
+        return (self.net.base_model if hidden else self.net)(**arguments)

@@ -2,7 +2,7 @@
 
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from lightning_rlhf.models.source import ModelSource, load_pretrained
+from lightning_rlhf.models.source import ModelSource
 
 
 def load_causal_lm(source: ModelSource) -> PreTrainedModel:
@@ -11,19 +11,5 @@ def load_causal_lm(source: ModelSource) -> PreTrainedModel:
     Raises:
         UserError: If it cannot be found or its architecture is not known.
     """
-    config = source.hf_config()
-    kwargs = {"attn_implementation": source.attn_implementation, "trust_remote_code": source.trust_remote_code}
-    if source.pretrained is None:
-        with source.seeded():
-            net = AutoModelForCausalLM.from_config(config, dtype=source.torch_dtype, **kwargs)
-    else:
-        net = load_pretrained(
-            AutoModelForCausalLM,
-            source.pretrained,
-            source.setting,
-            config=config,
-            dtype=source.torch_dtype,
-            quantization_config=source.quantization_config,
-            **kwargs,
-        )
-    return source.configured(net)
+    net, _ = source.build(AutoModelForCausalLM, source.hf_config())
+    return net

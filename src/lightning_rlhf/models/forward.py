@@ -9,36 +9,11 @@ from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from lightning_rlhf.experience import Sequences
+from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.ops.logprobs import token_logprobs
 from lightning_rlhf.ops.sequences import position_ids
-
-
-class Backbone(nn.Module):
-    """A causal language model that is called as one net, for logits or for hidden states.
-
-    Strategies gather the weights of what is called, so what lies outside the blocks would not be there for a call of
-    the part under the head.
-    """
-
-    is_one_net = True
-    """See `strategies.blocks.nets`."""
-
-    def __init__(self, net: PreTrainedModel) -> None:
-        """Takes the net."""
-        super().__init__()
-        self.net = net
-
-    def forward(self, *, hidden: bool = False, **arguments: Any) -> Any:
-        """Calls the net, or only what lies under its head.
-
-        Args:
-            hidden: Give hidden states instead of logits.
-            **arguments: Of the net's forward.
-        """
-        return (self.net.base_model if hidden else self.net)(**arguments)
 
 
 def _parameters(net: nn.Module) -> frozenset[str]:

@@ -1,7 +1,6 @@
 """Meta's LLaMA folders to Hugging Face's: weight by weight, so that no more than one output file is in memory."""
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +18,6 @@ from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.meta import MetaCheckpoint, open_checkpoint
 
 _ORIGIN = "converted_from.json"
-_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 def convert(checkpoint: MetaCheckpoint, folder: Path, *, dtype: torch.dtype | None, max_shard_bytes: int) -> None:
@@ -63,7 +61,7 @@ def converted(meta_dir: str, setting: str) -> Path:
     try:
         with FileLock(source / ".huggingface.lock"):
             if not _is_of(folder, checkpoint):
-                convert(checkpoint, folder, dtype=None, max_shard_bytes=parse_size("5GB"))
+                convert(checkpoint, folder, dtype=None, max_shard_bytes=5 * 10**9)
     except OSError as error:
         raise UserError(
             f"{setting}={meta_dir}: its converted form cannot be written to {folder} ({error.strerror}); choose "
@@ -71,22 +69,6 @@ def converted(meta_dir: str, setting: str) -> Path:
             "model.pretrained=FOLDER model.tokenizer=null instead"
         ) from error
     return folder
-
-
-def parse_size(size: str) -> int:
-    """Bytes of a size such as 5GB, as transformers has it: powers of ten.
-
-    Raises:
-        UserError: If it is no size.
-    """
-    match = re.fullmatch(r"([\d.]+)([KMG]B|)", size)
-    try:
-        number = int(float(match[1]) * _UNITS[match[2]]) if match else 0
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise UserError(f"max_shard_size={size}: expected a size such as 5GB or 500MB")
-    return number
 
 
 def _write_weights(checkpoint: MetaCheckpoint, folder: Path, dtype: torch.dtype, max_shard_bytes: int) -> None:

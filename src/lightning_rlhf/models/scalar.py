@@ -7,6 +7,7 @@ token by comparing ids with PAD, which is wrong where PAD is EOS or absent.
 Shapes: B rows, T tokens, R response tokens, D hidden size.
 """
 
+from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
@@ -17,14 +18,14 @@ from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Sequences
 from lightning_rlhf.models.adapters import heads
 from lightning_rlhf.models.forward import hidden_states
-from lightning_rlhf.models.source import ModelSource, load_pretrained
+from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.ops.rewards import last_token_index
 from lightning_rlhf.strategies.loading import written
 
 HeadInit = Literal["normal", "zero", "trained"]
 
 
-class Scalar(nn.Module):
+class Scalar(nn.Module, ABC):
     """A linear head on the hidden state of every token, and a bias."""
 
     head: nn.Linear
@@ -38,13 +39,13 @@ class Scalar(nn.Module):
         return (self,)
 
     @property
+    @abstractmethod
     def hf_config(self) -> PretrainedConfig:
         """That of the net under the head."""
-        raise NotImplementedError
 
+    @abstractmethod
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """What the head reads, (B, T, D)."""
-        raise NotImplementedError
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """A number for each token.
@@ -138,31 +139,12 @@ def load_scalar_model(source: ModelSource, head: HeadInit) -> ScalarModel:
     """
     config = source.hf_config()
     config.num_labels = 1
-    kwargs = {"attn_implementation": source.attn_implementation, "trust_remote_code": source.trust_remote_code}
-    if source.pretrained is None:
-        try:
-            with source.seeded():
-                net = AutoModelForSequenceClassification.from_config(config, dtype=source.torch_dtype, **kwargs)
-        except ValueError as error:
-            raise UserError(f"model.config.model_type={config.model_type}: transformers has no scalar form") from error
-        missing = ["score.weight"]
-    else:
-        net, report = load_pretrained(
-            AutoModelForSequenceClassification,
-            source.pretrained,
-            source.setting,
-            config=config,
-            dtype=source.torch_dtype,
-            quantization_config=source.quantization_config,
-            output_loading_info=True,
-            **kwargs,
-        )
-        missing = list(report["missing_keys"])
-    model = ScalarModel(source.configured(net))
+    net, missing = source.build(AutoModelForSequenceClassification, config)
+    model = ScalarModel(net)
     if head == "trained":
         if missing:
             raise UserError(
-                f"{source.pretrained} is not a trained reward model: it has no weights for {', '.join(missing)}"
+                f"{source.pretrained} is not a trained reward model: it has no weights for {', '.join(missing[:3])}"
             )
         return model
     std = 0.0 if head == "zero" else (model.head.in_features + 1) ** -0.5

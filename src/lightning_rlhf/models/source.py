@@ -100,6 +100,37 @@ class ModelSource:
         """The dtype of the weights."""
         return DTYPES[self.dtype]
 
+    def build(self, auto: Any, config: PretrainedConfig) -> tuple[PreTrainedModel, list[str]]:
+        """A net of one of transformers' auto classes, as it is for training: loaded, or with random weights.
+
+        Args:
+            auto: Such as `AutoModelForCausalLM`.
+            config: The architecture.
+
+        Returns:
+            The net, and the names of weights that were not there to load, and are random.
+
+        Raises:
+            UserError: If it cannot be found, or the class has no form of this architecture.
+        """
+        settings: dict[str, Any] = {
+            "dtype": self.torch_dtype,
+            "attn_implementation": self.attn_implementation,
+            "trust_remote_code": self.trust_remote_code,
+        }
+        if self.pretrained is None:
+            try:
+                with self.seeded():
+                    net = auto.from_config(config, **settings)
+            except ValueError as error:
+                kind = auto.__name__.removeprefix("AutoModelFor")
+                message = f"model.config.model_type={config.model_type}: transformers has no {kind} form of it"
+                raise UserError(message) from error
+            return self.configured(net), [name for name, _ in net.named_parameters()]
+        settings |= {"config": config, "quantization_config": self.quantization_config, "output_loading_info": True}
+        net, report = load_pretrained(auto, self.pretrained, self.setting, **settings)
+        return self.configured(net), list(report["missing_keys"])
+
     @contextmanager
     def seeded(self) -> Iterator[None]:
         """Draws random weights from the source's own seed and leaves the global generator as it was."""

@@ -56,11 +56,3 @@ def by_role(held: Bytes) -> dict[str, dict[str, int]]:
 def peak(moments: list[Moment]) -> Moment:
     """The moment with the most on the device."""
     return max(moments, key=lambda moment: moment.total)
-
-
-def readable(size: float) -> str:
-    """Bytes as people read them, such as `12.3 GiB`."""
-    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if abs(size) >= factor:
-            return f"{size / factor:,.1f} {unit}"
-    return f"{size:.0f} B"

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PreTrainedModel
 
+from lightning_rlhf.models.adapter_scalar import AdapterScalar
 from lightning_rlhf.models.adapters import inject, is_part_of_adapter
-from lightning_rlhf.models.backbone import AdapterScalar
+from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.causal_lm import load_causal_lm
-from lightning_rlhf.models.forward import Backbone
 from lightning_rlhf.models.roles import SeparateRoles
 from lightning_rlhf.models.scalar import load_scalar_model
 from lightning_rlhf.models.shared import Shared, SharedRoles, shared_roles

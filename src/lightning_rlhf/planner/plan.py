@@ -1,33 +1,15 @@
 """The plan of a stage: the peak of each phase, whether it fits, and what it takes in time."""
 
-import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from lightning_rlhf.errors import UserError
 from lightning_rlhf.planner.flops import iteration_flops
 from lightning_rlhf.planner.host import host_bytes
 from lightning_rlhf.planner.job import Job
 from lightning_rlhf.planner.memory import Bytes, Moment, by_kind, by_role, peak, total
 from lightning_rlhf.planner.phases import moments, run_passes
-
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
-
-
-def parse_bytes(text: str | int | float, name: str) -> int:
-    """Bytes of `80GB` (10^9), `24GiB` (2^30) or a plain number.
-
-    Raises:
-        UserError: If it is none of these.
-    """
-    match = re.fullmatch(r"\s*([\d.eE+]+)\s*([KMGT]?I?)B?\s*", str(text).upper())
-    try:
-        assert match is not None
-        return round(float(match[1]) * _UNITS[match[2]])
-    except (AssertionError, ValueError, KeyError) as error:
-        raise UserError(f"{name}={text}: expected a size such as 80GB or 24GiB") from error
 
 
 @dataclass(frozen=True)

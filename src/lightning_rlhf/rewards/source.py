@@ -18,8 +18,8 @@ from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError, raise_problems
 from lightning_rlhf.experience import Answers, Scores
 from lightning_rlhf.models.adapter_files import adapter_folder, base_of, load_adapter
-from lightning_rlhf.models.backbone import AdapterScalar
-from lightning_rlhf.models.forward import Backbone
+from lightning_rlhf.models.adapter_scalar import AdapterScalar
+from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.scalar import Scalar, ScalarModel, load_scalar_model
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.rewards.function import TextReward

@@ -14,8 +14,8 @@ from torch.testing import assert_close
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Answers, Scores, Sequences
+from lightning_rlhf.models.adapter_scalar import AdapterScalar
 from lightning_rlhf.models.adapters import ADAPTER, Lora
-from lightning_rlhf.models.backbone import AdapterScalar
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.export import export_model
 from lightning_rlhf.models.merging import plain_net

@@ -15,7 +15,7 @@ from lightning_rlhf.planner.knobs import knobs, savings, smallest, turned
 from lightning_rlhf.planner.layout import Layout, layout
 from lightning_rlhf.planner.memory import by_kind
 from lightning_rlhf.planner.phases import run_passes
-from lightning_rlhf.planner.plan import Plan, largest_micro_batch, parse_bytes
+from lightning_rlhf.planner.plan import Plan, largest_micro_batch
 
 
 def test_weights_gradients_and_adam_are_those_of_gpt2_by_hand() -> None:
@@ -162,17 +162,6 @@ def test_flops_are_two_for_each_weight_and_token() -> None:
     matrices = 4 * (5 * BLOCK + 64) + heads
     expected = 8 * 14 * (2 * matrices + 4 * 4 * 5 * 32 * 14)
     assert counted["scoring"] == pytest.approx(expected, rel=1e-3)
-
-
-@pytest.mark.parametrize(("text", "size"), [("80GB", 80 * 10**9), ("24GiB", 24 * 2**30), (1024, 1024), ("1e3", 1000)])
-def test_sizes_are_read_as_people_write_them(text: str | int, size: int) -> None:
-    assert parse_bytes(text, "device_memory") == size
-
-
-@pytest.mark.parametrize("text", ["much", "80XB", ""])
-def test_a_size_that_is_none_is_a_mistake(text: str) -> None:
-    with pytest.raises(UserError, match=r"device_memory=.*80GB"):
-        parse_bytes(text, "device_memory")
 
 
 def test_a_strategy_that_nobody_knows_is_a_mistake() -> None:
