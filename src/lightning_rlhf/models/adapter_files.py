@@ -1,10 +1,9 @@
 """Files of adapters, as peft has them: adapter_config.json and adapter_model.safetensors."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
@@ -15,6 +14,9 @@ from transformers import PreTrainedModel
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapters import HEADS, Lora, heads, inject_config
 from lightning_rlhf.strategies.loading import written
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 WEIGHTS = "adapter_model.safetensors"
 _CONFIG = "adapter_config.json"
@@ -112,13 +114,13 @@ def load_adapter(net: PreTrainedModel, folder: Path, name: str, expected: Lora |
     Raises:
         UserError: If the folder holds no adapter of this net, or another kind of adapter.
     """
-    from peft import LoraConfig, set_peft_model_state_dict
+    from peft import set_peft_model_state_dict
 
     if not (folder / WEIGHTS).is_file():
         raise UserError(f"{folder}: not the folder of an adapter: there is no {WEIGHTS} in it")
     if expected is not None:
         _check_kind(adapter_kind(folder), expected, folder)
-    config: Any = LoraConfig.from_pretrained(str(folder))
+    config = _described(folder)
     config.inference_mode, config.modules_to_save = False, None
     try:
         inject_config(net, config, name)
@@ -147,13 +149,15 @@ def adapter_kind(folder: Path) -> Lora:
         UserError: If the folder holds none.
     """
     saved = _described(folder)
+    targets = saved.target_modules
     return Lora(
-        rank=saved["r"],
-        alpha=saved["lora_alpha"],
-        dropout=saved["lora_dropout"],
-        rslora=saved["use_rslora"],
-        dora=saved["use_dora"],
-        target_modules=saved["target_modules"],
+        rank=saved.r,
+        alpha=saved.lora_alpha,
+        dropout=saved.lora_dropout,
+        rslora=saved.use_rslora,
+        dora=saved.use_dora,
+        # A text is a pattern, or peft's "all-linear".
+        target_modules=None if targets is None or isinstance(targets, str) else sorted(targets),
     )
 
 
@@ -163,7 +167,7 @@ def base_of(folder: Path) -> str | None:
     Raises:
         UserError: If the folder holds no adapter.
     """
-    return _described(folder)["base_model_name_or_path"]
+    return _described(folder).base_model_name_or_path
 
 
 def holds_adapter(folder: Path) -> bool:
@@ -171,10 +175,19 @@ def holds_adapter(folder: Path) -> bool:
     return (folder / _CONFIG).is_file()
 
 
-def _described(folder: Path) -> dict[str, Any]:
+def _described(folder: Path) -> "LoraConfig":
+    """As peft reads it, which knows what its earlier versions left out of the file."""
+    from peft import LoraConfig, PeftConfig, PeftType
+
     if not holds_adapter(folder):
         raise UserError(f"{folder}: not the folder of an adapter: there is no {_CONFIG} in it")
-    return json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / _CONFIG}: peft cannot read it: {error}") from error
+    if not isinstance(config, LoraConfig):
+        raise UserError(f"{folder}: an adapter of peft_type={PeftType(config.peft_type).value}; only LoRA's are read")
+    return config
 
 
 def _check_kind(found: Lora, expected: Lora, folder: Path) -> None:

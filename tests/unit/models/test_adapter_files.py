@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.models.adapter_files import load_adapter, save_adapter
+from lightning_rlhf.models.adapter_files import adapter_kind, load_adapter, save_adapter
 from lightning_rlhf.models.adapters import Lora, inject
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.export import export_model
@@ -83,6 +83,31 @@ def test_what_is_no_adapter_of_the_net_is_an_error(make_source: MakeSource, tmp_
         load_adapter(deeper, tmp_path, "own")
     with pytest.raises(UserError, match="not an adapter of GPT2LMHeadModel"):
         load_adapter(load_causal_lm(make_source("gpt2")), tmp_path, "own")
+
+
+@pytest.mark.parametrize(
+    ("targets", "read"), [('["b", "a"]', ["a", "b"]), ('"all-linear"', None), ('".*_proj"', None), ("null", None)]
+)
+def test_a_file_of_an_early_peft_is_read(targets: str, read: list[str] | None, tmp_path: Path) -> None:
+    text = f'{{"peft_type": "LORA", "r": 3, "lora_alpha": 5, "lora_dropout": 0.1, "target_modules": {targets}}}'
+    (tmp_path / "adapter_config.json").write_text(text)
+    assert adapter_kind(tmp_path) == Lora(rank=3, alpha=5, dropout=0.1, target_modules=read)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('{"peft_type": "IA3"}', "an adapter of peft_type=IA3; only LoRA's are read"),
+        ('{"peft_type": "OTHER"}', "peft cannot read it: 'OTHER'"),
+        ('{"r": 3}', "peft cannot read it: .*missing required keys"),
+        ("[3]", "peft cannot read it: "),
+        ('{"r": ', r"adapter_config\.json: peft cannot read it: .*line 1 column 7"),
+    ],
+)
+def test_a_file_that_describes_no_lora_is_an_error(text: str, problem: str, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(text)
+    with pytest.raises(UserError, match=problem):
+        adapter_kind(tmp_path)
 
 
 @pytest.mark.parametrize("lora", LORAS, ids=IDENTITIES)

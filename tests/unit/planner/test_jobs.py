@@ -1,10 +1,10 @@
 """What the planner takes of a configuration with one net in all roles."""
 
-import json
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
+from peft import LoraConfig
 
 from lightning_rlhf.cli.jobs import job_of
 from lightning_rlhf.models.adapters import Lora
@@ -43,10 +43,8 @@ def test_a_reward_model_is_an_adapter_if_its_folder_has_one_beside_it(tmp_path: 
     model.mkdir()
     given = ["stage=ppo", f"reward.path={model}"]
     assert not ppo_job(*given).reward_plays
-    (tmp_path / "adapter").mkdir()
-    saved = {"r": 3, "use_dora": False, "target_modules": ["q_proj"]}
-    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(saved))
-    assert ppo_job(*given).reward_adapter == Lora(rank=3, target_modules=["q_proj"])
+    LoraConfig(r=3, lora_alpha=5, target_modules=["q_proj"]).save_pretrained(tmp_path / "adapter")
+    assert ppo_job(*given).reward_adapter == Lora(rank=3, alpha=5, target_modules=["q_proj"])
     # As a run writes it, once it has put the reward model on its backbone.
     written = ["reward._target_=lightning_rlhf.rewards.AdapterReward", "~reward.dtype"]
     assert ppo_job(*given, *written).reward_plays
