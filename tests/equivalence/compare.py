@@ -4,11 +4,12 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
-from support import environ
+from support import environ, free_port
 from torch import Tensor
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -16,17 +17,40 @@ QUANTITIES = ("loss", "grad_norm", "score", "kl")
 
 
 def launch(folder: Path, strategy: str, *arguments: str, worker: str = "worker.py") -> None:
-    """Runs the worker; a run that was told to die has died by SIGKILL."""
-    done = subprocess.run(
-        [sys.executable, str(WORKER.with_name(worker)), str(folder), strategy, *arguments],
-        env=environ(PYTHONPATH=str(WORKER.parent)),
+    """Runs the worker in all its processes at once; a run that was told to die has died by SIGKILL.
+
+    Lightning itself starts the others from the first, when that has read all it imports: twice the time.
+    """
+    given = dict(argument.split("=", 1) for argument in arguments)
+    devices = int(given.get("trainer.devices", 1))
+    shared = {"PYTHONPATH": str(WORKER.parent), "MASTER_PORT": str(free_port())}
+    ranks = [{**shared, "LOCAL_RANK": str(rank)} for rank in range(devices)] if devices > 1 else [shared]
+    script = str(WORKER.with_name(worker))
+    finish([started([script, str(folder), strategy, *arguments], **rank) for rank in ranks], -9 * ("die" in given))
+
+
+def started(command: list[str], **environment: str) -> subprocess.Popen[str]:
+    """A process of Python, whose output is kept."""
+    return subprocess.Popen(
+        [sys.executable, *command],
+        env=environ(**environment),
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        timeout=420,
     )
-    expected = -9 if "die=yes" in arguments else 0
-    assert done.returncode == expected, f"exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
+
+
+def finish(processes: list[subprocess.Popen[str]], expected: int = 0) -> None:
+    """Waits for the end of processes, which must be an exit code."""
+    try:
+        with ThreadPoolExecutor() as pool:
+            outputs = list(pool.map(lambda process: process.communicate(timeout=420)[0], processes))
+    finally:
+        for process in processes:
+            process.kill()
+    for process, output in zip(processes, outputs, strict=True):
+        assert process.returncode == expected, f"exit code {process.returncode}\n{output[-8000:]}"
 
 
 def trajectory(folder: Path, stage: str) -> dict[str, Any]:

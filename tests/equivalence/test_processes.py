@@ -2,38 +2,23 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from compare import WORKER, differences, launch
-from support import environ, keep
+from compare import WORKER, differences, finish, launch, started
+from support import environ, free_port, keep
 from worker import STAGES
 
 
 def test_two_nodes_give_the_numbers_of_one(single: Path, tmp_path: Path) -> None:
     """Two agents of torchrun, each for a machine with one device, meet at an address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    agent = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d"]
+    agent = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d"]
+    meeting = [f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-id=run"]
     worker = [str(WORKER), str(tmp_path), "ddp", "trainer.devices=1", "trainer.num_nodes=2", f"start={single}"]
-    agents = [
-        subprocess.Popen(
-            [*agent, f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=run", *worker],
-            env=environ(PYTHONPATH=str(WORKER.parent)),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    outputs = [process.communicate(timeout=180)[0] for process in agents]
-    assert [process.returncode for process in agents] == [0, 0], outputs
+    finish([started([*agent, *meeting, *worker], PYTHONPATH=str(WORKER.parent)) for _ in range(2)])
     for stage in STAGES:
         assert max(differences(tmp_path, single, stage).values()) < 1e-4
 

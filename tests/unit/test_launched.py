@@ -1,11 +1,11 @@
 """Processes of one run agree on when it started."""
 
 import os
-import socket
 import sys
 
 import pytest
 import torch.multiprocessing as mp
+from support import free_port
 
 from lightning_rlhf.cli import launched
 
@@ -14,12 +14,6 @@ def _agree(rank: int, environment: dict[str, str], names: dict[str, str]) -> Non
     os.environ |= environment | {name: str(rank) for name in names}
     launched.time.strftime = lambda pattern: f"2026-01-01_00-00-0{rank}"  # type: ignore[attr-defined,assignment]
     sys.exit(0 if launched.agreed_time() == "2026-01-01_00-00-00" else 1)
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def test_processes_of_torchrun_take_the_time_of_the_first() -> None:

@@ -1,7 +1,6 @@
 """FSDP 1 and 2 in two processes, and what one process makes of their checkpoint, beside a run that shards nothing."""
 
 import os
-import socket
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from lightning.pytorch.callbacks import ModelCheckpoint
-from support import trainer
+from support import free_port, trainer
 from torch import Tensor, nn
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
@@ -191,10 +190,7 @@ def _rank(rank: int, work: Callable[..., Any], port: int, folder: Path, name: st
 
 def spawn(work: Callable[..., Any], folder: Path, name: str, ranks: int) -> list[dict[str, Any]]:
     """What each rank found."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(_rank, (work, port, folder, name), nprocs=ranks)
+    mp.spawn(_rank, (work, free_port(), folder, name), nprocs=ranks)
     return [torch.load(folder / f"{work.__name__}_{rank}.pt") for rank in range(ranks)]
 
 

@@ -1,7 +1,6 @@
 """What a phase does for a strategy that shards, with a strategy that only takes note of what it is asked."""
 
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 import torch.multiprocessing as mp
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from support import free_port
 from torch import Tensor, nn
 
 from lightning_rlhf.rollout.sampler import Sampling, sample
@@ -145,10 +145,7 @@ def _sample_in_a_process(rank: int, port: int, gather: bool, folder: str) -> Non
 @pytest.mark.parametrize(("gather", "calls"), [(True, [2, 5]), (False, [5, 5])])
 def test_ranks_end_sampling_together_where_each_token_gathers(gather: bool, calls: list[int], tmp_path: Path) -> None:
     """Responses of 2 tokens on one rank, of 5 on the other; they are the same either way."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(_sample_in_a_process, (port, gather, str(tmp_path)), nprocs=2)
+    mp.spawn(_sample_in_a_process, (free_port(), gather, str(tmp_path)), nprocs=2)
     found = [(tmp_path / f"{gather}_{rank}").read_text() for rank in range(2)]
     assert found == [f"{calls[0]} [2, 2]", f"{calls[1]} [5, 5]"]
 
