@@ -21,8 +21,9 @@ help:
 demo: $(venv)/installed
 	@$(run) train.py
 
+# A file of tests has one of the processes to itself, since its tests share what they have trained.
 test: $(venv)/installed-dev
-	@$(run) -m pytest
+	@$(run) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 mutants: $(venv)/installed-dev
 	@$(run) tests/mutate.py
