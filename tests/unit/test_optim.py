@@ -12,7 +12,7 @@ from lightning_rlhf.modules.optim import Optim, configure
 
 
 def configured(steps: int = 10, **settings: Any) -> tuple[torch.optim.Optimizer, Any]:
-    module: Any = SimpleNamespace(trainer=SimpleNamespace(estimated_stepping_batches=steps))
+    module: Any = SimpleNamespace(trainer=SimpleNamespace(estimated_stepping_batches=steps, strategy=None))
     actor, critic = (nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)) for _ in range(2))
     actor[0].bias.requires_grad_(False)
     made: Any = configure(module, Optim(**settings), {"actor": (actor, 1.0), "critic": (critic, 2.0)})
@@ -25,6 +25,17 @@ def test_one_optimizer_steps_all_nets_each_with_its_learning_rate() -> None:
     groups = {group["name"]: (group["lr"], len(group["params"])) for group in optimizer.param_groups}
     # The matrix of each; of the critic also a bias and a norm, and of the actor, whose bias is frozen, the norm alone.
     assert groups == {"actor": (1.0, 1), "actor_no_decay": (1.0, 2), "critic": (2.0, 1), "critic_no_decay": (2.0, 3)}
+
+
+def test_gradients_are_freed_after_a_step_where_a_process_holds_them_whole() -> None:
+    optimizer, _ = configured()
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    before = [weight.clone() for weight in weights]
+    optimizer.step()
+    assert all(weight.grad is None for weight in weights)
+    assert not any(torch.equal(weight, old) for weight, old in zip(weights, before, strict=True))
 
 
 def test_only_matrices_decay() -> None:

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import get_scheduler
 
 from lightning_rlhf.errors import raise_problems
+from lightning_rlhf.strategies.phases import sharding
 from lightning_rlhf.strategies.shapes import whole_shape
 
 
@@ -58,6 +59,9 @@ def configure(module: LightningModule, optim: Optim, nets: dict[str, tuple[nn.Mo
         groups.append({"params": others, "lr": lr, "weight_decay": 0.0, "name": f"{name}_no_decay"})
     # Adapters have matrices only, and strategies lose groups that are empty.
     optimizer = optim.optimizer([group for group in groups if group["params"]])
+    if sharding(module.trainer) is None:
+        # Lightning keeps gradients until the next loss is there, through a whole rollout.
+        optimizer.register_step_post_hook(lambda optimizer, *_: optimizer.zero_grad())
     steps = int(module.trainer.estimated_stepping_batches)
     scheduler = get_scheduler(optim.schedule, optimizer, int(optim.warmup * steps), steps)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -15,15 +15,17 @@ def whole(job: Job, sizes: Sizes) -> Rules:
     """Everything in each process."""
     weights = sizes.held
     gradients = per_role(weights, "gradients", lambda net: net.trained_size)
+    # Parts of a minibatch are added to what is there; after the optimizer's step they are freed.
+    parts = Counter() if job.accumulate == 1 else gradients
     return Rules(
         parameters=per_role(weights, "parameters", lambda net: net.size),
         optimizer=per_role(
             weights, "optimizer", lambda net: moments_size(job.optimizer_bits, net.trained_size, net.trained)
         ),
-        gradients=gradients,
-        # Parts of a minibatch are added to what is there.
-        backward=Counter() if job.accumulate == 1 else gradients,
-        step=step_work(job, weights, 1),
+        gradients=Counter(),
+        forward=parts,
+        backward=parts,
+        step=gradients + step_work(job, weights, 1),
         whole_gradients=job.accumulate == 1,
         left=lambda segment: segment.gradients if job.accumulate == 1 else 0,
     )

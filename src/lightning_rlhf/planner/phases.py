@@ -49,7 +49,8 @@ def moments(job: Job) -> list[Moment]:
         for what, before in (("prefill", Counter()), ("decoding", kept)):
             moments += _walk("rollout", what, found.segments[what], [sampling + before] * 2, rule, found.sizes)
         moments += _walk("scoring", "", found.segments["scoring"], [sampling] * 2, rule, found.sizes)
-    moments += _walk("update", "", found.segments["update"], [whole, base + rule.backward], rule, found.sizes)
+    bases = [whole + rule.forward, base + rule.backward]
+    moments += _walk("update", "", found.segments["update"], bases, rule, found.sizes)
     moments.append(Moment("update", "optimizer step", whole + rule.step))
     moments.append(Moment("export", "model is written", whole))
     return moments

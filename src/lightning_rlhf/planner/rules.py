@@ -22,9 +22,11 @@ class Rules:
     parameters: Bytes
     optimizer: Bytes
     gradients: Bytes
-    """As they are between the backward passes of two minibatches."""
+    """Those that are there all the time."""
     always: Bytes = field(default_factory=Counter)
     """Buffers that are there from the beginning."""
+    forward: Bytes = field(default_factory=Counter)
+    """Gradients of parts of the same minibatch, in a forward pass of an update."""
     backward: Bytes = field(default_factory=Counter)
     """Buffers, and gradients that are not the passes' own, in a backward pass."""
     step: Bytes = field(default_factory=Counter)
