@@ -10,7 +10,9 @@ from typing import Any
 import peft
 import pytest
 import torch
+from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from support import TINY, TINY_DPO, Recorder, command, keep, run_folder, tiny_source, trainer
 from torch import nn
@@ -258,3 +260,19 @@ def test_dpo_of_the_command_line_trains_an_adapter_on_a_quantized_net(tmp_path: 
     assert done.returncode == 0, done.stderr
     assert "bitsandbytes" not in done.stdout + done.stderr
     assert {path.name for path in (run_folder(tmp_path) / "adapter").iterdir()} >= {"adapter_config.json"}
+
+
+@pytest.mark.slow
+def test_quantized_stages_hand_on_adapters_since_merged_weights_would_be_rounded_back(tmp_path: Path) -> None:
+    sizes = ["experiment=none", "adapter=lora", "model.quantization=nf4", "callbacks.checkpoint.save_top_k=0"]
+    assert (done := command(tmp_path, *TINY, *sizes, "stage=pipeline")).returncode == 0, done.stderr
+    run = run_folder(tmp_path)
+    config = OmegaConf.load(run / "ppo" / "config.yaml")
+    assert config.model.pretrained is None
+    assert Path(config.model.adapter_dir) == run / "sft" / "adapter"
+    left, started = (instantiate(OmegaConf.load(run / stage / "config.yaml").model) for stage in ("sft", "ppo"))
+    trained = AutoModelForCausalLM.from_pretrained(run / "sft" / "model").eval()
+    before, actor = load_causal_lm(left).eval(), load_causal_lm(started).eval()
+    with torch.no_grad():
+        differences = [(net(IDS).logits - trained(IDS).logits).abs().max() for net in (actor, before)]
+    assert differences[0] < differences[1] / 100

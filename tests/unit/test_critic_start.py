@@ -59,6 +59,11 @@ def test_the_backbone_is_that_of_reward_model_or_policy(
     }
 
 
+def test_it_is_trained_in_the_way_of_the_actor(source: ModelSource, reward_path: str, tmp_path: Path) -> None:
+    net = critic(source, tmp_path, f"reward.path={reward_path}", "model.gradient_checkpointing=true").net
+    assert net.is_gradient_checkpointing
+
+
 def test_without_a_reward_model_it_starts_from_the_policy(source: ModelSource, tmp_path: Path) -> None:
     net = critic(source, tmp_path, *FUNCTION).net
     assert torch.equal(embeddings(net), embeddings(load_causal_lm(source)))

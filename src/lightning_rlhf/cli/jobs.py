@@ -7,7 +7,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from lightning_rlhf.cli.reward_models import reward_models
+from lightning_rlhf.cli.reward_models import like_policy, reward_models
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapter_files import adapter_folder, adapter_kind, holds_adapter
 from lightning_rlhf.models.adapters import Lora
@@ -56,8 +56,7 @@ def _of_ppo(config: DictConfig, source: ModelSource) -> dict[str, Any]:
     reward = _reward_source(rewards[0], source) if rewards else None
     critic = None
     if instantiate(module.credit).estimator.critic:
-        start = source if block.critic_init == "policy" or reward is None else reward
-        critic = replace(start, adapter=source.adapter, quantization=source.quantization)
+        critic = source if block.critic_init == "policy" or reward is None else like_policy(reward, source)
     return {
         "critic": critic,
         "critic_init": block.critic_init if rewards else "policy",

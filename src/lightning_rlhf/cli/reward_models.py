@@ -1,6 +1,7 @@
 """Finds the reward models behind PPO's score: `reward` itself is one, or parts of a sum are."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -12,6 +13,17 @@ from lightning_rlhf.models.source import ModelSource
 
 _LOADER = "lightning_rlhf.rewards.load_reward"
 _ADAPTER = "lightning_rlhf.rewards.AdapterReward"
+_WAY = (
+    "dropout",
+    "attn_implementation",
+    "trust_remote_code",
+    "gradient_checkpointing",
+    "compile",
+    "adapter",
+    "quantization",
+    "seed",
+)
+"""Settings that are not of a model, but of how it is trained."""
 
 
 def reward_models(config: DictConfig) -> dict[str, DictConfig]:
@@ -86,7 +98,21 @@ def critic_source(config: DictConfig, policy: ModelSource, renderer: Renderer) -
             raise UserError("ppo.critic_head=trained, but only a reward model has a trained head: set it to zero")
         return policy
     check_critic(models[0], config, renderer)
-    return models[0]
+    folder = adapter_folder(Path(str(models[0].pretrained)))
+    if policy.quantization and (_is_to_come(models[0], config) or holds_adapter(folder)):
+        # The merged weights would be quantized back to what they were before the adapter.
+        if head == "trained":
+            raise UserError(
+                f"ppo.critic_head=trained with model.quantization={policy.quantization}: the critic starts from the "
+                "reward model's adapter, without its head: set it to zero"
+            )
+        return replace(policy, adapter_dir=str(folder))
+    return like_policy(models[0], policy)
+
+
+def like_policy(model: ModelSource, policy: ModelSource) -> ModelSource:
+    """A net that starts from a reward model, and is trained in the way of the actor."""
+    return replace(model, **{name: getattr(policy, name) for name in _WAY})
 
 
 def check_critic(source: ModelSource, config: DictConfig, renderer: Renderer) -> None:

@@ -146,8 +146,9 @@ def _run_pipeline(stages: list[Stage], folder: Path, resumed: Resumed, seed: int
 
 def hand_on(config: DictConfig, name: str, model_dir: str) -> None:
     """Lets the following stages start from what this one exports."""
-    if name == "sft" and config.roles == "shared":
-        # All stages train adapters of one net, so that PPO needs no other.
+    if name == "sft" and (config.roles == "shared" or config.model.quantization):
+        # All stages train adapters of one net: PPO needs no other if it is to play all roles; and merged weights would
+        # be quantized again, back to the numbers that they had before the adapter.
         config.model.adapter_dir = str(adapter_folder(Path(model_dir)))
     elif name == "sft":
         config.model.pretrained, config.model.tokenizer, config.model.meta_dir = model_dir, None, None

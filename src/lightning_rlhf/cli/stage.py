@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -174,7 +174,6 @@ def _nets(config: DictConfig, name: str, source: ModelSource, renderer: Renderer
             critic_head=config.ppo.critic_head,
         )
         return {"actor": actor, "reward": reward, "gold": gold}
-    start = replace(start, adapter=source.adapter, quantization=source.quantization)
     critic = partial(load_scalar_model, start, config.ppo.critic_head)
     return {"actor": policy, "reference": reference, "critic": critic, "reward": reward, "gold": gold}
 
