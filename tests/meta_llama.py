@@ -5,6 +5,7 @@ The net is written from the papers, and shares nothing with transformers or with
 
 import base64
 import json
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,18 @@ def random_weights(params: dict[str, Any], vocab_size: int, seed: int = 0) -> di
     return weights
 
 
-def write_shards(folder: Path, weights: dict[str, Tensor], count: int, *, embedding_dim: int = 1) -> None:
+def computed_names(params: dict[str, Any]) -> list[str]:
+    """What files hold beside weights: rotary frequencies, which LLaMA has once a layer, Llama 2 once, Llama 3 not."""
+    if params["vocab_size"] > 0:
+        return []
+    if "n_kv_heads" in params:
+        return ["rope.freqs"]
+    return [f"layers.{n}.attention.inner_attention.rope.freqs" for n in range(params["n_layers"])]
+
+
+def write_shards(
+    folder: Path, weights: dict[str, Tensor], count: int, *, embedding_dim: int = 1, computed: Sequence[str] = ()
+) -> None:
     """Writes the weights as so many processes of tensor parallelism keep them; the embedding is split along a dim.
 
     The tensors of a file share one storage, as those of Meta's large models do.
@@ -85,7 +97,8 @@ def write_shards(folder: Path, weights: dict[str, Tensor], count: int, *, embedd
         storage = torch.cat([part.flatten() for part in parts.values()])
         pieces = storage.split([part.numel() for part in parts.values()])
         shard = {name: piece.view(part.shape) for (name, part), piece in zip(parts.items(), pieces, strict=True)}
-        torch.save({**shard, "rope.freqs": torch.ones(4)}, folder / f"consolidated.{n:02}.pth")
+        shard |= {name: torch.ones(4) for name in computed}
+        torch.save(shard, folder / f"consolidated.{n:02}.pth")
 
 
 def write_params(folder: Path, params: dict[str, Any]) -> None:
@@ -192,6 +205,6 @@ def write_checkpoint(folder: Path, params: dict[str, Any], count: int = 1) -> di
     third = params["vocab_size"] > 0
     weights = random_weights(params, 520 if third else 400)
     write_params(folder, params)
-    write_shards(folder, weights, count, embedding_dim=0 if third else 1)
+    write_shards(folder, weights, count, embedding_dim=0 if third else 1, computed=computed_names(params))
     (write_tiktoken if third else write_sentencepiece)(folder)
     return weights

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig
 
 from lightning_rlhf.errors import UserError, raise_problems
-from lightning_rlhf.models.meta_layout import EMBEDDING, IGNORED, OUTPUT, MetaParams, Weight, read_params
+from lightning_rlhf.models.meta_layout import EMBEDDING, OUTPUT, MetaParams, Weight, is_computed, read_params
 from lightning_rlhf.models.meta_tokenizer import MetaTokenizer, read_tokenizer
 
 _SHARD = re.compile(r"consolidated\.(\d+)\.pth")
@@ -173,7 +173,7 @@ def _open(file: Path, setting: str) -> dict[str, Tensor]:
         ) from error
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise UserError(f"{setting}: {file} holds something else than tensors by their names; get it again")
-    return {name: tensor for name, tensor in tensors.items() if name not in IGNORED}
+    return {name: tensor for name, tensor in tensors.items() if not is_computed(name)}
 
 
 def _is_tied(shard: dict[str, Tensor]) -> bool:

@@ -13,9 +13,12 @@ from typing import NamedTuple
 
 from lightning_rlhf.errors import UserError
 
-IGNORED = ("rope.freqs",)
-"""Kept in some files, and computed from the parameters."""
 EMBEDDING, OUTPUT = "tok_embeddings.weight", "output.weight"
+
+
+def is_computed(name: str) -> bool:
+    """Whether a tensor follows from the parameters: LLaMA's files have rotary frequencies per layer, Llama 2's once."""
+    return f".{name}".endswith(".rope.freqs")
 
 
 class Weight(NamedTuple):
