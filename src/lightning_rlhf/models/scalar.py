@@ -16,8 +16,9 @@ from transformers import AutoModelForSequenceClassification, PretrainedConfig, P
 
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Sequences
-from lightning_rlhf.models.adapters import heads
+from lightning_rlhf.models.adapters import HEADS, heads
 from lightning_rlhf.models.forward import hidden_states
+from lightning_rlhf.models.pretrained import check_whole
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.ops.rewards import last_token_index
 from lightning_rlhf.strategies.loading import written
@@ -135,7 +136,8 @@ def load_scalar_model(source: ModelSource, head: HeadInit) -> ScalarModel:
             training; `zero` for a critic; `trained` demands the head that the folder holds.
 
     Raises:
-        UserError: If the model cannot be found, its family has no scalar form, or `trained` finds no head.
+        UserError: If the model cannot be found, its family has no scalar form, weights of the backbone are missing, or
+            `trained` finds no head.
     """
     config = source.hf_config()
     config.num_labels = 1
@@ -147,6 +149,9 @@ def load_scalar_model(source: ModelSource, head: HeadInit) -> ScalarModel:
                 f"{source.pretrained} is not a trained reward model: it has no weights for {', '.join(missing[:3])}"
             )
         return model
+    if source.pretrained is not None:
+        own = {f"{name}.weight" for name in HEADS}
+        check_whole(source.setting, source.pretrained, [name for name in missing if name not in own])
     std = 0.0 if head == "zero" else (model.head.in_features + 1) ** -0.5
     with written(model.head.weight):
         nn.init.normal_(model.head.weight, std=std)

@@ -20,15 +20,12 @@ from transformers import (
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapter_files import load_adapter
 from lightning_rlhf.models.adapters import ADAPTER, Lora, inject
-from lightning_rlhf.models.gguf import from_gguf
-from lightning_rlhf.models.meta import is_meta_folder, open_checkpoint
-from lightning_rlhf.models.meta_convert import converted
 from lightning_rlhf.models.meta_layout import read_params
-from lightning_rlhf.models.places import Place, bare_tokenizer, find_place, hint
+from lightning_rlhf.models.places import bare_tokenizer, find_place
 from lightning_rlhf.models.playing import checkpointing
+from lightning_rlhf.models.pretrained import load_pretrained
 from lightning_rlhf.models.quantization import METHODS, quantization_config, quantized, settle
 from lightning_rlhf.strategies.blocks import blocks
-from lightning_rlhf.strategies.loading import loading
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -129,7 +126,9 @@ class ModelSource:
             return self.configured(net), [name for name, _ in net.named_parameters()]
         settings |= {"config": config, "quantization_config": self.quantization_config, "output_loading_info": True}
         net, report = load_pretrained(auto, self.pretrained, self.setting, **settings)
-        return self.configured(net), list(report["missing_keys"])
+        # Tied weights are not missing where one of them was there; buffers are computed.
+        weights = {name for name, _ in net.named_parameters(remove_duplicate=False)}
+        return self.configured(net), sorted(weights & set(report["missing_keys"]))
 
     @contextmanager
     def seeded(self) -> Iterator[None]:
@@ -221,22 +220,3 @@ class ModelSource:
                 found.append(GenerationConfig.from_pretrained(place.where).eos_token_id)
         ids = [i for entry in found for i in (entry if isinstance(entry, list) else [entry]) if i is not None]
         return tuple(sorted(set(ids)))
-
-
-def load_pretrained(auto: Any, where: str, name: str, **kwargs: Any) -> Any:
-    """Calls `from_pretrained`, and turns what transformers says of a wrong name into one line."""
-    place = find_place(where, name)
-    if is_meta_folder(Path(place.where)):
-        if auto in (AutoConfig, AutoTokenizer):
-            checkpoint = open_checkpoint(place.where, name)
-            return checkpoint.config() if auto is AutoConfig else checkpoint.tokenizer.build()
-        place = Place(str(converted(place.where, name)))
-    try:
-        if place.gguf_file is not None:
-            return from_gguf(auto, place, **kwargs)
-        with loading():
-            return auto.from_pretrained(place.where, **kwargs)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        missing = "not a model folder, and not to be had from the hub" if place.gguf_file is None else "cannot be read"
-        raise UserError(f"{name}={where}: {missing}: {reason}{hint(where)}") from error

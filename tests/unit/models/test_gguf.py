@@ -54,7 +54,9 @@ def llama_cpp(name: str, weight: Tensor) -> Tensor:
     return weight.unflatten(0, (int(heads), 2, -1)).transpose(1, 2).flatten(0, 2)
 
 
-def write_gguf(net: LlamaForCausalLM, path: Path, *, pad: int | None = None, template: str | None = None) -> None:
+def write_gguf(
+    net: LlamaForCausalLM, path: Path, *, pad: int | None = None, template: str | None = None, without: str = ""
+) -> None:
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(64)
     writer.add_embedding_length(32)
@@ -79,7 +81,7 @@ def write_gguf(net: LlamaForCausalLM, path: Path, *, pad: int | None = None, tem
     if template is not None:
         writer.add_chat_template(template)
     for name, weight in net.state_dict().items():
-        if name == "lm_head.weight":
+        if name in ("lm_head.weight", without):
             continue
         block = name.removeprefix("model.layers.").removesuffix(".weight").partition(".")
         ours = {"model.embed_tokens.weight": "token_embd", "model.norm.weight": "output_norm"}.get(name)
@@ -165,6 +167,15 @@ def test_pad_stays_what_the_file_says_or_none(pad: int | None, net: Any, tmp_pat
     again = ModelSource(pretrained=str(folder))
     assert [again.load_tokenizer().pad_token_id, again.hf_config().pad_token_id] == [pad, pad]
     assert load_causal_lm(again).get_input_embeddings().num_embeddings == 814
+
+
+def test_a_file_that_lacks_a_weight_is_refused(net: Any, tmp_path: Path) -> None:
+    lost = "model.layers.1.mlp.up_proj.weight"
+    write_gguf(net, tmp_path / "model.gguf", without=lost)
+    source = ModelSource(pretrained=str(tmp_path / "model.gguf"))
+    for load in (load_causal_lm, lambda source: load_scalar_model(source, "normal")):
+        with pytest.raises(UserError, match=f"1 weights of .* would be random: {lost}"):
+            load(source)
 
 
 def test_its_weights_can_be_quantized_anew_for_training(file: Path) -> None:
