@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
+from model_details import details, details_of
 
 from lightning_rlhf.models.export import empty_net
 from lightning_rlhf.models.scalar import ScalarModel
@@ -86,6 +87,12 @@ def test_every_model_has_the_published_size_and_a_scalar_form(option: str) -> No
     if stated:
         decimals = len(stated[1].partition(".")[2])
         assert f"{count * (1 if stated[2] == 'B' else 1000):.{decimals}f}" == stated[1]
+
+
+@pytest.mark.parametrize("option", EXPECTED)
+def test_every_model_has_the_published_details(option: str) -> None:
+    expected = details(option)
+    assert details_of(source(option).hf_config(), set(expected)) == expected
 
 
 def test_30b_is_another_name_for_33b() -> None:
