@@ -250,13 +250,18 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_no_more_is_in_memory_than_one_output_file_and_one_weight(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_no_more_is_in_memory_than_one_output_file_and_two_copies_of_a_weight(
+    dtype: torch.dtype | None, tmp_path: Path
+) -> None:
     params = {**LLAMA_1, "dim": 512, "n_layers": 12, "multiple_of": 512}
     weights = write_checkpoint(tmp_path, params, 4)
     total, largest = (how(weight.nbytes for weight in weights.values()) for how in (sum, max))
     assert total > 150e6
+    # In the files there are 4 bytes an element.
+    largest = largest // 4 * (dtype or torch.float32).itemsize
     code = f"""
-import threading, time
+import threading, time, torch
 from pathlib import Path
 from lightning_rlhf.models.meta import open_checkpoint
 from lightning_rlhf.models.meta_convert import convert
@@ -276,7 +281,7 @@ done = threading.Event()
 thread = threading.Thread(target=watch)
 thread.start()
 checkpoint = open_checkpoint({str(tmp_path)!r}, "input_dir")
-convert(checkpoint, Path({str(tmp_path / "out")!r}), dtype=None, max_shard_bytes=20_000_000)
+convert(checkpoint, Path({str(tmp_path / "out")!r}), dtype={dtype}, max_shard_bytes=20_000_000)
 done.set()
 thread.join()
 print(peak - start)

@@ -80,7 +80,7 @@ def _write_weights(checkpoint: MetaCheckpoint, folder: Path, dtype: torch.dtype,
             file = f"model-{number:05}-of-{len(groups):05}.safetensors" if len(groups) > 1 else "model.safetensors"
             tensors: dict[str, Tensor] = {}
             for name in group:
-                tensors[checkpoint.weights[name].name] = checkpoint.whole(name).to(dtype).contiguous()
+                tensors[checkpoint.weights[name].name] = checkpoint.whole(name, dtype).contiguous()
                 advance(sizes[name])
             save_file(tensors, folder / file, metadata={"format": "pt"})
             weight_map |= dict.fromkeys(tensors, file)
