@@ -1,9 +1,13 @@
 """Calls transformers' `from_pretrained`, and says in one line what went wrong."""
 
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
 
 from lightning_rlhf.errors import UserError
@@ -13,9 +17,12 @@ from lightning_rlhf.models.meta_convert import converted
 from lightning_rlhf.models.places import Place, find_place, hint
 from lightning_rlhf.strategies.loading import loading
 
+FAILURES = (OSError, ValueError, ImportError, StrictDataclassError, SafetensorError, UnpicklingError, struct.error)
+"""What transformers raises for what is wrong in a folder, a file or a configuration."""
+
 
 def load_pretrained(auto: Any, where: str, name: str, **kwargs: Any) -> Any:
-    """Calls `from_pretrained`, and turns what transformers says of a wrong name into one line."""
+    """Calls `from_pretrained`, and turns what transformers says of a mistake into one line."""
     place = find_place(where, name)
     if is_meta_folder(Path(place.where)):
         if auto in (AutoConfig, AutoTokenizer):
@@ -27,10 +34,26 @@ def load_pretrained(auto: Any, where: str, name: str, **kwargs: Any) -> Any:
             return from_gguf(auto, place, **kwargs)
         with loading():
             return auto.from_pretrained(place.where, **kwargs)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        missing = "not a model folder, and not to be had from the hub" if place.gguf_file is None else "cannot be read"
-        raise UserError(f"{name}={where}: {missing}: {reason}{hint(where)}") from error
+    except (*FAILURES, RuntimeError) as error:
+        # What PyTorch says of a file that was cut; other errors of its kind are no mistake in the files.
+        if isinstance(error, RuntimeError) and "PytorchStreamReader" not in str(error):
+            raise
+        # A name that is no folder is asked of the hub, and fails so where that has no such thing.
+        absent = isinstance(error, OSError) and not Path(place.where).is_dir()
+        what = "not a model folder, and not to be had from the hub" if absent else "cannot be loaded"
+        attention = in_attention(kwargs.get("attn_implementation"))
+        raise UserError(f"{name}={where}{attention}: {what}: {reason(error)}{hint(where)}") from error
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, in one line: its first, and those that this announces."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:6]) if lines[0].endswith(":") else lines[0]
+
+
+def in_attention(implementation: str | None) -> str:
+    """For a message about a net: which kind of attention was asked for, if any was."""
+    return "" if implementation is None else f" with model.attn_implementation={implementation}"
 
 
 def check_whole(name: str, where: str, missing: Sequence[str]) -> None:
@@ -49,4 +72,24 @@ def check_whole(name: str, where: str, missing: Sequence[str]) -> None:
         raise UserError(
             f"{name}={where}: {len(missing)} weights of this architecture are not in its files, and would be random: "
             f"{', '.join(missing[:3])}{more}; it is a net of another kind, or a file is missing"
+        )
+
+
+def check_shapes(name: str, where: str, mismatched: Iterable[tuple[str, Any, Any]]) -> None:
+    """Checks that all weights in the files fit the net.
+
+    Args:
+        name: The setting that says where the net comes from.
+        where: Its value.
+        mismatched: Names of weights, their shapes in the files and in the net.
+
+    Raises:
+        UserError: If there are any.
+    """
+    wrong = sorted((key, tuple(there), tuple(here)) for key, there, here in mismatched)
+    if wrong:
+        key, there, here = wrong[0]
+        raise UserError(
+            f"{name}={where}: {len(wrong)} weights in its files do not fit its configuration: {key} has the shape "
+            f"{there}, and should have {here}; put weights and configuration of one model there"
         )

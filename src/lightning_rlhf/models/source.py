@@ -23,7 +23,7 @@ from lightning_rlhf.models.adapters import ADAPTER, Lora, inject
 from lightning_rlhf.models.meta_layout import read_params
 from lightning_rlhf.models.places import bare_tokenizer, find_place
 from lightning_rlhf.models.playing import checkpointing
-from lightning_rlhf.models.pretrained import load_pretrained
+from lightning_rlhf.models.pretrained import FAILURES, check_shapes, in_attention, load_pretrained, reason
 from lightning_rlhf.models.quantization import METHODS, quantization_config, quantized, settle
 from lightning_rlhf.strategies.blocks import blocks
 
@@ -108,7 +108,7 @@ class ModelSource:
             The net, and the names of weights that were not there to load, and are random.
 
         Raises:
-            UserError: If it cannot be found, or the class has no form of this architecture.
+            UserError: If it cannot be found or loaded, or the class has no form of this architecture.
         """
         settings: dict[str, Any] = {
             "dtype": self.torch_dtype,
@@ -119,13 +119,18 @@ class ModelSource:
             try:
                 with self.seeded():
                     net = auto.from_config(config, **settings)
-            except ValueError as error:
-                kind = auto.__name__.removeprefix("AutoModelFor")
-                message = f"model.config.model_type={config.model_type}: transformers has no {kind} form of it"
+            except FAILURES as error:
+                message = f"model.config{in_attention(self.attn_implementation)}: {reason(error)}"
+                if str(error).startswith("Unrecognized configuration class"):
+                    kind = auto.__name__.removeprefix("AutoModelFor")
+                    message = f"model.config.model_type={config.model_type}: transformers has no {kind} form of it"
                 raise UserError(message) from error
             return self.configured(net), [name for name, _ in net.named_parameters()]
         settings |= {"config": config, "quantization_config": self.quantization_config, "output_loading_info": True}
+        # transformers would only say that there are shapes that do not fit.
+        settings["ignore_mismatched_sizes"] = True
         net, report = load_pretrained(auto, self.pretrained, self.setting, **settings)
+        check_shapes(self.setting, self.pretrained, report["mismatched_keys"])
         # Tied weights are not missing where one of them was there; buffers are computed.
         weights = {name for name, _ in net.named_parameters(remove_duplicate=False)}
         return self.configured(net), sorted(weights & set(report["missing_keys"]))
@@ -190,8 +195,8 @@ class ModelSource:
             fields = dict(self.config or {})
             try:
                 config = AutoConfig.for_model(**fields)
-            except (ValueError, TypeError) as error:
-                raise UserError(f"model.config: {error}") from error
+            except (*FAILURES, TypeError) as error:
+                raise UserError(f"model.config: {reason(error)}") from error
         for name in vars(config):
             if name.endswith(("dropout", "pdrop", "dropout_prob", "layerdrop")):
                 setattr(config, name, self.dropout)

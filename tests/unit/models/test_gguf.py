@@ -187,6 +187,10 @@ def test_what_is_no_gguf_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^model\.pretrained=.*nothing\.gguf: no such file"):
         ModelSource(pretrained=str(tmp_path / "nothing.gguf")).hf_config()
     (tmp_path / "broken.gguf").write_bytes(b"GGUF is what it says, and not what it is")
-    with pytest.raises(UserError, match=r"^model\.pretrained=.*broken\.gguf: cannot be read") as error:
+    with pytest.raises(UserError, match=r"^model\.pretrained=.*broken\.gguf: cannot be loaded") as error:
         ModelSource(pretrained=str(tmp_path / "broken.gguf")).hf_config()
     assert "\n" not in str(error.value)
+    # Cut in its header.
+    (tmp_path / "cut.gguf").write_bytes(b"GGUF\x03\x00\x00")
+    with pytest.raises(UserError, match=r"^model\.pretrained=.*cut\.gguf: cannot be loaded: "):
+        ModelSource(pretrained=str(tmp_path / "cut.gguf")).hf_config()

@@ -1,7 +1,9 @@
 """What is loaded is whole, and what cannot be loaded is one message that says why."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -93,3 +95,110 @@ def test_a_new_adapter_is_not_missing(make_source: MakeSource, make_causal_lm: M
     lose(tmp_path, "model.norm.weight")
     with pytest.raises(UserError, match=r"would be random: model\.norm\.weight"):
         load_causal_lm(adapted)
+
+
+def _cut(folder: Path) -> None:
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
+
+
+def _cut_pickle(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"PK\x03\x04 the rest of it is elsewhere")
+
+
+def _configure(**changes: object) -> Callable[[Path], None]:
+    def configure(folder: Path) -> None:
+        said = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(said | changes))
+
+    return configure
+
+
+def _lose_shard(folder: Path) -> None:
+    index = {"weight_map": {"model.norm.weight": "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, **index}))
+
+
+WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
+    "cut": (_cut, "cannot be loaded: Error while deserializing header"),
+    "cut pickle": (_cut_pickle, "cannot be loaded: PytorchStreamReader failed"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "cannot be loaded: Error no file named"),
+    "lost shard": (_lose_shard, r"cannot be loaded: .*model-00002-of-00002\.safetensors"),
+    "broken configuration": (
+        lambda folder: (folder / "config.json").write_text("{"),
+        "cannot be loaded: .* valid JSON",
+    ),
+    "no number": (_configure(hidden_size="big"), "cannot be loaded: .* 'hidden_size' expected int, got str"),
+    "other kind": (_configure(model_type="nothing"), "cannot be loaded: .* model type `nothing`"),
+    # All: nine weights of each of two layers, embedding, last norm, output.
+    "other shapes": (
+        _configure(hidden_size=64, head_dim=16),
+        r"21 weights in its files do not fit its configuration: lm_head\.weight has the shape \(64, 32\), and should "
+        r"have \(64, 64\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_is_wrong_in_a_folder_that_exists_is_said_in_one_line(
+    wrong: str, make_source: MakeSource, make_causal_lm: MakeCausalLM, tmp_path: Path
+) -> None:
+    make_causal_lm(make_source("llama")).save_pretrained(tmp_path)
+    spoil, message = WRONG[wrong]
+    spoil(tmp_path)
+    with pytest.raises(UserError, match=rf"^model\.pretrained={tmp_path}: {message}") as error:
+        load_causal_lm(ModelSource(pretrained=str(tmp_path)))
+    assert "\n" not in str(error.value)
+    assert "hub" not in str(error.value)
+
+
+def test_a_name_that_is_no_folder_is_asked_of_the_hub() -> None:
+    with pytest.raises(UserError, match="not a model folder, and not to be had from the hub: We couldn't connect"):
+        load_causal_lm(ModelSource(pretrained="nobody/no-such-model"))
+
+
+def test_a_folder_without_a_tokenizer_says_all_that_could_describe_one(
+    make_source: MakeSource, make_causal_lm: MakeCausalLM, tmp_path: Path
+) -> None:
+    make_causal_lm(make_source("llama")).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"cannot be loaded: .* one of: \(1\) .* \(2\) .*") as error:
+        ModelSource(pretrained=str(tmp_path)).load_tokenizer()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hidden_size": "big"}, "'hidden_size' expected int, got str"),
+        ({"num_attention_heads": 5}, r"not a multiple of the number of attention heads \(5\)"),
+    ],
+)
+def test_an_architecture_that_cannot_be_built_says_why(
+    settings: dict[str, object], message: str, make_source: MakeSource
+) -> None:
+    with pytest.raises(UserError, match=rf"^model\.config: .*{message}") as error:
+        load_causal_lm(make_source("llama", **settings))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("attention", "message"),
+    [
+        pytest.param(
+            "flash_attention_2",
+            "FlashAttention2 .* installed",
+            marks=pytest.mark.skipif(find_spec("flash_attn") is not None, reason="it is installed"),
+        ),
+        ("no_such", "is not supported. The only possible"),
+    ],
+)
+def test_a_kind_of_attention_that_is_not_there_is_named(
+    attention: str, message: str, make_source: MakeSource, make_causal_lm: MakeCausalLM, tmp_path: Path
+) -> None:
+    source = replace(make_source("llama"), attn_implementation=attention)
+    make_causal_lm(make_source("llama")).save_pretrained(tmp_path)
+    for place, one in {"model.config": source, f"model.pretrained={tmp_path}": source.trained(tmp_path)}.items():
+        with pytest.raises(UserError, match=f"^{place} with model.attn_implementation={attention}: .*{message}"):
+            load_causal_lm(one)
