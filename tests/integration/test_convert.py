@@ -1,8 +1,10 @@
 """`lightning-rlhf convert`, and training straight from Meta's folder."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,49 @@ def test_a_folder_that_is_not_empty_is_left_alone(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="there is something already; choose a folder that is new or empty"):
             convert(str(tmp_path), str(place), None, "5GB")
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+
+
+def test_a_link_or_the_folder_that_one_is_in_gets_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_checkpoint(tmp_path, LLAMA_1)
+    for name in ("real", "here"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "dangling").symlink_to("new")
+    for name, place in {"link": "real", "dangling": "new"}.items():
+        convert(str(tmp_path), str(tmp_path / name), None, "5GB")
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / place / "result.json").is_file()
+    monkeypatch.chdir(tmp_path / "here")
+    convert(str(tmp_path), ".", None, "5GB")
+    assert {"model.safetensors", "result.json"} < {path.name for path in (tmp_path / "here").iterdir()}
+
+
+def test_a_mount_point_is_refused_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_checkpoint(tmp_path, LLAMA_1)
+    (tmp_path / "disk").mkdir()
+    # To mount takes root.
+    monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "disk")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError, match=r"disk: another disk is mounted there.* name a new folder in it"):
+        convert(str(tmp_path), str(tmp_path / "disk"), None, "5GB")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_command_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "7B"
+    folder.mkdir()
+    # A thousand files, so that it is at work when it is stopped.
+    write_checkpoint(folder, {**LLAMA_1, "n_layers": 100}, 2)
+    code = "import sys; sys.argv = ['convert', *sys.argv[1:]]; from lightning_rlhf.cli.convert import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "input_dir=7B", "output_dir=hf", "max_shard_size=1KB"], cwd=tmp_path, env=environ()
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob(".hf.partial/model*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.terminate()
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert [path.name for path in tmp_path.iterdir()] == ["7B"]
 
 
 def test_a_dtype_that_does_not_exist_is_an_error(tmp_path: Path) -> None:

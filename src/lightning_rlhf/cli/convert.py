@@ -1,5 +1,7 @@
 """`convert`: makes a plain Hugging Face folder of Meta's original LLaMA weights."""
 
+import signal
+import sys
 import time
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from lightning_rlhf.errors import UserError
 def _app(config: DictConfig) -> None:
     from lightning_rlhf.cli.check import arguments
 
+    # Unlike Ctrl-C it would end the process on the spot, and what is half written would stay.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with exit_codes():
         print(f"model in {convert(**arguments(config, 'lightning_rlhf.cli.convert.convert'))}")
 
@@ -28,7 +32,7 @@ def convert(input_dir: str, output_dir: str, dtype: str | None, max_shard_size: 
         max_shard_size: Largest file of weights, such as 5GB.
 
     Returns:
-        The folder of the model, beside which `result.json` says the same.
+        The folder of the model, in which `result.json` says the same.
 
     Raises:
         UserError: If the checkpoint is not whole, or the folder of the model is not empty.
@@ -43,13 +47,13 @@ def convert(input_dir: str, output_dir: str, dtype: str | None, max_shard_size: 
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"dtype={dtype}: expected one of {', '.join(DTYPES)}, or null")
     size = parse_bytes(max_shard_size, "max_shard_size")
-    folder = Path(output_dir).expanduser()
+    folder, place = Path(output_dir).expanduser(), Path(output_dir).expanduser().resolve()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"output_dir={output_dir}: there is something already; choose a folder that is new or empty")
     quiet()
     start = time.perf_counter()
     checkpoint = open_checkpoint(input_dir, "input_dir")
-    meta_convert.convert(checkpoint, folder, dtype=None if dtype is None else DTYPES[dtype], max_shard_bytes=size)
+    meta_convert.convert(checkpoint, place, dtype=None if dtype is None else DTYPES[dtype], max_shard_bytes=size)
     record = {
         "stage": "convert",
         "status": "finished",
@@ -58,7 +62,7 @@ def convert(input_dir: str, output_dir: str, dtype: str | None, max_shard_size: 
         "seconds": round(time.perf_counter() - start, 3),
         "versions": versions(),
     }
-    write_json(folder / "result.json", record)
+    write_json(place / "result.json", record)
     return folder
 
 

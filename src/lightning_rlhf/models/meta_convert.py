@@ -23,17 +23,22 @@ _ORIGIN = "converted_from.json"
 def convert(checkpoint: MetaCheckpoint, folder: Path, *, dtype: torch.dtype | None, max_shard_bytes: int) -> None:
     """Writes a plain Hugging Face folder: weights (safetensors), configuration, generation settings, tokenizer.
 
-    The folder appears in one step when all is written; a conversion that fails or is stopped leaves nothing.
+    The folder appears in one step when all is written. A conversion that fails or is interrupted leaves nothing; one
+    that is killed leaves a hidden folder beside it, which the next one replaces.
 
     Args:
         checkpoint: What to convert.
-        folder: Where to; what is there is replaced.
+        folder: Where to; what is there, or where a link leads, is replaced.
         dtype: Of the weights written; None keeps that in the files.
         max_shard_bytes: Largest size of a file of weights, unless a single weight is larger.
 
     Raises:
         UserError: If it cannot be written.
     """
+    # A link, or a path without a name such as `.`, could not be given to what was written.
+    folder = folder.resolve()
+    if folder.is_mount():
+        raise UserError(f"{folder}: another disk is mounted there, so it cannot be replaced; name a new folder in it")
     try:
         with _appearing(folder) as partial:
             checkpoint.config(dtype).save_pretrained(partial)
