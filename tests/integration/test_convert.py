@@ -199,6 +199,8 @@ def test_a_folder_that_cannot_be_written_to_is_an_error_with_a_way_out(tmp_path:
 def test_a_folder_without_parameters_is_an_error_where_it_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"model\.meta_dir=\S+: there is no params\.json"):
         ModelSource(meta_dir=str(tmp_path))
+    with pytest.raises(UserError, match=r"^model\.meta_dir=/no/where: no such folder"):
+        ModelSource(meta_dir="/no/where")
 
 
 @pytest.mark.slow

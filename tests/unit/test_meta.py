@@ -176,9 +176,9 @@ def _cut(name: str) -> Any:
     return cut
 
 
-def _edit(change: Any) -> Any:
+def _edit(change: Any, number: int = 2) -> Any:
     def edit(folder: Path) -> None:
-        file = folder / "consolidated.02.pth"
+        file = folder / f"consolidated.{number:02}.pth"
         tensors = torch.load(file)
         change(tensors)
         torch.save(tensors, file)
@@ -186,10 +186,20 @@ def _edit(change: Any) -> Any:
     return edit
 
 
+def _fill(content: bytes) -> Any:
+    return lambda folder: (folder / "consolidated.02.pth").write_bytes(content)
+
+
+def _old_format(folder: Path) -> None:
+    file = folder / "consolidated.02.pth"
+    torch.save(torch.load(file), file, _use_new_zipfile_serialization=False)
+
+
 def _another(folder: Path) -> None:
     (folder / "consolidated.04.pth").write_bytes((folder / "consolidated.00.pth").read_bytes())
 
 
+QUERY = "layers.0.attention.wq.weight"
 WRONG = {
     "no params": (_lose("params.json"), r"there is no params\.json; give the folder"),
     "broken params": (_cut("params.json"), r"params\.json is not what Meta gives out"),
@@ -197,11 +207,32 @@ WRONG = {
     "no layers": (_params(n_layers=0), "all sizes must be positive"),
     "odd heads": (_params(n_heads=9), r"n_heads=9 must divide dim=128"),
     "text for a number": (_params(dim="large"), r"params\.json is not what Meta gives out"),
+    **{
+        f"{name}={value!r}": (
+            _params(**{name: value}),
+            rf"params\.json is not what .*{name}={json.dumps(value)}: of an",
+        )
+        for name, value in [
+            ("norm_eps", "x"),
+            ("rope_theta", "1e4"),
+            ("n_layers", 2.0),
+            ("use_scaled_rope", "no"),
+            ("dim", True),
+            ("norm_eps", None),
+        ]
+    },
+    "negative epsilon": (_params(norm_eps=-1), r"norm_eps, rope_theta and max_seq_len must be positive"),
+    "no number for an epsilon": (_params(norm_eps=float("nan")), r"norm_eps, rope_theta and max_seq_len must be"),
     "no weights": (lambda folder: [file.unlink() for file in folder.glob("*.pth")], r"no consolidated\.00\.pth"),
     "hole": (_lose("consolidated.01.pth"), r"consolidated\.01\.pth is missing, though consolidated\.03\.pth is there"),
     "end lost": (_lose("consolidated.03.pth"), r"are those of 4 file\(s\), but there are 3"),
     "one too many": (_another, r"are those of 4 file\(s\), but there are 5"),
-    "truncated": (_cut("consolidated.02.pth"), r"consolidated\.02\.pth is not whole"),
+    "truncated": (_cut("consolidated.02.pth"), r"consolidated\.02\.pth is cut off"),
+    "empty": (_fill(b""), r"consolidated\.02\.pth is empty"),
+    "web page": (_fill(b"\n<!DOCTYPE html><p>log in"), r"consolidated\.02\.pth is a web page"),
+    "pointer": (_fill(b"version https://git-lfs.github.com/spec/v1\n"), "is a pointer of Git LFS"),
+    "old format": (_old_format, r"consolidated\.02\.pth is in the format before PyTorch 1\.6.* torch\.save\(torch"),
+    "a number": (_edit(lambda t: t.update({QUERY: torch.ones(())}), 0), rf"{QUERY} has the shape"),
     "code": (lambda folder: torch.save({"a": Path()}, folder / "consolidated.02.pth"), "holds more than tensors"),
     "no names": (lambda folder: torch.save([torch.ones(1)], folder / "consolidated.02.pth"), "something else than"),
     "unknown": (_edit(lambda t: t.update(extra=torch.ones(1))), r"02\.pth holds tensors that no LLaMA has: extra"),

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from torch import Tensor
@@ -133,8 +134,6 @@ def open_checkpoint(folder: str, setting: str) -> MetaCheckpoint:
         UserError: If a file is missing, one too many, or not whole; if a tensor is unknown, missing, or does not fit.
     """
     path = Path(folder).expanduser()
-    if not path.is_dir():
-        raise UserError(f"{setting}={folder}: no such folder ({path.absolute()})")
     params = read_params(path, setting)
     files = _shard_files(path, setting)
     tokenizer = read_tokenizer(path, setting, params.use_scaled_rope)
@@ -167,6 +166,11 @@ def _shard_files(path: Path, setting: str) -> list[Path]:
 
 def _open(file: Path, setting: str) -> dict[str, Tensor]:
     """Maps a file into memory."""
+    if not is_zipfile(file):
+        raise UserError(
+            f"{setting}: {file} is {_kind(file)}, and not what torch.save has written since PyTorch 1.6; get it again, "
+            "or write it anew: torch.save(torch.load(file), file)"
+        )
     try:
         tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
@@ -177,6 +181,21 @@ def _open(file: Path, setting: str) -> dict[str, Tensor]:
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise UserError(f"{setting}: {file} holds something else than tensors by their names; get it again")
     return {name: tensor for name, tensor in tensors.items() if not is_computed(name)}
+
+
+def _kind(file: Path) -> str:
+    """What a file is that is no archive of PyTorch's, as far as its first bytes tell."""
+    with file.open("rb") as content:
+        start = content.read(512)
+    if not start:
+        return "empty"
+    if start.lstrip().startswith(b"<"):
+        return "a web page, perhaps one that asks to log in"
+    if start.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS, without what it points to"
+    if start.startswith(b"PK"):
+        return "cut off"
+    return "in the format before PyTorch 1.6" if start.startswith(b"\x80") else "of another format"
 
 
 def _is_tied(shard: dict[str, Tensor]) -> bool:
@@ -197,7 +216,8 @@ def _problems(weights: dict[str, Weight], shards: list[dict[str, Tensor]], files
         if missing:
             return [f"{file.name} lacks {_some(missing)}, which params.json asks for; get both again"]
     query = "layers.0.attention.wq.weight"
-    count, rest = divmod(weights[query].shape[0], max(1, len(shards[0][query])))
+    part = shards[0][query]
+    count, rest = divmod(weights[query].shape[0], max(1, len(part))) if part.dim() else (0, 1)
     if not rest and count != len(files):
         return [
             f"the shapes in {files[0].name} are those of {count} file(s), but there are {len(files)}; put all files of "

@@ -9,7 +9,7 @@ import json
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lightning_rlhf.errors import UserError
 
@@ -132,16 +132,23 @@ def read_params(folder: Path, setting: str) -> MetaParams:
     Raises:
         UserError: If there is no such file, or a size is missing or makes no sense.
     """
+    if not folder.is_dir():
+        raise UserError(f"{setting}={folder}: no such folder ({folder.absolute()})")
     file = folder / "params.json"
     if not file.is_file():
         raise UserError(f"{setting}={folder}: there is no params.json; give the folder that holds consolidated.00.pth")
     try:
         said = json.loads(file.read_text(encoding="utf-8"))
-        known = {field.name for field in fields(MetaParams)}
-        params = MetaParams(**{name: value for name, value in said.items() if name in known})
+        kinds = {field.name: field.type for field in fields(MetaParams)}
+        known = {name: value for name, value in said.items() if name in kinds}
+        if wrong := [f"{name}={json.dumps(known[name])}" for name in known if not _is_a(known[name], kinds[name])]:
+            raise ValueError(f"{', '.join(wrong)}: of another type than there")
+        params = MetaParams(**known)
         sizes = [params.dim, params.n_layers, params.n_heads, params.n_kv_heads or params.n_heads, params.multiple_of]
         fits = min(sizes) > 0 and params.ffn_dim > 0 and params.head_dim % 2 == 0
         fits = fits and params.dim % params.n_heads == 0 and params.n_heads % sizes[3] == 0
+        if not (params.norm_eps > 0 and params.rope_theta > 0 and (params.max_seq_len or 1) > 0):
+            raise ValueError("norm_eps, rope_theta and max_seq_len must be positive")
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{setting}={folder}: params.json is not what Meta gives out: {error}") from error
     if not fits:
@@ -150,3 +157,10 @@ def read_params(folder: Path, setting: str) -> MetaParams:
             f"sizes, n_kv_heads={params.n_kv_heads} must divide n_heads, and all sizes must be positive"
         )
     return params
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Whether a value of JSON is of a field's type; a whole number is a number too, and true is none."""
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, kind) or (isinstance(value, int) and isinstance(0.0, kind))
