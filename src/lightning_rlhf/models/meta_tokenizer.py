@@ -31,6 +31,8 @@ class MetaTokenizer:
     """All that Meta's code ends an answer at."""
     build: Callable[[], PreTrainedTokenizerFast]
     """Converts it, which takes seconds for 128 thousand tokens."""
+    pieces: Any = None
+    """SentencePiece's own processor of the file, which says what ids are right; None for a tiktoken file."""
 
 
 def read_tokenizer(folder: Path, setting: str, since_3_1: bool) -> MetaTokenizer:
@@ -111,7 +113,7 @@ def _sentencepiece(file: Path, setting: str) -> MetaTokenizer:
             f"{setting}: {file} is neither a SentencePiece model nor a tiktoken file; is it complete? Get it again"
         ) from error
     build = partial(_from_sentencepiece, pieces)
-    return MetaTokenizer(file, pieces.vocab_size(), pieces.bos_id(), [pieces.eos_id()], build)
+    return MetaTokenizer(file, pieces.vocab_size(), pieces.bos_id(), [pieces.eos_id()], build, pieces)
 
 
 def _from_sentencepiece(pieces: Any) -> PreTrainedTokenizerFast:

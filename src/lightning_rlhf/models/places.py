@@ -80,24 +80,15 @@ def bare_tokenizer(where: str, setting: str) -> PreTrainedTokenizerBase | None:
     described = folder == path and any((folder / name).exists() for name in _DESCRIBED)
     if described or not (folder / _SENTENCEPIECE).is_file():
         return None
-    tokenizer = read_tokenizer(folder, setting, since_3_1=True).build()
-    if not _gives_ids_of(tokenizer, folder / _SENTENCEPIECE):
+    read = read_tokenizer(folder, setting, since_3_1=True)
+    tokenizer = read.build()
+    # A file of tiktoken's kind says all that there is to convert.
+    if read.pieces is not None and tokenizer.encode(_SAMPLE, add_special_tokens=False) != read.pieces.encode(_SAMPLE):
         raise UserError(
             f"{setting}={where}: {_SENTENCEPIECE} is not of LLaMA's kind (byte pairs, texts as they are), and cannot "
             "be converted: name a folder with a tokenizer.json"
         )
     return tokenizer
-
-
-def _gives_ids_of(tokenizer: PreTrainedTokenizerBase, file: Path) -> bool:
-    from sentencepiece import SentencePieceProcessor
-
-    try:
-        pieces = SentencePieceProcessor(model_file=str(file))
-    except RuntimeError:
-        # A file of tiktoken's kind says all that there is to convert.
-        return True
-    return tokenizer.encode(_SAMPLE, add_special_tokens=False) == pieces.encode(_SAMPLE)
 
 
 def _in_package(where: str, setting: str) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
+from meta_llama import write_tiktoken
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from lightning_rlhf.errors import UserError
@@ -105,6 +106,14 @@ def test_a_sentencepiece_model_of_another_kind_is_refused_rather_than_misread(
     train_sentencepiece(tmp_path / "other", **settings)
     with pytest.raises(UserError, match=r"^model\.tokenizer=.* is not of LLaMA's kind"):
         ModelSource(config={"model_type": "llama"}, tokenizer=str(tmp_path / "other")).load_tokenizer()
+
+
+def test_a_tiktoken_file_needs_no_sentencepiece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tiktoken(tmp_path)
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    tokenizer = ModelSource(config={"model_type": "llama"}, tokenizer=str(tmp_path)).load_tokenizer()
+    # Llama 3's BOS is the first of the special tokens, which follow 264 others; a byte is itself.
+    assert tokenizer("a")["input_ids"] == [264, 97]
 
 
 def test_a_tokenizer_that_is_described_beside_its_file_is_read_as_described(tmp_path: Path) -> None:
