@@ -207,6 +207,10 @@ MISTAKES = {
         [*SFT, "ppo.module.kl_coef=1"],
         "ppo.module.kl_coef is set, but stage=ppo does not run here",
     ),
+    "an architecture beside one that is loaded": (
+        [*SFT, "experiment=none", "model=gpt2/small", "model.config.n_layer=6"],
+        "model.config.n_layer is set, but model.pretrained=openai-community/gpt2 brings an architecture of its own",
+    ),
     "an unknown option": (["model=nope"], "there is no model=nope; there are bloom/176b"),
     "a wrong type": ([*SFT, "sft.module.lr=fast"], "sft.module.lr=fast: expected a number"),
     "impossible values, all at once": (

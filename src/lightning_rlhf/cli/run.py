@@ -44,7 +44,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
     quiet()
     check_recipe(config)
     names = list(config.stages)
-    check_overrides(names)
+    check_overrides(names, config.model)
     resumed = find_resumed(config.resume, names)
     renderer = load_renderer(config)
     folders = {name: folder / name if len(names) > 1 else folder for name in names}
@@ -93,19 +93,29 @@ def check_recipe(config: DictConfig) -> None:
         )
 
 
-def check_overrides(names: list[str]) -> None:
-    """Checks that nothing was set for a stage that does not run.
+def check_overrides(names: list[str], model: DictConfig) -> None:
+    """Checks that nothing was set for a stage that does not run, or for an architecture that is not built.
 
-    A recipe may hold settings of all stages, so Hydra takes them.
+    A recipe may hold settings of all stages, and each size has an architecture beside its weights, so Hydra takes them.
+
+    Args:
+        names: Of the stages that run.
+        model: Its node of the configuration.
 
     Raises:
         UserError: If something was.
     """
+    loaded = next((name for name in ("meta_dir", "pretrained") if model.get(name) is not None), None)
     idle = {block: stage for stage, block in BLOCKS.items() if stage not in names}
     for override in HydraConfig.get().overrides.task:
         key = override.lstrip("+~").split("=")[0]
         if key.split(".")[0] in idle:
             raise UserError(f"{key} is set, but stage={idle[key.split('.')[0]]} does not run here")
+        if loaded and key.split(".")[:2] == ["model", "config"]:
+            raise UserError(
+                f"{key} is set, but model.{loaded}={model[loaded]} brings an architecture of its own; model.pretrained="
+                "null builds model.config, with random weights"
+            )
 
 
 def _run_pipeline(stages: list[Stage], folder: Path, resumed: Resumed, seed: int) -> dict[str, Any]:
