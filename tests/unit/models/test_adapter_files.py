@@ -200,12 +200,32 @@ def test_an_export_is_the_merged_net_with_its_adapter_beside_it(
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
 
 
+@pytest.mark.parametrize("load", [load_causal_lm, lambda source: load_scalar_model(source, "normal")])
+@pytest.mark.parametrize(
+    ("dtype", "method", "size"),
+    # Effects far below what rounding may do: 5e-3 of the largest logit in fp32, 6% in bf16; in 8 bits, well above.
+    [("float32", None, 1e-4), ("float32", "nf4", 1e-4), ("bfloat16", None, 3e-3), ("float32", "int8", 1.0)],
+)
 def test_an_export_that_lacks_the_adapter_is_an_error(
-    make_source: MakeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dtype: str,
+    method: str | None,
+    size: float,
+    load: Callable,
+    make_source: MakeSource,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    source = replace(make_source("llama", vocab_size=814), adapter=Lora())
-    net = drawn(load_causal_lm(source))
+    if method:
+        pytest.importorskip("bitsandbytes", reason="needs the extra bitsandbytes")
+    source = make_source("llama", vocab_size=814, initializer_range=0.1)
+    source = replace(source, adapter=Lora(), dtype=dtype, quantization=method)
+    net = drawn(load(source))
+    for name, weight in net.named_parameters():
+        if "lora_B" in name:
+            weight.data.mul_(size)
     from lightning_rlhf.models import export
+
+    export_model(net, source.load_tokenizer(), tmp_path / "whole", {})
 
     def without(net: Any) -> Any:
         with playing(net, None):
@@ -215,6 +235,35 @@ def test_an_export_that_lacks_the_adapter_is_an_error(
     with pytest.raises(RuntimeError, match="the reloaded model differs by"):
         export_model(net, source.load_tokenizer(), tmp_path / "model", {})
     assert not (tmp_path / "model").exists()
+
+
+def test_an_export_with_other_weights_than_the_merged_ones_is_an_error(
+    make_source: MakeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = replace(make_source("llama", vocab_size=814), adapter=Lora())
+    net = drawn(load_causal_lm(source))
+    from lightning_rlhf.models import export
+
+    def other(*args: Any, **kwargs: Any) -> Any:
+        reloaded = _reload(*args, **kwargs)
+        # Within what merging may do to the largest logit.
+        reloaded.lm_head.weight.data.mul_(1.002)
+        return reloaded
+
+    _reload = export._reload
+    monkeypatch.setattr(export, "_reload", other)
+    with pytest.raises(RuntimeError, match=r"the reloaded model differs by .* from the one in memory"):
+        export_model(net, source.load_tokenizer(), tmp_path / "model", {})
+
+
+def test_a_net_in_training_that_cannot_be_exported_is_still_in_training(
+    make_source: MakeSource, tmp_path: Path
+) -> None:
+    net = load_causal_lm(make_source("llama", vocab_size=814)).train()
+    net.lm_head.register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export_model(net, make_source("llama").load_tokenizer(), tmp_path / "model", {})
+    assert net.training
 
 
 def test_a_quantization_that_does_not_exist_is_an_error() -> None:
