@@ -9,6 +9,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -16,7 +17,7 @@ from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapter_files import adapter_kind, load_adapter, save_adapter
 from lightning_rlhf.models.adapters import Lora, inject
 from lightning_rlhf.models.causal_lm import load_causal_lm
-from lightning_rlhf.models.export import export_model
+from lightning_rlhf.models.export import export_model, rebuilt
 from lightning_rlhf.models.merging import plain_net, with_adapters
 from lightning_rlhf.models.playing import playing
 from lightning_rlhf.models.scalar import load_scalar_model
@@ -138,6 +139,26 @@ def test_a_net_that_is_elsewhere_is_built_with_its_adapters(make_source: MakeSou
         assert torch.equal(logits(built), logits(net))
     with playing(built, "two"):
         assert torch.equal(logits(built), logits(net))
+
+
+def test_a_reward_model_in_16_bits_keeps_the_digits_of_its_head(make_source: MakeSource, tmp_path: Path) -> None:
+    source = replace(make_source("llama", vocab_size=814), dtype="bfloat16", adapter=Lora())
+    model = load_scalar_model(source, "normal")
+    drawn(model)
+    with torch.no_grad():
+        model.bias.fill_(0.123456)
+    built = rebuilt(model, dict(model.state_dict()))
+    assert torch.equal(built.head.weight, model.head.weight)
+    assert torch.equal(built.bias, model.bias)
+    export_model(model, source.load_tokenizer(), tmp_path / "model", {})
+    # The whole model is in its own type, and the adapter's file has all digits.
+    assert {weight.dtype for weight in load_file(tmp_path / "model" / "model.safetensors").values()} == {torch.bfloat16}
+    net = load_scalar_model(replace(source, adapter=None), "zero").net
+    head = load_adapter(net, tmp_path / "adapter", "again")
+    assert head is not None
+    assert torch.equal(head.weight, model.head.weight)
+    assert torch.equal(net.score.weight, model.head.weight)
+    assert head.bias == float(model.bias.detach())
 
 
 @pytest.mark.parametrize(
