@@ -101,9 +101,20 @@ def plain_net(net: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrai
     return of_weights(type(net), config, weights)
 
 
-def of_weights(kind: Any, config: Any, weights: dict[str, Tensor]) -> Any:
-    """A plain net of a class of transformers, with these weights."""
-    return kind.from_pretrained(None, config=config, state_dict=weights, dtype=next(iter(weights.values())).dtype)
+def of_weights(kind: Any, config: Any, weights: dict[str, Tensor], **settings: Any) -> Any:
+    """A net of a class of transformers, with these weights and the name in the configuration.
+
+    Args:
+        kind: The class.
+        config: The architecture.
+        weights: By the names of the class.
+        settings: For `from_pretrained`; the dtype is that of the first weight if they have none.
+    """
+    settings.setdefault("dtype", next(iter(weights.values())).dtype)
+    net = kind.from_pretrained(None, config=config, state_dict=weights, **settings)
+    # transformers calls it "None".
+    net.name_or_path = net.config.name_or_path = config.name_or_path
+    return net
 
 
 def with_adapters(kind: Any, like: PreTrainedModel, weights: dict[str, Tensor]) -> PreTrainedModel:

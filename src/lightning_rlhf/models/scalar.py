@@ -111,7 +111,9 @@ class ScalarModel(Scalar):
         """Wraps a net of the `…ForSequenceClassification` kind with one label."""
         super().__init__()
         self.net = net
-        self.bias = nn.Parameter(torch.tensor(float(getattr(net.config, "score_bias", 0.0)), dtype=self.head.weight.dtype))
+        self.bias = nn.Parameter(
+            torch.tensor(float(getattr(net.config, "score_bias", 0.0)), dtype=self.head.weight.dtype)
+        )
 
     @property
     def head(self) -> nn.Linear:  # type: ignore[override]

@@ -20,6 +20,7 @@ from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.export import export_model, rebuilt
 from lightning_rlhf.models.merging import plain_net, with_adapters
 from lightning_rlhf.models.playing import playing
+from lightning_rlhf.models.quantization import quantization_config, quantized
 from lightning_rlhf.models.scalar import load_scalar_model
 from lightning_rlhf.models.source import ModelSource
 
@@ -69,6 +70,7 @@ def test_plain_peft_reads_the_folder_and_so_do_we(
     other = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path).eval()
     assert torch.equal(logits(other), expected)
     assert other.peft_config["default"].base_model_name_or_path == "some/base"
+    base.name_or_path = "some/base"
     load_adapter(base, tmp_path, "again")
     assert torch.equal(logits(base.eval()), expected)
 
@@ -84,6 +86,62 @@ def test_what_is_no_adapter_of_the_net_is_an_error(make_source: MakeSource, tmp_
         load_adapter(deeper, tmp_path, "own")
     with pytest.raises(UserError, match="not an adapter of GPT2LMHeadModel"):
         load_adapter(load_causal_lm(make_source("gpt2")), tmp_path, "own")
+
+
+@pytest.fixture
+def bases(make_source: MakeSource, tmp_path: Path) -> tuple[ModelSource, ModelSource]:
+    """Two models of one size in folders, `one` and `other`; beside the first is an adapter of it, `adapter`."""
+    sources = []
+    for seed, name in enumerate(["one", "other"]):
+        source = replace(make_source("llama"), seed=seed)
+        load_causal_lm(source).save_pretrained(tmp_path / name)
+        sources.append(replace(source, pretrained=str(tmp_path / name), config=None, adapter=Lora(dropout=0.1)))
+    net = load_causal_lm(sources[0])
+    save_adapter(drawn(net), "default", tmp_path / "adapter", net.name_or_path, False)
+    return sources[0], sources[1]
+
+
+def test_an_adapter_of_another_net_of_this_size_is_refused(
+    bases: tuple[ModelSource, ModelSource],
+    make_source: MakeSource,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, other = (replace(source, adapter_dir=str(tmp_path / "adapter")) for source in bases)
+    random = replace(make_source("llama"), adapter=Lora(), adapter_dir=str(tmp_path / "adapter"))
+    for source, name in [(other, f"not to {tmp_path}/other"), (random, "not to such a net")]:
+        with pytest.raises(UserError, match=f"its adapter belongs to {tmp_path}/one, {name}: take model.pretrained="):
+            load_causal_lm(source)
+    expected = logits(load_causal_lm(one).eval())
+    # However the folder is written.
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "./one", "../" + tmp_path.name + "/other/../one"):
+        assert torch.equal(logits(load_causal_lm(replace(one, pretrained=name)).eval()), expected)
+    net = load_causal_lm(replace(make_source("llama"), adapter=Lora()))
+    save_adapter(net, "default", tmp_path / "adapter", net.name_or_path or None, False)
+    load_causal_lm(random)
+    with pytest.raises(UserError, match="its adapter belongs to a net with random weights, not to"):
+        load_causal_lm(one)
+
+
+def test_nets_that_are_built_anew_keep_their_name(bases: tuple[ModelSource, ModelSource], tmp_path: Path) -> None:
+    net = load_causal_lm(bases[0])
+    assert rebuilt(net, dict(net.state_dict())).name_or_path == str(tmp_path / "one")
+    pytest.importorskip("bitsandbytes", reason="needs the extra bitsandbytes")
+    plain = load_causal_lm(replace(bases[0], adapter=None))
+    assert quantized(plain, quantization_config("nf4", torch.float32)).name_or_path == str(tmp_path / "one")
+
+
+def test_the_configuration_says_the_dropout_and_may_say_where_the_adapter_is(
+    bases: tuple[ModelSource, ModelSource], tmp_path: Path
+) -> None:
+    source = replace(bases[0], adapter_dir=str(tmp_path / "adapter"), adapter=Lora())
+    net = load_causal_lm(source).train()
+    assert torch.equal(net(IDS).logits, logits(net.eval()))
+    everything = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+    load_causal_lm(replace(source, adapter=Lora(target_modules=everything[::-1])))
+    with pytest.raises(UserError, match=r"target_modules=\[q_proj\], but the adapter in .* is in down_proj, gate_proj"):
+        load_causal_lm(replace(source, adapter=Lora(target_modules=["q_proj"])))
 
 
 @pytest.mark.parametrize(
