@@ -25,7 +25,7 @@ from lightning_rlhf.models.meta import is_meta_folder, open_checkpoint
 from lightning_rlhf.models.meta_convert import converted
 from lightning_rlhf.models.meta_layout import read_params
 from lightning_rlhf.models.places import Place, bare_tokenizer, find_place, hint
-from lightning_rlhf.models.playing import checkpointing
+from lightning_rlhf.models.playing import Checkpointing
 from lightning_rlhf.models.quantization import METHODS, quantization_config, quantized, settle
 from lightning_rlhf.strategies.blocks import blocks
 from lightning_rlhf.strategies.loading import loading
@@ -151,7 +151,7 @@ class ModelSource:
         if self.gradient_checkpointing:
             # The second name came with transformers 5, which warns of the first.
             enable = getattr(net, "activation_checkpointing_enable", net.gradient_checkpointing_enable)
-            enable({"use_reentrant": False, "context_fn": checkpointing(net)})
+            enable({"use_reentrant": False, "context_fn": Checkpointing(net)})
         if self.compile:
             for block in blocks(net):
                 # Each batch has a length of its own, and each token of a response one more.

@@ -226,6 +226,20 @@ def test_a_copy_of_a_net_plays_for_itself(two: Any) -> None:
         assert float((logits(two) - logits(other)).detach().abs().max()) > 1e-2
 
 
+def test_a_copy_of_a_net_whose_blocks_are_computed_again_plays_its_own_adapters(
+    make_source: MakeSource, two: Any
+) -> None:
+    expected = gradients(two, backward_in="actor")
+    again = load_causal_lm(replace(make_source("llama"), gradient_checkpointing=True))
+    inject(again, Lora(rank=2), "actor")
+    inject(again, Lora(rank=4), "critic")
+    again.load_state_dict(two.state_dict())
+    found = gradients(copy.deepcopy(again), backward_in="critic")
+    assert expected.keys() == found.keys()
+    for name, gradient in expected.items():
+        assert_close(found[name], gradient, msg=name)
+
+
 def test_impossible_values_are_named_together() -> None:
     with pytest.raises(UserError) as error:
         Lora(rank=0, alpha=-1, dropout=1.0, target_modules=[])
