@@ -105,7 +105,7 @@ class Checkpointing:
 def mixes(net: nn.Module) -> bool:
     """Whether `playing_by_rows` can.
 
-    peft knows no such form of DoRA. Layers in 8 bits set columns apart that are large in any row, and do so for all rows:
+    peft knows no such form of DoRA. Layers in 8 bits set columns apart that are large in any row, for all rows alike:
     the reference's numbers would depend on the actor's.
     """
     layers = adapter_layers(net)
