@@ -57,7 +57,11 @@ def export_model(
     kind = "reward_model" if scalar else "causal_lm"
     (partial / MANIFEST).write_text(json.dumps({"kind": kind, **manifest}, indent=2) + "\n")
     dtype, device = merged.dtype, next(net.parameters()).device
-    said_merged = None if merged is hf_net else said((ScalarModel(merged) if scalar else merged).to(device))
+    said_merged = None
+    if merged is not hf_net:
+        module: torch.nn.Module = ScalarModel(merged) if scalar else merged
+        said_merged = said(module.to(device))
+        del module
     # Before another whole net is there.
     del merged
     problem = what_differs(net, said_merged, said(_reload(partial, dtype, scalar=scalar).to(device)), dtype)

@@ -252,6 +252,24 @@ def test_a_quantized_net_learns_by_its_adapter_and_is_merged(
         assert float((logits(net) - original).abs().max() / original.abs().max()) > 1e-3
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_plain_peft_reads_an_adapter_that_was_trained_on_4_bits(
+    family: str, make_source: MakeSource, tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="needs the extra bitsandbytes")
+    source = replace(make_source(family), quantization="nf4")
+    net = drawn(load_causal_lm(replace(source, adapter=Lora())))
+    save_adapter(net, "default", tmp_path, None, False)
+    # On the same weights in 4 bits.
+    other = peft.PeftModel.from_pretrained(load_causal_lm(source), tmp_path).eval()
+    assert_close(logits(other), logits(net), atol=1e-5, rtol=1e-5)
+    # On plain weights of the same numbers, which GPT-2 has the other way round.
+    with playing(net, None):
+        plain = plain_net(net)
+    adapted = peft.PeftModel.from_pretrained(plain, tmp_path).eval()
+    assert_close(logits(adapted), logits(net), atol=1e-4 * float(logits(net).abs().max()), rtol=0)
+
+
 def test_a_quantized_net_computes_alike_in_training_and_evaluation(make_source: MakeSource) -> None:
     pytest.importorskip("bitsandbytes", reason="needs the extra bitsandbytes")
     net = load_causal_lm(replace(make_source("llama", hidden_size=128), quantization="nf4"))
