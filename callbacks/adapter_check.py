@@ -1,36 +1,56 @@
 """Sees that adapters learn."""
 
-from collections import defaultdict
+import math
+from collections import Counter, defaultdict
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.experience import Experience, Rollout
+from lightning_rlhf.hooks import RLHFCallback
 from lightning_rlhf.models.adapters import is_part_of_adapter
 from lightning_rlhf.models.playing import adapter_layers
+from lightning_rlhf.models.shared import CRITIC
 from lightning_rlhf.modules.ppo import PPOModule
 from lightning_rlhf.strategies.blocks import nets
 from lightning_rlhf.strategies.phases import sharding, whole
 
 # The first may have a learning rate of 0, and before the second a critic's head may be 0.
 _STEPS = 3
+# What is left of advantages that are 0, in fp32.
+_ROUNDING = 1e-6
 
 
-class AdapterCheck(Callback):
+class AdapterCheck(RLHFCallback):
     """Stops a run whose adapters get no gradient: it would end with the model that it began with.
 
     After the first backward pass each of them has one. Its second matrix is 0 before training, so after three steps it
-    is not; but in PPO all of a net's may be, since nothing is learnt while all samples have the same score.
+    is not. In PPO all of a net's may be 0 for longer, but only until three steps had something to learn from: an
+    advantage for the actor, a return that it did not expect for the critic.
     """
 
     def __init__(self) -> None:
         """Has nothing to set."""
         self.passed = False
+        # All second matrices of a net were still 0.
+        self._waits = False
+        # By role: steps that had something to learn from, in this iteration and before it.
+        self._new_lessons: Counter[str] = Counter()
+        self._lessons: Counter[str] = Counter()
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Looks whether there is anything to see."""
         self.passed = not adapter_layers(pl_module)
+
+    def on_rollout_end(self, trainer: Trainer, module: LightningModule, rollout: Rollout) -> None:
+        """Counts the steps of this iteration that have something to learn from: no fewer than these, in any order."""
+        assert isinstance(module, PPOModule)
+        rows = _rows_to_learn_from(rollout.experience)
+        self._new_lessons = Counter(
+            {role: math.ceil(count / module.minibatch_size) * module.ppo_epochs for role, count in rows.items()}
+        )
 
     def on_after_backward(self, trainer: Trainer, pl_module: Any) -> None:
         """Looks at the gradients of the first step, where a process holds whole ones.
@@ -44,37 +64,69 @@ class AdapterCheck(Callback):
         _stop_for([name for name, weight in weights.items() if weight.grad is None], "get no gradient")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
-        """Looks at the second matrices, until all of them have changed.
+        """Looks at the second matrices after three steps.
 
         Raises:
-            UserError: If one has not.
+            UserError: If one has not changed.
         """
-        if self.passed or trainer.global_step < _STEPS or not _learning_rate(trainer):
+        if not self._waits:
+            self._look(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Looks again after an iteration, at nets that had nothing to learn from before.
+
+        Raises:
+            UserError: If one has learnt nothing.
+        """
+        self._lessons += self._new_lessons
+        self._new_lessons.clear()
+        if self._waits:
+            self._look(trainer, pl_module)
+
+    def _look(self, trainer: Trainer, module: Any) -> None:
+        if self.passed or trainer.global_step < _STEPS or not _learns(trainer):
             return
-        self.passed = True
+        self._waits = False
+        names = {id(part): name for name, part in module.named_modules()}
         # One after the other, since nets that are whole may be too large together.
-        for net in nets(pl_module):
+        for net in nets(module):
             with whole(trainer, net):
-                for matrices in _second_matrices(net):
+                for adapter, matrices in _second_matrices(net).items():
                     zero = [name for name, weight in matrices.items() if not weight.any()]
-                    if len(zero) == len(matrices) and isinstance(pl_module, PPOModule):
-                        self.passed = False
+                    role = "critic" if CRITIC in f"{names[id(net)]}.{adapter}".split(".") else "actor"
+                    if len(zero) == len(matrices) and isinstance(module, PPOModule) and self._may_wait(trainer, role):
+                        self._waits = True
                     else:
                         _stop_for(zero, f"have not changed in {trainer.global_step} steps")
+        self.passed = not self._waits
+
+    def _may_wait(self, trainer: Trainer, role: str) -> bool:
+        return self._lessons[role] < _STEPS or not _learns(trainer, role)
 
 
-def _learning_rate(trainer: Trainer) -> float:
-    return max(group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups)
+def _rows_to_learn_from(experience: Experience) -> dict[str, int]:
+    """How many responses tell actor and critic anything, by role."""
+    mask = experience.sequences.response_mask
+    lessons = {"actor": experience.advantages}
+    if experience.returns is not None and experience.old_values is not None:
+        lessons["critic"] = experience.returns - experience.old_values
+    return {role: int(((lesson.abs() > _ROUNDING) & mask).any(1).sum()) for role, lesson in lessons.items()}
 
 
-def _second_matrices(net: nn.Module) -> list[dict[str, Tensor]]:
-    """Those that are trained, of each adapter together."""
+def _learns(trainer: Trainer, role: str = "") -> bool:
+    """Whether the optimizer's groups of a role, or any, have a learning rate."""
+    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    return any(group["lr"] for group in groups if group.get("name", role).startswith(role))
+
+
+def _second_matrices(net: nn.Module) -> dict[str, dict[str, Tensor]]:
+    """Those that are trained, by adapter."""
     found: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for name, weight in net.named_parameters():
         _, is_second, adapter = name.partition(".lora_B.")
         if is_second and weight.requires_grad:
-            found[adapter][name] = weight
-    return list(found.values())
+            found[adapter.split(".")[0]][name] = weight
+    return found
 
 
 def _stop_for(names: list[str], why: str) -> None:

@@ -24,6 +24,8 @@ from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapters import Lora
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.scalar import load_scalar_model
+from lightning_rlhf.rewards import TextReward
+from lightning_rlhf.rollout.credit import Credit
 from lightning_rlhf.strategies.phases import num_parameters
 
 STAGES = ("sft", "reward", "dpo", "ppo")
@@ -173,22 +175,51 @@ def test_an_adapter_whose_gradient_is_0_stops_the_run_after_three_steps(
         trainer(tmp_path, AdapterCheck()).fit(module, data)
 
 
-def test_a_stage_that_learns_nothing_is_stopped_but_ppo_may_wait_for_a_first_score(
-    parts: Callable, tmp_path: Path
-) -> None:
+def without_gradients(parts: Callable, stage: str, score: Callable | None = None, **settings: Any) -> tuple[Any, Any]:
+    """Module and data of a stage, no second matrix of which changes."""
+    module, data = staged(parts, stage, **settings)
+    if score is not None:
+        module.reward = {"reward": TextReward(score)}
+        del module.builders["critic"]
+    module.configure_model()
+    for name, weight in module.named_parameters():
+        if "lora_B" in name:
+            weight.register_hook(torch.zeros_like)
+    return module, data
+
+
+def test_a_stage_that_learns_nothing_is_stopped(parts: Callable, tmp_path: Path) -> None:
     for stage in ("sft", "ppo"):
-        module, data = staged(parts, stage)
-        module.configure_model()
-        for name, weight in module.named_parameters():
-            if "lora_B" in name:
-                weight.register_hook(torch.zeros_like)
-        fitted = trainer(tmp_path, AdapterCheck())
-        if stage == "ppo":
-            fitted.fit(module, data)
-            assert fitted.global_step == 4
-        else:
-            with pytest.raises(UserError, match="14 weights of adapters have not changed"):
-                fitted.fit(module, data)
+        with pytest.raises(UserError, match="14 weights of adapters have not changed"):
+            trainer(tmp_path, AdapterCheck()).fit(*without_gradients(parts, stage))
+
+
+def equal(prompts: list[str], responses: list[str]) -> list[float]:
+    return [0.0] * len(responses)
+
+
+def one_differs(prompts: list[str], responses: list[str]) -> list[float]:
+    return [1.0, *[0.0] * (len(responses) - 1)]
+
+
+@pytest.mark.parametrize(("score", "enough"), [(equal, None), (one_differs, 2)])
+def test_ppo_waits_while_there_is_nothing_to_learn(
+    score: Callable, enough: int | None, parts: Callable, tmp_path: Path
+) -> None:
+    # Steps of one row, and a score that differs tells two of the four of a group something: of three steps, one.
+    sizes = {"rollout_batch_size": 4, "minibatch_size": 1, "ppo_epochs": 1, "rollout_micro_batch_size": 4}
+    credit = Credit(advantage="grpo", num_samples_per_prompt=2)
+
+    def run(epochs: int) -> int:
+        module, data = without_gradients(parts, "ppo", score, credit=credit, **sizes)
+        fitted = trainer(tmp_path, AdapterCheck(), max_epochs=epochs)
+        fitted.fit(module, data)
+        return fitted.global_step
+
+    assert run(1 if enough else 3) == (4 if enough else 12)
+    if enough:
+        with pytest.raises(UserError, match="have not changed in 8 steps"):
+            run(enough)
 
 
 def test_a_run_without_a_learning_rate_is_not_stopped(parts: Callable, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from safetensors import safe_open
@@ -78,7 +78,8 @@ def save_adapter(
     config = LoraConfig(
         **{
             **own[name].to_dict(),
-            "base_model_name_or_path": base,
+            # From wherever it is read.
+            "base_model_name_or_path": str(Path(base).absolute()) if _is_folder(base) else base,
             "task_type": "SEQ_CLS" if scalar else "CAUSAL_LM",
             "modules_to_save": sorted(trained_heads) if scalar else None,
             "inference_mode": True,
@@ -106,7 +107,7 @@ def load_adapter(net: PreTrainedModel, folder: Path, name: str, expected: Lora |
         net: A Hugging Face model, changed in place. If it has a head, it gets the saved one.
         folder: With the adapter's files.
         name: What to call it in the net.
-        expected: What the adapter has to be.
+        expected: What the adapter has to be; its dropout is taken, which is of training and not of an adapter.
 
     Returns:
         The head that is saved with it, if one is.
@@ -118,15 +119,19 @@ def load_adapter(net: PreTrainedModel, folder: Path, name: str, expected: Lora |
 
     if not (folder / WEIGHTS).is_file():
         raise UserError(f"{folder}: not the folder of an adapter: there is no {WEIGHTS} in it")
+    config = _described(folder)
+    _check_base(config.base_model_name_or_path, net.name_or_path or None, folder)
+    saved = {key.removeprefix(_PREFIX): weight for key, weight in load_file(folder / WEIGHTS).items()}
     if expected is not None:
         _check_kind(adapter_kind(folder), expected, folder)
-    config = _described(folder)
+        _check_targets(saved, expected, folder)
     config.inference_mode, config.modules_to_save = False, None
+    # Where nothing is expected of it, it is not trained.
+    config.lora_dropout = 0.0 if expected is None else expected.dropout
     try:
         inject_config(net, config, name)
     except ValueError as error:
         raise UserError(f"{folder}: not an adapter of {type(net).__name__}: {error}") from error
-    saved = {key.removeprefix(_PREFIX): weight for key, weight in load_file(folder / WEIGHTS).items()}
     own = {key.removeprefix(_PREFIX) for key in adapter_state(net, name)}
     differing = [key for key in sorted(saved.keys() ^ own) if not _is_of_head(key)]
     if differing:
@@ -161,15 +166,6 @@ def adapter_kind(folder: Path) -> Lora:
     )
 
 
-def base_of(folder: Path) -> str | None:
-    """Name or folder of the model that an adapter belongs to.
-
-    Raises:
-        UserError: If the folder holds no adapter.
-    """
-    return _described(folder).base_model_name_or_path
-
-
 def holds_adapter(folder: Path) -> bool:
     """Whether an adapter is described in a folder."""
     return (folder / _CONFIG).is_file()
@@ -188,6 +184,31 @@ def _described(folder: Path) -> "LoraConfig":
     if not isinstance(config, LoraConfig):
         raise UserError(f"{folder}: an adapter of peft_type={PeftType(config.peft_type).value}; only LoRA's are read")
     return config
+
+
+def _check_base(base: str | None, net: str | None, folder: Path) -> None:
+    """Adapters of nets of one size fit each other, but only one's own does anything sensible."""
+    same = Path(base).resolve() == Path(net).resolve() if _is_folder(base) and _is_folder(net) else base == net
+    if not same:
+        raise UserError(
+            f"{folder}: its adapter belongs to {base or 'a net with random weights'}, not to "
+            f"{net or 'such a net'}: take model.pretrained={base or 'null'}; if that is the same model, write "
+            f"its name into {_CONFIG} there"
+        )
+
+
+def _is_folder(name: str | None) -> TypeGuard[str]:
+    return name is not None and Path(name).is_dir()
+
+
+def _check_targets(saved: Mapping[str, Tensor], expected: Lora, folder: Path) -> None:
+    has = sorted({key.partition(".lora_")[0].rpartition(".")[2] for key in saved if not _is_of_head(key)})
+    wanted = expected.target_modules
+    if wanted is not None and sorted(wanted) != has:
+        raise UserError(
+            f"model.adapter.target_modules=[{','.join(wanted)}], but the adapter in {folder} is in {', '.join(has)}: "
+            f"set model.adapter.target_modules=[{','.join(has)}]"
+        )
 
 
 def _check_kind(found: Lora, expected: Lora, folder: Path) -> None:

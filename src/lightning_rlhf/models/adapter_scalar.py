@@ -1,7 +1,5 @@
 """Roles that are an adapter of one net and a head: a reward model, a critic."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
@@ -29,11 +27,10 @@ class AdapterScalar(Scalar):
         """
         super().__init__()
         self._backbone, self.adapter = (backbone,), adapter
-        embeddings: Any = backbone.net.get_input_embeddings()
-        dtype = embeddings.weight.dtype
         self.head = nn.Linear(head.shape[1], 1, bias=False)
-        self.head.weight = nn.Parameter(head.detach().to(dtype, copy=True))
-        self.bias = nn.Parameter(torch.tensor(bias, dtype=dtype))
+        # In fp32 like the adapter, whatever the net is in.
+        self.head.weight = nn.Parameter(head.detach().to(torch.float32, copy=True))
+        self.bias = nn.Parameter(torch.tensor(bias))
 
     @property
     def backbone(self) -> Backbone:

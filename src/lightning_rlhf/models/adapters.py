@@ -75,8 +75,8 @@ def linear_layers(net: nn.Module) -> dict[str, nn.Module]:
 def inject(net: PreTrainedModel, lora: Lora, name: str) -> None:
     """Adds an adapter to a net, which gives what it gave before until the adapter is trained, and lets it play.
 
-    Afterwards the adapters of the net are trained, and the head of a scalar model if it was; nothing else. Adapters
-    are kept in fp32 where the net is in 16 bits, as peft does: steps of a small learning rate would be rounded away.
+    Afterwards the adapters of the net are trained, and the head of a scalar model if it was; nothing else. Both are
+    in fp32 where the net is in 16 bits, as peft has adapters: steps of a small learning rate would be rounded away.
 
     Args:
         net: A Hugging Face model, changed in place.
@@ -136,6 +136,9 @@ def inject_config(net: PreTrainedModel, config: Any, name: str) -> None:
             parameter.data = parameter.data.float()
     for head in trained_heads:
         head.requires_grad_(True)
+        # ZeRO 3 has divided it by now, and keeps an fp32 copy of what it trains.
+        if not hasattr(head.weight, "ds_id"):
+            head.weight.data = head.weight.data.float()
 
 
 def heads(net: nn.Module) -> list[nn.Linear]:

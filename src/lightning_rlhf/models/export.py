@@ -12,8 +12,8 @@ from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapter_files import adapter_folder, save_adapter
 from lightning_rlhf.models.adapters import is_part_of_adapter
 from lightning_rlhf.models.causal_lm import load_causal_lm
-from lightning_rlhf.models.forward import position_arguments
-from lightning_rlhf.models.merging import active_adapter, is_plain, is_quantized, of_weights, plain_net, with_adapters
+from lightning_rlhf.models.export_check import said, what_differs
+from lightning_rlhf.models.merging import active_adapter, is_plain, of_weights, plain_net, with_adapters
 from lightning_rlhf.models.playing import adapter_layers
 from lightning_rlhf.models.scalar import ScalarModel, load_scalar_model
 from lightning_rlhf.models.source import ModelSource
@@ -42,7 +42,7 @@ def export_model(
         The folder.
 
     Raises:
-        RuntimeError: If the reloaded net gives other numbers than the one in memory.
+        RuntimeError: If the reloaded net gives other numbers than the one in memory, or lacks its adapter.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -56,9 +56,17 @@ def export_model(
     tokenizer.save_pretrained(partial)
     kind = "reward_model" if scalar else "causal_lm"
     (partial / MANIFEST).write_text(json.dumps({"kind": kind, **manifest}, indent=2) + "\n")
-    difference, size = _difference_after_reload(net, partial, str(merged.dtype).removeprefix("torch."))
-    if difference > _allowed(hf_net, merged.dtype, size):
-        raise RuntimeError(f"export to {folder}: the reloaded model differs by {difference:.2e} from the one in memory")
+    dtype, device = merged.dtype, next(net.parameters()).device
+    said_merged = None
+    if merged is not hf_net:
+        module: torch.nn.Module = ScalarModel(merged) if scalar else merged
+        said_merged = said(module.to(device))
+        del module
+    # Before another whole net is there.
+    del merged
+    problem = what_differs(net, said_merged, said(_reload(partial, dtype, scalar=scalar).to(device)), dtype)
+    if problem is not None:
+        raise RuntimeError(f"export to {folder}: the reloaded model {problem}")
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     name = active_adapter(hf_net)
@@ -67,14 +75,9 @@ def export_model(
     return folder
 
 
-def _allowed(net: torch.nn.Module, dtype: torch.dtype, size: float) -> float:
-    """How far numbers of the given size may differ after the export: by rounding, where weights were merged."""
-    if is_plain(net):
-        return 1e-4
-    # Layers in 8 bits round what they are given too, which the merged ones do not.
-    share = 0.1 if is_quantized(net, ("Linear8bitLt",)) else 8 * torch.finfo(dtype).eps
-    # Pretrained nets lose digits: hidden states of SmolLM2 reach 25,000 in one place, and its logits are off by 0.1%.
-    return max(1.0, size) * max(5e-3, share)
+def _reload(folder: Path, dtype: torch.dtype, *, scalar: bool) -> Any:
+    source = ModelSource(pretrained=str(folder), dtype=str(dtype).removeprefix("torch."))
+    return load_scalar_model(source, "trained") if scalar else load_causal_lm(source)
 
 
 def empty_net(source: ModelSource, *, scalar: bool) -> torch.nn.Module:
@@ -140,26 +143,3 @@ def rebuilt(net: torch.nn.Module, weights: dict[str, torch.Tensor]) -> torch.nn.
         return plain
     plain.config.score_bias = float(bias)
     return ScalarModel(plain)
-
-
-@torch.no_grad()
-def _difference_after_reload(net: torch.nn.Module, folder: Path, dtype: str) -> tuple[float, float]:
-    """Largest difference of logits or scores between a net and its export, on a fixed row of ids; their largest size.
-
-    The net is as it was trained, with its adapter beside its weights.
-    """
-    source = ModelSource(pretrained=str(folder), dtype=dtype)
-    reloaded: Any = load_scalar_model(source, "trained") if isinstance(net, ScalarModel) else load_causal_lm(source)
-    device = next(net.parameters()).device
-    ids = torch.arange(2, 18, device=device)[None]
-    mask = torch.ones_like(ids, dtype=torch.bool)
-    was_training = net.training
-    net.eval()
-    reloaded.to(device).eval()
-    if isinstance(net, ScalarModel):
-        before, after = net(ids, mask), reloaded(ids, mask)
-    else:
-        arguments = position_arguments(net, mask)
-        before, after = net(ids, **arguments).logits, reloaded(ids, **arguments).logits
-    net.train(was_training)
-    return float((before.float() - after.float()).abs().max()), float(before.abs().max())

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lightning_rlhf.models.adapters import inject_config, is_part_of_adapter
+from lightning_rlhf.models.adapters import HEADS, inject_config, is_part_of_adapter
 from lightning_rlhf.models.playing import adapter_layers
 
 _QUANTIZED = ("Linear4bit", "Linear8bitLt")
@@ -101,9 +101,20 @@ def plain_net(net: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrai
     return of_weights(type(net), config, weights)
 
 
-def of_weights(kind: Any, config: Any, weights: dict[str, Tensor]) -> Any:
-    """A plain net of a class of transformers, with these weights."""
-    return kind.from_pretrained(None, config=config, state_dict=weights, dtype=next(iter(weights.values())).dtype)
+def of_weights(kind: Any, config: Any, weights: dict[str, Tensor], **settings: Any) -> Any:
+    """A net of a class of transformers, with these weights and the name in the configuration.
+
+    Args:
+        kind: The class.
+        config: The architecture.
+        weights: By the names of the class.
+        settings: For `from_pretrained`; the dtype is that of the first weight if they have none.
+    """
+    settings.setdefault("dtype", next(iter(weights.values())).dtype)
+    net = kind.from_pretrained(None, config=config, state_dict=weights, **settings)
+    # transformers calls it "None".
+    net.name_or_path = net.config.name_or_path = config.name_or_path
+    return net
 
 
 def with_adapters(kind: Any, like: PreTrainedModel, weights: dict[str, Tensor]) -> PreTrainedModel:
@@ -119,7 +130,9 @@ def with_adapters(kind: Any, like: PreTrainedModel, weights: dict[str, Tensor]) 
     configs: Any = like.peft_config
     for name, config in configs.items():
         inject_config(net, copy.deepcopy(config), name)
-    net.load_state_dict({key: weight for key, weight in weights.items() if is_part_of_adapter(key)}, strict=False)
+    # Those that have more digits than the rest of the net.
+    in_fp32 = {key: weight for key, weight in weights.items() if is_part_of_adapter(key) or key.split(".")[0] in HEADS}
+    net.load_state_dict(in_fp32, strict=False)
     for layer, other in zip(adapter_layers(net), adapter_layers(like), strict=True):
         layer._active_adapter = other._active_adapter
     return net

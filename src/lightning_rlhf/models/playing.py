@@ -1,6 +1,6 @@
 """Which adapter of a net plays."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -34,7 +34,7 @@ def playing(net: nn.Module, name: str | None) -> Iterator[None]:
     """In it the net is the one with this adapter; afterwards it is what it was before.
 
     What is trained stays as it is, unlike with peft's `set_adapter`: several adapters of a net can be in one loss.
-    Blocks that are computed again for a backward pass (see `checkpointing`) play what they played the first time.
+    Blocks that are computed again for a backward pass (see `Checkpointing`) play what they played the first time.
 
     Args:
         net: With adapters, or without any, which changes nothing.
@@ -89,16 +89,24 @@ def _activate(layers: Sequence[Any], active: Sequence[str | list[str]]) -> None:
         layer._active_adapter = names
 
 
-def checkpointing(net: nn.Module) -> Callable[[], tuple[AbstractContextManager, AbstractContextManager]]:
+class Checkpointing:
     """What `torch.utils.checkpoint` takes as `context_fn`: a block that is computed again plays the same adapter."""
 
-    def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
-        layers = adapter_layers(net)
-        return nullcontext(), _played(layers, _active(layers))
+    def __init__(self, net: nn.Module) -> None:
+        """Takes the net that has the block; an attribute, so that a copy of the net has its own."""
+        self.net = net
 
-    return contexts
+    def __call__(self) -> tuple[AbstractContextManager, AbstractContextManager]:
+        """What to enter the first time and again."""
+        layers = adapter_layers(self.net)
+        return nullcontext(), _played(layers, _active(layers))
 
 
 def mixes(net: nn.Module) -> bool:
-    """Whether `playing_by_rows` can: peft knows no such form of DoRA."""
-    return not any(layer.lora_variant for layer in adapter_layers(net))
+    """Whether `playing_by_rows` can.
+
+    peft knows no such form of DoRA. Layers in 8 bits set columns apart that are large in any row, for all rows alike:
+    the reference's numbers would depend on the actor's.
+    """
+    layers = adapter_layers(net)
+    return not any(layer.lora_variant or type(layer.base_layer).__name__ == "Linear8bitLt" for layer in layers)

@@ -4,13 +4,12 @@ Source: Dettmers et al., "LLM.int8(): 8-bit Matrix Multiplication for Transforme
 Finetuning of Quantized LLMs" (2023), for nf4.
 """
 
-from typing import Any
-
 import torch
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from lightning_rlhf.errors import require
+from lightning_rlhf.models.merging import of_weights
 
 METHODS = ("nf4", "fp4", "int8")
 
@@ -45,6 +44,4 @@ def settle(net: nn.Module) -> None:
 
 def quantized(net: PreTrainedModel, config: BitsAndBytesConfig) -> PreTrainedModel:
     """The same net, quantized; transformers does that while it loads."""
-    kind: Any = type(net)
-    settings = {"config": net.config, "dtype": net.dtype, "quantization_config": config}
-    return kind.from_pretrained(None, state_dict=net.state_dict(), **settings)
+    return of_weights(type(net), net.config, net.state_dict(), dtype=net.dtype, quantization_config=config)

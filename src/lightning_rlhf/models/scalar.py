@@ -58,7 +58,9 @@ class Scalar(nn.Module, ABC):
         Returns:
             (B, T) in fp32.
         """
-        return self.head(self.hidden_states(input_ids, attention_mask))[..., 0].float() + self.bias.float()
+        hidden = self.hidden_states(input_ids, attention_mask)
+        # Beside an adapter the head has more digits than a net in 16 bits.
+        return self.head(hidden.to(self.head.weight.dtype))[..., 0].float() + self.bias.float()
 
     def scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The number at the last real token of each row.
@@ -110,7 +112,9 @@ class ScalarModel(Scalar):
         """Wraps a net of the `…ForSequenceClassification` kind with one label."""
         super().__init__()
         self.net = net
-        self.bias = nn.Parameter(torch.tensor(float(getattr(net.config, "score_bias", 0.0)), dtype=net.dtype))
+        self.bias = nn.Parameter(
+            torch.tensor(float(getattr(net.config, "score_bias", 0.0)), dtype=self.head.weight.dtype)
+        )
 
     @property
     def head(self) -> nn.Linear:  # type: ignore[override]

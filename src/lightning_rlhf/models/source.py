@@ -22,7 +22,7 @@ from lightning_rlhf.models.adapter_files import load_adapter
 from lightning_rlhf.models.adapters import ADAPTER, Lora, inject
 from lightning_rlhf.models.meta_layout import read_params
 from lightning_rlhf.models.places import bare_tokenizer, find_place
-from lightning_rlhf.models.playing import checkpointing
+from lightning_rlhf.models.playing import Checkpointing
 from lightning_rlhf.models.pretrained import FAILURES, check_shapes, in_attention, load_pretrained, reason
 from lightning_rlhf.models.quantization import METHODS, quantization_config, quantized, settle
 from lightning_rlhf.strategies.blocks import blocks
@@ -155,7 +155,7 @@ class ModelSource:
         if self.gradient_checkpointing:
             # The second name came with transformers 5, which warns of the first.
             enable = getattr(net, "activation_checkpointing_enable", net.gradient_checkpointing_enable)
-            enable({"use_reentrant": False, "context_fn": checkpointing(net)})
+            enable({"use_reentrant": False, "context_fn": Checkpointing(net)})
         if self.compile:
             for block in blocks(net):
                 # Each batch has a length of its own, and each token of a response one more.

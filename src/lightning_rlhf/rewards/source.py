@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ from torch import nn
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError, raise_problems
 from lightning_rlhf.experience import Answers, Scores
-from lightning_rlhf.models.adapter_files import adapter_folder, base_of, load_adapter
+from lightning_rlhf.models.adapter_files import adapter_folder, load_adapter
 from lightning_rlhf.models.adapter_scalar import AdapterScalar
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.scalar import Scalar, ScalarModel, load_scalar_model
@@ -55,16 +55,12 @@ class AdapterReward:
         Raises:
             UserError: If there is none, or it is no reward model, or of another net.
         """
-        folder, net = adapter_folder(Path(self.path)), backbone.net
-        base = base_of(folder)
-        if base != (net.name_or_path or None):
-            raise UserError(
-                f"{self.setting}={self.path}: its adapter belongs to {base or 'a net with random weights'}, not to "
-                f"{net.name_or_path or 'such a net'}: train it on that, or take roles=separate"
-            )
-        names: Any = net.peft_config
+        net, names = backbone.net, cast(Any, backbone.net).peft_config
         name = f"reward_{len(names)}"
-        head = load_adapter(net, folder, name)
+        try:
+            head = load_adapter(net, adapter_folder(Path(self.path)), name)
+        except UserError as error:
+            raise UserError(f"{self.setting}={self.path}: {error}; or take roles=separate") from error
         if head is None:
             raise UserError(f"{self.setting}={self.path}: its adapter has no head, so it is no reward model")
         source = ModelSource(pretrained=self.path, setting=self.setting)

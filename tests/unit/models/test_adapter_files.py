@@ -9,6 +9,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -16,9 +17,10 @@ from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapter_files import adapter_kind, load_adapter, save_adapter
 from lightning_rlhf.models.adapters import Lora, inject
 from lightning_rlhf.models.causal_lm import load_causal_lm
-from lightning_rlhf.models.export import export_model
+from lightning_rlhf.models.export import export_model, rebuilt
 from lightning_rlhf.models.merging import plain_net, with_adapters
 from lightning_rlhf.models.playing import playing
+from lightning_rlhf.models.quantization import quantization_config, quantized
 from lightning_rlhf.models.scalar import load_scalar_model
 from lightning_rlhf.models.source import ModelSource
 
@@ -68,6 +70,7 @@ def test_plain_peft_reads_the_folder_and_so_do_we(
     other = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path).eval()
     assert torch.equal(logits(other), expected)
     assert other.peft_config["default"].base_model_name_or_path == "some/base"
+    base.name_or_path = "some/base"
     load_adapter(base, tmp_path, "again")
     assert torch.equal(logits(base.eval()), expected)
 
@@ -83,6 +86,62 @@ def test_what_is_no_adapter_of_the_net_is_an_error(make_source: MakeSource, tmp_
         load_adapter(deeper, tmp_path, "own")
     with pytest.raises(UserError, match="not an adapter of GPT2LMHeadModel"):
         load_adapter(load_causal_lm(make_source("gpt2")), tmp_path, "own")
+
+
+@pytest.fixture
+def bases(make_source: MakeSource, tmp_path: Path) -> tuple[ModelSource, ModelSource]:
+    """Two models of one size in folders, `one` and `other`; beside the first is an adapter of it, `adapter`."""
+    sources = []
+    for seed, name in enumerate(["one", "other"]):
+        source = replace(make_source("llama"), seed=seed)
+        load_causal_lm(source).save_pretrained(tmp_path / name)
+        sources.append(replace(source, pretrained=str(tmp_path / name), config=None, adapter=Lora(dropout=0.1)))
+    net = load_causal_lm(sources[0])
+    save_adapter(drawn(net), "default", tmp_path / "adapter", net.name_or_path, False)
+    return sources[0], sources[1]
+
+
+def test_an_adapter_of_another_net_of_this_size_is_refused(
+    bases: tuple[ModelSource, ModelSource],
+    make_source: MakeSource,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, other = (replace(source, adapter_dir=str(tmp_path / "adapter")) for source in bases)
+    random = replace(make_source("llama"), adapter=Lora(), adapter_dir=str(tmp_path / "adapter"))
+    for source, name in [(other, f"not to {tmp_path}/other"), (random, "not to such a net")]:
+        with pytest.raises(UserError, match=f"its adapter belongs to {tmp_path}/one, {name}: take model.pretrained="):
+            load_causal_lm(source)
+    expected = logits(load_causal_lm(one).eval())
+    # However the folder is written.
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "./one", "../" + tmp_path.name + "/other/../one"):
+        assert torch.equal(logits(load_causal_lm(replace(one, pretrained=name)).eval()), expected)
+    net = load_causal_lm(replace(make_source("llama"), adapter=Lora()))
+    save_adapter(net, "default", tmp_path / "adapter", net.name_or_path or None, False)
+    load_causal_lm(random)
+    with pytest.raises(UserError, match="its adapter belongs to a net with random weights, not to"):
+        load_causal_lm(one)
+
+
+def test_nets_that_are_built_anew_keep_their_name(bases: tuple[ModelSource, ModelSource], tmp_path: Path) -> None:
+    net = load_causal_lm(bases[0])
+    assert rebuilt(net, dict(net.state_dict())).name_or_path == str(tmp_path / "one")
+    pytest.importorskip("bitsandbytes", reason="needs the extra bitsandbytes")
+    plain = load_causal_lm(replace(bases[0], adapter=None))
+    assert quantized(plain, quantization_config("nf4", torch.float32)).name_or_path == str(tmp_path / "one")
+
+
+def test_the_configuration_says_the_dropout_and_may_say_where_the_adapter_is(
+    bases: tuple[ModelSource, ModelSource], tmp_path: Path
+) -> None:
+    source = replace(bases[0], adapter_dir=str(tmp_path / "adapter"), adapter=Lora())
+    net = load_causal_lm(source).train()
+    assert torch.equal(net(IDS).logits, logits(net.eval()))
+    everything = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+    load_causal_lm(replace(source, adapter=Lora(target_modules=everything[::-1])))
+    with pytest.raises(UserError, match=r"target_modules=\[q_proj\], but the adapter in .* is in down_proj, gate_proj"):
+        load_causal_lm(replace(source, adapter=Lora(target_modules=["q_proj"])))
 
 
 @pytest.mark.parametrize(
@@ -140,6 +199,26 @@ def test_a_net_that_is_elsewhere_is_built_with_its_adapters(make_source: MakeSou
         assert torch.equal(logits(built), logits(net))
 
 
+def test_a_reward_model_in_16_bits_keeps_the_digits_of_its_head(make_source: MakeSource, tmp_path: Path) -> None:
+    source = replace(make_source("llama", vocab_size=814), dtype="bfloat16", adapter=Lora())
+    model = load_scalar_model(source, "normal")
+    drawn(model)
+    with torch.no_grad():
+        model.bias.fill_(0.123456)
+    built = rebuilt(model, dict(model.state_dict()))
+    assert torch.equal(built.head.weight, model.head.weight)
+    assert torch.equal(built.bias, model.bias)
+    export_model(model, source.load_tokenizer(), tmp_path / "model", {})
+    # The whole model is in its own type, and the adapter's file has all digits.
+    assert {weight.dtype for weight in load_file(tmp_path / "model" / "model.safetensors").values()} == {torch.bfloat16}
+    net = load_scalar_model(replace(source, adapter=None), "zero").net
+    head = load_adapter(net, tmp_path / "adapter", "again")
+    assert head is not None
+    assert torch.equal(head.weight, model.head.weight)
+    assert torch.equal(net.score.weight, model.head.weight)
+    assert head.bias == float(model.bias.detach())
+
+
 @pytest.mark.parametrize(
     ("method", "dora"), [("nf4", False), ("nf4", True), ("fp4", False), ("fp4", True), ("int8", False)]
 )
@@ -173,6 +252,24 @@ def test_a_quantized_net_learns_by_its_adapter_and_is_merged(
         assert float((logits(net) - original).abs().max() / original.abs().max()) > 1e-3
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_plain_peft_reads_an_adapter_that_was_trained_on_4_bits(
+    family: str, make_source: MakeSource, tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="needs the extra bitsandbytes")
+    source = replace(make_source(family), quantization="nf4")
+    net = drawn(load_causal_lm(replace(source, adapter=Lora())))
+    save_adapter(net, "default", tmp_path, None, False)
+    # On the same weights in 4 bits.
+    other = peft.PeftModel.from_pretrained(load_causal_lm(source), tmp_path).eval()
+    assert_close(logits(other), logits(net), atol=1e-5, rtol=1e-5)
+    # On plain weights of the same numbers, which GPT-2 has the other way round.
+    with playing(net, None):
+        plain = plain_net(net)
+    adapted = peft.PeftModel.from_pretrained(plain, tmp_path).eval()
+    assert_close(logits(adapted), logits(net), atol=1e-4 * float(logits(net).abs().max()), rtol=0)
+
+
 def test_a_quantized_net_computes_alike_in_training_and_evaluation(make_source: MakeSource) -> None:
     pytest.importorskip("bitsandbytes", reason="needs the extra bitsandbytes")
     net = load_causal_lm(replace(make_source("llama", hidden_size=128), quantization="nf4"))
@@ -200,12 +297,32 @@ def test_an_export_is_the_merged_net_with_its_adapter_beside_it(
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
 
 
+@pytest.mark.parametrize("load", [load_causal_lm, lambda source: load_scalar_model(source, "normal")])
+@pytest.mark.parametrize(
+    ("dtype", "method", "size"),
+    # Effects far below what rounding may do: 5e-3 of the largest logit in fp32, 6% in bf16; in 8 bits, well above.
+    [("float32", None, 1e-4), ("float32", "nf4", 1e-4), ("bfloat16", None, 3e-3), ("float32", "int8", 1.0)],
+)
 def test_an_export_that_lacks_the_adapter_is_an_error(
-    make_source: MakeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dtype: str,
+    method: str | None,
+    size: float,
+    load: Callable,
+    make_source: MakeSource,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    source = replace(make_source("llama", vocab_size=814), adapter=Lora())
-    net = drawn(load_causal_lm(source))
+    if method:
+        pytest.importorskip("bitsandbytes", reason="needs the extra bitsandbytes")
+    source = make_source("llama", vocab_size=814, initializer_range=0.1)
+    source = replace(source, adapter=Lora(), dtype=dtype, quantization=method)
+    net = drawn(load(source))
+    for name, weight in net.named_parameters():
+        if "lora_B" in name:
+            weight.data.mul_(size)
     from lightning_rlhf.models import export
+
+    export_model(net, source.load_tokenizer(), tmp_path / "whole", {})
 
     def without(net: Any) -> Any:
         with playing(net, None):
@@ -215,6 +332,35 @@ def test_an_export_that_lacks_the_adapter_is_an_error(
     with pytest.raises(RuntimeError, match="the reloaded model differs by"):
         export_model(net, source.load_tokenizer(), tmp_path / "model", {})
     assert not (tmp_path / "model").exists()
+
+
+def test_an_export_with_other_weights_than_the_merged_ones_is_an_error(
+    make_source: MakeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = replace(make_source("llama", vocab_size=814), adapter=Lora())
+    net = drawn(load_causal_lm(source))
+    from lightning_rlhf.models import export
+
+    def other(*args: Any, **kwargs: Any) -> Any:
+        reloaded = _reload(*args, **kwargs)
+        # Within what merging may do to the largest logit.
+        reloaded.lm_head.weight.data.mul_(1.002)
+        return reloaded
+
+    _reload = export._reload
+    monkeypatch.setattr(export, "_reload", other)
+    with pytest.raises(RuntimeError, match=r"the reloaded model differs by .* from the one in memory"):
+        export_model(net, source.load_tokenizer(), tmp_path / "model", {})
+
+
+def test_a_net_in_training_that_cannot_be_exported_is_still_in_training(
+    make_source: MakeSource, tmp_path: Path
+) -> None:
+    net = load_causal_lm(make_source("llama", vocab_size=814)).train()
+    net.lm_head.register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export_model(net, make_source("llama").load_tokenizer(), tmp_path / "model", {})
+    assert net.training
 
 
 def test_a_quantization_that_does_not_exist_is_an_error() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 from lightning_rlhf.errors import UserError
@@ -199,10 +199,45 @@ def test_adapters_are_in_fp32_beside_weights_in_16_bits(make_source: MakeSource)
     assert logits(net).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_head_and_bias_beside_an_adapter_learn_by_steps_that_16_bits_would_round_away(
+    dtype: str, make_source: MakeSource
+) -> None:
+    source = replace(make_source("llama"), dtype=dtype)
+    model = load_scalar_model(replace(source, adapter=Lora()), "normal")
+    nn.init.ones_(model.bias)
+    assert model.head.weight.dtype == model.bias.dtype == torch.float32
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    values = model(IDS, torch.ones_like(IDS, dtype=torch.bool))
+    assert values.dtype == torch.float32
+    values.sum().backward()
+    optimizer = torch.optim.AdamW((w for w in model.parameters() if w.requires_grad), lr=1e-5, weight_decay=0.0)
+    optimizer.step()
+    for name in ("net.score.weight", "bias"):
+        step = (model.get_parameter(name) - before[name]).detach().abs()
+        assert_close(step, torch.full_like(step, 1e-5), atol=2e-7, rtol=0.0)
+    whole = load_scalar_model(source, "normal")
+    assert {weight.dtype for weight in whole.parameters()} == {source.torch_dtype}
+
+
 def test_a_copy_of_a_net_plays_for_itself(two: Any) -> None:
     other = copy.deepcopy(two)
     with playing(two, "actor"), playing(other, None):
         assert float((logits(two) - logits(other)).detach().abs().max()) > 1e-2
+
+
+def test_a_copy_of_a_net_whose_blocks_are_computed_again_plays_its_own_adapters(
+    make_source: MakeSource, two: Any
+) -> None:
+    expected = gradients(two, backward_in="actor")
+    again = load_causal_lm(replace(make_source("llama"), gradient_checkpointing=True))
+    inject(again, Lora(rank=2), "actor")
+    inject(again, Lora(rank=4), "critic")
+    again.load_state_dict(two.state_dict())
+    found = gradients(copy.deepcopy(again), backward_in="critic")
+    assert expected.keys() == found.keys()
+    for name, gradient in expected.items():
+        assert_close(found[name], gradient, msg=name)
 
 
 def test_impossible_values_are_named_together() -> None:

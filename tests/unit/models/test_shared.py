@@ -1,5 +1,6 @@
 """One net that plays four roles gives what four nets give."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -16,10 +17,11 @@ from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Answers, Scores, Sequences
 from lightning_rlhf.models.adapter_scalar import AdapterScalar
 from lightning_rlhf.models.adapters import ADAPTER, Lora
+from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.export import export_model
 from lightning_rlhf.models.merging import plain_net
-from lightning_rlhf.models.playing import playing
+from lightning_rlhf.models.playing import adapter_layers, playing
 from lightning_rlhf.models.roles import SeparateRoles
 from lightning_rlhf.models.scalar import ScalarModel, load_reward_model, load_scalar_model
 from lightning_rlhf.models.shared import CRITIC, Shared, SharedRoles, shared_roles
@@ -291,13 +293,45 @@ def test_without_one_net_an_adapter_scores_nothing(make_source: MakeSource) -> N
         as_reward(AdapterReward("somewhere"), renderer)
 
 
+@pytest.mark.parametrize("method", ["nf4", "fp4"])
 def test_a_quantized_net_plays_all_roles(
-    make_source: MakeSource, reward_folder: Callable, sequences: Sequences
+    method: str, make_source: MakeSource, reward_folder: Callable, sequences: Sequences
 ) -> None:
     pytest.importorskip("bitsandbytes", reason="needs the extra bitsandbytes")
-    source = replace(make_source("llama"), quantization="nf4")
+    source = replace(make_source("llama"), quantization=method)
     roles = of(source, reward_folder(source), critic_head="normal")
     drawn(roles.backbone.net, 6)
     found, expected = said(roles, sequences), said(separated(roles, replace(source, quantization=None)), sequences)
     for name, tensor in expected.items():
         assert_close(found[name], tensor, atol=1e-4, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("method", ["nf4", "fp4", "int8"])
+def test_a_quantized_net_that_plays_all_roles_says_what_four_quantized_nets_say(
+    method: str, make_source: MakeSource, reward_folder: Callable, sequences: Sequences
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="needs the extra bitsandbytes")
+    source = replace(make_source("llama"), quantization=method)
+    roles = of(source, reward_folder(source), critic_head="normal")
+    drawn(roles.backbone.net, 6)
+
+    def alone(adapter: str | None) -> Any:
+        net = copy.deepcopy(roles.backbone.net)
+        for layer in adapter_layers(net):
+            layer._active_adapter = [] if adapter is None else [adapter]
+        return net
+
+    def scalar(part: AdapterScalar) -> AdapterScalar:
+        return AdapterScalar(Backbone(alone(None)), part.adapter, part.head.weight, float(part.bias))
+
+    reward: Any = roles.reward
+    assert roles.critic is not None
+    separate = SeparateRoles(
+        actor=alone(ADAPTER),
+        reference=alone(None),
+        critic=scalar(roles.critic),  # type: ignore[arg-type]
+        reward=NetReward(scalar(reward.net)),
+    ).eval()
+    found = said(roles, sequences)
+    for name, tensor in said(separate, sequences).items():
+        assert_close(found[name], tensor, atol=1e-5, rtol=1e-5, msg=name)
