@@ -20,7 +20,7 @@ def test_two_nodes_give_the_numbers_of_one(single: Path, tmp_path: Path) -> None
     worker = [str(WORKER), str(tmp_path), "ddp", "trainer.devices=1", "trainer.num_nodes=2", f"start={single}"]
     finish([started([*agent, *meeting, *worker], PYTHONPATH=str(WORKER.parent)) for _ in range(2)])
     for stage in STAGES:
-        assert max(differences(tmp_path, single, stage).values()) < 1e-4
+        assert max(differences(tmp_path, single, stage).values()) < 1e-5
 
 
 @pytest.mark.parametrize("parts", [2, 4, 8])
