@@ -13,6 +13,7 @@ import torch.multiprocessing as mp
 from lightning.pytorch.callbacks import ModelCheckpoint
 from support import free_port, tiny_source, trainer
 from torch import Tensor, nn
+from torch.distributed.fsdp import ShardingStrategy
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
@@ -348,6 +349,12 @@ def test_fsdp_refuses_what_it_cannot_do_on_a_cpu(
     with pytest.raises(UserError, match=words):
         trainer(tmp_path, strategy=FSDPStrategy(**strategy), **training).fit(module)
     assert not hasattr(module, "actor")
+
+
+@pytest.mark.parametrize("divided", ["HYBRID_SHARD", "hybrid_shard", ShardingStrategy._HYBRID_SHARD_ZERO2])
+def test_fsdp_divides_among_all_processes(divided: Any) -> None:
+    with pytest.raises(UserError, match="(?i)sharding_strategy=_?HYBRID_SHARD.*: take FULL_SHARD or SHARD_GRAD_OP"):
+        FSDPStrategy(sharding_strategy=divided)
 
 
 @pytest.mark.parametrize("setting", [{"use_orig_params": False}, {"state_dict_type": "full"}])
