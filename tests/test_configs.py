@@ -152,6 +152,32 @@ def test_a_strategy_option_chooses_its_strategy(option: str, expected: type, tmp
     assert type(stage.trainer.strategy) is expected
 
 
+@pytest.mark.parametrize("precision", ["16-mixed", "16"])
+@pytest.mark.parametrize("option", ["single", "ddp"])
+def test_another_precision_than_the_one_asked_for_is_an_error(
+    option: str, precision: str, tmp_path: Path, reward_model: str
+) -> None:
+    """Lightning only warns of it, and computes in bf16."""
+    config = configured("model=tiny", "stage=sft", f"strategy={option}", f"trainer.precision={precision}")
+    with pytest.raises(UserError, match=f"trainer.precision={precision}: .* would compute in bf16-mixed"):
+        prepared(config, tmp_path, reward_model)
+
+
+@pytest.mark.parametrize(
+    ("option", "precision"),
+    [
+        *[("single", name) for name in ("32", "32-true", "bf16", "bf16-mixed", "bf16-true", "16-true", "64", "null")],
+        # They do in fp16 what they can, or say themselves that they cannot.
+        *[(option, "16-mixed") for option in ("fsdp", "deepspeed_zero2", "colossalai_zero2")],
+    ],
+)
+def test_a_precision_by_any_of_its_names_is_taken(
+    option: str, precision: str, tmp_path: Path, reward_model: str
+) -> None:
+    config = configured("model=tiny", "stage=sft", f"strategy={option}", f"trainer.precision={precision}")
+    assert len(prepared(config, tmp_path, reward_model)) == 1
+
+
 # Gemini's has kernels on GPUs only.
 @pytest.mark.parametrize("option", [option for option in OPTIONS["optim"] if option != "hybrid_adam"])
 def test_every_optimizer_takes_a_step_with_the_learning_rate_of_its_groups(option: str) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 from safetensors.torch import load_file
 from support import environ, free_port
 from torch import Tensor
+from worker import STEPS_PER_EPOCH
 
 WORKER = Path(__file__).with_name("worker.py")
-QUANTITIES = ("loss", "grad_norm", "score", "kl")
 
 
 def launch(folder: Path, strategy: str, *arguments: str, worker: str = "worker.py") -> None:
@@ -66,13 +66,23 @@ def differences(run: Path, reference: Path, stage: str) -> dict[str, float]:
     """
     own, other = trajectory(run, stage), trajectory(reference, stage)
     found = {}
-    for name in QUANTITIES:
-        if own[name]:
-            expected = other[name][-len(own[name]) :]
-            scale = 1.0 if name == "kl" else max(map(abs, expected))
-            found[name] = max(abs(a - b) for a, b in zip(own[name], expected, strict=True)) / scale
+    for name, number in _recorded(own, stage).items():
+        expected = other[name][-number:]
+        scale = 1.0 if name == "kl" else max(map(abs, expected))
+        found[name] = max(abs(a - b) for a, b in zip(own[name], expected, strict=True)) / scale
     found["val"] = max(abs(own["val"][k] - v) / max(1.0, abs(v)) for k, v in other["val"].items())
     return found
+
+
+def _recorded(own: dict[str, Any], stage: str) -> dict[str, int]:
+    """How many numbers there are of each quantity: none is missing, or nothing would be compared."""
+    iterations = len(own["loss"]) // STEPS_PER_EPOCH
+    assert iterations >= 1
+    rollouts = iterations if stage == "ppo" else 0
+    number = {"loss": iterations * STEPS_PER_EPOCH, "grad_norm": iterations * STEPS_PER_EPOCH}
+    number |= {"score": rollouts, "kl": rollouts}
+    assert {name: len(own[name]) for name in number} == number
+    return {name: count for name, count in number.items() if count}
 
 
 def weight_difference(folder: Path, reference: Path) -> float:

@@ -4,7 +4,8 @@
 
 NAME is a strategy; FOLDER gets FOLDER/<stage>/ with trajectory.json, checkpoints and export. Every process of a run is
 started with these arguments, by Lightning or by torchrun. The overrides go to every stage; `stages=sft,ppo` picks
-stages, `start=FOLDER` names the folder of a run whose exports PPO starts from, `resume=FOLDER` one to go on from.
+stages, `start=FOLDER` names the folder of a run whose exports PPO starts from, `resume=FOLDER` one to go on from;
+`stops=4` lets every fourth id of the vocabulary end a response.
 """
 
 import json
@@ -33,6 +34,7 @@ from lightning_rlhf.strategies.shapes import whole_shape
 
 STAGES = ("sft", "reward", "ppo")
 EPOCHS, STEPS_PER_EPOCH = 2, 3
+OPTIONS = ("stages", "start", "resume", "die", "stops")
 SETTINGS = [
     "model=tiny",
     "experiment=none",
@@ -91,7 +93,7 @@ class Recorder(RLHFCallback):
 
     def __init__(self) -> None:
         self.parts: list[float] = []
-        self.numbers: dict[str, list[float]] = {"loss": [], "score": [], "kl": []}
+        self.numbers: dict[str, list[float]] = {"loss": [], "score": [], "kl": [], "lengths": []}
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         frozen = [weight for weight in pl_module.parameters() if not weight.requires_grad]
@@ -101,6 +103,8 @@ class Recorder(RLHFCallback):
     def on_rollout_end(self, trainer: Trainer, module: Any, rollout: Rollout) -> None:
         self.numbers["score"].append(rollout.metrics["score_mean"])
         self.numbers["kl"].append(rollout.metrics["kl"])
+        # Over all processes, one after the other.
+        self.numbers["lengths"] += rollout.experience.sequences.response_mask.sum(1).tolist()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, *_: Any) -> None:
         # Lightning gives the loss divided by the number of accumulated parts; their sum is the minibatch's.
@@ -124,8 +128,8 @@ def numel_here(weights: list[Any]) -> int:
 
 def run(folder: Path, strategy: str, arguments: list[str]) -> None:
     quiet()
-    options = dict(a.split("=", 1) for a in arguments if a.split("=")[0] in ("stages", "start", "resume", "die"))
-    overrides = [a for a in arguments if a.split("=")[0] not in ("stages", "start", "resume", "die")]
+    options = dict(a.split("=", 1) for a in arguments if a.split("=")[0] in OPTIONS)
+    overrides = [a for a in arguments if a.split("=")[0] not in OPTIONS]
     given = dict(o.split("=", 1) for o in overrides)
     processes = int(given.get("trainer.devices", 1)) * int(given.get("trainer.num_nodes", 1))
     accumulate = int(given.get("STAGE.trainer.accumulate_grad_batches", 1))
@@ -142,7 +146,10 @@ def run(folder: Path, strategy: str, arguments: list[str]) -> None:
         if stage == "ppo":
             for earlier in ("sft", "reward"):
                 hand_on(config, earlier, str(Path(options["start"]) / earlier / "model"))
-        prepared = prepare(config, stage, folder / stage, load_renderer(config))
+        renderer = load_renderer(config)
+        if "stops" in options:
+            renderer.stop_ids = tuple(range(0, config.model.config.vocab_size, int(options["stops"])))
+        prepared = prepare(config, stage, folder / stage, renderer)
         recorder = Recorder()
         prepared.trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
         prepared.data.setup("fit")

@@ -40,6 +40,15 @@ def test_tasks_of_slurm_take_the_time_of_the_first() -> None:
     mp.spawn(_agree, (shared, {"SLURM_PROCID": "", "SLURM_LOCALID": ""}), nprocs=2)
 
 
+@pytest.mark.parametrize("port", [15000, 15001, 24999, 29500, 55535, 55536, 65535])
+def test_the_meeting_place_is_no_port_of_another_job(port: int) -> None:
+    """A job's own is 15000 and the last four digits of its number; users may name any."""
+    own = launched._free_of_jobs(port)
+    assert own != port
+    assert own not in range(15000, 25000) or port not in range(15000, 25000)
+    assert 1024 < own < 2**16
+
+
 @pytest.mark.parametrize("name", ["bash", "interactive"])
 def test_a_single_process_keeps_its_own(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)

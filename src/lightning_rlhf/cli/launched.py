@@ -32,8 +32,14 @@ def _slurm() -> tuple[object, int]:
     from torch.distributed import TCPStore
 
     environment = SLURMEnvironment()
-    rank, port = environment.global_rank(), environment.main_port + 1
+    rank, port = environment.global_rank(), _free_of_jobs(environment.main_port)
     return TCPStore(environment.main_address, port, environment.world_size(), is_master=rank == 0), rank
+
+
+def _free_of_jobs(port: int) -> int:
+    """A port that is no job's own: Lightning's are 15000 and the last four digits of the job's number."""
+    distance = 10_000
+    return port + distance if port < 2**16 - distance else port - distance
 
 
 def _agree(own: str, store: object, rank: int) -> str:

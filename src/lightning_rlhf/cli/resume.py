@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.strategies.folders import restore
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ def find_resumed(resume: str | None, stages: list[str]) -> Resumed:
     if resume is None:
         return Resumed()
     path = Path(resume).expanduser()
+    if path.suffix == ".ckpt":
+        restore(path)
     if path.suffix == ".ckpt" and path.exists():
         if len(stages) > 1:
             raise UserError(f"resume={resume}: a checkpoint belongs to one stage; give the run folder of the pipeline")
@@ -41,6 +44,7 @@ def find_resumed(resume: str | None, stages: list[str]) -> Resumed:
     for stage in stages:
         folder = path if len(stages) == 1 else path / stage
         record, checkpoint = folder / "result.json", folder / "checkpoints" / "last.ckpt"
+        restore(checkpoint)
         result = json.loads(record.read_text()) if record.is_file() else {}
         if len(stages) > 1 and result.get("status") == "finished":
             finished[stage] = result

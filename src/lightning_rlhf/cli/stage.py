@@ -1,6 +1,7 @@
 """Builds the parts of one stage from its configuration, and fits."""
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +10,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from hydra.utils import instantiate
+from lightning.fabric.connector import _convert_precision_to_unified_args
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -203,6 +205,7 @@ def _trainer(config: DictConfig, name: str, source: ModelSource) -> pl.Trainer:
         enable_checkpointing="checkpoint" in nodes,
         enable_progress_bar="progress" in nodes,
     )
+    _check_precision({**config.trainer, **block.trainer}["precision"], trainer)
     keep_buffers(trainer)
     every = trainer.check_val_every_n_epoch
     if trainer.max_epochs % every:
@@ -212,6 +215,20 @@ def _trainer(config: DictConfig, name: str, source: ModelSource) -> pl.Trainer:
             "so the end would not be evaluated: change one of them"
         )
     return trainer
+
+
+def _check_precision(asked: Any, trainer: pl.Trainer) -> None:
+    """Checks that Lightning has not taken another precision than the one asked for, of which it only warns."""
+    with warnings.catch_warnings():
+        # Of other names, such as 16: the trainer has said so.
+        warnings.simplefilter("ignore")
+        wanted = _convert_precision_to_unified_args(asked)
+    # Not that of the plugin, which a strategy may bring and tell only when it is set up.
+    taken = trainer._accelerator_connector._precision_flag
+    if wanted not in (None, taken):
+        raise UserError(
+            f"trainer.precision={asked}: on this device Lightning would compute in {taken}: ask for {taken} or 32-true"
+        )
 
 
 def _minibatch_holder(block: DictConfig) -> DictConfig:

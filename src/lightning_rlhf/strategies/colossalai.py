@@ -112,6 +112,14 @@ class ColossalAIStrategy(DDPStrategy):
         import_colossalai()
         colossalai_cpu.choose_accelerator(self.root_device, self.stage)
 
+    def _get_process_group_backend(self) -> str:
+        given = self._process_group_backend
+        if given is None and self.stage == 3 and self.placement_policy != "cuda" and self.root_device.type == "cuda":
+            # Frozen nets rest in the CPU's memory there, and `CPUOffloadPolicy` wants a backend for both
+            # (torch/distributed/fsdp/_fully_shard/_fsdp_api.py). Not tried on a GPU yet.
+            return "cpu:gloo,cuda:nccl"
+        return super()._get_process_group_backend()
+
     def setup(self, trainer: Trainer) -> None:
         """Casts and divides the module, and builds the optimizer.
 

@@ -28,6 +28,12 @@ PLACEMENTS: dict[str, dict[str, Any]] = {
 }
 """What Gemini calls them since it has fractions; its documentation of `GeminiPlugin` says how the names correspond."""
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+_ONLY: dict[str, tuple[Any, str]] = {
+    "extra_dp_size": (1, "the optimizer's shares are those of all processes"),
+    "tp_size": (1, "a layer is computed by one process"),
+    "master_weights": (True, "checkpoints and exports are made of the fp32 masters"),
+}
+"""Settings of which the engines know one value, and why."""
 REQUIREMENTS = {
     "colossalai": "colossalai==0.5.0",
     "galore_torch": "galore-torch==1.0",
@@ -182,7 +188,7 @@ def boost(
         fixed |= {"stage": stage, "precision": "fp32", "cpu_offload": placement_policy == "cpu"}
         # Its own scale, 2^32, overflows for the first dozen steps.
         defaults = {"overlap_communication": device.type != "cpu", "initial_scale": 2.0**16}
-    _check_settings(settings, plugin, fixed)
+    _check_settings(settings, plugin, fixed, device)
     before = {parameter: parameter.data for parameter in module.parameters()}
     for parameter in before:
         parameter.data = parameter.data.to(dtype)
@@ -207,14 +213,21 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, placement_policy: str) ->
         )
 
 
-def _check_settings(settings: Mapping[str, Any], plugin: type, fixed: Mapping[str, Any]) -> None:
+def _check_settings(settings: Mapping[str, Any], plugin: type, fixed: Mapping[str, Any], device: torch.device) -> None:
     known = inspect.signature(plugin).parameters.keys()
     name = "GeminiPlugin" if "placement_policy" in known else "LowLevelZeroPlugin"
-    raise_problems(
-        f"ColossalAIStrategy: plugin.{key}: " + ("is set already" if key in fixed else f"{name} has no such setting")
-        for key in settings
-        if key in fixed or key not in known
-    )
+    only = dict(_ONLY)
+    if device.type == "cpu" and "placement_policy" not in known:
+        only["overlap_communication"] = (False, "a CPU has no stream that could overlap another")
+    problems = []
+    for key, value in settings.items():
+        if key in fixed:
+            problems.append(f"plugin.{key}: is set already")
+        elif key not in known:
+            problems.append(f"plugin.{key}: {name} has no such setting")
+        elif key in only and value != only[key][0]:
+            problems.append(f"plugin.{key}={value}: {only[key][1]}: leave it out")
+    raise_problems(f"ColossalAIStrategy: {problem}" for problem in problems)
 
 
 @contextmanager

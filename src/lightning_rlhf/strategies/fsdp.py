@@ -52,8 +52,14 @@ class FSDPStrategy(lightning_strategies.FSDPStrategy):
                 `auto_wrap_policy`, transformer blocks are wrapped.
 
         Raises:
-            UserError: If weights are to lose their names or checkpoints their form.
+            UserError: If weights are to lose their names, checkpoints their form, or only some processes are to share.
         """
+        divided = str(getattr(settings.get("sharding_strategy"), "name", settings.get("sharding_strategy")))
+        if "HYBRID" in divided.upper():
+            raise UserError(
+                f"FSDPStrategy: sharding_strategy={divided}: shares are those of all processes: take FULL_SHARD or "
+                "SHARD_GRAD_OP"
+            )
         for name, value in {"use_orig_params": True, "state_dict_type": "sharded"}.items():
             if settings.setdefault(name, value) != value:
                 raise UserError(f"FSDPStrategy: {name}={settings[name]} must be {value}")

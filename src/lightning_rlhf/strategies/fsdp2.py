@@ -21,6 +21,7 @@ from lightning_rlhf.errors import UserError
 from lightning_rlhf.strategies import distributed_weights, shards
 from lightning_rlhf.strategies.blocks import nets
 from lightning_rlhf.strategies.folders import replacing
+from lightning_rlhf.strategies.half import keep_buffers
 from lightning_rlhf.strategies.shapes import lift_scalars
 from lightning_rlhf.strategies.shards import Part
 
@@ -64,6 +65,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         # Lightning's "auto" is one share for each machine (model_parallel.py, `setup_environment`).
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
+        keep_buffers(self._module().trainer)
         shards.no_inference_mode(self._module().trainer)
 
     def setup(self, trainer: Trainer) -> None:

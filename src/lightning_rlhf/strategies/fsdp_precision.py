@@ -9,9 +9,11 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim import Optimizer
 
+from lightning_rlhf.strategies.half import cast_weights
+
 
 class Precision(FSDPPrecision):
-    """Lightning's, with clipping by norm, autocast on any device, and weights that keep the dtype they were given."""
+    """Lightning's, with clipping by norm, autocast on any device, and no cast but that of weights to 16 bits."""
 
     def __init__(self, given: FSDPPrecision, device: torch.device) -> None:
         """Takes the place of Lightning's.
@@ -25,8 +27,10 @@ class Precision(FSDPPrecision):
         self.root: FullyShardedDataParallel | None = None
 
     def convert_module(self, module: nn.Module) -> nn.Module:
-        """With 32-true weights stay as they were loaded, as with other strategies."""
-        return module if self.precision == "32-true" else super().convert_module(module)
+        """Casts weights; with 32-true they stay as they were loaded, as with other strategies."""
+        if self.precision not in ("bf16-true", "16-true"):
+            return module
+        return cast_weights(module, self._desired_input_dtype)
 
     def connect(self, model: nn.Module, optimizers: list[Optimizer], lr_schedulers: list[Any]) -> Any:
         """Takes the module that can clip."""

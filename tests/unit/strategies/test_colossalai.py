@@ -171,6 +171,10 @@ def test_masters_take_over_what_was_written_only() -> None:
         ({}, {"gradient_clip_algorithm": "value"}, "gradient_clip_algorithm=value: .* by norm only"),
         ({"plugin": {"reduce_bucket": 1}}, {}, "plugin.reduce_bucket: LowLevelZeroPlugin has no such setting"),
         ({"plugin": {"max_norm": 1.0}}, {}, "plugin.max_norm: is set already"),
+        ({"plugin": {"extra_dp_size": 2}}, {}, "plugin.extra_dp_size=2: .* leave it out"),
+        ({"plugin": {"master_weights": False}}, {}, "plugin.master_weights=False: .* fp32 masters"),
+        ({"plugin": {"overlap_communication": True}}, {}, "plugin.overlap_communication=True: a CPU has no stream"),
+        ({"plugin": {"tp_size": 2}}, {}, "plugin.tp_size: LowLevelZeroPlugin has no such setting"),
     ],
 )
 def test_what_colossalai_cannot_do_is_refused(
@@ -178,6 +182,53 @@ def test_what_colossalai_cannot_do_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         fitted(tmp_path, ColossalAIStrategy(**strategy), **settings)
+
+
+@installed
+@pytest.mark.parametrize("key", ["tp_size", "extra_dp_size", "pp_size", "sp_size"])
+def test_gemini_divides_among_all_processes(key: str) -> None:
+    import_colossalai()
+    from colossalai.booster.plugin import GeminiPlugin
+
+    with pytest.raises(UserError, match=f"plugin.{key}"):
+        colossalai_boost._check_settings({key: 2}, GeminiPlugin, {}, torch.device("cuda"))
+
+
+@installed
+def test_what_the_engines_can_follow_is_let_through() -> None:
+    import_colossalai()
+    from colossalai.booster.plugin import LowLevelZeroPlugin
+
+    given = {"extra_dp_size": 1, "master_weights": True, "reduce_bucket_size_in_m": 64, "overlap_communication": True}
+    colossalai_boost._check_settings(given, LowLevelZeroPlugin, {}, torch.device("cuda"))
+
+
+class OnGPU(ColossalAIStrategy):
+    """One whose process has a GPU, as far as the choice of a backend goes."""
+
+    @property
+    def root_device(self) -> torch.device:
+        return torch.device("cuda", 0)
+
+
+@installed
+@pytest.mark.parametrize(
+    ("stage", "placement", "backend"),
+    [
+        (3, "cpu", "cpu:gloo,cuda:nccl"),
+        (3, "auto", "cpu:gloo,cuda:nccl"),
+        (3, "cuda", "nccl"),
+        (2, "cpu", "nccl"),
+    ],
+)
+def test_shards_that_rest_in_the_memory_of_the_cpu_have_a_backend_there(
+    stage: Any, placement: Any, backend: str
+) -> None:
+    assert OnGPU(stage, placement)._get_process_group_backend() == backend
+    assert OnGPU(stage, placement, process_group_backend="gloo")._get_process_group_backend() == "gloo"
+    strategy = ColossalAIStrategy(stage, placement)
+    strategy.parallel_devices = [torch.device("cpu")]
+    assert strategy._get_process_group_backend() == "gloo"
 
 
 @installed

@@ -11,8 +11,9 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from lightning.pytorch.callbacks import ModelCheckpoint
-from support import free_port, trainer
+from support import free_port, tiny_source, trainer
 from torch import Tensor, nn
+from torch.distributed.fsdp import ShardingStrategy
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
@@ -27,6 +28,7 @@ from lightning_rlhf.rewards.net import NetReward
 from lightning_rlhf.strategies.distributed_weights import is_distributed_checkpoint, read_weights
 from lightning_rlhf.strategies.fsdp import FSDPStrategy
 from lightning_rlhf.strategies.fsdp2 import FSDP2Strategy
+from lightning_rlhf.strategies.half import keep_buffers
 from lightning_rlhf.strategies.phases import full_state_dict, grad_norm, num_parameters, rollout_phase, whole
 
 STRATEGIES: dict[str, Callable[..., Any]] = {"fsdp": FSDPStrategy, "fsdp2": FSDP2Strategy}
@@ -168,6 +170,25 @@ class Other(Module):
         self.temperature = nn.Parameter(torch.ones(1, dtype=torch.bfloat16))
 
 
+class Rotary(Module):
+    """One net with rotary embeddings, whose frequencies are buffers."""
+
+    def configure_model(self) -> None:
+        if not hasattr(self, "actor"):
+            self.actor = load_causal_lm(tiny_source())
+
+    def training_step(self, ids: Tensor, batch_idx: int) -> Tensor:
+        self.frequencies = {name: buffer.clone() for name, buffer in self.actor.named_buffers()}
+        self.dtypes = {weight.dtype for weight in self.actor.parameters()}
+        return -self.score(ids).mean()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Asks for nothing."""
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 1e-3)
+
+
 def two_processes(folder: Path, strategy: Callable[..., Any]) -> dict[str, Any]:
     """In fp32 with accumulated parts; then in mixed precision, where the checkpoints of the first run are replaced."""
     facts = run(folder, strategy(), devices=2, accumulate_grad_batches=2)
@@ -286,6 +307,28 @@ def test_one_process_goes_on_where_two_were(name: str, ranks: list[dict[str, Any
     assert_close({k: resumed["weights"][k] for k in trained}, trained, rtol=1e-5, atol=1e-5)
 
 
+def rotary(folder: Path, strategy: Callable[..., Any]) -> dict[str, Any]:
+    """Rotary frequencies and dtypes of weights in training, as a trainer is made with and without Hydra."""
+    found: dict[str, Any] = {"exact": dict(load_causal_lm(tiny_source()).named_buffers())}
+    for hydra in (False, True):
+        module = Rotary()
+        training = trainer(folder, strategy=strategy(), precision="bf16-true", limit_train_batches=1)
+        if hydra:
+            keep_buffers(training)
+        training.fit(module)
+        found[f"hydra={hydra}"] = module.frequencies, module.dtypes
+    return found
+
+
+def test_with_weights_in_bf16_frequencies_keep_their_digits(name: str, tmp_path: Path) -> None:
+    (found,) = spawn(rotary, tmp_path, name, 1)
+    assert {buffer.dtype for buffer in found["exact"].values()} == {torch.float32}
+    for key in ("hydra=False", "hydra=True"):
+        frequencies, dtypes = found[key]
+        assert dtypes == {torch.bfloat16}
+        assert_close(frequencies, found["exact"], rtol=0, atol=0)
+
+
 def test_what_cannot_be_sharded_is_refused(name: str, ranks: list[dict[str, Any]]) -> None:
     for rank in ranks:
         assert ("temperature" if name == "fsdp2" else "torch.bfloat16") in rank["refused"]
@@ -306,6 +349,12 @@ def test_fsdp_refuses_what_it_cannot_do_on_a_cpu(
     with pytest.raises(UserError, match=words):
         trainer(tmp_path, strategy=FSDPStrategy(**strategy), **training).fit(module)
     assert not hasattr(module, "actor")
+
+
+@pytest.mark.parametrize("divided", ["HYBRID_SHARD", "hybrid_shard", ShardingStrategy._HYBRID_SHARD_ZERO2])
+def test_fsdp_divides_among_all_processes(divided: Any) -> None:
+    with pytest.raises(UserError, match="(?i)sharding_strategy=_?HYBRID_SHARD.*: take FULL_SHARD or SHARD_GRAD_OP"):
+        FSDPStrategy(sharding_strategy=divided)
 
 
 @pytest.mark.parametrize("setting", [{"use_orig_params": False}, {"state_dict_type": "full"}])

@@ -1,0 +1,37 @@
+"""A comparison with numbers that were never recorded is none."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from compare import differences
+
+PPO = {"loss": [1.0] * 6, "grad_norm": [2.0] * 6, "score": [0.5, 0.6], "kl": [0.0, 0.1], "val": {"score": 0.5}}
+
+
+def kept(folder: Path, stage: str, numbers: dict[str, Any]) -> Path:
+    (folder / stage).mkdir(parents=True)
+    (folder / stage / "trajectory.json").write_text(json.dumps(numbers))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["loss", "grad_norm", "score", "kl"])
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_quantity_that_is_missing_is_an_error(name: str, left: int, tmp_path: Path) -> None:
+    whole = kept(tmp_path / "whole", "ppo", PPO)
+    part = kept(tmp_path / "part", "ppo", PPO | {name: PPO[name][:left]})  # type: ignore[index]
+    with pytest.raises(AssertionError):
+        differences(part, whole, "ppo")
+
+
+def test_the_second_half_of_a_run_is_compared_with_the_end_of_a_whole_one(tmp_path: Path) -> None:
+    whole = kept(tmp_path / "whole", "ppo", PPO | {"loss": [9.0] * 3 + [1.0] * 3})
+    half = {name: value[len(value) // 2 :] for name, value in PPO.items() if isinstance(value, list)}
+    found = differences(kept(tmp_path / "half", "ppo", half | {"val": PPO["val"], "kl": [0.2]}), whole, "ppo")
+    assert found == {"loss": 0, "grad_norm": 0, "score": 0, "kl": pytest.approx(0.1), "val": 0}
+
+
+def test_other_stages_have_neither_score_nor_kl(tmp_path: Path) -> None:
+    whole = kept(tmp_path, "sft", PPO | {"score": [], "kl": []})
+    assert differences(whole, whole, "sft") == {"loss": 0, "grad_norm": 0, "val": 0}

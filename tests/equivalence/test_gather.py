@@ -1,0 +1,37 @@
+"""PPO that gathers its actor block by block for each token, where one process has done before the other."""
+
+from pathlib import Path
+
+import pytest
+from compare import differences, launch, trajectory
+
+# A quarter of all tokens ends a response, and two responses are drawn at a time.
+SETTINGS = ("stages=ppo", "stops=4", "ppo.module.rollout_micro_batch_size=2", "rollout.sampling.max_new_tokens=16")
+
+
+@pytest.fixture(scope="session")
+def single_short(single: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in one process, which gathers nothing."""
+    folder = tmp_path_factory.mktemp("single_short")
+    launch(folder, "single", f"start={single}", *SETTINGS)
+    return folder
+
+
+def steps(lengths: list[int]) -> list[int]:
+    """How many tokens a process draws for each two responses."""
+    return [max(lengths[i : i + 2]) for i in range(0, len(lengths), 2)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["fsdp", "fsdp2", "deepspeed_zero3"])
+def test_processes_whose_responses_end_apart_give_the_numbers_of_one(
+    strategy: str, single: Path, single_short: Path, tmp_path: Path
+) -> None:
+    layerwise = "trainer.strategy.gather_for_generation=false"
+    launch(tmp_path, strategy, "trainer.devices=2", layerwise, f"start={single}", *SETTINGS)
+    lengths = trajectory(tmp_path, "ppo")["lengths"]
+    assert lengths == trajectory(single_short, "ppo")["lengths"]
+    first, second = steps(lengths[:12]), steps(lengths[12:24])
+    assert max(abs(a - b) for a, b in zip(first, second, strict=True)) >= 4
+    found = differences(tmp_path, single_short, "ppo")
+    assert {name: value for name, value in found.items() if value > 1e-5} == {}
