@@ -40,11 +40,11 @@ def test_the_line_without_a_gpu_says_that_its_devices_are_cpus(tmp_path: Path) -
 
 
 def test_several_plans_end_in_a_narrow_table_of_what_fits(tmp_path: Path) -> None:
-    memory = ["device_memory=8MB,80MB", "trainer.devices=2"]
+    memory = ["device_memory=2MB,80MB", "trainer.devices=2"]
     done = plan(tmp_path, "-m", "model=tiny", "stage=sft", "strategy=single,fsdp2", *memory)
     assert done.returncode == 0, done.stderr
     table = done.stdout[done.stdout.rindex(" run ") :].partition("\n\n")[0].splitlines()
-    assert {"strategy", "device_memory", "peak_gib", "fits", "micro_batch"} <= set(table[0].split())
+    assert {"strategy", "device_memory", "fits", "micro_batch"} <= set(table[0].split())
     assert max(map(len, table)) <= 100
     assert "needs" in done.stdout.partition("table")[0]
 
