@@ -97,7 +97,7 @@ def test_a_plan_is_within_a_tenth_of_what_a_run_takes(words: str) -> None:
         env=environ(),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     largest = re.search(r"Largest difference ([\d.]+)%", done.stdout)

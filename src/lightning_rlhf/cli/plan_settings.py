@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from typing import Any
 
@@ -42,7 +43,7 @@ class Asked:
                 problems.append(str(error))
 
         places = [name for name in ("device_memory", "host_memory") if config[name] is not None]
-        memory = {name: read(name, lambda value, name=name: _memory(value, name)) for name in places}
+        memory = {name: read(name, partial(_memory, name=name)) for name in places}
         found = cls(
             memory,
             as_given={name: str(config[name]) for name in places},

@@ -43,8 +43,11 @@ class Layout:
 
     def on_cpus(self) -> "Layout":
         """The same where the devices are CPUs: what is offloaded to their memory never leaves it."""
-        places = {name: getattr(self, name) for name in ("optimizer_on", "parameters_on")}
-        return replace(self, **{name: "device" if place == "cpu" else place for name, place in places.items()})
+
+        def moved(place: Place) -> Place:
+            return "device" if place == "cpu" else place
+
+        return replace(self, optimizer_on=moved(self.optimizer_on), parameters_on=moved(self.parameters_on))
 
 
 def layout(node: Any) -> Layout:
