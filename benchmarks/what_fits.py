@@ -4,13 +4,15 @@ python benchmarks/what_fits.py
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from hydra import compose, initialize_config_module
 
 from lightning_rlhf.cli.jobs import job_of
-from lightning_rlhf.planner.plan import Plan, largest_micro_batch
-from lightning_rlhf.sizes import parse_bytes, readable
+from lightning_rlhf.planner.fitting import Limits, largest_micro_batch
+from lightning_rlhf.planner.plan import Plan
+from lightning_rlhf.sizes import parse_bytes
 
 MODELS = ["llama/7b", "llama/13b", "llama/33b", "llama/65b", "gpt2/175b"]
 MACHINES = {"1 × 24 GB": (1, "24GB"), "1 × 80 GB": (1, "80GB"), "8 × 80 GB": (8, "80GB")}
@@ -42,18 +44,28 @@ PAGE = Path(__file__).parents[1] / "docs" / "planner.md"
 
 
 def cell(model: str, devices: int, memory: str, strategy: str, trained: list[str]) -> str:
-    """The largest micro-batch that fits, or what is needed at least."""
+    """The largest micro-batch that fits, or what is needed at least; and what a machine needs, if it holds a part."""
     if "model.quantization=nf4" in trained and strategy not in WHOLE:
         return "–"
     settings = [*SETTINGS, f"model={model}", f"strategy={strategy}", f"trainer.devices={devices}", *trained]
     with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
         config = compose("plan", settings)
     plan = Plan(job_of(config, "ppo"), float(config.fragmentation))
-    rows = largest_micro_batch(plan, parse_bytes(memory, "device_memory"), limit=64)
-    if rows:
-        return f"{min(rows, 64)}"
-    one = Plan(plan.job.with_rows(1), plan.fragmentation)
-    return f"needs {readable(one.peak.total)}"
+    host = f"; host {gib(plan.host_peak)}" if plan.job.layout.offloads else ""
+    found = largest_micro_batch(plan, Limits(parse_bytes(memory, "device_memory")))
+    if found:
+        return f"{found.rows}{host}"
+    job = plan.job.with_rows(1)
+    needs = f"needs {gib(Plan(job, plan.fragmentation).peak.total)}"
+    if job.layout.divides_weights:
+        apart = replace(job, layout=replace(job.layout, gather_for_generation=False))
+        needs += f", {gib(Plan(apart, plan.fragmentation).peak.total)} ungathered"
+    return f"{needs}{host}"
+
+
+def gib(size: int) -> str:
+    """A size in GiB, as the table has it."""
+    return f"{size / 2**30:,.0f}"
 
 
 def main() -> None:

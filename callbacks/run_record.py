@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_rlhf.callbacks.health import health_record
-from lightning_rlhf.callbacks.throughput import peak_bytes
+from lightning_rlhf.callbacks.throughput import peak_bytes, peak_of
 
 _PACKAGES = ("lightning-rlhf", "torch", "lightning", "transformers", "hydra-core", "datasets", "peft", "wandb")
 
@@ -64,6 +64,7 @@ class RunRecord(Callback):
                 "model_dir": str(folder / "model") if status == "finished" else None,
                 "seconds": round(time.perf_counter() - self.start, 3),
                 "peak_bytes": peak_bytes(module.device),
+                "peak_of": peak_of(module.device),
                 "versions": versions(),
                 "seed": self.seed,
                 **health_record(trainer),

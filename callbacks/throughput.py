@@ -36,6 +36,10 @@ class Throughput(RLHFCallback):
         self.rollout_seconds = 0.0
         self.samples = self.tokens = self.trained_tokens = self.rollout_flops = 0
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forgets the peak of an earlier stage, where that can be."""
+        reset_peak(pl_module.device)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock, and counts from zero."""
         self._reset()
@@ -82,6 +86,17 @@ def _update_flops(trainer: Trainer, module: Any) -> int:
         learners = [net for net in nets(module) if num_parameters(trainer, net, trained=True)]
     trained = num_parameters(trainer, module, trained=True)
     return 4 * sum(num_parameters(trainer, net) for net in learners) + 2 * trained
+
+
+def reset_peak(device: torch.device) -> None:
+    """Starts the peak of a GPU again at what is held now; that of a process on a CPU counts from its start."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_of(device: torch.device) -> str:
+    """Of what `peak_bytes` is."""
+    return "tensors" if device.type == "cuda" else "whole process"
 
 
 def peak_bytes(device: torch.device) -> int:

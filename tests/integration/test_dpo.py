@@ -16,7 +16,8 @@ from support import Recorder, trainer
 from lightning_rlhf import DPOModule, ModelSource, PreferenceDataModule, Renderer, TextReward, load_causal_lm
 from lightning_rlhf.data.batches import PairBatch, PromptBatch
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.modules.dpo import as_sequences, response_logprobs
+from lightning_rlhf.models.forward import response_logprobs
+from lightning_rlhf.modules.dpo import as_sequences
 from lightning_rlhf.modules.optim import Optim
 
 CHATML = (

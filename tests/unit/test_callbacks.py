@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lightning_rlhf.callbacks import AdaptiveKL, SampleTable
+from lightning_rlhf.callbacks import AdaptiveKL, SampleTable, Throughput
 from lightning_rlhf.callbacks.run_record import write_json
+from lightning_rlhf.callbacks.throughput import peak_of
 from lightning_rlhf.errors import UserError
 
 
@@ -49,3 +50,12 @@ def test_a_json_file_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(KeyboardInterrupt):
         write_json(tmp_path / "result.json", {"status": "finished"})
     assert (tmp_path / "result.json").read_text() == before
+
+
+def test_the_peak_of_a_gpu_begins_with_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.device] = []
+    monkeypatch.setattr("torch.cuda.reset_peak_memory_stats", seen.append)
+    for device in (torch.device("cuda", 1), torch.device("cpu")):
+        Throughput().on_fit_start(None, SimpleNamespace(device=device))  # type: ignore[arg-type]
+    assert seen == [torch.device("cuda", 1)]
+    assert [peak_of(torch.device(name)) for name in ("cuda", "cpu")] == ["tensors", "whole process"]

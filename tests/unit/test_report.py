@@ -541,6 +541,14 @@ def test_costs_list_each_stage_and_the_whole(pipeline: Path) -> None:
     assert table.rows[2][-1] == "3.00 GiB"
 
 
+def test_a_plan_of_tensors_stands_beside_a_peak_that_says_if_it_is_of_the_whole_process(tmp_path: Path) -> None:
+    record = make_reward(tmp_path)
+    (tmp_path / "plan.json").write_text(json.dumps({"peak_bytes_per_device": 2**30}))
+    for of, said in (("whole process", "3.00 GiB, whole process"), ("tensors", "3.00 GiB")):
+        (tmp_path / "result.json").write_text(json.dumps(record | {"peak_of": of}))
+        assert costs(read_run(tmp_path)).rows[0][-2:] == (said, "1.00 GiB of tensors")
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0.0, "0"), (2.5e-4, "2.5e−4"), (-0.01234, "−0.0123"), (12345.6, "12,346"), (math.inf, "NaN"), (3.0, "3")],

@@ -15,8 +15,9 @@ from lightning_rlhf.data.batches import PairBatch
 from lightning_rlhf.data.preference import Pair, Scored
 from lightning_rlhf.data.render import Rendered
 from lightning_rlhf.experience import Rollout
+from lightning_rlhf.models.forward import response_logprobs
 from lightning_rlhf.models.scalar import Scalar
-from lightning_rlhf.modules.dpo import DPOModule, as_sequences, response_logprobs
+from lightning_rlhf.modules.dpo import DPOModule, as_sequences
 from lightning_rlhf.modules.ppo import PPOModule
 from lightning_rlhf.rewards.net import TextNetReward
 from lightning_rlhf.strategies.phases import rollout_phase, whole

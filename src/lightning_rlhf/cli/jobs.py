@@ -7,13 +7,14 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from lightning_rlhf.cli.refused import check_quantization, check_roles
 from lightning_rlhf.cli.reward_models import like_policy, reward_models
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapter_files import adapter_folder, adapter_kind, holds_adapter
 from lightning_rlhf.models.adapters import Lora
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.planner.job import Job
-from lightning_rlhf.planner.layout import layout
+from lightning_rlhf.planner.layout import Layout, layout
 
 
 def job_of(config: DictConfig, stage: str) -> Job:
@@ -24,16 +25,19 @@ def job_of(config: DictConfig, stage: str) -> Job:
     """
     block, trainer = config["reward_model" if stage == "reward" else stage], config.trainer
     source: ModelSource = instantiate(config.model, _convert_="all")
-    node = trainer.strategy
-    processes = num_devices(trainer.devices, on_gpu=_on_gpu(trainer))
+    spread, on_gpu = layout_of(config), _on_gpu(trainer)
+    roles = config.get("roles", "separate")
+    check_quantization(source, block, roles, divides=spread.divides_weights)
+    check_roles(roles, stage, source)
+    processes = num_devices(trainer.devices, on_gpu=on_gpu)
     sizes = block.module if "minibatch_size" in block.module else block.data
     settings: dict[str, Any] = {
         "stage": stage,
         "model": source,
-        "shared": config.get("roles", "separate") == "shared",
-        "layout": layout(OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node),
+        "shared": roles == "shared",
+        "layout": spread if on_gpu else spread.on_cpus(),
         "precision": str(trainer.precision),
-        "on_gpu": _on_gpu(trainer),
+        "on_gpu": on_gpu,
         "processes": processes * trainer.num_nodes,
         "processes_per_node": processes,
         "optimizer": block.module.optim.optimizer["_target_"],
@@ -42,11 +46,40 @@ def job_of(config: DictConfig, stage: str) -> Job:
         "accumulate": block.trainer.accumulate_grad_batches,
     }
     if stage == "ppo":
-        return Job(**settings, **_of_ppo(config, source))
-    length = config.get("prompt_length"), config.get("response_length")
-    prompt, response = length if None not in length else (0, block.data.max_length)
+        settings |= _of_ppo(config, source)
+    prompt, response = lengths(config, stage)
     reference = stage == "dpo" and not block.module.reference_free
     return Job(**settings, prompt_length=prompt, response_length=response, reference=reference)
+
+
+def layout_of(config: DictConfig) -> Layout:
+    """What the strategy of a configuration holds where, if its devices are GPUs.
+
+    Raises:
+        UserError: If the planner does not know it.
+    """
+    node = config.trainer.strategy
+    return layout(OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node)
+
+
+def lengths(config: DictConfig, stage: str) -> tuple[int, int]:
+    """Tokens of prompt and response: those that a plan is asked for, or the longest that are allowed.
+
+    Raises:
+        UserError: If they cannot be.
+    """
+    prompt, response = config.get("prompt_length"), config.get("response_length")
+    block = config["reward_model" if stage == "reward" else stage]
+    if stage == "ppo":
+        return prompt or block.data.max_prompt_length, response or block.module.sampling.max_new_tokens
+    if (prompt is None) != (response is None):
+        given = f"prompt_length={prompt}" if response is None else f"response_length={response}"
+        raise UserError(f"{given}: rows of stage={stage} are of prompt and response: give both lengths")
+    if prompt is not None and response is not None:
+        return prompt, response
+    # The longest response of DPO has a prompt of one token.
+    least = 1 if stage == "dpo" else 0
+    return least, block.data.max_length - least
 
 
 def _of_ppo(config: DictConfig, source: ModelSource) -> dict[str, Any]:
@@ -64,8 +97,6 @@ def _of_ppo(config: DictConfig, source: ModelSource) -> dict[str, Any]:
         "reward_adapter": _reward_adapter(rewards[0], source) if rewards else None,
         # What the SFT of a pipeline hands on is an adapter, which is not there yet.
         "adapter_reference": bool(source.adapter_dir or module.refresh_reference_every or "sft" in config.stages),
-        "prompt_length": config.get("prompt_length") or block.data.max_prompt_length,
-        "response_length": config.get("response_length") or module.sampling.max_new_tokens,
         "rollout_batch_size": module.rollout_batch_size,
         "rollout_micro_batch_size": module.rollout_micro_batch_size,
         "ppo_epochs": module.ppo_epochs,

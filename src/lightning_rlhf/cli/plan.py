@@ -36,51 +36,46 @@ def plan(config: DictConfig, folder: Path) -> dict[str, Any]:
     """
     import time
 
+    from lightning_rlhf.cli.plan_settings import Asked
+
+    asked = Asked.of(config)
     from lightning_rlhf.callbacks.run_record import versions, write_json
-    from lightning_rlhf.cli.jobs import job_of
     from lightning_rlhf.cli.plan_tables import print_plan
+    from lightning_rlhf.cli.planned import planned_stage
     from lightning_rlhf.cli.quiet import quiet
-    from lightning_rlhf.planner.flops import seconds
-    from lightning_rlhf.planner.knobs import savings, smallest
-    from lightning_rlhf.planner.plan import Plan, largest_micro_batch
-    from lightning_rlhf.sizes import parse_bytes
 
     quiet()
     start = time.perf_counter()
-    limits = {name: config[name] and parse_bytes(config[name], name) for name in ("device_memory", "host_memory")}
-    device = limits["device_memory"]
     stages = {}
     for name in config.stages:
-        planned = Plan(job_of(config, name), float(config.fragmentation))
-        record = planned.record()
-        record["fits"] = None if not any(limits.values()) else planned.fits(**limits)
-        record["seconds"] = seconds(record["flops"], planned.job.processes, float(config.device_flops), config.mfu)
-        found = savings(planned, device)
-        record["knobs"] = [
-            {"setting": s.knob.setting, "saves": s.saves, "peak": s.peak, "fits": s.fits, "cost": s.knob.cost}
-            for s in found
-        ]
-        if device is not None:
-            chosen = smallest(planned, device)
-            record["remedy"] = None if chosen is None else [knob.setting for knob in chosen]
-            record["largest_micro_batch"] = largest_micro_batch(planned, device)
-        stages[name] = record
-        print_plan(name, planned, record, limits)
+        planned, stages[name] = planned_stage(config, name, asked)
+        print_plan(name, planned, stages[name], asked)
     verdicts = [record["fits"] for record in stages.values()]
     peak = max(record["peak_bytes_per_device"] for record in stages.values())
+    fits = None if None in verdicts else all(verdicts)
     result = {
         "stage": "plan",
         "status": "finished",
-        "metrics": {"peak_bytes_per_device": peak, "peak_gib": round(peak / 2**30, 2)}
-        | ({} if None in verdicts else {"fits": all(verdicts)}),
+        "metrics": {"peak_gib": round(peak / 2**30, 2)}
+        | ({} if fits is None else {"fits": "yes" if fits else "no"})
+        | ({} if fits is None else {"micro_batch": _micro_batches(list(stages.values()))}),
         "peak_bytes_per_device": peak,
-        "fits": None if None in verdicts else all(verdicts),
+        "fits": fits,
         "seconds": round(time.perf_counter() - start, 3),
         "versions": versions(),
         "plans": stages,
     }
     write_json(folder / "result.json", result)
     return result
+
+
+def _micro_batches(records: list[dict[str, Any]]) -> str:
+    """The largest micro-batch of each stage that fits, or what is needed with the smallest one."""
+    cells = []
+    for record in records:
+        needs = f"needs {record['peak_of_one_row'] / 2**30:.1f} GiB"
+        cells.append(str(record["largest_micro_batch"] or needs))
+    return ", ".join(cells)
 
 
 def main() -> None:

@@ -5,7 +5,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lightning_rlhf.planner.memory import KINDS, by_kind, by_role
+from lightning_rlhf.cli.plan_settings import Asked
+from lightning_rlhf.planner.memory import KINDS, Bytes, by_kind, by_role, total
 from lightning_rlhf.planner.plan import Plan
 from lightning_rlhf.sizes import readable
 
@@ -21,33 +22,46 @@ _SHORT = {
 }
 
 
-def print_plan(stage: str, plan: Plan, record: dict[str, Any], limits: dict[str, int | None]) -> None:
+def print_plan(stage: str, plan: Plan, record: dict[str, Any], asked: Asked) -> None:
     """Prints the plan of a stage: phases by kind, the peak by role, the verdict, what would help, and the time.
 
     Args:
         stage: Its name.
         plan: The plan.
         record: What `result.json` says of it.
-        limits: `device_memory` and `host_memory`, where they are given.
+        asked: What it was asked for.
     """
     console, job = Console(soft_wrap=True, highlight=False), plan.job
     lengths = f"{job.prompt_length} + {job.response_length}" if job.prompt_length else str(job.response_length)
+    devices = f"{job.processes} GPU(s)" if job.on_gpu else f"{job.processes} process(es) on CPUs"
     console.print(
-        f"\n[bold]{stage}[/]: {job.processes} device(s), {lengths} tokens, micro-batches of {job.micro_batch_size}"
+        f"\n[bold]{stage}[/]: {devices}, {lengths} tokens, micro-batches of {job.micro_batch_size}"
         + (f", rollouts of {job.rollout_rows}" if job.stage == "ppo" else "")
     )
-    unit, factor = ("GiB", 2**30) if plan.peak.total >= 2**30 else ("MiB", 2**20)
-    rows = {name: by_kind(moment.held) for name, moment in plan.phases.items()}
-    console.print(_sizes(unit, factor, rows, plan.peak.phase))
-    console.print(f" peak in {plan.peak.phase}: {plan.peak.what}")
-    console.print(_sizes(unit, factor, {role or "all": held for role, held in by_role(plan.peak.held).items()}, None))
-    if plan.host_peak:
+    for note in record["notes"]:
+        console.print(f" {note}", style="yellow", markup=False)
+    _print_sizes(console, {name: moment.held for name, moment in plan.phases.items()}, plan.peak.phase, plan.peak.what)
+    if plan.host:
         console.print(f" host: {readable(plan.host_peak)} for each machine")
-    _print_verdict(console, record, limits, unit, factor)
+        largest = max(plan.host, key=lambda phase: total(plan.host[phase]))
+        _print_sizes(console, plan.host, largest, "all processes of a machine")
+    _print_verdict(console, record, asked, *_unit(plan.peak.total))
     flops, times = sum(record["flops"].values()), record["seconds"]
     per = "iteration" if job.stage == "ppo" else "optimizer step"
     parts = ", ".join(f"{name} {value:.3g} s" for name, value in times.items())
     console.print(f" {flops:.3g} FLOPs for each {per}: {sum(times.values()):.3g} s ({parts})")
+
+
+def _print_sizes(console: Console, phases: dict[str, Bytes], largest: str, what: str) -> None:
+    """Phases by kind, and the largest one by role."""
+    unit, factor = _unit(total(phases[largest]))
+    console.print(_sizes(unit, factor, {name: by_kind(held) for name, held in phases.items()}, largest))
+    console.print(f" peak in {largest}: {what}")
+    console.print(_sizes(unit, factor, by_role(phases[largest]), None))
+
+
+def _unit(size: int) -> tuple[str, int]:
+    return ("GiB", 2**30) if size >= 2**30 else ("MiB", 2**20)
 
 
 def _sizes(unit: str, factor: int, rows: dict[str, dict[str, int]], bold: str | None) -> Table:
@@ -65,28 +79,46 @@ def _number(size: float) -> str:
     return f"{size:,.1f}" if size < 1000 else f"{size:,.0f}"
 
 
-def _print_verdict(
-    console: Console, record: dict[str, Any], limits: dict[str, int | None], unit: str, factor: int
-) -> None:
+def _print_verdict(console: Console, record: dict[str, Any], asked: Asked, unit: str, factor: int) -> None:
     if record["fits"] is not None:
-        given = ", ".join(f"{name}={readable(size)}" for name, size in limits.items() if size)
+        given = ", ".join(f"{name}={_limit(asked, name)}" for name in asked.memory)
         console.print(f" {'[bold green]fits[/]' if record['fits'] else '[bold red]does not fit[/]'} in {given}")
-    if limits["device_memory"] is not None:
-        console.print(f" largest micro-batch that fits: {record['largest_micro_batch'] or 'none'}")
+        for name, size in record["short"].items():
+            console.print(f" {name} is short by {_like_given(size, asked.as_given[name])}")
+        rows, setting = record["largest_micro_batch"], record["largest_micro_batch_setting"]
+        smaller = f"{rows} ({setting})" if rows else "none, by this alone"
+        console.print(f" largest micro-batch that fits: {smaller}")
     if record["fits"] is False:
-        remedy = record.get("remedy")
-        if remedy:
-            console.print(f" smallest change: [bold]{' '.join(remedy)}[/]")
-        elif remedy is None and limits["device_memory"] is not None:
-            console.print(" no setting makes it fit: take more devices, or a smaller model")
+        remedy = record["remedy"]
+        if remedy is None:
+            console.print(" none of the settings below makes it fit, nor do several: take more devices, or less model")
+        else:
+            console.print(f" it fits with: [bold]{' '.join(remedy)}[/]")
     if record["knobs"] and record["fits"] is not True:
-        table = _table("saves", "peak", "fits", f"{unit}; by")
-        for knob in record["knobs"]:
-            fits = {None: "", True: "yes", False: "no"}[knob["fits"]]
-            setting = f"{knob['setting']}\n[dim]  {knob['cost']}[/]"
-            table.add_row(_number(knob["saves"] / factor), _number(knob["peak"] / factor), fits, setting)
-        table.columns[-1].justify = "left"
-        console.print(table)
+        _print_knobs(console, record["knobs"], unit, factor, with_host="host_memory" in asked.memory)
+
+
+def _print_knobs(console: Console, knobs: list[dict[str, Any]], unit: str, factor: int, *, with_host: bool) -> None:
+    table = _table("saves", "peak", *(("host",) if with_host else ()), "fits", f"{unit}; by")
+    for knob in knobs:
+        sizes = [knob["saves"], knob["peak"], *((knob["host_peak"],) if with_host else ())]
+        fits = {None: "", True: "yes", False: "no"}[knob["fits"]]
+        setting = f"{knob['setting']}\n[dim]  {knob['cost']}[/]"
+        table.add_row(*(_number(size / factor) for size in sizes), fits, setting)
+    table.columns[0].no_wrap = True
+    table.columns[-1].justify, table.columns[-1].no_wrap = "left", False
+    console.print(table)
+
+
+def _limit(asked: Asked, name: str) -> str:
+    """A limit as it was written, and in the unit of the tables."""
+    given = asked.as_given[name]
+    return given if given.lower().endswith("ib") else f"{given} ({readable(asked.memory[name])})"
+
+
+def _like_given(size: int, given: str) -> str:
+    """A size in the unit of the tables, and in that of the limit."""
+    return readable(size) if given.lower().endswith("ib") else f"{readable(size)} ({size / 1e9:,.1f} GB)"
 
 
 def _table(first: str, *others: str) -> Table:

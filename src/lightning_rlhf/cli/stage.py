@@ -19,6 +19,7 @@ from rich.table import Table
 from lightning_rlhf.callbacks.run_record import versions
 from lightning_rlhf.cli.check import check_targets
 from lightning_rlhf.cli.planned import print_plan_line
+from lightning_rlhf.cli.refused import check_quantization, check_roles
 from lightning_rlhf.cli.reward_models import critic_source, put_on_backbone
 from lightning_rlhf.data.loader import micro_batch_size
 from lightning_rlhf.data.render import Renderer
@@ -70,13 +71,13 @@ def prepare(config: DictConfig, name: str, folder: Path, renderer: Renderer) -> 
         instantiate(config.data.write)
     source: ModelSource = instantiate(config.model, _convert_="all")
     trainer = _trainer(config, name, source)
-    _check_quantization(source, block, trainer, config.roles)
-    _check_roles(config.roles, name, source)
+    check_quantization(source, block, config.roles, divides=shards_parameters(trainer))
+    check_roles(config.roles, name, source)
     module = instantiate(block.module, renderer=renderer, **_nets(config, name, source, renderer))
     sizes = _minibatch_holder(block)
     micro_batch_size(sizes.minibatch_size, trainer)
     if "rollout_batch_size" in sizes:
-        check_sizes(sizes.rollout_batch_size, sizes.minibatch_size, trainer)
+        check_sizes(sizes.rollout_batch_size, sizes.minibatch_size, trainer.world_size)
     data = instantiate(block.data, renderer=renderer)
     return Stage(name, config, folder, trainer, module, data)
 
@@ -120,31 +121,6 @@ def fit(stage: Stage, checkpoint: Path | None) -> dict[str, Any]:
         raise KeyboardInterrupt
     record = stage.folder / "result.json"
     return json.loads(record.read_text(encoding="utf-8"))
-
-
-def _check_roles(roles: str, name: str, source: ModelSource) -> None:
-    """Checks whether one net can play all roles, if it is to."""
-    if roles not in ("separate", "shared"):
-        raise UserError(f"roles={roles}: expected separate or shared")
-    if roles == "separate":
-        return
-    if name == "dpo":
-        raise UserError("roles=shared: DPO has no four roles: take roles=separate")
-    if source.adapter is None:
-        raise UserError("roles=shared: each role is an adapter of one net: add adapter=lora")
-
-
-def _check_quantization(source: ModelSource, block: DictConfig, trainer: pl.Trainer, roles: str) -> None:
-    """Checks that quantized weights need not do what they cannot."""
-    given = f"model.quantization={source.quantization}"
-    if source.quantization is None:
-        return
-    if source.adapter is None:
-        raise UserError(f"{given}: quantized weights cannot be trained: add adapter=lora")
-    if shards_parameters(trainer):
-        raise UserError(f"{given}: quantized weights cannot be divided: take strategy=ddp or deepspeed_zero2")
-    if roles == "separate" and block.module.get("refresh_reference_every"):
-        raise UserError(f"{given}: a quantized reference cannot change: set ppo.module.refresh_reference_every=0")
 
 
 def _nets(config: DictConfig, name: str, source: ModelSource, renderer: Renderer) -> dict[str, Any]:

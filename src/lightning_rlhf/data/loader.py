@@ -93,11 +93,20 @@ def micro_batch_size(minibatch_size: int, trainer: Trainer) -> int:
     Raises:
         UserError: If ranks and accumulated parts do not divide the minibatch.
     """
-    parts = trainer.world_size * trainer.accumulate_grad_batches
+    return part_size(minibatch_size, trainer.world_size, trainer.accumulate_grad_batches)
+
+
+def part_size(minibatch_size: int, processes: int, accumulate: int) -> int:
+    """The same of so many ranks and accumulated parts.
+
+    Raises:
+        UserError: If they do not divide the minibatch.
+    """
+    parts = processes * accumulate
     if minibatch_size < 1 or minibatch_size % parts:
         raise UserError(
-            f"minibatch_size={minibatch_size} does not divide by {parts} = {trainer.world_size} processes x "
-            f"accumulate_grad_batches={trainer.accumulate_grad_batches}: change one of them"
+            f"minibatch_size={minibatch_size} does not divide by {parts} = {processes} processes x "
+            f"accumulate_grad_batches={accumulate}: change one of them"
         )
     return minibatch_size // parts
 

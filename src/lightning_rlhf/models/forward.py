@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lightning_rlhf.experience import Sequences
@@ -70,6 +71,14 @@ def response_logits(net: nn.Module, sequences: Sequences, temperature: float = 1
     logits = logits[:, :-1]
     # No second tensor of this size for a division that changes nothing.
     return logits if temperature == 1 else logits / temperature
+
+
+def response_logprobs(net: nn.Module, sequences: Sequences) -> Tensor:
+    """Log-probs (B,) of whole responses, stop token included, in nats; logits of padding are left out before fp32."""
+    mask = sequences.response_mask
+    logits, tokens = response_logits(net, sequences)[mask], sequences.responses[mask]
+    logprobs = token_logprobs(logits[None], tokens[None])[0]
+    return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, logprobs).sum(1)
 
 
 def label_logprobs(net: nn.Module, input_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor) -> Tensor:

@@ -16,12 +16,11 @@ from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError, raise_problems
 from lightning_rlhf.experience import Sequences
 from lightning_rlhf.hooks import notify
-from lightning_rlhf.models.forward import response_logits
+from lightning_rlhf.models.forward import response_logprobs
 from lightning_rlhf.models.roles import Net, build
 from lightning_rlhf.modules.checkpoint import beside_adapters, fill_in, leave_out
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.modules.reward import wins
-from lightning_rlhf.ops.logprobs import token_logprobs
 from lightning_rlhf.ops.preference import PREFERENCE_LOSSES
 from lightning_rlhf.ops.sequences import used_columns
 from lightning_rlhf.rewards import TextReward
@@ -226,11 +225,3 @@ def as_sequences(batch: PairBatch) -> Sequences:
     positions = torch.arange(batch.input_ids.shape[1], device=ends.device)
     is_answer = batch.attention_mask & (positions >= ends - batch.answer_lengths[:, None])
     return Sequences(batch.input_ids, batch.attention_mask, is_answer[:, used_columns(is_answer).start :])
-
-
-def response_logprobs(net: PreTrainedModel, sequences: Sequences) -> Tensor:
-    """Log-probs (B,) of whole responses, stop token included, in nats; logits of padding are left out before fp32."""
-    mask = sequences.response_mask
-    logits, tokens = response_logits(net, sequences)[mask], sequences.responses[mask]
-    logprobs = token_logprobs(logits[None], tokens[None])[0]
-    return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, logprobs).sum(1)

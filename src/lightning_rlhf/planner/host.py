@@ -38,11 +38,15 @@ def host_bytes(job: Job, sizes: Sizes) -> dict[str, Bytes]:
 def _offloaded(job: Job, weights: dict[str, Weights]) -> Bytes:
     part = job.processes_per_node / job.processes
     held: Bytes = Counter()
+    # FSDP has no copies in fp32: what it offloads are the weights themselves, in their dtype.
+    copies = job.layout.engine != "fsdp"
     for role, net in weights.items():
-        item = job.dtype.itemsize if job.dtype else net.size / net.count
+        item = job.dtype.itemsize if job.dtype and copies else net.size / net.count
+        trained = 4 * net.trained if copies else net.trained_size
+        averages = moments_size(job.optimizer_bits, trained, net.trained)
         if job.layout.optimizer_on == "cpu":
-            held[role, "optimizer"] += round(part * net.trained * (4 + moments_size(job.optimizer_bits, 4, 1)))
-            held[role, "gradients"] += round(part * net.trained * 4)
+            held[role, "optimizer"] += round(part * (averages + (trained if copies else 0)))
+            held[role, "gradients"] += round(part * trained)
         if job.layout.parameters_on == "cpu":
             held[role, "parameters"] += round(part * net.count * item)
     return held

@@ -58,6 +58,11 @@ class Job:
     """Optimizer steps of an epoch, for FLOPs; PPO's follow from its batches."""
 
     @property
+    def block(self) -> str:
+        """Of the configuration, with the stage's settings."""
+        return "reward_model" if self.stage == "reward" else self.stage
+
+    @property
     def reward_plays(self) -> bool:
         """Whether the net behind the score is the backbone."""
         return self.shared and self.reward_adapter is not None
@@ -83,9 +88,8 @@ class Job:
         return max(1, min(self.rollout_micro_batch_size, self.rollout_batch_size // self.processes))
 
     def with_rows(self, rows: int) -> "Job":
-        """The same with micro-batches of so many sequences, as many of them as there were or fewer."""
-        parts = max(1, self.minibatch_size // (rows * self.processes))
-        return replace(self, minibatch_size=rows * self.processes * parts, accumulate=parts)
+        """The same with micro-batches of so many sequences, which divide a process's share of the minibatch."""
+        return replace(self, accumulate=max(1, self.minibatch_size // (rows * self.processes)))
 
     def with_model(self, **changes: object) -> "Job":
         """The same with other settings of the models."""

@@ -1,12 +1,14 @@
-"""What makes a run smaller: each setting by itself with what it saves, and the fewest that make it fit."""
+"""Settings that make a run smaller."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from lightning_rlhf.models.adapters import Lora
 from lightning_rlhf.planner.job import Job
-from lightning_rlhf.planner.layout import Layout
-from lightning_rlhf.planner.plan import Plan
+from lightning_rlhf.planner.layout import Layout, layout
+
+_ADAMW = "torch.optim.AdamW"
+"""The optimizer where the configuration names none."""
 
 
 @dataclass(frozen=True)
@@ -19,17 +21,30 @@ class Knob:
     """What it costs, or changes."""
     turn: Callable[[Job], Job]
 
+    @property
+    def key(self) -> str:
+        """The same for each value of one setting."""
+        return self.setting if self.is_strategy else self.setting.rpartition("=")[0]
 
-@dataclass(frozen=True)
-class Saving:
-    """What a knob does to a plan."""
+    @property
+    def is_strategy(self) -> bool:
+        """Whether it chooses a strategy."""
+        return self.setting.startswith("strategy=")
 
-    knob: Knob
-    peak: int
-    """Bytes on a device with it."""
-    saves: int
-    fits: bool | None
-    """None: there is no limit."""
+    @property
+    def of_strategy(self) -> bool:
+        """Whether it goes when another strategy is chosen."""
+        return self.is_strategy or self.setting.startswith("trainer.strategy.")
+
+    @property
+    def divides(self) -> bool:
+        """Whether weights are divided with it."""
+        return self.of_strategy
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether weights are quantized with it."""
+        return "model.quantization=" in self.setting
 
 
 def knobs(job: Job) -> Iterator[Knob]:
@@ -37,27 +52,24 @@ def knobs(job: Job) -> Iterator[Knob]:
 
     First what changes no number, then strategies, then what trains less or in fewer digits.
     """
-    block = {"reward": "reward_model"}.get(job.stage, job.stage)
     if not job.model.gradient_checkpointing:
         yield Knob(
             "model.gradient_checkpointing=true",
             "a third more time",
             lambda job: job.with_model(gradient_checkpointing=True),
         )
-    rows = job.micro_batch_size
-    if rows > 1:
-        whole = job.minibatch_size // job.processes
+    if job.micro_batch_size > 1:
         yield Knob(
-            f"{block}.trainer.accumulate_grad_batches={whole}",
+            f"{job.block}.trainer.accumulate_grad_batches={job.minibatch_size // job.processes}",
             "micro-batches of 1, slower on a GPU",
-            lambda job: replace(job, accumulate=max(1, job.minibatch_size // job.processes)),
+            lambda job: job.with_rows(1),
         )
     if job.stage == "ppo" and job.rollout_rows > 1:
         fewer = max(1, job.rollout_rows // 8)
         yield Knob(
             f"rollout.micro_batch_size={fewer}",
             "slower sampling",
-            lambda job: replace(job, rollout_micro_batch_size=max(1, job.rollout_rows // 8)),
+            lambda job: replace(job, rollout_micro_batch_size=fewer),
         )
     if job.model.quantization is None:
         # What is quantized cannot be divided.
@@ -66,24 +78,32 @@ def knobs(job: Job) -> Iterator[Knob]:
 
 
 def _strategies(job: Job) -> Iterator[Knob]:
-    bucket = job.layout.reduce_bucket or 200_000_000
-    zero = Layout(engine="deepspeed", stage=3, reduce_bucket=bucket)
-    if job.processes > 1 and job.layout.stage < 3:
+    offloads = job.layout.offloads
+    if job.processes > 1 and (not job.layout.divides_weights or offloads):
+        cost = "optimizer's step and weights on the devices" if offloads else "communication"
         fully = Layout(engine="fsdp2", stage=3)
-        yield Knob("strategy=fsdp2", "communication", lambda job: replace(job, layout=fully))
+        yield Knob("strategy=fsdp2", cost, lambda job: _with_layout(job, fully, _ADAMW))
     if job.on_gpu and job.layout.parameters_on == "device":
-        offloaded = replace(zero, optimizer_on="cpu", parameters_on="cpu")
+        offloaded = layout(
+            {"_target_": "DeepSpeedStrategy", "stage": 3, "offload_optimizer": True, "offload_parameters": True}
+        )
         yield Knob(
             "strategy=deepspeed_zero3_offload",
             "optimizer's step on the host, weights over the bus",
-            lambda job: replace(job, layout=offloaded, optimizer="cpu_adamw"),
+            lambda job: _with_layout(job, offloaded, "lightning_rlhf.strategies.deepspeed_ops.cpu_adamw"),
         )
-    if job.stage == "ppo" and job.layout.stage == 3 and job.layout.gather_for_generation:
+    if job.stage == "ppo" and job.layout.divides_weights and job.layout.gather_for_generation:
         yield Knob(
             "trainer.strategy.gather_for_generation=false",
             "much slower sampling",
             lambda job: replace(job, layout=replace(job.layout, gather_for_generation=False)),
         )
+
+
+def _with_layout(job: Job, changed: Layout, optimizer: str) -> Job:
+    """Another strategy; it brings its optimizer, unless the user has named one."""
+    usual = job.optimizer == _ADAMW or job.optimizer.rpartition(".")[2] in ("cpu_adamw", "hybrid_adam")
+    return replace(job, layout=changed, optimizer=optimizer if usual else job.optimizer)
 
 
 def _smaller(job: Job) -> Iterator[Knob]:
@@ -94,23 +114,28 @@ def _smaller(job: Job) -> Iterator[Knob]:
             lambda job: replace(job.with_model(dtype="bfloat16"), precision="bf16-true"),
         )
     if job.optimizer_bits == 32 and job.layout.stage == 0 and job.on_gpu:
-        yield Knob("optim=adamw_8bit", "the optimizer's averages in 8 bits", lambda job: replace(job, optimizer_bits=8))
-    quantizes = job.model.quantization is None and job.layout.stage < 3
+        yield Knob(
+            "optim=adamw_8bit",
+            "the optimizer's averages in 8 bits",
+            lambda job: replace(job, optimizer="lightning_rlhf.modules.optim_bits.adamw", optimizer_bits=8),
+        )
+    quantizes = job.model.quantization is None and not job.layout.divides_weights
     # One net has no critic that starts as a reward model beside it.
     shares = job.stage == "ppo" and not job.shared and not (job.critic_init == "reward" and job.reward_adapter is None)
+    adapted = "" if job.model.adapter else "adapter=lora "
     if job.model.adapter is None:
         yield Knob("adapter=lora", "trains an adapter only", _with_adapter)
     if shares:
-        yield Knob("adapter=lora roles=shared", "adapters of one net in all roles", _with_shared)
+        yield Knob(f"{adapted}roles=shared", "adapters of one net in all roles", _with_shared)
     if quantizes:
         yield Knob(
-            "adapter=lora model.quantization=nf4",
+            f"{adapted}model.quantization=nf4",
             "weights in 4 bits",
             lambda job: _with_quantization(_with_adapter(job)),
         )
     if shares and quantizes:
         yield Knob(
-            "adapter=lora roles=shared model.quantization=nf4",
+            f"{adapted}roles=shared model.quantization=nf4",
             "one net, in 4 bits",
             lambda job: _with_quantization(_with_shared(job)),
         )
@@ -133,45 +158,3 @@ def _with_adapter(job: Job) -> Job:
 def _with_quantization(job: Job) -> Job:
     critic = job.critic and replace(job.critic, quantization="nf4")
     return replace(job, model=replace(job.model, quantization="nf4"), critic=critic)
-
-
-def savings(plan: Plan, limit: int | None) -> list[Saving]:
-    """What each knob saves by itself, the largest saving first; those that save nothing are left out."""
-    found = []
-    for knob in knobs(plan.job):
-        peak = turned(plan, [knob]).peak.total
-        saves = plan.peak.total - peak
-        if saves > 0:
-            found.append(Saving(knob, peak, saves, None if limit is None else peak <= limit))
-    return sorted(found, key=lambda saving: -saving.saves)
-
-
-def turned(plan: Plan, knobs: list[Knob]) -> Plan:
-    """The plan with some knobs turned, in order."""
-    job = plan.job
-    for knob in knobs:
-        job = knob.turn(job)
-    return replace(plan, job=job)
-
-
-def smallest(plan: Plan, limit: int) -> list[Knob] | None:
-    """The fewest and mildest knobs that make a plan fit; empty if it fits, None if none do."""
-    if plan.fits(limit):
-        return []
-    order = list(knobs(plan.job))
-    for knob in order:
-        if turned(plan, [knob]).fits(limit):
-            return [knob]
-    chosen: list[Knob] = []
-    for knob in order:
-        chosen.append(knob)
-        if turned(plan, chosen).fits(limit):
-            break
-    else:
-        return None
-    # What came first may not be needed, now that the last is there.
-    for knob in chosen[:-1]:
-        without = [other for other in chosen if other is not knob]
-        if turned(plan, without).fits(limit):
-            chosen = without
-    return chosen

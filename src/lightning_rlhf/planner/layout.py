@@ -1,7 +1,7 @@
 """What a strategy holds where: read from the node `trainer.strategy`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from lightning_rlhf.errors import UserError
@@ -30,6 +30,24 @@ class Layout:
     def casts(self) -> bool:
         """Whether weights are cast to 16 bits, and the optimizer has fp32 copies; otherwise autocast is in charge."""
         return self.engine in ("deepspeed", "colossalai", "fsdp2")
+
+    @property
+    def divides_weights(self) -> bool:
+        """Whether no process holds whole nets."""
+        return self.engine in ("fsdp", "fsdp2") or self.stage == 3
+
+    @property
+    def offloads(self) -> bool:
+        """Whether anything rests beside the device."""
+        return (self.optimizer_on, self.parameters_on) != ("device", "device")
+
+    def on_cpus(self) -> "Layout":
+        """The same where the devices are CPUs: what is offloaded to their memory never leaves it."""
+
+        def moved(place: Place) -> Place:
+            return "device" if place == "cpu" else place
+
+        return replace(self, optimizer_on=moved(self.optimizer_on), parameters_on=moved(self.parameters_on))
 
 
 def layout(node: Any) -> Layout:

@@ -48,9 +48,9 @@ def by_kind(held: Bytes) -> dict[str, int]:
 
 
 def by_role(held: Bytes) -> dict[str, dict[str, int]]:
-    """Bytes of each kind, for each role."""
+    """Bytes of each kind, for each role; `other` is what belongs to none."""
     roles = dict.fromkeys(role for role, _ in held)
-    return {role: {k: size for (r, k), size in held.items() if r == role and size} for role in roles}
+    return {role or "other": {k: size for (r, k), size in held.items() if r == role and size} for role in roles}
 
 
 def peak(moments: list[Moment]) -> Moment:

@@ -46,12 +46,18 @@ def architecture(source: ModelSource) -> dict[str, Any]:
     Raises:
         UserError: If there is none.
     """
-    is_here = source.pretrained is not None and Path(source.pretrained).expanduser().exists()
-    known = (
-        source if is_here or not source.config else replace(source, pretrained=None, meta_dir=None, tokenizer="none")
-    )
-    config = known.hf_config()
+    config = _known(source).hf_config()
     return {key: value for key, value in config.to_dict().items() if key not in ("dtype", "transformers_version")}
+
+
+def num_positions(source: ModelSource) -> int | None:
+    """Tokens that a net can read; None if there is no limit."""
+    return getattr(_known(source).hf_config(), "max_position_embeddings", None)
+
+
+def _known(source: ModelSource) -> ModelSource:
+    is_here = source.pretrained is not None and Path(source.pretrained).expanduser().exists()
+    return source if is_here or not source.config else replace(source, pretrained=None, meta_dir=None, tokenizer="none")
 
 
 def shallow(source: ModelSource) -> tuple[ModelSource, int]:

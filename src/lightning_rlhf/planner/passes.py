@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_rlhf.experience import Answers, Sequences
-from lightning_rlhf.models.forward import label_logprobs, last_logits, position_arguments, response_logits
+from lightning_rlhf.models.forward import label_logprobs, last_logits, position_arguments, response_logprobs
 from lightning_rlhf.models.roles import Roles
 from lightning_rlhf.models.scalar import ScalarModel
-from lightning_rlhf.ops.logprobs import token_logprobs
 from lightning_rlhf.planner.trace import Segment, Trace, cuts, gradients
 from lightning_rlhf.planner.weights import BACKBONE
 
@@ -113,16 +112,16 @@ def judging(net: ScalarModel, rows: int, length: int) -> Callable[[Trace], None]
 
 
 def preferring(nets: Mapping[str, nn.Module], rows: int, prompt: int, response: int) -> Callable[[Trace], None]:
-    """A training step of DPO on B answers."""
+    """A training step of DPO on B answers, behind one prompt token or more, which predicts a response's first."""
 
     def work(trace: Trace) -> None:
         batch = sequences(rows, prompt, response)
         trace.enter("actor", "input")
-        logprobs = token_logprobs(response_logits(nets["actor"], batch), batch.responses)
+        logprobs = response_logprobs(nets["actor"], batch)
         if "reference" in nets:
             trace.enter("reference", "input")
             with torch.no_grad():
-                token_logprobs(response_logits(nets["reference"], batch), batch.responses)
+                response_logprobs(nets["reference"], batch)
         _backward(trace, {"actor": [logprobs]})
 
     return work

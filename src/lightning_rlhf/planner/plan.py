@@ -39,13 +39,19 @@ class Plan:
 
     @property
     def host_peak(self) -> int:
-        """Bytes."""
+        """Bytes; where the devices are CPUs, what its processes take as devices."""
+        if not self.job.on_gpu:
+            return self.job.processes_per_node * self.peak.total
         return max(map(total, self.host.values()), default=0)
 
     def fits(self, device_memory: int | None, host_memory: int | None = None) -> bool:
         """Whether it does; what is not limited is not looked at."""
-        on_device = device_memory is None or self.peak.total <= device_memory
-        return on_device and (host_memory is None or self.host_peak <= host_memory)
+        return not self.short(device_memory, host_memory)
+
+    def short(self, device_memory: int | None, host_memory: int | None = None) -> dict[str, int]:
+        """Bytes that are wanting, by the setting that limits them; empty if it fits."""
+        needs = {"device_memory": (self.peak.total, device_memory), "host_memory": (self.host_peak, host_memory)}
+        return {name: peak - limit for name, (peak, limit) in needs.items() if limit is not None and peak > limit}
 
     @property
     def flops(self) -> dict[str, float]:
@@ -63,7 +69,10 @@ class Plan:
                 name: {"bytes": m.total, "at": m.what, "by_role": by_role(m.held), "by_kind": by_kind(m.held)}
                 for name, m in self.phases.items()
             },
-            "host": {name: by_kind(held) for name, held in self.host.items()},
+            "host": {
+                name: {"bytes": total(held), "by_role": by_role(held), "by_kind": by_kind(held)}
+                for name, held in self.host.items()
+            },
             "parameters": {role: net.count for role, net in run_passes(self.job).sizes.held.items()},
             "trained": {role: net.trained for role, net in run_passes(self.job).sizes.held.items()},
             "flops": self.flops,
@@ -73,20 +82,3 @@ class Plan:
     def _with_margin(self, moment: Moment) -> Moment:
         margin: Bytes = Counter({("", "margin"): round(moment.total * self.fragmentation)})
         return replace(moment, held=moment.held + margin)
-
-
-def largest_micro_batch(plan: Plan, device_memory: int, limit: int = 4096) -> int:
-    """The most sequences that one device can put through an update at a time; 0 if not even one fits."""
-
-    def fits(rows: int) -> bool:
-        return replace(plan, job=plan.job.with_rows(rows)).fits(device_memory)
-
-    if not fits(1):
-        return 0
-    low, high = 1, 2
-    while high <= limit and fits(high):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low

@@ -73,7 +73,12 @@ def fsdp(job: Job, sizes: Sizes) -> Rules:
         return block * (2 if segment.backward else 1) + (outer if phase == "update" else 0)
 
     found.gathered = gathered
+    if job.layout.parameters_on != "device":
+        # `CPUOffload`: weights, their gradients and the optimizer rest on the host, which computes the step.
+        found.parameters, found.optimizer, found.gradients = Counter(), Counter(), Counter()
+        found.backward, found.step = Counter(), Counter()
     found.backward = Counter(found.backward)
     found.backward["", "gradients"] += outer
-    found.left = lambda segment: round(segment.gradients / job.processes) if segment.part == "block" else 0
+    stays = job.layout.parameters_on == "device"
+    found.left = lambda segment: round(segment.gradients / job.processes) if stays and segment.part == "block" else 0
     return found

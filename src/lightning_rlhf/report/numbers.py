@@ -182,7 +182,7 @@ def costs(run: Run) -> Table:
         "Samples/s": lambda stage: _reduced(stage, "perf/samples_per_second", np.nanmedian, decimal),
         "TFLOP/s": lambda stage: _reduced(stage, "perf/tflops", np.nanmedian, decimal),
         "Peak memory": _peak,
-        "Planned": lambda stage: "" if stage.planned_bytes is None else f"{stage.planned_bytes / 2**30:.2f} GiB",
+        "Planned": _planned,
     }
     cells = {title: [cell(stage) for stage in run.stages] for title, cell in columns.items()}
     kept = tuple(title for title, column in cells.items() if any(column))
@@ -197,7 +197,13 @@ def _reduced(stage: Stage, name: str, reduce: Callable[..., float], show: Callab
     return "" if series is None or series.last is None else show(float(reduce(series.y)))
 
 
+def _planned(stage: Stage) -> str:
+    return "" if stage.planned_bytes is None else f"{stage.planned_bytes / 2**30:.2f} GiB of tensors"
+
+
 def _peak(stage: Stage) -> str:
     if stage.result.peak_bytes is not None:
-        return f"{stage.result.peak_bytes / 2**30:.2f} GiB"
+        # A process holds Python and libraries too, which no plan has.
+        what = ", whole process" if stage.result.peak_of == "whole process" else ""
+        return f"{stage.result.peak_bytes / 2**30:.2f} GiB{what}"
     return _reduced(stage, "perf/peak_gib", np.nanmax, lambda gib: f"{gib:.2f} GiB")

@@ -61,6 +61,8 @@ class Result:
     model_dir: str | None
     seconds: float | None
     peak_bytes: float | None
+    peak_of: str | None
+    """`tensors` or `whole process`."""
     seed: int | None
     versions: Mapping[str, str]
     alarms: tuple[Mapping[str, Any], ...] | None
@@ -175,6 +177,7 @@ def _result(raw: Mapping[str, Any], label: str, notices: list[str]) -> Result:
         model_dir=raw.get("model_dir"),
         seconds=_number(raw.get("seconds")),
         peak_bytes=_number(raw.get("peak_bytes")),
+        peak_of=raw.get("peak_of"),
         seed=raw.get("seed"),
         versions={str(name): str(version) for name, version in (raw.get("versions") or {}).items()},
         alarms=tuple(raw["alarms"]) if "alarms" in raw else None,

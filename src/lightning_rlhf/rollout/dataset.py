@@ -59,7 +59,7 @@ class RolloutDataset:
         Raises:
             UserError: If sizes do not divide.
         """
-        check_sizes(rollout_batch_size, minibatch_size, trainer)
+        check_sizes(rollout_batch_size, minibatch_size, trainer.world_size)
         self.collect, self.minibatch_size, self.ppo_epochs, self.seed = collect, minibatch_size, ppo_epochs, seed
         self.rollout_batch_size, self.rank = rollout_batch_size, trainer.global_rank
         self.num_parts = trainer.accumulate_grad_batches
@@ -116,7 +116,7 @@ class RolloutDataset:
             self.experience = Experience(Sequences(*progress["buffer"][:3]), *progress["buffer"][3:])
 
 
-def check_sizes(rollout_batch_size: int, minibatch_size: int, trainer: Trainer) -> None:
+def check_sizes(rollout_batch_size: int, minibatch_size: int, processes: int) -> None:
     """Checks that minibatches and ranks divide a rollout.
 
     Raises:
@@ -124,7 +124,7 @@ def check_sizes(rollout_batch_size: int, minibatch_size: int, trainer: Trainer) 
     """
     divisors = {
         f"minibatch_size={minibatch_size}": minibatch_size,
-        f"{trainer.world_size} processes": trainer.world_size,
+        f"{processes} processes": processes,
     }
     for name, size in divisors.items():
         if rollout_batch_size % size:

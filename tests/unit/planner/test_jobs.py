@@ -1,5 +1,6 @@
-"""What the planner takes of a configuration with one net in all roles."""
+"""What the planner takes of a configuration."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,12 @@ from hydra import compose, initialize_config_module
 from peft import LoraConfig
 
 from lightning_rlhf.cli.jobs import job_of
+from lightning_rlhf.cli.plan_settings import Asked
+from lightning_rlhf.cli.planned import planned_stage, print_plan_line
+from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapters import Lora
 from lightning_rlhf.planner.job import Job
+from lightning_rlhf.planner.plan import Plan
 
 SHARED = ["model=tiny", "adapter=lora", "roles=shared"]
 
@@ -16,6 +21,105 @@ SHARED = ["model=tiny", "adapter=lora", "roles=shared"]
 def ppo_job(*overrides: str) -> Job:
     with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
         return job_of(compose("plan", [*SHARED, *overrides]), "ppo")
+
+
+def planned(stage: str, *overrides: str) -> Plan:
+    """The plan of a stage of a composed configuration."""
+    with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
+        return Plan(job_of(compose("plan", list(overrides)), stage))
+
+
+def test_dpo_as_it_comes_is_planned_behind_one_prompt_token() -> None:
+    plan = planned("dpo", "stage=dpo", "model=tiny", "data.max_length=32")
+    assert (plan.job.prompt_length, plan.job.response_length) == (1, 31)
+    assert plan.phases["update"].total > plan.phases["load"].total > 0
+
+
+def test_a_pipeline_of_dpo_says_the_plan_of_each_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
+        config = compose("train", ["stage=pipeline_dpo", "model=tiny"])
+    for stage in config.stages:
+        print_plan_line(config, stage, tmp_path / stage)
+        assert "planned peak" in capsys.readouterr().out
+        assert (tmp_path / stage / "plan.json").is_file()
+
+
+def test_a_run_and_a_plan_of_it_say_the_same_peak(tmp_path: Path) -> None:
+    with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
+        config = compose("plan", ["stage=sft", "model=tiny"])
+        run = compose("train", ["stage=sft", "model=tiny"])
+    print_plan_line(run, "sft", tmp_path)
+    said = json.loads((tmp_path / "plan.json").read_text())["peak_bytes_per_device"]
+    assert said == planned_stage(config, "sft", Asked.of(config))[1]["peak_bytes_per_device"]
+
+
+@pytest.mark.parametrize("offloaded", ["deepspeed_zero2_offload", "deepspeed_zero3_offload"])
+def test_what_is_offloaded_from_a_cpu_rests_on_it(offloaded: str) -> None:
+    both = [
+        planned("ppo", "stage=ppo", "model=tiny", "trainer.devices=2", f"strategy={name}").phases["rollout"].held
+        for name in (offloaded, offloaded.removesuffix("_offload"))
+    ]
+    for kind in ("optimizer", "parameters"):
+        assert both[0]["actor", kind] == both[1]["actor", kind] > 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "note"),
+    [
+        (["device_memory=80GB"], "add trainer=gpu"),
+        (["trainer.num_nodes=2", "trainer.devices=1"], "add trainer=gpu"),
+        (["strategy=fsdp", "trainer.strategy.cpu_offload=true", "trainer.devices=2"], "add trainer=gpu"),
+        (["trainer.devices=2"], None),
+        (["device_memory=80GB", "trainer=gpu"], None),
+        (["trainer.devices=3"], "minibatch_size=16 does not divide by 3"),
+        (["data.max_length=4096"], "rows of 4096 tokens"),
+        (["prompt_length=100", "response_length=9000"], "rows of 9100 tokens"),
+    ],
+)
+def test_a_plan_says_what_may_not_be_meant(overrides: list[str], note: str | None) -> None:
+    with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
+        config = compose("plan", ["stage=sft", "model=tiny", *overrides])
+    notes = planned_stage(config, "sft", Asked.of(config))[1]["notes"]
+    assert (not notes) if note is None else any(note in line for line in notes)
+
+
+@pytest.mark.parametrize(
+    ("stage", "overrides", "message"),
+    [
+        ("sft", ["model.quantization=nf4"], "add adapter=lora"),
+        ("sft", ["model.quantization=nf4", "adapter=lora", "strategy=fsdp2"], "cannot be divided"),
+        ("sft", ["model.quantization=nf4", "adapter=lora", "strategy=deepspeed_zero3"], "cannot be divided"),
+        ("dpo", ["roles=shared", "adapter=lora"], "roles=shared: DPO"),
+        ("ppo", ["roles=shared"], "add adapter=lora"),
+        ("sft", ["prompt_length=8"], "prompt_length=8: rows of stage=sft"),
+        ("reward", ["response_length=8"], "response_length=8: rows of stage=reward"),
+    ],
+)
+def test_a_plan_refuses_what_a_run_refuses(stage: str, overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        planned(stage, f"stage={stage}", "model=tiny", *overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("mfu=0", r"mfu=0: must be a number in \(0, 1\]"),
+        ("fragmentation=abc", "fragmentation=abc: must be a number"),
+        ("fragmentation=1", "fragmentation=1: must be a number"),
+        ("device_flops=fast", "device_flops=fast: must be a number"),
+        ("device_flops=nan", "device_flops=nan: must be a number"),
+        ("prompt_length=-5", "prompt_length=-5: must be a number of tokens"),
+        ("response_length=2.5", "response_length=2.5: must be a number of tokens"),
+        ("device_memory=24", "device_memory=24: these are bytes"),
+        ("host_memory=much", "host_memory=much: expected a size"),
+    ],
+)
+def test_a_wrong_setting_of_a_plan_is_one_line(override: str, message: str) -> None:
+    with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
+        config = compose("plan", [override])
+    with pytest.raises(UserError, match=message) as error:
+        Asked.of(config)
+    assert "\n" not in str(error.value)
 
 
 def test_what_earlier_stages_hand_on_is_an_adapter_for_reference_and_reward() -> None:

@@ -10,12 +10,13 @@ from tiny_jobs import ACTOR, BLOCK, CRITIC, SOURCE, job, kinds
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapters import Lora
 from lightning_rlhf.models.export import empty_net
+from lightning_rlhf.planner.fitting import Limits, largest_micro_batch, possible, savings, smallest, turned
 from lightning_rlhf.planner.flops import iteration_flops
-from lightning_rlhf.planner.knobs import knobs, savings, smallest, turned
+from lightning_rlhf.planner.knobs import knobs
 from lightning_rlhf.planner.layout import Layout, layout
 from lightning_rlhf.planner.memory import by_kind
 from lightning_rlhf.planner.phases import moments, run_passes
-from lightning_rlhf.planner.plan import Plan, largest_micro_batch
+from lightning_rlhf.planner.plan import Plan
 
 
 def test_weights_gradients_and_adam_are_those_of_gpt2_by_hand() -> None:
@@ -127,7 +128,7 @@ def test_other_stages_have_no_rollout(stage: Any) -> None:
 @pytest.mark.parametrize("processes", [1, 4])
 def test_what_a_knob_saves_is_the_difference_of_two_plans(processes: int) -> None:
     plan = Plan(job(processes=processes, on_gpu=True, minibatch_size=32, rollout_batch_size=64))
-    found = savings(plan, None)
+    found = savings(plan)
     assert len(found) >= 4
     for saving in found:
         assert saving.saves == plan.peak.total - turned(plan, [saving.knob]).peak.total > 0
@@ -135,25 +136,31 @@ def test_what_a_knob_saves_is_the_difference_of_two_plans(processes: int) -> Non
 
 def test_the_smallest_change_fits_and_nothing_in_it_is_idle() -> None:
     plan = Plan(job(minibatch_size=64))
-    every = turned(plan, list(knobs(plan.job))).peak.total
+    together = (knob for knob in knobs(plan.job) if not knob.divides)
+    every = turned(plan, list(together)).peak.total
     for limit in (every, (every + plan.peak.total) // 2):
-        chosen = smallest(plan, limit)
+        chosen = smallest(plan, Limits(limit))
         assert chosen
         assert turned(plan, chosen).fits(limit)
         for knob in chosen:
-            assert not turned(plan, [other for other in chosen if other is not knob]).fits(limit)
-    assert smallest(plan, plan.peak.total) == []
-    assert smallest(plan, 1000) is None
+            fewer = [other for other in chosen if other is not knob]
+            assert not (possible(plan.job, fewer) and turned(plan, fewer).fits(limit))
+    assert smallest(plan, Limits(plan.peak.total)) == []
+    assert smallest(plan, Limits(1000)) is None
 
 
-def test_one_sequence_more_than_the_largest_micro_batch_does_not_fit() -> None:
-    plan = Plan(job(minibatch_size=64))
+def test_the_largest_micro_batch_divides_the_share_of_a_minibatch_and_the_next_one_does_not_fit() -> None:
+    plan = Plan(job(stage="reward", minibatch_size=72, processes=2))
     limit = plan.peak.total // 2
-    rows = largest_micro_batch(plan, limit)
-    assert rows > 1
-    assert Plan(plan.job.with_rows(rows)).fits(limit)
-    assert not Plan(plan.job.with_rows(rows + 1)).fits(limit)
-    assert largest_micro_batch(plan, 1000) == 0
+    found = largest_micro_batch(plan, Limits(limit))
+    assert found
+    # Of 36 sequences: 1, 2, 3, 4, 6, 9, 12, 18, 36.
+    sizes = [rows for rows in range(1, 37) if 36 % rows == 0 and Plan(plan.job.with_rows(rows)).fits(limit)]
+    assert 1 < found.rows < 36
+    assert found.rows == sizes[-1]
+    assert found.setting == f"reward_model.trainer.accumulate_grad_batches={36 // found.rows}"
+    assert largest_micro_batch(plan, Limits(1000)) is None
+    assert largest_micro_batch(plan, Limits(limit, host=10**12)) == found
 
 
 def test_flops_are_two_for_each_weight_and_token() -> None:

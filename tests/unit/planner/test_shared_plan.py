@@ -7,9 +7,9 @@ import pytest
 from tiny_jobs import ACTOR, BLOCK, CRITIC, SOURCE, job, kinds
 
 from lightning_rlhf.models.adapters import Lora
+from lightning_rlhf.planner.fitting import savings, turned
 from lightning_rlhf.planner.flops import iteration_flops
 from lightning_rlhf.planner.job import Job
-from lightning_rlhf.planner.knobs import savings, turned
 from lightning_rlhf.planner.layout import Layout, layout
 from lightning_rlhf.planner.phases import moments, run_passes
 from lightning_rlhf.planner.plan import Plan
@@ -123,7 +123,7 @@ def test_four_bits_leave_adapters_as_they_are() -> None:
 
 def test_one_net_is_a_way_to_save_of_ppo_with_four() -> None:
     plan = Plan(job(reward_adapter=LORA))
-    found = {saving.knob.setting: saving for saving in savings(plan, None)}
+    found = {saving.knob.setting: saving for saving in savings(plan)}
     ways = [setting for setting in found if "roles=shared" in setting]
     assert sorted(ways) == ["adapter=lora roles=shared", "adapter=lora roles=shared model.quantization=nf4"]
     one = turned(plan, [found["adapter=lora roles=shared"].knob])
@@ -134,7 +134,7 @@ def test_one_net_is_a_way_to_save_of_ppo_with_four() -> None:
 
 @pytest.mark.parametrize("given", [shared(), job(stage="sft"), job(critic_init="reward")])
 def test_one_net_is_no_way_to_save_where_it_cannot_be(given: Job) -> None:
-    assert not [saving for saving in savings(Plan(given), None) if "roles=shared" in saving.knob.setting]
+    assert not [saving for saving in savings(Plan(given)) if "roles=shared" in saving.knob.setting]
 
 
 def test_gemini_divides_frozen_nets_and_not_what_is_frozen_beside_what_is_trained() -> None:
