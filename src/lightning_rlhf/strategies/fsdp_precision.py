@@ -32,6 +32,10 @@ class Precision(FSDPPrecision):
             return module
         return cast_weights(module, self._desired_input_dtype)
 
+    def convert_input(self, data: Any) -> Any:
+        """See `half.HalfPrecisionWeights`."""
+        return data
+
     def connect(self, model: nn.Module, optimizers: list[Optimizer], lr_schedulers: list[Any]) -> Any:
         """Takes the module that can clip."""
         assert isinstance(model, FullyShardedDataParallel)

@@ -1,5 +1,7 @@
 """Weights in 16 bits (`bf16-true`, `16-true`)."""
 
+from typing import Any
+
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins import HalfPrecision
@@ -18,7 +20,11 @@ def cast_weights(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 class HalfPrecisionWeights(HalfPrecision):
-    """Lightning's, but buffers keep their dtype."""
+    """Lightning's, but buffers and batches keep their dtype."""
+
+    def convert_input(self, data: Any) -> Any:
+        """Nets read ids; what a batch has of numbers, such as old log-probs, is for a loss that is computed in fp32."""
+        return data
 
     def convert_module(self, module: nn.Module) -> nn.Module:
         """Casts the weights."""

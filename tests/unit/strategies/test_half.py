@@ -1,11 +1,15 @@
 """Weights in 16 bits."""
 
+from typing import Any
+
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.plugins import FSDPPrecision
 from support import tiny_source
 
 from lightning_rlhf.models.causal_lm import load_causal_lm
+from lightning_rlhf.strategies.fsdp_precision import Precision
 from lightning_rlhf.strategies.half import keep_buffers
 
 
@@ -26,3 +30,14 @@ def test_other_precisions_stay_as_they_are() -> None:
     plugin = trainer.precision_plugin
     keep_buffers(trainer)
     assert trainer.precision_plugin is plugin
+
+
+@pytest.mark.parametrize("strategy", ["single", "fsdp"])
+def test_numbers_of_a_batch_keep_their_digits(strategy: str) -> None:
+    """Old log-probs in bf16 have three: the ratio would not begin at 1."""
+    trainer = pl.Trainer(accelerator="cpu", precision="bf16-true", logger=False, enable_checkpointing=False)
+    keep_buffers(trainer)
+    of_fsdp = Precision(FSDPPrecision("bf16-true"), torch.device("cpu"))
+    plugin: Any = of_fsdp if strategy == "fsdp" else trainer.precision_plugin
+    logprobs = torch.tensor([-1.2345678])
+    assert torch.equal(plugin.convert_input({"old_logprobs": logprobs})["old_logprobs"], logprobs)
