@@ -11,7 +11,7 @@ from typing import Any
 from safetensors.torch import load_file
 from support import environ, free_port
 from torch import Tensor
-from worker import STEPS_PER_EPOCH
+from worker import EPOCHS, STEPS_PER_EPOCH
 
 WORKER = Path(__file__).with_name("worker.py")
 
@@ -67,9 +67,9 @@ def differences(run: Path, reference: Path, stage: str) -> dict[str, float]:
     own, other = trajectory(run, stage), trajectory(reference, stage)
     found = {}
     for name, number in _recorded(own, stage).items():
-        expected = other[name][-number:]
+        here, expected = own[name][-number:], other[name][-number:]
         scale = 1.0 if name == "kl" else max(map(abs, expected))
-        found[name] = max(abs(a - b) for a, b in zip(own[name], expected, strict=True)) / scale
+        found[name] = max(abs(a - b) for a, b in zip(here, expected, strict=True)) / scale
     found["val"] = max(abs(own["val"][k] - v) / max(1.0, abs(v)) for k, v in other["val"].items())
     return found
 
@@ -79,9 +79,11 @@ def _recorded(own: dict[str, Any], stage: str) -> dict[str, int]:
     iterations = len(own["loss"]) // STEPS_PER_EPOCH
     assert iterations >= 1
     rollouts = iterations if stage == "ppo" else 0
-    number = {"loss": iterations * STEPS_PER_EPOCH, "grad_norm": iterations * STEPS_PER_EPOCH}
-    number |= {"score": rollouts, "kl": rollouts}
+    number = {"loss": iterations * STEPS_PER_EPOCH, "score": rollouts, "kl": rollouts}
     assert {name: len(own[name]) for name in number} == number
+    # A run that goes on still has those of the steps before.
+    number["grad_norm"] = number["loss"]
+    assert len(own["grad_norm"]) == EPOCHS * STEPS_PER_EPOCH
     return {name: count for name, count in number.items() if count}
 
 
