@@ -1,4 +1,4 @@
-"""Adapters beside weights in 4 bits: two processes give the numbers of one, with four nets and with one for all roles."""
+"""Adapters beside weights in 4 bits: two processes give the numbers of one, with four nets or one for all roles."""
 
 from pathlib import Path
 

@@ -3,15 +3,13 @@
 import re
 import shlex
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
 from lightning_rlhf.cli.stage import BLOCKS
-from lightning_rlhf.data.loader import micro_batch_size
+from lightning_rlhf.data.loader import part_size
 from lightning_rlhf.rollout.dataset import check_sizes
 
 DOCS = (Path(__file__).parents[3] / "docs" / "strategies.md").read_text(encoding="utf-8")
@@ -43,12 +41,10 @@ def test_the_sizes_of_a_line_divide_by_its_processes(line: str) -> None:
     processes = config.trainer.num_nodes * (devices if isinstance(devices, int) else 1)
     for stage in config.stages:
         block = config[BLOCKS[stage]]
-        parts = block.trainer.accumulate_grad_batches
-        trainer: Any = SimpleNamespace(world_size=processes, accumulate_grad_batches=parts)
         sizes = block.module if "minibatch_size" in block.module else block.data
-        assert micro_batch_size(sizes.minibatch_size, trainer) >= 1
+        assert part_size(sizes.minibatch_size, processes, block.trainer.accumulate_grad_batches) >= 1
         if "rollout_batch_size" in sizes:
-            check_sizes(sizes.rollout_batch_size, sizes.minibatch_size, trainer)
+            check_sizes(sizes.rollout_batch_size, sizes.minibatch_size, processes)
 
 
 @pytest.mark.parametrize("line", MACHINES)
