@@ -2,11 +2,11 @@
 
 import importlib
 import inspect
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.rewards.check import as_score
 
 ScoreFunction = Callable[..., Sequence[float]]
 
@@ -15,7 +15,8 @@ class TextReward:
     """Calls `function(prompts, responses, **columns)` and checks what it returns.
 
     The function gets two lists of texts, and of the data's other columns those that its signature names, each as a
-    list with None where a row has nothing. It returns one number for each response.
+    list with None where a row has nothing. It returns a list, a tuple or a one-dimensional array with one number for
+    each response; True counts as 1 and False as 0.
 
     Example:
         >>> TextReward(lambda prompts, responses: [float(len(r) < 80) for r in responses])
@@ -52,13 +53,30 @@ class TextReward:
             raise UserError(f"{self.name} needs the column {', '.join(missing)}; the data have {', '.join(known)}")
         names = known if self.takes_all else [name for name in self.columns if name in known]
         wanted = {name: [row.get(name) for row in columns] for name in names}
-        scores = [float(score) for score in self.function(prompts, responses, **wanted)]
-        if len(scores) != len(responses):
-            raise UserError(f"{self.name} returned {len(scores)} scores for {len(responses)} responses")
-        for response, score in zip(responses, scores, strict=True):
-            if not math.isfinite(score):
-                raise UserError(f"{self.name} returned {score} for the response {response[:80]!r}; scores are finite")
-        return scores
+        returned = self.function(prompts, responses, **wanted)
+        found = _plain(returned)
+        # Dicts, texts, bytes and sets can be iterated over as well, but what they yield is not one score for each row.
+        if not isinstance(found, list | tuple):
+            raise UserError(
+                f"{self.name} returned a value of type {type(returned).__name__}; expected a list with one number for "
+                "each response"
+            )
+        if len(found) != len(responses):
+            raise UserError(f"{self.name} returned {len(found)} scores for {len(responses)} responses")
+        return [self._score(*row) for row in zip(found, responses, strict=True)]
+
+    def _score(self, found: object, response: str) -> float:
+        score = as_score(_plain(found))
+        if score is None:
+            raise UserError(
+                f"{self.name} returned {found!r:.80} for the response {response[:80]!r}; a score is a finite number"
+            )
+        return score
+
+
+def _plain(value: Any) -> Any:
+    """Arrays and tensors as lists of numbers, and those without a dimension as numbers; all else as it is."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _find(name: str) -> ScoreFunction:

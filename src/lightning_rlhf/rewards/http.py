@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.rewards.check import as_score
 
 _TOO_MANY_REQUESTS = 429
 
@@ -112,14 +113,21 @@ class HTTPReward:
 
     def _scores(self, response: httpx.Response, count: int) -> list[float]:
         try:
-            scores = [float(score) for score in response.json()["scores"]]
-        except (ValueError, TypeError, KeyError) as error:
+            found = response.json()["scores"]
+        except (ValueError, TypeError, KeyError):
+            found = None
+        if not isinstance(found, list) or not all(map(_is_score, found)):
             raise UserError(
-                f'url={self.url}: answered {response.text[:200]!r}; expected {{"scores": [numbers]}}'
-            ) from error
-        if len(scores) != count:
-            raise UserError(f"url={self.url}: gave {len(scores)} scores for {count} responses")
-        return scores
+                f'url={self.url}: answered {response.text[:200]!r}; expected {{"scores": [finite numbers]}}'
+            )
+        if len(found) != count:
+            raise UserError(f"url={self.url}: gave {len(found)} scores for {count} responses")
+        return [float(score) for score in found]
+
+
+def _is_score(value: object) -> bool:
+    # In JSON, true and false are no numbers, though Python's are.
+    return not isinstance(value, bool) and as_score(value) is not None
 
 
 def _described(response: httpx.Response) -> str:

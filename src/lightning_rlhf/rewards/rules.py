@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from math import isnan
 from typing import Any, Literal
 
 from lightning_rlhf.errors import UserError
@@ -39,13 +40,16 @@ class ExactAnswer:
         """Scores responses.
 
         Raises:
-            UserError: If the data have no such column, or a row has no answer in it.
+            UserError: If the data have no such column, or a row has no text or number in it.
         """
         if self.column not in columns:
             raise UserError(f"column={self.column}: the data have {', '.join(columns) or 'no other columns'}")
         answers = columns[self.column]
-        if None in answers:
-            raise UserError(f"column={self.column}: empty for the prompt {prompts[list(answers).index(None)][:80]!r}")
+        for prompt, answer in zip(prompts, answers, strict=True):
+            if not _is_answer(answer):
+                raise UserError(
+                    f"column={self.column}: {answer!r:.80} for the prompt {prompt[:80]!r}; expected a text or a number"
+                )
         return [
             float(self._given(response) == _comparable(self._found(str(answer)) or str(answer)))
             for response, answer in zip(responses, answers, strict=True)
@@ -112,6 +116,13 @@ class Length:
         lengths = [len(response.split() if self.unit == "words" else response) for response in responses]
         most = float("inf") if self.maximum is None else self.maximum
         return [float(self.minimum <= length <= most) for length in lengths]
+
+
+def _is_answer(answer: object) -> bool:
+    """Whether a cell holds an answer: an empty text is none, nor is the NaN that some readers put for an empty cell."""
+    if isinstance(answer, str):
+        return bool(answer.strip())
+    return isinstance(answer, int | Decimal) or (isinstance(answer, float) and not isnan(answer))
 
 
 def _comparable(text: str) -> str | Decimal:

@@ -1,5 +1,6 @@
 """Serves a reward model over HTTP, in the protocol that `HTTPReward` speaks."""
 
+from math import isfinite
 from threading import Lock
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -69,6 +70,9 @@ def make_app(reward: TextNetReward, name: str, batch_size: int) -> "FastAPI":
                     scores += reward.score(conversations[rows], finished[rows]).tolist()
         except UserError as error:
             raise HTTPException(422, str(error)) from error
+        if not all(map(isfinite, scores)):
+            # JSON has no NaN: the web framework would fail on it, or put null in its place.
+            raise HTTPException(500, f"{name} gives scores that are not finite: its weights are broken, or overflow")
         return {"scores": scores}
 
     return app

@@ -1,7 +1,10 @@
 import math
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from lightning_rlhf import TextReward
 from lightning_rlhf.errors import UserError
@@ -54,9 +57,52 @@ def test_a_name_that_leads_nowhere_says_why(name: str, message: str) -> None:
         TextReward(name)
 
 
+def scored(returned: object) -> list[float]:
+    """The scores of two responses, by a function that returns what is given."""
+    return TextReward(lambda prompts, responses: returned)(["a", "b"], ["c", "d"], [{}, {}])  # type: ignore[arg-type, return-value]
+
+
 @pytest.mark.parametrize(
-    ("scores", "message"), [([1.0], "returned 1 scores for 2 responses"), ([1.0, math.nan], "returned nan")]
+    "returned",
+    [
+        [0, 1],
+        (0.0, Fraction(1)),
+        [False, True],
+        np.array([0.0, 1.0], dtype=np.float32),
+        torch.tensor([0, 1]),
+        [np.float32(0), torch.tensor(1.0)],
+    ],
 )
-def test_what_is_no_score_for_each_response_is_refused(scores: list[float], message: str) -> None:
+def test_a_list_a_tuple_or_an_array_of_numbers_is_scores(returned: object) -> None:
+    scores = scored(returned)
+    assert scores == [0.0, 1.0]
+    assert {type(score) for score in scores} == {float}
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ([1.0], "returned 1 scores for 2 responses"),
+        ("11", "returned a value of type str; expected a list"),
+        (b"11", "returned a value of type bytes"),
+        ({0: "a", 1: "b"}, "returned a value of type dict"),
+        ({0.0, 1.0}, "returned a value of type set"),
+        ((score for score in (0.0, 1.0)), "returned a value of type generator"),
+        (None, "returned a value of type NoneType"),
+        (torch.tensor(1.0), "returned a value of type Tensor"),
+        ([1.0, math.nan], "returned nan for the response 'd'; a score is a finite number"),
+        ([math.inf, 1.0], "returned inf for the response 'c'"),
+        ([1.0, 10**400], "returned 1000"),
+        ([1.0, 1e39], "returned 1e[+]39"),  # infinite in fp32
+        (["1", "0"], "returned '1' for the response 'c'"),
+        ([1.0, None], "returned None for the response 'd'"),
+        ([1.0, 1j], "returned 1j"),
+        ([[1.0], [0.0]], r"returned \[1.0\]"),
+        (np.ones((2, 1)), r"returned \[1.0\]"),
+        (torch.tensor([[1.0, 0.0], [0.0, 1.0]]), r"returned \[1.0, 0.0\]"),
+        (np.array(["1", "0"]), "returned '1'"),
+    ],
+)
+def test_what_is_not_one_number_for_each_response_is_refused(returned: object, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        TextReward(lambda prompts, responses: scores)(["a", "b"], ["c", "d"], [{}, {}])
+        scored(returned)

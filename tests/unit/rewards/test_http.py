@@ -1,5 +1,6 @@
 """Scores from a server: a real one, on a free port."""
 
+import math
 import socket
 import time
 from collections.abc import Callable
@@ -92,7 +93,16 @@ def test_a_refusal_is_not_repeated_and_tells_what_to_do(status: int, remedy: str
         ("not json", "answered 'not json'; expected"),
         ({"score": [1.0]}, ".*; expected {.scores"),
         ({"scores": 1.0}, ".*; expected {.scores"),
+        ({"scores": "11111"}, ".*; expected {.scores"),
+        ({"scores": dict.fromkeys("12345", 0.5)}, ".*; expected {.scores"),
         ({"scores": ["good"]}, ".*; expected {.scores"),
+        ({"scores": ["1", "2", "3", "4", "5"]}, ".*; expected {.scores"),
+        ({"scores": [True, False, True, True, False]}, ".*; expected {.scores"),
+        ({"scores": [1.0, 2.0, None, 4.0, 5.0]}, ".*; expected {.scores"),
+        ({"scores": [[1.0], [2.0], [3.0], [4.0], [5.0]]}, ".*; expected {.scores"),
+        ({"scores": [1.0, 2.0, 3.0, 4.0, math.nan]}, ".*; expected {.scores"),
+        ({"scores": [1.0, 2.0, 3.0, 4.0, 1e39]}, ".*; expected {.scores"),
+        ([1.0, 2.0, 3.0, 4.0, 5.0], ".*; expected {.scores"),
         ({"scores": [1.0, 2.0]}, "gave 2 scores for 5 responses"),
     ],
 )

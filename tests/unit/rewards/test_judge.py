@@ -1,5 +1,6 @@
 """A judge, through LangChain's OpenAI client, at a local server that speaks the same protocol."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -59,17 +60,36 @@ def test_the_model_reads_rubric_scale_conversation_and_answer(server: Any, make_
         ("Score: 7", 0.7),
         ("**Score:** 7/10", 0.7),
         ("**Score**: 7.5", 0.75),
-        ("I thought of Score: 3 first.\nscore:\n8", 0.8),
+        ("**Score: 7.5**", 0.75),
+        ("Score: 3\nwas my first thought.\n\n  score: 8.  \n\n", 0.8),
         ("Score: 0", 0.0),
+        ("Score: 10 / 10", 1.0),
     ],
 )
-def test_the_last_score_in_a_reply_counts(reply: str, expected: float, server: Any, make_judge: Callable) -> None:
+def test_the_last_line_of_a_reply_is_the_score(reply: str, expected: float, server: Any, make_judge: Callable) -> None:
     server.reply = says(lambda messages: reply)
     assert make_judge()(["a"], ["b"]) == [pytest.approx(expected)]
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("unclear", ["It is a 7.", "Score: N/A", "Score: 11", "Score: -1"])
+@pytest.mark.parametrize(
+    "unclear",
+    [
+        "It is a 7.",
+        "Score: N/A",
+        "Score: 11",
+        "Score: -1",
+        "Score: 10/100",
+        "Score: 9 out of 1000",
+        "Score: 1e1",
+        "Score: 5-7",
+        "Score: 1,000",
+        "I cannot grade this. Score: 10",
+        "Score: 10\nNo, I cannot grade this.",
+        "Score:\n8",
+        "",
+    ],
+)
 def test_a_reply_without_a_score_on_the_scale_is_asked_about_once(
     unclear: str, server: Any, make_judge: Callable
 ) -> None:
@@ -104,6 +124,7 @@ def test_what_a_provider_says_is_passed_on(server: Any, make_judge: Callable) ->
     ("model", "scale", "message"),
     [
         ("openai:gpt", (10, 0), r"scale=\[10, 0\]: the first number must be less"),
+        ("openai:gpt", (0, math.inf), r"scale=\[0, inf\]: .* both finite"),
         ("mistralai:large", (0, 10), "model=mistralai:large: .*pip install"),
         ("nobody:gpt", (0, 10), "model=nobody:gpt: "),
         ("openai:gpt", (0, 10), "model=openai:gpt: .*OPENAI_API_KEY"),

@@ -64,8 +64,14 @@ def test_a_pattern_finds_the_answer_in_the_column_too() -> None:
 def test_a_column_of_answers_that_is_missing_or_has_a_gap_is_an_error() -> None:
     with pytest.raises(UserError, match="^column=answer: the data have level, messages$"):
         score(ExactAnswer(), "4", level=1)
-    with pytest.raises(UserError, match="^column=answer: empty for the prompt 'b'"):
+    with pytest.raises(UserError, match="^column=answer: None for the prompt 'b'; expected a text or a number"):
         TextReward(ExactAnswer())(["a", "b"], ["4", "4"], [{"answer": 4}, {"other": 1}])
+
+
+@pytest.mark.parametrize("answer", ["", " ", float("nan"), [4], {"text": "4"}])
+def test_a_response_is_never_right_for_want_of_an_answer_to_compare_with(answer: object) -> None:
+    with pytest.raises(UserError, match="^column=answer: .*expected a text or a number"):
+        score(ExactAnswer(), str(answer), answer=answer)
 
 
 @pytest.mark.parametrize(

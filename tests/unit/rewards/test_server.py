@@ -5,10 +5,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
 from torch import Tensor
 
 from lightning_rlhf import HTTPReward
 from lightning_rlhf.data.render import Renderer
+from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.scalar import ScalarModel
 from lightning_rlhf.rewards.net import TextNetReward
 from lightning_rlhf.rewards.server import make_app
@@ -41,3 +43,15 @@ def test_however_many_clients_there_are_one_batch_at_a_time_goes_through_the_mod
     assert sorted(reward.sizes) == [1, 1, 1, 1, 2, 2, 2, 2]
     assert reward.most == 1
     assert scores[0] == scores[1] == scores[2] == scores[3]
+
+
+def test_scores_that_are_no_numbers_are_an_error_of_the_server(
+    net: ScalarModel, renderer: Renderer, serving: Callable[..., str]
+) -> None:
+    class Broken(TextNetReward):
+        def score(self, conversations: Sequence[Any], finished: Sequence[bool]) -> Tensor:
+            return super().score(conversations, finished) / 0 * 0
+
+    url = serving(make_app(Broken(net, renderer, renderer.stop_ids), "models/reward", batch_size=2)) + "/score"
+    with pytest.raises(UserError, match="status 500 .*models/reward gives scores that are not finite"):
+        HTTPReward(url, retries=0)(["Hello"], ["Go away"])
