@@ -25,8 +25,8 @@ class RLHFCallback(Callback):
             trainer: The trainer.
             module: The module.
             iteration: Iterations (or epochs) of training behind the answers; 0 before the first.
-            samples: Keys `prompt`, `response`, `length` (tokens), `finish_reason`, and where known `score`,
-                `kl` (nats), `gold`.
+            samples: Keys `row` (place of the prompt in the held-out data), `prompt`, `response`, `length` (tokens),
+                `finish_reason`, and where known `score`, `kl` (nats), `gold`.
         """
 
 

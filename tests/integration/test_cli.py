@@ -69,6 +69,7 @@ def test_samples_before_and_after_training_are_kept(pipeline: tuple[Path, str]) 
     assert set(rows[0]) == {
         "iteration",
         "phase",
+        "row",
         "prompt",
         "response",
         "length",

@@ -180,16 +180,16 @@ AFTER = (
 def ppo_samples() -> list[dict[str, Any]]:
     rows = []
     for i, prompt in enumerate(PROMPTS):
-        rows.append(sample(0, "evaluation", prompt, BEFORE[i:], -0.31 + 0.2 * i, 0.0, i % 2))
-        rows.append(sample(60, "evaluation", prompt, AFTER if i else BEFORE, 1.92 - 0.1 * i, 6.4, 1))
+        rows.append(sample(0, "evaluation", prompt, BEFORE[i:], -0.31 + 0.2 * i, 0.0, i % 2, row=i))
+        rows.append(sample(60, "evaluation", prompt, AFTER if i else BEFORE, 1.92 - 0.1 * i, 6.4, 1, row=i))
     rows += [sample(i, "rollout", PROMPTS[i % 4], AFTER, 0.02 * i, 0.1 * i, None) for i in range(1, 61)]
     return rows
 
 
 def sample(
-    iteration: int, phase: str, prompt: str, response: str, score: float, kl: float, gold: float | None
+    iteration: int, phase: str, prompt: str, response: str, score: float, kl: float, gold: float | None, row: int = 0
 ) -> dict[str, Any]:
-    row = {
+    fields = {
         "iteration": iteration,
         "phase": phase,
         "prompt": prompt,
@@ -199,7 +199,9 @@ def sample(
         "length": len(response.split()),
         "finish_reason": "stop" if response.endswith(("”", ".")) else "length",
     }
-    return row if gold is None else {**row, "gold": gold}
+    if phase == "evaluation":
+        fields["row"] = row
+    return fields if gold is None else {**fields, "gold": gold}
 
 
 def make_ppo(folder: Path) -> dict[str, Any]:
@@ -338,10 +340,17 @@ def test_a_line_separator_in_an_answer_does_not_split_its_line(tmp_path: Path) -
     assert [s.response for s in read_run(tmp_path).stages[0].samples] == ["one\u2028two"]
 
 
-def test_answers_are_paired_by_prompt_and_those_that_changed_come_first(pipeline: Path) -> None:
+def test_answers_are_paired_by_row_and_those_that_changed_come_first(pipeline: Path) -> None:
     pairs = before_and_after(read_run(pipeline).stages[2])
     assert [pair.prompt for pair in pairs] == [*PROMPTS[1:], PROMPTS[0]]
     assert [(pair.before.response, pair.after and pair.after.response) for pair in pairs[:1]] == [(BEFORE[1:], AFTER)]
+
+
+def test_a_prompt_that_occurs_twice_has_two_pairs_of_answers(tmp_path: Path) -> None:
+    said = [(0, 0, "a"), (0, 1, "b"), (1, 0, "c"), (1, 1, "b"), (1, 1, "d")]  # the last one by a run that went on
+    write_samples(tmp_path, [sample(at, "evaluation", "p", text, 0, 0, 1, row=row) for at, row, text in said])
+    pairs = before_and_after(read_run(tmp_path).stages[0])
+    assert [(pair.before.response, pair.after and pair.after.response) for pair in pairs] == [("a", "c"), ("b", "d")]
 
 
 def test_before_any_second_evaluation_the_first_answers_stand_alone(tmp_path: Path) -> None:

@@ -35,10 +35,14 @@ class Series:
 
 @dataclass(frozen=True)
 class Sample:
-    """One generated answer; `length` is in tokens, `kl` in nats a response; None where it was not written."""
+    """One generated answer; `length` is in tokens, `kl` in nats a response; None where it was not written.
+
+    `row` is the place of the prompt in the held-out data, and None for a rollout.
+    """
 
     iteration: int
     phase: str
+    row: int | None
     prompt: str
     response: str
     score: float | None
@@ -240,6 +244,7 @@ def _read_samples(path: Path, label: str, notices: list[str]) -> tuple[Sample, .
                 Sample(
                     iteration=int(row["iteration"]),
                     phase=str(row["phase"]),
+                    row=None if row.get("row") is None else int(row["row"]),
                     prompt=str(row["prompt"]),
                     response=str(row["response"]),
                     score=_number(row.get("score")),

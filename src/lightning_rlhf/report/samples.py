@@ -19,26 +19,26 @@ class Pair:
 
 def before_and_after(stage: Stage) -> list[Pair]:
     """Up to eight prompts with the first and the newest held-out answer, those that changed first."""
-    held_out = [sample for sample in stage.samples if sample.phase == "evaluation"]
+    held_out = [sample for sample in stage.samples if sample.row is not None]
     if not held_out:
         return []
     iterations = {sample.iteration for sample in held_out}
-    first, last = (_by_prompt(held_out, iteration) for iteration in (min(iterations), max(iterations)))
+    first, last = (_by_row(held_out, iteration) for iteration in (min(iterations), max(iterations)))
     if len(iterations) == 1:
-        return [Pair(prompt, sample, None) for prompt, sample in first.items()][:_PAIRS]
-    pairs = [(sample.response == last[prompt].response, prompt) for prompt, sample in first.items() if prompt in last]
+        return [Pair(sample.prompt, sample, None) for sample in first.values()][:_PAIRS]
+    pairs = [Pair(sample.prompt, sample, last[row]) for row, sample in first.items() if row in last]
     # The sort is stable: among those that changed, and those that did not, the order of the file stays.
-    pairs.sort(key=lambda pair: pair[0])
-    return [Pair(prompt, first[prompt], last[prompt]) for _, prompt in pairs[:_PAIRS]]
+    pairs.sort(key=lambda pair: pair.after is not None and pair.before.response == pair.after.response)
+    return pairs[:_PAIRS]
 
 
-def _by_prompt(samples: list[Sample], iteration: int) -> dict[str, Sample]:
-    """The first answer to each prompt at that iteration, in the order of the file."""
-    found: dict[str, Sample] = {}
-    for sample in samples:
-        if sample.iteration == iteration:
-            found.setdefault(sample.prompt, sample)
-    return found
+def _by_row(samples: list[Sample], iteration: int) -> dict[int | None, Sample]:
+    """The answers at an iteration by their rows, in the order of the file.
+
+    Prompts may occur more than once. A run that goes on may write an answer twice: the later one is of the run that
+    went on.
+    """
+    return {sample.row: sample for sample in samples if sample.iteration == iteration}
 
 
 def rollouts_over_time(stage: Stage) -> list[Sample]:

@@ -54,6 +54,7 @@ class HeldOutAnswers:
         lengths = sampled.sequences.response_mask.sum(1).tolist()
         for row, index in enumerate(batch.indices):
             self.samples[index] = {
+                "row": index,
                 "prompt": batch.texts[row],
                 "response": responses[row],
                 "length": lengths[row],
@@ -91,7 +92,8 @@ def summarize(samples: list[Sample], before: list[Sample] | None = None) -> dict
 
     Args:
         samples: Answers of a pass.
-        before: Answers to the same prompts before training, to compare with.
+        before: Answers before training, perhaps to a part of the prompts only. An answer is compared with the one to
+            the same row of the held-out data, since prompts may occur more than once, and conversations may end alike.
 
     Returns:
         `response_length`, `eos_rate`, and where known `score`, `kl`, `gold_mean` (mean of the gold metric, under its
@@ -108,11 +110,16 @@ def summarize(samples: list[Sample], before: list[Sample] | None = None) -> dict
     if "gold" in samples[0]:
         metrics[samples[0].get("gold_name", "gold_mean")] = _mean([sample["gold"] for sample in samples])
         metrics["gold_rate"] = _mean([sample["gold"] >= 1 for sample in samples])
-        if before:
-            earlier = {sample["prompt"]: sample["gold"] for sample in before}
-            pairs = [(s["gold"], earlier[s["prompt"]]) for s in samples if s["prompt"] in earlier]
+        earlier = {_place(sample): sample["gold"] for sample in before or []}
+        pairs = [(sample["gold"], earlier[_place(sample)]) for sample in samples if _place(sample) in earlier]
+        if pairs:
             metrics["gold_win_rate"] = _mean([1.0 if new > old else 0.5 * (new == old) for new, old in pairs])
     return metrics
+
+
+def _place(sample: Sample) -> tuple[int, str]:
+    """What two answers to one prompt have in common: the row; the prompt tells when the held-out data are others."""
+    return sample["row"], sample["prompt"]
 
 
 def _mean(values: list) -> float:
