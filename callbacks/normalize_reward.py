@@ -64,7 +64,7 @@ class NormalizeReward(Callback):
                     batch.attention_mask.to(pl_module.device),
                     self.sampling,
                     stop_ids=pl_module.renderer.stop_ids,
-                    uniforms=numbers[rows].to(pl_module.device),
+                    uniforms=numbers[rows],
                 ).sequences
                 scores.append(pl_module.net.scores(sequences.input_ids, sequences.attention_mask))
         all_scores = torch.cat(scores)

@@ -41,5 +41,8 @@ def endless(length: int, first: int, count: int, seed: int, *keys: int) -> list[
 
 
 def uniforms(shape: tuple[int, int], seed: int, *keys: int) -> torch.Tensor:
-    """Random numbers in (0, 1] of the given shape that are a function of its arguments."""
-    return 1 - torch.rand(shape, generator=generator(seed, *keys))
+    """Random numbers in (0, 1] of the given shape that are a function of its arguments.
+
+    They are in fp64, on a grid of 2⁻⁵³. On fp32's grid of 2⁻²⁴, tokens of a large vocabulary could never be drawn.
+    """
+    return 1 - torch.rand(shape, generator=generator(seed, *keys), dtype=torch.float64)

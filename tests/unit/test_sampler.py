@@ -1,6 +1,8 @@
 """Sampling against a loop that runs each row alone, without padding and without a cache."""
 
 from collections.abc import Callable
+from fractions import Fraction
+from itertools import accumulate
 from math import log
 from types import SimpleNamespace
 
@@ -13,7 +15,7 @@ from transformers import PreTrainedModel
 from lightning_rlhf.data.batches import pad
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.source import ModelSource
-from lightning_rlhf.rollout.sampler import Sampled, Sampling, sample
+from lightning_rlhf.rollout.sampler import Sampled, Sampling, invert, sample
 
 MakeSource = Callable[..., ModelSource]
 MakeNet = Callable[..., PreTrainedModel]
@@ -165,13 +167,30 @@ def test_id_0_can_be_a_stop_token() -> None:
 
 @pytest.mark.parametrize(
     ("number", "token"),
-    [(2**-24, 1), (0.49, 1), (0.51, 2), (0.74, 2), (0.76, 3), (1.0, 3)],
+    [(2**-53, 1), (0.49, 1), (0.51, 2), (0.74, 2), (0.76, 3), (1.0, 3)],
 )
 def test_a_number_falls_to_the_token_whose_stretch_of_the_unit_interval_holds_it(number: float, token: int) -> None:
     # Probabilities (0, 1/2, 1/4, 1/4, 0): even at the ends no token without probability is drawn.
     table = torch.tensor([[0, 1 / 2, 1 / 4, 1 / 4, 0]]).log().expand(5, 5)
     sampled = draw(Chain(table), [[0]], Sampling(max_new_tokens=1), torch.tensor([[number]]), ())
     assert responses_of(sampled) == [[token]]
+
+
+def test_each_of_128000_tokens_is_drawn_with_its_probability() -> None:
+    vocabulary = 128_000
+    probs = (1.5 * torch.randn(vocabulary, generator=torch.Generator().manual_seed(0))).softmax(-1)
+    # The rarest tokens, which fp32's grid of 2^-24 steps over, and some of all others.
+    by_size = probs.argsort()
+    tokens = torch.cat([by_size[:40], by_size[40::2000]])
+    assert float(probs[by_size[39]]) < 2**-25
+    # Both ends of each stretch of the unit interval are right to 1% of the stretch: adding 128,000 numbers in fp64 is
+    # off by 128,000 * 2^-53 = 1.4 * 10^-11 at most.
+    assert 0.01 * float(probs.min()) > 1.4e-11
+    ends = list(accumulate(map(Fraction, probs.tolist())))  # without rounding
+    for share in (Fraction(1, 100), Fraction(99, 100)):
+        places = [float((ends[token] - share * Fraction(probs[token].item())) / ends[-1]) for token in tokens.tolist()]
+        drawn = invert(probs.expand(len(tokens), -1), torch.tensor(places, dtype=torch.float64))
+        assert torch.equal(drawn, tokens)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def probe(module: Any, sequences: Sequences) -> Probe:
     some = sequences.rows(slice(_NUM_PROMPTS))
     prompts = slice(some.input_ids.shape[1] - some.response_mask.shape[1])
     sampling = Sampling(max_new_tokens=min(_NUM_TOKENS, module.sampling.max_new_tokens), temperature=TEMPERATURE)
-    numbers = uniforms((len(some.input_ids), sampling.max_new_tokens), module.seed, SAMPLING).to(some.input_ids.device)
+    numbers = uniforms((len(some.input_ids), sampling.max_new_tokens), module.seed, SAMPLING)
 
     def draw(*stop_ids: int) -> Sampled:
         return sample(

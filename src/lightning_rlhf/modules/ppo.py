@@ -203,7 +203,7 @@ class PPOModule(LightningModule):
                 prompts.rows(mine).to(self.device),
                 self.sampling,
                 self.renderer,
-                uniforms=numbers[mine].to(self.device),
+                uniforms=numbers[mine],
                 micro_batch_size=self.rollout_micro_batch_size,
                 exact_kl=self.exact_kl,
                 greedy=self.credit.estimator.greedy,

@@ -175,5 +175,5 @@ def _sampled(trace: Trace, net: nn.Module, rows: int, length: int, cache: Any) -
         logits, output = last_logits(net, ids, 1, past_key_values=cache, use_cache=True, **positions)
         # As `rollout.sampler` draws.
         probabilities = logits[:, -1].float().softmax(-1)
-        probabilities.cumsum(-1)
+        probabilities.cumsum(-1, dtype=torch.float64)
     return output.past_key_values

@@ -47,7 +47,7 @@ class HeldOutAnswers:
             batch.attention_mask,
             self.sampling,
             stop_ids=self.renderer.stop_ids,
-            uniforms=numbers.to(batch.input_ids.device),
+            uniforms=numbers,
         )
         responses = decode(sampled.sequences, self.renderer)
         golds = self.gold(batch.texts, responses, batch.columns) if self.gold else [None] * len(responses)
