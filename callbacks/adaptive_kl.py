@@ -11,7 +11,11 @@ from lightning_rlhf.ops.kl import adaptive_kl_coef
 
 
 class AdaptiveKL(RLHFCallback):
-    """Moves `kl_coef` after each rollout; the new weight holds from the next one on. Without it the weight is fixed."""
+    """Moves `kl_coef` after each rollout; without it the weight is fixed.
+
+    The new weight holds from the next rollout on, for a penalty in the rewards and for one in the loss: the updates of
+    an iteration take the weight with which its experience was made.
+    """
 
     def __init__(self, target: float = 6.0, horizon: float = 10_000) -> None:
         """Takes the aim.

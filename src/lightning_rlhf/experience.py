@@ -78,6 +78,8 @@ class Experience(NamedTuple):
     """(B, R) of the critic at the time of sampling, if there is a critic."""
     returns: Tensor | None
     """(B, R), targets of the critic."""
+    kl_coef: Tensor
+    """(B, 1) weight of the KL penalty in the iteration of the rollout; the one for the next may be another already."""
 
     def rows(self, index: list[int]) -> "Experience":
         """The chosen rows, without the columns that none of them uses."""

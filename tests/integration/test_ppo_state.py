@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from lightning_rlhf import Renderer, TextReward
+from lightning_rlhf.callbacks import AdaptiveKL
 from lightning_rlhf.data.ptx import read_ptx
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.modules.optim import Optim
@@ -75,6 +76,27 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
         assert torch.equal(weight, resumed.state_dict()[name]), name
     assert resumed.moments == module.moments
     assert module.moments.num_values == 64
+
+
+def test_an_adapted_kl_weight_holds_from_the_next_iteration_on_in_a_resumed_run_too(
+    parts: Callable, tmp_path: Path
+) -> None:
+    credit = Credit(advantage="rloo", num_samples_per_prompt=4, kl_in="loss", kl_estimator="k2")
+
+    def run(*callbacks: Any, ckpt_path: Path | None = None, **options: Any) -> list[float]:
+        recorder = Recorder()
+        module, data = parts("ppo", credit=credit)
+        trainer(tmp_path, recorder, *callbacks, max_epochs=2, **options).fit(module, data, ckpt_path=ckpt_path)
+        return recorder.losses
+
+    fixed = run()
+    checkpoint = ModelCheckpoint(tmp_path / "kept", filename="{step}", save_top_k=-1, every_n_train_steps=2)
+    adapted = run(AdaptiveKL(horizon=16), checkpoint, enable_checkpointing=True)
+    # The first iteration has four updates, and its rollout was made with the weight of the start.
+    assert adapted[:4] == fixed[:4]
+    assert all(new != old for new, old in zip(adapted[5:], fixed[5:], strict=True))
+    # In the middle of the first iteration, when the module has the weight of the second already.
+    assert run(AdaptiveKL(horizon=16), ckpt_path=tmp_path / "kept" / "step=2.ckpt") == adapted[2:]
 
 
 def test_scores_are_normalised_by_all_responses_so_far(parts: Callable, tmp_path: Path) -> None:

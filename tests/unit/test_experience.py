@@ -48,7 +48,8 @@ def test_a_slice_chooses_rows_too(make_sequences: MakeSequences) -> None:
 def test_what_belongs_to_tokens_is_cut_like_the_response(make_sequences: MakeSequences) -> None:
     sequences = make_sequences(PROMPTS, RESPONSES, right=2)
     tensors = torch.arange(5 * 15).view(5, 3, 5).float()
-    experience = Experience(sequences, *tensors).rows([2, 0])
+    experience = Experience(sequences, *tensors, kl_coef=torch.tensor([[0.1], [0.2], [0.3]])).rows([2, 0])
     assert_close(experience.sequences.response_mask, torch.tensor([[True, True], [True, False]]))
-    for chosen, tensor in zip(experience[1:], tensors, strict=True):
+    for chosen, tensor in zip(experience[1:6], tensors, strict=True):
         assert_close(chosen, tensor[[2, 0], :2])
+    assert_close(experience.kl_coef, torch.tensor([[0.3], [0.1]]))

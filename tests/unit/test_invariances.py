@@ -257,6 +257,7 @@ def test_parts_of_a_minibatch_add_up_to_the_gradient_of_ppo(
         advantages=advantages,
         old_values=values + 0.2 * noise,
         returns=values + errors,
+        kl_coef=torch.full((8, 1), 0.1),
     )
     size = MinibatchSize(num_sequences=8, num_tokens=int(mask.sum()), max_length=12)
 
@@ -264,6 +265,6 @@ def test_parts_of_a_minibatch_add_up_to_the_gradient_of_ppo(
         batch = Minibatch(experience.rows(part), size)
         some = batch.experience.sequences
         new = roles.actor_stats(some, temperature=0.7, entropy_grad=True)
-        return loss(new, roles.values(some), batch, 0.1, KL_IN_LOSS["k3"]).loss
+        return loss(new, roles.values(some), batch, KL_IN_LOSS["k3"]).loss
 
     assert_parts_add_up(nn.ModuleList(roles.trainable().values()), loss_of, cuts)

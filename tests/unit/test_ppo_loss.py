@@ -25,7 +25,7 @@ ENTROPY = torch.tensor([[1.0, 2.0], [3.0, 99.0]])
 VALUES = torch.tensor([[1.0, 2.0], [0.5, 99.0]])
 
 
-def batch(mask: Tensor = MASK) -> Minibatch:
+def batch(mask: Tensor = MASK, kl_coef: float = 0.0) -> Minibatch:
     zeros = torch.zeros(2, 2)
     whole = torch.cat([torch.ones(2, 1, dtype=torch.bool), mask], dim=1)
     experience = Experience(
@@ -35,6 +35,7 @@ def batch(mask: Tensor = MASK) -> Minibatch:
         advantages=torch.tensor([[2.0, 1.0], [1.0, 99.0]]),
         old_values=torch.zeros(2, 2),
         returns=torch.tensor([[1.0, 1.0], [0.5, 99.0]]),
+        kl_coef=torch.full((2, 1), kl_coef),
     )
     return Minibatch(experience, SIZE)
 
@@ -43,7 +44,7 @@ def terms(
     *, critic: bool = False, kl: str | None = None, kl_coef: float = 0.0, new: Tensor = NEW, **settings: Any
 ) -> Terms:
     loss = PPOLoss(**settings)
-    return loss(TokenStats(new, ENTROPY), VALUES if critic else None, batch(), kl_coef, kl and KL_IN_LOSS[kl])
+    return loss(TokenStats(new, ENTROPY), VALUES if critic else None, batch(kl_coef=kl_coef), kl and KL_IN_LOSS[kl])
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_the_dual_clip_reaches_the_policy_loss() -> None:
     stats = TokenStats(NEW + log(10), ENTROPY)
     # Ratios 15, 10 and 5 with advantages -2, -1, -1: bounded at 3.
     for dual_clip, expected in [(None, (30 + 10 + 5) / 6), (3.0, (6 + 3 + 3) / 6)]:
-        assert_close(PPOLoss(dual_clip=dual_clip)(stats, None, worse, 0.0, None).loss, torch.tensor(expected))
+        assert_close(PPOLoss(dual_clip=dual_clip)(stats, None, worse, None).loss, torch.tensor(expected))
 
 
 def test_the_value_loss_enters_with_its_weight_and_every_token_counts_the_same() -> None:
@@ -120,7 +121,7 @@ def test_no_gradient_comes_from_under_the_padding(kl: str) -> None:
     new = NEW.clone().requires_grad_()
     values = VALUES.clone().requires_grad_()
     entropy = ENTROPY.clone().requires_grad_()
-    loss = PPOLoss(ent_coef=0.1)(TokenStats(new, entropy), values, batch(), 0.5, KL_IN_LOSS[kl]).loss
+    loss = PPOLoss(ent_coef=0.1)(TokenStats(new, entropy), values, batch(kl_coef=0.5), KL_IN_LOSS[kl]).loss
     loss.backward()
     for leaf in (new, values, entropy):
         assert leaf.grad is not None

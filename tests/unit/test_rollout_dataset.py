@@ -31,7 +31,7 @@ def experience(iteration: int, count: int) -> Experience:
     numbers = (100 * iteration + torch.arange(count))[:, None].expand(count, LIMIT).float()
     ids = torch.ones(count, 1 + LIMIT, dtype=torch.long)
     whole = torch.cat([torch.ones(count, 1, dtype=torch.bool), mask], dim=1)
-    return Experience(Sequences(ids, whole, mask), *[numbers] * 3, None, None)
+    return Experience(Sequences(ids, whole, mask), *[numbers] * 3, None, None, numbers[:, :1])
 
 
 def make_dataset(
@@ -127,7 +127,7 @@ def test_a_checkpoint_holds_the_experience_only_while_it_is_needed(tmp_path: Any
     list(islice(dataset, 2))
     torch.save(dataset.progress(), tmp_path / "progress.pt")
     buffer = torch.load(tmp_path / "progress.pt", weights_only=True)["buffer"]
-    assert [None if tensor is None else len(tensor) for tensor in buffer] == [12] * 6 + [None, None]
+    assert [None if tensor is None else len(tensor) for tensor in buffer] == [12] * 6 + [None, None, 12]
     list(dataset)
     assert dataset.progress()["buffer"] is None
 

@@ -23,9 +23,8 @@ SAMPLES = Samples(
 
 def metrics_of(samples: Samples, returns: torch.Tensor | None = None) -> dict[str, float]:
     zeros = torch.zeros(2, 2)
-    return rollout_metrics(
-        samples, Experience(samples.sequences, samples.logprobs, zeros, zeros, samples.values, returns)
-    )
+    experience = Experience(samples.sequences, samples.logprobs, zeros, zeros, samples.values, returns, zeros[:, :1])
+    return rollout_metrics(samples, experience)
 
 
 def test_metrics_are_sums_over_tokens_and_means_over_responses() -> None:

@@ -234,7 +234,7 @@ class PPOModule(LightningModule):
         new = self.roles.actor_stats(
             sequences, temperature=self.sampling.temperature, entropy_grad=self.loss.ent_coef != 0
         )
-        self.terms = self.loss(new, values, batch, self.kl_coef, self.credit.kl_loss)
+        self.terms = self.loss(new, values, batch, self.credit.kl_loss)
         loss, sums, means = self.terms
         if batch.ptx is not None:
             sums["ptx_loss"] = -self.roles.label_logprobs(*batch.ptx[:3]).sum() / batch.ptx.num_tokens

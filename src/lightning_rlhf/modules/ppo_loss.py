@@ -75,7 +75,6 @@ class PPOLoss:
         new: TokenStats,
         values: Tensor | None,
         batch: Minibatch,
-        kl_coef: float,
         kl_loss: Callable[[Tensor, Tensor], Tensor] | None,
     ) -> Terms:
         """The share of a part of a minibatch.
@@ -84,8 +83,7 @@ class PPOLoss:
             new: Log-probs and entropies under the current actor.
             values: (B, R) under the current critic, if there is one.
             batch: The part.
-            kl_coef: Weight of the KL penalty.
-            kl_loss: Its estimator, if it is in the loss.
+            kl_loss: The estimator of the KL penalty, if that is in the loss.
 
         Returns:
             The loss of the part, and its terms.
@@ -122,5 +120,5 @@ class PPOLoss:
             # Masked before exp(): where a weight is 0, the gradient of infinity is still NaN.
             kl = kl_loss(new.logprobs.where(mask, 0), old.ref_logprobs.where(mask, 0))
             sums["kl_loss"] = (kl * weights).sum()
-            loss = loss + kl_coef * sums["kl_loss"]
+            loss = loss + (old.kl_coef * kl * weights).sum()
         return Terms(loss, sums, means)

@@ -114,7 +114,7 @@ def to_experience(
     if credit.kl_in == "reward":
         kl = KL_IN_REWARD[credit.kl_estimator](samples.logprobs, samples.ref_logprobs)
     else:
-        kl, kl_coef = torch.zeros_like(samples.logprobs), 0.0
+        kl = torch.zeros_like(samples.logprobs)
     rewards = shape_rewards(scores, kl, mask, kl_coef=kl_coef)
     if credit.shaping.whiten:
         rewards = masked_unit_variance(rewards, mask)
@@ -131,7 +131,13 @@ def to_experience(
     if estimator.whiten:
         advantages = masked_whiten(advantages, mask)
     experience = Experience(
-        samples.sequences, samples.logprobs, samples.ref_logprobs, advantages, samples.values, returns
+        samples.sequences,
+        samples.logprobs,
+        samples.ref_logprobs,
+        advantages,
+        samples.values,
+        returns,
+        torch.full_like(samples.logprobs[:, :1], kl_coef),
     )
     metrics = {"reward_mean": float(rewards.sum(1).mean())}
     if credit.num_samples_per_prompt > 1:
