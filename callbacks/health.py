@@ -16,6 +16,7 @@ from lightning_rlhf.callbacks.alarms import ALARMS
 from lightning_rlhf.errors import raise_problems
 from lightning_rlhf.experience import Rollout
 from lightning_rlhf.hooks import RLHFCallback
+from lightning_rlhf.modules.finite import check_finite
 from lightning_rlhf.strategies.phases import grad_norm, last_grad_norm
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ _NUM_FIRST, _NUM_LATEST = 10, 200
 
 class Health(RLHFCallback):
     """Rings the alarms of `alarm_rules.py`: a line when one rings for the first time, and a note in `result.json`.
+
+    A gradient that is not finite ends the run with an error, since the weights would be lost by the next step.
 
     Logs `health/<alarm>` (1 if it rang since the last epoch or iteration, else 0), `train/grad_norm` (before clipping),
     and of PPO `rollout/distinct_1`, `rollout/distinct_2` and `train/first_log_ratio`.
@@ -82,10 +85,13 @@ class Health(RLHFCallback):
         pl_module.log("train/grad_norm", norm, on_step=not in_ppo, on_epoch=in_ppo, batch_size=1, sync_dist=in_ppo)
         value = float(norm)
         # Under fp16 gradients overflow now and then: the scaler skips that step and lowers its scale.
-        if isfinite(value) or getattr(trainer.precision_plugin, "scaler", None) is None:
-            self._watch({"train/grad_norm": value})
-        if not in_ppo:
+        if not isfinite(value) and getattr(trainer.precision_plugin, "scaler", None) is not None:
+            return
+        self._watch({"train/grad_norm": value})
+        if not in_ppo or not isfinite(value):
             self._ring(trainer)
+        # The norm is that of all ranks, so they end together: before the step, where it is known by then.
+        check_finite(trainer, {"train/grad_norm": norm})
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, *_: Any

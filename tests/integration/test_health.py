@@ -16,6 +16,7 @@ from support import result_of, trainer
 
 from lightning_rlhf import TextReward
 from lightning_rlhf.callbacks import Health, RunRecord
+from lightning_rlhf.errors import UserError
 
 # The tiny net is random: it does not end by itself.
 SOON = {"no_eos": {"window": 2}}
@@ -90,7 +91,8 @@ def test_while_a_run_goes_on_its_result_has_the_alarms_so_far(parts: Callable, t
 def test_outside_ppo_an_alarm_tells_the_step(parts: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     module, data = parts("sft")
     module.lr = 1e30
-    trainer(tmp_path, Health()).fit(module, data)
+    with pytest.raises(UserError, match="^epoch 1, step 1: not finite: train/grad_norm"):
+        trainer(tmp_path, Health()).fit(module, data)
     assert lines(caplog)[0].startswith("alarm not_finite, step 1: train/grad_norm is nan: ")
 
 
@@ -99,17 +101,19 @@ def test_a_run_without_alarms_says_that_it_has_none(parts: Callable, tmp_path: P
     assert result_of(tmp_path)["alarms"] == []
 
 
-@pytest.mark.parametrize("stage", ["sft", "reward"])
-def test_weights_that_blow_up_stop_the_run_in_the_middle_of_an_epoch(
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo"])
+def test_a_gradient_that_is_not_finite_ends_the_run_before_the_step(
     stage: str, parts: Callable, tmp_path: Path
 ) -> None:
     module, data = parts(stage)
     module.lr = 1e30
-    health = Health(stop_on=["not_finite"])
-    fitted = trainer(tmp_path, health, max_epochs=1)
-    fitted.fit(module, data)
-    assert health.stopped_by == "not_finite"
-    assert fitted.global_step < fitted.num_training_batches
+    fitted = trainer(tmp_path, Health(), RunRecord(stage, 1))
+    unit = "iteration" if stage == "ppo" else "epoch"
+    with pytest.raises(UserError, match=f"^{unit} 1, step 1: not finite: train/grad_norm"):
+        fitted.fit(module, data)
+    assert all(bool(weight.isfinite().all()) for weight in module.parameters())
+    result = result_of(tmp_path)
+    assert (result["status"], [alarm["name"] for alarm in result["alarms"]]) == ("failed", ["not_finite"])
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])

@@ -159,6 +159,15 @@ def test_each_stop_token_ends_a_response_and_else_the_limit_does(
     assert sampled.finished.tolist() == finished
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_lost_weights_give_tokens_of_the_vocabulary_and_logprobs_that_are_none(temperature: float) -> None:
+    table = torch.eye(10).masked_fill(torch.eye(10) == 0, torch.nan)
+    sampling = Sampling(max_new_tokens=2, temperature=temperature)
+    sampled = draw(Chain(table), [[0], [5]], sampling, torch.full((2, 2), 0.5), ())
+    assert all(0 <= token < 10 for response in responses_of(sampled) for token in response)
+    assert sampled.logprobs.isnan().all()
+
+
 def test_id_0_can_be_a_stop_token() -> None:
     sampled = draw(COUNT_UP, [[8], [1]], Sampling(max_new_tokens=4, temperature=0), torch.ones(2, 4), (0,))
     assert responses_of(sampled) == [[9, 0], [2, 3, 4, 5]]

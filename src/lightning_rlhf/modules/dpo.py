@@ -19,6 +19,7 @@ from lightning_rlhf.hooks import notify
 from lightning_rlhf.models.forward import response_logprobs
 from lightning_rlhf.models.roles import Net, build
 from lightning_rlhf.modules.checkpoint import beside_adapters, fill_in, leave_out
+from lightning_rlhf.modules.finite import check_finite
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.modules.reward import wins
 from lightning_rlhf.ops.preference import PREFERENCE_LOSSES
@@ -183,6 +184,7 @@ class DPOModule(LightningModule):
         if samples:
             metrics |= summarize(samples, self.answers_before)
         metrics = {f"val/{name}": value for name, value in metrics.items()}
+        check_finite(self.trainer, metrics)
         before = self.trainer.sanity_checking
         if before and self.trainer.global_step:
             # A run that goes on has the answers before training from its checkpoint.

@@ -19,6 +19,7 @@ from lightning_rlhf.hooks import notify
 from lightning_rlhf.models.roles import Net, SeparateRoles
 from lightning_rlhf.models.shared import Shared, SharedRoles
 from lightning_rlhf.modules.checkpoint import beside_adapters, fill_in, leave_out
+from lightning_rlhf.modules.finite import check_finite
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.modules.ppo_loss import PPOLoss
 from lightning_rlhf.modules.ppo_roles import build_roles, role_builders, without_own_net
@@ -26,7 +27,7 @@ from lightning_rlhf.ops.masked import masked_sum
 from lightning_rlhf.ops.moments import Moments, update_moments
 from lightning_rlhf.rewards import TextReward
 from lightning_rlhf.rewards.source import RewardSource
-from lightning_rlhf.rollout.collect import collect, gather_samples, score_samples, to_answers
+from lightning_rlhf.rollout.collect import collect, gather_samples, said_of, score_samples, to_answers
 from lightning_rlhf.rollout.credit import Credit, to_experience
 from lightning_rlhf.rollout.dataset import Minibatch, RolloutDataset
 from lightning_rlhf.rollout.evaluate import HeldOutAnswers, Sample, decode, summarize
@@ -209,6 +210,7 @@ class PPOModule(LightningModule):
                 greedy=self.credit.estimator.greedy,
             )
             samples = gather_samples(samples)
+            check_finite(self.trainer, said_of(samples))
             self.moments = update_moments(self.moments, samples.scores.total)
             experience, judged = to_experience(samples, self.credit, kl_coef=self.kl_coef, moments=self.moments)
         mask = samples.sequences.response_mask
@@ -264,6 +266,7 @@ class PPOModule(LightningModule):
         """Logs what the answers are like; those before training are kept to compare with."""
         samples = self.answers.finish()
         metrics = {f"val/{name}": value for name, value in summarize(samples, self.answers_before).items()}
+        check_finite(self.trainer, metrics)
         if self.trainer.sanity_checking:
             self.answers_before = samples
             # Lightning drops what is logged during its sanity check; here that is the state before training.

@@ -15,6 +15,7 @@ from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.roles import build
 from lightning_rlhf.models.scalar import ScalarModel
 from lightning_rlhf.modules.checkpoint import beside_adapters, fill_in, leave_out
+from lightning_rlhf.modules.finite import check_finite
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.ops.losses import pairwise_loss
 from lightning_rlhf.strategies.phases import rollout_phase
@@ -106,9 +107,11 @@ class RewardModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs the averages over all ranks."""
-        for name, mean in self.means.items():
-            self.log(f"val/{name}", mean.compute(), batch_size=1, sync_dist=True)
+        metrics = {f"val/{name}": mean.compute() for name, mean in self.means.items()}
+        for mean in self.means.values():
             mean.reset()
+        check_finite(self.trainer, metrics)
+        self.log_dict(metrics, batch_size=1, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what changes."""

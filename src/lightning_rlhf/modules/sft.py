@@ -17,6 +17,7 @@ from lightning_rlhf.hooks import notify
 from lightning_rlhf.models.forward import label_logprobs
 from lightning_rlhf.models.roles import build
 from lightning_rlhf.modules.checkpoint import beside_adapters, fill_in, leave_out
+from lightning_rlhf.modules.finite import check_finite
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.rewards import TextReward
 from lightning_rlhf.rollout.evaluate import HeldOutAnswers, Sample, summarize
@@ -91,6 +92,7 @@ class SFTModule(LightningModule):
         """Logs the loss over all ranks, and what the answers are like."""
         loss = self.val_loss.compute()
         self.val_loss.reset()
+        check_finite(self.trainer, {"val/loss": loss})
         metrics: dict[str, Any] = {"loss": loss, "perplexity": loss.exp()}
         samples: list[Sample] = self.answers.finish()
         if samples:

@@ -144,6 +144,19 @@ def gather_samples(samples: Samples) -> Samples:
     return _combined([samples], lambda tensors: gather_rows(tensors[0]))
 
 
+def said_of(samples: Samples) -> dict[str, Tensor]:
+    """What the roles say of the responses, by words for people; 0 behind the responses."""
+    said = {
+        "log-probs of the actor that samples": samples.sampler_logprobs,
+        "log-probs of the actor": samples.logprobs,
+        "log-probs of the reference": samples.ref_logprobs,
+        "values of the critic": samples.values,
+    }
+    mask = samples.sequences.response_mask
+    tokens = {name: torch.where(mask, numbers, 0) for name, numbers in said.items() if numbers is not None}
+    return {**tokens, "scores": samples.scores.total}
+
+
 def _combined(parts: list[Any], combine: Callable[[list[Tensor]], Tensor]) -> Any:
     """Combines tensors that stand at the same place in named tuples and dicts."""
     first = parts[0]

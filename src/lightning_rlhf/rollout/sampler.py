@@ -73,7 +73,10 @@ class Sampled(NamedTuple):
     finished: Tensor
     """(B,) bool: ended with a stop token; otherwise the length limit cut it."""
     logprobs: Tensor
-    """(B, R) of the drawn tokens in the distribution that they were drawn from, in nats; 0 after the response."""
+    """(B, R) of the drawn tokens in the distribution that they were drawn from, in nats; 0 after the response.
+
+    NaN if the net's logits are: then the tokens mean nothing.
+    """
 
 
 def sample(
@@ -139,7 +142,8 @@ def _draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor,
         Tokens and their log-probs, both (B,).
     """
     if sampling.temperature == 0:
-        return logits.argmax(-1), logits.new_zeros(len(logits), dtype=torch.float32)
+        largest, tokens = logits.float().max(-1)
+        return tokens, torch.zeros_like(largest).masked_fill(~largest.isfinite(), torch.nan)
     logits = logits.float() / sampling.temperature
     if sampling.top_k:
         logits = TopKLogitsWarper(sampling.top_k)(None, logits)
@@ -166,4 +170,5 @@ def invert(probs: Tensor, uniforms: Tensor) -> Tensor:
     cumulative = probs.to(uniforms.device).cumsum(-1, dtype=torch.float64)
     # The numbers are above 0 and the total is the last entry: so a token of probability 0 is never found.
     found = torch.searchsorted(cumulative, uniforms.double()[:, None] * cumulative[:, -1:])
-    return found[:, 0].to(probs.device)
+    # NaN is not found at all: the place behind the last token would be an error of indices, or end a GPU's process.
+    return found[:, 0].clamp(max=probs.shape[-1] - 1).to(probs.device)
