@@ -135,10 +135,9 @@ class PPOModule(LightningModule):
         self.rollout_micro_batch_size, self.ppo_epochs = rollout_micro_batch_size, ppo_epochs
         self.kl_coef, self.exact_kl, self.ptx_coef = kl_coef, exact_kl, ptx_coef
         self.ptx_minibatch_size = ptx_minibatch_size or minibatch_size
-        self.refresh_reference_every = refresh_reference_every
+        self.refresh_reference_every, self.moments = refresh_reference_every, Moments()
         self.answers = HeldOutAnswers(evaluation or sampling, renderer, gold, seed)
         self.answers_before: list[Sample] | None = None
-        self.moments = Moments()
 
     def configure_model(self) -> None:
         """Builds the nets, once; frozen ones too, so that sharded strategies shard them."""
