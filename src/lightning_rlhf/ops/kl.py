@@ -7,12 +7,18 @@ As a penalty in the rewards each of them is a number. As a loss it is the gradie
 the other way round: the gradient of k1 is 0 on average, that of k3 is the gradient of another divergence, that of k2
 is the gradient of the KL at each token (Tang and Munos, "On a few pitfalls in KL divergence gradient estimation for
 RL", 2025). It leaves out what a token does to the KL of later ones; only a penalty in the rewards counts that.
+
+k3 grows exponentially where the actor falls below the reference, and is infinite in fp32 from a difference of -89 on.
+The difference is therefore held at -10 or above in k3: it is at most exp(10) - 11 = 22,015, and as a loss has no
+gradient beyond. Other implementations bound it likewise (verl and OpenRLHF: k3 itself at 10).
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
+
+_LEAST_DIFFERENCE = -10.0
 
 
 class KL(NamedTuple):
@@ -31,7 +37,8 @@ def kl_estimates(logprobs: Tensor, ref_logprobs: Tensor) -> KL:
         ref_logprobs: (B, R) of the same tokens under the reference.
     """
     difference = logprobs - ref_logprobs
-    return KL(k1=difference, k2=difference.square() / 2, k3=(-difference).exp() - 1 + difference)
+    bounded = difference.clamp(min=_LEAST_DIFFERENCE)
+    return KL(k1=difference, k2=difference.square() / 2, k3=(-bounded).exp() - 1 + bounded)
 
 
 def exact_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:

@@ -128,7 +128,10 @@ def ppo_value_loss(
     """
     # Masked before squaring: the gradient of the square of a NaN is NaN, even where the loss leaves it out.
     values, old_values, returns = (torch.where(mask, tensor, 0) for tensor in (values, old_values, returns))
-    clipped = old_values + (values - old_values).clamp(-clip_range_value, clip_range_value)
+    moves = values - old_values
+    # Within the range the value itself: old + (value - old) may differ from it by rounding, and count as clipped.
+    inside = moves.abs() <= clip_range_value
+    clipped = torch.where(inside, values, old_values + moves.clamp(-clip_range_value, clip_range_value))
     plain_error, clipped_error = (values - returns).square(), (clipped - returns).square()
     losses = torch.maximum(plain_error, clipped_error) / 2
     is_clipped = (clipped_error > plain_error).float()

@@ -48,6 +48,19 @@ def test_k3_is_never_negative_where_k1_is() -> None:
     assert (kl.k3 >= 0).all()
 
 
+@pytest.mark.parametrize("difference", [-9.0, -11.0, -95.0, -1000.0, 50.0])
+def test_k3_and_its_gradients_are_bounded_where_the_actor_is_far_below_the_reference(difference: float) -> None:
+    logprobs, ref_logprobs = torch.tensor([difference], requires_grad=True), torch.zeros(1)
+    # From -10 down k3 stays as it is, exp(10) - 1 - 10, and has no gradient; above it is 1 - exp(-d).
+    bounded = max(difference, -10.0)
+    value, slope = exp(-bounded) - 1 + bounded, (1 - exp(-difference) if difference > -10 else 0.0)
+    for name, expected in {"k3": slope, "k3+": difference}.items():  # k3+ has the gradient of k2
+        loss = KL_IN_LOSS[name](logprobs, ref_logprobs)
+        assert_close(loss, torch.tensor([value]), rtol=1e-6, atol=0)
+        assert_close(torch.autograd.grad(loss.sum(), logprobs)[0], torch.tensor([expected]))
+    assert_close(KL_IN_REWARD["k3"](logprobs, ref_logprobs), torch.tensor([value]), rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_divergence_over_the_whole_vocabulary_is_that_of_torch(dtype: torch.dtype) -> None:
     logits, ref_logits = (3 * torch.randn(2, 2, 3, 11, generator=torch.Generator().manual_seed(0))).to(dtype)

@@ -140,6 +140,20 @@ def test_the_value_loss_of_three_tokens_by_hand() -> None:
     assert_close(value.clip_fraction, torch.tensor(1 / 3))
 
 
+def test_a_value_within_the_range_is_not_counted_as_clipped_by_rounding() -> None:
+    old, values, returns = 0.1 * torch.randn(3, 1, 10_000, generator=torch.Generator().manual_seed(0))
+    within = (values - old).abs() < 0.2
+    # The example has values for which old + (value - old) is further from the return than the value, by rounding.
+    assert (((old + (values - old) - returns).square() > (values - returns).square()) & within).sum() > 50
+    loss = ppo_value_loss(values, old, returns, within, clip_range_value=0.2, weights=1)
+    assert loss.clip_fraction == 0
+    beyond = ppo_value_loss(values, old, returns, ~within, clip_range_value=0.2, weights=1)
+    # Beyond the range the larger error counts, as before.
+    clipped = old + (values - old).clamp(-0.2, 0.2)
+    held_back = ((clipped - returns).square() > (values - returns).square())[~within].double().mean()
+    assert float(beyond.clip_fraction) == pytest.approx(float(held_back), rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("value", "gradient"),
     [
