@@ -16,10 +16,11 @@ from lightning_rlhf.callbacks.alarms import ALARMS
 from lightning_rlhf.errors import raise_problems
 from lightning_rlhf.experience import Rollout
 from lightning_rlhf.hooks import RLHFCallback
-from lightning_rlhf.strategies.phases import grad_norm, last_grad_norm
+from lightning_rlhf.strategies.phases import grad_norms, last_grad_norms
 
 log = logging.getLogger(__name__)
 
+_NORM = "train/grad_norm"
 # What no one else logs, of each iteration.
 _OWN = ("rollout/distinct_1", "rollout/distinct_2", "train/first_log_ratio")
 # Of each watched value the first ones are kept, which rules compare with, and the latest.
@@ -29,8 +30,9 @@ _NUM_FIRST, _NUM_LATEST = 10, 200
 class Health(RLHFCallback):
     """Rings the alarms of `alarm_rules.py`: a line when one rings for the first time, and a note in `result.json`.
 
-    Logs `health/<alarm>` (1 if it rang since the last epoch or iteration, else 0), `train/grad_norm` (before clipping),
-    and of PPO `rollout/distinct_1`, `rollout/distinct_2` and `train/first_log_ratio`.
+    Logs `health/<alarm>` (1 if it rang since the last epoch or iteration, else 0), the norm of the gradient before
+    clipping (`train/grad_norm` of all trained weights and, if there are several roles, `train/grad_norm_<role>` of
+    each), and of PPO `rollout/distinct_1`, `rollout/distinct_2` and `train/first_log_ratio`.
     """
 
     def __init__(self, alarms: Mapping[str, Mapping[str, float]] | None = None, stop_on: Sequence[str] = ()) -> None:
@@ -73,17 +75,20 @@ class Health(RLHFCallback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Watches the gradient of a whole minibatch; outside PPO also rings, since an epoch may be the whole run."""
-        norm = grad_norm(trainer, optimizer)
-        if norm is not None:
-            self._take_norm(trainer, pl_module, norm)
+        self._take_norms(trainer, pl_module, grad_norms(trainer, optimizer))
 
-    def _take_norm(self, trainer: Trainer, pl_module: LightningModule, norm: Tensor) -> None:
+    def _take_norms(self, trainer: Trainer, pl_module: LightningModule, norms: Mapping[str, Tensor] | None) -> None:
+        if not norms:
+            return
         in_ppo = self._in_ppo()
-        pl_module.log("train/grad_norm", norm, on_step=not in_ppo, on_epoch=in_ppo, batch_size=1, sync_dist=in_ppo)
-        value = float(norm)
+        named = {_NORM: torch.stack(list(norms.values())).norm()}
+        if len(norms) > 1:
+            named |= {f"{_NORM}_{role}": norm for role, norm in norms.items()}
+        pl_module.log_dict(named, on_step=not in_ppo, on_epoch=in_ppo, batch_size=1, sync_dist=in_ppo)
+        values = {name: float(norm) for name, norm in named.items()}
         # Under fp16 gradients overflow now and then: the scaler skips that step and lowers its scale.
-        if isfinite(value) or getattr(trainer.precision_plugin, "scaler", None) is None:
-            self._watch({"train/grad_norm": value})
+        if isfinite(values[_NORM]) or getattr(trainer.precision_plugin, "scaler", None) is None:
+            self._watch(values)
         if not in_ppo:
             self._ring(trainer)
 
@@ -92,9 +97,7 @@ class Health(RLHFCallback):
     ) -> None:
         """Watches the ratio of PPO's first update of an iteration, which has to be 1; and a norm that comes late."""
         if trainer.global_step > self.step:
-            norm = last_grad_norm(trainer)
-            if norm is not None:
-                self._take_norm(trainer, pl_module, norm)
+            self._take_norms(trainer, pl_module, last_grad_norms(trainer))
         self.step = trainer.global_step
         if batch_idx == 0 and hasattr(pl_module, "terms"):
             # approx_kl is half the mean square of the log-ratio.
@@ -117,8 +120,8 @@ class Health(RLHFCallback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Watches what the update was like, rings, and logs."""
-        own = ("train/grad_norm", *_OWN)
-        self._watch({name: value for name, value in _logged(trainer, "train/").items() if name not in own})
+        logged = _logged(trainer, "train/").items()
+        self._watch({name: value for name, value in logged if name not in _OWN and not name.startswith(_NORM)})
         self._ring(trainer)
         known = {name for name, alarm in self.alarms.items() if alarm.knows(self.history)}
         metrics = {f"health/{name}": float(name in self.rang) for name in sorted(known)}
