@@ -17,10 +17,11 @@ from lightning_rlhf.errors import raise_problems
 from lightning_rlhf.experience import Rollout
 from lightning_rlhf.hooks import RLHFCallback
 from lightning_rlhf.modules.finite import check_finite
-from lightning_rlhf.strategies.phases import grad_norm, last_grad_norm
+from lightning_rlhf.strategies.phases import grad_norms, last_grad_norms
 
 log = logging.getLogger(__name__)
 
+_NORM = "train/grad_norm"
 # What no one else logs, of each iteration.
 _OWN = ("rollout/distinct_1", "rollout/distinct_2", "train/first_log_ratio")
 # Of each watched value the first ones are kept, which rules compare with, and the latest.
@@ -32,8 +33,9 @@ class Health(RLHFCallback):
 
     A gradient that is not finite ends the run with an error, since the weights would be lost by the next step.
 
-    Logs `health/<alarm>` (1 if it rang since the last epoch or iteration, else 0), `train/grad_norm` (before clipping),
-    and of PPO `rollout/distinct_1`, `rollout/distinct_2` and `train/first_log_ratio`.
+    Logs `health/<alarm>` (1 if it rang since the last epoch or iteration, else 0), the norm of the gradient before
+    clipping (`train/grad_norm` of all trained weights and, if there are several roles, `train/grad_norm_<role>` of
+    each), and of PPO `rollout/distinct_1`, `rollout/distinct_2` and `train/first_log_ratio`.
     """
 
     def __init__(self, alarms: Mapping[str, Mapping[str, float]] | None = None, stop_on: Sequence[str] = ()) -> None:
@@ -76,31 +78,33 @@ class Health(RLHFCallback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Watches the gradient of a whole minibatch; outside PPO also rings, since an epoch may be the whole run."""
-        norm = grad_norm(trainer, optimizer)
-        if norm is not None:
-            self._take_norm(trainer, pl_module, norm)
+        self._take_norms(trainer, pl_module, grad_norms(trainer, optimizer))
 
-    def _take_norm(self, trainer: Trainer, pl_module: LightningModule, norm: Tensor) -> None:
-        in_ppo = self._in_ppo()
-        pl_module.log("train/grad_norm", norm, on_step=not in_ppo, on_epoch=in_ppo, batch_size=1, sync_dist=in_ppo)
-        value = float(norm)
-        # Under fp16 gradients overflow now and then: the scaler skips that step and lowers its scale.
-        if not isfinite(value) and getattr(trainer.precision_plugin, "scaler", None) is not None:
+    def _take_norms(self, trainer: Trainer, pl_module: LightningModule, norms: Mapping[str, Tensor] | None) -> None:
+        if not norms:
             return
-        self._watch({"train/grad_norm": value})
-        if not in_ppo or not isfinite(value):
+        in_ppo = self._in_ppo()
+        named = {_NORM: torch.stack(list(norms.values())).norm()}
+        if len(norms) > 1:
+            named |= {f"{_NORM}_{role}": norm for role, norm in norms.items()}
+        pl_module.log_dict(named, on_step=not in_ppo, on_epoch=in_ppo, batch_size=1, sync_dist=in_ppo)
+        values = {name: float(norm) for name, norm in named.items()}
+        # Under fp16 gradients overflow now and then: the scaler skips that step and lowers its scale.
+        finite = isfinite(values[_NORM])
+        if not finite and getattr(trainer.precision_plugin, "scaler", None) is not None:
+            return
+        self._watch(values)
+        if not in_ppo or not finite:
             self._ring(trainer)
         # The norm is that of all ranks, so they end together: before the step, where it is known by then.
-        check_finite(trainer, {"train/grad_norm": norm})
+        check_finite(trainer, named)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
         """Watches the ratio of PPO's first update of an iteration, which has to be 1; and a norm that comes late."""
         if trainer.global_step > self.step:
-            norm = last_grad_norm(trainer)
-            if norm is not None:
-                self._take_norm(trainer, pl_module, norm)
+            self._take_norms(trainer, pl_module, last_grad_norms(trainer))
         self.step = trainer.global_step
         if batch_idx == 0 and hasattr(pl_module, "terms"):
             # approx_kl is half the mean square of the log-ratio.
@@ -123,8 +127,8 @@ class Health(RLHFCallback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Watches what the update was like, rings, and logs."""
-        own = ("train/grad_norm", *_OWN)
-        self._watch({name: value for name, value in _logged(trainer, "train/").items() if name not in own})
+        logged = _logged(trainer, "train/").items()
+        self._watch({name: value for name, value in logged if name not in _OWN and not name.startswith(_NORM)})
         self._ring(trainer)
         known = {name for name, alarm in self.alarms.items() if alarm.knows(self.history)}
         metrics = {f"health/{name}": float(name in self.rang) for name in sorted(known)}

@@ -9,11 +9,13 @@ from lightning.pytorch import Callback
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from lightning_rlhf.data.prompts import collate_prompts
+from lightning_rlhf.data.prompts import Prompt, collate_prompts
+from lightning_rlhf.experience import Sequences
 from lightning_rlhf.rollout.collect import chunks
 from lightning_rlhf.rollout.sampler import Sampling, sample
 from lightning_rlhf.seeding import SAMPLING, uniforms
-from lightning_rlhf.strategies.phases import rollout_phase, whole
+from lightning_rlhf.strategies.collectives import gather_rows
+from lightning_rlhf.strategies.phases import place_generator, rollout_phase, whole
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +23,9 @@ log = logging.getLogger(__name__)
 class NormalizeReward(Callback):
     """Folds the normalisation into the head when training ends, so that an export carries it.
 
-    Then `kl_coef` means the same for every reward model. Source: Ziegler et al. (2019), section 2.1. Every rank draws
-    the same samples, so the ranks stay equal.
+    Then `kl_coef` means the same for every reward model. Source: Ziegler et al. (2019), section 2.1. The processes
+    share the samples, which do not depend on their number. The policy is there only while it samples: whole in each
+    process, as the net that samples in PPO is, or block by block where that one is.
     """
 
     def __init__(
@@ -39,7 +42,7 @@ class NormalizeReward(Callback):
             reference: Builds the policy that PPO will start from.
             sampling: How responses are drawn.
             num_samples: Responses to draw, one for each of the first training prompts.
-            batch_size: Responses drawn at a time.
+            batch_size: Responses that one process draws and scores at a time.
             seed: Of the random numbers.
         """
         self.reference, self.sampling, self.num_samples = reference, sampling, num_samples
@@ -48,28 +51,47 @@ class NormalizeReward(Callback):
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Samples, scores, and folds."""
         prompts = trainer.datamodule.reference_prompts(self.num_samples)
-        policy: Any = self.reference()
-        policy.to(pl_module.device)
-        numbers = uniforms((len(prompts), self.sampling.max_new_tokens), self.seed, SAMPLING)
-        scores = []
-        # The policy is whole on every rank, so nothing has to be gathered for it.
-        with rollout_phase(trainer, pl_module.net, policy):
-            steps = list(chunks(len(prompts), self.batch_size))
-            quiet = None if trainer.is_global_zero else True
-            for rows in tqdm(steps, desc="sampling to normalise the reward", delay=2, leave=False, disable=quiet):
-                batch = collate_prompts(prompts[rows], [])
-                sequences = sample(
-                    policy,
-                    batch.input_ids.to(pl_module.device),
-                    batch.attention_mask.to(pl_module.device),
-                    self.sampling,
-                    stop_ids=pl_module.renderer.stop_ids,
-                    uniforms=numbers[rows],
-                ).sequences
-                scores.append(pl_module.net.scores(sequences.input_ids, sequences.attention_mask))
-        all_scores = torch.cat(scores)
+        drawn = self._draw(trainer, pl_module, prompts)
+        with rollout_phase(trainer, pl_module.net):
+            scores = [pl_module.net.scores(part.input_ids, part.attention_mask) for part in drawn]
+        all_scores = gather_rows(torch.cat(scores))[: len(prompts)]
         with whole(trainer, pl_module.net, write=True):
             pl_module.net.normalize(all_scores)
         if trainer.is_global_zero:
             mean, std = float(all_scores.mean()), float(all_scores.std())
             log.info("reward normalised on %d samples: was mean %.3f, std %.3f", len(prompts), mean, std)
+
+    def _draw(self, trainer: Any, pl_module: Any, prompts: list[Prompt]) -> list[Sequences]:
+        """This process's share of the samples, a few rows at a time; the policy is gone afterwards."""
+        mine = share_of_rows(len(prompts), trainer.global_rank, trainer.world_size)
+        # A row of numbers for each prompt, whichever rank samples it.
+        numbers = uniforms((len(prompts), self.sampling.max_new_tokens), self.seed, SAMPLING)
+        policy = place_generator(trainer, self.reference())
+        steps = list(chunks(len(mine), self.batch_size))
+        quiet = None if trainer.is_global_zero else True
+        drawn = []
+        with rollout_phase(trainer, policy):
+            for rows in tqdm(steps, desc="sampling to normalise the reward", delay=2, leave=False, disable=quiet):
+                batch = collate_prompts([prompts[place] for place in mine[rows]], [])
+                sampled = sample(
+                    policy,
+                    batch.input_ids.to(pl_module.device),
+                    batch.attention_mask.to(pl_module.device),
+                    self.sampling,
+                    stop_ids=pl_module.renderer.stop_ids,
+                    uniforms=numbers[mine[rows]],
+                )
+                drawn.append(sampled.sequences)
+        return drawn
+
+
+def share_of_rows(count: int, rank: int, processes: int) -> list[int]:
+    """The rows of a process; the last one again where they do not divide, since all processes take equally many.
+
+    Args:
+        count: Rows of all processes.
+        rank: Of the process.
+        processes: How many there are.
+    """
+    each = -(-count // processes)
+    return [min(place, count - 1) for place in range(rank * each, (rank + 1) * each)]

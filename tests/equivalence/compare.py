@@ -81,9 +81,10 @@ def _recorded(own: dict[str, Any], stage: str) -> dict[str, int]:
     rollouts = iterations if stage == "ppo" else 0
     number = {"loss": iterations * STEPS_PER_EPOCH, "score": rollouts, "kl": rollouts}
     assert {name: len(own[name]) for name in number} == number
-    # A run that goes on still has those of the steps before.
-    number["grad_norm"] = number["loss"]
-    assert len(own["grad_norm"]) == EPOCHS * STEPS_PER_EPOCH
+    for name in ("grad_norm", *(["grad_norm_actor", "grad_norm_critic"] if stage == "ppo" else [])):
+        # A run that goes on still has those of the steps before.
+        number[name] = number["loss"]
+        assert len(own[name]) == EPOCHS * STEPS_PER_EPOCH
     return {name: count for name, count in number.items() if count}
 
 

@@ -60,7 +60,8 @@ OF_STAGE = {
         "reward_model.module.lr=1e-3",
         "reward_model.data.minibatch_size=8",
         "reward_model.trainer.max_epochs=2",
-        "reward_model.callbacks.normalize.num_samples=16",
+        # Two processes do not divide them.
+        "reward_model.callbacks.normalize.num_samples=15",
     ],
     "ppo": [
         "ppo.module.lr=1e-3",
@@ -69,6 +70,8 @@ OF_STAGE = {
         "ppo.module.rollout_micro_batch_size=8",
         "ppo.module.minibatch_size=8",
         "ppo.module.ppo_epochs=1",
+        # So the gradients of both are longer than the bound, each by its own factor.
+        "ppo.module.loss.vf_coef=1.0",
         "ppo.trainer.max_epochs=2",
         "ppo.trainer.check_val_every_n_epoch=2",
     ],
@@ -157,7 +160,8 @@ def run(folder: Path, strategy: str, arguments: list[str]) -> None:
         result = fit(prepared, resumed)
         if prepared.trainer.is_global_zero:
             health = next(c for c in prepared.trainer.callbacks if isinstance(c, Health))  # type: ignore[attr-defined]
-            numbers = recorder.numbers | {"grad_norm": health.history["train/grad_norm"], "val": result["metrics"]}
+            norms = {name.removeprefix("train/"): seen for name, seen in health.history.items() if "grad_norm" in name}
+            numbers = recorder.numbers | norms | {"val": result["metrics"]}
             (folder / stage / "trajectory.json").write_text(json.dumps(numbers))
     if "die" in options:
         if dist.is_initialized():

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import get_scheduler
 
 from lightning_rlhf.errors import raise_problems
+from lightning_rlhf.strategies.clipping import NO_DECAY
 from lightning_rlhf.strategies.phases import sharding
 from lightning_rlhf.strategies.shapes import whole_shape
 
@@ -56,7 +57,7 @@ def configure(module: LightningModule, optim: Optim, nets: dict[str, tuple[nn.Mo
         decayed = [parameter for parameter in parameters if len(whole_shape(parameter)) > 1]
         others = [parameter for parameter in parameters if len(whole_shape(parameter)) <= 1]
         groups.append({"params": decayed, "lr": lr, "weight_decay": optim.weight_decay, "name": name})
-        groups.append({"params": others, "lr": lr, "weight_decay": 0.0, "name": f"{name}_no_decay"})
+        groups.append({"params": others, "lr": lr, "weight_decay": 0.0, "name": name + NO_DECAY})
     # Adapters have matrices only, and strategies lose groups that are empty.
     optimizer = optim.optimizer([group for group in groups if group["params"]])
     if sharding(module.trainer) is None:

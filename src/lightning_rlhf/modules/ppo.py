@@ -3,11 +3,12 @@
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from lightning_rlhf.data.batches import PromptBatch
@@ -35,7 +36,7 @@ from lightning_rlhf.rollout.metrics import rollout_metrics
 from lightning_rlhf.rollout.ptx import PTX
 from lightning_rlhf.rollout.sampler import Sampling
 from lightning_rlhf.seeding import SAMPLING, uniforms
-from lightning_rlhf.strategies.phases import rollout_phase, whole
+from lightning_rlhf.strategies.phases import clip_by_role, rollout_phase, whole
 
 
 class PPOModule(LightningModule):
@@ -72,6 +73,7 @@ class PPOModule(LightningModule):
         ptx_coef: float = 0.0,
         ptx_minibatch_size: int | None = None,
         refresh_reference_every: int = 0,
+        clip_gradients_by: Literal["role", "all"] = "role",
         seed: int = 0,
     ) -> None:
         """Prepares the stage; the nets are built in `configure_model`.
@@ -102,6 +104,8 @@ class PPOModule(LightningModule):
             ptx_coef: Weight of the loss on texts that the data module mixes in (PPO-ptx).
             ptx_minibatch_size: Texts for each optimizer step; as many as responses if None.
             refresh_reference_every: The actor becomes the reference after every so many iterations; 0: never.
+            clip_gradients_by: What the trainer's `gradient_clip_val` bounds: the norm of the actor's gradient and that
+                of the critic's, each by itself (role), or the norm of both together (all).
             seed: Of prompts, sampling and the order of minibatches.
 
         Raises:
@@ -124,6 +128,8 @@ class PPOModule(LightningModule):
             ]
             if not holds
         )
+        if clip_gradients_by not in ("role", "all"):
+            raise UserError(f"clip_gradients_by={clip_gradients_by}: must be role or all")
         self.credit, self.loss = credit or Credit(), loss or PPOLoss()
         self.credit.shaping.check_limit(sampling.max_new_tokens)
         # In a dict, since a net that is an attribute would be a submodule at once, and a second time as a role.
@@ -136,6 +142,7 @@ class PPOModule(LightningModule):
         self.kl_coef, self.exact_kl, self.ptx_coef = kl_coef, exact_kl, ptx_coef
         self.ptx_minibatch_size = ptx_minibatch_size or minibatch_size
         self.refresh_reference_every, self.moments = refresh_reference_every, Moments()
+        self.clip_gradients_by = clip_gradients_by
         self.answers = HeldOutAnswers(evaluation or sampling, renderer, gold, seed)
         self.answers_before: list[Sample] | None = None
 
@@ -280,6 +287,19 @@ class PPOModule(LightningModule):
         """Groups for actor and critic, each with its own learning rate."""
         rates = {"actor": self.lr, "critic": self.critic_lr}
         return configure(self, self.optim, {name: (net, rates[name]) for name, net in self.roles.trainable().items()})
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips actor and critic each by its own norm, so that a steep critic does not take the actor's step."""
+        alone = self.clip_gradients_by == "role" and self.credit.estimator.critic
+        if alone and gradient_clip_val and gradient_clip_algorithm != "value":
+            clip_by_role(self.trainer, optimizer, gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what changes; frozen nets are not written again and again."""

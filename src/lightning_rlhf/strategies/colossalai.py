@@ -187,13 +187,17 @@ class ColossalAIStrategy(DDPStrategy):
         """See `Sharding`; a divided weight keeps its shape."""
         return sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad or not trained)
 
-    def grad_norm(self) -> Tensor | None:
-        """See `Sharding`: it is not known before the step."""
+    def grad_norms(self) -> dict[str, Tensor] | None:
+        """See `Sharding`: they are not known before the step."""
         return None
 
-    def last_grad_norm(self) -> Tensor | None:
+    def last_grad_norms(self) -> dict[str, Tensor] | None:
         """See `Sharding`."""
-        return self.precision.last_norm
+        return self.precision.last_norms
+
+    def clip_by_role(self, max_norm: float) -> None:
+        """See `Sharding`: the boosted optimizer's step clips, and knows the bound."""
+        self._engine().clipping.by_role = True
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Whole weights on the first process, for a checkpoint."""

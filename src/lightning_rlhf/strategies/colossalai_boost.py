@@ -195,7 +195,7 @@ def boost(
     with _buffers_kept(module), allowed_on(device):
         boosted, outer, *_ = Booster(plugin=plugin(**fixed, **{**defaults, **settings})).boost(module, optimizer)
     dtypes = {parameter: weight.dtype for parameter, weight in before.items()}
-    engine = GeminiEngine(boosted, outer, frozen) if frozen else ZeroEngine(dtypes, outer)
+    engine = GeminiEngine(boosted, outer, frozen, device) if frozen else ZeroEngine(dtypes, outer, device)
     engine.load({id(p): weight for p, weight in before.items() if id(p) in engine.parameters})
     return engine
 

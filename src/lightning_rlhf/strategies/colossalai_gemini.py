@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_map_only
 
+from lightning_rlhf.strategies.colossalai_clipping import GeminiClipping
 from lightning_rlhf.strategies.colossalai_frozen import FrozenNets
 from lightning_rlhf.strategies.colossalai_zero import keep_changes
 
@@ -23,13 +24,14 @@ from lightning_rlhf.strategies.colossalai_zero import keep_changes
 class GeminiEngine:
     """What a `GeminiDDP` needs around training."""
 
-    def __init__(self, ddp: Any, optimizer: Any, frozen: FrozenNets) -> None:
+    def __init__(self, ddp: Any, optimizer: Any, frozen: FrozenNets, device: torch.device) -> None:
         """Takes the boosted module and optimizer.
 
         Args:
             ddp: A `GeminiDDP`.
             optimizer: Its `GeminiOptimizer`.
             frozen: Nets that it does not know.
+            device: Of this process.
         """
         self.ddp, self.optimizer, self.chunks, self.frozen = ddp, optimizer, ddp.chunk_manager, frozen
         self.mixin = optimizer.mix_precision_mixin
@@ -41,6 +43,7 @@ class GeminiEngine:
         owners = [module for module in ddp.module.modules() if module._parameters]
         self.hooks = [module.register_forward_hook(_with_plain_output) for module in owners]
         _clip_on_cpu(optimizer.optim)
+        self.clipping = GeminiClipping(optimizer, device)
 
     @contextmanager
     def training(self) -> Iterator[None]:

@@ -9,6 +9,7 @@ from lightning.pytorch.plugins import Precision
 from torch import Tensor
 
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.strategies.clipping import role_of
 
 DTYPES = {
     "32-true": torch.float32,
@@ -28,7 +29,7 @@ class ColossalAIPrecision(Precision):
         """Knows neither yet: the strategy says both when it is set up."""
         super().__init__()
         self.engine: Any = None
-        self.last_norm: Tensor | None = None
+        self.last_norms: dict[str, Tensor] | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -62,9 +63,11 @@ class ColossalAIPrecision(Precision):
         boosted.step()
         # Lightning knows only the optimizer inside, whose zero_grad does not reach the gradients.
         boosted.zero_grad()
-        overflow = self.scaler and self.engine.mixin.found_overflow.item()
-        norm = float("inf") if overflow else boosted.get_grad_norm() / scale
-        self.last_norm = torch.as_tensor(norm, dtype=torch.float32, device=model.device).squeeze()
+        if self.scaler and self.engine.mixin.found_overflow.item():
+            # Such a step is left out.
+            self.last_norms = {role_of(group): loss.new_full((), float("inf")) for group in optimizer.param_groups}
+        else:
+            self.last_norms = {role: (norm / scale).squeeze() for role, norm in self.engine.clipping.norms.items()}
         return loss
 
     def clip_gradients(self, *_: Any, **__: Any) -> None:

@@ -11,22 +11,26 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from lightning_rlhf.strategies.colossalai_clipping import ZeroClipping
+
 
 class ZeroEngine:
     """What a `LowLevelZeroOptimizer` needs around training."""
 
-    def __init__(self, dtypes: dict[nn.Parameter, torch.dtype], optimizer: Any) -> None:
+    def __init__(self, dtypes: dict[nn.Parameter, torch.dtype], optimizer: Any, device: torch.device) -> None:
         """Takes the boosted optimizer.
 
         Args:
             dtypes: What all parameters of the module were before they were cast.
             optimizer: A `LowLevelZeroOptimizer`.
+            device: Of this process.
         """
         self.dtypes, self.optimizer = dtypes, optimizer
         self.mixin = optimizer.mixed_precision_mixin
         masters = optimizer.get_working_to_master_map()
         self.parameters = {id(parameter): parameter for parameter in dtypes if id(parameter) in masters}
         """Those that are trained, by id."""
+        self.clipping = ZeroClipping(optimizer, device)
 
     def training(self) -> AbstractContextManager[None]:
         """In it the loss is computed."""

@@ -7,7 +7,6 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch import LightningModule
 from lightning.pytorch import strategies as lightning_strategies
@@ -22,6 +21,7 @@ from lightning_rlhf.strategies import deepspeed_state as state
 from lightning_rlhf.strategies import deepspeed_weights as folder
 from lightning_rlhf.strategies import deepspeed_zero3 as zero3
 from lightning_rlhf.strategies.deepspeed_checks import check_cpu, check_settings, quiet
+from lightning_rlhf.strategies.deepspeed_clipping import Clipping
 from lightning_rlhf.strategies.deepspeed_ops import (
     COMMUNICATION,
     check_offloaded,
@@ -93,8 +93,11 @@ class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
         self._zero.update(zero or {})
         if self._zero.get("stage") not in (1, 2, 3):
             raise UserError("DeepSpeedStrategy: config has no zero_optimization.stage of 1, 2 or 3")
+        if self._config().get("gradient_clipping"):
+            raise UserError("DeepSpeedStrategy: config.gradient_clipping: set trainer.gradient_clip_val instead")
         self.gather_for_generation = gather_for_generation
         self.engine: Any = None
+        self.clipping: Clipping | None = None
 
     @property
     def shards_parameters(self) -> bool:
@@ -178,16 +181,20 @@ class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
         """See `Sharding`."""
         return sum(getattr(p, "ds_numel", p.numel()) for p in net.parameters() if p.requires_grad or not trained)
 
-    def grad_norm(self) -> Tensor | None:
-        """See `Sharding`: it is not known before the step."""
+    def grad_norms(self) -> dict[str, Tensor] | None:
+        """See `Sharding`: they are not known before the step."""
         return None
 
-    def last_grad_norm(self) -> Tensor | None:
+    def last_grad_norms(self) -> dict[str, Tensor] | None:
         """See `Sharding`; None if no step has been taken, or it was left out since fp16 gradients overflowed."""
-        norm = self.engine.get_global_grad_norm()
-        if norm is None or getattr(self.engine.optimizer, "overflow", False):
+        if self.clipping is None or getattr(self.engine.optimizer, "overflow", False):
             return None
-        return torch.as_tensor(norm, dtype=torch.float32, device=self.root_device)
+        return {role: norm.to(self.root_device) for role, norm in self.clipping.norms().items()} or None
+
+    def clip_by_role(self, max_norm: float) -> None:
+        """See `Sharding`: the engine's step clips, and knows the bound."""
+        assert self.clipping is not None
+        self.clipping.by_role = True
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         """Writes a folder; see `deepspeed_weights`."""
@@ -225,7 +232,7 @@ class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
         state.release(self.engine, keep_weights=self.engine.module is next_module)
         if self.model is self.engine:
             self.model = None
-        self.engine, self.optimizers, self.lr_scheduler_configs = None, [], []
+        self.engine, self.clipping, self.optimizers, self.lr_scheduler_configs = None, None, [], []
 
     def _setup_model(self, model: nn.Module) -> nn.Module:  # type: ignore[override]
         # The engine sends weights as bytes, which one without a dimension cannot be seen as.
@@ -242,6 +249,7 @@ class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
         index = self.local_rank if self.root_device.index is None else self.root_device.index
         engine, ds_optimizer = state.initialize(model, optimizer, lr_scheduler, self._config(), index)
         DeepSpeedStrategy.latest, self.engine = self, engine
+        self.clipping = Clipping(ds_optimizer) if optimizer is not None else None
         return engine, ds_optimizer
 
     def _init_optimizers(self) -> tuple[Optimizer, Any]:

@@ -27,6 +27,7 @@ from torch.optim import Optimizer
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.strategies import distributed_weights
 from lightning_rlhf.strategies.blocks import blocks
+from lightning_rlhf.strategies.clipping import divided_norms, gradients, shrink
 from lightning_rlhf.strategies.folders import replacing
 from lightning_rlhf.strategies.fsdp_precision import Precision
 from lightning_rlhf.strategies.shapes import keep_shapes, lift_scalars, whole_shape
@@ -183,13 +184,18 @@ class FSDPStrategy(lightning_strategies.FSDPStrategy):
         """See `Sharding`."""
         return sum(whole_shape(p).numel() for p in net.parameters() if p.requires_grad or not trained)
 
-    def grad_norm(self) -> Tensor | None:
+    def grad_norms(self) -> dict[str, Tensor] | None:
         """See `Sharding`."""
-        return self._root().clip_grad_norm_(float("inf")).float()
+        return divided_norms(gradients(self.optimizers[0]), self.root_device)
 
-    def last_grad_norm(self) -> Tensor | None:
-        """See `Sharding`: it was known before."""
+    def last_grad_norms(self) -> dict[str, Tensor] | None:
+        """See `Sharding`: they were known before."""
         return None
+
+    def clip_by_role(self, max_norm: float) -> None:
+        """See `Sharding`."""
+        roles = gradients(self.optimizers[0])
+        shrink(roles, divided_norms(roles, self.root_device), max_norm)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """This process's share of the weights, for a checkpoint."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.distributed as dist
 import torch.distributed.fsdp as torch_fsdp
 from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
 from lightning.pytorch import LightningModule, Trainer
@@ -20,6 +19,7 @@ from torch.distributed.tensor import DTensor
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.strategies import distributed_weights, shards
 from lightning_rlhf.strategies.blocks import nets
+from lightning_rlhf.strategies.clipping import divided_norms, gradients, shrink
 from lightning_rlhf.strategies.folders import replacing
 from lightning_rlhf.strategies.half import keep_buffers
 from lightning_rlhf.strategies.shapes import lift_scalars
@@ -121,21 +121,18 @@ class FSDP2Strategy(ModelParallelStrategy):
         """See `Sharding`; a shard knows the size of the whole."""
         return sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad or not trained)
 
-    def grad_norm(self) -> Tensor | None:
+    def grad_norms(self) -> dict[str, Tensor] | None:
         """See `Sharding`."""
-        weights = [
-            weight for optimizer in self.optimizers for group in optimizer.param_groups for weight in group["params"]
-        ]
-        shares = [weight.grad.to_local() for weight in weights if weight.grad is not None]
-        if not shares:
-            return None
-        total = torch.stack([torch.linalg.vector_norm(share, dtype=torch.float32) for share in shares]).square().sum()
-        dist.all_reduce(total)
-        return total.sqrt()
+        return divided_norms(gradients(self.optimizers[0]), self.root_device)
 
-    def last_grad_norm(self) -> Tensor | None:
-        """See `Sharding`: it was known before."""
+    def last_grad_norms(self) -> dict[str, Tensor] | None:
+        """See `Sharding`: they were known before."""
         return None
+
+    def clip_by_role(self, max_norm: float) -> None:
+        """See `Sharding`."""
+        roles = gradients(self.optimizers[0])
+        shrink(roles, divided_norms(roles, self.root_device), max_norm)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         """Writes a folder; see `distributed_weights`."""

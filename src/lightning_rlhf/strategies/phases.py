@@ -1,17 +1,22 @@
 """What a strategy must do around a phase. Algorithms enter a phase and never learn which strategy runs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
-from typing import Protocol, cast, runtime_checkable
+from typing import Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 
-from lightning_rlhf.strategies.shapes import whole_shape
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.strategies.clipping import gradients, shrink, whole_norms
+from lightning_rlhf.strategies.shapes import lift_scalars, whole_shape
+from lightning_rlhf.strategies.shards import shard
 
+Net = TypeVar("Net", bound=nn.Module)
 # Whether each forward of the net that samples is one of all ranks together: then they sample equally many tokens.
 _LAYERWISE: ContextVar[bool] = ContextVar("layerwise", default=False)
 
@@ -45,11 +50,14 @@ class Sharding(Protocol):
     def num_parameters(self, net: nn.Module, *, trained: bool = False) -> int:
         """How many weights a net has over all processes; or only those that are trained."""
 
-    def grad_norm(self) -> Tensor | None:
-        """Norm of all gradients before clipping; None where it is known only after the optimizer's step."""
+    def grad_norms(self) -> dict[str, Tensor] | None:
+        """Norm of each role's gradients before clipping; None where it is known only after the optimizer's step."""
 
-    def last_grad_norm(self) -> Tensor | None:
-        """The same of the optimizer step that was just taken; None where `grad_norm` gave it before."""
+    def last_grad_norms(self) -> dict[str, Tensor] | None:
+        """The same of the optimizer step that was just taken; None where `grad_norms` gave it before."""
+
+    def clip_by_role(self, max_norm: float) -> None:
+        """Clips the gradients of each role by their own norm, or has the step that comes do so, if the step clips."""
 
 
 def sharding(trainer: Trainer) -> Sharding | None:
@@ -85,6 +93,27 @@ def rollout_phase(trainer: Trainer, *nets: nn.Module, generator: nn.Module | Non
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def place_generator(trainer: Trainer, net: Net) -> Net:
+    """Puts a frozen net that is no part of the module where it can sample in a rollout.
+
+    It is whole on this process's device, or divided among all processes if no process is to hold a whole net to sample
+    with: then each call gathers it block by block.
+
+    Args:
+        trainer: Knows the strategy.
+        net: Whole, on the CPU.
+    """
+    strategy, device = sharding(trainer), trainer.strategy.root_device
+    if strategy is None or not strategy.shards_parameters or strategy.gather_for_generation:
+        return net.to(device)
+    # Any strategy's processes can do this; its own way to divide is for the module that it trains.
+    lift_scalars(net)
+    shard(net.requires_grad_(False), init_device_mesh(device.type, (trainer.world_size,)))
+    for buffer in net.buffers():
+        buffer.data = buffer.data.to(device)
+    return net
 
 
 def finished_everywhere(finished: bool) -> bool:
@@ -131,25 +160,42 @@ def num_parameters(trainer: Trainer, net: nn.Module, *, trained: bool = False) -
     return sum(whole_shape(weight).numel() for weight in net.parameters() if weight.requires_grad or not trained)
 
 
-def grad_norm(trainer: Trainer, optimizer: torch.optim.Optimizer) -> Tensor | None:
-    """Norm of all gradients together before clipping, in fp32; asked for before the optimizer's step.
+def grad_norms(trainer: Trainer, optimizer: torch.optim.Optimizer) -> dict[str, Tensor] | None:
+    """Norm of the gradients of each role before clipping, in fp32; asked for before the optimizer's step.
 
     Returns:
-        None where it is known only after the step, or there are no gradients.
+        None where it is known only after the step; empty if there are no gradients.
     """
     strategy = sharding(trainer)
-    if strategy is not None:
-        return strategy.grad_norm()
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    return total_norm(gradients) if gradients else None
+    return whole_norms(gradients(optimizer)) if strategy is None else strategy.grad_norms()
 
 
-def total_norm(gradients: Sequence[Tensor]) -> Tensor:
-    """Norm of all gradients together, in fp32."""
-    return torch.stack([torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]).norm()
-
-
-def last_grad_norm(trainer: Trainer) -> Tensor | None:
-    """The same of the step that was just taken; None where `grad_norm` gave it before."""
+def last_grad_norms(trainer: Trainer) -> dict[str, Tensor] | None:
+    """The same of the step that was just taken; None where `grad_norms` gave it before."""
     strategy = sharding(trainer)
-    return None if strategy is None else strategy.last_grad_norm()
+    return None if strategy is None else strategy.last_grad_norms()
+
+
+def clip_by_role(trainer: Trainer, optimizer: torch.optim.Optimizer, max_norm: float) -> None:
+    """Clips the gradients of each role by their own norm; for `configure_gradient_clipping`.
+
+    Args:
+        trainer: Knows the strategy.
+        optimizer: Its groups bear the names of roles, see `clipping`.
+        max_norm: Of each role's gradients.
+
+    Raises:
+        UserError: If the optimizer takes the loss scale of fp16 off the gradients only in its step.
+    """
+    # What Lightning's plugin for mixed precision refuses too, when it clips.
+    if getattr(optimizer, "_step_supports_amp_scaling", False) and trainer.scaler is not None:
+        raise UserError(
+            f"trainer.gradient_clip_val={max_norm}: under 16-mixed a fused optimizer unscales gradients in its step, "
+            "after they are clipped: set optim.optimizer.fused=false, or take trainer.precision=bf16-mixed"
+        )
+    strategy = sharding(trainer)
+    if strategy is None:
+        roles = gradients(optimizer)
+        shrink(roles, whole_norms(roles), max_norm)
+    else:
+        strategy.clip_by_role(max_norm)

@@ -127,7 +127,7 @@ def fit(folder: Path, name: str, strategy: DeepSpeedStrategy, **settings: Any) -
     trainer.fit(Module(folder))
     trainer.save_checkpoint(folder / f"{name}.ckpt")
     trainer.save_checkpoint(folder / f"{name}.ckpt")
-    watch.seen["norm"] = float(strategy.last_grad_norm())
+    watch.seen["norm"] = float(strategy.last_grad_norms()["model"])
     return trainer, watch.seen
 
 

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from lightning_rlhf.rollout.sampler import Sampling, sample
 from lightning_rlhf.strategies.phases import (
+    clip_by_role,
     finished_everywhere,
     full_state_dict,
-    grad_norm,
-    last_grad_norm,
+    grad_norms,
+    last_grad_norms,
     num_parameters,
     rollout_phase,
     sharding,
@@ -56,11 +57,14 @@ class Noting(SingleDeviceStrategy):
     def num_parameters(self, net: nn.Module, *, trained: bool = False) -> int:
         return 7 if trained else 9
 
-    def grad_norm(self) -> Tensor | None:
+    def grad_norms(self) -> dict[str, Tensor] | None:
         return None
 
-    def last_grad_norm(self) -> Tensor | None:
-        return torch.tensor(3.0)
+    def last_grad_norms(self) -> dict[str, Tensor] | None:
+        return {"actor": torch.tensor(3.0)}
+
+    def clip_by_role(self, max_norm: float) -> None:
+        self.notes.append(("clip", max_norm))
 
 
 def trainer_with(strategy: Any, folder: Path) -> Trainer:
@@ -92,10 +96,12 @@ def test_questions_go_to_the_strategy_that_shards(tmp_path: Path) -> None:
     assert shards_parameters(trainer)
     assert full_state_dict(trainer, net).keys() == {"noted"}
     assert (num_parameters(trainer, net), num_parameters(trainer, net, trained=True)) == (9, 7)
-    assert grad_norm(trainer, optimizer) is None
-    assert float(last_grad_norm(trainer) or 0) == 3
+    assert grad_norms(trainer, optimizer) is None
+    assert last_grad_norms(trainer) == {"actor": 3}
     with whole(trainer, net, write=True):
         assert strategy.notes == [("enter", "whole", (net,), True)]
+    clip_by_role(trainer, optimizer, 0.5)
+    assert strategy.notes[-1] == ("clip", 0.5)
 
 
 def test_without_sharding_the_answers_are_those_of_the_net(tmp_path: Path) -> None:
@@ -106,10 +112,10 @@ def test_without_sharding_the_answers_are_those_of_the_net(tmp_path: Path) -> No
     assert not shards_parameters(trainer)
     assert full_state_dict(trainer, net).keys() == {"weight", "bias"}
     assert (num_parameters(trainer, net), num_parameters(trainer, net, trained=True)) == (9, 6)
-    assert grad_norm(trainer, optimizer) is None
+    assert grad_norms(trainer, optimizer) == {}
     net.weight.grad = torch.full((3, 2), 2.0)
-    assert float(grad_norm(trainer, optimizer) or 0) == pytest.approx(24**0.5)
-    assert last_grad_norm(trainer) is None
+    assert grad_norms(trainer, optimizer) == {"model": pytest.approx(24**0.5)}
+    assert last_grad_norms(trainer) is None
 
 
 class Counting(nn.Module):
