@@ -16,6 +16,7 @@ from lightning_rlhf.callbacks.alarms import ALARMS
 from lightning_rlhf.errors import raise_problems
 from lightning_rlhf.experience import Rollout
 from lightning_rlhf.hooks import RLHFCallback
+from lightning_rlhf.strategies.movement import Movement
 from lightning_rlhf.strategies.phases import grad_norm, last_grad_norm
 
 log = logging.getLogger(__name__)
@@ -24,13 +25,16 @@ log = logging.getLogger(__name__)
 _OWN = ("rollout/distinct_1", "rollout/distinct_2", "train/first_log_ratio")
 # Of each watched value the first ones are kept, which rules compare with, and the latest.
 _NUM_FIRST, _NUM_LATEST = 10, 200
+# Optimizer steps between two looks at which weights have moved.
+_MOVES = 16
 
 
 class Health(RLHFCallback):
     """Rings the alarms of `alarm_rules.py`: a line when one rings for the first time, and a note in `result.json`.
 
     Logs `health/<alarm>` (1 if it rang since the last epoch or iteration, else 0), `train/grad_norm` (before clipping),
-    and of PPO `rollout/distinct_1`, `rollout/distinct_2` and `train/first_log_ratio`.
+    `train/moved_fraction` after every 16 optimizer steps, and of PPO `rollout/distinct_1`, `rollout/distinct_2` and
+    `train/first_log_ratio`.
     """
 
     def __init__(self, alarms: Mapping[str, Mapping[str, float]] | None = None, stop_on: Sequence[str] = ()) -> None:
@@ -68,6 +72,7 @@ class Health(RLHFCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Counts steps from here: a run that goes on has taken some."""
         self.step = trainer.global_step
+        self.movement, self.moved_since = Movement(trainer), self.step
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
@@ -96,9 +101,18 @@ class Health(RLHFCallback):
             if norm is not None:
                 self._take_norm(trainer, pl_module, norm)
         self.step = trainer.global_step
+        if self.step >= self.moved_since + _MOVES:
+            self._take_movement(trainer, pl_module)
         if batch_idx == 0 and hasattr(pl_module, "terms"):
             # approx_kl is half the mean square of the log-ratio.
             self._watch({"train/first_log_ratio": (2 * float(pl_module.terms.means["approx_kl"])) ** 0.5})
+
+    def _take_movement(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        share = self.movement.share(trainer)
+        if share is not None:
+            pl_module.log("train/moved_fraction", share, on_step=True, on_epoch=False, batch_size=1)
+            self._watch({"train/moved_fraction": share})
+        self.movement, self.moved_since = Movement(trainer), self.step
 
     def on_evaluation_end(
         self, trainer: Trainer, module: LightningModule, iteration: int, samples: list[dict[str, Any]]
@@ -117,7 +131,7 @@ class Health(RLHFCallback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Watches what the update was like, rings, and logs."""
-        own = ("train/grad_norm", *_OWN)
+        own = ("train/grad_norm", "train/moved_fraction", *_OWN)
         self._watch({name: value for name, value in _logged(trainer, "train/").items() if name not in own})
         self._ring(trainer)
         known = {name for name, alarm in self.alarms.items() if alarm.knows(self.history)}

@@ -131,6 +131,7 @@ def _examine_stage(
         *found,
         *start.findings.values(),
         watch.gradients(stage.module),
+        watch.movement_of_weights(),
         Finding("two steps", "ok", "went through, and so did a batch of held-out data"),
         Finding("export", "ok", "reloads to the same numbers"),
         *(examine_reward(stage) if name == "ppo" else ()),

@@ -21,7 +21,8 @@ from lightning_rlhf.errors import UserError
 from lightning_rlhf.strategies import distributed_weights, shards
 from lightning_rlhf.strategies.blocks import nets
 from lightning_rlhf.strategies.folders import replacing
-from lightning_rlhf.strategies.half import keep_buffers
+from lightning_rlhf.strategies.half import keep_digits
+from lightning_rlhf.strategies.phases import of_optimizers
 from lightning_rlhf.strategies.shapes import lift_scalars
 from lightning_rlhf.strategies.shards import Part
 
@@ -65,7 +66,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         # Lightning's "auto" is one share for each machine (model_parallel.py, `setup_environment`).
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
-        keep_buffers(self._module().trainer)
+        keep_digits(self._module().trainer)
         shards.no_inference_mode(self._module().trainer)
 
     def setup(self, trainer: Trainer) -> None:
@@ -121,12 +122,14 @@ class FSDP2Strategy(ModelParallelStrategy):
         """See `Sharding`; a shard knows the size of the whole."""
         return sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad or not trained)
 
+    def trained_weights(self) -> list[Tensor]:
+        """See `Sharding`."""
+        return [cast(DTensor, weight).to_local() for weight in of_optimizers(self.optimizers)]
+
     def grad_norm(self) -> Tensor | None:
         """See `Sharding`."""
-        weights = [
-            weight for optimizer in self.optimizers for group in optimizer.param_groups for weight in group["params"]
-        ]
-        shares = [weight.grad.to_local() for weight in weights if weight.grad is not None]
+        weights = of_optimizers(self.optimizers)
+        shares = [cast(DTensor, weight.grad).to_local() for weight in weights if weight.grad is not None]
         if not shares:
             return None
         total = torch.stack([torch.linalg.vector_norm(share, dtype=torch.float32) for share in shares]).square().sum()

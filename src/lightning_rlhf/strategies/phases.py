@@ -45,6 +45,12 @@ class Sharding(Protocol):
     def num_parameters(self, net: nn.Module, *, trained: bool = False) -> int:
         """How many weights a net has over all processes; or only those that are trained."""
 
+    def trained_weights(self) -> list[Tensor]:
+        """This process's part of the trained weights, as the optimizer steps on them; empty where it is out of reach.
+
+        Under mixed precision that is the fp32 copies, where the strategy keeps some.
+        """
+
     def grad_norm(self) -> Tensor | None:
         """Norm of all gradients before clipping; None where it is known only after the optimizer's step."""
 
@@ -142,6 +148,17 @@ def grad_norm(trainer: Trainer, optimizer: torch.optim.Optimizer) -> Tensor | No
         return strategy.grad_norm()
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     return total_norm(gradients) if gradients else None
+
+
+def trained_weights(trainer: Trainer) -> list[Tensor]:
+    """This process's part of the trained weights; see `Sharding.trained_weights`."""
+    strategy = sharding(trainer)
+    return of_optimizers(trainer.optimizers) if strategy is None else strategy.trained_weights()
+
+
+def of_optimizers(optimizers: Sequence[torch.optim.Optimizer]) -> list[Tensor]:
+    """The weights in the groups of optimizers."""
+    return [weight for optimizer in optimizers for group in optimizer.param_groups for weight in group["params"]]
 
 
 def total_norm(gradients: Sequence[Tensor]) -> Tensor:
