@@ -1,9 +1,9 @@
-"""Trains a net of two million parameters in fp32 and in bf16 under each strategy: which share of its weights moves?
+"""Trains a net of two million parameters, built in fp32 and in bf16, under each strategy: which of its weights move?
 
     python benchmarks/weights_move.py FOLDER [strategy …]
 
 Each run is 16 steps of SFT or PPO on two CPU processes (`single`: on one), at the learning rate of the stage's own
-configuration and in `bf16-mixed`. A weight has moved if it is not equal to what it was before the first step; where a
+configuration. A weight has moved if it is not equal to what it was before the first step; where a
 strategy keeps fp32 copies of trained weights, those are compared.
 """
 
@@ -27,8 +27,9 @@ STRATEGIES = (
 )
 WEIGHTS = {
     "fp32": ["trainer.precision=32-true"],
-    "bf16": ["model.dtype=bfloat16", "trainer.precision=bf16-mixed"],
-    "pure bf16": ["trainer.precision=bf16-true"],
+    "bf16, 32-true": ["model.dtype=bfloat16", "trainer.precision=32-true"],
+    "bf16, bf16-mixed": ["model.dtype=bfloat16", "trainer.precision=bf16-mixed"],
+    "bf16-true": ["model.dtype=bfloat16", "trainer.precision=bf16-true"],
 }
 STAGES = {
     "sft": ["+sft.trainer.max_steps=16", "sft.data.minibatch_size=8", "sft.module.lr=1e-5"],
@@ -53,7 +54,7 @@ def main(folder: Path, strategies: list[str]) -> None:
     for stage in STAGES:
         for strategy in strategies:
             for weights in WEIGHTS:
-                place = folder / f"{stage}_{strategy}_{weights.replace(' ', '_')}"
+                place = folder / f"{stage}_{strategy}_{weights.replace(', ', '_')}"
                 found = place / "moved.json"
                 if not found.exists():
                     place.mkdir(parents=True, exist_ok=True)

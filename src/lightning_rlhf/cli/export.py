@@ -28,7 +28,7 @@ def export(checkpoint: str, output_dir: str | None, dtype: str | None) -> Path:
     Args:
         checkpoint: What a run has saved: a file or a folder.
         output_dir: Where the model goes; None: `export/` in the stage's folder.
-        dtype: Of the weights written; None: `model.dtype`, or what they were trained in if that has fewer digits.
+        dtype: Of the weights written; None: `model.dtype`, or that in the checkpoint if it has fewer digits.
 
     Returns:
         The folder of the model, beside which `result.json` says the same.
