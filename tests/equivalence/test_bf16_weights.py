@@ -7,7 +7,7 @@ from cases import CASES
 from compare import differences, launch, trajectory
 
 # At this rate a weight in bf16 moves if it is smaller than 3e-4, and the net's are of 0.06.
-RATES = ("STAGE.module.lr=1e-6", "ppo.module.critic_lr=1e-6", "stages=sft,ppo")
+RATES = ("STAGE.module.lr=1e-6", "stages=sft,ppo")
 STRATEGIES = ["ddp", "fsdp", "fsdp2", "deepspeed_zero2", "deepspeed_zero3", "colossalai_zero2", "colossalai_gemini"]
 
 

@@ -15,6 +15,7 @@ from support import Watch, tiny_source, trainer
 from torch.utils._pytree import tree_leaves
 
 from lightning_rlhf import export_model, load_causal_lm, load_scalar_model
+from lightning_rlhf.callbacks import Health
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.strategies.movement import Movement
 
@@ -142,3 +143,17 @@ def test_a_reference_in_another_dtype_than_the_actor_is_refused(stage: str, part
     module.builders["reference"] = partial(load_causal_lm, BF16)
     with pytest.raises(UserError, match=r"reference: its weights are torch.bfloat16 and the actor's torch.float32"):
         trainer(tmp_path).fit(module, data)
+
+
+@pytest.mark.parametrize(("precision", "rings"), [("bf16-true", True), ("bf16-mixed", False)])
+def test_health_tells_that_weights_in_16_bits_stand_still(
+    precision: Any, rings: bool, parts: Callable, tmp_path: Path
+) -> None:
+    health = Health()
+    module, data = in_bf16("sft", parts)
+    module.lr = 1e-6
+    trainer(tmp_path, health, max_epochs=2, max_steps=17, precision=precision).fit(module, data)
+    # At a rate of 1e-6 the next number in bf16 is within reach of weights below 3e-4: a hundredth of all.
+    (share,) = health.history["train/moved_fraction"]
+    assert share < 0.05 if rings else share > 0.95
+    assert ("weights_stand_still" in health.begun) == rings
