@@ -8,6 +8,7 @@ from math import isfinite
 from statistics import fmean, median
 
 from lightning_rlhf.callbacks.alarms import History, alarm
+from lightning_rlhf.strategies.movement import FEW, REMEDY
 
 
 @alarm(
@@ -37,6 +38,19 @@ def gradient_explosion(history: History, threshold: float, window: int) -> str |
     if len(earlier) < 20 or min(norms[-window:]) <= threshold * median(earlier):
         return None
     return f"gradient norm {norms[-1]:.3g}, median before {median(earlier):.3g}"
+
+
+@alarm(
+    ("train/moved_fraction",),
+    threshold=FEW,
+    window=1,
+    meaning="most weights stay as they are: they have too few digits for steps of this size, or get no gradient",
+    remedy=REMEDY,
+)
+def weights_stand_still(history: History, threshold: float, window: int) -> str | None:
+    """Less than `threshold` of the trained weights have moved in 16 optimizer steps."""
+    shares = history["train/moved_fraction"][-window:]
+    return f"only {shares[-1]:.1%} of the trained weights moved in 16 steps" if max(shares) < threshold else None
 
 
 @alarm(

@@ -17,6 +17,7 @@ from lightning_rlhf.errors import raise_problems
 from lightning_rlhf.experience import Rollout
 from lightning_rlhf.hooks import RLHFCallback
 from lightning_rlhf.modules.finite import check_finite
+from lightning_rlhf.strategies.movement import Movement
 from lightning_rlhf.strategies.phases import grad_norms, last_grad_norms
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,8 @@ _NORM = "train/grad_norm"
 _OWN = ("rollout/distinct_1", "rollout/distinct_2", "train/first_log_ratio")
 # Of each watched value the first ones are kept, which rules compare with, and the latest.
 _NUM_FIRST, _NUM_LATEST = 10, 200
+# Optimizer steps between two looks at which weights have moved.
+_MOVES = 16
 
 
 class Health(RLHFCallback):
@@ -35,7 +38,8 @@ class Health(RLHFCallback):
 
     Logs `health/<alarm>` (1 if it rang since the last epoch or iteration, else 0), the norm of the gradient before
     clipping (`train/grad_norm` of all trained weights and, if there are several roles, `train/grad_norm_<role>` of
-    each), and of PPO `rollout/distinct_1`, `rollout/distinct_2` and `train/first_log_ratio`.
+    each), `train/moved_fraction` after every 16 optimizer steps, and of PPO `rollout/distinct_1`, `rollout/distinct_2`
+    and `train/first_log_ratio`.
     """
 
     def __init__(self, alarms: Mapping[str, Mapping[str, float]] | None = None, stop_on: Sequence[str] = ()) -> None:
@@ -73,6 +77,7 @@ class Health(RLHFCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Counts steps from here: a run that goes on has taken some."""
         self.step = trainer.global_step
+        self.movement, self.moved_since = Movement(trainer), self.step
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
@@ -106,9 +111,18 @@ class Health(RLHFCallback):
         if trainer.global_step > self.step:
             self._take_norms(trainer, pl_module, last_grad_norms(trainer))
         self.step = trainer.global_step
+        if self.step >= self.moved_since + _MOVES:
+            self._take_movement(trainer, pl_module)
         if batch_idx == 0 and hasattr(pl_module, "terms"):
             # approx_kl is half the mean square of the log-ratio.
             self._watch({"train/first_log_ratio": (2 * float(pl_module.terms.means["approx_kl"])) ** 0.5})
+
+    def _take_movement(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        share = self.movement.share(trainer)
+        if share is not None:
+            pl_module.log("train/moved_fraction", share, on_step=True, on_epoch=False, batch_size=1)
+            self._watch({"train/moved_fraction": share})
+        self.movement, self.moved_since = Movement(trainer), self.step
 
     def on_evaluation_end(
         self, trainer: Trainer, module: LightningModule, iteration: int, samples: list[dict[str, Any]]
@@ -127,8 +141,9 @@ class Health(RLHFCallback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Watches what the update was like, rings, and logs."""
+        own = (_NORM, "train/moved_fraction", *_OWN)
         logged = _logged(trainer, "train/").items()
-        self._watch({name: value for name, value in logged if name not in _OWN and not name.startswith(_NORM)})
+        self._watch({name: value for name, value in logged if not name.startswith(own)})
         self._ring(trainer)
         known = {name for name, alarm in self.alarms.items() if alarm.knows(self.history)}
         metrics = {f"health/{name}": float(name in self.rang) for name in sorted(known)}

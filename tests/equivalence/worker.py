@@ -30,6 +30,7 @@ from lightning_rlhf.cli.run import hand_on, load_renderer
 from lightning_rlhf.cli.stage import fit, prepare
 from lightning_rlhf.experience import Rollout
 from lightning_rlhf.hooks import RLHFCallback
+from lightning_rlhf.strategies.movement import Movement
 from lightning_rlhf.strategies.shapes import whole_shape
 
 STAGES = ("sft", "reward", "ppo")
@@ -102,6 +103,10 @@ class Recorder(RLHFCallback):
         frozen = [weight for weight in pl_module.parameters() if not weight.requires_grad]
         whole = sum(getattr(weight, "ds_numel", whole_shape(weight).numel()) for weight in frozen)
         self.numbers["frozen_here"] = [numel_here(frozen) / whole] if frozen else []
+        self.movement = Movement(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self.numbers["moved"] = [self.movement.share(trainer) or 0.0]
 
     def on_rollout_end(self, trainer: Trainer, module: Any, rollout: Rollout) -> None:
         self.numbers["score"].append(rollout.metrics["score_mean"])

@@ -79,6 +79,7 @@ def test_a_sound_pipeline_passes(tmp_path: Path) -> None:
         "reward model: last token",
         "reward model: tokenizer",
         "gradients",
+        "weights move",
         "two steps",
         "export",
     }
@@ -247,3 +248,10 @@ def test_a_setting_that_is_not_known_is_refused_as_by_train(override: str, words
     assert done.stderr.startswith("error: ")
     assert words in done.stderr
     assert not list(tmp_path.glob("outputs/**/result.json"))
+
+
+def test_weights_in_16_bits_that_stand_still_are_told(tmp_path: Path) -> None:
+    result = examined(tmp_path, *TINY, "stage=sft", "experiment=none", "trainer.precision=bf16-true")
+    warned = findings(result, "warning")["sft: weights move"]
+    assert warned["found"].endswith("of those that are trained, in two steps")
+    assert "trainer.precision=bf16-mixed or 32-true" in warned["remedy"]

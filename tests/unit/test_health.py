@@ -63,6 +63,10 @@ CASES: dict[str, tuple[list[History], list[History]]] = {
             one("train/grad_norm", *[0.1] * 100, *[1.0] * 50, 9, 9, 9),  # what was long ago does not count
         ],
     ),
+    "weights_stand_still": (
+        [one("train/moved_fraction", 1.0, 0.249)],
+        [one("train/moved_fraction", 0.1, 0.25)],
+    ),
     "reward_below_length": (
         [accuracy(0.55, 0.55, 0.45), accuracy(0.59, 0.4, 0.6)],
         [accuracy(0.56, 0.55, 0.45)],

@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 from lightning_rlhf.checks.finding import Finding, judged
+from lightning_rlhf.strategies.movement import FEW, REMEDY, Movement
 
 
 class Watch(Callback):
@@ -18,6 +19,7 @@ class Watch(Callback):
     def __init__(self) -> None:
         """Starts before everything."""
         self.phase = "settings"
+        self.moved: float | None = None
         self.received: set[str] = set()
         self.not_zero: set[str] = set()
 
@@ -29,12 +31,17 @@ class Watch(Callback):
         """Batches are made next."""
         self.phase = "two steps"
 
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Looks at the weights before the first step."""
+        self.movement = Movement(trainer)
+
     def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
         """A batch of held-out data comes next."""
         self.phase = "held-out data"
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """The export comes next."""
+        """Looks at the weights after the last step; the export comes next."""
+        self.moved = self.movement.share(trainer)
         self.phase = "export"
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
@@ -44,6 +51,18 @@ class Watch(Callback):
                 self.received.add(name)
                 if parameter.grad.any():
                     self.not_zero.add(name)
+
+    def movement_of_weights(self) -> Finding:
+        """Whether the steps moved the weights, which 16 bits have too few digits for at the usual learning rates."""
+        if self.moved is None:
+            return Finding("weights move", "warning", "this strategy shows none", "examine with strategy=single too")
+        return judged(
+            "weights move",
+            self.moved >= FEW,
+            f"{self.moved:.1%} of those that are trained, in two steps",
+            REMEDY,
+            severity="warning",
+        )
 
     def gradients(self, module: nn.Module) -> Finding:
         """What was seen of the gradients, once some steps are done."""

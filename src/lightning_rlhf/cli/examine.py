@@ -35,8 +35,7 @@ _REMEDIES = {
     "nets": "change what the message names",
     "two steps": "mend what the message names: the first steps of this stage fail",
     "held-out data": "mend what the message names: the stage would fail when its first epoch is through",
-    "export": "what is served would not be what was trained; where trainer.precision=bf16-true does this, by rounding "
-    "the frequencies of rotary positions, set model.dtype=bfloat16 and trainer.precision=bf16-mixed instead",
+    "export": "what is served would not be what was trained",
 }
 
 
@@ -131,6 +130,7 @@ def _examine_stage(
         *found,
         *start.findings.values(),
         watch.gradients(stage.module),
+        watch.movement_of_weights(),
         Finding("two steps", "ok", "went through, and so did a batch of held-out data"),
         Finding("export", "ok", "reloads to the same numbers"),
         *(examine_reward(stage) if name == "ppo" else ()),

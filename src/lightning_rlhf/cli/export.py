@@ -28,7 +28,7 @@ def export(checkpoint: str, output_dir: str | None, dtype: str | None) -> Path:
     Args:
         checkpoint: What a run has saved: a file or a folder.
         output_dir: Where the model goes; None: `export/` in the stage's folder.
-        dtype: Of the weights written; None keeps them.
+        dtype: Of the weights written; None: `model.dtype`, or that in the checkpoint if it has fewer digits.
 
     Returns:
         The folder of the model, beside which `result.json` says the same.
@@ -74,6 +74,8 @@ def _settings(run: Path, checkpoint: str) -> tuple[DictConfig, str]:
 
 def _net(config: DictConfig, stage: str, checkpoint: Path, dtype: Any) -> tuple[Any, Any]:
     """The trained net, on the CPU, and the renderer of the run."""
+    from dataclasses import replace
+
     from hydra.utils import instantiate
 
     from lightning_rlhf.cli.run import load_renderer
@@ -94,7 +96,8 @@ def _net(config: DictConfig, stage: str, checkpoint: Path, dtype: Any) -> tuple[
     if not weights:
         raise UserError(f"checkpoint={checkpoint}: holds no weights of the net that stage={stage} trains ({prefix}…)")
     if source.adapter is None:
-        return rebuilt(empty_net(source, scalar=scalar), weights), load_renderer(config)
+        written = source if dtype is None else replace(source, dtype=str(dtype).removeprefix("torch."))
+        return rebuilt(empty_net(written, scalar=scalar), weights), load_renderer(config)
     return adapted(source, weights, scalar=scalar, dtype=dtype), load_renderer(config)
 
 

@@ -30,7 +30,6 @@ from lightning_rlhf.models.shared import Shared
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.rewards import TextReward
 from lightning_rlhf.rollout.dataset import check_sizes
-from lightning_rlhf.strategies.half import keep_buffers
 from lightning_rlhf.strategies.phases import shards_parameters
 
 BLOCKS = {"sft": "sft", "reward": "reward_model", "ppo": "ppo", "dpo": "dpo"}
@@ -182,7 +181,6 @@ def _trainer(config: DictConfig, name: str, source: ModelSource) -> pl.Trainer:
         enable_progress_bar="progress" in nodes,
     )
     _check_precision({**config.trainer, **block.trainer}["precision"], trainer)
-    keep_buffers(trainer)
     every = trainer.check_val_every_n_epoch
     if trainer.max_epochs % every:
         path = f"{BLOCKS[name]}.trainer"

@@ -7,7 +7,7 @@ from transformers import PretrainedConfig
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.forward import hidden_states
 from lightning_rlhf.models.playing import playing
-from lightning_rlhf.models.scalar import Scalar
+from lightning_rlhf.models.scalar import Scalar, ScalarHead
 
 
 class AdapterScalar(Scalar):
@@ -27,7 +27,7 @@ class AdapterScalar(Scalar):
         """
         super().__init__()
         self._backbone, self.adapter = (backbone,), adapter
-        self.head = nn.Linear(head.shape[1], 1, bias=False)
+        self.head = ScalarHead(head.shape[1], 1, bias=False)
         # In fp32 like the adapter, whatever the net is in.
         self.head.weight = nn.Parameter(head.detach().to(torch.float32, copy=True))
         self.bias = nn.Parameter(torch.tensor(bias))

@@ -15,8 +15,10 @@ from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.export_check import said, what_differs
 from lightning_rlhf.models.merging import active_adapter, is_plain, of_weights, plain_net, with_adapters
 from lightning_rlhf.models.playing import adapter_layers
+from lightning_rlhf.models.precision import as_exported, export_in, exported_dtype
 from lightning_rlhf.models.scalar import ScalarModel, load_scalar_model
 from lightning_rlhf.models.source import ModelSource
+from lightning_rlhf.strategies.half import cast_weights
 
 MANIFEST = "lightning_rlhf.json"
 
@@ -26,8 +28,9 @@ def export_model(
 ) -> Path:
     """Writes weights (safetensors), configuration, tokenizer with chat template and manifest, and reads them back.
 
-    An adapter is merged into the weights, and is written in peft's format to a folder of its own beside this one; the
-    net stays as it is.
+    An adapter is merged into the weights, and is written in peft's format to a folder of its own beside this one;
+    weights that were held in fp32 to be trained are rounded to the dtype that the net was built in. The net stays as it
+    is.
 
     The folder appears in one step, after the reloaded net gave the same numbers: a run that is killed leaves no
     half model.
@@ -51,20 +54,22 @@ def export_model(
     hf_net: Any = net.net if isinstance(net, ScalarModel) else net
     if isinstance(net, ScalarModel):
         hf_net.config.score_bias = float(net.bias.detach())
-    merged = hf_net if is_plain(hf_net) else plain_net(hf_net)
+    dtype, computed = exported_dtype(hf_net), hf_net.dtype
+    merged = hf_net if is_plain(hf_net) and dtype == computed else plain_net(hf_net, dtype)
     merged.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     kind = "reward_model" if scalar else "causal_lm"
     (partial / MANIFEST).write_text(json.dumps({"kind": kind, **manifest}, indent=2) + "\n")
-    dtype, device = merged.dtype, next(net.parameters()).device
+    device = next(net.parameters()).device
     said_merged = None
     if merged is not hf_net:
         module: torch.nn.Module = ScalarModel(merged) if scalar else merged
-        said_merged = said(module.to(device))
+        # In the dtype of the trained ones: what is to be seen is the rounding of the weights, not that of the passes.
+        said_merged = said(cast_weights(module, computed).to(device))
         del module
     # Before another whole net is there.
     del merged
-    problem = what_differs(net, said_merged, said(_reload(partial, dtype, scalar=scalar).to(device)), dtype)
+    problem = what_differs(net, said_merged, said(_reload(partial, computed, scalar=scalar).to(device)), dtype)
     if problem is not None:
         raise RuntimeError(f"export to {folder}: the reloaded model {problem}")
     shutil.rmtree(folder, ignore_errors=True)
@@ -93,6 +98,7 @@ def empty_net(source: ModelSource, *, scalar: bool) -> torch.nn.Module:
         config.num_labels = 1
     with torch.device("meta"):
         net = auto.from_config(config, dtype=source.torch_dtype, trust_remote_code=source.trust_remote_code)
+        export_in(net, source.torch_dtype)
         return ScalarModel(net) if scalar else net
 
 
@@ -135,7 +141,7 @@ def rebuilt(net: torch.nn.Module, weights: dict[str, torch.Tensor]) -> torch.nn.
     # torch's fully_shard gives a net a class of its own, made from the net's.
     kind: Any = next(cls for cls in type(hf_net).__mro__ if not cls.__module__.startswith("torch."))
     bias = weights.pop("bias") if isinstance(net, ScalarModel) else None
-    weights = {name.removeprefix("net."): weight for name, weight in weights.items()}
+    weights = as_exported(hf_net, {name.removeprefix("net."): weight for name, weight in weights.items()})
     plain: Any = (
         with_adapters(kind, hf_net, weights) if adapter_layers(hf_net) else of_weights(kind, hf_net.config, weights)
     )

@@ -13,9 +13,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Answers, Scores, Sequences
 from lightning_rlhf.models.forward import label_logprobs, response_logits
 from lightning_rlhf.models.merging import is_plain, merged_weights
+from lightning_rlhf.models.playing import adapter_layers
+from lightning_rlhf.models.precision import hold_in_fp32
 from lightning_rlhf.models.scalar import ScalarModel
 from lightning_rlhf.ops.kl import exact_kl
 from lightning_rlhf.ops.logprobs import token_entropy, token_logprobs
@@ -175,3 +178,27 @@ Net = nn.Module | Callable[[], nn.Module]
 def build(net: Net) -> Any:
     """The net itself, or what its function returns; in training mode, which transformers leaves when it loads."""
     return (net if isinstance(net, nn.Module) else net()).train()
+
+
+def build_trained(net: Net) -> Any:
+    """A net all of whose weights are trained, or an adapter: it holds what it trains in fp32."""
+    built = build(net)
+    hold_in_fp32(built)
+    return built
+
+
+def build_policies(actor: Net, reference: Net) -> tuple[Any, Any]:
+    """The actor, and the reference in the dtype of the actor: otherwise they would differ before training.
+
+    Raises:
+        UserError: If they are given in different dtypes.
+    """
+    built, frozen = build(actor), build(reference).requires_grad_(False).eval()
+    if frozen.dtype != built.dtype:
+        raise UserError(
+            f"reference: its weights are {frozen.dtype} and the actor's {built.dtype}, so they would differ before "
+            "training: load both in one dtype"
+        )
+    if not adapter_layers(built):
+        hold_in_fp32(built, frozen)
+    return built, frozen

@@ -8,7 +8,7 @@ Shapes: B rows, T tokens, R response tokens, D hidden size.
 """
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +26,29 @@ from lightning_rlhf.strategies.loading import written
 HeadInit = Literal["normal", "zero", "trained"]
 
 
+class ScalarHead(nn.Linear):
+    """A linear layer that computes in fp32, under autocast and with weights in 16 bits too.
+
+    In bfloat16 the scores of a batch lie on a grid of three digits, and many are equal.
+    """
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """See `nn.Linear`.
+
+        Args:
+            hidden: (…, D).
+
+        Returns:
+            (…, 1) in fp32.
+        """
+        with torch.autocast(hidden.device.type, enabled=False):
+            return nn.functional.linear(hidden.float(), self.weight.float())
+
+
 class Scalar(nn.Module, ABC):
     """A linear head on the hidden state of every token, and a bias."""
 
-    head: nn.Linear
+    head: ScalarHead
     """(1, D) weights."""
     bias: nn.Parameter
     """Of no dimension."""
@@ -58,9 +77,7 @@ class Scalar(nn.Module, ABC):
         Returns:
             (B, T) in fp32.
         """
-        hidden = self.hidden_states(input_ids, attention_mask)
-        # Beside an adapter the head has more digits than a net in 16 bits.
-        return self.head(hidden.to(self.head.weight.dtype))[..., 0].float() + self.bias.float()
+        return self.head(self.hidden_states(input_ids, attention_mask))[..., 0] + self.bias.float()
 
     def scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The number at the last real token of each row.
@@ -112,14 +129,15 @@ class ScalarModel(Scalar):
         """Wraps a net of the `…ForSequenceClassification` kind with one label."""
         super().__init__()
         self.net = net
+        put_head(net)
         self.bias = nn.Parameter(
             torch.tensor(float(getattr(net.config, "score_bias", 0.0)), dtype=self.head.weight.dtype)
         )
 
     @property
-    def head(self) -> nn.Linear:  # type: ignore[override]
+    def head(self) -> ScalarHead:  # type: ignore[override]
         """The linear layer of the net, whatever its family calls it."""
-        return heads(self.net)[0]
+        return cast(ScalarHead, heads(self.net)[0])
 
     @property
     def hf_config(self) -> PretrainedConfig:
@@ -129,6 +147,17 @@ class ScalarModel(Scalar):
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """See `Scalar`."""
         return hidden_states(self.net.base_model, input_ids, attention_mask)
+
+
+def put_head(net: PreTrainedModel) -> None:
+    """Puts a `ScalarHead` with the same weights in the place of a net's own head."""
+    for name in HEADS:
+        old = getattr(net, name, None)
+        if old is not None:
+            with torch.device("meta"):
+                new = ScalarHead(old.in_features, 1, bias=False)
+            new.weight = old.weight
+            setattr(net, name, new.train(old.training))
 
 
 def load_scalar_model(source: ModelSource, head: HeadInit) -> ScalarModel:

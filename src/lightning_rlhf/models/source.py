@@ -47,7 +47,7 @@ class ModelSource:
     meta_dir: str | None = None
     """Folder of Meta's original LLaMA weights and tokenizer; takes the place of `pretrained` and `tokenizer`."""
     dtype: str = "float32"
-    """Of the weights in memory: float32, bfloat16 or float16. Mixed precision is `trainer.precision`."""
+    """Of the weights as they are built and exported: float32, bfloat16 or float16; trained ones are held in float32."""
     dropout: float = 0.0
     """Set on every dropout of the architecture. PPO needs 0, since rollout and update must see the same net."""
     attn_implementation: str | None = None

@@ -13,11 +13,11 @@ from transformers import PreTrainedModel
 
 from lightning_rlhf.data.batches import PairBatch, PromptBatch
 from lightning_rlhf.data.render import Renderer
-from lightning_rlhf.errors import UserError, raise_problems
+from lightning_rlhf.errors import raise_problems
 from lightning_rlhf.experience import Sequences
 from lightning_rlhf.hooks import notify
 from lightning_rlhf.models.forward import response_logprobs
-from lightning_rlhf.models.roles import Net, build
+from lightning_rlhf.models.roles import Net, build_policies, build_trained
 from lightning_rlhf.modules.checkpoint import beside_adapters, fill_in, leave_out
 from lightning_rlhf.modules.finite import check_finite
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
@@ -27,6 +27,7 @@ from lightning_rlhf.ops.sequences import used_columns
 from lightning_rlhf.rewards import TextReward
 from lightning_rlhf.rollout.evaluate import HeldOutAnswers, Sample, summarize
 from lightning_rlhf.rollout.sampler import Sampling
+from lightning_rlhf.strategies.half import setup_precision
 from lightning_rlhf.strategies.phases import rollout_phase
 
 
@@ -38,6 +39,7 @@ class DPOModule(LightningModule):
 
     actor: PreTrainedModel
     reference: PreTrainedModel
+    setup = setup_precision
 
     def __init__(
         self,
@@ -107,15 +109,10 @@ class DPOModule(LightningModule):
             UserError: If actor and reference have different dtypes.
         """
         if not hasattr(self, "actor"):
-            for name, net in self.builders.items():
-                setattr(self, name, build(net))
             if "reference" in self.builders:
-                self.reference.requires_grad_(False).eval()
-                if self.reference.dtype != self.actor.dtype:
-                    raise UserError(
-                        f"reference: its weights are {self.reference.dtype} and the actor's {self.actor.dtype}, so "
-                        "they would differ before training: load both in one dtype"
-                    )
+                self.actor, self.reference = build_policies(self.builders["actor"], self.builders["reference"])
+            else:
+                self.actor = build_trained(self.builders["actor"])
 
     def export_nets(self) -> dict[str, torch.nn.Module]:
         """What an export holds."""

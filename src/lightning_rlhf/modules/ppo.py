@@ -36,6 +36,7 @@ from lightning_rlhf.rollout.metrics import rollout_metrics
 from lightning_rlhf.rollout.ptx import PTX
 from lightning_rlhf.rollout.sampler import Sampling
 from lightning_rlhf.seeding import SAMPLING, uniforms
+from lightning_rlhf.strategies.half import setup_precision
 from lightning_rlhf.strategies.phases import clip_by_role, rollout_phase, whole
 
 
@@ -47,6 +48,7 @@ class PPOModule(LightningModule):
     """
 
     roles: SeparateRoles | SharedRoles
+    setup = setup_precision
 
     def __init__(
         self,

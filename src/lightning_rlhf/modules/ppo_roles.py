@@ -4,7 +4,7 @@ from typing import Any
 
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.models.roles import SeparateRoles, build
+from lightning_rlhf.models.roles import SeparateRoles, build_policies, build_trained
 from lightning_rlhf.models.shared import Shared, SharedRoles, shared_roles
 from lightning_rlhf.rewards.source import RewardSource, as_reward
 from lightning_rlhf.rollout.credit import Credit
@@ -45,8 +45,9 @@ def build_roles(
         return shared_roles(
             actor, lambda backbone: as_reward(reward, renderer, backbone), with_critic=credit.estimator.critic
         )
-    nets = {role: build(net) for role, net in builders.items()}
-    return SeparateRoles(reward=as_reward(reward, renderer), **nets)
+    actor, reference = build_policies(actor, builders["reference"])
+    critic = build_trained(builders["critic"]) if "critic" in builders else None
+    return SeparateRoles(actor=actor, reference=reference, critic=critic, reward=as_reward(reward, renderer))
 
 
 def without_own_net(roles: SeparateRoles | SharedRoles, credit: Credit) -> dict[str, str]:

@@ -12,12 +12,13 @@ from torchmetrics import MeanMetric
 from lightning_rlhf.data.batches import PairBatch, ScoreBatch
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.models.roles import build
+from lightning_rlhf.models.roles import build_trained
 from lightning_rlhf.models.scalar import ScalarModel
 from lightning_rlhf.modules.checkpoint import beside_adapters, fill_in, leave_out
 from lightning_rlhf.modules.finite import check_finite
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.ops.losses import pairwise_loss
+from lightning_rlhf.strategies.half import setup_precision
 from lightning_rlhf.strategies.phases import rollout_phase
 
 
@@ -25,6 +26,7 @@ class RewardModule(LightningModule):
     """Learns a score of whole conversations: from pairs (Bradley-Terry), or from given scores (squared error)."""
 
     net: ScalarModel
+    setup = setup_precision
 
     def __init__(
         self,
@@ -57,7 +59,7 @@ class RewardModule(LightningModule):
     def configure_model(self) -> None:
         """Builds the net, once."""
         if not hasattr(self, "net"):
-            self.net = build(self.builders["net"])
+            self.net = build_trained(self.builders["net"])
             # Pairs say nothing of it: its gradient is rounding noise, which Adam would blow up to full steps.
             self.net.bias.requires_grad_(self.objective == "regression")
 

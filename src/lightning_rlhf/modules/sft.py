@@ -15,13 +15,14 @@ from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.hooks import notify
 from lightning_rlhf.models.forward import label_logprobs
-from lightning_rlhf.models.roles import build
+from lightning_rlhf.models.roles import build_trained
 from lightning_rlhf.modules.checkpoint import beside_adapters, fill_in, leave_out
 from lightning_rlhf.modules.finite import check_finite
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.rewards import TextReward
 from lightning_rlhf.rollout.evaluate import HeldOutAnswers, Sample, summarize
 from lightning_rlhf.rollout.sampler import Sampling
+from lightning_rlhf.strategies.half import setup_precision
 from lightning_rlhf.strategies.phases import rollout_phase
 
 
@@ -29,6 +30,7 @@ class SFTModule(LightningModule):
     """Learns to give the answers of demonstrations: cross-entropy on the tokens of the answers, EOS included."""
 
     net: PreTrainedModel
+    setup = setup_precision
 
     def __init__(
         self,
@@ -65,7 +67,7 @@ class SFTModule(LightningModule):
     def configure_model(self) -> None:
         """Builds the net, once."""
         if not hasattr(self, "net"):
-            self.net = build(self.builders["net"])
+            self.net = build_trained(self.builders["net"])
 
     def export_nets(self) -> dict[str, torch.nn.Module]:
         """What an export holds."""

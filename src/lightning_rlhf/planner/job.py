@@ -73,6 +73,11 @@ class Job:
         return {"b": torch.bfloat16, "1": torch.float16}.get(self.precision[0])
 
     @property
+    def holds_16_bits(self) -> bool:
+        """Whether trained weights are held in 16 bits: the engines that cast keep fp32 copies all the same."""
+        return self.precision in ("bf16-true", "16-true") and self.layout.engine not in ("deepspeed", "colossalai")
+
+    @property
     def autocast(self) -> bool:
         """Whether weights keep their dtype, and autocast chooses for each operator."""
         return "mixed" in self.precision and not self.layout.casts

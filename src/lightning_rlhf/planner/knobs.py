@@ -109,9 +109,9 @@ def _with_layout(job: Job, changed: Layout, optimizer: str) -> Job:
 def _smaller(job: Job) -> Iterator[Knob]:
     if job.model.dtype == "float32":
         yield Knob(
-            "model.dtype=bfloat16 trainer.precision=bf16-true",
-            "weights and optimizer in three digits",
-            lambda job: replace(job.with_model(dtype="bfloat16"), precision="bf16-true"),
+            "model.dtype=bfloat16",
+            "weights that are not trained in three digits",
+            lambda job: job.with_model(dtype="bfloat16"),
         )
     if job.optimizer_bits == 32 and job.layout.stage == 0 and job.on_gpu:
         yield Knob(
@@ -138,6 +138,12 @@ def _smaller(job: Job) -> Iterator[Knob]:
             f"{adapted}roles=shared model.quantization=nf4",
             "one net, in 4 bits",
             lambda job: _with_quantization(_with_shared(job)),
+        )
+    if not job.holds_16_bits and job.layout.engine not in ("deepspeed", "colossalai"):
+        yield Knob(
+            "trainer.precision=bf16-true",
+            "weights and optimizer in three digits: few weights move at a small learning rate",
+            lambda job: replace(job, precision="bf16-true"),
         )
 
 

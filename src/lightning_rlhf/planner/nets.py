@@ -16,7 +16,7 @@ from lightning_rlhf.models.adapter_scalar import AdapterScalar
 from lightning_rlhf.models.adapters import inject, is_part_of_adapter
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.causal_lm import load_causal_lm
-from lightning_rlhf.models.roles import SeparateRoles
+from lightning_rlhf.models.roles import SeparateRoles, build_policies, build_trained
 from lightning_rlhf.models.scalar import load_scalar_model
 from lightning_rlhf.models.shared import Shared, SharedRoles, shared_roles
 from lightning_rlhf.models.source import ModelSource
@@ -25,6 +25,7 @@ from lightning_rlhf.planner.trace import DEPTH
 from lightning_rlhf.planner.weights import BACKBONE, Sizes, Weights, count
 from lightning_rlhf.rewards.net import NetReward
 from lightning_rlhf.strategies.blocks import blocks
+from lightning_rlhf.strategies.half import cast_weights
 
 
 @dataclass
@@ -89,6 +90,7 @@ def built(job: Job) -> Iterator[Nets]:
     """In it the nets of a stage exist."""
     with FakeTensorMode(), _replacing_weights():
         module = _module(job)
+        _cast_as_held(module, job)
         sources = _sources(job)
         depths = {role: shallow(source)[1] for role, source in sources.items()}
         members = {name: net for name, net in module.named_children() if blocks(net)}
@@ -98,10 +100,19 @@ def built(job: Job) -> Iterator[Nets]:
                 held[role] = count(net, depths[role], sources[role].quantization)
         played = tuple(role for role in sources if BACKBONE in members and role not in members)
         if job.dtype is not None and not job.autocast:
-            for parameter in module.parameters():
-                parameter.data = parameter.data.to(job.dtype)
+            cast_weights(module, job.dtype)
         own_head = isinstance(module, SharedRoles) and not _is_tied(module.exported())
         yield Nets(module, members, depths, Sizes(held, played, own_head))
+
+
+def _cast_as_held(module: nn.Module, job: Job) -> None:
+    """Gives weights the dtype that they are held in, where a strategy or a precision has a say (`strategies/`)."""
+    if job.holds_16_bits:
+        assert job.dtype is not None
+        cast_weights(module, job.dtype)
+    elif job.layout.engine == "fsdp":
+        # Frozen weights lie in one tensor with trained ones.
+        cast_weights(module, next(weight.dtype for weight in module.parameters() if weight.requires_grad))
 
 
 @contextmanager
@@ -131,12 +142,11 @@ def _module(job: Job) -> nn.Module:
     model = shallow(job.model)[0]
     if job.stage == "ppo":
         return _shared(job, model) if job.shared else _separate(job, model)
-    nets: dict[str, nn.Module] = {"actor": load_causal_lm(model)}
-    if job.stage == "reward":
-        nets = {"actor": load_scalar_model(model, "normal")}
-    elif job.stage == "dpo" and job.reference:
-        nets["reference"] = _reference(job).requires_grad_(False).eval()
-    return nn.ModuleDict(nets)
+    if job.stage == "dpo" and job.reference:
+        actor, reference = build_policies(load_causal_lm(model), _reference(job))
+        return nn.ModuleDict({"actor": actor, "reference": reference})
+    net = load_scalar_model(model, "normal") if job.stage == "reward" else load_causal_lm(model)
+    return nn.ModuleDict({"actor": build_trained(net)})
 
 
 def _is_tied(net: PreTrainedModel) -> bool:
@@ -154,10 +164,11 @@ def _sources(job: Job) -> dict[str, ModelSource]:
 
 
 def _separate(job: Job, model: ModelSource) -> SeparateRoles:
+    actor, reference = build_policies(load_causal_lm(model), _reference(job))
     return SeparateRoles(
-        actor=load_causal_lm(model),
-        reference=_reference(job),
-        critic=load_scalar_model(shallow(job.critic)[0], "zero") if job.critic else None,
+        actor=actor,
+        reference=reference,
+        critic=build_trained(load_scalar_model(shallow(job.critic)[0], "zero")) if job.critic else None,
         reward=NetReward(load_scalar_model(shallow(job.reward)[0], "zero")) if job.reward else _no_scores,
     )
 

@@ -111,7 +111,7 @@ def run_passes(job: Job) -> Passes:
     """The passes of a stage; those that were asked for before are not run again."""
     models = (job.model, job.critic, job.reward, job.reference)
     shared = job.shared and (job.critic_init, job.adapter_reference, job.reward_adapter)
-    nets = repr((job.stage, models, shared, job.dtype, job.autocast))
+    nets = repr((job.stage, models, shared, job.precision, job.autocast, job.layout.engine))
     lengths = (job.prompt_length, job.response_length)
     sampled = repr((nets, *lengths, job.rollout_rows, job.exact_kl))
     keys = {"update": repr((nets, *lengths, job.micro_batch_size, job.entropy_grad, job.ptx_length))}

@@ -187,6 +187,10 @@ class ColossalAIStrategy(DDPStrategy):
         """See `Sharding`; a divided weight keeps its shape."""
         return sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad or not trained)
 
+    def trained_weights(self) -> list[Tensor]:
+        """See `Sharding`: of the fp32 masters."""
+        return self.engine.master_parts() if self.engine else []
+
     def grad_norms(self) -> dict[str, Tensor] | None:
         """See `Sharding`: they are not known before the step."""
         return None

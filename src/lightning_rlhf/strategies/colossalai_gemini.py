@@ -151,6 +151,13 @@ class GeminiEngine:
                     gathered[self.keys[id(master)]] = weight.to("cpu", copy=True)
         return gathered
 
+    def master_parts(self) -> list[Tensor]:
+        """This process's parts of the chunks of master weights, without what fills them up."""
+        return [
+            chunk.payload[: chunk.utilized_size if chunk.is_gathered else chunk.valid_end]
+            for chunk in self._master_chunks()
+        ]
+
     @torch.no_grad()
     def load(self, weights: dict[int, Tensor]) -> None:
         """Sets weights and master weights.

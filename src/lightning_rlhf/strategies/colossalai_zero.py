@@ -67,6 +67,10 @@ class ZeroEngine:
                     gathered[id(parameter)] = weight.cpu()
         return gathered
 
+    def master_parts(self) -> list[Tensor]:
+        """This process's parts of the master weights."""
+        return [self._master(parameter) for parameter in self.parameters.values()]
+
     @torch.no_grad()
     def load(self, weights: dict[int, Tensor]) -> None:
         """Sets weights and master weights.

@@ -181,6 +181,11 @@ class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
         """See `Sharding`."""
         return sum(getattr(p, "ds_numel", p.numel()) for p in net.parameters() if p.requires_grad or not trained)
 
+    def trained_weights(self) -> list[Tensor]:
+        """See `Sharding`; on a disk they are out of reach."""
+        on_disk = self._zero.get("offload_optimizer", {}).get("device") == "nvme"
+        return [] if on_disk else state.fp32_parts(self._module())
+
     def grad_norms(self) -> dict[str, Tensor] | None:
         """See `Sharding`: they are not known before the step."""
         return None

@@ -7,6 +7,8 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.precision import DeepSpeedPrecision
 from torch import Tensor, nn
 
+from lightning_rlhf.strategies.half import KeepsDigits
+
 DTYPES = {
     "32-true": torch.float32,
     "bf16-mixed": torch.bfloat16,
@@ -17,12 +19,8 @@ DTYPES = {
 """What weights compute in; there is no autocast, mixed or not."""
 
 
-class Precision(DeepSpeedPrecision):
-    """Lightning's, without three things that change numbers."""
-
-    def convert_input(self, data: Any) -> Any:
-        """Leaves a batch as it is: nets take ids, and the log-probs and advantages of PPO need their digits."""
-        return data
+class Precision(KeepsDigits, DeepSpeedPrecision):
+    """Lightning's, without what changes numbers."""
 
     def convert_module(self, module: nn.Module) -> nn.Module:
         """Leaves casting to the engine, which keeps buffers, such as rotary frequencies, in fp32."""

@@ -50,6 +50,18 @@ def full_state_dict(net: nn.Module, *, copies: bool, keep: bool) -> dict[str, Te
     return state
 
 
+def fp32_parts(module: nn.Module) -> list[Tensor]:
+    """This process's parts of the fp32 copies of trained weights."""
+    from deepspeed.utils import safe_get_local_fp32_param
+
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if any(is_spread(parameter) for parameter in trained):
+        return [safe_get_local_fp32_param(parameter) for parameter in trained]
+    # Of a weight that lies in the parts of other processes there is none here (deepspeed/utils/tensor_fragment.py).
+    mappings = [getattr(parameter, "_hp_mapping", None) for parameter in trained]
+    return [mapping.get_hp_fragment() for mapping in mappings if mapping is not None]
+
+
 @torch.no_grad()
 def keep_changes(parameters: Iterable[nn.Parameter]) -> None:
     """Carries what was written to weights over to the optimizer's fp32 copies; the others keep their digits.

@@ -30,6 +30,8 @@ from lightning_rlhf.strategies.blocks import blocks
 from lightning_rlhf.strategies.clipping import divided_norms, gradients, shrink
 from lightning_rlhf.strategies.folders import replacing
 from lightning_rlhf.strategies.fsdp_precision import Precision
+from lightning_rlhf.strategies.half import cast_weights
+from lightning_rlhf.strategies.phases import of_optimizers
 from lightning_rlhf.strategies.shapes import keep_shapes, lift_scalars, whole_shape
 
 
@@ -38,7 +40,7 @@ class FSDPStrategy(lightning_strategies.FSDPStrategy):
 
     Each block is gathered when it is called; what nets have outside their blocks is gathered together, for a training
     step or a rollout. Mixed precision is autocast's, on weights in their own precision. Unlike with `FSDP2Strategy`,
-    all nets must have one dtype, and frozen embeddings and heads take memory for gradients.
+    frozen weights take the dtype of those that are trained, and frozen embeddings and heads take memory for gradients.
     """
 
     shards_parameters = True
@@ -106,7 +108,7 @@ class FSDPStrategy(lightning_strategies.FSDPStrategy):
         (torch/distributed/fsdp/_init_utils.py, `_get_compute_device`).
 
         Raises:
-            UserError: If nets have several dtypes, or another strategy has wrapped them.
+            UserError: If trained weights have several dtypes, or another strategy has wrapped them.
         """
         if self.root is not None and self.root.module is model:
             # By an earlier run of the same trainer.
@@ -115,12 +117,15 @@ class FSDPStrategy(lightning_strategies.FSDPStrategy):
             raise UserError("FSDPStrategy: the module was sharded by another trainer: build a new one")
         lift_scalars(model)
         keep_shapes(model)
-        dtypes = {parameter.dtype for parameter in model.parameters()}
+        dtypes = {parameter.dtype for parameter in model.parameters() if parameter.requires_grad}
         if len(dtypes) > 1:
             raise UserError(
                 f"FSDPStrategy: weights of several dtypes ({', '.join(map(str, dtypes))}) cannot lie in one tensor: "
-                "load all nets in one dtype, or take strategy=fsdp2"
+                "load all nets that are trained in one dtype, or take strategy=fsdp2"
             )
+        for dtype in dtypes:
+            # Frozen weights lie in the same tensors.
+            cast_weights(model, dtype)
         settings = {
             "auto_wrap_policy": partial(lambda_auto_wrap_policy, lambda_fn=set(blocks(model)).__contains__),
             # With a mesh, shares in a checkpoint are DTensors. Older ShardedTensors cannot be loaded on a rank that has
@@ -183,6 +188,10 @@ class FSDPStrategy(lightning_strategies.FSDPStrategy):
     def num_parameters(self, net: nn.Module, *, trained: bool = False) -> int:
         """See `Sharding`."""
         return sum(whole_shape(p).numel() for p in net.parameters() if p.requires_grad or not trained)
+
+    def trained_weights(self) -> list[Tensor]:
+        """See `Sharding`."""
+        return of_optimizers(self.optimizers)
 
     def grad_norms(self) -> dict[str, Tensor] | None:
         """See `Sharding`."""

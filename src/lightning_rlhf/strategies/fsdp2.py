@@ -21,7 +21,8 @@ from lightning_rlhf.strategies import distributed_weights, shards
 from lightning_rlhf.strategies.blocks import nets
 from lightning_rlhf.strategies.clipping import divided_norms, gradients, shrink
 from lightning_rlhf.strategies.folders import replacing
-from lightning_rlhf.strategies.half import keep_buffers
+from lightning_rlhf.strategies.half import keep_digits
+from lightning_rlhf.strategies.phases import of_optimizers
 from lightning_rlhf.strategies.shapes import lift_scalars
 from lightning_rlhf.strategies.shards import Part
 
@@ -65,7 +66,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         # Lightning's "auto" is one share for each machine (model_parallel.py, `setup_environment`).
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
-        keep_buffers(self._module().trainer)
+        keep_digits(self._module().trainer)
         shards.no_inference_mode(self._module().trainer)
 
     def setup(self, trainer: Trainer) -> None:
@@ -120,6 +121,10 @@ class FSDP2Strategy(ModelParallelStrategy):
     def num_parameters(self, net: nn.Module, *, trained: bool = False) -> int:
         """See `Sharding`; a shard knows the size of the whole."""
         return sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad or not trained)
+
+    def trained_weights(self) -> list[Tensor]:
+        """See `Sharding`."""
+        return [cast(DTensor, weight).to_local() for weight in of_optimizers(self.optimizers)]
 
     def grad_norms(self) -> dict[str, Tensor] | None:
         """See `Sharding`."""

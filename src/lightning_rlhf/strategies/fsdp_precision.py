@@ -1,6 +1,6 @@
 """The precision plugin of FSDP1."""
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -9,10 +9,10 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim import Optimizer
 
-from lightning_rlhf.strategies.half import cast_weights
+from lightning_rlhf.strategies.half import KeepsDigits, cast_weights
 
 
-class Precision(FSDPPrecision):
+class Precision(KeepsDigits, FSDPPrecision):
     """Lightning's, with clipping by norm, autocast on any device, and no cast but that of weights to 16 bits."""
 
     def __init__(self, given: FSDPPrecision, device: torch.device) -> None:
@@ -32,10 +32,6 @@ class Precision(FSDPPrecision):
             return module
         return cast_weights(module, self._desired_input_dtype)
 
-    def convert_input(self, data: Any) -> Any:
-        """See `half.HalfPrecisionWeights`."""
-        return data
-
     def connect(self, model: nn.Module, optimizers: list[Optimizer], lr_schedulers: list[Any]) -> Any:
         """Takes the module that can clip."""
         assert isinstance(model, FullyShardedDataParallel)
@@ -48,8 +44,8 @@ class Precision(FSDPPrecision):
         self.root.clip_grad_norm_(clip_val)
 
     def forward_context(self) -> AbstractContextManager:
-        """Lightning's takes every device for a GPU (plugins/precision/fsdp.py)."""
+        """Lightning's takes every device for a GPU (plugins/precision/fsdp.py), and changes torch's default dtype."""
         if "mixed" not in self.precision:
-            return super().forward_context()
+            return nullcontext()
         dtype = torch.bfloat16 if self.precision == "bf16-mixed" else torch.float16
         return torch.autocast(self.device.type, dtype=dtype, cache_enabled=False)

@@ -1,6 +1,6 @@
 """What a strategy must do around a phase. Algorithms enter a phase and never learn which strategy runs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import Protocol, TypeVar, cast, runtime_checkable
@@ -49,6 +49,12 @@ class Sharding(Protocol):
 
     def num_parameters(self, net: nn.Module, *, trained: bool = False) -> int:
         """How many weights a net has over all processes; or only those that are trained."""
+
+    def trained_weights(self) -> list[Tensor]:
+        """This process's part of the trained weights, as the optimizer steps on them; empty where it is out of reach.
+
+        Under mixed precision that is the fp32 copies, where the strategy keeps some.
+        """
 
     def grad_norms(self) -> dict[str, Tensor] | None:
         """Norm of each role's gradients before clipping; None where it is known only after the optimizer's step."""
@@ -168,6 +174,17 @@ def grad_norms(trainer: Trainer, optimizer: torch.optim.Optimizer) -> dict[str, 
     """
     strategy = sharding(trainer)
     return whole_norms(gradients(optimizer)) if strategy is None else strategy.grad_norms()
+
+
+def trained_weights(trainer: Trainer) -> list[Tensor]:
+    """This process's part of the trained weights; see `Sharding.trained_weights`."""
+    strategy = sharding(trainer)
+    return of_optimizers(trainer.optimizers) if strategy is None else strategy.trained_weights()
+
+
+def of_optimizers(optimizers: Sequence[torch.optim.Optimizer]) -> list[Tensor]:
+    """The weights in the groups of optimizers."""
+    return [weight for optimizer in optimizers for group in optimizer.param_groups for weight in group["params"]]
 
 
 def last_grad_norms(trainer: Trainer) -> dict[str, Tensor] | None:

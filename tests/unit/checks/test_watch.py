@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -62,3 +63,12 @@ def test_nothing_to_learn_is_a_warning_and_so_is_a_strategy_that_hides_gradients
     assert seen(layers(), lambda output: output.sum() * 0).status == "warning"
     assert seen(layers(), None).found == "this strategy shows none"
     assert seen(layers(), None).status == "warning"
+
+
+@pytest.mark.parametrize(("moved", "status"), [(0.249, "warning"), (0.25, "ok"), (None, "warning")])
+def test_weights_of_which_few_move_are_a_warning(moved: float | None, status: str) -> None:
+    watch = Watch()
+    watch.moved = moved
+    found = watch.movement_of_weights()
+    assert (found.check, found.status) == ("weights move", status)
+    assert ("trainer.precision=bf16-mixed" in found.remedy) == (moved == 0.249)

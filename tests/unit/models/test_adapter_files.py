@@ -324,7 +324,7 @@ def test_an_export_that_lacks_the_adapter_is_an_error(
 
     export_model(net, source.load_tokenizer(), tmp_path / "whole", {})
 
-    def without(net: Any) -> Any:
+    def without(net: Any, dtype: torch.dtype) -> Any:
         with playing(net, None):
             return plain_net(net)
 

@@ -172,6 +172,40 @@ def test_flops_are_two_for_each_weight_and_token() -> None:
     assert counted["scoring"] == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("precision", "engine", "trained", "frozen"),
+    [
+        ("32-true", "single", 4, 2),
+        ("bf16-mixed", "ddp", 4, 2),
+        ("bf16-mixed", "fsdp2", 4, 2),
+        # Frozen weights lie in one tensor with trained ones.
+        ("bf16-mixed", "fsdp", 4, 4),
+        ("bf16-true", "single", 2, 2),
+        ("bf16-true", "fsdp2", 2, 2),
+        # They cast all weights, and have fp32 copies of trained ones.
+        ("bf16-mixed", "deepspeed", 2, 2),
+        ("bf16-true", "deepspeed", 2, 2),
+    ],
+)
+def test_of_nets_built_in_bf16_those_that_train_are_held_in_fp32(
+    precision: str, engine: Any, trained: int, frozen: int
+) -> None:
+    source = replace(SOURCE, dtype="bfloat16")
+    sharing = Layout(engine=engine, stage=3 if engine.startswith("fsdp") else 1 if engine == "deepspeed" else 0)
+    plan = Plan(job(model=source, critic=source, reward=source, precision=precision, layout=sharing))
+    # The reference is held as the actor is.
+    held = {role: size for (role, kind), size in plan.phases["load"].held.items() if kind == "parameters"}
+    assert held == {
+        "actor": trained * ACTOR,
+        "reference": trained * ACTOR,
+        "critic": trained * CRITIC,
+        "reward": frozen * CRITIC,
+    }
+    masters = 4 if engine == "deepspeed" else 0
+    moments = 8 if engine == "deepspeed" else 2 * trained
+    assert kinds(plan, "rollout")["optimizer"] == (masters + moments) * (ACTOR + CRITIC)
+
+
 def test_a_strategy_that_nobody_knows_is_a_mistake() -> None:
     with pytest.raises(UserError, match=r"trainer\.strategy=mine"):
         layout({"_target_": "mine"})
@@ -180,6 +214,6 @@ def test_a_strategy_that_nobody_knows_is_a_mistake() -> None:
 def test_planning_makes_no_weights() -> None:
     config = {"model_type": "llama", "hidden_size": 8192, "intermediate_size": 22016, "num_hidden_layers": 80}
     source = replace(SOURCE, config=config | {"num_attention_heads": 64, "vocab_size": 32000}, dtype="bfloat16")
-    # 65.3 billion of 2 bytes: more than any machine of a test has.
-    assert Plan(job(model=source, critic=None, reward=None)).phases["load"].total == pytest.approx(4 * 65.3e9, rel=0.01)
+    # Twice 65.3 billion of 4 bytes, in which they are trained: more than any machine of a test has.
+    assert Plan(job(model=source, critic=None, reward=None)).phases["load"].total == pytest.approx(8 * 65.3e9, rel=0.01)
     assert not torch.nn.Linear(1, 1).weight.is_meta

@@ -28,7 +28,7 @@ from lightning_rlhf.rewards.net import NetReward
 from lightning_rlhf.strategies.distributed_weights import is_distributed_checkpoint, read_weights
 from lightning_rlhf.strategies.fsdp import FSDPStrategy
 from lightning_rlhf.strategies.fsdp2 import FSDP2Strategy
-from lightning_rlhf.strategies.half import keep_buffers
+from lightning_rlhf.strategies.half import keep_digits
 from lightning_rlhf.strategies.phases import full_state_dict, grad_norms, num_parameters, rollout_phase, whole
 
 STRATEGIES: dict[str, Callable[..., Any]] = {"fsdp": FSDPStrategy, "fsdp2": FSDP2Strategy}
@@ -315,7 +315,7 @@ def rotary(folder: Path, strategy: Callable[..., Any]) -> dict[str, Any]:
         module = Rotary()
         training = trainer(folder, strategy=strategy(), precision="bf16-true", limit_train_batches=1)
         if hydra:
-            keep_buffers(training)
+            keep_digits(training)
         training.fit(module)
         found[f"hydra={hydra}"] = module.frequencies, module.dtypes
     return found
