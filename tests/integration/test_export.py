@@ -1,12 +1,15 @@
 """`lightning-rlhf export`: a plain folder of a checkpoint, and what it says where it cannot."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from support import TINY, command, environ, keep, run_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -70,3 +73,54 @@ def test_a_checkpoint_away_from_its_run_is_an_error_that_says_what_is_missing(ru
 def test_a_dtype_that_does_not_exist_is_an_error(run: Path) -> None:
     with pytest.raises(UserError, match="dtype=float8: expected one of float32, bfloat16, float16, or null"):
         export(str(run / "checkpoints" / "last.ckpt"), None, "float8")
+
+
+class Hostile:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.mark,)
+
+
+@pytest.fixture
+def found(run: Path, tmp_path: Path) -> Path:
+    """A run folder that came from somebody else."""
+    return shutil.copytree(run, tmp_path / "found", ignore=shutil.ignore_patterns("empty.ckpt", "export"))
+
+
+def test_settings_that_were_found_run_nothing(found: Path, tmp_path: Path) -> None:
+    mark, file = tmp_path / "it_has_run", found / "hostile.ckpt"
+    torch.save(Hostile(mark), file)
+    config = OmegaConf.load(found / "config.yaml")
+    OmegaConf.update(
+        config, "model.adapter", {"_target_": "torch.load", "f": str(file), "weights_only": False}, force_add=True
+    )
+    OmegaConf.save(config, found / "config.yaml")
+    done = command(tmp_path, f"checkpoint={found / 'checkpoints' / 'last.ckpt'}", name="export")
+    assert (done.returncode, done.stdout) == (2, "")
+    expected = "model.adapter._target_=torch.load: expected lightning_rlhf.models.adapters.Lora"
+    assert done.stderr == f"error: {found / 'config.yaml'}: {expected}\n"
+    assert not mark.exists()
+    assert not (found / "export").exists()
+
+
+def test_a_checkpoint_that_was_found_runs_nothing(found: Path, tmp_path: Path) -> None:
+    mark, file = tmp_path / "it_has_run", found / "checkpoints" / "last.ckpt"
+    torch.save(torch.load(file) | {"loops": Hostile(mark)}, file)
+    resumed = command(tmp_path, *keep(TINY, "sft"), "experiment=none", f"resume={found}")
+    exported = command(tmp_path, f"checkpoint={file}", name="export")
+    for done in (resumed, exported):
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"error: checkpoint={file}: not read, since it is damaged or could run code")
+        assert done.stderr.count("\n") == 1
+    assert not mark.exists()
+
+
+def test_a_record_of_another_kind_is_named(found: Path) -> None:
+    record = found / "result.json"
+    record.write_text('{"stage": "torch.hub"}')
+    with pytest.raises(UserError, match="result.json: stage=torch.hub: expected one of sft, reward, ppo, dpo"):
+        export(str(found / "checkpoints" / "last.ckpt"), None, None)

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.strategies.ending import without_finalization
 
 _INTERRUPTED = 130
 # What gloo, NCCL and PyTorch's store say of it.
@@ -37,7 +38,7 @@ def run_app(app: Callable[[], Any]) -> None:
     # Otherwise Hydra prints its own shortened traceback and exits with 1.
     os.environ.setdefault(_TRACEBACK, os.environ.get("HYDRA_FULL_ERROR", "0"))
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    with exit_codes():
+    with without_finalization(), exit_codes():
         app()
 
 

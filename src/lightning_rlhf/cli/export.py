@@ -1,13 +1,13 @@
 """`export`: makes a plain Hugging Face folder of a checkpoint, whatever strategy wrote it, without a GPU."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from lightning_rlhf.cli.app import exit_codes, run_app
+from lightning_rlhf.cli.found import read_record, read_settings
 from lightning_rlhf.errors import UserError
 
 PREFIXES = {"sft": "net.", "reward": "net.", "ppo": "roles.actor.", "dpo": "actor."}
@@ -22,19 +22,21 @@ def _app(config: DictConfig) -> None:
         print(f"model in {export(**arguments(config, 'lightning_rlhf.cli.export.export'))}")
 
 
-def export(checkpoint: str, output_dir: str | None, dtype: str | None) -> Path:
-    """Exports the net that the stage trained.
+def export(checkpoint: str, output_dir: str | None, dtype: str | None, trust_remote_code: bool = False) -> Path:
+    """Exports the net that the stage trained; the checkpoint and the settings beside it may come from anybody.
 
     Args:
         checkpoint: What a run has saved: a file or a folder.
         output_dir: Where the model goes; None: `export/` in the stage's folder.
         dtype: Of the weights written; None: `model.dtype`, or that in the checkpoint if it has fewer digits.
+        trust_remote_code: Let Python code run that the run's model brings, if its settings say that it brings any.
 
     Returns:
         The folder of the model, beside which `result.json` says the same.
 
     Raises:
-        UserError: If there is no such checkpoint, or the run's settings are not beside it.
+        UserError: If there is no such checkpoint, the run's settings are not beside it, or they name something that
+            would be run.
     """
     from lightning_rlhf.callbacks.run_record import versions, write_json
     from lightning_rlhf.cli.quiet import quiet
@@ -48,7 +50,7 @@ def export(checkpoint: str, output_dir: str | None, dtype: str | None) -> Path:
     if not path.exists():
         raise UserError(f"checkpoint={checkpoint}: no such file or folder ({path.absolute()})")
     run = path.absolute().parent.parent
-    config, stage = _settings(run, checkpoint)
+    config, stage = _settings(run, checkpoint, trust_remote_code)
     folder = Path(output_dir).expanduser() if output_dir else run / "export"
     net, renderer = _net(config, stage, path, None if dtype is None else DTYPES[dtype])
     manifest = {"stage": stage, "stop_ids": list(renderer.stop_ids), "checkpoint": path.name}
@@ -58,7 +60,7 @@ def export(checkpoint: str, output_dir: str | None, dtype: str | None) -> Path:
     return folder
 
 
-def _settings(run: Path, checkpoint: str) -> tuple[DictConfig, str]:
+def _settings(run: Path, checkpoint: str, trust_remote_code: bool) -> tuple[DictConfig, str]:
     """The settings of the stage that a folder holds, and its name."""
     config, record = run / "config.yaml", run / "result.json"
     for file in (config, record):
@@ -67,9 +69,13 @@ def _settings(run: Path, checkpoint: str) -> tuple[DictConfig, str]:
                 f"checkpoint={checkpoint}: there is no {file.name} in {run}; leave a checkpoint in the folder of its "
                 "run, where the settings of the net are"
             )
-    loaded = OmegaConf.load(config)
-    assert isinstance(loaded, DictConfig)
-    return loaded, json.loads(record.read_text(encoding="utf-8"))["stage"]
+    stage = read_record(record).get("stage")
+    if stage not in PREFIXES:
+        raise UserError(f"{record}: stage={stage}: expected one of {', '.join(PREFIXES)}")
+    loaded = read_settings(config, trust_remote_code=trust_remote_code)
+    # What computes attention says nothing about weights, and may be a kernel from the hub.
+    loaded.model.attn_implementation = None
+    return loaded, stage
 
 
 def _net(config: DictConfig, stage: str, checkpoint: Path, dtype: Any) -> tuple[Any, Any]:

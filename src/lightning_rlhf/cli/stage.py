@@ -106,7 +106,8 @@ def fit(stage: Stage, checkpoint: Path | None) -> dict[str, Any]:
     for logger in trainer.loggers:
         logger.log_hyperparams({"config": resolved, "versions": versions()})
     try:
-        trainer.fit(stage.module, stage.data, ckpt_path=str(checkpoint) if checkpoint else None)
+        # Weights only: a checkpoint may come from anybody, and must not run code.
+        trainer.fit(stage.module, stage.data, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
     except SystemExit:
         # Lightning's way to end after Ctrl-C.
         if not trainer.interrupted:

@@ -47,7 +47,9 @@ def sweep_rows(folder: Path) -> list[dict[str, Any]]:
         if not record.is_file():
             continue
         result = json.loads(record.read_text(encoding="utf-8"))
-        overrides = [str(override) for override in OmegaConf.load(job / ".hydra" / "overrides.yaml")]
+        # Unresolved: ${oc.env:KEY} is for the run, not for the table.
+        given: Any = OmegaConf.to_container(OmegaConf.load(job / ".hydra" / "overrides.yaml"), resolve=False)
+        overrides = [str(override) for override in given]
         row: dict[str, Any] = {"run": job.name}
         row |= dict(override.lstrip("+~").split("=", 1) for override in overrides)
         row |= {"status": result["status"], "seconds": result["seconds"]}

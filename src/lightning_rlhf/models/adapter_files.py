@@ -183,6 +183,9 @@ def _described(folder: Path) -> "LoraConfig":
         raise UserError(f"{folder / _CONFIG}: peft cannot read it: {error}") from error
     if not isinstance(config, LoraConfig):
         raise UserError(f"{folder}: an adapter of peft_type={PeftType(config.peft_type).value}; only LoRA's are read")
+    if config.megatron_config is not None:
+        # peft would import whatever module megatron_core names (tuners/lora/tp_layer.py).
+        raise UserError(f"{folder / _CONFIG}: megatron_config is set: adapters of Megatron's layers are not read")
     return config
 
 

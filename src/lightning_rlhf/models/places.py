@@ -94,10 +94,13 @@ def bare_tokenizer(where: str, setting: str) -> PreTrainedTokenizerBase | None:
 def _in_package(where: str, setting: str) -> Path:
     """Where a file of a package lies; the package is not imported, since it may need what is not installed."""
     package, _, name = where.removeprefix("pkg://").partition("/")
+    outer, *inner = package.split(".")
     try:
-        spec = find_spec(package)
-    except ModuleNotFoundError:
+        spec = find_spec(outer)
+    except ValueError:  # an empty name, or a module without a spec, such as __main__
         spec = None
-    if spec is None or not spec.submodule_search_locations:
+    # Not the whole name, for which find_spec would import the outer package.
+    folder = Path(next(iter(spec.submodule_search_locations or [""])), *inner) if spec else Path()
+    if spec is None or not spec.submodule_search_locations or not folder.is_dir():
         raise UserError(f"{setting}={where}: there is no installed package '{package}'{hint(where)}")
-    return Path(next(iter(spec.submodule_search_locations))) / name
+    return folder / name

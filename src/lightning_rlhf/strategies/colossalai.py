@@ -29,6 +29,7 @@ from lightning_rlhf.strategies.colossalai_gemini import GeminiEngine
 from lightning_rlhf.strategies.colossalai_precision import ColossalAIPrecision
 from lightning_rlhf.strategies.colossalai_zero import ZeroEngine
 from lightning_rlhf.strategies.folders import replacing
+from lightning_rlhf.strategies.pickles import check_file
 from lightning_rlhf.strategies.shards import no_inference_mode
 
 
@@ -224,11 +225,12 @@ class ColossalAIStrategy(DDPStrategy):
         """Reads a folder.
 
         Raises:
-            UserError: If it is another strategy's checkpoint.
+            UserError: If it is another strategy's checkpoint, is damaged, or could run code.
         """
         path = Path(checkpoint_path)
         if not folder.is_colossalai_checkpoint(path):
             raise UserError(f"checkpoint={path}: no ColossalAI strategy has written it; go on with the one that has")
+        check_file(path / folder.STATE)
         state = self.checkpoint_io.load_checkpoint(path / folder.STATE, weights_only=weights_only)
         return state | {"state_dict": folder.read_weights(path), "optimizer_states": [path]}
 

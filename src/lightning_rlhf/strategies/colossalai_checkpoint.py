@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.strategies.pickles import check_file
 from lightning_rlhf.strategies.shards import spread_like
 
 WEIGHTS, OPTIMIZER, STATE = "weights.pt", "optimizer", "state.ckpt"
@@ -28,7 +29,11 @@ def read_weights(checkpoint: Path) -> dict[str, Tensor]:
 
     Args:
         checkpoint: The folder.
+
+    Raises:
+        UserError: If they are damaged, or could run code.
     """
+    check_file(checkpoint / WEIGHTS)
     return torch.load(checkpoint / WEIGHTS, map_location="cpu", weights_only=True, mmap=True)
 
 
@@ -41,7 +46,8 @@ def read_optimizer(checkpoint: Path, rank: int, processes: int) -> dict[str, Any
     """This process's share of the optimizer.
 
     Raises:
-        UserError: If the checkpoint has none, or was written by another number of processes.
+        UserError: If the checkpoint has none, was written by another number of processes, is damaged, or could run
+            code.
     """
     file = checkpoint / optimizer_file(rank, processes)
     if not file.exists():
@@ -51,6 +57,7 @@ def read_optimizer(checkpoint: Path, rank: int, processes: int) -> dict[str, Any
             f"checkpoint={checkpoint}: {had}, and this run, with {processes}, cannot take the optimizer's state from "
             "it: go on with as many processes, or start from an export of its weights"
         )
+    check_file(file)
     return torch.load(file, map_location="cpu", weights_only=True)
 
 

@@ -223,7 +223,7 @@ class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
         load = partial(folder.load_weights, unchanged=folder.unchanged(module), strict=module.strict_loading)
         fitting = module.trainer.state.fn == TrainerFn.FITTING
         _, rest = self.engine.load_checkpoint(
-            str(path), load_optimizer_states=fitting, load_lr_scheduler_states=False, custom_load_fn=load
+            str(path), folder.TAG, load_optimizer_states=fitting, load_lr_scheduler_states=False, custom_load_fn=load
         )
         return rest
 

@@ -18,6 +18,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from lightning_rlhf.errors import UserError, require
+from lightning_rlhf.strategies.pickles import check_deepspeed
 
 TAG = "checkpoint"
 
@@ -34,10 +35,11 @@ def read_weights(checkpoint: Path) -> dict[str, Tensor]:
         checkpoint: The folder.
 
     Raises:
-        UserError: If DeepSpeed is not installed, or the optimizer was on NVMe.
+        UserError: If DeepSpeed is not installed, the optimizer was on NVMe, or a file could run code.
     """
     require("deepspeed", "deepspeed", f"checkpoint={checkpoint}, which DeepSpeed has written,")
     _refuse_nvme(checkpoint)
+    check_deepspeed(checkpoint / TAG)
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     # It tells of each step in lines that nobody can switch off.
@@ -89,7 +91,7 @@ def check(path: Path, *, processes: int, zero3: bool) -> None:
 
     Raises:
         UserError: If another strategy, another number of processes or the other kind of ZeRO has written it, or the
-            optimizer was on NVMe.
+            optimizer was on NVMe; or if a file could run code.
     """
     if not is_deepspeed_checkpoint(path):
         raise UserError(f"checkpoint={path}: DeepSpeed has not written it; go on with the strategy that has")
@@ -101,6 +103,7 @@ def check(path: Path, *, processes: int, zero3: bool) -> None:
             f"checkpoint={path}: {wrote} processes wrote it, each its share of the optimizer, and this run has "
             f"{processes}: go on with {wrote}, {start}"
         )
+    check_deepspeed(path / TAG)
     if zero3 == (path / TAG / "mp_rank_00_model_states.pt").is_file():
         theirs, ours = ("ZeRO 1 or 2", "ZeRO 3") if zero3 else ("ZeRO 3", "ZeRO 1 or 2")
         raise UserError(f"checkpoint={path}: {theirs} wrote it, and this run is {ours}: go on with {theirs}, {start}")

@@ -25,6 +25,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.strategies.pickles import check_distributed, check_file
 
 WEIGHTS, OPTIMIZER, REST = "state_dict", "optimizer_{}", "meta.pt"
 
@@ -39,7 +40,11 @@ def read_weights(checkpoint: Path) -> dict[str, Tensor]:
 
     Args:
         checkpoint: The folder.
+
+    Raises:
+        UserError: If it could run code.
     """
+    check_distributed(checkpoint)
     weights = {
         name: torch.empty(entry.size, dtype=entry.properties.dtype)
         for name, entry in _saved_weights(checkpoint).items()
@@ -87,10 +92,12 @@ def load(
         The rest of the checkpoint.
 
     Raises:
-        UserError: If it is no such checkpoint, or holds other weights.
+        UserError: If it is no such checkpoint, holds other weights, or could run code.
     """
     if not is_distributed_checkpoint(path):
         raise UserError(f"checkpoint={path}: FSDP has not written it; go on with the strategy that has")
+    check_distributed(path)
+    check_file(path / REST)
     saved = _saved_weights(path).keys()
     weights = {name: w for name, w in get_model_state_dict(model).items() if not name.startswith(unchanged)}
     if strict and saved != weights.keys():

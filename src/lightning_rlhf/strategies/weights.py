@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.strategies import colossalai_checkpoint, deepspeed_weights, distributed_weights
+from lightning_rlhf.strategies.pickles import check_file
 
 _FOLDERS = [
     (distributed_weights.is_distributed_checkpoint, distributed_weights.read_weights),
@@ -22,9 +23,10 @@ def read_weights(checkpoint: Path) -> dict[str, Tensor]:
         checkpoint: A file, or the folder of a strategy that shards.
 
     Raises:
-        UserError: If it is none.
+        UserError: If it is none, is damaged, or could run code.
     """
     if checkpoint.is_file():
+        check_file(checkpoint)
         return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
     for recognises, read in _FOLDERS:
         if recognises(checkpoint):

@@ -1,6 +1,8 @@
 """Adapters in files, merged weights, quantized layers: each gives what the net in memory gives."""
 
 import copy
+import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -368,3 +370,15 @@ def test_a_quantization_that_does_not_exist_is_an_error() -> None:
         ModelSource(pretrained="gpt2", quantization="int3")
     with pytest.raises(UserError, match=r"int8 with model\.adapter\.dora=true"):
         ModelSource(pretrained="gpt2", quantization="int8", adapter=Lora(dora=True))
+
+
+def test_an_adapter_that_was_found_imports_no_module(make_source: MakeSource, tmp_path: Path) -> None:
+    """peft would import what `megatron_core` names."""
+    net = load_causal_lm(make_source("llama"))
+    inject(net, Lora(rank=4), "default")
+    folder = save_adapter(net, "default", tmp_path / "adapter", None, scalar=False)
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"megatron_config": {}, "megatron_core": "antigravity"}))
+    with pytest.raises(UserError, match="adapter_config.json: megatron_config is set"):
+        load_adapter(load_causal_lm(make_source("llama")), folder, "default")
+    assert "antigravity" not in sys.modules

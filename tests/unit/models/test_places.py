@@ -122,3 +122,12 @@ def test_a_tokenizer_that_is_described_beside_its_file_is_read_as_described(tmp_
     demo.save_pretrained(tmp_path / "both")
     tokenizer = ModelSource(config={"model_type": "llama"}, tokenizer=str(tmp_path / "both")).load_tokenizer()
     assert tokenizer.get_vocab() == demo.get_vocab()
+
+
+def test_a_place_in_a_package_imports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the outer package either, whose code would run: a setting that names it may have come from anybody."""
+    (tmp_path / "outer_package" / "inner" / "model").mkdir(parents=True)
+    (tmp_path / "outer_package" / "__init__.py").write_text("raise AssertionError('it was imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    expected = Place(str(tmp_path / "outer_package" / "inner" / "model"))
+    assert find_place("pkg://outer_package.inner/model", "model.pretrained") == expected

@@ -1,0 +1,70 @@
+"""Ends a process that was one of several before the threads of its process groups can abort it.
+
+A thread of gloo holds the tensors of an exchange a moment longer than the caller who waits for the result, and needs
+Python's global lock to release them. Once the interpreter finalizes, Python before 3.14 ends every thread that waits
+for that lock by unwinding its stack (`PyThread_exit_thread`). The unwinding meets a destructor of C++, and the process
+dies with "terminate called without an active exception" and exit code -6, although all its work is done. Source:
+pytorch/pytorch#190489, and a backtrace of such a process.
+"""
+
+import atexit
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_PAUSE_SECONDS = 0.2
+
+
+def close_process_groups() -> None:
+    """Destroys the process groups, if there are any; registered by this package for the end of the interpreter.
+
+    To destroy a group is to wait for its threads, unless a cache still holds it: those of DTensor, DeepSpeed and
+    ColossalAI cannot be emptied. A thread of such a group gets the lock while this one sleeps.
+    """
+    dist = _initialized()
+    if dist is None:
+        return
+    # After an error, another rank may never join an exchange that this one has begun.
+    if getattr(sys, "last_value", None) is None:
+        dist.destroy_process_group()
+    time.sleep(_PAUSE_SECONDS)
+
+
+@contextmanager
+def without_finalization() -> Iterator[None]:
+    """Lets the process exit without the finalization of the interpreter, if it is then one of several.
+
+    For the whole program of a process. All else that an exit does is done before: threads are joined, and functions
+    that were registered with `atexit` in the meantime are called. Threads of an exchange that never ends, since the
+    other rank was killed, cannot abort the process either.
+    """
+    status = 0
+
+    def leave() -> None:
+        if _initialized() is None:
+            return
+        if status == 0:
+            close_process_groups()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+    # The first to be registered is the last to be called.
+    atexit.register(leave)
+    try:
+        yield
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+        raise
+    except BaseException:
+        status = 1
+        raise
+
+
+def _initialized() -> Any:
+    """The module torch.distributed, if this process is one of several; torch is not imported for the question."""
+    dist: Any = sys.modules.get("torch.distributed")
+    return dist if dist is not None and dist.is_available() and dist.is_initialized() else None

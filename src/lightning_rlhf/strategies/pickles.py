@@ -1,0 +1,99 @@
+"""Checks that a checkpoint runs no code when it is read: a pickle can name any function to be called.
+
+`torch.load` refuses that with `weights_only=True`, but DeepSpeed does not use it, and torch.distributed.checkpoint uses
+it neither for `.metadata` (filesystem.py, `read_metadata`) nor for values that are no tensors (default_planner.py,
+`load_bytes`). Their folders are therefore read here first, and nothing passes but what these libraries write.
+"""
+
+import pickle
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata
+
+from lightning_rlhf.errors import UserError
+
+_METADATA = {
+    "pathlib.PosixPath",
+    "torch.Size",
+    "torch.distributed.checkpoint.filesystem._StorageInfo",
+    "torch.distributed.checkpoint.metadata.BytesStorageMetadata",
+    "torch.distributed.checkpoint.metadata.ChunkStorageMetadata",
+    "torch.distributed.checkpoint.metadata.Metadata",
+    "torch.distributed.checkpoint.metadata.MetadataIndex",
+    "torch.distributed.checkpoint.metadata.StorageMeta",
+    "torch.distributed.checkpoint.metadata.TensorProperties",
+    "torch.distributed.checkpoint.metadata.TensorStorageMetadata",
+    "torch.distributed.checkpoint.metadata._MEM_FORMAT_ENCODING",
+    "torch.serialization._get_layout",
+}
+"""What torch writes into `.metadata`, beside dtypes."""
+
+
+def check_file(file: Path) -> None:
+    """Checks a file that `torch.save` wrote; its tensors stay on the disk.
+
+    Raises:
+        UserError: If it names something that could run, or is damaged.
+    """
+    with _refusing(file):
+        torch.load(file, map_location="meta", weights_only=True, mmap=True)
+
+
+def check_distributed(folder: Path) -> None:
+    """Checks a folder of torch.distributed.checkpoint.
+
+    Raises:
+        UserError: If it names something that could run, or is damaged.
+    """
+    for file in folder.glob("*.metadata"):
+        with _refusing(file), file.open("rb") as opened:
+            metadata = _Metadata(opened).load()
+            kinds = metadata.state_dict_metadata
+            for index, place in metadata.storage_data.items():
+                if isinstance(kinds[index.fqn], BytesStorageMetadata):
+                    with (folder / place.relative_path).open("rb") as values:
+                        values.seek(place.offset)
+                        torch.load(BytesIO(values.read(place.length)), weights_only=True)
+
+
+def check_deepspeed(folder: Path) -> None:
+    """Checks the files of DeepSpeed's engine.
+
+    Raises:
+        UserError: If one names something that could run, or is damaged.
+    """
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    with torch.serialization.safe_globals([DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]):
+        for file in folder.rglob("*.pt"):
+            check_file(file)
+
+
+class _Metadata(pickle.Unpickler):
+    """Reads `.metadata`."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What a name stands for."""
+        if f"{module}.{name}" in _METADATA or (module == "torch" and isinstance(getattr(torch, name, 0), torch.dtype)):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which torch does not write there")
+
+
+@contextmanager
+def _refusing(file: Path) -> Iterator[None]:
+    """Turns all that can go wrong with a pickle, which may hold anything, into one message."""
+    try:
+        yield
+    except Exception as error:
+        # torch's own first lines say how to read it all the same.
+        told = re.search("WeightsUnpickler error: ([^\n]+?)(?:[.] |\n|$)", str(error))
+        reason = told[1].strip() if told else f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise UserError(f"checkpoint={file}: not read, since it is damaged or could run code: {reason}") from error
