@@ -41,15 +41,40 @@ def find_resumed(resume: str | None, stages: list[str]) -> Resumed:
     if not path.is_dir():
         raise UserError(f"resume={resume}: no such run folder or checkpoint file ({path.absolute()})")
     finished, checkpoints = {}, {}
+    # Of a pipeline that was resumed into another folder, finished stages stay in the first one.
+    elsewhere = _read(path / "result.json").get("stages", {})
     for stage in stages:
         folder = path if len(stages) == 1 else path / stage
-        record, checkpoint = folder / "result.json", folder / "checkpoints" / "last.ckpt"
-        restore(checkpoint)
-        result = json.loads(record.read_text()) if record.is_file() else {}
-        if len(stages) > 1 and result.get("status") == "finished":
-            finished[stage] = result
-        elif checkpoint.exists():
+        result = _read(folder / "result.json") or elsewhere.get(stage, {})
+        if len(stages) > 1 and (model := _exported(result, folder)) is not None:
+            finished[stage] = result | {"model_dir": str(model)}
+            continue
+        checkpoint = _checkpoint(folder, result)
+        if checkpoint is not None:
             checkpoints[stage] = checkpoint
+        # Each stage starts from what the one before it has exported, so those after it begin anew.
+        break
     if not finished and not checkpoints:
         raise UserError(f"resume={resume}: has no finished stage and no checkpoint (checkpoints/last.ckpt)")
     return Resumed(finished, checkpoints)
+
+
+def _read(record: Path) -> dict[str, Any]:
+    return json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+
+
+def _exported(result: dict[str, Any], folder: Path) -> Path | None:
+    """The model of a stage that is finished; a run folder may have been moved."""
+    if result.get("status") != "finished":
+        return None
+    places = [folder / "model", Path(result["model_dir"])]
+    return next((place for place in places if place.is_dir()), None)
+
+
+def _checkpoint(folder: Path, result: dict[str, Any]) -> Path | None:
+    """The newest checkpoint of a stage: its own, or the one that it went on from if it was stopped before that."""
+    for place in [folder / "checkpoints" / "last.ckpt", *map(Path, filter(None, [result.get("resumed_from")]))]:
+        restore(place)
+        if place.exists():
+            return place
+    return None
