@@ -11,7 +11,6 @@ from lightning.pytorch.loggers import CSVLogger
 from support import trainer
 
 from lightning_rlhf import TextReward
-from lightning_rlhf.callbacks import SampleTable
 from lightning_rlhf.hooks import RLHFCallback
 
 GOLD = TextReward(lambda prompts, responses: [len(response) / 100 for response in responses])

@@ -18,6 +18,12 @@ class Resumed:
     checkpoints: dict[str, Path] = field(default_factory=dict)
     """Checkpoints of stages that were stopped."""
 
+    def folder_of(self, stage: str) -> Path | None:
+        """The folder of a stage in the earlier run, whose settings it goes on with."""
+        if stage in self.finished:
+            return Path(self.finished[stage]["model_dir"]).parent
+        return self.checkpoints[stage].absolute().parents[1] if stage in self.checkpoints else None
+
 
 def find_resumed(resume: str | None, stages: list[str]) -> Resumed:
     """Looks for finished stages and for checkpoints.

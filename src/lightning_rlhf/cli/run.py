@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from lightning_rlhf.callbacks.run_record import versions, write_json
+from lightning_rlhf.cli.changed import check_unchanged
 from lightning_rlhf.cli.check import check_targets
 from lightning_rlhf.cli.quiet import quiet
 from lightning_rlhf.cli.resume import Resumed, find_resumed
@@ -49,7 +50,9 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
     folders = {name: folder / name if len(names) > 1 else folder for name in names}
     # All settings before all data before all training: a mistake about the last stage shows at once.
     stages = []
-    for name in names:
+    for number, name in enumerate(names):
+        if (stopped := resumed.folder_of(name)) is not None:
+            check_unchanged(config, name, stopped, finished=name in resumed.finished, handed_on=number > 0)
         if name not in resumed.finished:
             stages.append(prepare(config, name, folders[name], renderer))
         hand_on(config, name, resumed.finished.get(name, {}).get("model_dir", str(folders[name] / "model")))

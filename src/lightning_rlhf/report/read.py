@@ -131,7 +131,7 @@ def read_run(run_dir: Path) -> Run:
 
 
 def _stage_folder(run_dir: Path, name: str, inner: Mapping[str, Any]) -> Path | None:
-    """Where a stage has written; one that had finished before its pipeline was resumed elsewhere is beside its model."""
+    """Where a stage has written; one that finished before its pipeline was resumed elsewhere is beside its model."""
     if (run_dir / name).is_dir():
         return run_dir / name
     model_dir = (inner.get(name) or {}).get("model_dir")
