@@ -15,7 +15,7 @@ class History(Callback):
     """Keeps in each checkpoint what was logged until then, so that a resumed run leaves what an uninterrupted one does.
 
     - The rows of `metrics.csv`: the resumed run begins with them, in the same folder or in another one.
-    - The row of an epoch that is over: Lightning logs it after the checkpoint is written.
+    - The row of the step or epoch that is just over: Lightning logs it after the checkpoint is written.
     - The sums behind the means of an epoch that is not over, over all ranks: Lightning begins them anew.
     """
 
@@ -29,7 +29,7 @@ class History(Callback):
         over = epoch.processed == epoch.started
         checkpoint["history"] = {
             "rows": _csv_text(trainer),
-            "epoch": _epoch_row(trainer) if over else None,
+            "last": _last_row(trainer, over=over),
             "sums": {} if over else _sums(trainer),
         }
 
@@ -45,14 +45,13 @@ class History(Callback):
             for row in rows if isinstance(logger, CSVLogger) else []:
                 metrics: Any = {name: value for name, value in row.items() if value and name != "step"}
                 logger.log_metrics(metrics, step=int(row["step"]))
-            if history["epoch"] is not None:
-                means = dict(history["epoch"])
-                logger.log_metrics(means, step=means.pop("step"))
+            if history["last"] is not None:
+                last = dict(history["last"])
+                logger.log_metrics(last, step=last.pop("step"))
             logger.save()
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Adds the sums of the part of the epoch that came before the checkpoint, as soon as there is a second one."""
-        # Lightning keeps its sums here alone, and no public name leads to them.
         results = trainer.fit_loop.epoch_loop._results
         for key in self.sums.keys() & results.keys():
             value, weight = self.sums.pop(key)
@@ -70,11 +69,14 @@ def _csv_text(trainer: Trainer) -> str:
     return ""
 
 
-def _epoch_row(trainer: Trainer) -> dict[str, float] | None:
-    """The row that Lightning is about to log of the epoch that is over, under the number of its last step."""
-    means = trainer.fit_loop.epoch_loop._results.metrics(on_step=False)["log"]
-    values = {name: float(value) for name, value in means.items()}
-    return values | {"epoch": trainer.current_epoch, "step": trainer.global_step - 1} if values else None
+def _last_row(trainer: Trainer, *, over: bool) -> dict[str, float] | None:
+    """The row that Lightning is about to log: of the epoch that is over, or of the step."""
+    # It keeps what was logged here alone, and no public name leads to it.
+    metrics = trainer.fit_loop.epoch_loop._results.metrics(on_step=not over)["log"]
+    if not metrics or not (over or trainer._logger_connector.should_update_logs):
+        return None
+    row = {name: float(value) for name, value in metrics.items()}
+    return row | {"epoch": trainer.current_epoch, "step": trainer.global_step - 1}
 
 
 def _sums(trainer: Trainer) -> dict[str, tuple[float, float]]:

@@ -50,9 +50,9 @@ class PhaseProgress(ProgressBar, RLHFCallback):
         """Called by Lightning on all ranks but the first."""
         self.enabled = False
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Shows the epoch that goes on, which Lightning does not start again."""
-        if trainer.current_epoch < (trainer.max_epochs or 0):
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Shows an epoch that goes on, which Lightning does not start again."""
+        if not self.shown:
             self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:

@@ -71,7 +71,7 @@ class RunCheckpoint(ModelCheckpoint):
         if batch_idx + 1 < trainer.num_training_batches:
             due = self.every is not None and time.monotonic() - self.saved > self.every
             if trainer.strategy.reduce_boolean_decision(due or bool(self.received), all=False):
-                trainer.save_checkpoint(self._last())
+                self._save_last(trainer)
                 self.saved = time.monotonic()
                 self._obey()
 
@@ -81,7 +81,7 @@ class RunCheckpoint(ModelCheckpoint):
         self.saved = time.monotonic()
         if trainer.strategy.reduce_boolean_decision(bool(self.received), all=False):
             if self._last_global_step_saved != trainer.global_step:
-                trainer.save_checkpoint(self._last())
+                self._save_last(trainer)
             self._obey()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -95,8 +95,8 @@ class RunCheckpoint(ModelCheckpoint):
         self.handlers.pop(signal.SIGINT, None)
         self._restore()
 
-    def _last(self) -> Path:
-        return Path(str(self.dirpath)) / "last.ckpt"
+    def _save_last(self, trainer: Trainer) -> None:
+        trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt", weights_only=False)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.received:

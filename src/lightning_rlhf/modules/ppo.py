@@ -273,12 +273,14 @@ class PPOModule(LightningModule):
         """Keeps what changes; frozen nets are not written again and again."""
         leave_out(checkpoint, self.unchanged())
         save_before(self.answers, checkpoint)
-        checkpoint["kl_coef"], checkpoint["moments"] = self.kl_coef, list(self.moments)
+        checkpoint["kl_coef"] = self.kl_coef
+        checkpoint["moments"] = list(self.moments)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores what `on_save_checkpoint` kept, and expects no others."""
         load_before(self, self.answers, checkpoint)
-        self.kl_coef, self.moments = checkpoint["kl_coef"], Moments(*checkpoint["moments"])
+        self.kl_coef = checkpoint["kl_coef"]
+        self.moments = Moments(*checkpoint["moments"])
         fill_in(checkpoint, self.unchanged(), self)
 
     def unchanged(self) -> tuple[str, ...]:
