@@ -9,11 +9,13 @@ from lightning_rlhf.callbacks.adaptive_kl import AdaptiveKL
 from lightning_rlhf.callbacks.ema import EMA
 from lightning_rlhf.callbacks.export import Export
 from lightning_rlhf.callbacks.health import Health
+from lightning_rlhf.callbacks.history import History
 from lightning_rlhf.callbacks.net_table import NetTable
 from lightning_rlhf.callbacks.normalize_reward import NormalizeReward
 from lightning_rlhf.callbacks.progress import PhaseProgress
 from lightning_rlhf.callbacks.rollout_metrics import RolloutMetrics
 from lightning_rlhf.callbacks.run_card import RunCard
+from lightning_rlhf.callbacks.run_checkpoint import RunCheckpoint
 from lightning_rlhf.callbacks.run_record import RunRecord
 from lightning_rlhf.callbacks.sample_table import SampleTable
 from lightning_rlhf.callbacks.start_checks import StartChecks
@@ -25,11 +27,13 @@ __all__ = [
     "AdaptiveKL",
     "Export",
     "Health",
+    "History",
     "NetTable",
     "NormalizeReward",
     "PhaseProgress",
     "RolloutMetrics",
     "RunCard",
+    "RunCheckpoint",
     "RunRecord",
     "SampleTable",
     "StartChecks",

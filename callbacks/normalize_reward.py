@@ -48,6 +48,19 @@ class NormalizeReward(Callback):
         self.reference, self.sampling, self.num_samples = reference, sampling, num_samples
         self.batch_size, self.seed = batch_size, seed
 
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Lets a run that goes on from its end come to its end once more.
+
+        Lightning would leave `on_train_end` out, since no epoch is left, and the export would have the raw scale.
+        """
+        if trainer.ckpt_path is not None:
+            trainer.fit_loop.max_epochs += 1
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Gives back the number of epochs, before one begins."""
+        if trainer.ckpt_path is not None:
+            trainer.fit_loop.max_epochs -= 1
+
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Samples, scores, and folds."""
         prompts = trainer.datamodule.reference_prompts(self.num_samples)

@@ -50,6 +50,11 @@ class PhaseProgress(ProgressBar, RLHFCallback):
         """Called by Lightning on all ranks but the first."""
         self.enabled = False
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Shows an epoch that goes on, which Lightning does not start again."""
+        if not self.shown:
+            self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Shows the update; a rollout takes its place while it goes on."""
         self.shown = f"{self.unit} {trainer.current_epoch + 1}/{trainer.max_epochs}"

@@ -1,5 +1,7 @@
 """Logs what a rollout is like: score, KL, length, entropy and so on."""
 
+from typing import Any
+
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_rlhf.experience import Rollout
@@ -20,3 +22,11 @@ class RolloutMetrics(RLHFCallback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs them."""
         pl_module.log_dict(self.metrics, sync_dist=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The metrics of the last rollout, which a run that goes on in the middle of an iteration logs at its end."""
+        return {"metrics": self.metrics}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes those of a checkpoint."""
+        self.metrics = state_dict["metrics"]

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_rlhf.callbacks.health import health_record
 from lightning_rlhf.callbacks.throughput import peak_bytes, peak_of
+from lightning_rlhf.errors import UserError
 
 _PACKAGES = ("lightning-rlhf", "torch", "lightning", "transformers", "hydra-core", "datasets", "peft", "wandb")
 
@@ -27,42 +28,96 @@ class RunRecord(Callback):
             seed: Of the run.
         """
         self.stage, self.seed = stage, seed
-        self.start = 0.0
+        self.start = time.perf_counter()
+        self.seconds_before = 0.0
+        self.metrics: dict[str, float] = {}
+        self.first_step = 0
+        self.num_epochs = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says that the run has begun."""
         self.start = time.perf_counter()
         self._write(trainer, pl_module, "running")
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Counts steps from here: a run that goes on has taken some."""
+        self.first_step = trainer.global_step
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Counts epochs."""
+        self.num_epochs += 1
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keeps what was measured on held-out data."""
+        if not trainer.sanity_checking:
+            metrics = trainer.callback_metrics
+            self.metrics = {n.removeprefix("val/"): float(v) for n, v in metrics.items() if n.startswith("val/")}
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says how far it has come."""
         self._write(trainer, pl_module, "running")
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops before a model is exported that was not trained.
+
+        Raises:
+            UserError: If no step was taken, or nothing was measured.
+        """
+        self._check(trainer)
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Says that it is whole."""
+        """Says that it is whole.
+
+        Raises:
+            UserError: If it is not, where Lightning has left the training out.
+        """
+        try:
+            self._check(trainer)
+        except UserError:
+            self._write(trainer, pl_module, "failed")
+            raise
         self._write(trainer, pl_module, "finished")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Says that it is not."""
         self._write(trainer, pl_module, "interrupted" if isinstance(exception, KeyboardInterrupt) else "failed")
 
+    def state_dict(self) -> dict[str, Any]:
+        """What was measured last, and the seconds so far: they belong to the weights."""
+        return {"metrics": self.metrics, "seconds": self._seconds()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from there; a run that was stopped after its last evaluation has no other."""
+        self.metrics, self.seconds_before = state_dict["metrics"], state_dict["seconds"]
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.perf_counter() - self.start
+
+    def _check(self, trainer: Trainer) -> None:
+        if not trainer.global_step or (self.num_epochs and trainer.global_step == self.first_step):
+            raise UserError(
+                f"{self.stage}: no step was taken, so nothing was trained: give it rows and epochs to train on "
+                f"(max_epochs={trainer.max_epochs}, limit_train_batches={trainer.limit_train_batches})"
+            )
+        if trainer.enable_validation and not self.metrics:
+            raise UserError(
+                f"{self.stage}: the end was not evaluated, so result.json would be empty: go on from a checkpoint "
+                "that was written before the last step of an epoch, or after its evaluation"
+            )
+
     def _write(self, trainer: Trainer, module: LightningModule, status: str) -> None:
         if not trainer.is_global_zero:
             return
         folder = Path(trainer.default_root_dir)
-        metrics = {
-            name.removeprefix("val/"): float(value)
-            for name, value in trainer.callback_metrics.items()
-            if name.startswith("val/")
-        }
         write_json(
             folder / "result.json",
             {
                 "stage": self.stage,
                 "status": status,
-                "metrics": metrics,
+                "metrics": self.metrics,
                 "model_dir": str(folder / "model") if status == "finished" else None,
-                "seconds": round(time.perf_counter() - self.start, 3),
+                **({"resumed_from": str(trainer.ckpt_path)} if trainer.ckpt_path else {}),
+                "seconds": round(self._seconds(), 3),
                 "peak_bytes": peak_bytes(module.device),
                 "peak_of": peak_of(module.device),
                 "versions": versions(),

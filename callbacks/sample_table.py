@@ -28,6 +28,22 @@ class SampleTable(RLHFCallback):
         if every < 1 or num_rows < 1:
             raise UserError(f"sample table: every={every} and num_rows={num_rows} must be at least 1")
         self.every, self.num_rows = every, num_rows
+        self.file: Path | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begins an empty file: samples of an earlier run in this folder are not of this one."""
+        if trainer.is_global_zero:
+            self.file = Path(trainer.default_root_dir) / "samples.jsonl"
+            self.file.unlink(missing_ok=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The samples so far: a run that goes on begins with them."""
+        return {"samples": self.file.read_text(encoding="utf-8") if self.file and self.file.is_file() else ""}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Writes the samples of the earlier run."""
+        if self.file and state_dict["samples"]:
+            self.file.write_text(state_dict["samples"], encoding="utf-8")
 
     def on_rollout_end(self, trainer: Trainer, module: LightningModule, rollout: Rollout) -> None:
         """Keeps the first samples of the rollout."""
@@ -54,9 +70,9 @@ class SampleTable(RLHFCallback):
         self._write(trainer, "evaluation", iteration, samples)
 
     def _write(self, trainer: Trainer, phase: str, iteration: int, rows: list[dict[str, Any]]) -> None:
-        if not trainer.is_global_zero:
+        if self.file is None:
             return
-        with (Path(trainer.default_root_dir) / "samples.jsonl").open("a", encoding="utf-8") as file:
+        with self.file.open("a", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps({"iteration": iteration, "phase": phase} | row, ensure_ascii=False) + "\n")
         columns = list(dict.fromkeys(name for row in rows for name in row))

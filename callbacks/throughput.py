@@ -15,6 +15,8 @@ from lightning_rlhf.rollout.dataset import Minibatch
 from lightning_rlhf.strategies.blocks import nets
 from lightning_rlhf.strategies.phases import num_parameters
 
+_COUNTED = ("rollout_seconds", "samples", "tokens", "trained_tokens", "rollout_flops")
+
 
 class Throughput(RLHFCallback):
     """Logs `perf/…` at the end of each epoch (PPO: iteration), over all ranks.
@@ -29,10 +31,11 @@ class Throughput(RLHFCallback):
 
     def __init__(self) -> None:
         """Starts at zero."""
+        self.seconds_before = 0.0
         self._reset()
 
     def _reset(self) -> None:
-        self.start = 0.0
+        self.start = time.perf_counter()
         self.rollout_seconds = 0.0
         self.samples = self.tokens = self.trained_tokens = self.rollout_flops = 0
 
@@ -40,10 +43,13 @@ class Throughput(RLHFCallback):
         """Forgets the peak of an earlier stage, where that can be."""
         reset_peak(pl_module.device)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock of an epoch that goes on, which Lightning does not start again."""
+        self.start = time.perf_counter() - self.seconds_before
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock, and counts from zero."""
         self._reset()
-        self.start = time.perf_counter()
 
     def on_rollout_end(self, trainer: Trainer, module: Any, rollout: Rollout) -> None:
         """Counts the sampled responses."""
@@ -76,6 +82,17 @@ class Throughput(RLHFCallback):
             metrics["rollout_seconds"] = self.rollout_seconds
         pl_module.log_dict({f"perf/{name}": value for name, value in metrics.items()}, sync_dist=True)
         pl_module.log("perf/peak_gib", peak_bytes(pl_module.device) / 2**30, reduce_fx="max", sync_dist=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was counted of an epoch that is not over, and its seconds."""
+        counted = {name: getattr(self, name) for name in _COUNTED}
+        return counted | {"seconds": time.perf_counter() - self.start}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from there."""
+        for name in _COUNTED:
+            setattr(self, name, state_dict[name])
+        self.seconds_before = state_dict["seconds"]
 
 
 def _update_flops(trainer: Trainer, module: Any) -> int:

@@ -174,7 +174,7 @@ def test_gold_is_watched_from_before_training_on(parts: Callable, tmp_path: Path
     mean, error = health.history["gold/mean"][0], health.history["gold/error"][0]
     assert 0 < mean < 1
     # The standard error of a share is sqrt(p (1 - p) / n).
-    assert error == pytest.approx((mean * (1 - mean) / len(module.answers_before)) ** 0.5, rel=1e-4)
+    assert error == pytest.approx((mean * (1 - mean) / len(module.answers.before)) ** 0.5, rel=1e-4)
 
 
 def test_a_resumed_run_alarms_as_if_it_had_not_been_stopped(

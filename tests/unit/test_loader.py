@@ -96,12 +96,36 @@ def test_a_restored_loader_continues_with_the_next_batch(num_seen: int) -> None:
     assert (seen + endless(resumed))[:14] == endless(make())[:14]
 
 
-def test_a_restored_loader_may_have_another_number_of_parts() -> None:
-    stopped = make_loader(trainer=fake_trainer(parts=1))
+@pytest.mark.parametrize(("minibatch_size", "parts"), [(4, 2), (2, 1), (8, 1), (8, 4)])
+def test_a_restored_loader_may_have_minibatches_of_another_size_or_in_other_parts(
+    minibatch_size: int, parts: int
+) -> None:
+    order = rows_of(list(make_loader(num_rows=24)))
+    stopped = make_loader(num_rows=24)
     list(islice(stopped, 2))
-    resumed = make_loader(trainer=fake_trainer(parts=2))
+    resumed = make_loader(24, minibatch_size, trainer=fake_trainer(parts=parts))
     resumed.go_on(stopped.progress())
-    assert len(list(resumed)) == len(resumed) - 4
+    # Two minibatches of four were read.
+    assert rows_of(list(resumed)) == order[8:]
+    assert sorted(rows_of(list(resumed))) == list(range(24))
+
+
+def test_an_epoch_that_is_over_is_no_place_in_the_next_one() -> None:
+    stopped = make_loader(num_rows=24)
+    list(stopped)
+    # 24 rows are past the end of twelve, and no minibatch of five begins there.
+    resumed = make_loader(num_rows=12, minibatch_size=5)
+    resumed.go_on(stopped.progress())
+    assert len(rows_of(list(resumed))) == 10
+
+
+def test_a_place_that_does_not_exist_any_more_is_an_error_with_old_and_new_value() -> None:
+    stopped = make_loader(num_rows=24)
+    list(islice(stopped, 2))
+    with pytest.raises(UserError, match=r"minibatch_size was 4 .* is 6 now, .* size that divides 8"):
+        make_loader(24, 6).go_on(stopped.progress())
+    with pytest.raises(UserError, match=r"had 24 rows .* after 8 rows of an epoch, and have 8 now"):
+        make_loader(8).go_on(stopped.progress())
 
 
 def test_an_iterator_that_is_never_read_loses_nothing() -> None:

@@ -121,6 +121,32 @@ def test_a_restored_data_set_goes_on_with_the_next_minibatch_and_its_texts(num_s
     assert (seen[0] + left[0], seen[1] + left[1]) == read(make_dataset(trainer=trainer, ptx=True), 36)
 
 
+@pytest.mark.parametrize(("minibatch_size", "parts"), [(4, 2), (2, 1), (12, 1), (6, 3)])
+def test_a_restored_data_set_may_have_minibatches_of_another_size_or_in_other_parts(
+    minibatch_size: int, parts: int
+) -> None:
+    order = rows_of(list(make_dataset()))
+    stopped = make_dataset()
+    # Three minibatches of four: the first of two passes over twelve rows.
+    list(islice(stopped, 3))
+    resumed = make_dataset(12, minibatch_size, fake_trainer(parts=parts))
+    resumed.go_on(stopped.progress())
+    assert rows_of(list(resumed)) == order[12:]
+
+
+def test_a_place_in_an_iteration_that_is_none_any_more_is_an_error_with_old_and_new_value() -> None:
+    stopped = make_dataset()
+    list(islice(stopped, 1))
+    with pytest.raises(UserError, match=r"minibatch_size was 4 .* is 6 now, .* after the 4 rows"):
+        make_dataset(12, 6).go_on(stopped.progress())
+    with pytest.raises(UserError, match="rollout_batch_size was 12 and is 24 now: go on with the old value"):
+        make_dataset(24, 4).go_on(stopped.progress())
+    list(stopped)
+    resumed = make_dataset(24, 6)
+    resumed.go_on(stopped.progress())
+    assert sorted(rows_of(list(resumed))) == sorted([*range(100, 124)] * 2)
+
+
 def test_a_checkpoint_holds_the_experience_only_while_it_is_needed(tmp_path: Any) -> None:
     dataset = make_dataset()
     assert dataset.progress()["buffer"] is None

@@ -26,6 +26,8 @@ def quiet() -> None:
     # The run's folder is made before the run begins, by Hydra.
     warnings.filterwarnings("ignore", message=r".*logs directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message=r".*Checkpoint directory .* exists and is not empty.*")
+    # A run that goes on in another folder keeps its checkpoints there.
+    warnings.filterwarnings("ignore", message=r".*The dirpath has changed from.*")
     warnings.filterwarnings("ignore", message=r".*You have overridden .*train_dataloader.*")
     # Reference and reward model are, on purpose.
     warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode at the start of training.*")

@@ -3,7 +3,6 @@
 import logging
 import shlex
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from lightning_rlhf.callbacks.run_record import versions, write_json
+from lightning_rlhf.cli.changed import check_unchanged
 from lightning_rlhf.cli.check import check_targets
 from lightning_rlhf.cli.quiet import quiet
 from lightning_rlhf.cli.resume import Resumed, find_resumed
@@ -50,7 +50,9 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
     folders = {name: folder / name if len(names) > 1 else folder for name in names}
     # All settings before all data before all training: a mistake about the last stage shows at once.
     stages = []
-    for name in names:
+    for number, name in enumerate(names):
+        if (stopped := resumed.folder_of(name)) is not None:
+            check_unchanged(config, name, stopped, finished=name in resumed.finished, handed_on=number > 0)
         if name not in resumed.finished:
             stages.append(prepare(config, name, folders[name], renderer))
         hand_on(config, name, resumed.finished.get(name, {}).get("model_dir", str(folders[name] / "model")))
@@ -60,9 +62,9 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
         if len(names) == 1:
             result = fit(stages[0], resumed.checkpoints.get(names[0]))
         else:
-            result = _run_pipeline(stages, folder, resumed, config.seed)
+            result = _run_pipeline(names, stages, folder, resumed, config.seed)
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(_how_to_go_on(folder)) from error
+        raise KeyboardInterrupt(_how_to_go_on(folder, names)) from error
     if is_first_process():
         print_summary(result, folder)
     return result
@@ -118,18 +120,17 @@ def check_overrides(names: list[str], model: DictConfig) -> None:
             )
 
 
-def _run_pipeline(stages: list[Stage], folder: Path, resumed: Resumed, seed: int) -> dict[str, Any]:
-    start = time.perf_counter()
+def _run_pipeline(names: list[str], stages: list[Stage], folder: Path, resumed: Resumed, seed: int) -> dict[str, Any]:
     results: dict[str, Any] = dict(resumed.finished)
-    last = [*resumed.finished, *(stage.name for stage in stages)][-1]
 
     def record(status: str) -> dict[str, Any]:
         whole = {
             "stage": "pipeline",
             "status": status,
             "metrics": {},
-            "model_dir": results.get(last, {}).get("model_dir"),
-            "seconds": round(time.perf_counter() - start, 3),
+            "model_dir": results.get(names[-1], {}).get("model_dir"),
+            # Of those in other folders too.
+            "seconds": round(sum(result["seconds"] for result in results.values()), 3),
             "versions": versions(),
             "seed": seed,
             "stages": results,
@@ -143,9 +144,11 @@ def _run_pipeline(stages: list[Stage], folder: Path, resumed: Resumed, seed: int
 
     for name, result in resumed.finished.items():
         _say(f"{name}: finished already, {result['model_dir']}")
+    # Before anything is trained: whoever goes on from this folder has to find what is finished.
+    record("running")
     try:
         for number, stage in enumerate(stages, len(results) + 1):
-            _say(f"\n{number}/{len(stages) + len(resumed.finished)} {stage.name}")
+            _say(f"\n{number}/{len(names)} {stage.name}")
             results[stage.name] = fit(stage, resumed.checkpoints.get(stage.name))
             record("running")
     except BaseException as error:
@@ -166,9 +169,11 @@ def hand_on(config: DictConfig, name: str, model_dir: str) -> None:
         fill_in(config, model_dir)
 
 
-def _how_to_go_on(folder: Path) -> str:
+def _how_to_go_on(folder: Path, names: list[str]) -> str:
     """The line that continues a run that was stopped."""
-    if not any(folder.glob("**/last.ckpt")) and not any(folder.glob("*/model")):
+    try:
+        find_resumed(str(folder), names)
+    except UserError:
         return "interrupted before the first checkpoint; nothing is left to go on from"
     overrides = [override for override in HydraConfig.get().overrides.task if not override.startswith("resume=")]
     # The command's own file stands in argv when the installed program was called.

@@ -66,12 +66,45 @@ class MinibatchLoader:
             )
 
     def progress(self) -> dict[str, int]:
-        """Where the loader stands, in units that accumulation does not change."""
-        return {"epoch": self.epoch, "minibatch": self.position // self.num_parts}
+        """Where the loader stands, in rows of the epoch, and what the rows depend on."""
+        over = self.position == len(self)
+        return {
+            "epoch": self.epoch + over,
+            "row": 0 if over else self.position // self.num_parts * self.minibatch_size,
+            "num_rows": len(self.rows),
+            "minibatch_size": self.minibatch_size,
+            "num_parts": self.num_parts,
+        }
 
     def go_on(self, progress: dict[str, int]) -> None:
-        """Continues from there."""
-        self.epoch, self.position = progress["epoch"], progress["minibatch"] * self.num_parts
+        """Continues from there, in minibatches of another size too.
+
+        Raises:
+            UserError: If the rows of an epoch that is not over are others now, or no minibatch begins there.
+        """
+        row, num_rows = progress["row"], progress["num_rows"]
+        if row and num_rows != len(self.rows):
+            raise UserError(
+                f"the data had {num_rows} rows to train on when the checkpoint was written, after {row} rows of an "
+                f"epoch, and have {len(self.rows)} now: go on with the same data, or from the end of an epoch"
+            )
+        self.epoch = progress["epoch"]
+        self.position = first_minibatch(row, self.minibatch_size, progress) * self.num_parts
+
+
+def first_minibatch(row: int, minibatch_size: int, progress: dict[str, Any]) -> int:
+    """The number of the minibatch that begins at a row, for a run that goes on with another size.
+
+    Raises:
+        UserError: If none begins there.
+    """
+    if row % minibatch_size:
+        raise UserError(
+            f"minibatch_size was {progress['minibatch_size']} when the checkpoint was written and is {minibatch_size} "
+            f"now, and no minibatch of that size begins after the {row} rows that were read: go on with a size that "
+            f"divides {row}"
+        )
+    return row // minibatch_size
 
 
 def check_enough(num_rows: int, minibatch_size: int) -> None:

@@ -50,6 +50,7 @@ def fill_in(checkpoint: dict[str, Any], unchanged: tuple[str, ...], module: Ligh
     Raises:
         UserError: If it does not hold all others, or holds more.
     """
+    _recount_batches(checkpoint, module)
     if not unchanged or "state_dict" not in checkpoint:
         return
     expected = {name for name in module.state_dict() if not name.startswith(unchanged)}
@@ -57,3 +58,29 @@ def fill_in(checkpoint: dict[str, Any], unchanged: tuple[str, ...], module: Ligh
     if differing:
         raise UserError(f"the checkpoint is of another net: they differ in {', '.join(sorted(differing)[:3])}…")
     module.strict_loading = False
+
+
+def _recount_batches(checkpoint: dict[str, Any], module: LightningModule) -> None:
+    """Counts the batches of an epoch that is not over in their present size: Lightning ends an epoch by their number.
+
+    The data modules keep their place in rows.
+
+    Raises:
+        UserError: If more epochs were trained than are asked for.
+    """
+    data: Any = None if module._trainer is None else getattr(module.trainer, "datamodule", None)
+    loader = checkpoint.get(type(data).__qualname__, {}).get("loader")
+    if loader is None or "loops" not in checkpoint:
+        return
+    progress = checkpoint["loops"]["fit_loop"]
+    trained, wanted = progress["epoch_progress"]["current"]["processed"], module.trainer.max_epochs
+    if wanted is not None and 0 <= wanted < trained:
+        raise UserError(f"max_epochs={wanted}: the checkpoint has trained {trained} epochs: give at least as many")
+    minibatch_size = getattr(module, "minibatch_size", None) or data.minibatch_size
+    old, new = loader["minibatch_size"] * module.trainer.accumulate_grad_batches, minibatch_size * loader["num_parts"]
+    if old != new:
+        batches = progress["epoch_loop.batch_progress"]["current"]
+        # A checkpoint within an epoch is written before its last batch counts as completed.
+        behind = batches["ready"] - batches["completed"]
+        batches.update(dict.fromkeys(("ready", "started", "processed"), batches["ready"] * old // new))
+        batches["completed"] = batches["ready"] - behind

@@ -15,17 +15,16 @@ from lightning_rlhf.data.batches import PairBatch, PromptBatch
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import raise_problems
 from lightning_rlhf.experience import Sequences
-from lightning_rlhf.hooks import notify
 from lightning_rlhf.models.forward import response_logprobs
 from lightning_rlhf.models.roles import Net, build_policies, build_trained
 from lightning_rlhf.modules.checkpoint import beside_adapters, fill_in, leave_out
-from lightning_rlhf.modules.finite import check_finite
+from lightning_rlhf.modules.evaluation import load_before, log_evaluation, save_before
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.modules.reward import wins
 from lightning_rlhf.ops.preference import PREFERENCE_LOSSES
 from lightning_rlhf.ops.sequences import used_columns
 from lightning_rlhf.rewards import TextReward
-from lightning_rlhf.rollout.evaluate import HeldOutAnswers, Sample, summarize
+from lightning_rlhf.rollout.evaluate import HeldOutAnswers
 from lightning_rlhf.rollout.sampler import Sampling
 from lightning_rlhf.strategies.half import setup_precision
 from lightning_rlhf.strategies.phases import rollout_phase
@@ -100,7 +99,6 @@ class DPOModule(LightningModule):
         self.beta = beta
         self.means: dict[str, MeanMetric] = {}
         self.answers = HeldOutAnswers(evaluation or Sampling(max_new_tokens=128), renderer, gold, seed)
-        self.answers_before: list[Sample] | None = None
 
     def configure_model(self) -> None:
         """Builds the nets, once; the frozen one too, so that sharded strategies shard it.
@@ -173,28 +171,11 @@ class DPOModule(LightningModule):
             self.means[name].update(values, batch.weight)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs averages over all ranks, and what the answers are like; those before training are kept to compare."""
+        """Logs averages over all ranks, and what the answers are like."""
         metrics = {name: float(mean.compute()) for name, mean in self.means.items()}
         for mean in self.means.values():
             mean.reset()
-        samples = self.answers.finish()
-        if samples:
-            metrics |= summarize(samples, self.answers_before)
-        metrics = {f"val/{name}": value for name, value in metrics.items()}
-        check_finite(self.trainer, metrics)
-        before = self.trainer.sanity_checking
-        if before and self.trainer.global_step:
-            # A run that goes on has the answers before training from its checkpoint.
-            return
-        if before:
-            self.answers_before = samples
-            # Lightning drops what is logged during its sanity check; here that is the state before training.
-            for logger in self.trainer.loggers:
-                logger.log_metrics(metrics | {"epoch": -1}, step=0)
-        else:
-            self.log_dict(metrics, batch_size=1, sync_dist=True)
-        if samples:
-            notify(self.trainer, "on_evaluation_end", 0 if before else self.current_epoch + 1, samples)
+        log_evaluation(self, self.answers, metrics)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One parameter group with weight decay, one without."""
@@ -203,11 +184,11 @@ class DPOModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what changes; the reference is not written again and again."""
         leave_out(checkpoint, self.unchanged())
-        checkpoint["answers_before"] = self.answers_before
+        save_before(self.answers, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores what `on_save_checkpoint` kept, and expects no others."""
-        self.answers_before = checkpoint["answers_before"]
+        load_before(self, self.answers, checkpoint)
         fill_in(checkpoint, self.unchanged(), self)
 
     def unchanged(self) -> tuple[str, ...]:

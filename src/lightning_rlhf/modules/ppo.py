@@ -20,6 +20,7 @@ from lightning_rlhf.hooks import notify
 from lightning_rlhf.models.roles import Net, SeparateRoles
 from lightning_rlhf.models.shared import Shared, SharedRoles
 from lightning_rlhf.modules.checkpoint import beside_adapters, fill_in, leave_out
+from lightning_rlhf.modules.evaluation import load_before, log_evaluation, save_before
 from lightning_rlhf.modules.finite import check_finite
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.modules.ppo_loss import PPOLoss
@@ -31,7 +32,7 @@ from lightning_rlhf.rewards.source import RewardSource
 from lightning_rlhf.rollout.collect import collect, gather_samples, said_of, score_samples, to_answers
 from lightning_rlhf.rollout.credit import Credit, to_experience
 from lightning_rlhf.rollout.dataset import Minibatch, RolloutDataset
-from lightning_rlhf.rollout.evaluate import HeldOutAnswers, Sample, decode, summarize
+from lightning_rlhf.rollout.evaluate import HeldOutAnswers, decode
 from lightning_rlhf.rollout.metrics import rollout_metrics
 from lightning_rlhf.rollout.ptx import PTX
 from lightning_rlhf.rollout.sampler import Sampling
@@ -146,7 +147,6 @@ class PPOModule(LightningModule):
         self.refresh_reference_every, self.moments = refresh_reference_every, Moments()
         self.clip_gradients_by = clip_gradients_by
         self.answers = HeldOutAnswers(evaluation or sampling, renderer, gold, seed)
-        self.answers_before: list[Sample] | None = None
 
     def configure_model(self) -> None:
         """Builds the nets, once; frozen ones too, so that sharded strategies shard them."""
@@ -271,19 +271,8 @@ class PPOModule(LightningModule):
         self.answers.add(batch, "kl", kl)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs what the answers are like; those before training are kept to compare with."""
-        samples = self.answers.finish()
-        metrics = {f"val/{name}": value for name, value in summarize(samples, self.answers_before).items()}
-        check_finite(self.trainer, metrics)
-        if self.trainer.sanity_checking:
-            self.answers_before = samples
-            # Lightning drops what is logged during its sanity check; here that is the state before training.
-            for logger in self.trainer.loggers:
-                logger.log_metrics(metrics | {"epoch": -1}, step=0)
-            notify(self.trainer, "on_evaluation_end", 0, samples)
-        else:
-            self.log_dict(metrics, batch_size=1, sync_dist=True)
-            notify(self.trainer, "on_evaluation_end", self.current_epoch + 1, samples)
+        """Logs what the answers are like."""
+        log_evaluation(self, self.answers, {})
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Groups for actor and critic, each with its own learning rate."""
@@ -306,12 +295,14 @@ class PPOModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what changes; frozen nets are not written again and again."""
         leave_out(checkpoint, self.unchanged())
-        checkpoint["kl_coef"], checkpoint["answers_before"] = self.kl_coef, self.answers_before
+        save_before(self.answers, checkpoint)
+        checkpoint["kl_coef"] = self.kl_coef
         checkpoint["moments"] = list(self.moments)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores what `on_save_checkpoint` kept, and expects no others."""
-        self.kl_coef, self.answers_before = checkpoint["kl_coef"], checkpoint["answers_before"]
+        load_before(self, self.answers, checkpoint)
+        self.kl_coef = checkpoint["kl_coef"]
         self.moments = Moments(*checkpoint["moments"])
         fill_in(checkpoint, self.unchanged(), self)
 

@@ -13,14 +13,13 @@ from transformers import PreTrainedModel
 from lightning_rlhf.data.batches import PromptBatch, SFTBatch
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.hooks import notify
 from lightning_rlhf.models.forward import label_logprobs
 from lightning_rlhf.models.roles import build_trained
 from lightning_rlhf.modules.checkpoint import beside_adapters, fill_in, leave_out
-from lightning_rlhf.modules.finite import check_finite
+from lightning_rlhf.modules.evaluation import load_before, log_evaluation, save_before
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.rewards import TextReward
-from lightning_rlhf.rollout.evaluate import HeldOutAnswers, Sample, summarize
+from lightning_rlhf.rollout.evaluate import HeldOutAnswers
 from lightning_rlhf.rollout.sampler import Sampling
 from lightning_rlhf.strategies.half import setup_precision
 from lightning_rlhf.strategies.phases import rollout_phase
@@ -94,20 +93,16 @@ class SFTModule(LightningModule):
         """Logs the loss over all ranks, and what the answers are like."""
         loss = self.val_loss.compute()
         self.val_loss.reset()
-        check_finite(self.trainer, {"val/loss": loss})
-        metrics: dict[str, Any] = {"loss": loss, "perplexity": loss.exp()}
-        samples: list[Sample] = self.answers.finish()
-        if samples:
-            metrics |= summarize(samples)
-            notify(self.trainer, "on_evaluation_end", self.current_epoch + 1, samples)
-        self.log_dict({f"val/{name}": value for name, value in metrics.items()}, batch_size=1, sync_dist=True)
+        log_evaluation(self, self.answers, {"loss": float(loss), "perplexity": float(loss.exp())})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what changes."""
         leave_out(checkpoint, self.unchanged())
+        save_before(self.answers, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Expects what `on_save_checkpoint` kept."""
+        """Restores what `on_save_checkpoint` kept, and expects no others."""
+        load_before(self, self.answers, checkpoint)
         fill_in(checkpoint, self.unchanged(), self)
 
     def unchanged(self) -> tuple[str, ...]:

@@ -112,11 +112,11 @@ def read_run(run_dir: Path) -> Run:
     notices: list[str] = []
     raw = _read_json(run_dir / "result.json", notices)
     result = _result(raw, "result.json", notices)
-    folders = {name: run_dir / name for name in STAGES if (run_dir / name).is_dir()}
+    inner = raw.get("stages") or {}
+    folders = {name: folder for name in STAGES if (folder := _stage_folder(run_dir, name, inner)) is not None}
     if result.stage == "pipeline" or (result.stage is None and folders):
-        inner = raw.get("stages") or {}
         stages = tuple(
-            _read_stage(run_dir / name, name, inner.get(name, {}), notices)
+            _read_stage(folders.get(name, run_dir / name), name, inner.get(name, {}), notices)
             for name in STAGES
             if name in folders or name in inner
         )
@@ -132,6 +132,14 @@ def read_run(run_dir: Path) -> Run:
         written=_last_written([run_dir, *folders.values()]),
         notices=tuple(dict.fromkeys(notices)),
     )
+
+
+def _stage_folder(run_dir: Path, name: str, inner: Mapping[str, Any]) -> Path | None:
+    """Where a stage has written; one that finished before its pipeline was resumed elsewhere is beside its model."""
+    if (run_dir / name).is_dir():
+        return run_dir / name
+    model_dir = (inner.get(name) or {}).get("model_dir")
+    return Path(model_dir).parent if model_dir and Path(model_dir).parent.is_dir() else None
 
 
 def _last_written(folders: Iterable[Path]) -> datetime | None:

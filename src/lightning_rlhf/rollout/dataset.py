@@ -7,7 +7,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from lightning_rlhf.data.batches import SFTBatch
-from lightning_rlhf.data.loader import micro_batch_size
+from lightning_rlhf.data.loader import first_minibatch, micro_batch_size
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Experience, Sequences
 from lightning_rlhf.ops.aggregation import MinibatchSize
@@ -99,7 +99,7 @@ class RolloutDataset:
             )
 
     def progress(self) -> dict[str, Any]:
-        """Where the data set stands; with the experience, unless the iteration is over."""
+        """Where the data set stands, in rows of the iteration; with the experience, unless the iteration is over."""
         buffer: list[Tensor | None] | None = None
         if self.experience is not None and self.position < len(self):
             # Plain tensors, so that a checkpoint loads with weights_only=True.
@@ -107,11 +107,34 @@ class RolloutDataset:
                 tensor if tensor is None else tensor.cpu()
                 for tensor in (*self.experience.sequences, *self.experience[1:])
             ]
-        return {"iteration": self.iteration, "minibatch": self.position // self.num_parts, "buffer": buffer}
+        over = self.position == len(self)
+        return {
+            "iteration": self.iteration + over,
+            # Of all passes over the experience.
+            "row": 0 if over else self.position // self.num_parts * self.minibatch_size,
+            "rollout_batch_size": self.rollout_batch_size,
+            "minibatch_size": self.minibatch_size,
+            "num_parts": self.num_parts,
+            "ppo_epochs": self.ppo_epochs,
+            "buffer": buffer,
+        }
 
     def go_on(self, progress: dict[str, Any]) -> None:
-        """Continues from there."""
-        self.iteration, self.position = progress["iteration"], progress["minibatch"] * self.num_parts
+        """Continues from there, in minibatches of another size too.
+
+        Raises:
+            UserError: If an iteration that is not over has other sizes now, or no minibatch begins there.
+        """
+        row = progress["row"]
+        sizes = {"rollout_batch_size": self.rollout_batch_size, "ppo_epochs": self.ppo_epochs}
+        changed = [f"{name} was {progress[name]} and is {now}" for name, now in sizes.items() if now != progress[name]]
+        if row and changed:
+            raise UserError(
+                f"the checkpoint was written within an iteration, and {' and '.join(changed)} now: go on with the old "
+                "value, or from the end of an iteration"
+            )
+        self.iteration = progress["iteration"]
+        self.position = first_minibatch(row, self.minibatch_size, progress) * self.num_parts
         if progress["buffer"] is not None:
             self.experience = Experience(Sequences(*progress["buffer"][:3]), *progress["buffer"][3:])
 

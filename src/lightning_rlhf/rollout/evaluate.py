@@ -36,6 +36,8 @@ class HeldOutAnswers:
         name = getattr(gold and gold.function, "metric_name", None)
         self.gold_name = {} if name is None else {"gold_name": name}
         self.samples: dict[int, Sample] = {}
+        self.before: list[Sample] | None = None
+        """Answers before training, which later ones are compared with."""
 
     def answer(self, net: nn.Module, batch: PromptBatch) -> Sampled:
         """Draws an answer to each prompt of a batch and keeps it."""

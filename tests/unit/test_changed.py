@@ -1,0 +1,73 @@
+"""Settings that a run that goes on gives otherwise: refused where the checkpoint would win in silence."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_rlhf.cli.changed import check_unchanged
+from lightning_rlhf.errors import UserError
+
+
+def config(*overrides: str) -> DictConfig:
+    with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
+        return compose("train", ["model=tiny", "stage=ppo", "reward=gold", "run_dir=here", *overrides])
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Path:
+    """The folder of a run that was stopped, with its settings."""
+    resolved = OmegaConf.to_container(config(), resolve=True)
+    OmegaConf.save(OmegaConf.create(resolved), tmp_path / "config.yaml")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["ppo.module.lr=0.5"], ["ppo.module.lr=0.5 was 0.0001"]),
+        (["ppo.module.kl_coef=0.5", "seed=9"], ["ppo.module.kl_coef=0.5 was", "seed=9 was 1"]),
+        (["optim.weight_decay=0.5"], ["ppo.module.optim.weight_decay=0.5 was"]),
+        (["model.config.hidden_size=64"], ["model.config.hidden_size=64 was 32"]),
+        (["roles=shared"], ["roles=shared was separate"]),
+        (["ppo.critic_head=normal"], ["ppo.critic_head=normal was zero"]),
+    ],
+)
+def test_what_the_checkpoint_holds_cannot_change(overrides: list[str], named: list[str], stopped: Path) -> None:
+    with pytest.raises(UserError) as error:
+        check_unchanged(config(*overrides), "ppo", stopped, finished=False, handed_on=False)
+    lines = str(error.value).splitlines()
+    assert [line.split(" in ")[0].startswith(start) for line, start in zip(lines, named, strict=True)] == [True] * len(
+        lines
+    )
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["ppo.trainer.max_epochs=500", "ppo.module.minibatch_size=8", "ppo.trainer.accumulate_grad_batches=2"],
+        ["trainer.devices=2", "strategy=ddp", "logger=none", "callbacks.samples.every=1", "run_dir=there"],
+        ["model.gradient_checkpointing=true", "rollout.sampling.temperature=0.5", "ppo.module.loss.clip_range=0.1"],
+    ],
+)
+def test_what_takes_effect_may_change(overrides: list[str], stopped: Path) -> None:
+    check_unchanged(config(*overrides), "ppo", stopped, finished=False, handed_on=False)
+
+
+def test_a_stage_that_is_finished_takes_no_settings(stopped: Path) -> None:
+    changed = config("ppo.trainer.max_epochs=500")
+    with pytest.raises(UserError, match="ppo.trainer.max_epochs=500 was .*, where ppo is finished"):
+        check_unchanged(changed, "ppo", stopped, finished=True, handed_on=False)
+
+
+def test_a_model_that_was_handed_on_may_stand_elsewhere(stopped: Path) -> None:
+    moved = config("model.pretrained=/elsewhere/sft/model")
+    check_unchanged(moved, "ppo", stopped, finished=False, handed_on=True)
+    with pytest.raises(UserError, match=r"model.pretrained=/elsewhere/sft/model was None"):
+        check_unchanged(moved, "ppo", stopped, finished=False, handed_on=False)
+
+
+def test_without_the_settings_of_the_stopped_run_nothing_is_compared(tmp_path: Path) -> None:
+    check_unchanged(config("seed=9"), "ppo", tmp_path, finished=False, handed_on=False)
