@@ -160,7 +160,7 @@ MORE_PROBLEMS: dict[str, Problem] = {
         "gold needs the column answer",
     ),
     "a model that is not there": (
-        [*TINY, "stage=sft", "model.pretrained=./nowhere", "model.tokenizer=null"],
+        [*TINY, "stage=sft", "model.pretrained=./nowhere"],
         "tokenizer: model",
         "model.pretrained=./nowhere: no such folder",
     ),

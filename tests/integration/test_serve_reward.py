@@ -34,7 +34,7 @@ def source() -> ModelSource:
     config: Any = OmegaConf.to_container(OmegaConf.load(Path(__file__).parents[2] / "conf" / "model" / "tiny.yaml"))
     # Large weights, so that other tokens give a very different score.
     net = {**config["config"], "initializer_range": 0.4}
-    return replace(ModelSource(config=net, tokenizer=config["tokenizer"]), seed=1)
+    return replace(ModelSource(config=net, tokenizer=config["config_tokenizer"]), seed=1)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Sees that a server, which lets the tokenizer render a conversation, gives a model the ids that it was trained on."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lightning_rlhf.data.fields import Message
 from lightning_rlhf.data.render import Renderer
@@ -32,7 +32,10 @@ def served_otherwise(renderer: Renderer, tokenizer: "PreTrainedTokenizerBase") -
             trained = renderer.prompt(talk)
         except UserError:
             continue
-        served = tokenizer.apply_chat_template(talk, tokenize=True, add_generation_prompt=True, return_dict=False)
+        messages: Any = talk
+        served: Any = tokenizer.apply_chat_template(
+            messages, tokenize=True, add_generation_prompt=True, return_dict=False
+        )
         if served != trained:
             # Where one ends first, all of it agrees.
             pairs = enumerate(zip(served, trained, strict=False))

@@ -95,7 +95,7 @@ def export_model(net: torch.nn.Module, renderer: Renderer, folder: Path, manifes
 def _name_special_tokens(net: PreTrainedModel, renderer: Renderer) -> None:
     """Lets the configuration, and the generation settings of a net that has some, name the tokens of the renderer."""
     stops, pad = list(renderer.stop_ids), renderer.tokenizer.pad_token_id
-    settings = [net.config, *([net.generation_config] if net.can_generate() else [])]
+    settings: list[Any] = [net.config, *([net.generation_config] if net.can_generate() else [])]
     for setting in settings:
         setting.bos_token_id = renderer.tokenizer.bos_token_id
         setting.eos_token_id = stops[0] if len(stops) == 1 else stops

@@ -47,10 +47,12 @@ class ModelSource:
 
     Ids of special tokens are not part of it: they are the tokenizer's.
     """
+    config_tokenizer: str | None = None
+    """The tokenizer that belongs to `config`, as `tokenizer` names one; a pretrained model brings its own."""
     tokenizer: str | None = None
-    """The same, or a file `tokenizer.model`; None takes the one of `pretrained`."""
+    """Takes the place of the model's own: hub name, folder, `.gguf` file, or a file `tokenizer.model`."""
     meta_dir: str | None = None
-    """Folder of Meta's original LLaMA weights and tokenizer; takes the place of `pretrained` and `tokenizer`."""
+    """Folder of Meta's original LLaMA weights and tokenizer; takes the place of `pretrained`."""
     dtype: str = "float32"
     """Of the weights in memory: float32, bfloat16 or float16. Mixed precision is `trainer.precision`."""
     dropout: float = 0.0
@@ -78,8 +80,8 @@ class ModelSource:
         """Checks that there is something to load or to build."""
         if self.meta_dir is not None:
             read_params(Path(self.meta_dir).expanduser(), "model.meta_dir")
-            # `model=llama/7b` names a copy on the hub for both.
-            vars(self).update(pretrained=self.meta_dir, tokenizer=None, setting="model.meta_dir")
+            # `model=llama/7b` names a copy on the hub.
+            vars(self).update(pretrained=self.meta_dir, setting="model.meta_dir")
         if self.dtype not in DTYPES:
             raise UserError(f"model.dtype={self.dtype}: expected one of {', '.join(DTYPES)}")
         if self.quantization not in (None, *METHODS):
@@ -94,7 +96,7 @@ class ModelSource:
             raise UserError(
                 "model.pretrained is not set, and model.config has no architecture to build: set one of them"
             )
-        if self.pretrained is None and self.tokenizer is None:
+        if self.pretrained is None and self.tokenizer is None and self.config_tokenizer is None:
             raise UserError("model.tokenizer is not set: a model that is built from scratch brings none")
 
     @property
@@ -166,7 +168,8 @@ class ModelSource:
                 # Each batch has a length of its own, and each token of a response one more.
                 block.compile(dynamic=True)
         # PyTorch would not train the row of this token. Masks come from lengths here, and PAD may be EOS.
-        net.get_input_embeddings().padding_idx = None
+        embeddings: Any = net.get_input_embeddings()
+        embeddings.padding_idx = None
         return net
 
     @property
@@ -216,10 +219,10 @@ class ModelSource:
         Raises:
             UserError: If it cannot be found.
         """
-        where = self.tokenizer or self.pretrained
+        where = self.tokenizer or self.pretrained or self.config_tokenizer
         if where is None:
             raise UserError("model.tokenizer is not set")
-        name = "model.tokenizer" if self.tokenizer else self.setting
+        name = "model.tokenizer" if self.tokenizer else self.setting if self.pretrained else "model.config_tokenizer"
         bare = bare_tokenizer(where, name)
         return bare or load_pretrained(AutoTokenizer, where, name, trust_remote_code=self.trust_remote_code)
 
