@@ -71,12 +71,11 @@ class EMA(Callback):
             return
         weights = _trained(pl_module)
         own = {name: weight.clone() for name, weight in weights.items()}
-        renderer = pl_module.renderer
-        manifest = {"stage": self.stage, "stop_ids": list(renderer.stop_ids), "ema_decay": self.decay}
+        manifest = {"stage": self.stage, "ema_decay": self.decay}
         _fill(weights, self.average)
         try:
             folder = Path(trainer.default_root_dir) / "model_ema"
-            export_model(pl_module.export_nets()["model"], renderer.tokenizer, folder, manifest)
+            export_model(pl_module.export_nets()["model"], pl_module.renderer, folder, manifest)
         finally:
             _fill(weights, own)
 

@@ -23,12 +23,11 @@ class Export(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Exports, unless training was stopped by an error."""
-        renderer = pl_module.renderer
         for name, net in pl_module.export_nets().items():
             # All ranks give their parts; the first one writes.
             # Quantized nets are whole in each process, and cannot be built of their weights.
             weights = full_state_dict(trainer, net) if sharding(trainer) and not is_quantized(net) else None
             if trainer.is_global_zero:
                 plain = net if weights is None else rebuilt(net, weights)
-                manifest = {"stage": self.stage, "stop_ids": list(renderer.stop_ids)}
-                export_model(plain, renderer.tokenizer, Path(trainer.default_root_dir) / name, manifest)
+                folder = Path(trainer.default_root_dir) / name
+                export_model(plain, pl_module.renderer, folder, {"stage": self.stage})

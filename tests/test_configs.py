@@ -68,7 +68,7 @@ def chosen(choice: str) -> DictConfig:
 def reward_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     source: ModelSource = instantiate(configured("model=tiny").model)
     folder = tmp_path_factory.mktemp("reward") / "model"
-    export_model(load_scalar_model(source, "normal"), source.load_tokenizer(), folder, {})
+    export_model(load_scalar_model(source, "normal"), Renderer(source.load_tokenizer()), folder, {})
     return str(folder)
 
 

@@ -210,7 +210,7 @@ MISTAKES = {
     ),
     "an architecture beside one that is loaded": (
         [*SFT, "experiment=none", "model=gpt2/small", "model.config.n_layer=6"],
-        "model.config.n_layer is set, but model.pretrained=openai-community/gpt2 brings an architecture of its own",
+        "model.config.n_layer is set, but model.pretrained=openai-community/gpt2 brings an architecture and ",
     ),
     "an unknown option": (["model=nope"], "there is no model=nope; there are bloom/176b"),
     "a wrong type": ([*SFT, "sft.module.lr=fast"], "sft.module.lr=fast: expected a number"),
@@ -234,7 +234,7 @@ MISTAKES = {
     "a wrong field": ([*FILES, "data.path=field.jsonl"], "field.jsonl:2: field 'completion'"),
     "a precision that there is not": ([*SFT, "trainer.precision=7"], "trainer.precision=7: expected one of"),
     "no reward model": (["stage=ppo"], "reward.path is not set"),
-    "a folder that is no model": ([*SFT, "model.pretrained=.", "model.tokenizer=null"], "model.pretrained=."),
+    "a folder that is no model": ([*SFT, "model.pretrained=."], "model.pretrained=."),
     "a sampling that PPO cannot score": ([*PPO, "rollout.sampling.top_p=0.9"], "top_p=0.9"),
     "another model with the demo's settings": (["model=gpt2/small"], "experiment=none"),
     "nothing to resume": ([*SFT, "resume=nowhere"], "resume=nowhere: no such run folder"),

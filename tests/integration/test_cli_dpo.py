@@ -64,7 +64,7 @@ def test_dpo_alone_on_two_processes_gives_the_numbers_of_the_pipeline(
     pipeline: tuple[Path, str], tmp_path: Path
 ) -> None:
     folder, _ = pipeline
-    start = [f"model.pretrained={folder}/sft/model", "model.tokenizer=null"]
+    start = [f"model.pretrained={folder}/sft/model"]
     done = command(tmp_path, *keep(OVERRIDES, "dpo"), *start, "strategy=ddp", "trainer.devices=2")
     assert done.returncode == 0, done.stderr
     one, two = result_of(folder / "dpo")["metrics"], result_of(run_folder(tmp_path))["metrics"]

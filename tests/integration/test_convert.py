@@ -116,7 +116,9 @@ def test_a_dtype_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
 def test_a_source_takes_net_tokenizer_and_stop_tokens_from_metas_folder(tmp_path: Path) -> None:
     weights = write_checkpoint(tmp_path, LLAMA_3, 2)
     # As model=llama/7b sets them.
-    source = ModelSource(meta_dir=str(tmp_path), pretrained="huggyllama/llama-7b", tokenizer="huggyllama/llama-7b")
+    source = ModelSource(
+        meta_dir=str(tmp_path), pretrained="huggyllama/llama-7b", config_tokenizer="huggyllama/llama-7b"
+    )
     tokenizer = source.load_tokenizer()
     assert tokenizer("a").input_ids == [264, 97]
     # Llama 3.1 calls it otherwise.

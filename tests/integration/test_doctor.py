@@ -13,6 +13,7 @@ from support import command, result_of, run_folder, tiny_source
 
 from lightning_rlhf import export_model, load_causal_lm, load_scalar_model
 from lightning_rlhf.cli.examine import examine
+from lightning_rlhf.data.render import Renderer
 
 TINY = ["model=tiny", "rollout.sampling.max_new_tokens=8"]
 SMALL = ["ppo.module.rollout_batch_size=16", "ppo.module.minibatch_size=8"]
@@ -47,9 +48,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     source = tiny_source()
     tokenizer = source.load_tokenizer()
     return {
-        "reward": export_model(load_scalar_model(source, "normal"), tokenizer, folder / "reward", {}),
-        "flat": export_model(load_scalar_model(source, "zero"), tokenizer, folder / "flat", {}),
-        "headless": export_model(load_causal_lm(source), tokenizer, folder / "headless", {}),
+        "reward": export_model(load_scalar_model(source, "normal"), Renderer(tokenizer), folder / "reward", {}),
+        "flat": export_model(load_scalar_model(source, "zero"), Renderer(tokenizer), folder / "flat", {}),
+        "headless": export_model(load_causal_lm(source), Renderer(tokenizer), folder / "headless", {}),
     }
 
 
@@ -160,7 +161,7 @@ MORE_PROBLEMS: dict[str, Problem] = {
         "gold needs the column answer",
     ),
     "a model that is not there": (
-        [*TINY, "stage=sft", "model.pretrained=./nowhere", "model.tokenizer=null"],
+        [*TINY, "stage=sft", "model.pretrained=./nowhere"],
         "tokenizer: model",
         "model.pretrained=./nowhere: no such folder",
     ),

@@ -34,7 +34,7 @@ def source() -> ModelSource:
     config: Any = OmegaConf.to_container(OmegaConf.load(Path(__file__).parents[2] / "conf" / "model" / "tiny.yaml"))
     # Large weights, so that other tokens give a very different score.
     net = {**config["config"], "initializer_range": 0.4}
-    return replace(ModelSource(config=net, tokenizer=config["tokenizer"]), seed=1)
+    return replace(ModelSource(config=net, tokenizer=config["config_tokenizer"]), seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def net(source: ModelSource) -> ScalarModel:
 
 @pytest.fixture(scope="module")
 def folder(source: ModelSource, net: ScalarModel, renderer: Renderer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_model(net, renderer.tokenizer, tmp_path_factory.mktemp("reward") / "model", {})
+    return export_model(net, renderer, tmp_path_factory.mktemp("reward") / "model", {})
 
 
 def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
@@ -170,7 +170,7 @@ def refused(folder: Path, *overrides: str) -> str:
 
 
 def test_a_folder_that_is_no_trained_reward_model_is_one_message(source: ModelSource, tmp_path: Path) -> None:
-    folder = export_model(load_causal_lm(source), source.load_tokenizer(), tmp_path / "lm", {})
+    folder = export_model(load_causal_lm(source), Renderer(source.load_tokenizer()), tmp_path / "lm", {})
     assert refused(tmp_path, f"model_dir={folder}", "port=0") == (
         f"error: {folder} is not a trained reward model: it has no weights for score.weight\n"
     )

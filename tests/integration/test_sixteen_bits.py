@@ -118,7 +118,7 @@ def test_nets_built_in_bf16_train_in_fp32_and_leave_in_bf16(
     assert moved[0] > (0.5 if stage in ("reward", "ppo") else 0.95)
     net = module.export_nets()["model"]
     assert {weight.dtype for weight in net.parameters()} == {torch.float32}
-    folder = export_model(net, module.renderer.tokenizer, tmp_path / "model", {})
+    folder = export_model(net, module.renderer, tmp_path / "model", {})
     hf_net = net.net if stage == "reward" else net
     weights = dict(hf_net.named_parameters())
     for name, written in load_file(folder / "model.safetensors").items():

@@ -15,8 +15,9 @@ from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.scalar import HeadInit, ScalarModel, load_scalar_model
 from lightning_rlhf.models.source import ModelSource
 
-# PAD is an ordinary token, so that code which looks for padding by its id is caught.
-_SHARED = {"vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 7}
+_SHARED = {"vocab_size": 64}
+# An ordinary token, so that code which looks for padding by its id is caught.
+_PAD = 7
 # Large weights, so that a wrong position or a visible padding token changes the result a lot.
 _STD = {"initializer_range": 0.4}
 _FAMILIES: dict[str, dict[str, Any]] = {
@@ -59,7 +60,9 @@ def make_causal_lm() -> Callable[..., PreTrainedModel]:
     """Builds a causal language model, the same one for the same seed."""
 
     def make(source: ModelSource, seed: int = 0) -> PreTrainedModel:
-        return load_causal_lm(replace(source, seed=seed)).eval()
+        net = load_causal_lm(replace(source, seed=seed)).eval()
+        net.config.pad_token_id = _PAD
+        return net
 
     return make
 
@@ -73,6 +76,7 @@ def make_scalar_model() -> Callable[..., ScalarModel]:
         torch.manual_seed(seed)
         model = load_scalar_model(replace(source, seed=seed), head).eval()
         torch.nn.init.constant_(model.bias, 0.5)
+        model.hf_config.pad_token_id = _PAD
         return model
 
     return make

@@ -9,6 +9,7 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Sequences
 from lightning_rlhf.models.export import export_model
@@ -79,7 +80,7 @@ def test_an_export_gives_the_same_scores_here_and_less_the_bias_in_transformers(
     source: ModelSource, make_scalar_model: MakeScalarModel, make_sequences: MakeSequences, tmp_path: Path
 ) -> None:
     model = make_scalar_model(source)
-    folder = export_model(model, source.load_tokenizer(), tmp_path / "reward", {})
+    folder = export_model(model, Renderer(source.load_tokenizer()), tmp_path / "reward", {})
     sequences = make_sequences(PROMPTS, RESPONSES)
     scores = model.scores(sequences.input_ids, sequences.attention_mask)
 
@@ -99,7 +100,7 @@ def test_an_export_replaces_the_folder_and_leaves_no_part_behind(
     source, folder = make_source(), tmp_path / "reward"
     folder.mkdir()
     (folder / "old").write_text("old")
-    export_model(make_scalar_model(source), source.load_tokenizer(), folder, {})
+    export_model(make_scalar_model(source), Renderer(source.load_tokenizer()), folder, {})
     assert [path.name for path in tmp_path.iterdir()] == ["reward"]
     assert not (folder / "old").exists()
 

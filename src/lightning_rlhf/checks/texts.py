@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from lightning_rlhf.checks.finding import Finding, judged
 from lightning_rlhf.data.formats import Message
 from lightning_rlhf.data.render import Rendered, Renderer
+from lightning_rlhf.data.serving import served_otherwise
 from lightning_rlhf.errors import UserError
 
 QUESTION = Message(role="user", content="Is that so?")
@@ -27,6 +28,18 @@ def special_tokens(renderer: Renderer) -> Finding:
         f"{found}; the template puts {', '.join(unknown)} before" if unknown else found,
         f"a model that ends its turns with {unknown[-1:]} would not be stopped: make it the tokenizer's eos_token, or "
         "add it to eos_token_id in the model's generation_config.json",
+        severity="warning",
+    )
+
+
+def served_prompts(renderer: Renderer) -> Finding:
+    """Whether a server, which lets the tokenizer render conversations, gives the ids of training."""
+    differ = served_otherwise(renderer, renderer.tokenizer)
+    return judged(
+        "served prompts",
+        differ is None,
+        differ or "apply_chat_template(tokenize=True) gives the ids of training, over several turns",
+        "set another data.template, or serve the model with the ids of Renderer.prompt",
         severity="warning",
     )
 

@@ -15,7 +15,7 @@ from lightning_rlhf.callbacks import StartChecks
 from lightning_rlhf.callbacks.run_record import versions, write_json
 from lightning_rlhf.checks.data import length_tells
 from lightning_rlhf.checks.finding import Finding
-from lightning_rlhf.checks.texts import QUESTION, special_tokens, template_round_trip
+from lightning_rlhf.checks.texts import QUESTION, served_prompts, special_tokens, template_round_trip
 from lightning_rlhf.checks.watch import Watch
 from lightning_rlhf.cli.app import user_message
 from lightning_rlhf.cli.examine_reward import examine_reward
@@ -88,7 +88,8 @@ def _examine_all(config: DictConfig, names: list[str], work: Path) -> Iterator[t
     except Exception as error:
         yield "tokenizer", [Finding("model", "error", _told(error), _REMEDIES["settings"])]
         return
-    yield "tokenizer", [special_tokens(renderer), template_round_trip(renderer, [[QUESTION]])]
+    about = [special_tokens(renderer), template_round_trip(renderer, [[QUESTION]]), served_prompts(renderer)]
+    yield "tokenizer", about
     for number, name in enumerate(names):
         found, whole = _examine_stage(config, name, work / name, renderer, starts_trained=number == 0)
         yield name, found

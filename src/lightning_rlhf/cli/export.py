@@ -53,8 +53,7 @@ def export(checkpoint: str, output_dir: str | None, dtype: str | None, trust_rem
     config, stage = _settings(run, checkpoint, trust_remote_code)
     folder = Path(output_dir).expanduser() if output_dir else run / "export"
     net, renderer = _net(config, stage, path, None if dtype is None else DTYPES[dtype])
-    manifest = {"stage": stage, "stop_ids": list(renderer.stop_ids), "checkpoint": path.name}
-    export_model(net, renderer.tokenizer, folder, manifest)
+    export_model(net, renderer, folder, {"stage": stage, "checkpoint": path.name})
     record = {"stage": "export", "status": "finished", "metrics": {}, "model_dir": str(folder), "versions": versions()}
     write_json(folder / "result.json", record)
     return folder

@@ -113,10 +113,10 @@ def check_overrides(names: list[str], model: DictConfig) -> None:
         key = override.lstrip("+~").split("=")[0]
         if key.split(".")[0] in idle:
             raise UserError(f"{key} is set, but stage={idle[key.split('.')[0]]} does not run here")
-        if loaded and key.split(".")[:2] == ["model", "config"]:
+        if loaded and key.split(".")[:2] in (["model", "config"], ["model", "config_tokenizer"]):
             raise UserError(
-                f"{key} is set, but model.{loaded}={model[loaded]} brings an architecture of its own; model.pretrained="
-                "null builds model.config, with random weights"
+                f"{key} is set, but model.{loaded}={model[loaded]} brings an architecture and a tokenizer of its own; "
+                "model.pretrained=null builds model.config, with random weights; model.tokenizer names another"
             )
 
 

@@ -2,6 +2,7 @@
 
 A conversation is rendered as text with the chat template and cut where turns begin and end; every piece is tokenised
 by itself. So the ids of a prompt are always a prefix of the ids of that prompt with an answer, whichever stage asks.
+They are those that the tokenizer makes of the whole text, since that is what a server gives the exported model.
 """
 
 import re
@@ -10,6 +11,7 @@ from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from lightning_rlhf.data.formats import Message
+from lightning_rlhf.data.stops import check_stops
 from lightning_rlhf.errors import UserError
 
 if TYPE_CHECKING:
@@ -73,13 +75,15 @@ class Renderer:
             stop_ids: More ids that end an answer, such as the `eos_token_id` list of the generation config.
 
         Raises:
-            UserError: If the tokenizer has no EOS token, or the template cannot render a plain question.
+            UserError: If the tokenizer has no EOS token, the template cannot render a plain question, or an id that
+                ends an answer is no token, or begins a turn.
         """
         if tokenizer.eos_token_id is None:
             raise UserError("the tokenizer has no EOS token, so no answer could ever end; set its eos_token")
         self.tokenizer = tokenizer
         self.stop_ids = tuple(sorted({tokenizer.eos_token_id, *(stop_ids or ())}))
         self._control = _control_tokens(tokenizer, self.stop_ids)
+        self._added = {number: token.content for number, token in tokenizer.added_tokens_decoder.items()}
         self._anchor, self._anchor_ids = "", []
         if self._encode("\na") != self._encode("\n") + self._encode("a"):
             self._anchor, self._anchor_ids = "\n", self._encode("\n")
@@ -90,6 +94,7 @@ class Renderer:
         adds_bos = tokenizer.bos_token_id in tokenizer("Hello")["input_ids"][:1]
         if adds_bos and not text.lstrip().startswith(str(tokenizer.bos_token)):
             tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template
+        check_stops(self.stop_ids, tokenizer, self._text)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Renders a prompt, ready for generation.
@@ -190,21 +195,32 @@ class Renderer:
         return self._control.sub(lambda found: found[0][0] + _CUT + found[0][1:], content)
 
     def _ids(self, pieces: Sequence[str]) -> Iterator[list[int]]:
-        for n, piece in enumerate(pieces):
-            head, *rest = piece.split(_CUT)
-            ids = self._encode(head) if n == 0 else self._encode_inner(head)
-            for part in rest:
-                ids += self._encode_inner(part)
+        last: int | None = None
+        for piece in pieces:
+            ids: list[int] = []
+            for part in piece.split(_CUT):
+                ids += self._encode_behind(last, part)
+                last = ids[-1] if ids else last
             yield ids
 
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False, verbose=False)
 
-    def _encode_inner(self, text: str) -> list[int]:
-        """Encodes text that does not begin a document: tokenizers with "▁" put one in front of those that do."""
-        ids = self._encode(self._anchor + text)
-        start = len(self._anchor_ids)
-        return ids[start:] if ids[:start] == self._anchor_ids else self._encode(text)
+    def _encode_behind(self, last: int | None, text: str) -> list[int]:
+        """Encodes text as it would be as a part of a longer one.
+
+        Tokenizers with "▁" put one in front of a text, and most of them in front of what follows a control token too.
+
+        Args:
+            last: The token in front of the text; None if the text is the first.
+            text: What follows.
+        """
+        if last is None:
+            return self._encode(text)
+        before = (self._added[last], [last]) if last in self._added else (self._anchor, self._anchor_ids)
+        ids = self._encode(before[0] + text)
+        start = len(before[1])
+        return ids[start:] if ids[:start] == before[1] else self._encode(text)
 
     def _decode(self, ids: Sequence[int]) -> str:
         text = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)

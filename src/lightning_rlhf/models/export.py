@@ -1,13 +1,16 @@
 """Exports: plain Hugging Face folders, whole or not there at all."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
+from lightning_rlhf.data.render import Renderer
+from lightning_rlhf.data.serving import served_otherwise
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapter_files import adapter_folder, save_adapter
 from lightning_rlhf.models.adapters import is_part_of_adapter
@@ -20,13 +23,17 @@ from lightning_rlhf.models.scalar import ScalarModel, load_scalar_model
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.strategies.half import cast_weights
 
+log = logging.getLogger(__name__)
+
 MANIFEST = "lightning_rlhf.json"
 
 
-def export_model(
-    net: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path, manifest: dict[str, Any]
-) -> Path:
+def export_model(net: torch.nn.Module, renderer: Renderer, folder: Path, manifest: dict[str, Any]) -> Path:
     """Writes weights (safetensors), configuration, tokenizer with chat template and manifest, and reads them back.
+
+    Configuration and generation settings name the renderer's stop set, so that `generate` of transformers ends an
+    answer where it ended in training. If the tokenizer's chat template gives other ids than the renderer does, which is
+    so where a token reaches across the end of a prompt, a warning says so.
 
     An adapter is merged into the weights, and is written in peft's format to a folder of its own beside this one;
     weights that were held in fp32 to be trained are rounded to the dtype that the net was built in. The net stays as it
@@ -37,7 +44,7 @@ def export_model(
 
     Args:
         net: A causal language model, or a `ScalarModel`.
-        tokenizer: Its tokenizer.
+        renderer: Has its tokenizer, and the ids that end an answer.
         folder: Where to; what is there is replaced.
         manifest: What to remember beside the weights, JSON-like.
 
@@ -56,10 +63,12 @@ def export_model(
         hf_net.config.score_bias = float(net.bias.detach())
     dtype, computed = exported_dtype(hf_net), hf_net.dtype
     merged = hf_net if is_plain(hf_net) and dtype == computed else plain_net(hf_net, dtype)
+    _name_special_tokens(merged, renderer)
     merged.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
+    renderer.tokenizer.save_pretrained(partial)
     kind = "reward_model" if scalar else "causal_lm"
-    (partial / MANIFEST).write_text(json.dumps({"kind": kind, **manifest}, indent=2) + "\n")
+    said_of_it = {"kind": kind, "stop_ids": list(renderer.stop_ids), **manifest}
+    (partial / MANIFEST).write_text(json.dumps(said_of_it, indent=2) + "\n")
     device = next(net.parameters()).device
     said_merged = None
     if merged is not hf_net:
@@ -72,12 +81,32 @@ def export_model(
     problem = what_differs(net, said_merged, said(_reload(partial, computed, scalar=scalar).to(device)), dtype)
     if problem is not None:
         raise RuntimeError(f"export to {folder}: the reloaded model {problem}")
+    served = served_otherwise(renderer, ModelSource(pretrained=str(partial)).load_tokenizer())
+    if served is not None:
+        log.warning(
+            "export to %s: apply_chat_template(tokenize=True) of its tokenizer makes other prompts than training: %s; "
+            "set another data.template, or serve it with the ids of Renderer.prompt",
+            folder,
+            served,
+        )
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     name = active_adapter(hf_net)
     if name is not None:
         save_adapter(hf_net, name, adapter_folder(folder), hf_net.name_or_path or None, scalar)
     return folder
+
+
+def _name_special_tokens(net: PreTrainedModel, renderer: Renderer) -> None:
+    """Lets the configuration, and the generation settings of a net that has some, name the tokens of the renderer."""
+    stops, pad = list(renderer.stop_ids), renderer.tokenizer.pad_token_id
+    settings: list[Any] = [net.config, *([net.generation_config] if net.can_generate() else [])]
+    for setting in settings:
+        setting.bos_token_id = renderer.tokenizer.bos_token_id
+        setting.eos_token_id = stops[0] if len(stops) == 1 else stops
+        # PyTorch builds no embedding whose PAD it cannot hold.
+        if pad is not None and pad < net.config.get_text_config().vocab_size:
+            setting.pad_token_id = pad
 
 
 def _reload(folder: Path, dtype: torch.dtype, *, scalar: bool) -> Any:

@@ -71,7 +71,7 @@ def converted(meta_dir: str, setting: str) -> Path:
         raise UserError(
             f"{setting}={meta_dir}: its converted form cannot be written to {folder} ({error.strerror}); choose "
             f"another place for it: lightning-rlhf convert input_dir={meta_dir} output_dir=FOLDER, and train with "
-            "model.pretrained=FOLDER model.tokenizer=null instead"
+            "model.pretrained=FOLDER instead"
         ) from error
     return folder
 

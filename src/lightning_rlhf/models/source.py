@@ -20,6 +20,7 @@ from transformers import (
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapter_files import load_adapter
 from lightning_rlhf.models.adapters import ADAPTER, Lora, inject
+from lightning_rlhf.models.meta import is_meta_folder
 from lightning_rlhf.models.meta_layout import read_params
 from lightning_rlhf.models.places import bare_tokenizer, find_place
 from lightning_rlhf.models.playing import Checkpointing
@@ -27,6 +28,7 @@ from lightning_rlhf.models.pretrained import FAILURES, check_shapes, in_attentio
 from lightning_rlhf.models.quantization import METHODS, quantization_config, quantized, settle
 from lightning_rlhf.strategies.blocks import blocks
 
+SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -41,11 +43,16 @@ class ModelSource:
     pretrained: str | None = None
     """Hub name, folder or `.gguf` file, perhaps `pkg://package/path`; None builds `config` with random weights."""
     config: Mapping[str, Any] | None = None
-    """The architecture: `model_type` and whatever the Hugging Face configuration of that type takes."""
+    """The architecture: `model_type` and whatever the Hugging Face configuration of that type takes.
+
+    Ids of special tokens are not part of it: they are the tokenizer's.
+    """
+    config_tokenizer: str | None = None
+    """The tokenizer that belongs to `config`, as `tokenizer` names one; a pretrained model brings its own."""
     tokenizer: str | None = None
-    """The same, or a file `tokenizer.model`; None takes the one of `pretrained`."""
+    """Takes the place of the model's own: hub name, folder, `.gguf` file, or a file `tokenizer.model`."""
     meta_dir: str | None = None
-    """Folder of Meta's original LLaMA weights and tokenizer; takes the place of `pretrained` and `tokenizer`."""
+    """Folder of Meta's original LLaMA weights and tokenizer; takes the place of `pretrained`."""
     dtype: str = "float32"
     """Of the weights as they are built and exported: float32, bfloat16 or float16; trained ones are held in float32."""
     dropout: float = 0.0
@@ -73,8 +80,8 @@ class ModelSource:
         """Checks that there is something to load or to build."""
         if self.meta_dir is not None:
             read_params(Path(self.meta_dir).expanduser(), "model.meta_dir")
-            # `model=llama/7b` names a copy on the hub for both.
-            vars(self).update(pretrained=self.meta_dir, tokenizer=None, setting="model.meta_dir")
+            # `model=llama/7b` names a copy on the hub.
+            vars(self).update(pretrained=self.meta_dir, setting="model.meta_dir")
         if self.dtype not in DTYPES:
             raise UserError(f"model.dtype={self.dtype}: expected one of {', '.join(DTYPES)}")
         if self.quantization not in (None, *METHODS):
@@ -89,7 +96,7 @@ class ModelSource:
             raise UserError(
                 "model.pretrained is not set, and model.config has no architecture to build: set one of them"
             )
-        if self.pretrained is None and self.tokenizer is None:
+        if self.pretrained is None and self.tokenizer is None and self.config_tokenizer is None:
             raise UserError("model.tokenizer is not set: a model that is built from scratch brings none")
 
     @property
@@ -160,6 +167,9 @@ class ModelSource:
             for block in blocks(net):
                 # Each batch has a length of its own, and each token of a response one more.
                 block.compile(dynamic=True)
+        # PyTorch would not train the row of this token. Masks come from lengths here, and PAD may be EOS.
+        embeddings: Any = net.get_input_embeddings()
+        embeddings.padding_idx = None
         return net
 
     @property
@@ -192,7 +202,8 @@ class ModelSource:
                 AutoConfig, self.pretrained, self.setting, trust_remote_code=self.trust_remote_code
             )
         else:
-            fields = dict(self.config or {})
+            # The defaults of a class are ids of the tokenizer that its family was published with.
+            fields = {**(self.config or {}), **dict.fromkeys(SPECIAL_IDS)}
             try:
                 config = AutoConfig.for_model(**fields)
             except (*FAILURES, TypeError) as error:
@@ -208,20 +219,26 @@ class ModelSource:
         Raises:
             UserError: If it cannot be found.
         """
-        where = self.tokenizer or self.pretrained
+        where = self.tokenizer or self.pretrained or self.config_tokenizer
         if where is None:
             raise UserError("model.tokenizer is not set")
-        name = "model.tokenizer" if self.tokenizer else self.setting
+        name = "model.tokenizer" if self.tokenizer else self.setting if self.pretrained else "model.config_tokenizer"
         bare = bare_tokenizer(where, name)
         return bare or load_pretrained(AutoTokenizer, where, name, trust_remote_code=self.trust_remote_code)
 
     def stop_ids(self) -> tuple[int, ...]:
-        """Ids that end a response, as the model's own generation settings and configuration have them."""
-        found = [self.hf_config().eos_token_id]
-        if self.pretrained is not None:
-            # Some models bring no generation settings.
+        """Ids that end a response beside the tokenizer's EOS: those that a pretrained model's own files name.
+
+        They are the `eos_token_id` of its `generation_config.json`, or of its configuration where there is none. A
+        model that is built from `config` has no others: the defaults of its class are ids of another tokenizer.
+        """
+        if self.pretrained is None:
+            return ()
+        config, place = self.hf_config(), find_place(self.pretrained, self.setting)
+        named: Any = config.eos_token_id
+        # A GGUF file and Meta's folders hold all that there is to know; a folder's class may add defaults of its own.
+        if place.gguf_file is None and not is_meta_folder(Path(place.where)):
+            named = PretrainedConfig.get_config_dict(place.where)[0].get("eos_token_id")
             with suppress(OSError):
-                place = find_place(self.pretrained, self.setting)
-                found.append(GenerationConfig.from_pretrained(place.where).eos_token_id)
-        ids = [i for entry in found for i in (entry if isinstance(entry, list) else [entry]) if i is not None]
-        return tuple(sorted(set(ids)))
+                named = GenerationConfig.from_pretrained(place.where).eos_token_id
+        return tuple(sorted({named} - {None} if not isinstance(named, list) else set(named)))

@@ -8,6 +8,7 @@ from lightning_rlhf.checks.texts import (
     fits_context,
     fits_vocabulary,
     labels,
+    served_prompts,
     single_bos,
     special_tokens,
     template_round_trip,
@@ -46,6 +47,20 @@ def test_a_pad_that_is_eos_is_told_and_does_no_harm() -> None:
     finding = special_tokens(renderer(pad_token=END))
     assert finding.status == "ok"
     assert "PAD is one of them" in finding.found
+
+
+def test_prompts_that_are_served_with_the_ids_of_training_are_ok() -> None:
+    assert served_prompts(renderer()).status == "ok"
+
+
+def test_prompts_that_are_served_with_other_ids_are_a_warning() -> None:
+    # A token that reaches from the end of a prompt into the answer.
+    tokenizer = renderer("{% for m in messages %}{{ m['content'] }}{% endfor %}").tokenizer
+    tokenizer.add_tokens(["?Is"])
+    finding = served_prompts(Renderer(tokenizer))
+    assert finding.status == "warning"
+    assert "'?Is'" in finding.found
+    assert "data.template" in finding.remedy
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.testing import assert_close
 
+from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapter_files import adapter_kind, load_adapter, save_adapter
 from lightning_rlhf.models.adapters import Lora, inject
@@ -210,7 +211,7 @@ def test_a_reward_model_in_16_bits_keeps_the_digits_of_its_head(make_source: Mak
     built = rebuilt(model, dict(model.state_dict()))
     assert torch.equal(built.head.weight, model.head.weight)
     assert torch.equal(built.bias, model.bias)
-    export_model(model, source.load_tokenizer(), tmp_path / "model", {})
+    export_model(model, Renderer(source.load_tokenizer()), tmp_path / "model", {})
     # The whole model is in its own type, and the adapter's file has all digits.
     assert {weight.dtype for weight in load_file(tmp_path / "model" / "model.safetensors").values()} == {torch.bfloat16}
     net = load_scalar_model(replace(source, adapter=None), "zero").net
@@ -290,7 +291,7 @@ def test_an_export_is_the_merged_net_with_its_adapter_beside_it(
     source = make_source("llama", vocab_size=814, initializer_range=0.1)
     source = replace(source, adapter=Lora(), quantization=method, dtype=dtype)
     net = drawn(load_causal_lm(source))
-    export_model(net, source.load_tokenizer(), tmp_path / "model", {})
+    export_model(net, Renderer(source.load_tokenizer()), tmp_path / "model", {})
     export = load_causal_lm(ModelSource(pretrained=str(tmp_path / "model"), dtype=dtype)).eval()
     assert type(export.model.layers[0].mlp.up_proj) is torch.nn.Linear
     expected = logits(net)
@@ -324,7 +325,7 @@ def test_an_export_that_lacks_the_adapter_is_an_error(
             weight.data.mul_(size)
     from lightning_rlhf.models import export
 
-    export_model(net, source.load_tokenizer(), tmp_path / "whole", {})
+    export_model(net, Renderer(source.load_tokenizer()), tmp_path / "whole", {})
 
     def without(net: Any, dtype: torch.dtype) -> Any:
         with playing(net, None):
@@ -332,7 +333,7 @@ def test_an_export_that_lacks_the_adapter_is_an_error(
 
     monkeypatch.setattr(export, "plain_net", without)
     with pytest.raises(RuntimeError, match="the reloaded model differs by"):
-        export_model(net, source.load_tokenizer(), tmp_path / "model", {})
+        export_model(net, Renderer(source.load_tokenizer()), tmp_path / "model", {})
     assert not (tmp_path / "model").exists()
 
 
@@ -352,7 +353,7 @@ def test_an_export_with_other_weights_than_the_merged_ones_is_an_error(
     _reload = export._reload
     monkeypatch.setattr(export, "_reload", other)
     with pytest.raises(RuntimeError, match=r"the reloaded model differs by .* from the one in memory"):
-        export_model(net, source.load_tokenizer(), tmp_path / "model", {})
+        export_model(net, Renderer(source.load_tokenizer()), tmp_path / "model", {})
 
 
 def test_a_net_in_training_that_cannot_be_exported_is_still_in_training(
@@ -361,7 +362,7 @@ def test_a_net_in_training_that_cannot_be_exported_is_still_in_training(
     net = load_causal_lm(make_source("llama", vocab_size=814)).train()
     net.lm_head.register_forward_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        export_model(net, make_source("llama").load_tokenizer(), tmp_path / "model", {})
+        export_model(net, Renderer(make_source("llama").load_tokenizer()), tmp_path / "model", {})
     assert net.training
 
 

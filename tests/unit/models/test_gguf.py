@@ -151,7 +151,7 @@ def test_the_chat_template_of_the_file_is_used_and_a_plain_one_where_it_has_none
 def test_an_export_of_it_is_a_plain_folder(file: Path, tmp_path: Path) -> None:
     source = ModelSource(pretrained=str(file))
     read = load_causal_lm(source)
-    folder = export_model(read, source.load_tokenizer(), tmp_path / "model", {})
+    folder = export_model(read, Renderer(source.load_tokenizer()), tmp_path / "model", {})
     again = ModelSource(pretrained=str(folder))
     assert all(torch.equal(a, b) for a, b in zip(read.parameters(), load_causal_lm(again).parameters(), strict=True))
     assert again.load_tokenizer()("My kettle")["input_ids"] == source.load_tokenizer()("My kettle")["input_ids"]
@@ -163,7 +163,7 @@ def test_pad_stays_what_the_file_says_or_none(pad: int | None, net: Any, tmp_pat
     write_gguf(net, tmp_path / "model.gguf", pad=pad)
     source = ModelSource(pretrained=str(tmp_path / "model.gguf"))
     read, tokenizer = load_causal_lm(source), source.load_tokenizer()
-    folder = export_model(read, Renderer(tokenizer).tokenizer, tmp_path / "model", {})
+    folder = export_model(read, Renderer(tokenizer), tmp_path / "model", {})
     again = ModelSource(pretrained=str(folder))
     assert [again.load_tokenizer().pad_token_id, again.hf_config().pad_token_id] == [pad, pad]
     assert load_causal_lm(again).get_input_embeddings().num_embeddings == 814

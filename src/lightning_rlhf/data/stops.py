@@ -1,0 +1,66 @@
+"""Which tokens may end an answer: none that the model cannot give, and none with which a turn begins."""
+
+import re
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
+
+from lightning_rlhf.data.fields import Message
+from lightning_rlhf.errors import UserError, raise_problems
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# What no template says by itself.
+_FIRST, _ANSWER, _SECOND = "How deep is the well?", "Nine fathoms.", "How wide?"
+_TALK = [
+    Message(role="user", content=_FIRST),
+    Message(role="assistant", content=_ANSWER),
+    Message(role="user", content=_SECOND),
+]
+
+
+def check_stops(
+    stop_ids: Collection[int], tokenizer: "PreTrainedTokenizerBase", render: Callable[[list[Message], bool], str]
+) -> None:
+    """Checks the ids that end an answer.
+
+    Args:
+        stop_ids: The ids.
+        tokenizer: Knows which tokens there are.
+        render: Makes a text of messages, with or without the generation prompt.
+
+    Raises:
+        UserError: If one is no token of the tokenizer, or begins a turn in the chat template.
+    """
+    known, markers = set(tokenizer.get_vocab().values()), _role_markers(tokenizer, render)
+    wrong = {stop: "the tokenizer has no token of this id" for stop in stop_ids if stop not in known}
+    wrong |= {
+        stop: f"it is {markers[stop]}, with which the chat template begins a turn, so it ends no answer"
+        for stop in stop_ids
+        if stop in markers
+    }
+    raise_problems(
+        f"stop token {stop}: {reason}; take it out of eos_token_id in the generation_config.json of the model's folder "
+        "(config.json, where there is no such file), or set the tokenizer's eos_token"
+        for stop, reason in sorted(wrong.items())
+    )
+
+
+def _role_markers(tokenizer: "PreTrainedTokenizerBase", render: Callable[[list[Message], bool], str]) -> dict[int, str]:
+    """The tokens with which the chat template begins a turn, by their ids.
+
+    Those of the generation prompt, and the last one before a question. Not BOS, which may be EOS; and not what stands
+    first behind an answer: where a template has no token for the end, as GLM-4's, the next turn's marker is that end.
+    """
+    ids = {token.content: number for number, token in tokenizer.added_tokens_decoder.items()}
+    longest_first = sorted(ids, key=len, reverse=True)
+    control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+    asked, prompted = render(_TALK[:1], False), render(_TALK[:1], True)
+    found = control.findall(asked.partition(_FIRST)[0])[-1:]
+    if prompted.startswith(asked):
+        found += control.findall(prompted[len(asked) :])
+    try:
+        behind_answer = control.findall(render(_TALK, False).partition(_ANSWER)[2])[:1]
+    except UserError:
+        behind_answer = []
+    return {ids[token]: token for token in found if token not in (tokenizer.bos_token, *behind_answer)}
