@@ -12,7 +12,7 @@ from lightning_rlhf.callbacks import Health
 from lightning_rlhf.callbacks.alarms import ALARMS, Alarm
 from lightning_rlhf.callbacks.health import distinct
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.strategies.phases import total_norm
+from lightning_rlhf.strategies.clipping import total_norm
 
 History = dict[str, list[float]]
 NORMS = [1.0, 3.0] * 10  # 20 updates, median 2
