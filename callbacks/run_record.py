@@ -31,6 +31,7 @@ class RunRecord(Callback):
         self.start = time.perf_counter()
         self.seconds_before = 0.0
         self.metrics: dict[str, float] = {}
+        self.measured_step = 0
         self.first_step = 0
         self.num_epochs = 0
 
@@ -50,7 +51,7 @@ class RunRecord(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keeps what was measured on held-out data."""
         if not trainer.sanity_checking:
-            metrics = trainer.callback_metrics
+            metrics, self.measured_step = trainer.callback_metrics, trainer.global_step
             self.metrics = {n.removeprefix("val/"): float(v) for n, v in metrics.items() if n.startswith("val/")}
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -84,11 +85,12 @@ class RunRecord(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What was measured last, and the seconds so far: they belong to the weights."""
-        return {"metrics": self.metrics, "seconds": self._seconds()}
+        return {"metrics": self.metrics, "measured_step": self.measured_step, "seconds": self._seconds()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from there; a run that was stopped after its last evaluation has no other."""
-        self.metrics, self.seconds_before = state_dict["metrics"], state_dict["seconds"]
+        self.metrics, self.measured_step = state_dict["metrics"], state_dict["measured_step"]
+        self.seconds_before = state_dict["seconds"]
 
     def _seconds(self) -> float:
         return self.seconds_before + time.perf_counter() - self.start
@@ -99,10 +101,11 @@ class RunRecord(Callback):
                 f"{self.stage}: no step was taken, so nothing was trained: give it rows and epochs to train on "
                 f"(max_epochs={trainer.max_epochs}, limit_train_batches={trainer.limit_train_batches})"
             )
-        if trainer.enable_validation and not self.metrics:
+        # What stops a run early, an alarm or max_time, need not wait for the next evaluation.
+        if trainer.enable_validation and self.measured_step != trainer.global_step and not trainer.should_stop:
             raise UserError(
-                f"{self.stage}: the end was not evaluated, so result.json would be empty: go on from a checkpoint "
-                "that was written before the last step of an epoch, or after its evaluation"
+                f"{self.stage}: the weights of step {trainer.global_step} were not evaluated, so result.json would not "
+                "be about them: go on from a checkpoint that was written earlier in the epoch, or after its evaluation"
             )
 
     def _write(self, trainer: Trainer, module: LightningModule, status: str) -> None:

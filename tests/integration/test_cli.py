@@ -112,12 +112,30 @@ def test_a_pipeline_goes_on_after_ctrl_c_in_ppo(tmp_path: Path) -> None:
     assert after["stages"]["ppo"]["status"] == "finished"
 
 
+def test_a_finished_pipeline_is_not_trained_again_and_takes_no_other_settings(
+    pipeline: tuple[Path, str], tmp_path: Path
+) -> None:
+    finished = result_of(pipeline[0])
+    done = command(tmp_path, *TINY, f"resume={pipeline[0]}")
+    assert done.returncode == 0, done.stderr
+    result = result_of(run_folder(tmp_path))
+    assert result["status"] == "finished"
+    assert result["stages"] == finished["stages"]
+    assert result["model_dir"] == finished["model_dir"] == str(pipeline[0] / "ppo" / "model")
+    assert not [path for path in run_folder(tmp_path).iterdir() if path.name in finished["stages"]]
+    refused = command(tmp_path, *TINY, "sft.module.lr=0.5", f"resume={pipeline[0]}")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: sft.module.lr=0.5 was ")
+    assert "where sft is finished" in refused.stderr
+
+
 def test_ctrl_c_in_the_update_phase_leaves_no_model(tmp_path: Path) -> None:
     overrides = [*keep(TINY, "sft"), "sft.trainer.max_epochs=500"]
     overrides.remove("+sft.trainer.limit_train_batches=2")
     stopped = _interrupt(tmp_path, overrides, lambda: list(tmp_path.glob("outputs/*/*/result.json")))
     assert stopped.returncode == 130
-    assert stopped.stderr.strip().splitlines()[-1].startswith("interrupted")
+    assert stopped.stderr.strip().splitlines()[-1].startswith("interrupted; go on with: ")
+    assert (run_folder(tmp_path) / "checkpoints" / "last.ckpt").exists()
     assert "Traceback" not in stopped.stderr
     assert result_of(run_folder(tmp_path))["status"] == "interrupted"
     assert not (run_folder(tmp_path) / "model").exists()

@@ -237,3 +237,14 @@ def test_throughput_counts_the_seconds_of_the_whole_epoch_and_nothing_before_it(
     # Rollout and update together, in which sixteen responses were sampled.
     seconds = float(row["perf/update_seconds"]) + float(row["perf/rollout_seconds"])
     assert float(row["perf/samples_per_second"]) == pytest.approx(16 / seconds)
+
+
+def test_an_end_whose_evaluation_is_lost_is_an_error_and_no_empty_result(parts: Callable, tmp_path: Path) -> None:
+    settings = {"limit_train_batches": 2, **EVALUATE}
+    # Lightning counts an epoch as over that has a checkpoint of its last step, and does not evaluate it any more.
+    saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=2)
+    trainer(tmp_path, RunRecord("sft", 1), saving, **settings, enable_checkpointing=True).fit(*parts("sft"))
+    resumed = trainer(tmp_path, RunRecord("sft", 1), **settings)
+    with pytest.raises(UserError, match="sft: the weights of step 2 were not evaluated"):
+        resumed.fit(*parts("sft"), ckpt_path=tmp_path / "step=2.ckpt")
+    assert json.loads((tmp_path / "result.json").read_text())["status"] == "failed"
