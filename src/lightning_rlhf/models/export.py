@@ -1,7 +1,6 @@
 """Exports: plain Hugging Face folders, whole or not there at all."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from lightning_rlhf.models.merging import active_adapter, is_plain, of_weights, 
 from lightning_rlhf.models.playing import adapter_layers
 from lightning_rlhf.models.scalar import ScalarModel, load_scalar_model
 from lightning_rlhf.models.source import ModelSource
+from lightning_rlhf.saving import flush, partial_of, put, remove
 
 MANIFEST = "lightning_rlhf.json"
 
@@ -44,8 +44,8 @@ def export_model(
     Raises:
         RuntimeError: If the reloaded net gives other numbers than the one in memory, or lacks its adapter.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = partial_of(folder)
+    remove(partial)
     partial.mkdir(parents=True)
     scalar = isinstance(net, ScalarModel)
     hf_net: Any = net.net if isinstance(net, ScalarModel) else net
@@ -67,8 +67,8 @@ def export_model(
     problem = what_differs(net, said_merged, said(_reload(partial, dtype, scalar=scalar).to(device)), dtype)
     if problem is not None:
         raise RuntimeError(f"export to {folder}: the reloaded model {problem}")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    flush(partial)
+    put(partial, folder)
     name = active_adapter(hf_net)
     if name is not None:
         save_adapter(hf_net, name, adapter_folder(folder), hf_net.name_or_path or None, scalar)

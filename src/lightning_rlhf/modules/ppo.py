@@ -34,6 +34,7 @@ from lightning_rlhf.rollout.metrics import rollout_metrics
 from lightning_rlhf.rollout.ptx import PTX
 from lightning_rlhf.rollout.sampler import Sampling
 from lightning_rlhf.seeding import SAMPLING, uniforms
+from lightning_rlhf.strategies.files import keep_last_file
 from lightning_rlhf.strategies.phases import rollout_phase, whole
 
 
@@ -281,6 +282,7 @@ class PPOModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what changes; frozen nets are not written again and again."""
+        keep_last_file(self.trainer)
         leave_out(checkpoint, self.unchanged())
         checkpoint["kl_coef"], checkpoint["answers_before"] = self.kl_coef, self.answers_before
         checkpoint["moments"] = list(self.moments)

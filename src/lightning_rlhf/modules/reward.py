@@ -17,6 +17,7 @@ from lightning_rlhf.models.scalar import ScalarModel
 from lightning_rlhf.modules.checkpoint import beside_adapters, fill_in, leave_out
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.ops.losses import pairwise_loss
+from lightning_rlhf.strategies.files import keep_last_file
 from lightning_rlhf.strategies.phases import rollout_phase
 
 
@@ -112,6 +113,7 @@ class RewardModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what changes."""
+        keep_last_file(self.trainer)
         leave_out(checkpoint, self.unchanged())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.rewards import TextReward
 from lightning_rlhf.rollout.evaluate import HeldOutAnswers, Sample, summarize
 from lightning_rlhf.rollout.sampler import Sampling
+from lightning_rlhf.strategies.files import keep_last_file
 from lightning_rlhf.strategies.phases import rollout_phase
 
 
@@ -100,6 +101,7 @@ class SFTModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what changes."""
+        keep_last_file(self.trainer)
         leave_out(checkpoint, self.unchanged())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
