@@ -12,6 +12,7 @@ from support import Recorder, trainer
 from lightning_rlhf import TextReward
 from lightning_rlhf.experience import Rollout
 from lightning_rlhf.hooks import RLHFCallback
+from lightning_rlhf.strategies.files import WholeFiles
 
 STAGES = ["sft", "reward", "ppo", "dpo"]
 
@@ -129,6 +130,17 @@ def test_a_run_resumed_in_the_middle_of_an_epoch_sees_the_batches_that_were_left
     resumed, data = parts(stage)
     trainer(tmp_path, rest, max_epochs=3).fit(resumed, data, ckpt_path=str(tmp_path / f"step={step}.ckpt"))
     assert rest.losses == whole.losses[step:]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_checkpoint_takes_the_place_of_an_older_one_when_it_is_whole(
+    stage: str, parts: Callable, tmp_path: Path
+) -> None:
+    module, data = parts(stage)
+    fitted = trainer(tmp_path, fast_dev_run=1)
+    fitted.fit(module, data)
+    fitted.save_checkpoint(tmp_path / "last.ckpt")
+    assert type(fitted.strategy.checkpoint_io) is WholeFiles
 
 
 def test_a_checkpoint_of_ppo_leaves_out_the_frozen_nets(parts: Callable, tmp_path: Path) -> None:

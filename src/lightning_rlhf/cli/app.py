@@ -26,6 +26,8 @@ _CONNECTION_LOST = (
     "remote process exit",
     "remote server shutdown",
 )
+# What no constructor says of a value: Hydra wraps these like a ValueError.
+_DEFECTS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError)
 # Whether the user asked Hydra for tracebacks, before we did.
 _TRACEBACK = "LIGHTNING_RLHF_TRACEBACK"
 
@@ -63,7 +65,10 @@ def exit_codes() -> Iterator[None]:
 
 
 def user_message(error: BaseException) -> str | None:
-    """What to tell the user, if the error is theirs to mend; None for a defect of ours."""
+    """What to tell the user, if the error is theirs to mend; None for a defect of ours.
+
+    Theirs is an error that was raised from their mistake, but not one that merely came while that was handled.
+    """
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, UserError):
@@ -74,7 +79,9 @@ def user_message(error: BaseException) -> str | None:
             return f"Weights & Biases: {cause} (logger.wandb.mode=offline needs no account)"
         if origin == "lightning.fabric.utilities.exceptions":
             return f"trainer: {cause}"
-        cause = cause.__cause__ or cause.__context__
+        cause = cause.__cause__
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, _DEFECTS):
+        return None
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _hydra_message(error)
     return None

@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning_rlhf.cli.found import read_record
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.strategies.folders import restore
+from lightning_rlhf.saving import restore
 from lightning_rlhf.strategies.pickles import check_file
 
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapters import HEADS, Lora, heads, inject_config
+from lightning_rlhf.saving import appearing
 from lightning_rlhf.strategies.loading import written
 
 if TYPE_CHECKING:
@@ -85,9 +86,10 @@ def save_adapter(
             "inference_mode": True,
         }
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    config.save_pretrained(str(folder))
-    save_file(state, folder / WEIGHTS, metadata={"format": "pt", **bias})
+    with appearing(folder) as partial:
+        partial.mkdir()
+        config.save_pretrained(str(partial))
+        save_file(state, partial / WEIGHTS, metadata={"format": "pt", **bias})
     return folder
 
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from lightning_rlhf.models.playing import adapter_layers
 from lightning_rlhf.models.precision import as_exported, export_in, exported_dtype
 from lightning_rlhf.models.scalar import ScalarModel, load_scalar_model
 from lightning_rlhf.models.source import ModelSource
+from lightning_rlhf.saving import flush, partial_of, put, remove
 from lightning_rlhf.strategies.half import cast_weights
 
 log = logging.getLogger(__name__)
@@ -54,8 +54,8 @@ def export_model(net: torch.nn.Module, renderer: Renderer, folder: Path, manifes
     Raises:
         RuntimeError: If the reloaded net gives other numbers than the one in memory, or lacks its adapter.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = partial_of(folder)
+    remove(partial)
     partial.mkdir(parents=True)
     scalar = isinstance(net, ScalarModel)
     hf_net: Any = net.net if isinstance(net, ScalarModel) else net
@@ -89,8 +89,8 @@ def export_model(net: torch.nn.Module, renderer: Renderer, folder: Path, manifes
             folder,
             served,
         )
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    flush(partial)
+    put(partial, folder)
     name = active_adapter(hf_net)
     if name is not None:
         save_adapter(hf_net, name, adapter_folder(folder), hf_net.name_or_path or None, scalar)

@@ -1,7 +1,6 @@
 """Meta's LLaMA folders to Hugging Face's: weight by weight, so that no more than one output file is in memory."""
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.meta import MetaCheckpoint, open_checkpoint
+from lightning_rlhf.saving import appearing
 
 _ORIGIN = "converted_from.json"
 
@@ -40,7 +40,8 @@ def convert(checkpoint: MetaCheckpoint, folder: Path, *, dtype: torch.dtype | No
     if folder.is_mount():
         raise UserError(f"{folder}: another disk is mounted there, so it cannot be replaced; name a new folder in it")
     try:
-        with _appearing(folder) as partial:
+        with appearing(folder) as partial:
+            partial.mkdir()
             checkpoint.config(dtype).save_pretrained(partial)
             checkpoint.generation_config().save_pretrained(partial)
             checkpoint.tokenizer.build().save_pretrained(partial)
@@ -117,20 +118,6 @@ def _is_of(folder: Path, checkpoint: MetaCheckpoint) -> bool:
     """Whether a folder is the converted form of these files."""
     file = folder / _ORIGIN
     return file.is_file() and file.read_text() == _origin(checkpoint)
-
-
-@contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which gets its name when that is done, and is removed if it fails."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager

@@ -37,6 +37,7 @@ from lightning_rlhf.rollout.metrics import rollout_metrics
 from lightning_rlhf.rollout.ptx import PTX
 from lightning_rlhf.rollout.sampler import Sampling
 from lightning_rlhf.seeding import SAMPLING, uniforms
+from lightning_rlhf.strategies.files import keep_last_file
 from lightning_rlhf.strategies.half import setup_precision
 from lightning_rlhf.strategies.phases import clip_by_role, rollout_phase, whole
 
@@ -294,6 +295,7 @@ class PPOModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what changes; frozen nets are not written again and again."""
+        keep_last_file(self.trainer)
         leave_out(checkpoint, self.unchanged())
         save_before(self.answers, checkpoint)
         checkpoint["kl_coef"] = self.kl_coef

@@ -18,6 +18,7 @@ from lightning_rlhf.modules.checkpoint import beside_adapters, fill_in, leave_ou
 from lightning_rlhf.modules.finite import check_finite
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.ops.losses import pairwise_loss
+from lightning_rlhf.strategies.files import keep_last_file
 from lightning_rlhf.strategies.half import setup_precision
 from lightning_rlhf.strategies.phases import rollout_phase
 
@@ -117,6 +118,7 @@ class RewardModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what changes."""
+        keep_last_file(self.trainer)
         leave_out(checkpoint, self.unchanged())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.rewards import TextReward
 from lightning_rlhf.rollout.evaluate import HeldOutAnswers
 from lightning_rlhf.rollout.sampler import Sampling
+from lightning_rlhf.strategies.files import keep_last_file
 from lightning_rlhf.strategies.half import setup_precision
 from lightning_rlhf.strategies.phases import rollout_phase
 
@@ -97,6 +98,7 @@ class SFTModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what changes."""
+        keep_last_file(self.trainer)
         leave_out(checkpoint, self.unchanged())
         save_before(self.answers, checkpoint)
 
