@@ -5,6 +5,7 @@ from collections import Counter
 from lightning_rlhf.planner.adam import moments_size
 from lightning_rlhf.planner.job import Job
 from lightning_rlhf.planner.memory import Bytes
+from lightning_rlhf.planner.rules import item_size
 from lightning_rlhf.planner.weights import Sizes, Weights
 
 
@@ -16,18 +17,21 @@ def host_bytes(job: Job, sizes: Sizes) -> dict[str, Bytes]:
     if not job.on_gpu:
         return {}
     each = job.processes_per_node
-    largest = max((net.size for net in sizes.nets.values()), default=0)
     # Nets are built on the CPU, one after the other, and moved when all are there; under ZeRO 3 each process keeps its
-    # share of those that are read.
+    # share of those that are read, in what they compute in.
     spread = job.layout.engine == "deepspeed" and job.layout.stage == 3
+
+    def size(net: Weights) -> int:
+        return round(net.count * item_size(job, net)) if spread else net.size
+
     load: Bytes = Counter(
         {
-            (role, "parameters"): each * part.size // (job.processes if spread else 1)
+            (role, "parameters"): each * size(part) // (job.processes if spread else 1)
             for role, part in sizes.held.items()
         }
     )
     if spread:
-        load["", "gathered"] = largest
+        load["", "gathered"] = max((size(net) for net in sizes.nets.values()), default=0)
     held = _offloaded(job, sizes.held)
     # The first process writes the trained net, and reads it once more to compare.
     export = Counter(held)
