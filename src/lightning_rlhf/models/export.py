@@ -42,8 +42,13 @@ def export_model(
         The folder.
 
     Raises:
+        UserError: If a weight is NaN or infinite.
         RuntimeError: If the reloaded net gives other numbers than the one in memory, or lacks its adapter.
     """
+    # Of NaN the comparison below says nothing.
+    lost = [name for name, weight in net.named_parameters() if not weight.isfinite().all()]
+    if lost:
+        raise UserError(f"export to {folder}: {len(lost)} weights such as {lost[0]} are not finite: nothing is written")
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
