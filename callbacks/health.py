@@ -102,7 +102,7 @@ class Health(RLHFCallback):
         if not in_ppo or not finite:
             self._ring(trainer)
         # The norm is that of all ranks, so they end together: before the step, where it is known by then.
-        check_finite(trainer, named)
+        check_finite(trainer, values)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, *_: Any

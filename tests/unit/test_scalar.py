@@ -76,6 +76,15 @@ def test_scores_without_spread_cannot_be_normalised(
 
 
 @torch.no_grad()
+def test_lost_weights_are_not_exported(source: ModelSource, make_scalar_model: MakeScalarModel, tmp_path: Path) -> None:
+    model = make_scalar_model(source)
+    model.head.weight[0, 0] = torch.nan
+    with pytest.raises(UserError, match="1 weights such as .* are not finite: nothing is written"):
+        export_model(model, source.load_tokenizer(), tmp_path / "reward", {})
+    assert not list(tmp_path.iterdir())
+
+
+@torch.no_grad()
 def test_an_export_gives_the_same_scores_here_and_less_the_bias_in_transformers(
     source: ModelSource, make_scalar_model: MakeScalarModel, make_sequences: MakeSequences, tmp_path: Path
 ) -> None:

@@ -52,8 +52,13 @@ def export_model(net: torch.nn.Module, renderer: Renderer, folder: Path, manifes
         The folder.
 
     Raises:
+        UserError: If a weight is NaN or infinite.
         RuntimeError: If the reloaded net gives other numbers than the one in memory, or lacks its adapter.
     """
+    # Of NaN the comparison below says nothing.
+    lost = [name for name, weight in net.named_parameters() if not weight.isfinite().all()]
+    if lost:
+        raise UserError(f"export to {folder}: {len(lost)} weights such as {lost[0]} are not finite: nothing is written")
     partial = partial_of(folder)
     remove(partial)
     partial.mkdir(parents=True)

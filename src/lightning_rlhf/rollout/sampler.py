@@ -3,8 +3,8 @@
 Each row of random numbers belongs to a row of the global rollout batch, not to a process or a place in a batch. How
 rows are spread over ranks and micro-batches therefore changes a response only where rounding changes the net's logits,
 since batches of another size go through other kernels. In fp32 that is rare: of 256 responses, 0 to 2 come out
-differently. In bf16, 20 to 70% of them do, and as many with weights in int8, because one other token changes all that
-follow.
+differently. In bf16 and with weights in int8 nothing is promised: in bf16, 20 to 70% of them do, since one other token
+changes all that follow.
 
 Tokens are drawn by the inverse of the distribution function, whose sums are in fp64: each of 128,000 tokens is drawn
 with its probability to within 10⁻¹¹. Rows that are finished leave the batch once half of it is done.
