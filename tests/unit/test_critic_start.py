@@ -32,7 +32,7 @@ def source() -> ModelSource:
 @pytest.fixture(scope="module")
 def reward_path(source: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("reward") / "model"
-    net = load_scalar_model(ModelSource(config=source.config, tokenizer=source.tokenizer, seed=99), "normal")
+    net = load_scalar_model(ModelSource(config=source.config, tokenizer=source.config_tokenizer, seed=99), "normal")
     return str(export_model(net, Renderer(source.load_tokenizer()), folder, {}))
 
 

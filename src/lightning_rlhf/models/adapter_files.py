@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.models.adapters import HEADS, Lora, heads, inject_config
+from lightning_rlhf.models.adapters import HEADS, Lora, heads, inject_config, is_of_head
 from lightning_rlhf.saving import appearing
 from lightning_rlhf.strategies.loading import written
 
@@ -45,7 +45,7 @@ def adapter_state(net: PreTrainedModel, name: str, weights: Mapping[str, Tensor]
 
     weights = dict(net.state_dict() if weights is None else weights)
     state = get_peft_model_state_dict(net, weights, adapter_name=name, save_embedding_layers=False)
-    head = {key: weight for key, weight in weights.items() if _is_of_head(key)}
+    head = {key: weight for key, weight in weights.items() if is_of_head(key)}
     return {_PREFIX + key: weight for key, weight in {**state, **head}.items()}
 
 
@@ -135,11 +135,11 @@ def load_adapter(net: PreTrainedModel, folder: Path, name: str, expected: Lora |
     except ValueError as error:
         raise UserError(f"{folder}: not an adapter of {type(net).__name__}: {error}") from error
     own = {key.removeprefix(_PREFIX) for key in adapter_state(net, name)}
-    differing = [key for key in sorted(saved.keys() ^ own) if not _is_of_head(key)]
+    differing = [key for key in sorted(saved.keys() ^ own) if not is_of_head(key)]
     if differing:
         raise UserError(f"{folder}: not an adapter of {type(net).__name__}: they differ in {', '.join(differing[:3])}…")
-    set_peft_model_state_dict(net, {k: w for k, w in saved.items() if not _is_of_head(k)}, adapter_name=name)
-    head = next((weight for key, weight in saved.items() if _is_of_head(key)), None)
+    set_peft_model_state_dict(net, {k: w for k, w in saved.items() if not is_of_head(k)}, adapter_name=name)
+    head = next((weight for key, weight in saved.items() if is_of_head(key)), None)
     if head is None:
         return None
     for layer in heads(net):
@@ -207,7 +207,7 @@ def _is_folder(name: str | None) -> TypeGuard[str]:
 
 
 def _check_targets(saved: Mapping[str, Tensor], expected: Lora, folder: Path) -> None:
-    has = sorted({key.partition(".lora_")[0].rpartition(".")[2] for key in saved if not _is_of_head(key)})
+    has = sorted({key.partition(".lora_")[0].rpartition(".")[2] for key in saved if not is_of_head(key)})
     wanted = expected.target_modules
     if wanted is not None and sorted(wanted) != has:
         raise UserError(
@@ -224,7 +224,3 @@ def _check_kind(found: Lora, expected: Lora, folder: Path) -> None:
                 f"model.adapter.{setting}={wanted}, but the adapter in {folder} has {has}: set "
                 f"model.adapter.{setting}={has}"
             )
-
-
-def _is_of_head(key: str) -> bool:
-    return key.split(".")[0] in HEADS

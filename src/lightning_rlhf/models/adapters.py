@@ -28,6 +28,11 @@ HEADS = ("score", "classifier")
 """What families call the head of their scalar form."""
 
 
+def is_of_head(key: str) -> bool:
+    """Whether a name is that of a weight of a scalar model's head."""
+    return key.split(".")[0] in HEADS
+
+
 @dataclass(frozen=True, kw_only=True)
 class Lora:
     """How large an adapter is, and where it goes.

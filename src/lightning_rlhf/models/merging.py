@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lightning_rlhf.models.adapters import HEADS, inject_config, is_part_of_adapter
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.models.adapters import inject_config, is_of_head, is_part_of_adapter
 from lightning_rlhf.models.playing import adapter_layers
 
 _QUANTIZED = ("Linear4bit", "Linear8bitLt")
@@ -109,12 +110,27 @@ def of_weights(kind: Any, config: Any, weights: dict[str, Tensor], **settings: A
         config: The architecture.
         weights: By the names of the class.
         settings: For `from_pretrained`; the dtype is that of the first weight if they have none.
+
+    Raises:
+        UserError: If weights are missing or superfluous, or have other shapes.
     """
     settings.setdefault("dtype", next(iter(weights.values())).dtype)
-    net = kind.from_pretrained(None, config=config, state_dict=weights, **settings)
+    # transformers would only say that there are shapes that do not fit.
+    settings |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    net, report = kind.from_pretrained(None, config=config, state_dict=weights, **settings)
+    needed = {name for name, _ in net.named_parameters(remove_duplicate=False)}
+    mismatched = {key for key, _, _ in report["mismatched_keys"]}
+    differing = sorted(needed & set(report["missing_keys"]) | set(report["unexpected_keys"]) | mismatched)
+    if differing:
+        raise UserError(f"the weights are of another net than the configuration: they differ in {_some(differing)}")
     # transformers calls it "None".
     net.name_or_path = net.config.name_or_path = config.name_or_path
     return net
+
+
+def _some(names: list[str]) -> str:
+    """A few of many names."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def with_adapters(kind: Any, like: PreTrainedModel, weights: dict[str, Tensor]) -> PreTrainedModel:
@@ -131,7 +147,7 @@ def with_adapters(kind: Any, like: PreTrainedModel, weights: dict[str, Tensor]) 
     for name, config in configs.items():
         inject_config(net, copy.deepcopy(config), name)
     # Those that have more digits than the rest of the net.
-    in_fp32 = {key: weight for key, weight in weights.items() if is_part_of_adapter(key) or key.split(".")[0] in HEADS}
+    in_fp32 = {key: weight for key, weight in weights.items() if is_part_of_adapter(key) or is_of_head(key)}
     net.load_state_dict(in_fp32, strict=False)
     for layer, other in zip(adapter_layers(net), adapter_layers(like), strict=True):
         layer._active_adapter = other._active_adapter

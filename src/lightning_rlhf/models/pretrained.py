@@ -1,5 +1,6 @@
 """Calls transformers' `from_pretrained`, and says in one line what went wrong."""
 
+import re
 import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,6 +20,12 @@ from lightning_rlhf.strategies.loading import loading
 
 FAILURES = (OSError, ValueError, ImportError, StrictDataclassError, SafetensorError, UnpicklingError, struct.error)
 """What transformers raises for what is wrong in a folder, a file or a configuration."""
+
+# Buffers that older versions of transformers saved, and compute today: causal masks, rotary frequencies, positions. And
+# the value head that TRL saves beside an actor, which no language model reads.
+_SPARE = re.compile(r"(^|\.)((self_)?att(n|ention)\.bias|masked_bias|inv_freq|position_ids)$|^v_head\.")
+OUTPUTS = ("lm_head.", "embed_out.")
+"""What the names of a language model's output begin with, for which a scalar model has no place."""
 
 
 def load_pretrained(auto: Any, where: str, name: str, **kwargs: Any) -> Any:
@@ -72,6 +79,28 @@ def check_whole(name: str, where: str, missing: Sequence[str]) -> None:
         raise UserError(
             f"{name}={where}: {len(missing)} weights of this architecture are not in its files, and would be random: "
             f"{', '.join(missing[:3])}{more}; it is a net of another kind, or a file is missing"
+        )
+
+
+def check_used(name: str, where: str, unexpected: Iterable[str], spare: tuple[str, ...] = ()) -> None:
+    """Checks that the net has a place for all weights in the files: transformers leaves the others out.
+
+    Args:
+        name: The setting that says where the net comes from.
+        where: Its value.
+        unexpected: Names of weights that the net has no place for.
+        spare: Beginnings of names that it may do without.
+
+    Raises:
+        UserError: If there are others than buffers that are computed.
+    """
+    unused = sorted(key for key in unexpected if not key.startswith(spare) and not _SPARE.search(key))
+    if unused:
+        more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
+        raise UserError(
+            f"{name}={where}: its configuration has no place for {len(unused)} weights in its files: "
+            f"{', '.join(unused[:3])}{more}; config.json is that of a smaller net or of another kind: put weights and "
+            "configuration of one model there"
         )
 
 

@@ -18,7 +18,7 @@ from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Sequences
 from lightning_rlhf.models.adapters import HEADS, heads
 from lightning_rlhf.models.forward import hidden_states
-from lightning_rlhf.models.pretrained import check_whole
+from lightning_rlhf.models.pretrained import OUTPUTS, check_whole
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.ops.rewards import last_token_index
 from lightning_rlhf.strategies.loading import written
@@ -174,7 +174,7 @@ def load_scalar_model(source: ModelSource, head: HeadInit) -> ScalarModel:
     """
     config = source.hf_config()
     config.num_labels = 1
-    net, missing = source.build(AutoModelForSequenceClassification, config)
+    net, missing = source.build(AutoModelForSequenceClassification, config, spare=OUTPUTS)
     model = ScalarModel(net)
     if head == "trained":
         if missing:

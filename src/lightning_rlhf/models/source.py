@@ -19,12 +19,12 @@ from transformers import (
 
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapter_files import load_adapter
-from lightning_rlhf.models.adapters import ADAPTER, Lora, inject
+from lightning_rlhf.models.adapters import ADAPTER, Lora, inject, is_of_head
 from lightning_rlhf.models.meta import is_meta_folder
 from lightning_rlhf.models.meta_layout import read_params
 from lightning_rlhf.models.places import bare_tokenizer, find_place
 from lightning_rlhf.models.playing import Checkpointing
-from lightning_rlhf.models.pretrained import FAILURES, check_shapes, in_attention, load_pretrained, reason
+from lightning_rlhf.models.pretrained import FAILURES, check_shapes, check_used, in_attention, load_pretrained, reason
 from lightning_rlhf.models.quantization import METHODS, quantization_config, quantized, settle
 from lightning_rlhf.strategies.blocks import blocks
 
@@ -104,18 +104,22 @@ class ModelSource:
         """The dtype of the weights."""
         return DTYPES[self.dtype]
 
-    def build(self, auto: Any, config: PretrainedConfig) -> tuple[PreTrainedModel, list[str]]:
+    def build(
+        self, auto: Any, config: PretrainedConfig, spare: tuple[str, ...] = ()
+    ) -> tuple[PreTrainedModel, list[str]]:
         """A net of one of transformers' auto classes, as it is for training: loaded, or with random weights.
 
         Args:
             auto: Such as `AutoModelForCausalLM`.
             config: The architecture.
+            spare: Beginnings of the names of weights that the files may hold in vain.
 
         Returns:
             The net, and the names of weights that were not there to load, and are random.
 
         Raises:
-            UserError: If it cannot be found or loaded, or the class has no form of this architecture.
+            UserError: If it cannot be found or loaded, the class has no form of this architecture, or the files hold
+                weights that the net has no place for.
         """
         settings: dict[str, Any] = {
             "dtype": self.torch_dtype,
@@ -140,7 +144,11 @@ class ModelSource:
         check_shapes(self.setting, self.pretrained, report["mismatched_keys"])
         # Tied weights are not missing where one of them was there; buffers are computed.
         weights = {name for name, _ in net.named_parameters(remove_duplicate=False)}
-        return self.configured(net), sorted(weights & set(report["missing_keys"]))
+        missing = sorted(weights & set(report["missing_keys"]))
+        # A net of another kind lacks weights too, which says more.
+        if all(is_of_head(name) for name in missing):
+            check_used(self.setting, self.pretrained, report["unexpected_keys"], spare)
+        return self.configured(net), missing
 
     @contextmanager
     def seeded(self) -> Iterator[None]:

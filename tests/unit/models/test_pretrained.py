@@ -15,8 +15,9 @@ from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapters import Lora
 from lightning_rlhf.models.causal_lm import load_causal_lm
-from lightning_rlhf.models.export import export_model
-from lightning_rlhf.models.scalar import HeadInit, ScalarModel, load_scalar_model
+from lightning_rlhf.models.export import empty_net, export_model, rebuilt
+from lightning_rlhf.models.export_check import said
+from lightning_rlhf.models.scalar import HeadInit, ScalarModel, load_reward_model, load_scalar_model
 from lightning_rlhf.models.source import ModelSource
 
 MakeSource = Callable[..., ModelSource]
@@ -73,6 +74,93 @@ def test_a_reward_model_is_no_language_model_where_its_output_is_a_weight_of_its
     export_model(make_scalar_model(source), Renderer(source.load_tokenizer()), tmp_path / "reward", {})
     with pytest.raises(UserError, match=r"would be random: lm_head\.weight"):
         load_causal_lm(source.trained(tmp_path / "reward"))
+
+
+def test_a_reward_model_is_no_language_model_where_its_output_is_the_embedding(
+    make_source: MakeSource, make_scalar_model: Callable[..., ScalarModel], tmp_path: Path
+) -> None:
+    source = make_source("gpt2")
+    export_model(make_scalar_model(source), Renderer(source.load_tokenizer()), tmp_path / "reward", {})
+    with pytest.raises(UserError, match=r"has no place for 1 weights in its files: score\.weight; "):
+        load_causal_lm(source.trained(tmp_path / "reward"))
+
+
+def shorten(folder: Path) -> None:
+    """Lets the configuration of a net of two layers say that there is one."""
+    said = json.loads((folder / "config.json").read_text())
+    said |= {key: 1 for key in ("n_layer", "num_hidden_layers") if key in said}
+    said |= {"layer_types": said["layer_types"][:1]} if "layer_types" in said else {}
+    (folder / "config.json").write_text(json.dumps(said))
+
+
+def test_half_a_model_is_refused(
+    source: ModelSource,
+    make_causal_lm: MakeCausalLM,
+    make_scalar_model: Callable[..., ScalarModel],
+    tmp_path: Path,
+) -> None:
+    renderer = Renderer(source.load_tokenizer())
+    for name, net in {"model": make_causal_lm(source), "reward": make_scalar_model(source)}.items():
+        folder = export_model(net, renderer, tmp_path / name, {})
+        # Those of the second layer. transformers takes GPT-2's c_attn.bias for the buffer attn.bias.
+        names = [key for key in load_file(folder / "model.safetensors") if ".1." in key and "c_attn.bias" not in key]
+        shorten(folder)
+        expected = rf"{folder}: its configuration has no place for {len(names)} weights in its files: {min(names)}, "
+        for head in ("normal", "zero", "trained"):
+            if (name, head) != ("model", "trained"):
+                with pytest.raises(UserError, match=expected):
+                    load_scalar_model(source.trained(folder), head)
+        if name == "model":
+            with pytest.raises(UserError, match=rf"^model\.pretrained={expected}"):
+                load_causal_lm(source.trained(folder))
+        else:
+            with pytest.raises(UserError, match=rf"^reward\.path={expected}"):
+                load_reward_model(str(folder))
+
+
+def test_half_a_model_is_refused_in_shards_and_where_it_would_be_quantized(
+    make_source: MakeSource, make_causal_lm: MakeCausalLM, tmp_path: Path
+) -> None:
+    source = make_source("llama")
+    make_causal_lm(source).save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    shorten(tmp_path)
+    folder = source.trained(tmp_path)
+    for one in (folder, replace(folder, quantization="nf4", adapter=Lora())):
+        with pytest.raises(UserError, match=r"no place for 9 weights in its files: model\.layers\.1\."):
+            load_causal_lm(one)
+
+
+@pytest.mark.parametrize("family", ["gptj", "gpt2", "gpt_neox", "llama"])
+def test_what_old_files_hold_beside_weights_is_left_out(
+    family: str, make_source: MakeSource, make_causal_lm: MakeCausalLM, tmp_path: Path
+) -> None:
+    source = make_source(family)
+    net = make_causal_lm(source)
+    net.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    inside = net.base_model_prefix + (".h.0.attn" if family in ("gptj", "gpt2") else ".layers.0.attention")
+    computed = [f"{inside}.bias", f"{inside}.masked_bias", f"{inside}.rotary_emb.inv_freq", "v_head.summary.weight"]
+    tensors |= {name: torch.ones(1) for name in computed}
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    load_causal_lm(source.trained(tmp_path))
+    load_scalar_model(source.trained(tmp_path), "normal")
+
+
+def test_weights_of_a_checkpoint_must_be_those_of_its_configuration(
+    make_source: MakeSource, make_scalar_model: Callable[..., ScalarModel]
+) -> None:
+    source = make_source("llama")
+    for scalar, net in [(False, load_causal_lm(source)), (True, make_scalar_model(source))]:
+        for change, name in [
+            ({"num_hidden_layers": 1}, "model.layers.1.input_layernorm.weight, "),
+            ({"num_hidden_layers": 3}, "model.layers.2.input_layernorm.weight, "),
+            ({"intermediate_size": 32}, "model.layers.0.mlp.down_proj.weight, "),
+        ]:
+            other = empty_net(make_source("llama", **change), scalar=scalar)
+            with pytest.raises(UserError, match=rf"of another net than the configuration: they differ in {name}"):
+                rebuilt(other, dict(net.state_dict()))
+        assert said(rebuilt(empty_net(source, scalar=scalar), dict(net.state_dict()))).numbers.equal(said(net).numbers)
 
 
 @pytest.mark.parametrize("head", ["normal", "zero"])
