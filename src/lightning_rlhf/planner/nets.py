@@ -22,7 +22,7 @@ from lightning_rlhf.models.shared import Shared, SharedRoles, shared_roles
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.planner.job import Job
 from lightning_rlhf.planner.trace import DEPTH
-from lightning_rlhf.planner.weights import BACKBONE, Sizes, Weights, count
+from lightning_rlhf.planner.weights import BACKBONE, POLICY, Sizes, Weights, count
 from lightning_rlhf.rewards.net import NetReward
 from lightning_rlhf.strategies.blocks import blocks
 
@@ -96,12 +96,14 @@ def built(job: Job) -> Iterator[Nets]:
         for role, net in members.items():
             if role != BACKBONE:
                 held[role] = count(net, depths[role], sources[role].quantization)
+        policy = held.pop(POLICY, None)
         played = tuple(role for role in sources if BACKBONE in members and role not in members)
         if job.dtype is not None and not job.autocast:
-            for parameter in module.parameters():
-                parameter.data = parameter.data.to(job.dtype)
+            for name, parameter in module.named_parameters():
+                if not name.startswith(POLICY):
+                    parameter.data = parameter.data.to(job.dtype)
         own_head = isinstance(module, SharedRoles) and not _is_tied(module.exported())
-        yield Nets(module, members, depths, Sizes(held, played, own_head))
+        yield Nets(module, members, depths, Sizes(held, played, policy, own_head))
 
 
 @contextmanager
@@ -134,6 +136,8 @@ def _module(job: Job) -> nn.Module:
     nets: dict[str, nn.Module] = {"actor": load_causal_lm(model)}
     if job.stage == "reward":
         nets = {"actor": load_scalar_model(model, "normal")}
+        if job.normalizing_length:
+            nets[POLICY] = _reference(job).requires_grad_(False).eval()
     elif job.stage == "dpo" and job.reference:
         nets["reference"] = _reference(job).requires_grad_(False).eval()
     return nn.ModuleDict(nets)
@@ -145,7 +149,7 @@ def _is_tied(net: PreTrainedModel) -> bool:
 
 def _sources(job: Job) -> dict[str, ModelSource]:
     """What the net behind each role is made of."""
-    nets = {"actor": job.model, "reference": job.model}
+    nets = {"actor": job.model, "reference": job.model, POLICY: job.model}
     if job.critic:
         nets["critic"] = job.model if job.shared else job.critic
     if job.reward:
