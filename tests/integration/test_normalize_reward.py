@@ -5,11 +5,13 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import pytest
 import torch
 from support import trainer
 
 from lightning_rlhf import ModelSource, Sampling, load_causal_lm
 from lightning_rlhf.callbacks import NormalizeReward
+from lightning_rlhf.callbacks.normalize_reward import share_of_rows
 from lightning_rlhf.data.prompts import collate_prompts
 from lightning_rlhf.rollout.sampler import sample
 from lightning_rlhf.seeding import SAMPLING, uniforms
@@ -37,3 +39,12 @@ def test_scores_of_what_the_reference_writes_get_mean_0_and_deviation_1(
     assert math.isclose(float(scores.mean()), 0, abs_tol=1e-5)
     assert math.isclose(float(scores.std(correction=0)), 1, rel_tol=1e-5)
     assert len({tuple(row.ids) for row in prompts}) == 40
+
+
+@pytest.mark.parametrize(("count", "processes"), [(16, 1), (16, 2), (15, 2), (1, 3), (7, 5)])
+def test_processes_share_the_rows_and_take_equally_many(count: int, processes: int) -> None:
+    shares = [share_of_rows(count, rank, processes) for rank in range(processes)]
+    # Equally many, or the nets that all of them gather together would wait for ever.
+    assert {len(share) for share in shares} == {math.ceil(count / processes)}
+    # One after the other they begin with all rows, each in its place.
+    assert [row for share in shares for row in share][:count] == list(range(count))

@@ -47,6 +47,13 @@ def job_of(config: DictConfig, stage: str) -> Job:
     }
     if stage == "ppo":
         settings |= _of_ppo(config, source)
+    if stage == "reward" and "normalize" in block.callbacks:
+        node = block.callbacks.normalize
+        settings |= {
+            "rollout_batch_size": node.num_samples,
+            "rollout_micro_batch_size": node.batch_size,
+            "normalizing_length": node.sampling.max_new_tokens,
+        }
     prompt, response = lengths(config, stage)
     reference = stage == "dpo" and not block.module.reference_free
     return Job(**settings, prompt_length=prompt, response_length=response, reference=reference)

@@ -6,7 +6,7 @@ from lightning_rlhf.planner.adam import moments_size
 from lightning_rlhf.planner.job import Job
 from lightning_rlhf.planner.memory import Bytes
 from lightning_rlhf.planner.rules import item_size
-from lightning_rlhf.planner.weights import Sizes, Weights
+from lightning_rlhf.planner.weights import POLICY, Sizes, Weights
 
 
 def host_bytes(job: Job, sizes: Sizes) -> dict[str, Bytes]:
@@ -36,7 +36,11 @@ def host_bytes(job: Job, sizes: Sizes) -> dict[str, Bytes]:
     # The first process writes the trained net, and reads it once more to compare.
     export = Counter(held)
     export["", "parameters"] += (2 if job.layout.stage else 1) * sizes.generator.size
-    return {"load": load, "training": held, "export": export}
+    found = {"load": load, "training": held, "export": export}
+    if sizes.policy is not None:
+        # Built on the CPU by each process, before it is moved.
+        found["normalize"] = held + Counter({(POLICY, "parameters"): each * sizes.policy.size})
+    return found
 
 
 def _offloaded(job: Job, weights: dict[str, Weights]) -> Bytes:

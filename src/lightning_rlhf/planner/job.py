@@ -48,7 +48,10 @@ class Job:
     accumulate: int = 1
     """Parts of a process's share of a minibatch."""
     rollout_batch_size: int = 0
+    """Responses of an iteration of PPO, or those that a reward model is normalised on."""
     rollout_micro_batch_size: int = 0
+    normalizing_length: int = 0
+    """Most tokens of a response that a reward model is normalised on; 0: it is not."""
     ppo_epochs: int = 1
     entropy_grad: bool = False
     exact_kl: bool = False
@@ -90,7 +93,12 @@ class Job:
     @property
     def rollout_rows(self) -> int:
         """Sequences that one process samples and scores at a time."""
-        return max(1, min(self.rollout_micro_batch_size, self.rollout_batch_size // self.processes))
+        return max(1, min(self.rollout_micro_batch_size, -(-self.rollout_batch_size // self.processes)))
+
+    @property
+    def normalizing_prompt(self) -> int:
+        """Tokens of a prompt that a reward model is normalised on; without a length of its own, those of a row."""
+        return self.prompt_length or self.response_length
 
     def with_rows(self, rows: int) -> "Job":
         """The same with micro-batches of so many sequences, which divide a process's share of the minibatch."""

@@ -92,7 +92,8 @@ def _strategies(job: Job) -> Iterator[Knob]:
             "optimizer's step on the host, weights over the bus",
             lambda job: _with_layout(job, offloaded, "lightning_rlhf.strategies.deepspeed_ops.cpu_adamw"),
         )
-    if job.stage == "ppo" and job.layout.divides_weights and job.layout.gather_for_generation:
+    samples = job.stage == "ppo" or job.normalizing_length
+    if samples and job.layout.divides_weights and job.layout.gather_for_generation:
         yield Knob(
             "trainer.strategy.gather_for_generation=false",
             "much slower sampling",

@@ -22,7 +22,7 @@ from lightning_rlhf.models.shared import Shared, SharedRoles, shared_roles
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.planner.job import Job
 from lightning_rlhf.planner.trace import DEPTH
-from lightning_rlhf.planner.weights import BACKBONE, Sizes, Weights, count
+from lightning_rlhf.planner.weights import BACKBONE, POLICY, Sizes, Weights, count
 from lightning_rlhf.rewards.net import NetReward
 from lightning_rlhf.strategies.blocks import blocks
 from lightning_rlhf.strategies.half import cast_weights
@@ -90,7 +90,9 @@ def built(job: Job) -> Iterator[Nets]:
     """In it the nets of a stage exist."""
     with FakeTensorMode(), _replacing_weights():
         module = _module(job)
-        _cast_as_held(module, job)
+        # The policy that samples for a normalisation is no part of what the strategy holds.
+        of_run = nn.ModuleDict({name: net for name, net in module.named_children() if name != POLICY})
+        _cast_as_held(of_run, job)
         sources = _sources(job)
         depths = {role: shallow(source)[1] for role, source in sources.items()}
         members = {name: net for name, net in module.named_children() if blocks(net)}
@@ -98,11 +100,12 @@ def built(job: Job) -> Iterator[Nets]:
         for role, net in members.items():
             if role != BACKBONE:
                 held[role] = count(net, depths[role], sources[role].quantization)
+        policy = held.pop(POLICY, None)
         played = tuple(role for role in sources if BACKBONE in members and role not in members)
         if job.dtype is not None and not job.autocast:
-            cast_weights(module, job.dtype)
+            cast_weights(of_run, job.dtype)
         own_head = isinstance(module, SharedRoles) and not _is_tied(module.exported())
-        yield Nets(module, members, depths, Sizes(held, played, own_head))
+        yield Nets(module, members, depths, Sizes(held, played, policy, own_head))
 
 
 def _cast_as_held(module: nn.Module, job: Job) -> None:
@@ -146,7 +149,10 @@ def _module(job: Job) -> nn.Module:
         actor, reference = build_policies(load_causal_lm(model), _reference(job))
         return nn.ModuleDict({"actor": actor, "reference": reference})
     net = load_scalar_model(model, "normal") if job.stage == "reward" else load_causal_lm(model)
-    return nn.ModuleDict({"actor": build_trained(net)})
+    nets = {"actor": build_trained(net)}
+    if job.stage == "reward" and job.normalizing_length:
+        nets[POLICY] = _reference(job).requires_grad_(False).eval()
+    return nn.ModuleDict(nets)
 
 
 def _is_tied(net: PreTrainedModel) -> bool:
@@ -155,7 +161,7 @@ def _is_tied(net: PreTrainedModel) -> bool:
 
 def _sources(job: Job) -> dict[str, ModelSource]:
     """What the net behind each role is made of."""
-    nets = {"actor": job.model, "reference": job.model}
+    nets = {"actor": job.model, "reference": job.model, POLICY: job.model}
     if job.critic:
         nets["critic"] = job.model if job.shared else job.critic
     if job.reward:

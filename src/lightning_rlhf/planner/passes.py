@@ -138,23 +138,39 @@ def _backward(trace: Trace, parts: dict[str, list[Tensor]]) -> None:
     loss.backward()
 
 
-def prefill(net: nn.Module, rows: int, prompt: int, sizes: dict[str, int]) -> Callable[[Trace], None]:
-    """The first forward of sampling, which reads B prompts; puts the size of the key-value cache into `sizes`."""
+def grading(net: ScalarModel, rows: int, length: int) -> Callable[[Trace], None]:
+    """What a reward model says of B sampled answers, without gradients."""
 
     def work(trace: Trace) -> None:
-        sizes["prefill"] = cache_size(_sampled(trace, net, rows, prompt, None))
+        texts = sequences(rows, 0, length)
+        trace.enter("actor", "input")
+        with torch.no_grad():
+            net.scores(texts.input_ids, texts.attention_mask)
 
     return work
 
 
-def decoding(net: nn.Module, rows: int, length: int, sizes: dict[str, int]) -> Callable[[Trace], None]:
+def prefill(
+    net: nn.Module, rows: int, prompt: int, sizes: dict[str, int], role: str = "actor"
+) -> Callable[[Trace], None]:
+    """The first forward of sampling, which reads B prompts; puts the size of the key-value cache into `sizes`."""
+
+    def work(trace: Trace) -> None:
+        sizes["prefill"] = cache_size(_sampled(trace, role, net, rows, prompt, None))
+
+    return work
+
+
+def decoding(
+    net: nn.Module, rows: int, length: int, sizes: dict[str, int], role: str = "actor"
+) -> Callable[[Trace], None]:
     """The last forward of sampling, behind `length` tokens, whose cache is there when the trace begins."""
 
     def work(trace: Trace) -> None:
-        cache = _sampled(trace, net, rows, length, None)
+        cache = _sampled(trace, role, net, rows, length, None)
         sizes["decoding"] = cache_size(cache)
         trace.forget()
-        _sampled(trace, net, rows, length, cache)
+        _sampled(trace, role, net, rows, length, cache)
 
     return work
 
@@ -165,8 +181,8 @@ def cache_size(cache: Any) -> int:
     return sum(tensor.nbytes for tensor in held)
 
 
-def _sampled(trace: Trace, net: nn.Module, rows: int, length: int, cache: Any) -> Any:
-    trace.enter("actor", "input")
+def _sampled(trace: Trace, role: str, net: nn.Module, rows: int, length: int, cache: Any) -> Any:
+    trace.enter(role, "input")
     num_new = length if cache is None else 1
     ids = torch.zeros(rows, num_new, dtype=torch.long)
     mask = torch.ones(rows, length + (cache is not None), dtype=torch.bool)

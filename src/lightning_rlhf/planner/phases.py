@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 
+from lightning_rlhf.models.scalar import ScalarModel
 from lightning_rlhf.planner import passes
 from lightning_rlhf.planner.engines import rules
 from lightning_rlhf.planner.job import Job
@@ -15,7 +16,7 @@ from lightning_rlhf.planner.memory import Bytes, Kind, Moment
 from lightning_rlhf.planner.nets import Nets, built
 from lightning_rlhf.planner.rules import Rules
 from lightning_rlhf.planner.trace import Segment, stretched
-from lightning_rlhf.planner.weights import Sizes
+from lightning_rlhf.planner.weights import POLICY, Sizes, Weights
 from lightning_rlhf.strategies.blocks import blocks
 
 
@@ -45,14 +46,33 @@ def moments(job: Job) -> list[Moment]:
     moments = [Moment("load", "nets are there", rule.parameters + rule.always)]
     if job.stage == "ppo":
         sampling = whole + rule.generation
-        kept: Bytes = Counter({("actor", "kv_cache"): found.cache["decoding"], ("actor", "activations"): found.casts})
-        for what, before in (("prefill", Counter()), ("decoding", kept)):
-            moments += _walk("rollout", what, found.segments[what], [sampling + before] * 2, rule, found.sizes)
+        moments += _sampling("rollout", "actor", sampling, found, rule)
         moments += _walk("scoring", "", found.segments["scoring"], [sampling] * 2, rule, found.sizes)
     bases = [whole + rule.forward, base + rule.backward]
     moments += _walk("update", "", found.segments["update"], bases, rule, found.sizes)
     moments.append(Moment("update", "optimizer step", whole + rule.step))
+    if found.sizes.policy is not None:
+        moments += _sampling("normalize", POLICY, whole + _held_of_policy(job, found.sizes.policy), found, rule)
+        moments += _walk("normalize", "", found.segments["scoring"], [whole] * 2, rule, found.sizes)
     moments.append(Moment("export", "model is written", whole))
+    return moments
+
+
+def _held_of_policy(job: Job, policy: Weights) -> Bytes:
+    """Of the net whose samples a reward model is normalised on, see `strategies.phases.place_generator`."""
+    if not job.layout.divides_weights or job.layout.gather_for_generation:
+        return Counter({(POLICY, "parameters"): policy.size})
+    # As in `sharded.gathered_by_block`.
+    gathered = policy.outer + 2 * policy.block
+    return Counter({(POLICY, "parameters"): round(policy.size / job.processes), (POLICY, "gathered"): gathered})
+
+
+def _sampling(phase: str, role: str, held: Bytes, found: Passes, rule: Rules) -> list[Moment]:
+    """Moments of sampling with the net of a role."""
+    kept: Bytes = Counter({(role, "kv_cache"): found.cache["decoding"], (role, "activations"): found.casts})
+    moments = []
+    for what, before in (("prefill", Counter()), ("decoding", kept)):
+        moments += _walk(phase, what, found.segments[what], [held + before] * 2, rule, found.sizes)
     return moments
 
 
@@ -111,11 +131,11 @@ def run_passes(job: Job) -> Passes:
     """The passes of a stage; those that were asked for before are not run again."""
     models = (job.model, job.critic, job.reward, job.reference)
     shared = job.shared and (job.critic_init, job.adapter_reference, job.reward_adapter)
-    nets = repr((job.stage, models, shared, job.precision, job.autocast, job.layout.engine))
+    nets = repr((job.stage, models, shared, job.precision, job.autocast, job.layout.engine, job.normalizing_length))
     lengths = (job.prompt_length, job.response_length)
     sampled = repr((nets, *lengths, job.rollout_rows, job.exact_kl))
     keys = {"update": repr((nets, *lengths, job.micro_batch_size, job.entropy_grad, job.ptx_length))}
-    if job.stage == "ppo":
+    if job.stage == "ppo" or job.normalizing_length:
         keys = {name: f"{name} {sampled}" for name in ("prefill", "decoding", "scoring")} | keys
     missing = [name for name, key in keys.items() if key not in _SEGMENTS]
     if missing or nets not in _SIZES:
@@ -147,7 +167,8 @@ def _work(job: Job, nets: Nets, sizes: dict[str, int]) -> dict[str, Callable]:
         return {"update": passes.imitating(nets.members["actor"], rows, prompt + response)}
     if job.stage == "reward":
         model: Any = nets.members["actor"]
-        return {"update": passes.judging(model, 2 * rows, prompt + response)}
+        update = {"update": passes.judging(model, 2 * rows, prompt + response)}
+        return update | (_normalizing(job, nets, sizes) if job.normalizing_length else {})
     if job.stage == "dpo":
         return {"update": passes.preferring(nets.members, 2 * rows, prompt, response)}
     actor, sampled = roles.generator(), job.rollout_rows
@@ -158,6 +179,16 @@ def _work(job: Job, nets: Nets, sizes: dict[str, int]) -> dict[str, Callable]:
         "update": passes.updating(
             roles, rows, prompt, response, entropy_grad=job.entropy_grad, ptx=(rows, job.ptx_length)
         ),
+    }
+
+
+def _normalizing(job: Job, nets: Nets, sizes: dict[str, int]) -> dict[str, Callable]:
+    policy, model, rows = nets.members[POLICY], nets.members["actor"], job.rollout_rows
+    prompt, length = job.normalizing_prompt, job.normalizing_prompt + job.normalizing_length
+    return {
+        "prefill": passes.prefill(policy, rows, prompt, sizes, POLICY),
+        "decoding": passes.decoding(policy, rows, length - 1, sizes, POLICY),
+        "scoring": passes.grading(cast(ScalarModel, model), rows, length),
     }
 
 

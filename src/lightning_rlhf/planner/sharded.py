@@ -8,6 +8,9 @@ from lightning_rlhf.planner.rules import Rules, generator, item_size, per_role
 from lightning_rlhf.planner.trace import Segment
 from lightning_rlhf.planner.weights import Sizes, Weights
 
+SAMPLING = ("rollout", "scoring")
+"""Phases in which the net that samples may be gathered."""
+
 
 def fsdp2(job: Job, sizes: Sizes) -> Rules:
     """torch/distributed/fsdp/_fully_shard/_fsdp_param_group.py, _fsdp_collectives.py."""
@@ -16,7 +19,7 @@ def fsdp2(job: Job, sizes: Sizes) -> Rules:
 
     def gathered(segment: Segment, phase: str) -> int:
         net = sizes.called(segment.role)
-        if net is None or (phase != "update" and sizes.samples(segment.role) and job.layout.gather_for_generation):
+        if net is None or (phase in SAMPLING and sizes.samples(segment.role) and job.layout.gather_for_generation):
             return 0
         return gathered_by_block(job, net, segment)
 
@@ -65,12 +68,13 @@ def fsdp(job: Job, sizes: Sizes) -> Rules:
 
     def gathered(segment: Segment, phase: str) -> int:
         net = sizes.called(segment.role)
+        root = 0 if phase in SAMPLING else outer
         if net is None:
-            return 0
-        own = phase != "update" and sizes.samples(segment.role) and job.layout.gather_for_generation
+            return root
+        own = phase in SAMPLING and sizes.samples(segment.role) and job.layout.gather_for_generation
         block = 0 if own or segment.part != "block" else net.block
         # Backwards the next block is gathered ahead (BACKWARD_PRE).
-        return block * (2 if segment.backward else 1) + (outer if phase == "update" else 0)
+        return block * (2 if segment.backward else 1) + root
 
     found.gathered = gathered
     if job.layout.parameters_on != "device":

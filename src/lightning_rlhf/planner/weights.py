@@ -15,6 +15,9 @@ from lightning_rlhf.strategies.blocks import blocks
 BACKBONE = "backbone"
 """What the net is called that plays several roles."""
 
+POLICY = "policy"
+"""What the net is called whose samples a reward model is normalised on."""
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -63,6 +66,8 @@ class Sizes:
     """By role, each weight once: of a role that the backbone plays, what it adds to that."""
     played: tuple[str, ...] = ()
     """Roles that the backbone plays."""
+    policy: Weights | None = None
+    """The net whose samples a reward model is normalised on: there only then."""
     own_head: bool = False
     """Whether the backbone's head is a weight of its own, which a critic does not call, and no embedding."""
 

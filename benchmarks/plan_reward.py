@@ -1,0 +1,109 @@
+"""Compares the plan of normalising a reward model with what that really takes on a CPU.
+
+    python benchmarks/plan_reward.py FOLDER [override …]
+
+FOLDER gets nets and prompts as `plan_accuracy.py` writes them; an override such as `strategy=fsdp2 trainer.devices=2`
+starts several processes, of which the first is measured. Measured is the most while the samples are drawn and scored,
+as in `plan_run.py`.
+"""
+
+import gc
+import json
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+
+from hydra import compose, initialize_config_module
+from lightning.pytorch import Callback
+from meter import Meter, allocated, tensor_bytes
+from omegaconf import open_dict
+from plan_accuracy import PROMPT_LENGTH, write_nets
+from plan_run import SETTINGS
+from transformers import PreTrainedModel
+
+from lightning_rlhf.callbacks import NormalizeReward
+from lightning_rlhf.cli.jobs import job_of
+from lightning_rlhf.cli.quiet import quiet
+from lightning_rlhf.cli.run import load_renderer
+from lightning_rlhf.cli.stage import prepare
+from lightning_rlhf.planner.memory import by_kind, peak
+from lightning_rlhf.planner.phases import moments
+from lightning_rlhf.strategies.phases import shards_parameters
+
+OF_STAGE = [
+    "stage=reward",
+    f"data.max_length={PROMPT_LENGTH + 6}",
+    "reward_model.data.minibatch_size=16",
+    "reward_model.data.val_fraction=0.1",
+    "reward_model.callbacks.normalize.num_samples=32",
+    "reward_model.callbacks.normalize.batch_size=16",
+    "+reward_model.trainer.limit_train_batches=1",
+    "+reward_model.trainer.limit_val_batches=0",
+    f"+prompt_length={PROMPT_LENGTH}",
+    "+response_length=6",
+]
+
+
+class Measure(Callback):
+    """Counts, before the reward model is normalised, what is no tensor."""
+
+    def __init__(self, meter: Meter) -> None:
+        """Takes what measures."""
+        self.meter, self.other = meter, 0
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Begins."""
+        if not shards_parameters(trainer) or trainer.strategy.gather_for_generation:
+            normalize = next(each for each in trainer.callbacks if isinstance(each, NormalizeReward))
+            normalize.reference = partial(_allocated, normalize.reference)
+        gc.collect()
+        self.other, self.meter.most = allocated() - tensor_bytes(), 0
+
+
+def _allocated(build: Callable[[], PreTrainedModel]) -> PreTrainedModel:
+    """A net in memory that was asked for: weights that transformers maps from a file are not measured."""
+    net = build()
+    for weight in net.parameters():
+        weight.data = weight.data.clone()
+    return net
+
+
+def write_pairs(folder: Path) -> None:
+    """Makes pairs of the prompts."""
+    rows = [json.loads(line) for line in (folder / "prompts.jsonl").read_text(encoding="utf-8").splitlines()]
+    pairs = [json.dumps({**row, "chosen": "yes", "rejected": "no"}) for row in rows]
+    (folder / "pairs.jsonl").write_text("\n".join(pairs) + "\n", encoding="utf-8")
+
+
+def run(folder: Path, overrides: list[str]) -> None:
+    """Trains, and prints what normalising took and what was planned."""
+    quiet()
+    if not (folder / "pairs.jsonl").exists():
+        write_nets("llama", folder)
+        write_pairs(folder)
+    common = [setting for setting in SETTINGS if "ppo" not in setting]
+    given = [f"data.path={folder / 'pairs.jsonl'}", f"model.pretrained={folder / 'actor'}", "model.tokenizer=null"]
+    with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
+        config = compose("train", [*common, *OF_STAGE, *given, *overrides])
+    with open_dict(config):
+        config.run_dir = str(folder)
+    planned = peak([moment for moment in moments(job_of(config, "reward")) if moment.phase == "normalize"])
+    stage, meter = prepare(config, "reward", folder, load_renderer(config)), Meter()
+    measure, callbacks = Measure(meter), stage.trainer.callbacks  # type: ignore[attr-defined]
+    callbacks.insert(next(i for i, each in enumerate(callbacks) if isinstance(each, NormalizeReward)), measure)
+    stage.data.setup("fit")
+    with meter:
+        stage.trainer.fit(stage.module, stage.data)
+    if stage.trainer.is_global_zero:
+        took = meter.most - measure.other
+        print(f"measured {took / 2**20:.0f} MiB, planned {planned.total / 2**20:.0f} ({planned.total / took - 1:+.1%})")
+        print(planned.what, {kind: round(size / 2**20) for kind, size in by_kind(planned.held).items()})
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]), sys.argv[2:])

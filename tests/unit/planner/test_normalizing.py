@@ -1,0 +1,43 @@
+"""The plan of normalising a reward model: a policy that is there only while it samples."""
+
+from typing import Any
+
+import pytest
+from tiny_jobs import ACTOR, BLOCK, CRITIC, job, kinds
+
+from lightning_rlhf.planner.layout import layout
+from lightning_rlhf.planner.phases import moments
+from lightning_rlhf.planner.plan import Plan
+
+
+def normalizing(**changes: Any) -> Plan:
+    return Plan(job(**{"stage": "reward", "critic": None, "reward": None, "normalizing_length": 6} | changes))
+
+
+def test_the_policy_is_held_beside_the_reward_model_and_its_optimizer_while_it_samples() -> None:
+    plan = normalizing(rollout_batch_size=30, rollout_micro_batch_size=20)
+    assert kinds(plan, "normalize")["parameters"] == 4 * (CRITIC + ACTOR)
+    # The bias of the reward model is trained too, as far as the planner knows.
+    assert kinds(plan, "normalize")["optimizer"] == kinds(plan, "update")["optimizer"] == 8 * CRITIC
+    # 20 rows · 13 tokens · 5 blocks · 32 numbers, twice, of 4 bytes.
+    held = [moment.held for moment in moments(plan.job) if moment.phase == "normalize"]
+    assert max(each["policy", "kv_cache"] for each in held) == 20 * 13 * 5 * 32 * 2 * 4
+    # It is gone when the reward model scores, and was not there in training.
+    assert held[-1]["policy", "parameters"] == 0
+    assert kinds(plan, "update")["parameters"] == kinds(plan, "export")["parameters"] == 4 * CRITIC
+    assert set(plan.record()["parameters"]) == {"actor"}
+
+
+@pytest.mark.parametrize("gather", [True, False])
+def test_the_policy_is_divided_where_no_process_is_to_hold_the_net_that_samples(gather: bool) -> None:
+    node = {"_target_": "FSDP2Strategy", "gather_for_generation": gather}
+    plan = normalizing(layout=layout(node), processes=4, rollout_batch_size=8)
+    held = [moment.held for moment in moments(plan.job) if moment.phase == "normalize"]
+    # A share of it, what it has outside its blocks, and a block twice; otherwise all.
+    outside = ACTOR - 5 * BLOCK
+    expected = (4 * ACTOR, 0) if gather else (ACTOR, 4 * (outside + 2 * BLOCK))
+    assert (held[0]["policy", "parameters"], held[0]["policy", "gathered"]) == expected
+
+
+def test_a_reward_model_that_is_not_normalised_has_no_such_phase() -> None:
+    assert "normalize" not in normalizing(normalizing_length=0).phases
