@@ -37,8 +37,12 @@ class LoseAt(RLHFCallback):
 class LoseAtTheEnd(pl.Callback):
     """Loses all nets when an epoch ends, before its checkpoint is written."""
 
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
-        lose(module)
+        if trainer.current_epoch == self.epoch:
+            lose(module)
 
 
 @pytest.mark.parametrize(
@@ -63,12 +67,21 @@ def test_a_rollout_by_lost_weights_names_the_iteration_and_the_last_good_checkpo
     assert f"the last checkpoint with finite weights is {tmp_path}/kept/last.ckpt: go on from it" in message
 
 
-def test_a_checkpoint_of_lost_weights_is_not_recommended(parts: Callable, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("lost_at", "back"),
+    [
+        (0, "there is no checkpoint with finite weights: start again"),
+        (1, "the last checkpoint with finite weights is .*/kept/epoch=0.ckpt: go on from it"),
+    ],
+)
+def test_a_checkpoint_of_lost_weights_is_not_recommended(
+    lost_at: int, back: str, parts: Callable, tmp_path: Path
+) -> None:
     checkpoint = ModelCheckpoint(tmp_path / "kept", filename="{epoch}", save_top_k=-1, every_n_epochs=1)
-    fitted = trainer(tmp_path, LoseAtTheEnd(), checkpoint, max_epochs=2, enable_checkpointing=True)
-    with pytest.raises(UserError, match="there is no checkpoint with finite weights: start again"):
+    fitted = trainer(tmp_path, LoseAtTheEnd(lost_at), checkpoint, max_epochs=3, enable_checkpointing=True)
+    with pytest.raises(UserError, match=back):
         fitted.fit(*parts("ppo"))
-    assert (tmp_path / "kept" / "epoch=0.ckpt").exists()
+    assert (tmp_path / "kept" / f"epoch={lost_at}.ckpt").exists()
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo"])

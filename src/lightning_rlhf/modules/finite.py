@@ -38,16 +38,13 @@ def check_finite(trainer: Trainer, numbers: Mapping[str, Tensor | float]) -> Non
 
 
 def last_finite_checkpoint(trainer: Trainer) -> str | None:
-    """The newest checkpoint of the run, or else the one that it started from, if all of its weights are finite."""
-    saved = [
-        path
-        for callback in trainer.checkpoint_callbacks
-        if isinstance(callback, ModelCheckpoint)
-        for path in (callback.last_model_path, callback.best_model_path)
-    ]
-    paths = sorted((Path(path) for path in saved if path and Path(path).exists()), key=lambda p: p.stat().st_mtime)
+    """The newest checkpoint of the run, or else the one that it started from, of which all weights are finite."""
+    folders = {callback.dirpath for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)}
+    # Not those that a callback remembers: it may write `last.ckpt` besides, or be asked for none but the newest.
+    saved = {path for folder in folders if folder for path in Path(folder).glob("*.ckpt")}
+    newest_first = sorted(saved, key=lambda path: path.stat().st_mtime, reverse=True)
     started_from = [Path(trainer.ckpt_path)] if trainer.ckpt_path else []
-    return next((str(path) for path in [*reversed(paths), *started_from] if _has_finite_weights(path)), None)
+    return next((str(path) for path in [*newest_first, *started_from] if _has_finite_weights(path)), None)
 
 
 def _has_finite_weights(checkpoint: Path) -> bool:

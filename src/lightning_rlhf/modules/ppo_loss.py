@@ -117,7 +117,7 @@ class PPOLoss:
             loss = loss + self.vf_coef * value.loss
             sums["value_loss"], means["value_clip_fraction"] = value.loss, value.clip_fraction
         if kl_loss:
-            # Masked before exp(): where a weight is 0, the gradient of infinity is still NaN.
+            # Masked before, not behind: where a weight is 0, the gradient of NaN is still NaN.
             kl = kl_loss(new.logprobs.where(mask, 0), old.ref_logprobs.where(mask, 0))
             sums["kl_loss"] = (kl * weights).sum()
             loss = loss + (old.kl_coef * kl * weights).sum()
