@@ -248,3 +248,13 @@ def test_an_end_whose_evaluation_is_lost_is_an_error_and_no_empty_result(parts: 
     with pytest.raises(UserError, match="sft: the weights of step 2 were not evaluated"):
         resumed.fit(*parts("sft"), ckpt_path=tmp_path / "step=2.ckpt")
     assert json.loads((tmp_path / "result.json").read_text())["status"] == "failed"
+
+
+def test_a_run_that_is_ended_early_need_not_wait_for_its_evaluation(parts: Callable, tmp_path: Path) -> None:
+    class Enough(pl.Callback):
+        def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
+            trainer.should_stop = True
+
+    run(parts, "ppo", tmp_path, Enough(), max_epochs=10, check_val_every_n_epoch=10)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["status"], result["metrics"]) == ("finished", {})
