@@ -19,6 +19,7 @@ from lightning_rlhf.models.export_check import said, what_differs
 from lightning_rlhf.models.merging import active_adapter, is_plain, of_weights, plain_net, with_adapters
 from lightning_rlhf.models.playing import adapter_layers
 from lightning_rlhf.models.scalar import ScalarModel, load_scalar_model
+from lightning_rlhf.models.score_bias import folded
 from lightning_rlhf.models.source import ModelSource
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,14 @@ def export_model(net: torch.nn.Module, renderer: Renderer, folder: Path, manifes
         hf_net.config.score_bias = float(net.bias.detach())
     merged = hf_net if is_plain(hf_net) else plain_net(hf_net)
     _name_special_tokens(merged, renderer)
-    merged.save_pretrained(partial)
+    if scalar:
+        weights, left = folded(ScalarModel(merged))
+        bias, merged.config.score_bias = merged.config.score_bias, left
+        merged.save_pretrained(partial, state_dict=weights)
+        merged.config.score_bias = bias
+        manifest = {"score_bias": left, **manifest}
+    else:
+        merged.save_pretrained(partial)
     renderer.tokenizer.save_pretrained(partial)
     kind = "reward_model" if scalar else "causal_lm"
     said_of_it = {"kind": kind, "stop_ids": list(renderer.stop_ids), **manifest}
