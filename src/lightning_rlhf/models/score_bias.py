@@ -1,8 +1,8 @@
 """Puts the bias of a scalar model where transformers reads it.
 
 The heads of Hugging Face's `…ForSequenceClassification` have no bias. Where the last norm has one, as LayerNorm does,
-the head w gives a score that is higher by b if the norm's bias is moved by b w / |w|². An RMSNorm has none, and no weights
-of norm and head can stand in for it: w · γ x / rms(x) changes its sign with x, and a constant does not.
+the head w gives a score that is higher by b if the norm's bias is moved by b w / |w|². An RMSNorm has none, and no
+weights of norm and head can stand in for it: w · γ x / rms(x) changes its sign with x, and a constant does not.
 """
 
 import torch
