@@ -19,6 +19,7 @@ from lightning_rlhf.models.merging import active_adapter, is_plain, of_weights, 
 from lightning_rlhf.models.playing import adapter_layers
 from lightning_rlhf.models.precision import as_exported, export_in, exported_dtype
 from lightning_rlhf.models.scalar import ScalarModel, load_scalar_model
+from lightning_rlhf.models.score_bias import folded
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.saving import flush, partial_of, put, remove
 from lightning_rlhf.strategies.half import cast_weights
@@ -69,7 +70,14 @@ def export_model(net: torch.nn.Module, renderer: Renderer, folder: Path, manifes
     dtype, computed = exported_dtype(hf_net), hf_net.dtype
     merged = hf_net if is_plain(hf_net) and dtype == computed else plain_net(hf_net, dtype)
     _name_special_tokens(merged, renderer)
-    merged.save_pretrained(partial)
+    if scalar:
+        weights, left = folded(ScalarModel(merged))
+        bias, merged.config.score_bias = merged.config.score_bias, left
+        merged.save_pretrained(partial, state_dict=weights)
+        merged.config.score_bias = bias
+        manifest = {"score_bias": left, **manifest}
+    else:
+        merged.save_pretrained(partial)
     renderer.tokenizer.save_pretrained(partial)
     kind = "reward_model" if scalar else "causal_lm"
     said_of_it = {"kind": kind, "stop_ids": list(renderer.stop_ids), **manifest}

@@ -122,7 +122,8 @@ class Scalar(nn.Module, ABC):
 class ScalarModel(Scalar):
     """A backbone, a linear head on every token, and a bias.
 
-    The bias lives in the configuration of an export (`score_bias`), since the heads of Hugging Face have none.
+    The heads of Hugging Face have none, so an export has it in its last norm. Where that takes none, it is `score_bias`
+    in the configuration, and transformers gives scores without it (`models/score_bias.py`).
     """
 
     def __init__(self, net: PreTrainedModel) -> None:

@@ -228,8 +228,7 @@ class ModelSource:
             UserError: If it cannot be found.
         """
         where = self.tokenizer or self.pretrained or self.config_tokenizer
-        if where is None:
-            raise UserError("model.tokenizer is not set")
+        assert where is not None  # or there would be no such source
         name = "model.tokenizer" if self.tokenizer else self.setting if self.pretrained else "model.config_tokenizer"
         bare = bare_tokenizer(where, name)
         return bare or load_pretrained(AutoTokenizer, where, name, trust_remote_code=self.trust_remote_code)
@@ -237,8 +236,7 @@ class ModelSource:
     def stop_ids(self) -> tuple[int, ...]:
         """Ids that end a response beside the tokenizer's EOS: those that a pretrained model's own files name.
 
-        They are the `eos_token_id` of its `generation_config.json`, or of its configuration where there is none. A
-        model that is built from `config` has no others: the defaults of its class are ids of another tokenizer.
+        They stand in its `generation_config.json`, or else in its configuration. A net that is built has none.
         """
         if self.pretrained is None:
             return ()
