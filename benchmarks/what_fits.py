@@ -31,7 +31,6 @@ SETTINGS = [
     "data=files",
     "data.path=none",
     "trainer=gpu",
-    "trainer.precision=bf16-true",
     "model.dtype=bfloat16",
     "model.gradient_checkpointing=true",
     "data.max_prompt_length=512",

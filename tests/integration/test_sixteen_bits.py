@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import HalfPrecision
 from safetensors.torch import load_file
 from support import Watch, tiny_source, trainer
@@ -157,3 +158,21 @@ def test_health_tells_that_weights_in_16_bits_stand_still(
     (share,) = health.history["train/moved_fraction"]
     assert share < 0.05 if rings else share > 0.95
     assert ("weights_stand_still" in health.begun) == rings
+
+
+def test_a_run_whose_checkpoint_has_weights_in_bf16_goes_on_in_fp32(parts: Callable, tmp_path: Path) -> None:
+    module, data = in_bf16("sft", parts)
+    saving = ModelCheckpoint(tmp_path / "checkpoints", filename="last", every_n_train_steps=2)
+    trainer(tmp_path, saving, max_steps=2, precision="bf16-true", enable_checkpointing=True).fit(module, data)
+    saved = torch.load(saving.best_model_path, weights_only=False)["state_dict"]
+    assert {weight.dtype for weight in saved.values()} == {torch.bfloat16}
+    module, data = in_bf16("sft", parts)
+    fitted = trainer(tmp_path, max_steps=4)
+    fitted.fit(module, data, ckpt_path=saving.best_model_path)
+    averages = [state["exp_avg"].dtype for state in fitted.optimizers[0].state.values()]
+    assert fitted.global_step == 4
+    assert {weight.dtype for weight in module.net.parameters()} | set(averages) == {torch.float32}
+    weights = dict(module.net.named_parameters())
+    changes = [float((weight - saved[f"net.{name}"].float()).abs().max()) for name, weight in weights.items()]
+    # Two steps of Adam at a rate of 1e-3.
+    assert 0 < min(changes) <= max(changes) < 3e-3
