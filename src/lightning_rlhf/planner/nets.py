@@ -161,7 +161,9 @@ def _is_tied(net: PreTrainedModel) -> bool:
 
 def _sources(job: Job) -> dict[str, ModelSource]:
     """What the net behind each role is made of."""
-    nets = {"actor": job.model, "reference": job.model, POLICY: job.model}
+    nets = {"actor": job.model, "reference": job.model}
+    if job.normalizing_length:
+        nets[POLICY] = job.model
     if job.critic:
         nets["critic"] = job.model if job.shared else job.critic
     if job.reward:

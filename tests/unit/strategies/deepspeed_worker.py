@@ -127,7 +127,8 @@ def fit(folder: Path, name: str, strategy: DeepSpeedStrategy, **settings: Any) -
     trainer.fit(Module(folder))
     trainer.save_checkpoint(folder / f"{name}.ckpt")
     trainer.save_checkpoint(folder / f"{name}.ckpt")
-    watch.seen["norm"] = float(strategy.last_grad_norms()["model"])
+    (norm,) = (strategy.last_grad_norms() or {}).values()
+    watch.seen["norm"] = float(norm)
     return trainer, watch.seen
 
 
