@@ -21,13 +21,12 @@ from lightning_rlhf.modules.checkpoint import beside_adapters, fill_in, leave_ou
 from lightning_rlhf.modules.evaluation import load_before, log_evaluation, save_before
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.modules.reward import wins
+from lightning_rlhf.modules.set_up import set_up_trainer
 from lightning_rlhf.ops.preference import PREFERENCE_LOSSES
 from lightning_rlhf.ops.sequences import used_columns
 from lightning_rlhf.rewards import TextReward
 from lightning_rlhf.rollout.evaluate import HeldOutAnswers
 from lightning_rlhf.rollout.sampler import Sampling
-from lightning_rlhf.strategies.files import keep_last_file
-from lightning_rlhf.strategies.half import setup_precision
 from lightning_rlhf.strategies.phases import rollout_phase
 
 
@@ -39,7 +38,7 @@ class DPOModule(LightningModule):
 
     actor: PreTrainedModel
     reference: PreTrainedModel
-    setup = setup_precision
+    setup = set_up_trainer
 
     def __init__(
         self,
@@ -184,7 +183,6 @@ class DPOModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what changes; the reference is not written again and again."""
-        keep_last_file(self.trainer)
         leave_out(checkpoint, self.unchanged())
         save_before(self.answers, checkpoint)
 

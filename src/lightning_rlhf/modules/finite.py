@@ -25,7 +25,7 @@ def check_finite(trainer: Trainer, numbers: Mapping[str, Tensor | float]) -> Non
     broken = [name for name, values in numbers.items() if not torch.as_tensor(values).isfinite().all()]
     if not broken:
         return
-    unit = "iteration" if hasattr(trainer.lightning_module, "collect_rollout") else "epoch"
+    unit = "iteration" if hasattr(trainer.lightning_module, "rollout_dataset") else "epoch"
     when = f"{unit} {trainer.current_epoch + 1}, step {trainer.global_step}"
     checkpoint = trainer.strategy.broadcast(last_finite_checkpoint(trainer) if trainer.is_global_zero else None)
     back = "there is no checkpoint with finite weights: start again"

@@ -1,6 +1,5 @@
 """Proximal policy optimization, and its relatives without a critic."""
 
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -12,34 +11,29 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from lightning_rlhf.data.batches import PromptBatch
-from lightning_rlhf.data.prompts import Prompt, iteration_prompts
+from lightning_rlhf.data.prompts import Prompt
 from lightning_rlhf.data.render import Rendered, Renderer
 from lightning_rlhf.errors import UserError, raise_problems
-from lightning_rlhf.experience import Experience, Rollout
-from lightning_rlhf.hooks import notify
 from lightning_rlhf.models.roles import Net, SeparateRoles
 from lightning_rlhf.models.shared import Shared, SharedRoles
 from lightning_rlhf.modules.checkpoint import beside_adapters, fill_in, leave_out
 from lightning_rlhf.modules.evaluation import load_before, log_evaluation, save_before
-from lightning_rlhf.modules.finite import check_finite
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.modules.ppo_loss import PPOLoss
 from lightning_rlhf.modules.ppo_roles import build_roles, role_builders, without_own_net
+from lightning_rlhf.modules.ppo_rollout import collect_rollout
+from lightning_rlhf.modules.set_up import set_up_trainer
 from lightning_rlhf.ops.masked import masked_sum
-from lightning_rlhf.ops.moments import Moments, update_moments
+from lightning_rlhf.ops.moments import Moments
 from lightning_rlhf.rewards import TextReward
 from lightning_rlhf.rewards.source import RewardSource
-from lightning_rlhf.rollout.collect import collect, gather_samples, said_of, score_samples, to_answers
-from lightning_rlhf.rollout.credit import Credit, to_experience
+from lightning_rlhf.rollout.collect import score_samples, to_answers
+from lightning_rlhf.rollout.credit import Credit
 from lightning_rlhf.rollout.dataset import Minibatch, RolloutDataset
-from lightning_rlhf.rollout.evaluate import HeldOutAnswers, decode
-from lightning_rlhf.rollout.metrics import rollout_metrics
+from lightning_rlhf.rollout.evaluate import HeldOutAnswers
 from lightning_rlhf.rollout.ptx import PTX
 from lightning_rlhf.rollout.sampler import Sampling
-from lightning_rlhf.seeding import SAMPLING, uniforms
-from lightning_rlhf.strategies.files import keep_last_file
-from lightning_rlhf.strategies.half import setup_precision
-from lightning_rlhf.strategies.phases import clip_by_role, rollout_phase, whole
+from lightning_rlhf.strategies.phases import clip_by_role, rollout_phase
 
 
 class PPOModule(LightningModule):
@@ -50,7 +44,7 @@ class PPOModule(LightningModule):
     """
 
     roles: SeparateRoles | SharedRoles
-    setup = setup_precision
+    setup = set_up_trainer
 
     def __init__(
         self,
@@ -184,7 +178,7 @@ class PPOModule(LightningModule):
         if self.ptx_coef:
             mixed = PTX(ptx, minibatch_size=self.ptx_minibatch_size, trainer=self.trainer, seed=self.seed)
         return RolloutDataset(
-            partial(self.collect_rollout, prompts),
+            partial(collect_rollout, self, prompts),
             rollout_batch_size=self.rollout_batch_size,
             minibatch_size=self.minibatch_size,
             ppo_epochs=self.ppo_epochs,
@@ -192,50 +186,6 @@ class PPOModule(LightningModule):
             seed=self.seed,
             ptx=mixed,
         )
-
-    def collect_rollout(self, train_prompts: list[Prompt], iteration: int) -> Experience:
-        """Samples and scores the responses of an iteration; every rank gets those of all ranks."""
-        notify(self.trainer, "on_rollout_start")
-        start = time.perf_counter()
-        # Here and not at the end of an iteration, which does not come again for a run that goes on from there.
-        if self.refresh_reference_every and iteration and iteration % self.refresh_reference_every == 0:
-            with whole(self.trainer, self.roles, write=True):
-                self.roles.refresh_reference()
-        group = self.credit.num_samples_per_prompt
-        prompts = iteration_prompts(train_prompts, self.rollout_batch_size, group, self.seed, iteration)
-        per_rank = self.rollout_batch_size // self.trainer.world_size
-        mine = slice(self.global_rank * per_rank, (self.global_rank + 1) * per_rank)
-        # A row of numbers for each response of the global batch, whichever rank samples it.
-        numbers = uniforms((len(prompts.texts), self.sampling.max_new_tokens), self.seed, SAMPLING, iteration)
-        with rollout_phase(self.trainer, self.roles, generator=self.roles.generator()):
-            samples = collect(
-                self.roles,
-                prompts.rows(mine).to(self.device),
-                self.sampling,
-                self.renderer,
-                uniforms=numbers[mine],
-                micro_batch_size=self.rollout_micro_batch_size,
-                exact_kl=self.exact_kl,
-                greedy=self.credit.estimator.greedy,
-            )
-            samples = gather_samples(samples)
-            check_finite(self.trainer, said_of(samples))
-            self.moments = update_moments(self.moments, samples.scores.total)
-            experience, judged = to_experience(samples, self.credit, kl_coef=self.kl_coef, moments=self.moments)
-        mask = samples.sequences.response_mask
-        rollout = Rollout(
-            iteration=iteration,
-            experience=experience,
-            prompts=prompts.texts,
-            responses=decode(samples.sequences, self.renderer),
-            scores=samples.scores.total,
-            kl=masked_sum(samples.logprobs - samples.ref_logprobs, mask, dim=1),
-            finished=samples.finished,
-            metrics=rollout_metrics(samples, experience) | judged | {"kl_coef": self.kl_coef},
-            seconds=time.perf_counter() - start,
-        )
-        notify(self.trainer, "on_rollout_end", rollout)
-        return experience
 
     def training_step(self, batch: Minibatch, batch_idx: int) -> Tensor:
         """This micro-batch's share of the minibatch's loss."""
@@ -295,7 +245,6 @@ class PPOModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what changes; frozen nets are not written again and again."""
-        keep_last_file(self.trainer)
         leave_out(checkpoint, self.unchanged())
         save_before(self.answers, checkpoint)
         checkpoint["kl_coef"] = self.kl_coef

@@ -17,9 +17,8 @@ from lightning_rlhf.models.scalar import ScalarModel
 from lightning_rlhf.modules.checkpoint import beside_adapters, fill_in, leave_out
 from lightning_rlhf.modules.finite import check_finite
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
+from lightning_rlhf.modules.set_up import set_up_trainer
 from lightning_rlhf.ops.losses import pairwise_loss
-from lightning_rlhf.strategies.files import keep_last_file
-from lightning_rlhf.strategies.half import setup_precision
 from lightning_rlhf.strategies.phases import rollout_phase
 
 
@@ -27,7 +26,7 @@ class RewardModule(LightningModule):
     """Learns a score of whole conversations: from pairs (Bradley-Terry), or from given scores (squared error)."""
 
     net: ScalarModel
-    setup = setup_precision
+    setup = set_up_trainer
 
     def __init__(
         self,
@@ -118,7 +117,6 @@ class RewardModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what changes."""
-        keep_last_file(self.trainer)
         leave_out(checkpoint, self.unchanged())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -18,11 +18,10 @@ from lightning_rlhf.models.roles import build_trained
 from lightning_rlhf.modules.checkpoint import beside_adapters, fill_in, leave_out
 from lightning_rlhf.modules.evaluation import load_before, log_evaluation, save_before
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
+from lightning_rlhf.modules.set_up import set_up_trainer
 from lightning_rlhf.rewards import TextReward
 from lightning_rlhf.rollout.evaluate import HeldOutAnswers
 from lightning_rlhf.rollout.sampler import Sampling
-from lightning_rlhf.strategies.files import keep_last_file
-from lightning_rlhf.strategies.half import setup_precision
 from lightning_rlhf.strategies.phases import rollout_phase
 
 
@@ -30,7 +29,7 @@ class SFTModule(LightningModule):
     """Learns to give the answers of demonstrations: cross-entropy on the tokens of the answers, EOS included."""
 
     net: PreTrainedModel
-    setup = setup_precision
+    setup = set_up_trainer
 
     def __init__(
         self,
@@ -98,7 +97,6 @@ class SFTModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what changes."""
-        keep_last_file(self.trainer)
         leave_out(checkpoint, self.unchanged())
         save_before(self.answers, checkpoint)
 

@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.plugins import HalfPrecision
 from torch import nn
 
@@ -53,11 +53,6 @@ class HalfPrecisionWeights(KeepsDigits, HalfPrecision):
     def convert_module(self, module: nn.Module) -> nn.Module:
         """Casts the weights."""
         return cast_weights(module, self._desired_input_dtype)
-
-
-def setup_precision(module: LightningModule, stage: str) -> None:
-    """The hook `setup` of every stage's module: whoever makes its trainer, 16 bits are for weights only."""
-    keep_digits(module.trainer)
 
 
 def keep_digits(trainer: Trainer) -> None:
