@@ -18,7 +18,10 @@ _PACKAGES = ("lightning-rlhf", "torch", "lightning", "transformers", "hydra-core
 
 
 class RunRecord(Callback):
-    """Keeps `result.json` in the run folder true: running, finished, interrupted or failed."""
+    """Keeps `result.json` in the run folder true: running, finished, stopped, interrupted or failed.
+
+    A run that an alarm or `max_time` ends before its first evaluation is `stopped`: it has a model, but no metrics.
+    """
 
     def __init__(self, stage: str, seed: int) -> None:
         """Takes what the record says.
@@ -77,7 +80,7 @@ class RunRecord(Callback):
         except UserError:
             self._write(trainer, pl_module, "failed")
             raise
-        self._write(trainer, pl_module, "finished")
+        self._write(trainer, pl_module, "finished" if self.metrics or not trainer.enable_validation else "stopped")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Says that it is not."""
@@ -118,7 +121,7 @@ class RunRecord(Callback):
                 "stage": self.stage,
                 "status": status,
                 "metrics": self.metrics,
-                "model_dir": str(folder / "model") if status == "finished" else None,
+                "model_dir": str(folder / "model") if status in ("finished", "stopped") else None,
                 **({"resumed_from": str(trainer.ckpt_path)} if trainer.ckpt_path else {}),
                 "seconds": round(self._seconds(), 3),
                 "peak_bytes": peak_bytes(module.device),

@@ -257,4 +257,4 @@ def test_a_run_that_is_ended_early_need_not_wait_for_its_evaluation(parts: Calla
 
     run(parts, "ppo", tmp_path, Enough(), max_epochs=10, check_val_every_n_epoch=10)
     result = json.loads((tmp_path / "result.json").read_text())
-    assert (result["status"], result["metrics"]) == ("finished", {})
+    assert (result["status"], result["metrics"]) == ("stopped", {})

@@ -18,6 +18,7 @@ _TEMPLATE = Path(__file__).with_name("page.html.j2")
 _MAX_CHARACTERS = 1200
 _STATUS = {
     "running": "This run is still going: the numbers and curves are as far as it has come.",
+    "stopped": "This run was ended by an alarm or a time limit before its first evaluation.",
     "interrupted": "This run was interrupted: the numbers and curves are as far as it came.",
     "failed": "This run failed: the numbers and curves are as far as it came.",
     "unfinished": "This run has written no result yet: it is still going, or it was stopped.",
