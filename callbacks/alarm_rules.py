@@ -48,9 +48,9 @@ def gradient_explosion(history: History, threshold: float, window: int) -> str |
     remedy=REMEDY,
 )
 def weights_stand_still(history: History, threshold: float, window: int) -> str | None:
-    """Less than `threshold` of the trained weights have moved in 16 optimizer steps."""
+    """An optimizer step has moved less than `threshold` of the trained weights; every 16th is looked at."""
     shares = history["train/moved_fraction"][-window:]
-    return f"only {shares[-1]:.1%} of the trained weights moved in 16 steps" if max(shares) < threshold else None
+    return f"only {shares[-1]:.1%} of the trained weights moved in a step" if max(shares) < threshold else None
 
 
 @alarm(

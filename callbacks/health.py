@@ -27,7 +27,7 @@ _NORM = "train/grad_norm"
 _OWN = ("rollout/distinct_1", "rollout/distinct_2", "train/first_log_ratio")
 # Of each watched value the first ones are kept, which rules compare with, and the latest.
 _NUM_FIRST, _NUM_LATEST = 10, 200
-# Optimizer steps between two looks at which weights have moved.
+# Of so many optimizer steps, one is looked at: which weights it moves.
 _MOVES = 16
 
 
@@ -38,7 +38,7 @@ class Health(RLHFCallback):
 
     Logs `health/<alarm>` (1 if it rang since the last epoch or iteration, else 0), the norm of the gradient before
     clipping (`train/grad_norm` of all trained weights and, if there are several roles, `train/grad_norm_<role>` of
-    each), `train/moved_fraction` after every 16 optimizer steps, and of PPO `rollout/distinct_1`, `rollout/distinct_2`
+    each), `train/moved_fraction` of every 16th optimizer step, and of PPO `rollout/distinct_1`, `rollout/distinct_2`
     and `train/first_log_ratio`.
     """
 
@@ -61,6 +61,7 @@ class Health(RLHFCallback):
         self.begun: dict[str, dict[str, Any]] = {}
         self.rang: set[str] = set()
         self.step = 0
+        self.movement: Movement | None = None
 
     def on_rollout_end(self, trainer: Trainer, module: LightningModule, rollout: Rollout) -> None:
         """Watches what was sampled."""
@@ -76,8 +77,8 @@ class Health(RLHFCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Counts steps from here: a run that goes on has taken some."""
-        self.step = trainer.global_step
-        self.movement, self.moved_since = Movement(trainer), self.step
+        self.step, self.movement = trainer.global_step, None
+        self._look_at_weights(trainer)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
@@ -110,19 +111,23 @@ class Health(RLHFCallback):
         """Watches the ratio of PPO's first update of an iteration, which has to be 1; and a norm that comes late."""
         if trainer.global_step > self.step:
             self._take_norms(trainer, pl_module, last_grad_norms(trainer))
-        self.step = trainer.global_step
-        if self.step >= self.moved_since + _MOVES:
-            self._take_movement(trainer, pl_module)
+            self.step = trainer.global_step
+            self._look_at_weights(trainer)
         if batch_idx == 0 and hasattr(pl_module, "terms"):
             # approx_kl is half the mean square of the log-ratio.
             self._watch({"train/first_log_ratio": (2 * float(pl_module.terms.means["approx_kl"])) ** 0.5})
 
-    def _take_movement(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        share = self.movement.share(trainer)
-        if share is not None:
-            pl_module.log("train/moved_fraction", share, on_step=True, on_epoch=False, batch_size=1)
-            self._watch({"train/moved_fraction": share})
-        self.movement, self.moved_since = Movement(trainer), self.step
+    def _look_at_weights(self, trainer: Trainer) -> None:
+        """Before each 16th step and after it, so that a run that goes on looks at the same ones."""
+        if self.movement is not None:
+            share = self.movement.share(trainer)
+            # Under fp16 none move in a step that is left out.
+            if share is not None and (share or getattr(trainer.precision_plugin, "scaler", None) is None):
+                # Not by the module, whose values are logged again with each step until the epoch ends.
+                for logger in trainer.loggers:
+                    logger.log_metrics({"train/moved_fraction": share}, step=self.step - 1)
+                self._watch({"train/moved_fraction": share})
+        self.movement = Movement(trainer) if (self.step + 1) % _MOVES == 0 else None
 
     def on_evaluation_end(
         self, trainer: Trainer, module: LightningModule, iteration: int, samples: list[dict[str, Any]]

@@ -189,6 +189,7 @@ def test_a_resumed_run_alarms_as_if_it_had_not_been_stopped(
     torch.load(tmp_path / "last.ckpt", weights_only=True)
     rest = Health(alarms)
     trainer(tmp_path, rest, max_epochs=4).fit(*parts("ppo"), ckpt_path=str(tmp_path / "last.ckpt"))
+    assert len(whole.history["train/moved_fraction"]) == 1
     assert rest.history == whole.history
     assert rest.begun == whole.begun
     assert [(name, alarm["iteration"]) for name, alarm in rest.begun.items()] == [("no_eos", 2), ("score_flat", 4)]
