@@ -46,7 +46,7 @@ def test_a_sample_table_that_keeps_nothing_is_refused() -> None:
 def test_a_json_file_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_json(tmp_path / "result.json", {"status": "running"})
     before = (tmp_path / "result.json").read_text()
-    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("os.rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         write_json(tmp_path / "result.json", {"status": "finished"})
     assert (tmp_path / "result.json").read_text() == before
