@@ -71,3 +71,15 @@ def test_a_model_that_was_handed_on_may_stand_elsewhere(stopped: Path) -> None:
 
 def test_without_the_settings_of_the_stopped_run_nothing_is_compared(tmp_path: Path) -> None:
     check_unchanged(config("seed=9"), "ppo", tmp_path, finished=False, handed_on=False)
+
+
+def test_the_settings_of_a_run_from_somebody_else_are_read_as_data(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "a password")
+    settings = OmegaConf.load(stopped / "config.yaml")
+    settings.ppo.module.lr = "${oc.env:SECRET}"
+    OmegaConf.save(settings, stopped / "config.yaml")
+    with pytest.raises(UserError, match=r"config.yaml: ppo.module.lr=\$\{oc.env:SECRET\}: an interpolation") as error:
+        check_unchanged(config(), "ppo", stopped, finished=False, handed_on=False)
+    assert "a password" not in str(error.value)

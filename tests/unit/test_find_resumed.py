@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lightning_rlhf.cli.resume import find_resumed
 from lightning_rlhf.errors import UserError
@@ -26,7 +27,7 @@ def record(folder: Path, **result: Any) -> dict[str, Any]:
 
 def save(folder: Path) -> Path:
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    (folder / "checkpoints" / "last.ckpt").touch()
+    torch.save({}, folder / "checkpoints" / "last.ckpt")
     return folder / "checkpoints" / "last.ckpt"
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lightning_rlhf.cli.found import read_settings
 from lightning_rlhf.cli.stage import BLOCKS
 from lightning_rlhf.errors import raise_problems
 
@@ -34,12 +35,14 @@ def check_unchanged(config: DictConfig, name: str, stopped: Path, *, finished: b
         handed_on: Whether an earlier stage of the pipeline says which model it starts from.
 
     Raises:
-        UserError: If a setting would be recorded and not applied: names each with its old and new value.
+        UserError: If a setting would be recorded and not applied: names each with its old and new value; or if the
+            settings of the earlier run name something that would be run.
     """
     record = stopped / "config.yaml"
     if not record.is_file():
         return
-    old, new = (_flat(OmegaConf.to_container(each, resolve=True)) for each in (OmegaConf.load(record), config))
+    earlier = read_settings(record, trust_remote_code=config.model.trust_remote_code)
+    old, new = (_flat(OmegaConf.to_container(each, resolve=True)) for each in (earlier, config))
     block = BLOCKS[name]
     fixed = [*_OF_CHECKPOINT, *(f"{block}.{key}" for key in (*_OF_BLOCK, *_OF_START))]
     free = [*_HOW, *_TWICE, *(_FREE if handed_on else ())]
