@@ -51,14 +51,15 @@ class NormalizeReward(Callback):
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Lets a run that goes on from its end come to its end once more.
 
-        Lightning would leave `on_train_end` out, since no epoch is left, and the export would have the raw scale.
+        Lightning would leave `on_train_end` out, since no epoch is left, and the export would have the raw scale. Some
+        strategies read the checkpoint later than this, so all runs get one more epoch here.
         """
-        if trainer.ckpt_path is not None:
+        if trainer.max_epochs >= 0:
             trainer.fit_loop.max_epochs += 1
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Gives back the number of epochs, before one begins."""
-        if trainer.ckpt_path is not None:
+        """Takes the epoch back, before one begins."""
+        if trainer.max_epochs >= 0:
             trainer.fit_loop.max_epochs -= 1
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:

@@ -28,6 +28,8 @@ def replacing(target: Path, strategy: Strategy) -> Iterator[Path]:
         partial.mkdir(parents=True)
     strategy.barrier()
     yield partial
+    # A file may go by another name while it is written.
+    strategy.barrier()
     # By each rank, which may be on a machine of its own.
     flush(partial)
     strategy.barrier()

@@ -65,3 +65,19 @@ def test_an_older_checkpoint_never_takes_the_place_of_a_newer_one(checkpoint: Pa
     (left / "weights").write_text("first")
     find_resumed(str(checkpoint), ["ppo"])
     assert (checkpoint / "weights").read_text() == "second"
+
+
+def test_no_rank_reads_the_folder_while_another_one_still_writes(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    class Ranks(SingleDeviceStrategy):
+        def barrier(self, *_: Any, **__: Any) -> None:
+            events.append("barrier")
+
+    monkeypatch.setattr("lightning_rlhf.strategies.folders.flush", lambda _: events.append("flush"))
+    with replacing(checkpoint, Ranks()):
+        events.append("written")
+    # A file that is renamed when it is complete is there no more for a rank that has listed it under its first name.
+    assert events == ["barrier", "written", "barrier", "flush", "barrier", "barrier"]
