@@ -109,7 +109,8 @@ def test_a_pipeline_goes_on_after_ctrl_c_in_ppo(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     after = result_of(run_folder(tmp_path))
     assert after["stages"]["sft"]["model_dir"] == str(folder / "sft" / "model")
-    assert after["stages"]["ppo"]["status"] == "finished"
+    # The time is over before its first evaluation.
+    assert after["stages"]["ppo"]["status"] == "stopped"
 
 
 def test_a_finished_pipeline_is_not_trained_again_and_takes_no_other_settings(

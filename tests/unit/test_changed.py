@@ -83,3 +83,12 @@ def test_the_settings_of_a_run_from_somebody_else_are_read_as_data(
     with pytest.raises(UserError, match=r"config.yaml: ppo.module.lr=\$\{oc.env:SECRET\}: an interpolation") as error:
         check_unchanged(config(), "ppo", stopped, finished=False, handed_on=False)
     assert "a password" not in str(error.value)
+
+
+def test_files_that_a_run_writes_for_itself_are_the_same_in_another_folder(stopped: Path) -> None:
+    written = ["data.prompts=${run_dir}/data/prompts.jsonl", "data.prompts_held_out=null"]
+    settings = config(*written, f"run_dir={stopped}")
+    OmegaConf.save(OmegaConf.create(OmegaConf.to_container(settings, resolve=True)), stopped / "config.yaml")
+    check_unchanged(config(*written, "run_dir=elsewhere"), "ppo", stopped, finished=True, handed_on=False)
+    with pytest.raises(UserError, match="ppo.data.path=other.jsonl was"):
+        check_unchanged(config("data.prompts=other.jsonl", written[1]), "ppo", stopped, finished=True, handed_on=False)

@@ -180,7 +180,7 @@ def first_rings(run: dict[str, History]) -> dict[str, int]:
 
 
 # PPO on the demo, recorded: as it is, with three seeds; with seed 2 for 32 iterations instead of 12; without a KL
-# penalty at four times the learning rate, where the score rises to the end while the gold rate falls from 0.73 to 0;
+# penalty at four times the learning rate, where the score rises to the end while the gold rate falls from 0.75 to 0;
 # and at a learning rate of 5e-3, which breaks the net in the first iteration.
 RUNS: dict[str, dict[str, History]] = json.loads((Path(__file__).parent / "demo_runs.json").read_text())
 
@@ -192,13 +192,12 @@ def test_no_alarm_rings_in_a_healthy_run_of_the_demo(run: str) -> None:
 
 def test_a_hacked_reward_is_told_while_it_is_hacked() -> None:
     rings = first_rings(RUNS["hacked"])
-    assert rings == {"kl_runaway": 8, "reward_hacking": 10, "repetition": 15, "entropy_collapse": 16}
+    assert rings == {"kl_runaway": 8, "reward_hacking": 10}
 
 
 def test_a_broken_net_is_told_early_and_is_not_taken_for_a_hacked_reward() -> None:
     rings = first_rings(RUNS["broken"])
-    early = {"kl_runaway": 4, "clip_fraction_high": 4, "length_drift": 4}
-    assert rings == early | {"entropy_collapse": 8, "repetition": 8}
+    assert rings == {"kl_runaway": 4, "length_drift": 4, "entropy_collapse": 7}
 
 
 def test_threshold_and_window_can_be_changed_one_by_one() -> None:

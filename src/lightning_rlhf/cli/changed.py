@@ -42,7 +42,7 @@ def check_unchanged(config: DictConfig, name: str, stopped: Path, *, finished: b
     if not record.is_file():
         return
     earlier = read_settings(record, trust_remote_code=config.model.trust_remote_code)
-    old, new = (_flat(OmegaConf.to_container(each, resolve=True)) for each in (earlier, config))
+    old, new = _settings(earlier), _settings(config)
     block = BLOCKS[name]
     fixed = [*_OF_CHECKPOINT, *(f"{block}.{key}" for key in (*_OF_BLOCK, *_OF_START))]
     free = [*_HOW, *_TWICE, *(_FREE if handed_on else ())]
@@ -55,6 +55,16 @@ def check_unchanged(config: DictConfig, name: str, stopped: Path, *, finished: b
         for key in sorted(old.keys() | new.keys())
         if _below(key, fixed) and not _below(key, free) and old.get(key) != new.get(key)
     )
+
+
+def _settings(config: DictConfig) -> dict[str, Any]:
+    """All settings by their dotted names; files that a run writes for itself are the same in another folder."""
+    flat = _flat(OmegaConf.to_container(config, resolve=True))
+    folder = str(flat["run_dir"])
+    return {
+        key: value.removeprefix(folder) if isinstance(value, str) and key != "run_dir" else value
+        for key, value in flat.items()
+    }
 
 
 def _below(key: str, prefixes: list[str]) -> bool:

@@ -72,7 +72,9 @@ def prepare(config: DictConfig, name: str, folder: Path, renderer: Renderer) -> 
     trainer = _trainer(config, name, source)
     check_quantization(source, block, config.roles, divides=shards_parameters(trainer))
     check_roles(config.roles, name, source)
-    module = instantiate(block.module, renderer=renderer, **_nets(config, name, source, renderer))
+    # Plain lists, since an optimizer keeps its settings in checkpoints, which hold no classes.
+    nets = _nets(config, name, source, renderer)
+    module = instantiate(block.module, _convert_="all", renderer=renderer, **nets)
     sizes = _minibatch_holder(block)
     micro_batch_size(sizes.minibatch_size, trainer)
     if "rollout_batch_size" in sizes:

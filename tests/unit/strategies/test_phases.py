@@ -57,6 +57,9 @@ class Noting(SingleDeviceStrategy):
     def num_parameters(self, net: nn.Module, *, trained: bool = False) -> int:
         return 7 if trained else 9
 
+    def trained_weights(self) -> list[Tensor]:
+        return [torch.ones(2)]
+
     def grad_norms(self) -> dict[str, Tensor] | None:
         return None
 
