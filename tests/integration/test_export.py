@@ -5,13 +5,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
-from support import TINY, command, environ, keep, run_folder
+from support import TINY, Hostile, command, environ, keep, run_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lightning_rlhf.cli.export import export
@@ -73,16 +72,6 @@ def test_a_checkpoint_away_from_its_run_is_an_error_that_says_what_is_missing(ru
 def test_a_dtype_that_does_not_exist_is_an_error(run: Path) -> None:
     with pytest.raises(UserError, match="dtype=float8: expected one of float32, bfloat16, float16, or null"):
         export(str(run / "checkpoints" / "last.ckpt"), None, "float8")
-
-
-class Hostile:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.mark,)
 
 
 @pytest.fixture

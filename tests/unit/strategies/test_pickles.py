@@ -7,22 +7,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from support import Hostile
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
 
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.strategies.deepspeed_weights import TAG
 from lightning_rlhf.strategies.pickles import check_deepspeed, check_distributed, check_file
 from lightning_rlhf.strategies.weights import read_weights
-
-
-class Hostile:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.mark,)
 
 
 @pytest.fixture
