@@ -49,7 +49,7 @@ $(venv)/installed-dev: pyproject.toml constraints.txt requirements/colossalai.tx
 	@touch $(venv)/installed
 	@$(MAKE) colossalai
 	@echo 'Compiling what DeepSpeed computes on a CPU: once, two or three minutes.'
-	@$(run) -m lightning_rlhf.strategies.deepspeed_ops
+	@$(run) -m lightning_rlhf.strategies.deepspeed.ops
 	@touch $@ $(venv)/installed
 
 # Not bin/python: that is there even where venv stopped half-way for want of ensurepip.

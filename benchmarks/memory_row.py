@@ -68,7 +68,7 @@ def ours(folder: Path, nets: Path, iterations: int, length: int, overrides: list
     """The most bytes in each phase of this framework's PPO."""
     from plan_run import configured, trained
 
-    from lightning_rlhf.cli.quiet import quiet
+    from lightning_rlhf.assembly.library_messages import quiet
 
     quiet()
     (folder / "prompts.jsonl").write_bytes((nets / "prompts.jsonl").read_bytes())

@@ -21,8 +21,8 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from lightning_rlhf.data.render import Renderer
-from lightning_rlhf.models.adapter_files import save_adapter
-from lightning_rlhf.models.adapters import ADAPTER, Lora
+from lightning_rlhf.models.adapters.files import save_adapter
+from lightning_rlhf.models.adapters.lora import ADAPTER, Lora
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.scalar import load_scalar_model
 from lightning_rlhf.models.source import ModelSource

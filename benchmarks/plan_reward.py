@@ -26,14 +26,14 @@ from plan_accuracy import PROMPT_LENGTH, write_nets
 from plan_run import SETTINGS
 from transformers import PreTrainedModel
 
+from lightning_rlhf.assembly.library_messages import quiet
+from lightning_rlhf.assembly.plan_job import job_of
+from lightning_rlhf.assembly.run import load_renderer
+from lightning_rlhf.assembly.stage import prepare
 from lightning_rlhf.callbacks import NormalizeReward
-from lightning_rlhf.cli.jobs import job_of
-from lightning_rlhf.cli.quiet import quiet
-from lightning_rlhf.cli.run import load_renderer
-from lightning_rlhf.cli.stage import prepare
+from lightning_rlhf.distributed.phases import shards_parameters
 from lightning_rlhf.planner.memory import by_kind, peak
 from lightning_rlhf.planner.phases import moments
-from lightning_rlhf.strategies.phases import shards_parameters
 
 OF_STAGE = [
     "stage=reward",

@@ -19,10 +19,10 @@ from lightning.pytorch import Trainer
 from meter import Meter, allocated, tensor_bytes
 from omegaconf import DictConfig, open_dict
 
-from lightning_rlhf.cli.jobs import job_of
-from lightning_rlhf.cli.quiet import quiet
-from lightning_rlhf.cli.run import load_renderer
-from lightning_rlhf.cli.stage import prepare
+from lightning_rlhf.assembly.library_messages import quiet
+from lightning_rlhf.assembly.plan_job import job_of
+from lightning_rlhf.assembly.run import load_renderer
+from lightning_rlhf.assembly.stage import prepare
 from lightning_rlhf.hooks import RLHFCallback
 from lightning_rlhf.planner.memory import by_kind, peak
 from lightning_rlhf.planner.phases import moments

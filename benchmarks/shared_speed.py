@@ -17,8 +17,8 @@ import torch
 from memory_row import settings
 from plan_run import configured
 
-from lightning_rlhf.cli.run import load_renderer
-from lightning_rlhf.cli.stage import prepare
+from lightning_rlhf.assembly.run import load_renderer
+from lightning_rlhf.assembly.stage import prepare
 from lightning_rlhf.experience import Answers, Sequences
 
 ROWS, PROMPT, RESPONSE = 1, 400, 112

@@ -77,10 +77,10 @@ def run(folder: Path, stage: str, strategy: str, weights: str) -> None:
     from lightning.pytorch import Callback
     from omegaconf import open_dict
 
-    from lightning_rlhf.cli.quiet import quiet
-    from lightning_rlhf.cli.run import load_renderer
-    from lightning_rlhf.cli.stage import fit, prepare
-    from lightning_rlhf.strategies.phases import full_state_dict
+    from lightning_rlhf.assembly.library_messages import quiet
+    from lightning_rlhf.assembly.run import load_renderer
+    from lightning_rlhf.assembly.stage import fit, prepare
+    from lightning_rlhf.distributed.phases import full_state_dict
 
     class Movement(Callback):
         def __init__(self) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_module
 
-from lightning_rlhf.cli.jobs import job_of
+from lightning_rlhf.assembly.plan_job import job_of
 from lightning_rlhf.planner.fitting import Limits, largest_micro_batch
 from lightning_rlhf.planner.plan import Plan
 from lightning_rlhf.sizes import parse_bytes

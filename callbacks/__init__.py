@@ -10,7 +10,7 @@ from lightning_rlhf.callbacks.ema import EMA
 from lightning_rlhf.callbacks.export import Export
 from lightning_rlhf.callbacks.health import Health
 from lightning_rlhf.callbacks.history import History
-from lightning_rlhf.callbacks.net_table import NetTable
+from lightning_rlhf.callbacks.model_table import NetTable
 from lightning_rlhf.callbacks.normalize_reward import NormalizeReward
 from lightning_rlhf.callbacks.progress import PhaseProgress
 from lightning_rlhf.callbacks.rollout_metrics import RolloutMetrics

@@ -7,15 +7,15 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
+from lightning_rlhf.distributed.blocks import nets
+from lightning_rlhf.distributed.phases import sharding, whole
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Experience, Rollout
 from lightning_rlhf.hooks import RLHFCallback
-from lightning_rlhf.models.adapters import is_part_of_adapter
-from lightning_rlhf.models.playing import adapter_layers
+from lightning_rlhf.models.adapters.active import adapter_layers
+from lightning_rlhf.models.adapters.lora import is_part_of_adapter
 from lightning_rlhf.models.shared import CRITIC
 from lightning_rlhf.modules.ppo import PPOModule
-from lightning_rlhf.strategies.blocks import nets
-from lightning_rlhf.strategies.phases import sharding, whole
 
 # The first may have a learning rate of 0, and before the second a critic's head may be 0.
 _STEPS = 3

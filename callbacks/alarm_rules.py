@@ -8,7 +8,7 @@ from math import isfinite
 from statistics import fmean, median
 
 from lightning_rlhf.callbacks.alarms import History, alarm
-from lightning_rlhf.strategies.movement import FEW, REMEDY
+from lightning_rlhf.distributed.weight_movement import FEW, REMEDY
 
 
 @alarm(

@@ -8,10 +8,10 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from lightning_rlhf.distributed.phases import shards_parameters
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.export import export_model
 from lightning_rlhf.models.scalar import ScalarModel
-from lightning_rlhf.strategies.phases import shards_parameters
 
 
 class EMA(Callback):

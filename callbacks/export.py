@@ -5,9 +5,9 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
+from lightning_rlhf.distributed.phases import full_state_dict, sharding
+from lightning_rlhf.models.adapters.merging import is_quantized
 from lightning_rlhf.models.export import export_model, rebuilt
-from lightning_rlhf.models.merging import is_quantized
-from lightning_rlhf.strategies.phases import full_state_dict, sharding
 
 
 class Export(Callback):

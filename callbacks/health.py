@@ -13,12 +13,12 @@ from torch import Tensor
 
 from lightning_rlhf.callbacks import alarm_rules  # noqa: F401 (fills the register)
 from lightning_rlhf.callbacks.alarms import ALARMS
+from lightning_rlhf.distributed.phases import grad_norms, last_grad_norms
+from lightning_rlhf.distributed.weight_movement import Movement
 from lightning_rlhf.errors import raise_problems
 from lightning_rlhf.experience import Rollout
 from lightning_rlhf.hooks import RLHFCallback
 from lightning_rlhf.modules.finite import check_finite
-from lightning_rlhf.strategies.movement import Movement
-from lightning_rlhf.strategies.phases import grad_norms, last_grad_norms
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 
-from lightning_rlhf.strategies.collectives import gather_objects
+from lightning_rlhf.distributed.collectives import gather_objects
 
 
 class History(Callback):

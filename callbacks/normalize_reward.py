@@ -10,12 +10,12 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from lightning_rlhf.data.prompts import Prompt, collate_prompts
+from lightning_rlhf.distributed.collectives import gather_rows
+from lightning_rlhf.distributed.phases import place_generator, rollout_phase, whole
 from lightning_rlhf.experience import Sequences
 from lightning_rlhf.rollout.collect import chunks
 from lightning_rlhf.rollout.sampler import Sampling, sample
 from lightning_rlhf.seeding import SAMPLING, uniforms
-from lightning_rlhf.strategies.collectives import gather_rows
-from lightning_rlhf.strategies.phases import place_generator, rollout_phase, whole
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from lightning_rlhf.distributed.collectives import gather_objects, is_first_process
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.strategies.collectives import gather_objects, is_first_process
 
 _STDERR = 2
 

@@ -8,10 +8,10 @@ from lightning.pytorch import Trainer
 
 from lightning_rlhf.checks.finding import Finding
 from lightning_rlhf.checks.start import at_first_batch, at_first_loss, at_first_rollout, at_fit_start
+from lightning_rlhf.distributed.collectives import gather_objects
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Rollout
 from lightning_rlhf.hooks import RLHFCallback
-from lightning_rlhf.strategies.collectives import gather_objects
 
 log = logging.getLogger(__name__)
 _SEVERITY = ("ok", "warning", "error")

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
+from lightning_rlhf.distributed.blocks import nets
+from lightning_rlhf.distributed.phases import num_parameters
 from lightning_rlhf.experience import Rollout
 from lightning_rlhf.hooks import RLHFCallback
 from lightning_rlhf.modules.ppo import PPOModule
 from lightning_rlhf.rollout.dataset import Minibatch
-from lightning_rlhf.strategies.blocks import nets
-from lightning_rlhf.strategies.phases import num_parameters
 
 _COUNTED = ("rollout_seconds", "samples", "tokens", "trained_tokens", "rollout_flops")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-STORE = Path(__file__).parent / "unit" / "demo_runs.json"
+STORE = Path(__file__).parent / "unit" / "callbacks" / "demo_runs.json"
 FOLDER = Path("outputs/recorded")
 # All values are kept here, where a run itself keeps the first and the latest.
 TRAIN = (

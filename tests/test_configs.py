@@ -14,11 +14,11 @@ from hydra.utils import instantiate
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from omegaconf import DictConfig, OmegaConf
 
-from lightning_rlhf.cli.app import user_message
-from lightning_rlhf.cli.check import check_targets
-from lightning_rlhf.cli.reward_models import fill_in
-from lightning_rlhf.cli.stage import BLOCKS, Stage, prepare
-from lightning_rlhf.cli.sweep import SweepTable
+from lightning_rlhf.assembly.reward_models import fill_in
+from lightning_rlhf.assembly.stage import BLOCKS, Stage, prepare
+from lightning_rlhf.assembly.sweep import SweepTable
+from lightning_rlhf.assembly.target_checks import check_targets
+from lightning_rlhf.assembly.user_message import user_message
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.demo.gold import gold
 from lightning_rlhf.errors import UserError

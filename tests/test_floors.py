@@ -17,11 +17,13 @@ SOURCE = ROOT / "src" / "lightning_rlhf"
 FLOORS = [
     {"ops", "conf"},
     {"errors", "experience", "hooks", "saving", "seeding", "sizes"},
+    {"distributed"},
     {"strategies", "models", "data", "rewards", "demo", "randomwalks", "report", "planner"},
     {"rollout"},
     {"modules"},
     {"checks"},
     {"callbacks"},
+    {"assembly"},
     {"cli"},
     {"train"},
 ]

@@ -22,13 +22,13 @@ _HOME = {
     "TextReward": "rewards.function",
     "HTTPReward": "rewards.http",
     "LLMJudge": "rewards.judge",
-    "WeightedSum": "rewards.source",
-    "load_reward": "rewards.source",
-    "AdapterReward": "rewards.source",
-    "ColossalAIStrategy": "strategies.colossalai",
-    "DeepSpeedStrategy": "strategies.deepspeed",
-    "FSDPStrategy": "strategies.fsdp",
-    "FSDP2Strategy": "strategies.fsdp2",
+    "WeightedSum": "rewards.build",
+    "load_reward": "rewards.build",
+    "AdapterReward": "rewards.build",
+    "ColossalAIStrategy": "strategies.colossalai.strategy",
+    "DeepSpeedStrategy": "strategies.deepspeed.strategy",
+    "FSDPStrategy": "strategies.fsdp.fsdp1",
+    "FSDP2Strategy": "strategies.fsdp.fsdp2",
 }
 
 __all__ = list(_HOME)

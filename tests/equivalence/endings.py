@@ -20,7 +20,7 @@ from rich.console import Console
 from support import TINY, free_port, keep
 
 from lightning_rlhf.cli import train
-from lightning_rlhf.strategies import colossalai_cpu
+from lightning_rlhf.strategies.colossalai import cpu as colossalai_cpu
 
 STRATEGIES = [name for name, case in CASES.items() if case.resumes]
 CONSOLE = Console(highlight=False)

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from lightning_rlhf.strategies import colossalai_cpu
+from lightning_rlhf.strategies.colossalai import cpu as colossalai_cpu
 
 GPU = SimpleNamespace(type="cuda")
 

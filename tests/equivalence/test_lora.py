@@ -6,7 +6,7 @@ import pytest
 from compare import differences, launch, weight_difference
 from worker import STAGES
 
-from lightning_rlhf.cli.export import export
+from lightning_rlhf.assembly.export import export
 
 STRATEGIES = ("ddp", "fsdp", "fsdp2", "deepspeed_zero2", "deepspeed_zero3", "colossalai_zero2")
 

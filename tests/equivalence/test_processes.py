@@ -118,7 +118,7 @@ def test_a_rank_of_torchrun_that_is_killed_ends_the_other_with_a_message(tmp_pat
     assert not any(map(_runs, ranks)), log.read_text()
     assert "rank 0 exchanges with another process, which has ended, so it ends too" in log.read_text()
     # Only torchrun shows where it was, none of the ranks.
-    assert "lightning_rlhf/cli/run.py" not in log.read_text()
+    assert "lightning_rlhf/assembly/run.py" not in log.read_text()
 
 
 def _child(pid: int, log: Path) -> int:

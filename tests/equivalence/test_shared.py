@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from compare import differences, launch, weight_difference
 
-from lightning_rlhf.cli.export import export
+from lightning_rlhf.assembly.export import export
 
 STRATEGIES = ("ddp", "fsdp", "fsdp2", "deepspeed_zero2", "deepspeed_zero3", "colossalai_zero2")
 SETTINGS = ("adapter=lora", "roles=shared")

@@ -11,7 +11,7 @@ from cases import CASES, beyond, go_on, reference, train
 from compare import differences, trajectory, weight_difference
 from worker import STAGES
 
-from lightning_rlhf.cli.export import export
+from lightning_rlhf.assembly.export import export
 from lightning_rlhf.errors import UserError
 
 

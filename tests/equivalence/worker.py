@@ -24,14 +24,14 @@ from lightning.pytorch import Trainer
 from omegaconf import open_dict
 from torch.distributed.tensor import DTensor
 
+from lightning_rlhf.assembly.library_messages import quiet
+from lightning_rlhf.assembly.run import hand_on, load_renderer
+from lightning_rlhf.assembly.stage import fit, prepare
 from lightning_rlhf.callbacks import Health
-from lightning_rlhf.cli.quiet import quiet
-from lightning_rlhf.cli.run import hand_on, load_renderer
-from lightning_rlhf.cli.stage import fit, prepare
+from lightning_rlhf.distributed.shapes import whole_shape
+from lightning_rlhf.distributed.weight_movement import Movement
 from lightning_rlhf.experience import Rollout
 from lightning_rlhf.hooks import RLHFCallback
-from lightning_rlhf.strategies.movement import Movement
-from lightning_rlhf.strategies.shapes import whole_shape
 
 STAGES = ("sft", "reward", "ppo")
 EPOCHS, STEPS_PER_EPOCH = 2, 3

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from support import command, environ, result_of, run_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lightning_rlhf.cli.convert import convert
+from lightning_rlhf.assembly.convert import convert
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.scalar import load_scalar_model

@@ -12,7 +12,7 @@ from omegaconf import open_dict
 from support import command, result_of, run_folder, tiny_source
 
 from lightning_rlhf import export_model, load_causal_lm, load_scalar_model
-from lightning_rlhf.cli.examine import examine
+from lightning_rlhf.assembly.examine import examine
 from lightning_rlhf.data.render import Renderer
 
 TINY = ["model=tiny", "rollout.sampling.max_new_tokens=8"]

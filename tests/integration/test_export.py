@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from support import TINY, Hostile, command, environ, keep, run_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lightning_rlhf.cli.export import export
+from lightning_rlhf.assembly.export import export
 from lightning_rlhf.errors import UserError
 
 
@@ -90,7 +90,7 @@ def test_settings_that_were_found_run_nothing(found: Path, tmp_path: Path) -> No
     OmegaConf.save(config, found / "config.yaml")
     done = command(tmp_path, f"checkpoint={found / 'checkpoints' / 'last.ckpt'}", name="export")
     assert (done.returncode, done.stdout) == (2, "")
-    expected = "model.adapter._target_=torch.load: expected lightning_rlhf.models.adapters.Lora"
+    expected = "model.adapter._target_=torch.load: expected lightning_rlhf.models.adapters.lora.Lora"
     assert done.stderr == f"error: {found / 'config.yaml'}: {expected}\n"
     assert not mark.exists()
     assert not (found / "export").exists()

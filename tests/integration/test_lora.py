@@ -18,15 +18,15 @@ from support import TINY, TINY_DPO, Recorder, command, keep, run_folder, tiny_so
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from lightning_rlhf.assembly.export import export
 from lightning_rlhf.callbacks import AdapterCheck
-from lightning_rlhf.cli.export import export
+from lightning_rlhf.distributed.phases import num_parameters
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.models.adapters import Lora
+from lightning_rlhf.models.adapters.lora import Lora
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.scalar import load_scalar_model
 from lightning_rlhf.rewards import TextReward
 from lightning_rlhf.rollout.credit import Credit
-from lightning_rlhf.strategies.phases import num_parameters
 
 STAGES = ("sft", "reward", "dpo", "ppo")
 SOURCE = replace(tiny_source(), adapter=Lora(rank=4))

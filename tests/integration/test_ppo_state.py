@@ -19,7 +19,7 @@ from lightning_rlhf.data.ptx import read_ptx
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.modules.optim import Optim
 from lightning_rlhf.ops.moments import Moments
-from lightning_rlhf.rewards.source import WeightedSum
+from lightning_rlhf.rewards.build import WeightedSum
 from lightning_rlhf.rollout.credit import Credit
 from lightning_rlhf.rollout.shaping import RewardShaping
 from lightning_rlhf.seeding import PTX, endless

@@ -10,9 +10,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from support import Recorder, trainer
 
 from lightning_rlhf import TextReward
+from lightning_rlhf.distributed.checkpoint_files import WholeFiles
 from lightning_rlhf.experience import Rollout
 from lightning_rlhf.hooks import RLHFCallback
-from lightning_rlhf.strategies.files import WholeFiles
 
 STAGES = ["sft", "reward", "ppo", "dpo"]
 

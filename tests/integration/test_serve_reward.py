@@ -23,7 +23,7 @@ from lightning_rlhf.data.batches import PromptBatch, pad
 from lightning_rlhf.experience import Sequences
 from lightning_rlhf.models.export import export_model
 from lightning_rlhf.models.scalar import ScalarModel
-from lightning_rlhf.rewards.source import as_reward
+from lightning_rlhf.rewards.build import as_reward
 from lightning_rlhf.rollout.collect import to_answers
 
 DOC = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text()

@@ -7,8 +7,8 @@ import pytest
 from safetensors.torch import load_file
 from support import TINY, command, keep, result_of, run_folder
 
-from lightning_rlhf.cli.export import export
-from lightning_rlhf.strategies.weights import read_weights
+from lightning_rlhf.assembly.export import export
+from lightning_rlhf.strategies.checkpoint_weights import read_weights
 
 SHARED = ("adapter=lora", "roles=shared", "experiment=none")
 

@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_rlhf import export_model, load_causal_lm, load_scalar_model
 from lightning_rlhf.callbacks import Health
+from lightning_rlhf.distributed.weight_movement import Movement
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.strategies.movement import Movement
 
 STAGES = ["sft", "reward", "ppo", "dpo"]
 BF16 = replace(tiny_source(), dtype="bfloat16")

@@ -20,7 +20,7 @@ from lightning_rlhf import TextReward, load_causal_lm, load_scalar_model
 from lightning_rlhf.callbacks import StartChecks
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.rewards.source import LoadedReward, WeightedSum
+from lightning_rlhf.rewards.build import LoadedReward, WeightedSum
 
 SOURCE = tiny_source()
 ROWS = ["BOS", "vocabulary", "context length"]

@@ -11,9 +11,9 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from lightning_rlhf.callbacks.run_record import write_json
+from lightning_rlhf.distributed.checkpoint_files import WholeFiles
 from lightning_rlhf.saving import appearing
-from lightning_rlhf.strategies.files import WholeFiles
-from lightning_rlhf.strategies.pickles import check_file
+from lightning_rlhf.strategies.pickle_checks import check_file
 
 
 def killed_before(function: str, action: Callable[[], None]) -> bool:

@@ -14,13 +14,13 @@ from lightning_rlhf.checks.texts import QUESTION, fits_context, fits_vocabulary,
 from lightning_rlhf.data.batches import PairBatch
 from lightning_rlhf.data.preference import Pair, Scored
 from lightning_rlhf.data.render import Rendered
+from lightning_rlhf.distributed.phases import rollout_phase, whole
 from lightning_rlhf.experience import Rollout
 from lightning_rlhf.models.forward import response_logprobs
 from lightning_rlhf.models.scalar import Scalar
 from lightning_rlhf.modules.dpo import DPOModule, as_sequences
 from lightning_rlhf.modules.ppo import PPOModule
 from lightning_rlhf.rewards.net import TextNetReward
-from lightning_rlhf.strategies.phases import rollout_phase, whole
 
 
 def at_fit_start(trainer: Trainer, module: Any) -> Iterator[Finding]:

@@ -1,21 +1,15 @@
 """Runs a Hydra app the way users of a command line expect: a mistake is one message and exit code 2."""
 
-import difflib
 import os
-import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
-from hydra.errors import HydraException, InstantiationException, MissingConfigException
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from lightning_rlhf.errors import UserError
-from lightning_rlhf.strategies.ending import without_finalization
+from lightning_rlhf.assembly.user_message import user_message
+from lightning_rlhf.distributed.shutdown import without_finalization
 
 _INTERRUPTED = 130
 # What gloo, NCCL and PyTorch's store say of it.
@@ -26,8 +20,6 @@ _CONNECTION_LOST = (
     "remote process exit",
     "remote server shutdown",
 )
-# What no constructor says of a value: Hydra wraps these like a ValueError.
-_DEFECTS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError)
 # Whether the user asked Hydra for tracebacks, before we did.
 _TRACEBACK = "LIGHTNING_RLHF_TRACEBACK"
 
@@ -64,29 +56,6 @@ def exit_codes() -> Iterator[None]:
         sys.exit(2 if message else 1)
 
 
-def user_message(error: BaseException) -> str | None:
-    """What to tell the user, if the error is theirs to mend; None for a defect of ours.
-
-    Theirs is an error that was raised from their mistake, but not one that merely came while that was handled.
-    """
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, UserError):
-            return str(cause)
-        # By name, since these libraries are not imported for a mistake that comes before they are needed.
-        origin = type(cause).__module__
-        if origin.startswith("wandb."):
-            return f"Weights & Biases: {cause} (logger.wandb.mode=offline needs no account)"
-        if origin == "lightning.fabric.utilities.exceptions":
-            return f"trainer: {cause}"
-        cause = cause.__cause__
-    if isinstance(error, InstantiationException) and isinstance(error.__cause__, _DEFECTS):
-        return None
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        return _hydra_message(error)
-    return None
-
-
 def _lost_process(error: BaseException) -> str | None:
     """What to say where an exchange failed since a process at its other end is gone; None if that is not so."""
     text = str(error)
@@ -97,60 +66,6 @@ def _lost_process(error: BaseException) -> str | None:
         f"rank {rank} exchanges with another process, which has ended, so it ends too: the other one says why, unless "
         f"it was killed, for want of memory perhaps ({text.splitlines()[0]})"
     )
-
-
-def _hydra_message(error: BaseException) -> str:
-    """The first telling line of an error of Hydra or OmegaConf, with a suggestion for a misspelt key."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    message = lines[0] if lines else type(error).__name__
-    if isinstance(error, MissingConfigException):
-        wanted = str(error.missing_cfg_file)
-        # Our groups have folders of options (gpt2/small), Hydra's have groups of groups (hydra/launcher).
-        group, _, option = wanted.rpartition("/") if wanted.startswith("hydra/") else wanted.partition("/")
-        return f"there is no {group}={option}; there are {', '.join(_options(group, error.options))}"
-    if isinstance(error, InstantiationException):
-        node = re.search(r"full_key: (\S+)", str(error))
-        return f"{node[1] if node else 'configuration'}: {error.__cause__ or message}"
-    if missing := re.search(r"Missing mandatory value: (\S+)", message):
-        return f"{missing[1]} is not set: give it as {missing[1]}=VALUE"
-    if overridden := re.search(r"Could not override '(.+?)'", message):
-        return f"there is no setting {overridden[1]!r}{_suggestion(overridden[1])}; --cfg job prints them all"
-    return " ".join([message, *(line for line in lines[1:] if line.startswith("full_key"))])
-
-
-def _options(group: str, found: Sequence[str] | None) -> list[str]:
-    """Options of a group: those that Hydra found, and those in folders, such as gpt2/small, that it leaves out."""
-    folder = Path(str(files("lightning_rlhf.conf"))) / group
-    nested = [path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")]
-    # What options share is none.
-    return sorted(name for name in {*nested, *(found or ())} if name.rpartition("/")[2] != "base")
-
-
-def _suggestion(key: str) -> str:
-    from hydra import compose, initialize_config_module
-    from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import OmegaConf
-
-    # A command may have a configuration of its own, named like its file.
-    command = Path(sys.argv[0]).stem
-    name = command if (Path(str(files("lightning_rlhf.conf"))) / f"{command}.yaml").is_file() else "train"
-    GlobalHydra.instance().clear()
-    with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
-        config = OmegaConf.to_container(compose(name), resolve=False)
-    keys: list[str] = []
-
-    def walk(node: Any, path: str) -> None:
-        if path:
-            keys.append(path)
-        if isinstance(node, dict):
-            for name, child in node.items():
-                walk(child, f"{path}.{name}" if path else str(name))
-
-    walk(config, "")
-    if key in keys:
-        return " in a run of this stage"
-    close = difflib.get_close_matches(key, keys, n=1, cutoff=0.7)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _say(message: str) -> None:

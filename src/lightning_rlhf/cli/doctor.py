@@ -14,8 +14,8 @@ from lightning_rlhf.cli.app import exit_codes, run_app
 @hydra.main(version_base="1.3", config_path="pkg://lightning_rlhf.conf", config_name="train")
 def _app(config: DictConfig) -> None:
     # torch and Lightning take seconds to import: not before the configuration is known to be sound.
-    from lightning_rlhf.cli.examine import examine
-    from lightning_rlhf.strategies.collectives import is_first_process
+    from lightning_rlhf.assembly.examine import examine
+    from lightning_rlhf.distributed.collectives import is_first_process
 
     with exit_codes():
         record: dict[str, Any] = examine(config, Path(HydraConfig.get().runtime.output_dir))

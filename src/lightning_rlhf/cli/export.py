@@ -1,109 +1,18 @@
 """`export`: makes a plain Hugging Face folder of a checkpoint, whatever strategy wrote it, without a GPU."""
 
-from pathlib import Path
-from typing import Any
-
 import hydra
 from omegaconf import DictConfig
 
 from lightning_rlhf.cli.app import exit_codes, run_app
-from lightning_rlhf.cli.found import read_record, read_settings
-from lightning_rlhf.errors import UserError
-
-PREFIXES = {"sft": "net.", "reward": "net.", "ppo": "roles.actor.", "dpo": "actor."}
-"""Where a stage's module keeps the net that its export holds."""
 
 
 @hydra.main(version_base="1.3", config_path="pkg://lightning_rlhf.conf", config_name="export")
 def _app(config: DictConfig) -> None:
-    from lightning_rlhf.cli.check import arguments
+    from lightning_rlhf.assembly.export import export
+    from lightning_rlhf.assembly.target_checks import arguments
 
     with exit_codes():
-        print(f"model in {export(**arguments(config, 'lightning_rlhf.cli.export.export'))}")
-
-
-def export(checkpoint: str, output_dir: str | None, dtype: str | None, trust_remote_code: bool = False) -> Path:
-    """Exports the net that the stage trained; the checkpoint and the settings beside it may come from anybody.
-
-    Args:
-        checkpoint: What a run has saved: a file or a folder.
-        output_dir: Where the model goes; None: `export/` in the stage's folder.
-        dtype: Of the weights written; None: `model.dtype`, or that in the checkpoint if it has fewer digits.
-        trust_remote_code: Let Python code run that the run's model brings, if its settings say that it brings any.
-
-    Returns:
-        The folder of the model, beside which `result.json` says the same.
-
-    Raises:
-        UserError: If there is no such checkpoint, the run's settings are not beside it, or they name something that
-            would be run.
-    """
-    from lightning_rlhf.callbacks.run_record import versions, write_json
-    from lightning_rlhf.cli.quiet import quiet
-    from lightning_rlhf.models.export import export_model
-    from lightning_rlhf.models.source import DTYPES
-
-    if dtype is not None and dtype not in DTYPES:
-        raise UserError(f"dtype={dtype}: expected one of {', '.join(DTYPES)}, or null")
-    quiet()
-    path = Path(checkpoint).expanduser()
-    if not path.exists():
-        raise UserError(f"checkpoint={checkpoint}: no such file or folder ({path.absolute()})")
-    run = path.absolute().parent.parent
-    config, stage = _settings(run, checkpoint, trust_remote_code)
-    folder = Path(output_dir).expanduser() if output_dir else run / "export"
-    net, renderer = _net(config, stage, path, None if dtype is None else DTYPES[dtype])
-    export_model(net, renderer, folder, {"stage": stage, "checkpoint": path.name})
-    record = {"stage": "export", "status": "finished", "metrics": {}, "model_dir": str(folder), "versions": versions()}
-    write_json(folder / "result.json", record)
-    return folder
-
-
-def _settings(run: Path, checkpoint: str, trust_remote_code: bool) -> tuple[DictConfig, str]:
-    """The settings of the stage that a folder holds, and its name."""
-    config, record = run / "config.yaml", run / "result.json"
-    for file in (config, record):
-        if not file.is_file():
-            raise UserError(
-                f"checkpoint={checkpoint}: there is no {file.name} in {run}; leave a checkpoint in the folder of its "
-                "run, where the settings of the net are"
-            )
-    stage = read_record(record).get("stage")
-    if stage not in PREFIXES:
-        raise UserError(f"{record}: stage={stage}: expected one of {', '.join(PREFIXES)}")
-    loaded = read_settings(config, trust_remote_code=trust_remote_code)
-    # What computes attention says nothing about weights, and may be a kernel from the hub.
-    loaded.model.attn_implementation = None
-    return loaded, stage
-
-
-def _net(config: DictConfig, stage: str, checkpoint: Path, dtype: Any) -> tuple[Any, Any]:
-    """The trained net, on the CPU, and the renderer of the run."""
-    from dataclasses import replace
-
-    from hydra.utils import instantiate
-
-    from lightning_rlhf.cli.run import load_renderer
-    from lightning_rlhf.models.adapters import ADAPTER, is_part_of_adapter
-    from lightning_rlhf.models.export import adapted, empty_net, rebuilt
-    from lightning_rlhf.models.source import ModelSource
-    from lightning_rlhf.strategies.weights import read_weights
-
-    source: ModelSource = instantiate(config.model, _convert_="all")
-    scalar = stage == "reward"
-    shared = stage == "ppo" and config.get("roles") == "shared"
-    prefix = "roles.backbone.net." if shared else PREFIXES[stage]
-    saved = read_weights(checkpoint)
-    if shared:
-        # There are adapters of other roles.
-        saved = {k: v for k, v in saved.items() if not is_part_of_adapter(k) or is_part_of_adapter(k, ADAPTER)}
-    weights = {k.removeprefix(prefix): v.to(dtype or v.dtype) for k, v in saved.items() if k.startswith(prefix)}
-    if not weights:
-        raise UserError(f"checkpoint={checkpoint}: holds no weights of the net that stage={stage} trains ({prefix}…)")
-    if source.adapter is None:
-        written = source if dtype is None else replace(source, dtype=str(dtype).removeprefix("torch."))
-        return rebuilt(empty_net(written, scalar=scalar), weights), load_renderer(config)
-    return adapted(source, weights, scalar=scalar, dtype=dtype), load_renderer(config)
+        print(f"model in {export(**arguments(config, 'lightning_rlhf.assembly.export.export'))}")
 
 
 def main() -> None:

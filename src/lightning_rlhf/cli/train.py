@@ -9,15 +9,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from lightning_rlhf.assembly.run_folder import agreed_time
 from lightning_rlhf.cli.app import exit_codes, run_app
-from lightning_rlhf.cli.launched import agreed_time
-from lightning_rlhf.strategies.orphans import end_with_launcher
+from lightning_rlhf.distributed.launcher_watch import end_with_launcher
 
 
 @hydra.main(version_base="1.3", config_path="pkg://lightning_rlhf.conf", config_name="train")
 def _app(config: DictConfig) -> None:
     # torch and Lightning take seconds to import: not before the configuration is known to be sound.
-    from lightning_rlhf.cli.run import run
+    from lightning_rlhf.assembly.run import run
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     hydra_config = HydraConfig.get()

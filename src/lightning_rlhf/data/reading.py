@@ -8,8 +8,8 @@ from tqdm import tqdm
 
 from lightning_rlhf.data.formats import Need, Record, read_records
 from lightning_rlhf.data.split import split_by_prompt
+from lightning_rlhf.distributed.collectives import is_first_process
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.strategies.collectives import is_first_process
 
 log = logging.getLogger(__name__)
 Row = TypeVar("Row")

@@ -10,19 +10,19 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.data.serving import served_otherwise
+from lightning_rlhf.distributed.half_precision import cast_weights
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.models.adapter_files import adapter_folder, save_adapter
-from lightning_rlhf.models.adapters import is_part_of_adapter
+from lightning_rlhf.models.adapters.active import adapter_layers
+from lightning_rlhf.models.adapters.files import adapter_folder, save_adapter
+from lightning_rlhf.models.adapters.lora import is_part_of_adapter
+from lightning_rlhf.models.adapters.merging import active_adapter, is_plain, of_weights, plain_net, with_adapters
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.export_check import said, what_differs
-from lightning_rlhf.models.merging import active_adapter, is_plain, of_weights, plain_net, with_adapters
-from lightning_rlhf.models.playing import adapter_layers
 from lightning_rlhf.models.precision import as_exported, export_in, exported_dtype
 from lightning_rlhf.models.scalar import ScalarModel, load_scalar_model
 from lightning_rlhf.models.score_bias import folded
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.saving import flush, partial_of, put, remove
-from lightning_rlhf.strategies.half import cast_weights
 
 log = logging.getLogger(__name__)
 

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lightning_rlhf.models.adapters.active import playing
+from lightning_rlhf.models.adapters.merging import active_adapter, is_quantized
 from lightning_rlhf.models.forward import position_arguments
-from lightning_rlhf.models.merging import active_adapter, is_quantized
-from lightning_rlhf.models.playing import playing
 from lightning_rlhf.models.scalar import ScalarModel
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import transformers
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 
-from lightning_rlhf.models.places import Place
+from lightning_rlhf.models.locations import Place
 
 
 def from_gguf(auto: Any, place: Place, **kwargs: Any) -> Any:

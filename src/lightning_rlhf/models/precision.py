@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lightning_rlhf.models.playing import adapter_layers
+from lightning_rlhf.models.adapters.active import adapter_layers
 
 _SIXTEEN = (torch.bfloat16, torch.float16)
 _MARK = "exported_dtype"

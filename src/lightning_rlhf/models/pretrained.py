@@ -11,12 +11,12 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
 
+from lightning_rlhf.distributed.loading import loading
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.gguf import from_gguf
-from lightning_rlhf.models.meta import is_meta_folder, open_checkpoint
-from lightning_rlhf.models.meta_convert import converted
-from lightning_rlhf.models.places import Place, find_place, hint
-from lightning_rlhf.strategies.loading import loading
+from lightning_rlhf.models.locations import Place, find_place, hint
+from lightning_rlhf.models.meta.checkpoint import is_meta_folder, open_checkpoint
+from lightning_rlhf.models.meta.convert import converted
 
 FAILURES = (OSError, ValueError, ImportError, StrictDataclassError, SafetensorError, UnpicklingError, struct.error)
 """What transformers raises for what is wrong in a folder, a file or a configuration."""

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from lightning_rlhf.errors import require
-from lightning_rlhf.models.merging import of_weights
+from lightning_rlhf.models.adapters.merging import of_weights
 
 METHODS = ("nf4", "fp4", "int8")
 

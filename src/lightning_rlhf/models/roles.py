@@ -15,9 +15,9 @@ from transformers import PreTrainedModel
 
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Answers, Scores, Sequences
+from lightning_rlhf.models.adapters.active import adapter_layers
+from lightning_rlhf.models.adapters.merging import is_plain, merged_weights
 from lightning_rlhf.models.forward import label_logprobs, response_logits
-from lightning_rlhf.models.merging import is_plain, merged_weights
-from lightning_rlhf.models.playing import adapter_layers
 from lightning_rlhf.models.precision import hold_in_fp32
 from lightning_rlhf.models.scalar import ScalarModel
 from lightning_rlhf.ops.kl import exact_kl

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 
+from lightning_rlhf.distributed.loading import writable
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Sequences
-from lightning_rlhf.models.adapters import HEADS, heads
+from lightning_rlhf.models.adapters.lora import HEADS, heads
 from lightning_rlhf.models.forward import hidden_states
 from lightning_rlhf.models.pretrained import OUTPUTS, check_whole
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.ops.rewards import last_token_index
-from lightning_rlhf.strategies.loading import written
 
 HeadInit = Literal["normal", "zero", "trained"]
 
@@ -187,7 +187,7 @@ def load_scalar_model(source: ModelSource, head: HeadInit) -> ScalarModel:
         own = {f"{name}.weight" for name in HEADS}
         check_whole(source.setting, source.pretrained, [name for name in missing if name not in own])
     std = 0.0 if head == "zero" else (model.head.in_features + 1) ** -0.5
-    with written(model.head.weight):
+    with writable(model.head.weight):
         nn.init.normal_(model.head.weight, std=std)
     nn.init.zeros_(model.bias)
     return model

@@ -8,8 +8,8 @@ weights of norm and head can stand in for it: w · γ x / rms(x) changes its sig
 import torch
 from torch import Tensor, nn
 
+from lightning_rlhf.distributed.blocks import blocks
 from lightning_rlhf.models.scalar import ScalarModel
-from lightning_rlhf.strategies.blocks import blocks
 
 
 @torch.no_grad()

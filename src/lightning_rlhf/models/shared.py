@@ -15,12 +15,12 @@ from transformers import PreTrainedModel
 
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Answers, Scores, Sequences
-from lightning_rlhf.models.adapter_scalar import AdapterScalar
-from lightning_rlhf.models.adapters import ADAPTER, copy_adapter, is_part_of_adapter, put_adapter, train_only
+from lightning_rlhf.models.adapters.active import let_play, mixes, playing, playing_by_rows
+from lightning_rlhf.models.adapters.lora import ADAPTER, copy_adapter, is_part_of_adapter, put_adapter, train_only
+from lightning_rlhf.models.adapters.merging import active_adapter
+from lightning_rlhf.models.adapters.scalar import AdapterScalar
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.forward import label_logprobs, response_logits
-from lightning_rlhf.models.merging import active_adapter
-from lightning_rlhf.models.playing import let_play, mixes, playing, playing_by_rows
 from lightning_rlhf.models.roles import Net, TokenStats, build, token_stats
 from lightning_rlhf.models.scalar import HeadInit
 from lightning_rlhf.ops.kl import exact_kl

@@ -17,16 +17,16 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from lightning_rlhf.distributed.blocks import blocks
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.models.adapter_files import load_adapter
-from lightning_rlhf.models.adapters import ADAPTER, Lora, inject, is_of_head
-from lightning_rlhf.models.meta import is_meta_folder
-from lightning_rlhf.models.meta_layout import read_params
-from lightning_rlhf.models.places import bare_tokenizer, find_place
-from lightning_rlhf.models.playing import Checkpointing
+from lightning_rlhf.models.adapters.active import Checkpointing
+from lightning_rlhf.models.adapters.files import load_adapter
+from lightning_rlhf.models.adapters.lora import ADAPTER, Lora, inject, is_of_head
+from lightning_rlhf.models.locations import bare_tokenizer, find_place
+from lightning_rlhf.models.meta.checkpoint import is_meta_folder
+from lightning_rlhf.models.meta.layout import read_params
 from lightning_rlhf.models.pretrained import FAILURES, check_shapes, check_used, in_attention, load_pretrained, reason
 from lightning_rlhf.models.quantization import METHODS, quantization_config, quantized, settle
-from lightning_rlhf.strategies.blocks import blocks
 
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

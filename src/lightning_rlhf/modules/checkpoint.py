@@ -7,7 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.models.playing import adapter_layers
+from lightning_rlhf.models.adapters.active import adapter_layers
 
 
 def beside_adapters(module: nn.Module) -> tuple[str, ...]:

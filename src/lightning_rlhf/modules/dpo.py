@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from lightning_rlhf.data.batches import PairBatch, PromptBatch
 from lightning_rlhf.data.render import Renderer
+from lightning_rlhf.distributed.phases import rollout_phase
 from lightning_rlhf.errors import raise_problems
 from lightning_rlhf.experience import Sequences
 from lightning_rlhf.models.forward import response_logprobs
@@ -21,13 +22,12 @@ from lightning_rlhf.modules.checkpoint import beside_adapters, fill_in, leave_ou
 from lightning_rlhf.modules.evaluation import load_before, log_evaluation, save_before
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.modules.reward import wins
-from lightning_rlhf.modules.set_up import set_up_trainer
+from lightning_rlhf.modules.trainer_setup import set_up_trainer
 from lightning_rlhf.ops.preference import PREFERENCE_LOSSES
 from lightning_rlhf.ops.sequences import used_columns
 from lightning_rlhf.rewards import TextReward
 from lightning_rlhf.rollout.evaluate import HeldOutAnswers
 from lightning_rlhf.rollout.sampler import Sampling
-from lightning_rlhf.strategies.phases import rollout_phase
 
 
 class DPOModule(LightningModule):

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.strategies.weights import read_weights
+from lightning_rlhf.strategies.checkpoint_weights import read_weights
 
 
 def check_finite(trainer: Trainer, numbers: Mapping[str, Tensor | float]) -> None:

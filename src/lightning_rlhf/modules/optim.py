@@ -11,10 +11,10 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 from transformers import get_scheduler
 
+from lightning_rlhf.distributed.gradient_norms import NO_DECAY
+from lightning_rlhf.distributed.phases import sharding
+from lightning_rlhf.distributed.shapes import whole_shape
 from lightning_rlhf.errors import raise_problems
-from lightning_rlhf.strategies.clipping import NO_DECAY
-from lightning_rlhf.strategies.phases import sharding
-from lightning_rlhf.strategies.shapes import whole_shape
 
 
 @dataclass(frozen=True, kw_only=True)

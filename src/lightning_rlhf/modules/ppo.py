@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from lightning_rlhf.data.batches import PromptBatch
 from lightning_rlhf.data.prompts import Prompt
 from lightning_rlhf.data.render import Rendered, Renderer
+from lightning_rlhf.distributed.phases import clip_by_role, rollout_phase
 from lightning_rlhf.errors import UserError, raise_problems
 from lightning_rlhf.models.roles import Net, SeparateRoles
 from lightning_rlhf.models.shared import Shared, SharedRoles
@@ -22,18 +23,17 @@ from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.modules.ppo_loss import PPOLoss
 from lightning_rlhf.modules.ppo_roles import build_roles, role_builders, without_own_net
 from lightning_rlhf.modules.ppo_rollout import collect_rollout
-from lightning_rlhf.modules.set_up import set_up_trainer
+from lightning_rlhf.modules.trainer_setup import set_up_trainer
 from lightning_rlhf.ops.masked import masked_sum
 from lightning_rlhf.ops.moments import Moments
 from lightning_rlhf.rewards import TextReward
-from lightning_rlhf.rewards.source import RewardSource
+from lightning_rlhf.rewards.build import RewardSource
 from lightning_rlhf.rollout.collect import score_samples, to_answers
 from lightning_rlhf.rollout.credit import Credit
 from lightning_rlhf.rollout.dataset import Minibatch, RolloutDataset
 from lightning_rlhf.rollout.evaluate import HeldOutAnswers
 from lightning_rlhf.rollout.ptx import PTX
 from lightning_rlhf.rollout.sampler import Sampling
-from lightning_rlhf.strategies.phases import clip_by_role, rollout_phase
 
 
 class PPOModule(LightningModule):
@@ -80,7 +80,7 @@ class PPOModule(LightningModule):
             actor: The net to train, or a function that builds it; starts as a fine-tuned model. Or one net that plays
                 all roles.
             reward: Where scores come from: a trained `ScalarModel` or its builder, a `TextReward`, a `WeightedSum`,
-                see `rewards.source.as_reward`.
+                see `rewards.build.as_reward`.
             renderer: Makes tokens of prompts, and text of tokens.
             sampling: How responses are drawn in rollouts.
             reference: What the actor must stay near; a second copy of its start; None if one net plays all roles.

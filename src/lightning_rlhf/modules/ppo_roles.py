@@ -6,7 +6,7 @@ from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.roles import SeparateRoles, build_policies, build_trained
 from lightning_rlhf.models.shared import Shared, SharedRoles, shared_roles
-from lightning_rlhf.rewards.source import RewardSource, as_reward
+from lightning_rlhf.rewards.build import RewardSource, as_reward
 from lightning_rlhf.rollout.credit import Credit
 
 

@@ -4,6 +4,7 @@ import time
 from typing import TYPE_CHECKING
 
 from lightning_rlhf.data.prompts import Prompt, iteration_prompts
+from lightning_rlhf.distributed.phases import rollout_phase, whole
 from lightning_rlhf.experience import Experience, Rollout
 from lightning_rlhf.hooks import notify
 from lightning_rlhf.modules.finite import check_finite
@@ -14,7 +15,6 @@ from lightning_rlhf.rollout.credit import to_experience
 from lightning_rlhf.rollout.evaluate import decode
 from lightning_rlhf.rollout.metrics import rollout_metrics
 from lightning_rlhf.seeding import SAMPLING, uniforms
-from lightning_rlhf.strategies.phases import rollout_phase, whole
 
 if TYPE_CHECKING:
     from lightning_rlhf.modules.ppo import PPOModule

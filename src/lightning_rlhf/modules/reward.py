@@ -11,15 +11,15 @@ from torchmetrics import MeanMetric
 
 from lightning_rlhf.data.batches import PairBatch, ScoreBatch
 from lightning_rlhf.data.render import Renderer
+from lightning_rlhf.distributed.phases import rollout_phase
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.roles import build_trained
 from lightning_rlhf.models.scalar import ScalarModel
 from lightning_rlhf.modules.checkpoint import beside_adapters, fill_in, leave_out
 from lightning_rlhf.modules.finite import check_finite
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
-from lightning_rlhf.modules.set_up import set_up_trainer
+from lightning_rlhf.modules.trainer_setup import set_up_trainer
 from lightning_rlhf.ops.losses import pairwise_loss
-from lightning_rlhf.strategies.phases import rollout_phase
 
 
 class RewardModule(LightningModule):

@@ -12,17 +12,17 @@ from transformers import PreTrainedModel
 
 from lightning_rlhf.data.batches import PromptBatch, SFTBatch
 from lightning_rlhf.data.render import Renderer
+from lightning_rlhf.distributed.phases import rollout_phase
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.forward import label_logprobs
 from lightning_rlhf.models.roles import build_trained
 from lightning_rlhf.modules.checkpoint import beside_adapters, fill_in, leave_out
 from lightning_rlhf.modules.evaluation import load_before, log_evaluation, save_before
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
-from lightning_rlhf.modules.set_up import set_up_trainer
+from lightning_rlhf.modules.trainer_setup import set_up_trainer
 from lightning_rlhf.rewards import TextReward
 from lightning_rlhf.rollout.evaluate import HeldOutAnswers
 from lightning_rlhf.rollout.sampler import Sampling
-from lightning_rlhf.strategies.phases import rollout_phase
 
 
 class SFTModule(LightningModule):

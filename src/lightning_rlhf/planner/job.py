@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from lightning_rlhf.models.adapters import Lora
+from lightning_rlhf.models.adapters.lora import Lora
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.planner.layout import Layout
 

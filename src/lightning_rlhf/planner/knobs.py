@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from lightning_rlhf.models.adapters import Lora
+from lightning_rlhf.models.adapters.lora import Lora
 from lightning_rlhf.planner.job import Job
 from lightning_rlhf.planner.layout import Layout, layout
 
@@ -90,7 +90,7 @@ def _strategies(job: Job) -> Iterator[Knob]:
         yield Knob(
             "strategy=deepspeed_zero3_offload",
             "optimizer's step on the host, weights over the bus",
-            lambda job: _with_layout(job, offloaded, "lightning_rlhf.strategies.deepspeed_ops.cpu_adamw"),
+            lambda job: _with_layout(job, offloaded, "lightning_rlhf.strategies.deepspeed.ops.cpu_adamw"),
         )
     samples = job.stage == "ppo" or job.normalizing_length
     if samples and job.layout.divides_weights and job.layout.gather_for_generation:
@@ -118,7 +118,7 @@ def _smaller(job: Job) -> Iterator[Knob]:
         yield Knob(
             "optim=adamw_8bit",
             "the optimizer's averages in 8 bits",
-            lambda job: replace(job, optimizer="lightning_rlhf.modules.optim_bits.adamw", optimizer_bits=8),
+            lambda job: replace(job, optimizer="lightning_rlhf.modules.low_bit_optimizers.adamw", optimizer_bits=8),
         )
     quantizes = job.model.quantization is None and not job.layout.divides_weights
     # One net has no critic that starts as a reward model beside it.

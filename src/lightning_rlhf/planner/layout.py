@@ -79,7 +79,7 @@ def _deepspeed(node: Mapping[str, Any]) -> Layout:
         optimizer_on=device if node.get("offload_optimizer") else "device",
         parameters_on=device if node.get("offload_parameters") else "device",
         gather_for_generation=node.get("gather_for_generation", True),
-        # Lightning's defaults (strategies/deepspeed.py).
+        # Lightning's defaults (strategies/deepspeed/strategy.py).
         reduce_bucket=zero.get("reduce_bucket_size", node.get("reduce_bucket_size", 200_000_000)),
         overlap=zero.get("overlap_comm", node.get("overlap_comm", True)),
     )

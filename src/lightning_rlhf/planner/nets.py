@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PreTrainedModel
 
-from lightning_rlhf.models.adapter_scalar import AdapterScalar
-from lightning_rlhf.models.adapters import inject, is_part_of_adapter
+from lightning_rlhf.distributed.blocks import blocks
+from lightning_rlhf.distributed.half_precision import cast_weights
+from lightning_rlhf.models.adapters.lora import inject, is_part_of_adapter
+from lightning_rlhf.models.adapters.scalar import AdapterScalar
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.roles import SeparateRoles, build_policies, build_trained
@@ -24,8 +26,6 @@ from lightning_rlhf.planner.job import Job
 from lightning_rlhf.planner.trace import DEPTH
 from lightning_rlhf.planner.weights import BACKBONE, POLICY, Sizes, Weights, count
 from lightning_rlhf.rewards.net import NetReward
-from lightning_rlhf.strategies.blocks import blocks
-from lightning_rlhf.strategies.half import cast_weights
 
 
 @dataclass

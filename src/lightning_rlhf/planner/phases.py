@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 
+from lightning_rlhf.distributed.blocks import blocks
 from lightning_rlhf.models.scalar import ScalarModel
 from lightning_rlhf.planner import passes
 from lightning_rlhf.planner.engines import rules
@@ -17,7 +18,6 @@ from lightning_rlhf.planner.nets import Nets, built
 from lightning_rlhf.planner.rules import Rules
 from lightning_rlhf.planner.trace import Segment, stretched
 from lightning_rlhf.planner.weights import POLICY, Sizes, Weights
-from lightning_rlhf.strategies.blocks import blocks
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
-from lightning_rlhf.strategies.blocks import blocks
+from lightning_rlhf.distributed.blocks import blocks
 
 _INDEXED = {torch.ops.aten.index.Tensor, torch.ops.aten._index_put_impl_.default, torch.ops.aten.index_put_.default}
 DEPTH = 3

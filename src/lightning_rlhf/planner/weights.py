@@ -9,8 +9,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lightning_rlhf.models.adapters import is_part_of_adapter
-from lightning_rlhf.strategies.blocks import blocks
+from lightning_rlhf.distributed.blocks import blocks
+from lightning_rlhf.models.adapters.lora import is_part_of_adapter
 
 BACKBONE = "backbone"
 """What the net is called that plays several roles."""

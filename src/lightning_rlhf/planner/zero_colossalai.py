@@ -45,7 +45,7 @@ def _gemini(job: Job, sizes: Sizes) -> Rules:
     """colossalai/zero/gemini: chunks of trained weights, whose gradients take their place.
 
     What is frozen in a net that trains is whole; frozen nets are divided by `fully_shard`, see
-    `strategies.colossalai_frozen`.
+    `strategies.colossalai.frozen`.
     """
     processes, item, weights = job.processes, 2, sizes.held
     resident = processes if job.layout.parameters_on == "device" else float("inf")

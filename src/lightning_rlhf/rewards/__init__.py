@@ -8,7 +8,7 @@ from lightning_rlhf.rewards.http import HTTPReward
 from lightning_rlhf.rewards.judge import LLMJudge
 
 if TYPE_CHECKING:
-    from lightning_rlhf.rewards.source import (
+    from lightning_rlhf.rewards.build import (
         AdapterReward,
         LoadedReward,
         Reward,
@@ -36,4 +36,4 @@ def __getattr__(name: str) -> Any:
     """Imports what needs torch when it is first asked for, so that a function of texts can be tried without."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.source"), name)
+    return getattr(importlib.import_module(f"{__name__}.build"), name)

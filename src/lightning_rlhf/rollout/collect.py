@@ -13,11 +13,11 @@ from torch.nn.functional import pad
 
 from lightning_rlhf.data.batches import PromptBatch
 from lightning_rlhf.data.render import Renderer
+from lightning_rlhf.distributed.collectives import gather_rows
 from lightning_rlhf.experience import Answers, Scores, Sequences
 from lightning_rlhf.models.roles import Roles
 from lightning_rlhf.rollout.evaluate import decode
 from lightning_rlhf.rollout.sampler import Sampled, Sampling, sample
-from lightning_rlhf.strategies.collectives import gather_rows
 
 
 class Greedy(NamedTuple):

@@ -7,11 +7,11 @@ from torch import nn
 
 from lightning_rlhf.data.batches import PromptBatch
 from lightning_rlhf.data.render import Renderer
+from lightning_rlhf.distributed.collectives import gather_objects
 from lightning_rlhf.experience import Sequences
 from lightning_rlhf.rewards import TextReward
 from lightning_rlhf.rollout.sampler import Sampled, Sampling, sample
 from lightning_rlhf.seeding import EVALUATION, uniforms
-from lightning_rlhf.strategies.collectives import gather_objects
 
 Sample = dict[str, Any]
 

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
+from lightning_rlhf.distributed.phases import finished_everywhere
 from lightning_rlhf.errors import UserError, raise_problems
 from lightning_rlhf.experience import Sequences
 from lightning_rlhf.models.forward import last_logits, position_arguments
 from lightning_rlhf.ops.sequences import response_mask
-from lightning_rlhf.strategies.phases import finished_everywhere
 
 
 @dataclass(frozen=True, kw_only=True)

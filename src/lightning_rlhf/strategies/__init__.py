@@ -1,7 +1,1 @@
-"""How nets are spread over processes; the only package that knows."""
-
-import atexit
-
-from lightning_rlhf.strategies.ending import close_process_groups
-
-atexit.register(close_process_groups)
+"""Lightning strategies that divide models over processes: FSDP, DeepSpeed and ColossalAI."""

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lightning_rlhf.checks.finding import Finding
-from lightning_rlhf.checks.watch import Watch
+from lightning_rlhf.checks.two_steps import Watch
 
 
 def seen(module: nn.Module, *losses: Any) -> Finding:

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from lightning_rlhf.data.fields import Message
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.data.serving import served_otherwise
-from lightning_rlhf.models.places import bare_tokenizer
+from lightning_rlhf.models.locations import bare_tokenizer
 
 MakeTokenizer = Callable[..., PreTrainedTokenizerFast]
 CHATML = (

@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM
 
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.models.adapters import Lora
+from lightning_rlhf.models.adapters.lora import Lora
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.export import export_model
 from lightning_rlhf.models.scalar import load_scalar_model

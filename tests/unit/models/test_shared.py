@@ -15,19 +15,19 @@ from torch.testing import assert_close
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Answers, Scores, Sequences
-from lightning_rlhf.models.adapter_scalar import AdapterScalar
-from lightning_rlhf.models.adapters import ADAPTER, Lora
+from lightning_rlhf.models.adapters.active import adapter_layers, playing
+from lightning_rlhf.models.adapters.lora import ADAPTER, Lora
+from lightning_rlhf.models.adapters.merging import plain_net
+from lightning_rlhf.models.adapters.scalar import AdapterScalar
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.export import export_model
-from lightning_rlhf.models.merging import plain_net
-from lightning_rlhf.models.playing import adapter_layers, playing
 from lightning_rlhf.models.roles import SeparateRoles
 from lightning_rlhf.models.scalar import ScalarModel, load_reward_model, load_scalar_model
 from lightning_rlhf.models.shared import CRITIC, Shared, SharedRoles, shared_roles
 from lightning_rlhf.models.source import ModelSource
+from lightning_rlhf.rewards.build import AdapterReward, as_reward
 from lightning_rlhf.rewards.net import NetReward
-from lightning_rlhf.rewards.source import AdapterReward, as_reward
 
 MakeSource = Callable[..., ModelSource]
 MakeSequences = Callable[..., Sequences]

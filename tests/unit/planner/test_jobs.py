@@ -7,11 +7,11 @@ import pytest
 from hydra import compose, initialize_config_module
 from peft import LoraConfig
 
-from lightning_rlhf.cli.jobs import job_of
-from lightning_rlhf.cli.plan_settings import Asked
-from lightning_rlhf.cli.planned import planned_stage, print_plan_line
+from lightning_rlhf.assembly.plan_job import job_of
+from lightning_rlhf.assembly.plan_settings import Asked
+from lightning_rlhf.assembly.plan_stage import planned_stage, print_plan_line
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.models.adapters import Lora
+from lightning_rlhf.models.adapters.lora import Lora
 from lightning_rlhf.planner.job import Job
 from lightning_rlhf.planner.plan import Plan
 

@@ -7,7 +7,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from tiny_jobs import SOURCE, job
 
-from lightning_rlhf.cli.jobs import job_of
+from lightning_rlhf.assembly.plan_job import job_of
 from lightning_rlhf.planner.fitting import Limits, savings, smallest, turned
 from lightning_rlhf.planner.knobs import knobs
 from lightning_rlhf.planner.layout import Layout

@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from tiny_jobs import kinds
 
-from lightning_rlhf.cli.jobs import job_of
+from lightning_rlhf.assembly.plan_job import job_of
 from lightning_rlhf.planner.memory import by_kind
 from lightning_rlhf.planner.plan import Plan
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tiny_jobs import ACTOR, BLOCK, CRITIC, SOURCE, job, kinds
 
-from lightning_rlhf.models.adapters import Lora
+from lightning_rlhf.models.adapters.lora import Lora
 from lightning_rlhf.planner.fitting import savings, turned
 from lightning_rlhf.planner.flops import iteration_flops
 from lightning_rlhf.planner.job import Job

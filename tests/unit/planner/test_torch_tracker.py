@@ -13,13 +13,13 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from lightning_rlhf.distributed.blocks import blocks
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.forward import label_logprobs
 from lightning_rlhf.planner.layout import Layout
 from lightning_rlhf.planner.passes import sequences
 from lightning_rlhf.planner.phases import moments
 from lightning_rlhf.planner.plan import Plan
-from lightning_rlhf.strategies.blocks import blocks
 
 # Wider than the others, so that activations and logits count.
 WIDE = replace(SOURCE, config={**SOURCE.config, "n_embd": 64, "vocab_size": 500})  # type: ignore[dict-item]

@@ -12,11 +12,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_rlhf import HTTPReward, TextReward
-from lightning_rlhf.cli.check import check_targets
+from lightning_rlhf.assembly.target_checks import check_targets
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.experience import Answers
+from lightning_rlhf.rewards.build import as_reward
 from lightning_rlhf.rewards.rules import ExactAnswer
-from lightning_rlhf.rewards.source import as_reward
 
 DOC = (Path(__file__).parents[3] / "docs" / "rewards.md").read_text()
 FUNCTION, SERVER, SUM = re.findall(r"```python\n(.*?)```", DOC, re.DOTALL)

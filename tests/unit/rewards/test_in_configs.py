@@ -11,13 +11,13 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from lightning_rlhf.cli.app import user_message
-from lightning_rlhf.cli.reward_models import check_critic, fill_in, reward_models, reward_sources
-from lightning_rlhf.cli.stage import prepare
+from lightning_rlhf.assembly.reward_models import check_critic, fill_in, reward_models, reward_sources
+from lightning_rlhf.assembly.stage import prepare
+from lightning_rlhf.assembly.user_message import user_message
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Answers
-from lightning_rlhf.rewards.source import as_reward
+from lightning_rlhf.rewards.build import as_reward
 
 GOLD = "reward.parts.function.function=lightning_rlhf.demo.gold:gold"
 HTTP = ["+reward@reward.parts.http=http", "reward.parts.http.function.url=http://127.0.0.1:1/score"]

@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
-from lightning_rlhf.cli.stage import BLOCKS
+from lightning_rlhf.assembly.stage import BLOCKS
 from lightning_rlhf.data.loader import part_size
 from lightning_rlhf.rollout.dataset import check_sizes
 

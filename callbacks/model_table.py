@@ -1,0 +1,45 @@
+"""Says which nets a run holds, and what they take before anything is computed."""
+
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from lightning_rlhf.distributed.phases import num_parameters
+from lightning_rlhf.models.adapters.merging import is_quantized
+from lightning_rlhf.sizes import readable
+
+
+class NetTable(Callback):
+    """Prints a table of the nets when training begins: parameters, and the memory of weights, gradients, optimizer."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Prints it."""
+        if not trainer.is_global_zero:
+            return
+        table = Table(box=None, padding=(0, 1), header_style="dim")
+        for name in ("net", "parameters", "trained", "weights", "gradients, optimizer"):
+            table.add_column(name, justify="left" if name == "net" else "right")
+        for name, net in nets(pl_module).items():
+            table.add_row(name, *_cells(net, trainer))
+        console = Console(soft_wrap=True, highlight=False)
+        console.print(table)
+        for name, reason in getattr(pl_module, "absent_nets", dict)().items():
+            console.print(f" {name}: {reason}")
+
+
+def nets(module: nn.Module) -> dict[str, nn.Module]:
+    """The nets of a module by role; where roles share one, it is named once."""
+    holder = getattr(module, "roles", module)
+    return {name: net for name, net in holder.named_children() if any(True for _ in net.parameters())}
+
+
+def _cells(net: nn.Module, trainer: Trainer) -> list[str]:
+    count, trained = (num_parameters(trainer, net, trained=only) for only in (False, True))
+    item = next(net.parameters()).element_size()
+    # What is quantized is not divided among processes.
+    weights = sum(weight.nbytes for weight in net.parameters()) if is_quantized(net) else count * item
+    # A gradient and the optimizer's two moments, in the dtype of the weights.
+    return [f"{count / 1e6:,.2f} M", "yes" if trained else "no", readable(weights), readable(3 * trained * item)]

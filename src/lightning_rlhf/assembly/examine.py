@@ -1,0 +1,185 @@
+"""Examines the stages of a configuration: each is run for two optimizer steps on the real data, and looked at."""
+
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from omegaconf import DictConfig, open_dict
+
+from lightning_rlhf.assembly.examine_reward import examine_reward
+from lightning_rlhf.assembly.findings_table import show, sum_up
+from lightning_rlhf.assembly.library_messages import quiet
+from lightning_rlhf.assembly.run import check_overrides, check_recipe, hand_on, load_renderer
+from lightning_rlhf.assembly.stage import BLOCKS, prepare
+from lightning_rlhf.assembly.user_message import user_message
+from lightning_rlhf.callbacks import StartChecks
+from lightning_rlhf.callbacks.run_record import versions, write_json
+from lightning_rlhf.checks.data import length_tells
+from lightning_rlhf.checks.finding import Finding
+from lightning_rlhf.checks.texts import QUESTION, served_prompts, special_tokens, template_round_trip
+from lightning_rlhf.checks.two_steps import Watch
+from lightning_rlhf.data.preference import Pair
+from lightning_rlhf.data.render import Renderer
+from lightning_rlhf.distributed.collectives import gather_objects, is_first_process
+
+_MOST_PROMPTS = 64
+# What to do about an error, by how far the stage came.
+_REMEDIES = {
+    "settings": "change what the message names",
+    "data": "mend what the message names; data.on_error=skip leaves wrong rows out",
+    "nets": "change what the message names",
+    "two steps": "mend what the message names: the first steps of this stage fail",
+    "held-out data": "mend what the message names: the stage would fail when its first epoch is through",
+    "export": "what is served would not be what was trained",
+}
+
+
+def examine(config: DictConfig, folder: Path) -> dict[str, Any]:
+    """Examines all stages, in order; each starts from what the one before it exported.
+
+    Args:
+        config: The composed configuration of `train`.
+        folder: Where the result goes.
+
+    Returns:
+        What `result.json` holds.
+
+    Raises:
+        UserError: If settings belong to no stage that runs, or to another model.
+    """
+    quiet()
+    start = time.perf_counter()
+    check_recipe(config)
+    names = list(config.stages)
+    check_overrides(names, config.model)
+    work = folder / "work"
+    findings: dict[str, list[Finding]] = {}
+    try:
+        for stage, found in _examine_all(config, names, work):
+            findings[stage] = found
+            show(stage, found)
+    finally:
+        if is_first_process():
+            shutil.rmtree(work, ignore_errors=True)
+    record = {
+        "stage": "doctor",
+        "status": "finished",
+        "checks": [{"stage": stage, **finding._asdict()} for stage, found in findings.items() for finding in found],
+        "metrics": {},
+        "seconds": round(time.perf_counter() - start, 3),
+        "versions": versions(),
+        "seed": config.seed,
+    }
+    if is_first_process():
+        write_json(folder / "result.json", record)
+        sum_up([finding.status for found in findings.values() for finding in found], folder / "result.json")
+    return record
+
+
+def _examine_all(config: DictConfig, names: list[str], work: Path) -> Iterator[tuple[str, list[Finding]]]:
+    """The findings about the tokenizer, and about each stage."""
+    try:
+        renderer = load_renderer(config)
+    except Exception as error:
+        yield "tokenizer", [Finding("model", "error", _told(error), _REMEDIES["settings"])]
+        return
+    about = [special_tokens(renderer), template_round_trip(renderer, [[QUESTION]]), served_prompts(renderer)]
+    yield "tokenizer", about
+    for number, name in enumerate(names):
+        found, whole = _examine_stage(config, name, work / name, renderer, starts_trained=number == 0)
+        yield name, found
+        # The ranks agree on it, since only the first one writes the export.
+        if not all(gather_objects([whole])):
+            for rest in names[number + 1 :]:
+                yield rest, [Finding("stage", "warning", "not examined", f"it starts from what {name} leaves")]
+            return
+        hand_on(config, name, str(work / name / "model"))
+
+
+def _examine_stage(
+    config: DictConfig, name: str, folder: Path, renderer: Renderer, *, starts_trained: bool
+) -> tuple[list[Finding], bool]:
+    """The findings about one stage, and whether it came to its end."""
+    start, watch = StartChecks(fatal=False), Watch()
+    found: list[Finding] = []
+    try:
+        stage = prepare(_shortened(config, name), name, folder, renderer)
+        watch.phase = "data"
+        with _warnings() as said:
+            stage.data.setup("fit")
+        found += [Finding("data", "warning", line, "raise the limit, or mend the rows") for line in said]
+        found += _look_at_data(stage.data, renderer)
+        stage.trainer.callbacks += [start, watch]  # type: ignore[attr-defined]
+        pl.seed_everything(config.seed, verbose=False)
+        stage.trainer.fit(stage.module, stage.data)
+    except SystemExit as error:
+        # Lightning's way to end after Ctrl-C.
+        raise KeyboardInterrupt from error
+    except Exception as error:
+        message = str(error) if watch.phase == "export" else _told(error)
+        return [*found, *start.findings.values(), Finding(watch.phase, "error", message, _REMEDIES[watch.phase])], False
+    if not starts_trained:
+        # The stage before has only made two steps.
+        start.findings.pop("responses end", None)
+    return [
+        Finding("settings", "ok", "all are known, and all batch sizes divide"),
+        *found,
+        *start.findings.values(),
+        watch.gradients(stage.module),
+        watch.movement_of_weights(),
+        Finding("two steps", "ok", "went through, and so did a batch of held-out data"),
+        Finding("export", "ok", "reloads to the same numbers"),
+        *(examine_reward(stage) if name == "ppo" else ()),
+    ], True
+
+
+def _shortened(config: DictConfig, name: str) -> DictConfig:
+    """The configuration with two optimizer steps and one batch of held-out data, and no callback but the export."""
+    config = config.copy()
+    block = config[BLOCKS[name]]
+    with open_dict(config):
+        config.callbacks = {"export": {"_target_": "lightning_rlhf.callbacks.Export"}}
+        block.callbacks, config.logger = {}, {}
+        block.trainer.max_epochs = block.trainer.check_val_every_n_epoch = block.trainer.limit_val_batches = 1
+        block.trainer.num_sanity_val_steps = 0
+        block.trainer.limit_train_batches = 2 * block.trainer.accumulate_grad_batches
+    return config
+
+
+def _told(error: Exception) -> str:
+    """What to tell the user; raises the error if it is not theirs to mend."""
+    message = user_message(error)
+    if message is None:
+        raise error
+    return message
+
+
+def _look_at_data(data: Any, renderer: Renderer) -> Iterator[Finding]:
+    rows = getattr(data, "train_rows", [])
+    if rows and isinstance(rows[0], Pair):
+        yield length_tells(rows)
+    if prompts := getattr(data, "train_prompts", []):
+        yield template_round_trip(renderer, [prompt.columns["messages"] for prompt in prompts[:_MOST_PROMPTS]])
+
+
+@contextmanager
+def _warnings() -> Iterator[list[str]]:
+    """Collects what is said about the data, such as rows that are left out, instead of printing it."""
+    said: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    log = logging.getLogger("lightning_rlhf.data")
+    level, log.propagate = log.level, False
+    log.setLevel(logging.WARNING)
+    log.addHandler(handler)
+    try:
+        yield said
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        log.propagate = True

@@ -1,0 +1,53 @@
+"""Looks at the reward models of a PPO stage: how they read, and whether they tell more than length."""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+from lightning_rlhf.assembly.stage import Stage
+from lightning_rlhf.checks.data import tells_more_than_length
+from lightning_rlhf.checks.finding import Finding
+from lightning_rlhf.data.preference import Pair, PreferenceDataModule
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.rewards.net import NetReward, TextNetReward
+
+_MOST_PAIRS, _BATCH_SIZE = 256, 16
+
+
+def examine_reward(stage: Stage) -> Iterator[Finding]:
+    """The findings about all reward models, if there are any.
+
+    Args:
+        stage: A stage `ppo` that has run.
+    """
+    for reward in stage.module.modules():
+        if isinstance(reward, NetReward | TextNetReward):
+            yield _how_it_reads(reward)
+            # What this run would train itself has only made two steps.
+            if "reward" not in stage.config.stages:
+                yield from _beside_length(stage, reward)
+
+
+def _how_it_reads(reward: NetReward | TextNetReward) -> Finding:
+    if isinstance(reward, NetReward):
+        return Finding("reward model: tokenizer", "ok", "tokenizer and template are the actor's: it reads the ids")
+    return Finding("reward model: tokenizer", "ok", "tokenizer or template are not the actor's: it reads the texts")
+
+
+def _beside_length(stage: Stage, reward: NetReward | TextNetReward) -> Iterator[Finding]:
+    data, module = stage.config.data, cast(Any, stage.module)
+    pairs = PreferenceDataModule(
+        data.preferences_held_out or data.preferences,
+        module.renderer if isinstance(reward, NetReward) else reward.renderer,
+        # A file of held-out pairs is one whole; of others, the part that no reward model has been trained on.
+        val_path=data.preferences_held_out,
+        val_fraction=data.val_fraction,
+        minibatch_size=1,
+        max_length=data.max_length,
+        on_error="skip",
+    )
+    try:
+        pairs.setup("fit")
+    except UserError:
+        # The data hold no pairs.
+        return
+    yield tells_more_than_length(reward.net.eval(), cast(list[Pair], pairs.val_rows[:_MOST_PAIRS]), _BATCH_SIZE)

@@ -1,0 +1,62 @@
+"""Plans all stages of a configuration: what each needs, whether it fits, and what makes it fit."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from lightning_rlhf.assembly.plan_settings import Asked
+
+
+def plan(config: DictConfig, folder: Path) -> dict[str, Any]:
+    """Plans all stages of a configuration.
+
+    Args:
+        config: That of `train`, and what conf/plan.yaml adds.
+        folder: Gets `result.json`.
+
+    Returns:
+        What `result.json` holds.
+
+    Raises:
+        UserError: For anything that the user can mend.
+    """
+    asked = Asked.of(config)
+    from lightning_rlhf.assembly.library_messages import quiet
+    from lightning_rlhf.assembly.plan_stage import planned_stage
+    from lightning_rlhf.assembly.plan_tables import print_plan
+    from lightning_rlhf.callbacks.run_record import versions, write_json
+
+    quiet()
+    start = time.perf_counter()
+    stages = {}
+    for name in config.stages:
+        planned, stages[name] = planned_stage(config, name, asked)
+        print_plan(name, planned, stages[name], asked)
+    verdicts = [record["fits"] for record in stages.values()]
+    peak = max(record["peak_bytes_per_device"] for record in stages.values())
+    fits = None if None in verdicts else all(verdicts)
+    result = {
+        "stage": "plan",
+        "status": "finished",
+        "metrics": {"peak_gib": round(peak / 2**30, 2)}
+        | ({} if fits is None else {"fits": "yes" if fits else "no"})
+        | ({} if fits is None else {"micro_batch": _micro_batches(list(stages.values()))}),
+        "peak_bytes_per_device": peak,
+        "fits": fits,
+        "seconds": round(time.perf_counter() - start, 3),
+        "versions": versions(),
+        "plans": stages,
+    }
+    write_json(folder / "result.json", result)
+    return result
+
+
+def _micro_batches(records: list[dict[str, Any]]) -> str:
+    """The largest micro-batch of each stage that fits, or what is needed with the smallest one."""
+    cells = []
+    for record in records:
+        needs = f"needs {record['peak_of_one_row'] / 2**30:.1f} GiB"
+        cells.append(str(record["largest_micro_batch"] or needs))
+    return ", ".join(cells)

@@ -1,0 +1,92 @@
+"""The plan of a stage: all of it for `plan`, a line for a stage that is about to run."""
+
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from lightning_rlhf.assembly.plan_job import job_of, layout_of
+from lightning_rlhf.assembly.plan_settings import Asked
+from lightning_rlhf.assembly.stage_checks import refused
+from lightning_rlhf.callbacks.run_record import write_json
+from lightning_rlhf.planner.fitting import Limits, largest_micro_batch, savings, smallest
+from lightning_rlhf.planner.flops import seconds
+from lightning_rlhf.planner.memory import by_kind
+from lightning_rlhf.planner.plan import Plan
+from lightning_rlhf.sizes import readable
+
+
+def planned_stage(config: DictConfig, stage: str, asked: Asked) -> tuple[Plan, dict[str, Any]]:
+    """The plan of a stage, and what `result.json` says of it.
+
+    Raises:
+        UserError: If a setting is wrong, or the planner does not know what the configuration names.
+    """
+    plan = Plan(job_of(config, stage), asked.fragmentation)
+    memory = asked.memory
+    limits = Limits(memory.get("device_memory"), memory.get("host_memory"))
+    record = plan.record()
+    record["notes"] = [
+        *_about_cpus(config, plan, limits),
+        *(f"train refuses this: {text}" for text in refused(plan.job)),
+    ]
+    record["fits"] = plan.fits(*limits) if memory else None
+    record["short"] = plan.short(*limits)
+    record["seconds"] = seconds(record["flops"], plan.job.processes, asked.device_flops, asked.mfu)
+    record["knobs"] = [
+        {
+            "setting": saving.knob.setting,
+            "saves": saving.saves,
+            "peak": saving.peak,
+            "host_saves": saving.host_saves,
+            "host_peak": saving.host_peak,
+            "fits": saving.fits,
+            "cost": saving.knob.cost,
+        }
+        for saving in savings(plan, limits)
+    ]
+    if memory:
+        chosen, largest = smallest(plan, limits), largest_micro_batch(plan, limits)
+        record["remedy"] = None if chosen is None else [knob.setting for knob in chosen]
+        record["largest_micro_batch"] = 0 if largest is None else largest.rows
+        record["largest_micro_batch_setting"] = None if largest is None else largest.setting
+        record["peak_of_one_row"] = replace(plan, job=plan.job.with_rows(1)).peak.total
+    return plan, record
+
+
+def _about_cpus(config: DictConfig, plan: Plan, limits: Limits) -> list[str]:
+    """That the devices are CPUs, where GPUs may be meant."""
+    meant = limits.device is not None or plan.job.processes > plan.job.processes_per_node
+    if plan.job.on_gpu or not (meant or layout_of(config).offloads):
+        return []
+    return ["the devices are CPUs, whose own memory holds what is offloaded: add trainer=gpu to plan GPUs"]
+
+
+def print_plan_line(config: DictConfig, stage: str, folder: Path) -> None:
+    """Prints the planned peak, and leaves `plan.json` for the run card; a run never fails for want of a plan.
+
+    Args:
+        config: Of the run.
+        stage: Its name.
+        folder: Of the stage.
+    """
+    console = Console(soft_wrap=True, highlight=False)
+    try:
+        plan = Plan(job_of(config, stage), _fragmentation())
+        peak = plan.peak
+    except Exception as error:  # whatever an architecture or a strategy of the user's own does on fake tensors
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        console.print(f" no plan: {reason[0]}", markup=False)
+        return
+    largest = sorted(by_kind(peak.held).items(), key=lambda item: -item[1])[:3]
+    parts = ", ".join(f"{kind.replace('_', ' ')} {readable(size)}" for kind, size in largest)
+    console.print(f" planned peak: {readable(peak.total)} of tensors on each device ({peak.phase}; {parts})")
+    write_json(folder / "plan.json", plan.record())
+
+
+def _fragmentation() -> float:
+    """The margin of `plan`, so that both say the same of a run."""
+    return float(OmegaConf.load(str(files("lightning_rlhf.conf") / "plan.yaml")).fragmentation)

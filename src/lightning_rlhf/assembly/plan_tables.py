@@ -1,0 +1,129 @@
+"""A plan as people read it."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lightning_rlhf.assembly.plan_settings import Asked
+from lightning_rlhf.planner.memory import KINDS, Bytes, by_kind, by_role, total
+from lightning_rlhf.planner.plan import Plan
+from lightning_rlhf.sizes import readable
+
+# So that a table with all of them is no wider than 80 characters.
+_SHORT = {
+    "parameters": "weights",
+    "gradients": "grads",
+    "optimizer": "optim",
+    "activations": "activ",
+    "kv_cache": "kv",
+    "gathered": "gather",
+    "experience": "exp",
+}
+
+
+def print_plan(stage: str, plan: Plan, record: dict[str, Any], asked: Asked) -> None:
+    """Prints the plan of a stage: phases by kind, the peak by role, the verdict, what would help, and the time.
+
+    Args:
+        stage: Its name.
+        plan: The plan.
+        record: What `result.json` says of it.
+        asked: What it was asked for.
+    """
+    console, job = Console(soft_wrap=True, highlight=False), plan.job
+    lengths = f"{job.prompt_length} + {job.response_length}" if job.prompt_length else str(job.response_length)
+    devices = f"{job.processes} GPU(s)" if job.on_gpu else f"{job.processes} process(es) on CPUs"
+    console.print(
+        f"\n[bold]{stage}[/]: {devices}, {lengths} tokens, micro-batches of {job.micro_batch_size}"
+        + (f", rollouts of {job.rollout_rows}" if job.stage == "ppo" else "")
+    )
+    for note in record["notes"]:
+        console.print(f" {note}", style="yellow", markup=False)
+    _print_sizes(console, {name: moment.held for name, moment in plan.phases.items()}, plan.peak.phase, plan.peak.what)
+    if plan.host:
+        console.print(f" host: {readable(plan.host_peak)} for each machine")
+        largest = max(plan.host, key=lambda phase: total(plan.host[phase]))
+        _print_sizes(console, plan.host, largest, "all processes of a machine")
+    _print_verdict(console, record, asked, *_unit(plan.peak.total))
+    flops, times = sum(record["flops"].values()), record["seconds"]
+    per = "iteration" if job.stage == "ppo" else "optimizer step"
+    parts = ", ".join(f"{name} {value:.3g} s" for name, value in times.items())
+    console.print(f" {flops:.3g} FLOPs for each {per}: {sum(times.values()):.3g} s ({parts})")
+
+
+def _print_sizes(console: Console, phases: dict[str, Bytes], largest: str, what: str) -> None:
+    """Phases by kind, and the largest one by role."""
+    unit, factor = _unit(total(phases[largest]))
+    console.print(_sizes(unit, factor, {name: by_kind(held) for name, held in phases.items()}, largest))
+    console.print(f" peak in {largest}: {what}")
+    console.print(_sizes(unit, factor, by_role(phases[largest]), None))
+
+
+def _unit(size: int) -> tuple[str, int]:
+    return ("GiB", 2**30) if size >= 2**30 else ("MiB", 2**20)
+
+
+def _sizes(unit: str, factor: int, rows: dict[str, dict[str, int]], bold: str | None) -> Table:
+    """A row for each name, a column for each kind."""
+    kinds = [kind for kind in KINDS if any(round(held.get(kind, 0) / factor, 1) > 0 for held in rows.values())]
+    table = _table(unit, *(_SHORT.get(kind, kind) for kind in kinds), "total")
+    for name, held in rows.items():
+        cells = [*(held.get(kind, 0) for kind in kinds), sum(held.values())]
+        shown = (_number(size / factor) if round(size / factor, 1) > 0 else "" for size in cells)
+        table.add_row(name, *shown, style="bold" if name == bold else None)
+    return table
+
+
+def _number(size: float) -> str:
+    return f"{size:,.1f}" if size < 1000 else f"{size:,.0f}"
+
+
+def _print_verdict(console: Console, record: dict[str, Any], asked: Asked, unit: str, factor: int) -> None:
+    if record["fits"] is not None:
+        given = ", ".join(f"{name}={_limit(asked, name)}" for name in asked.memory)
+        console.print(f" {'[bold green]fits[/]' if record['fits'] else '[bold red]does not fit[/]'} in {given}")
+        for name, size in record["short"].items():
+            console.print(f" {name} is short by {_like_given(size, asked.as_given[name])}")
+        rows, setting = record["largest_micro_batch"], record["largest_micro_batch_setting"]
+        smaller = f"{rows} ({setting})" if rows else "none, by this alone"
+        console.print(f" largest micro-batch that fits: {smaller}")
+    if record["fits"] is False:
+        remedy = record["remedy"]
+        if remedy is None:
+            console.print(" none of the settings below makes it fit, nor do several: take more devices, or less model")
+        else:
+            console.print(f" it fits with: [bold]{' '.join(remedy)}[/]")
+    if record["knobs"] and record["fits"] is not True:
+        _print_knobs(console, record["knobs"], unit, factor, with_host="host_memory" in asked.memory)
+
+
+def _print_knobs(console: Console, knobs: list[dict[str, Any]], unit: str, factor: int, *, with_host: bool) -> None:
+    table = _table("saves", "peak", *(("host",) if with_host else ()), "fits", f"{unit}; by")
+    for knob in knobs:
+        sizes = [knob["saves"], knob["peak"], *((knob["host_peak"],) if with_host else ())]
+        fits = {None: "", True: "yes", False: "no"}[knob["fits"]]
+        setting = f"{knob['setting']}\n[dim]  {knob['cost']}[/]"
+        table.add_row(*(_number(size / factor) for size in sizes), fits, setting)
+    table.columns[0].no_wrap = True
+    table.columns[-1].justify, table.columns[-1].no_wrap = "left", False
+    console.print(table)
+
+
+def _limit(asked: Asked, name: str) -> str:
+    """A limit as it was written, and in the unit of the tables."""
+    given = asked.as_given[name]
+    return given if given.lower().endswith("ib") else f"{given} ({readable(asked.memory[name])})"
+
+
+def _like_given(size: int, given: str) -> str:
+    """A size in the unit of the tables, and in that of the limit."""
+    return readable(size) if given.lower().endswith("ib") else f"{readable(size)} ({size / 1e9:,.1f} GB)"
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column(first)
+    for name in others:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table

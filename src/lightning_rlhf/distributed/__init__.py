@@ -1,0 +1,7 @@
+"""All that the rest of the package may know of several processes and divided models; no strategy is named here."""
+
+import atexit
+
+from lightning_rlhf.distributed.shutdown import close_process_groups
+
+atexit.register(close_process_groups)

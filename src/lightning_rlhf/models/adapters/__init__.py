@@ -1,0 +1,1 @@
+"""LoRA adapters: how they are added, activated, saved, loaded and merged."""

@@ -1,0 +1,185 @@
+"""Adapters: small trained matrices beside the frozen weights of a net (LoRA), by peft.
+
+They are put into a net in place, without peft's wrapper: its class, its `generate` and the names of what holds no
+adapter stay. A net may hold several, of which one plays at a time. peft takes seconds to import, so it is where it is
+needed.
+
+Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2021).
+"""
+
+import copy
+import re
+import warnings
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from lightning_rlhf.distributed.blocks import blocks
+from lightning_rlhf.errors import UserError, raise_problems
+from lightning_rlhf.models.adapters.active import forget_layers, let_play
+
+ADAPTER = "default"
+"""Name of the adapter of a net that has one."""
+HEADS = ("score", "classifier")
+"""What families call the head of their scalar form."""
+
+
+def is_of_head(key: str) -> bool:
+    """Whether a name is that of a weight of a scalar model's head."""
+    return key.split(".")[0] in HEADS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """How large an adapter is, and where it goes.
+
+    A layer gives W x + s B A x, where A is (rank, in), B is (out, rank), and s = alpha / rank.
+    """
+
+    rank: int = 8
+    """Of the change to each weight matrix."""
+    alpha: int = 16
+    """The change is multiplied by alpha / rank."""
+    dropout: float = 0.0
+    """Of the adapter's input. PPO needs 0, since rollout and update must see the same net."""
+    rslora: bool = False
+    """Multiply by alpha / sqrt(rank) instead (Kalajdzievski, 2023)."""
+    dora: bool = False
+    """Train the length of each column of the weights too (Liu et al., 2024)."""
+    target_modules: list[str] | None = None
+    """Last parts of the names of linear layers, such as q_proj; None: all linear layers of the transformer blocks."""
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        raise_problems(
+            f"model.adapter.{name}={value}: must {rule}"
+            for name, value, holds, rule in [
+                ("rank", self.rank, self.rank > 0, "be positive"),
+                ("alpha", self.alpha, self.alpha > 0, "be positive"),
+                ("dropout", self.dropout, 0 <= self.dropout < 1, "lie in [0, 1)"),
+                ("target_modules", self.target_modules, self.target_modules != [], "name a layer, or be null"),
+            ]
+            if not holds
+        )
+
+
+def linear_layers(net: nn.Module) -> dict[str, nn.Module]:
+    """The linear layers in the transformer blocks of a net by the last part of their names; one of each."""
+    return {
+        name.removesuffix(".base_layer").rpartition(".")[2]: layer
+        for block in blocks(net)
+        for name, layer in block.named_modules()
+        if isinstance(layer, nn.Linear | Conv1D) and not is_part_of_adapter(name)
+    }
+
+
+def inject(net: PreTrainedModel, lora: Lora, name: str) -> None:
+    """Adds an adapter to a net, which gives what it gave before until the adapter is trained, and lets it play.
+
+    Afterwards the adapters of the net are trained, and the head of a scalar model if it was; nothing else. Both are
+    in fp32 where the net is in 16 bits, as peft has adapters: steps of a small learning rate would be rounded away.
+
+    Args:
+        net: A Hugging Face model, changed in place.
+        lora: The adapter.
+        name: Of the adapter, for `playing`.
+
+    Raises:
+        UserError: If the net has no such layers.
+    """
+    layers = linear_layers(net)
+    targets = lora.target_modules or list(layers)
+    unknown = [target for target in targets if target not in layers]
+    if unknown or not targets:
+        raise UserError(
+            f"model.adapter.target_modules: {type(net).__name__} has no linear layer {', '.join(unknown)} in its "
+            f"blocks; it has {', '.join(layers) or 'none'}"
+        )
+    from peft import LoraConfig
+
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        use_rslora=lora.rslora,
+        use_dora=lora.dora,
+        target_modules=sorted(targets),
+        # GPT-2's layers hold (in, out) weights.
+        fan_in_fan_out=isinstance(layers[targets[0]], Conv1D),
+    )
+    inject_config(net, config, name)
+
+
+def inject_config(net: PreTrainedModel, config: Any, name: str) -> None:
+    """Does what `inject` does with a configuration of peft.
+
+    Args:
+        net: A Hugging Face model, changed in place.
+        config: peft's `LoraConfig`.
+        name: Of the adapter.
+
+    Raises:
+        ValueError: If the net has no such layers.
+    """
+    from peft import inject_adapter_in_model
+
+    trained_heads = [head for head in heads(net) if any(weight.requires_grad for weight in head.parameters())]
+    with warnings.catch_warnings():
+        # That the net has adapters already: it is meant to.
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+        inject_adapter_in_model(config, net, name)
+    forget_layers()
+    let_play(net, name)
+    for parameter_name, parameter in net.named_parameters():
+        parameter.requires_grad_(is_part_of_adapter(parameter_name))
+        if parameter.requires_grad:
+            # As peft does for a model of its own.
+            parameter.data = parameter.data.float()
+    for head in trained_heads:
+        head.requires_grad_(True)
+        # ZeRO 3 has divided it by now, and keeps an fp32 copy of what it trains.
+        if not hasattr(head.weight, "ds_id"):
+            head.weight.data = head.weight.data.float()
+
+
+def heads(net: nn.Module) -> list[nn.Linear]:
+    """The head of a net's scalar form, if it is one."""
+    return [cast(nn.Linear, module) for name, module in net.named_children() if name in HEADS]
+
+
+def train_only(net: nn.Module, *names: str) -> None:
+    """Trains these adapters, and no other weights."""
+    for key, weight in net.named_parameters():
+        weight.requires_grad_(any(is_part_of_adapter(key, name) for name in names))
+
+
+def copy_adapter(net: PreTrainedModel, source: str, name: str) -> None:
+    """Adds a copy of an adapter, and lets it play; see `inject`.
+
+    Args:
+        net: Has the adapter.
+        source: The adapter's name.
+        name: Of the copy.
+    """
+    configs: Any = net.peft_config
+    inject_config(net, copy.deepcopy(configs[source]), name)
+    put_adapter(net, source, name)
+
+
+@torch.no_grad()
+def put_adapter(net: nn.Module, source: str, name: str) -> None:
+    """Gives an adapter the weights of another of the same size."""
+    weights = dict(net.named_parameters())
+    for key, weight in weights.items():
+        if is_part_of_adapter(key, name):
+            weight.copy_(weights[re.sub(rf"\.{name}(\.|$)", rf".{source}\1", key)])
+
+
+def is_part_of_adapter(name: str, adapter: str = "") -> bool:
+    """Whether a weight or module with this name is an adapter's, or the one's that is named."""
+    _, lora, rest = f".{name}".partition(".lora_")
+    return bool(lora) and (not adapter or adapter in rest.split("."))

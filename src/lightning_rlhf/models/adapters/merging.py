@@ -1,0 +1,154 @@
+"""Plain weights of nets with adapters or quantized layers: what an export holds."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.models.adapters.active import adapter_layers
+from lightning_rlhf.models.adapters.lora import inject_config, is_of_head, is_part_of_adapter
+
+_QUANTIZED = ("Linear4bit", "Linear8bitLt")
+
+
+def is_plain(net: nn.Module) -> bool:
+    """Whether a net has neither adapters nor quantized layers."""
+    return not adapter_layers(net) and not is_quantized(net)
+
+
+def is_quantized(net: nn.Module, kinds: tuple[str, ...] = _QUANTIZED) -> bool:
+    """Whether a net has quantized layers, by the names of their classes."""
+    return any(type(module).__name__ in kinds for module in net.modules())
+
+
+def active_adapter(net: nn.Module) -> str | None:
+    """The adapter that plays, if one does."""
+    active = [name for layer in adapter_layers(net)[:1] for name in layer.active_adapters]
+    return active[0] if active else None
+
+
+@torch.no_grad()
+def merged_weights(net: PreTrainedModel) -> dict[str, Tensor]:
+    """Weights and buffers of the plain net that gives what this one gives with the adapter that plays.
+
+    The net itself stays as it is. Quantized weights are computed back into numbers of the net's own dtype.
+
+    Args:
+        net: A Hugging Face model, with adapters or quantized layers or neither.
+    """
+    name = active_adapter(net)
+    adapted = [(path, module) for path, module in net.named_modules() if hasattr(module, "lora_A")]
+    inside = tuple(f"{path}." for path, _ in adapted)
+    quantized = [
+        (path, module)
+        for path, module in net.named_modules()
+        # peft calls layers that hold an adapter alike.
+        if type(module).__name__ in _QUANTIZED and not hasattr(module, "lora_A") and not path.startswith(inside)
+    ]
+    inside += tuple(f"{path}." for path, _ in quantized)
+    weights = {key: weight for key, weight in net.state_dict().items() if not key.startswith(inside)}
+    for path, layer in [*adapted, *quantized]:
+        base: Any = layer.base_layer if hasattr(layer, "lora_A") else layer
+        weights[f"{path}.weight"] = _merged(layer, base, name)
+        if base.bias is not None:
+            weights[f"{path}.bias"] = base.bias
+    return weights
+
+
+def _merged(layer: Any, base: Any, name: str | None) -> Tensor:
+    quantized = type(base).__name__ in _QUANTIZED
+    weight = _dequantized(base) if quantized else base.weight
+    if name is not None and name in getattr(layer, "lora_A", ()):
+        variant = layer.lora_variant.get(name)
+        if variant is None:
+            weight = (weight + layer.get_delta_weight(name)).to(weight.dtype)
+        else:
+            weight = variant.merge_safe(layer, name, weight)
+    # Quantized layers hold (out, in) weights, whatever they were.
+    return weight.T.contiguous() if quantized and issubclass(base.source_cls, Conv1D) else weight
+
+
+def _dequantized(layer: Any) -> Tensor:
+    """The numbers that a quantized layer stands for; peft's own function takes a layer of 8 bits its scale away."""
+    from bitsandbytes.functional import dequantize_4bit, int8_vectorwise_dequant
+
+    weight = layer.weight
+    if type(layer).__name__ == "Linear4bit":
+        return dequantize_4bit(weight.data, weight.quant_state)
+    # It moves from the weight to the layer in the first call.
+    return int8_vectorwise_dequant(weight.data, layer.state.SCB if weight.SCB is None else weight.SCB)
+
+
+def plain_net(net: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """A plain net on the CPU that gives what this one gives, without adapters and quantized layers.
+
+    Args:
+        net: A Hugging Face model.
+        dtype: Of the weights; None: that of the net's.
+    """
+    config = copy.deepcopy(net.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    embeddings: Any = net.get_input_embeddings()
+    dtype = dtype or embeddings.weight.dtype
+    weights = {
+        key: weight.cpu().to(dtype if weight.is_floating_point() else weight.dtype)
+        for key, weight in merged_weights(net).items()
+    }
+    return of_weights(type(net), config, weights)
+
+
+def of_weights(kind: Any, config: Any, weights: dict[str, Tensor], **settings: Any) -> Any:
+    """A net of a class of transformers, with these weights and the name in the configuration.
+
+    Args:
+        kind: The class.
+        config: The architecture.
+        weights: By the names of the class.
+        settings: For `from_pretrained`; the dtype is that of the first weight if they have none.
+
+    Raises:
+        UserError: If weights are missing or superfluous, or have other shapes.
+    """
+    settings.setdefault("dtype", next(iter(weights.values())).dtype)
+    # transformers would only say that there are shapes that do not fit.
+    settings |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    net, report = kind.from_pretrained(None, config=config, state_dict=weights, **settings)
+    needed = {name for name, _ in net.named_parameters(remove_duplicate=False)}
+    mismatched = {key for key, _, _ in report["mismatched_keys"]}
+    differing = sorted(needed & set(report["missing_keys"]) | set(report["unexpected_keys"]) | mismatched)
+    if differing:
+        raise UserError(f"the weights are of another net than the configuration: they differ in {_some(differing)}")
+    # transformers calls it "None".
+    net.name_or_path = net.config.name_or_path = config.name_or_path
+    return net
+
+
+def _some(names: list[str]) -> str:
+    """A few of many names."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def with_adapters(kind: Any, like: PreTrainedModel, weights: dict[str, Tensor]) -> PreTrainedModel:
+    """A net on the CPU with the same adapters as another, whose weights are elsewhere.
+
+    Args:
+        kind: The class of transformers.
+        like: Has the adapters.
+        weights: All its weights and buffers, by the names that its `state_dict` has.
+    """
+    base = {key.replace(".base_layer.", "."): weight for key, weight in weights.items() if not is_part_of_adapter(key)}
+    net = of_weights(kind, like.config, base)
+    configs: Any = like.peft_config
+    for name, config in configs.items():
+        inject_config(net, copy.deepcopy(config), name)
+    # Those that have more digits than the rest of the net.
+    in_fp32 = {key: weight for key, weight in weights.items() if is_part_of_adapter(key) or is_of_head(key)}
+    net.load_state_dict(in_fp32, strict=False)
+    for layer, other in zip(adapter_layers(net), adapter_layers(like), strict=True):
+        layer._active_adapter = other._active_adapter
+    return net

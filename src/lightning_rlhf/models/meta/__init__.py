@@ -1,0 +1,1 @@
+"""Meta's original LLaMA folders: how they are read, checked and converted."""

@@ -1,0 +1,130 @@
+"""Meta's LLaMA folders to Hugging Face's: weight by weight, so that no more than one output file is in memory."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.models.meta.checkpoint import MetaCheckpoint, open_checkpoint
+from lightning_rlhf.saving import appearing
+
+_ORIGIN = "converted_from.json"
+
+
+def convert(checkpoint: MetaCheckpoint, folder: Path, *, dtype: torch.dtype | None, max_shard_bytes: int) -> None:
+    """Writes a plain Hugging Face folder: weights (safetensors), configuration, generation settings, tokenizer.
+
+    The folder appears in one step when all is written. A conversion that fails or is interrupted leaves nothing; one
+    that is killed leaves a hidden folder beside it, which the next one replaces.
+
+    Args:
+        checkpoint: What to convert.
+        folder: Where to; what is there, or where a link leads, is replaced.
+        dtype: Of the weights written; None keeps that in the files.
+        max_shard_bytes: Largest size of a file of weights, unless a single weight is larger.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
+    # A link, or a path without a name such as `.`, could not be given to what was written.
+    folder = folder.resolve()
+    if folder.is_mount():
+        raise UserError(f"{folder}: another disk is mounted there, so it cannot be replaced; name a new folder in it")
+    try:
+        with appearing(folder) as partial:
+            partial.mkdir()
+            checkpoint.config(dtype).save_pretrained(partial)
+            checkpoint.generation_config().save_pretrained(partial)
+            checkpoint.tokenizer.build().save_pretrained(partial)
+            _write_weights(checkpoint, partial, dtype or checkpoint.dtype, max_shard_bytes)
+            (partial / _ORIGIN).write_text(_origin(checkpoint))
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder}: cannot be written ({error}); make room there, or choose another place") from error
+
+
+def converted(meta_dir: str, setting: str) -> Path:
+    """The converted form of a folder, `huggingface/` in it: made when first asked for, by one process alone.
+
+    Args:
+        meta_dir: Meta's folder.
+        setting: What messages call it.
+
+    Raises:
+        UserError: If it cannot be converted, or not be written.
+    """
+    checkpoint = open_checkpoint(meta_dir, setting)
+    source = Path(meta_dir).expanduser()
+    folder = source / "huggingface"
+    try:
+        with FileLock(source / ".huggingface.lock"):
+            if not _is_of(folder, checkpoint):
+                convert(checkpoint, folder, dtype=None, max_shard_bytes=5 * 10**9)
+    except OSError as error:
+        raise UserError(
+            f"{setting}={meta_dir}: its converted form cannot be written to {folder} ({error.strerror}); choose "
+            f"another place for it: lightning-rlhf convert input_dir={meta_dir} output_dir=FOLDER, and train with "
+            "model.pretrained=FOLDER instead"
+        ) from error
+    return folder
+
+
+def _write_weights(checkpoint: MetaCheckpoint, folder: Path, dtype: torch.dtype, max_shard_bytes: int) -> None:
+    sizes = {name: weight.numel * dtype.itemsize for name, weight in checkpoint.weights.items()}
+    groups = _groups(sizes, max_shard_bytes)
+    weight_map: dict[str, str] = {}
+    with _progress(sum(sizes.values())) as advance:
+        for number, group in enumerate(groups, 1):
+            file = f"model-{number:05}-of-{len(groups):05}.safetensors" if len(groups) > 1 else "model.safetensors"
+            tensors: dict[str, Tensor] = {}
+            for name in group:
+                tensors[checkpoint.weights[name].name] = checkpoint.whole(name, dtype).contiguous()
+                advance(sizes[name])
+            save_file(tensors, folder / file, metadata={"format": "pt"})
+            weight_map |= dict.fromkeys(tensors, file)
+    if len(groups) > 1:
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _groups(sizes: dict[str, int], most: int) -> list[list[str]]:
+    """Names in their order, so many together as stay below a size."""
+    groups: list[list[str]] = []
+    total = most
+    for name, size in sizes.items():
+        if total + size > most:
+            groups.append([])
+            total = 0
+        groups[-1].append(name)
+        total += size
+    return groups
+
+
+def _origin(checkpoint: MetaCheckpoint) -> str:
+    """What tells whether files were exchanged since."""
+    stats = [(file.name, file.stat()) for file in checkpoint.files]
+    return json.dumps([[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats], indent=1) + "\n"
+
+
+def _is_of(folder: Path, checkpoint: MetaCheckpoint) -> bool:
+    """Whether a folder is the converted form of these files."""
+    file = folder / _ORIGIN
+    return file.is_file() and file.read_text() == _origin(checkpoint)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, and a function that moves it by bytes."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("convert LLaMA weights", total=total)
+        yield lambda size: progress.advance(task, size)

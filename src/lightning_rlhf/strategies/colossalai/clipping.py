@@ -1,0 +1,90 @@
+"""Norms of each role under ColossalAI, whose optimizers clip in their step, all groups by one norm."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from lightning_rlhf.distributed.gradient_norms import divided_norms, gradients, role_of
+
+
+class ZeroClipping:
+    """Measures what a `LowLevelZeroOptimizer` is about to clip, and has it clip each role by itself."""
+
+    def __init__(self, optimizer: Any, device: torch.device) -> None:
+        """Takes the place of the optimizer's own `_unscale_and_clip_grads`.
+
+        Args:
+            optimizer: The boosted one.
+            device: Where the processes send numbers from.
+        """
+        self.optimizer, self.device, self.by_role = optimizer, device, False
+        self.norms: dict[str, Tensor] = {}
+        """Of each role in the last step, before clipping, multiplied by the loss scale as the gradients are."""
+        self._clip = optimizer._unscale_and_clip_grads
+        optimizer._unscale_and_clip_grads = self._clip_by_role
+
+    def _clip_by_role(self, parts: list[Tensor], total_norm: float) -> None:
+        # Its groups now hold this process's shares.
+        roles = gradients(self.optimizer.optim)
+        self.norms = divided_norms(roles, self.device)
+        if not self.by_role:
+            self._clip(parts, total_norm)
+            return
+        for role, norm in self.norms.items():
+            self._clip(roles[role], float(norm))
+
+
+class GeminiClipping:
+    """Measures what a `GeminiOptimizer` is about to clip, and has it step each role with its own factor.
+
+    Gradients lie in chunks of 16 bits, so they are not scaled where they are: Adam divides by the factor in fp32.
+    """
+
+    def __init__(self, optimizer: Any, device: torch.device) -> None:
+        """Takes the place of the functions by which the optimizer chooses a factor, and has Adam step with it.
+
+        Args:
+            optimizer: The boosted one.
+            device: Where the processes send numbers from.
+        """
+        self.optimizer, self.device, self.by_role = optimizer, device, False
+        self.norms: dict[str, Tensor] = {}
+        """Of each role in the last step, before clipping, multiplied by the loss scale as the gradients are."""
+        self._scale_of_all, optimizer._get_combined_scale = optimizer._get_combined_scale, self._measure
+        self._step, optimizer.optim.step = optimizer.optim.step, self._step_by_role
+
+    def _measure(self) -> float:
+        roles: dict[str, list[Tensor]] = {}
+        for group in self.optimizer.optim.param_groups:
+            mine = [part.grad for part in group["params"] if self._counts_here(part)]
+            roles.setdefault(role_of(group), []).extend(mine)
+        self.norms = divided_norms(roles, self.device)
+        return self._scale_of_all()
+
+    def _counts_here(self, part: Tensor) -> bool:
+        """Whether this process adds its part to the norm; of a chunk that is whole everywhere, only the first does."""
+        chunk = self.optimizer.param_to_chunk16[part]
+        if not self.optimizer.module.chunk_manager.reuse_fp16_chunk:
+            chunk = chunk.grad_chunk
+        return not chunk.is_gathered or dist.get_rank() == 0
+
+    def _step_by_role(self, *arguments: Any, div_scale: float, **settings: Any) -> Any:
+        if not self.by_role:
+            return self._step(*arguments, div_scale=div_scale, **settings)
+        adam = self.optimizer.optim
+        groups = adam.param_groups
+        try:
+            for role, norm in self.norms.items():
+                adam.param_groups = [group for group in groups if role_of(group) == role]
+                self._step(*arguments, div_scale=self._scale(float(norm)), **settings)
+        finally:
+            adam.param_groups = groups
+
+    def _scale(self, norm: float) -> float:
+        """What Adam divides the gradients of a role by, as `_get_combined_scale` has it for all."""
+        loss_scale = self.optimizer.mix_precision_mixin.get_grad_div_scale()
+        scale = loss_scale * max(1.0, (norm / loss_scale + 1e-6) / self.optimizer.max_norm)
+        # ColossalAI's way to say 1.
+        return -1 if scale == 1.0 else scale

@@ -1,0 +1,82 @@
+"""Frozen nets under Gemini, which divides trained weights only (zero/gemini/gemini_ddp.py, `_init_chunks`).
+
+Gemini never sees them: torch's `fully_shard` divides them, and gathers one when it is called, block by block.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy
+
+from lightning_rlhf.distributed import shards
+from lightning_rlhf.distributed.blocks import nets
+from lightning_rlhf.distributed.shapes import lift_scalars
+
+
+class FrozenNets:
+    """The nets of a module none of whose weights is trained."""
+
+    def __init__(self, module: nn.Module) -> None:
+        """Finds them."""
+        self.nets = [
+            net for net in dict.fromkeys(nets(module)) if not any(weight.requires_grad for weight in net.parameters())
+        ]
+        self.places = [
+            (owner, name, net)
+            for owner in module.modules()
+            for name, net in owner.named_children()
+            if any(net is frozen for frozen in self.nets)
+        ]
+
+    @contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """In it the module is without them."""
+        for owner, name, _ in self.places:
+            owner._modules[name] = None
+        try:
+            yield
+        finally:
+            for owner, name, net in self.places:
+                owner._modules[name] = net
+
+    def divide(self, dtype: torch.dtype, device: torch.device, *, offload: bool) -> None:
+        """Casts their weights and spreads them over the processes; on the CPU they are in memory anyway.
+
+        Args:
+            dtype: Of the weights.
+            device: Of this process.
+            offload: Whether shards rest in the CPU's memory.
+        """
+        mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+        policy = CPUOffloadPolicy() if offload and device.type != "cpu" else OffloadPolicy()
+        for net in self.nets:
+            lift_scalars(net)
+            for parameter in net.parameters():
+                parameter.data = parameter.data.to(dtype)
+            shards.shard(net, mesh, offload_policy=policy)
+            for buffer in net.buffers():
+                buffer.data = buffer.data.to(device)
+
+    def scatter(self) -> None:
+        """Divides what a call has left gathered: there is no backward pass that would."""
+        for part in shards.parts(*self.nets):
+            part.reshard()
+
+    @contextmanager
+    def whole(self, wanted: tuple[nn.Module, ...], *, write: bool) -> Iterator[None]:
+        """In it those that are wanted, or of which a part is, are gathered; what is written is kept if `write`."""
+        modules = {part for net in wanted for part in net.modules()}
+        roots = [net for net in self.nets if not modules.isdisjoint(net.modules())]
+        parts = shards.parts(*roots)
+        with shards.written(parts) if write else shards.kept(parts, roots):
+            yield
+
+    def release(self) -> None:
+        """Leaves the GPU; shards stay divided."""
+        self.scatter()
+        for net in self.nets:
+            net.cpu()

@@ -1,0 +1,261 @@
+"""Gemini, ColossalAI's ZeRO 3: trained weights lie in chunks that are divided among the processes.
+
+A chunk is gathered when an operation meets one of its weights, which only happens under hooks. Those of Gemini itself
+belong to a training step: they count operations, measure memory and expect a backward pass. Outside one `_Layerwise`
+is used. Frozen nets are divided by other means, see `colossalai.frozen`; a frozen weight in a net that trains stays
+whole in every process.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.utils._pytree import tree_map_only
+
+from lightning_rlhf.strategies.colossalai.clipping import GeminiClipping
+from lightning_rlhf.strategies.colossalai.frozen import FrozenNets
+from lightning_rlhf.strategies.colossalai.zero import keep_changes
+
+
+class GeminiEngine:
+    """What a `GeminiDDP` needs around training."""
+
+    def __init__(self, ddp: Any, optimizer: Any, frozen: FrozenNets, device: torch.device) -> None:
+        """Takes the boosted module and optimizer.
+
+        Args:
+            ddp: A `GeminiDDP`.
+            optimizer: Its `GeminiOptimizer`.
+            frozen: Nets that it does not know.
+            device: Of this process.
+        """
+        self.ddp, self.optimizer, self.chunks, self.frozen = ddp, optimizer, ddp.chunk_manager, frozen
+        self.mixin = optimizer.mix_precision_mixin
+        self.parameters = {id(parameter): parameter for parameter in ddp.fp16_params}
+        """Those that are trained, by id."""
+        self.keys = {id(master): id(p) for p, master in zip(ddp.fp16_params, ddp.fp32_params, strict=True)}
+        self.held: list[Any] = []
+        # Not ddp.modules(), which begins with itself.
+        owners = [module for module in ddp.module.modules() if module._parameters]
+        self.hooks = [module.register_forward_hook(_with_plain_output) for module in owners]
+        _clip_on_cpu(optimizer.optim)
+        self.clipping = GeminiClipping(optimizer, device)
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """In it the loss is computed."""
+        from colossalai.tensor.param_op_hook import ColoParamOpHookManager
+
+        # What GeminiDDP.forward does, which would also round the floating-point numbers of the batch.
+        self.ddp.gemini_manager.pre_iter()
+        with ColoParamOpHookManager.use_hooks(*self.ddp.hooks):
+            yield
+
+    def backward(self, loss: Tensor) -> None:
+        """Computes gradients, and divides them."""
+        # After the first one placement_policy=auto prints how often it has measured (memstats_collector.py).
+        with redirect_stdout(None) if self.ddp.gemini_manager.is_warmup() else nullcontext():
+            self.optimizer.backward(loss)
+
+    @contextmanager
+    def rollout(self) -> Iterator[None]:
+        """In it nets may be called directly, on all ranks together."""
+        from colossalai.tensor.param_op_hook import ColoParamOpHookManager
+
+        with ColoParamOpHookManager.use_hooks(_layerwise(self)):
+            try:
+                yield
+            finally:
+                self.scatter()
+                self.frozen.scatter()
+
+    def no_sync(self) -> AbstractContextManager[None]:
+        """Nothing: Gemini has no room for whole gradients, and reduces them with each backward pass."""
+        return nullcontext()
+
+    @contextmanager
+    def whole(self, nets: tuple[nn.Module, ...], write: bool) -> Iterator[None]:
+        """In it all chunks with weights of the nets are gathered, and stay so; what is written is kept if `write`."""
+        kinds = {
+            parameter: type(parameter)
+            for net in nets
+            for parameter in net.parameters()
+            if not isinstance(parameter, DTensor)
+        }
+        mine = self.chunks.get_chunks(parameter for parameter in kinds if id(parameter) in self.parameters)
+        before = self.held
+        self.held = [*before, *mine]
+        for chunk in mine:
+            self.chunks.access_chunk(chunk)
+        try:
+            # A ColoParameter would ask for what is here, and forget what `div_` does to it; see `_with_plain_output`.
+            for parameter in kinds:
+                parameter.__class__ = nn.Parameter
+            with self.frozen.whole(nets, write=write):
+                yield
+        finally:
+            for parameter, kind in kinds.items():
+                parameter.__class__ = kind
+            self.held = before
+            self.scatter()
+        if write:
+            for chunk in mine:
+                keep_changes(chunk.payload, chunk.paired_chunk.payload)
+
+    def gather_for(self, parameters: Iterable[Tensor]) -> None:
+        """Makes the weights of an operation whole; divides all others again but those that are held."""
+        chunks = self.chunks.get_chunks(p for p in parameters if id(p) in self.parameters)
+        self.scatter(but=chunks)
+        for chunk in chunks:
+            self.chunks.access_chunk(chunk)
+
+    def scatter(self, but: tuple[Any, ...] = ()) -> None:
+        """Divides gathered chunks again, and moves them to where they rest: what GeminiDDP does after inference."""
+        for chunk in list(self.chunks.accessed_chunks):
+            if chunk in but or chunk in self.held:
+                continue
+            if chunk.keep_gathered:
+                self.chunks.fake_release_chunk(chunk)
+            else:
+                self.chunks.release_chunk(chunk)
+            # By force: weights may have been written.
+            rests_on = self.ddp.grads_device[next(iter(chunk.tensors_info))]
+            self.chunks.move_chunk(chunk, rests_on, force_copy=True)
+
+    def gather(self, weights: Sequence[nn.Parameter]) -> dict[int, Tensor]:
+        """Whole master weights, and frozen ones, by their id, on the CPU of the first process; elsewhere none.
+
+        Not GeminiDDP's own state_dict, which rounds them to 16 bits.
+        """
+        from colossalai.zero.gemini.utils import get_temp_total_chunk_on_cuda
+
+        wanted, gathered = {id(weight) for weight in weights}, {}
+        for weight in weights:
+            if isinstance(weight, DTensor):
+                whole = weight.full_tensor()
+                if dist.get_rank() == 0:
+                    gathered[id(weight)] = whole.detach().cpu()
+        for chunk in self._master_chunks():
+            keys = {self.keys[id(master)] for master in chunk.tensors_info}
+            if not keys & wanted:
+                continue
+            whole = get_temp_total_chunk_on_cuda(chunk, torch.float32)
+            if dist.get_rank() == 0:
+                for master, place in chunk.tensors_info.items():
+                    # A copy, since a chunk that is always gathered is not a temporary one.
+                    weight = whole[place.offset : place.end].view(master.shape)
+                    gathered[self.keys[id(master)]] = weight.to("cpu", copy=True)
+        return gathered
+
+    def master_parts(self) -> list[Tensor]:
+        """This process's parts of the chunks of master weights, without what fills them up."""
+        return [
+            chunk.payload[: chunk.utilized_size if chunk.is_gathered else chunk.valid_end]
+            for chunk in self._master_chunks()
+        ]
+
+    @torch.no_grad()
+    def load(self, weights: dict[int, Tensor]) -> None:
+        """Sets weights and master weights.
+
+        Args:
+            weights: Whole ones, by the id of their parameter.
+        """
+        for chunk in self._master_chunks():
+            begin, end = (0, chunk.chunk_size) if chunk.is_gathered else (chunk.shard_begin, chunk.shard_end)
+            for master, place in chunk.tensors_info.items():
+                first, last = max(begin, place.offset), min(end, place.end)
+                weight = weights.get(self.keys[id(master)])
+                if weight is not None and first < last:
+                    part = weight.flatten()[first - place.offset : last - place.offset]
+                    chunk.payload[first - begin : last - begin].copy_(part)
+            chunk.paired_chunk.payload.copy_(chunk.payload)
+            # Copies that lie in pinned memory are old now.
+            chunk.cpu_vis_flag = chunk.paired_chunk.cpu_vis_flag = False
+
+    @torch.no_grad()
+    def release(self) -> None:
+        """Leaves the GPU; the weights stay divided, since no process may have room for all."""
+        for hook in self.hooks:
+            hook.remove()
+        cpu = torch.device("cpu")
+        for group in self.chunks.chunk_groups.values():
+            for chunk in group:
+                self.chunks.move_chunk(chunk, cpu, force_copy=True)
+        with self.frozen.set_aside():
+            for parameter in self.ddp.parameters():
+                if id(parameter) not in self.parameters:
+                    parameter.data = parameter.data.cpu()
+            for buffer in self.ddp.buffers():
+                buffer.data = buffer.data.cpu()
+        self.frozen.release()
+        # These caches belong to the classes and would keep all chunks for ever.
+        type(self.ddp.gemini_manager)._get_layout_info.cache_clear()
+        if self.ddp.gemini_manager.policy_name == "auto":
+            self.ddp.gemini_manager.placement_policy._sort_can_evict_chunks.cache_clear()
+
+    def _master_chunks(self) -> tuple[Any, ...]:
+        return self.chunks.get_chunks(self.ddp.fp32_params)
+
+
+def _with_plain_output(module: nn.Module, arguments: Any, output: Any) -> Any:
+    """Takes the type ColoTensor from what a module computes with its weights.
+
+    ColossalAI gives it to all that comes of them, and needs it for nothing; but on a ColoTensor, or with one, `add_`,
+    `sub_`, `mul_` and `div_` do nothing (tensor/colo_tensor.py, `INPALCE_MAPPING`).
+    """
+    from colossalai.tensor import ColoTensor
+
+    def plain(tensor: Tensor) -> Tensor:
+        tensor.__class__ = Tensor
+        return tensor
+
+    return tree_map_only(ColoTensor, plain, output)
+
+
+def _layerwise(engine: GeminiEngine) -> Any:
+    """A hook that gathers what an operation needs."""
+    from colossalai.tensor.param_op_hook import ColoParamOpHook
+
+    class Layerwise(ColoParamOpHook):
+        def pre_forward(self, params: list[Tensor]) -> None:
+            engine.gather_for(params)
+
+        def post_forward(self, params: list[Tensor]) -> None:
+            pass
+
+        def pre_backward(self, params: list[Tensor]) -> None:
+            pass
+
+        def post_backward(self, params: list[Tensor]) -> None:
+            pass
+
+    return Layerwise()
+
+
+def _clip_on_cpu(optimizer: Any) -> None:
+    """Clips what ColossalAI's Adams forget: bf16 gradients in the CPU's memory (nn/optimizer/hybrid_adam.py).
+
+    They update those with a function of their own, `torch_adam_update`, which knows nothing of `div_scale`.
+
+    Args:
+        optimizer: A `HybridAdam` or `CPUAdam`; `FusedAdam` has only weights on the GPU.
+    """
+    update: Any = getattr(optimizer, "torch_adam_update", None)
+    scale = 1.0
+
+    def take_scale(optimizer: Any, arguments: tuple[Any, ...], settings: dict[str, Any]) -> None:
+        nonlocal scale
+        # -1 is ColossalAI's way to say 1.
+        scale = settings["div_scale"] if settings.get("div_scale", -1) > 0 else 1.0
+
+    def clipped_update(weight: Tensor, gradient: Tensor, *others: Any) -> None:
+        update(weight, gradient.to(weight.dtype) / scale, *others)
+
+    if update:
+        optimizer.register_step_pre_hook(take_scale)
+        optimizer.torch_adam_update = clipped_update

@@ -1,0 +1,116 @@
+"""What a DeepSpeed engine holds: weights, and the optimizer's fp32 copies of those that are trained."""
+
+import argparse
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lightning_rlhf.strategies.deepspeed.zero3 import is_spread
+
+
+def initialize(
+    model: nn.Module, optimizer: Optimizer | None, lr_scheduler: Any, config: dict[str, Any], device_index: int
+) -> tuple[Any, Any]:
+    """Makes the engine of a module, and the optimizer in it."""
+    import deepspeed
+
+    engine, ds_optimizer, _, _ = deepspeed.initialize(
+        args=argparse.Namespace(device_rank=device_index),
+        config=config,
+        model=model,
+        model_parameters=[parameter for parameter in model.parameters() if parameter.requires_grad],
+        optimizer=optimizer,
+        lr_scheduler=lr_scheduler,
+        dist_init_required=False,
+    )
+    return engine, ds_optimizer
+
+
+def full_state_dict(net: nn.Module, *, copies: bool, keep: bool) -> dict[str, Tensor]:
+    """Whole weights and buffers on the CPU, gathered one by one by all ranks together.
+
+    Args:
+        net: A submodule of what the engine trains.
+        copies: Take the fp32 copies of trained weights.
+        keep: Whether this rank wants them; otherwise it gets none.
+    """
+    import deepspeed
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    state = {}
+    for name, tensor in net.state_dict(keep_vars=True).items():
+        with deepspeed.zero.GatheredParameters([tensor]):
+            whole = safe_get_full_fp32_param(tensor) if copies and tensor.requires_grad else tensor.detach()
+            if keep:
+                state[name] = whole.to("cpu", copy=True)
+    return state
+
+
+def fp32_parts(module: nn.Module) -> list[Tensor]:
+    """This process's parts of the fp32 copies of trained weights."""
+    from deepspeed.utils import safe_get_local_fp32_param
+
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if any(is_spread(parameter) for parameter in trained):
+        return [safe_get_local_fp32_param(parameter) for parameter in trained]
+    # Of a weight that lies in the parts of other processes there is none here (deepspeed/utils/tensor_fragment.py).
+    mappings = [getattr(parameter, "_hp_mapping", None) for parameter in trained]
+    return [mapping.get_hp_fragment() for mapping in mappings if mapping is not None]
+
+
+@torch.no_grad()
+def keep_changes(parameters: Iterable[nn.Parameter]) -> None:
+    """Carries what was written to weights over to the optimizer's fp32 copies; the others keep their digits.
+
+    Args:
+        parameters: Trained ones, whole; they were their fp32 copies, rounded.
+    """
+    from deepspeed.utils import (
+        safe_get_full_fp32_param,
+        safe_get_local_fp32_param,
+        safe_set_full_fp32_param,
+        safe_set_local_fp32_param,
+    )
+
+    for parameter in parameters:
+        spread = is_spread(parameter)
+        weight = _own_part(parameter) if spread else parameter
+        copy = safe_get_local_fp32_param(parameter) if spread else safe_get_full_fp32_param(parameter)
+        kept = weight == copy.to(weight.dtype)
+        if not kept.all():
+            put = safe_set_local_fp32_param if spread else safe_set_full_fp32_param
+            put(parameter, torch.where(kept, copy, weight.to(copy.dtype)))
+
+
+def _own_part(parameter: nn.Parameter) -> Tensor:
+    """This process's part of a weight that is whole now: an equal one after zeros at the end."""
+    size, processes = parameter.partition_numel(), dist.get_world_size()  # type: ignore[attr-defined]
+    padded = nn.functional.pad(parameter.flatten(), (0, size * processes - parameter.numel()))
+    return padded.chunk(processes)[dist.get_rank()]
+
+
+def release(engine: Any, *, keep_weights: bool) -> None:
+    """Frees the memory that training has left on the device.
+
+    Args:
+        engine: What trained.
+        keep_weights: Keep weights that are spread; otherwise the module has none any more.
+    """
+    from deepspeed.runtime.zero import parameter_offload
+
+    engine.destroy()
+    # It would keep each module that was ever trained in this process.
+    parameter_offload.FWD_MODULE_STACK.clear()
+    if not keep_weights:
+        for parameter in filter(is_spread, engine.module.parameters()):
+            parameter.ds_tensor.data = parameter.ds_tensor.data.new_empty(0)
+    if engine.basic_optimizer is not None:
+        # Too much refers to them for them to go by themselves.
+        engine.basic_optimizer.state.clear()
+        engine.basic_optimizer.param_groups.clear()
+        vars(engine.optimizer).clear()
+        engine.optimizer = None

@@ -1,0 +1,1 @@
+"""FSDP: `FullyShardedDataParallel` and `fully_shard` of PyTorch as Lightning strategies."""

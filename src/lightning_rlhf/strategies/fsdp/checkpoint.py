@@ -1,0 +1,119 @@
+"""Checkpoints that all ranks write together, each its share, in the format of torch.distributed.checkpoint.
+
+    last.ckpt/
+      .metadata, __0_0.distcp, __1_0.distcp     weights and the optimizer's state, by name
+      meta.pt                                   loops, callbacks, schedulers, data
+
+A name says where a value belongs, not which rank had it: so any number of ranks goes on from there.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.optim import Optimizer
+
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.strategies.pickle_checks import check_distributed, check_file
+
+WEIGHTS, OPTIMIZER, REST = "state_dict", "optimizer_{}", "meta.pt"
+
+
+def is_distributed_checkpoint(path: Path) -> bool:
+    """Whether it is such a folder."""
+    return all((path / name).is_file() for name in (".metadata", REST))
+
+
+def read_weights(checkpoint: Path) -> dict[str, Tensor]:
+    """Whole weights by the names that the module has, on the CPU, without the ranks that wrote them.
+
+    Args:
+        checkpoint: The folder.
+
+    Raises:
+        UserError: If it could run code.
+    """
+    check_distributed(checkpoint)
+    weights = {
+        name: torch.empty(entry.size, dtype=entry.properties.dtype)
+        for name, entry in _saved_weights(checkpoint).items()
+    }
+    dcp.load({WEIGHTS: weights}, checkpoint_id=checkpoint, no_dist=True)
+    return weights
+
+
+def save(checkpoint: Mapping[str, Any], folder: Path, *, is_first: bool) -> None:
+    """Writes what Lightning gathered for a checkpoint, on all ranks together.
+
+    Args:
+        checkpoint: Weights and optimizer states are this rank's share.
+        folder: An empty folder.
+        is_first: Whether this rank writes what all ranks have.
+    """
+    rest = dict(checkpoint)
+    shares = {WEIGHTS: rest.pop(WEIGHTS)}
+    shares |= {OPTIMIZER.format(i): state for i, state in enumerate(rest.pop("optimizer_states", []))}
+    dcp.save(shares, checkpoint_id=folder)
+    if is_first:
+        torch.save(rest, folder / REST)
+
+
+def load(
+    path: Path,
+    model: nn.Module,
+    optimizers: Iterable[Optimizer],
+    *,
+    unchanged: tuple[str, ...],
+    strict: bool,
+    weights_only: bool | None,
+) -> dict[str, Any]:
+    """Sets weights and optimizers that are spread over ranks, on all of them together.
+
+    Args:
+        path: A checkpoint.
+        model: Holds this rank's shares.
+        optimizers: Those to restore.
+        unchanged: Prefixes of the weights that a checkpoint does not hold.
+        strict: Demand that it holds all others.
+        weights_only: As in `torch.load`, for the rest.
+
+    Returns:
+        The rest of the checkpoint.
+
+    Raises:
+        UserError: If it is no such checkpoint, holds other weights, or could run code.
+    """
+    if not is_distributed_checkpoint(path):
+        raise UserError(f"checkpoint={path}: FSDP has not written it; go on with the strategy that has")
+    check_distributed(path)
+    check_file(path / REST)
+    saved = _saved_weights(path).keys()
+    weights = {name: w for name, w in get_model_state_dict(model).items() if not name.startswith(unchanged)}
+    if strict and saved != weights.keys():
+        missing, unknown = sorted(weights.keys() - saved), sorted(saved - weights.keys())
+        raise UserError(f"checkpoint={path}: holds another net: it lacks {missing}, and has {unknown} instead")
+    weights = {name: weight for name, weight in weights.items() if name in saved}
+    dcp.load({WEIGHTS: weights}, checkpoint_id=path)
+    set_model_state_dict(model, weights, options=StateDictOptions(strict=False))
+    for i, optimizer in enumerate(optimizers):
+        state = get_optimizer_state_dict(model, optimizer)
+        dcp.load({OPTIMIZER.format(i): state}, checkpoint_id=path)
+        set_optimizer_state_dict(model, optimizer, state)
+    return torch.load(path / REST, map_location="cpu", weights_only=weights_only)
+
+
+def _saved_weights(checkpoint: Path) -> dict[str, TensorStorageMetadata]:
+    prefix = f"{WEIGHTS}."
+    saved = dcp.FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    return {name.removeprefix(prefix): entry for name, entry in saved.items() if name.startswith(prefix)}  # type: ignore[misc]

@@ -1,0 +1,244 @@
+"""FSDP1: torch's `FullyShardedDataParallel` as a Lightning strategy."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch.strategies as lightning_strategies
+import torch
+from lightning.fabric.strategies.fsdp import _move_torchmetrics_to_device, _setup_activation_checkpointing
+from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torch.distributed import init_device_mesh
+from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
+from torch.distributed.fsdp import (
+    FullStateDictConfig,
+    FullyShardedDataParallel,
+    MixedPrecision,
+    StateDictType,
+)
+from torch.distributed.fsdp.wrap import lambda_auto_wrap_policy
+from torch.optim import Optimizer
+
+from lightning_rlhf.distributed.blocks import blocks
+from lightning_rlhf.distributed.checkpoint_folders import replacing
+from lightning_rlhf.distributed.gradient_norms import divided_norms, gradients, shrink
+from lightning_rlhf.distributed.half_precision import cast_weights
+from lightning_rlhf.distributed.phases import of_optimizers
+from lightning_rlhf.distributed.shapes import keep_shapes, lift_scalars, whole_shape
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.strategies.fsdp import checkpoint as distributed_checkpoint
+from lightning_rlhf.strategies.fsdp.precision import Precision
+
+
+class FSDPStrategy(lightning_strategies.FSDPStrategy):
+    """Spreads weights, gradients and the optimizer's state over all processes, those of frozen nets too.
+
+    Each block is gathered when it is called; what nets have outside their blocks is gathered together, for a training
+    step or a rollout. Mixed precision is autocast's, on weights in their own precision. Unlike with `FSDP2Strategy`,
+    frozen weights take the dtype of those that are trained, and frozen embeddings and heads take memory for gradients.
+    """
+
+    shards_parameters = True
+
+    def __init__(self, *, gather_for_generation: bool = True, **settings: Any) -> None:
+        """Takes how to spread.
+
+        Args:
+            gather_for_generation: Gather a net that samples once for a rollout; otherwise block by block for each
+                token, which takes less memory and much more time.
+            **settings: What Lightning's `FSDPStrategy` takes, such as `cpu_offload` and `sharding_strategy`; without an
+                `auto_wrap_policy`, transformer blocks are wrapped.
+
+        Raises:
+            UserError: If weights are to lose their names, checkpoints their form, or only some processes are to share.
+        """
+        divided = str(getattr(settings.get("sharding_strategy"), "name", settings.get("sharding_strategy")))
+        if "HYBRID" in divided.upper():
+            raise UserError(
+                f"FSDPStrategy: sharding_strategy={divided}: shares are those of all processes: take FULL_SHARD or "
+                "SHARD_GRAD_OP"
+            )
+        for name, value in {"use_orig_params": True, "state_dict_type": "sharded"}.items():
+            if settings.setdefault(name, value) != value:
+                raise UserError(f"FSDPStrategy: {name}={settings[name]} must be {value}")
+        super().__init__(**settings)
+        self.gather_for_generation = gather_for_generation
+        self.root: FullyShardedDataParallel | None = None
+        self.gathered: set[nn.Module] = set()
+
+    def setup_environment(self) -> None:
+        """Connects the processes, and checks what can be checked before nets are built.
+
+        Raises:
+            UserError: If the trainer wants what FSDP cannot do on a CPU.
+        """
+        if self.root_device.type == "cpu":
+            if self.cpu_offload is not None and self.cpu_offload.offload_params:
+                # torch/distributed/fsdp/_flat_param.py, `_check_on_compute_device`.
+                raise UserError(
+                    "FSDPStrategy: cpu_offload=true moves weights from a GPU to the CPU, and there is no GPU"
+                )
+            if self.precision_plugin.precision in ("16-mixed", "16-true"):
+                raise UserError(
+                    f"trainer.precision={self.precision_plugin.precision}: FSDP has no fp16 on the CPU; take 32-true "
+                    "or bf16-mixed"
+                )
+        self._precision_plugin = Precision(self.precision_plugin, self.root_device)
+        super().setup_environment()
+
+    @property
+    def mixed_precision_config(self) -> MixedPrecision | None:
+        """Sums gradients in fp32; the rest is autocast's.
+
+        Lightning's has FSDP cast weights too. But what is gathered for a rollout is not cast (`_force_full_precision`
+        in torch/distributed/fsdp/_flat_param.py), so log-probs of rollout and update would differ. It also casts
+        buffers, among them the frequencies of rotary embeddings.
+        """
+        return self.mixed_precision or MixedPrecision(reduce_dtype=torch.float32)
+
+    def _setup_model(self, model: nn.Module) -> nn.Module:
+        """Wraps the module.
+
+        As in Lightning, but with a device that is a CPU too, which torch wants to be told of
+        (torch/distributed/fsdp/_init_utils.py, `_get_compute_device`).
+
+        Raises:
+            UserError: If trained weights have several dtypes, or another strategy has wrapped them.
+        """
+        if self.root is not None and self.root.module is model:
+            # By an earlier run of the same trainer.
+            return self.root
+        if any(isinstance(part, FullyShardedDataParallel) for part in model.modules()):
+            raise UserError("FSDPStrategy: the module was sharded by another trainer: build a new one")
+        lift_scalars(model)
+        keep_shapes(model)
+        dtypes = {parameter.dtype for parameter in model.parameters() if parameter.requires_grad}
+        if len(dtypes) > 1:
+            raise UserError(
+                f"FSDPStrategy: weights of several dtypes ({', '.join(map(str, dtypes))}) cannot lie in one tensor: "
+                "load all nets that are trained in one dtype, or take strategy=fsdp2"
+            )
+        for dtype in dtypes:
+            # Frozen weights lie in the same tensors.
+            cast_weights(model, dtype)
+        settings = {
+            "auto_wrap_policy": partial(lambda_auto_wrap_policy, lambda_fn=set(blocks(model)).__contains__),
+            # With a mesh, shares in a checkpoint are DTensors. Older ShardedTensors cannot be loaded on a rank that has
+            # no share (torch/distributed/checkpoint/_sharded_tensor_utils.py drops them).
+            "device_mesh": init_device_mesh(self.root_device.type, (self.world_size,)),
+        } | self.kwargs
+        self.root = FullyShardedDataParallel(
+            model,
+            cpu_offload=self.cpu_offload,
+            mixed_precision=self.mixed_precision_config,
+            sharding_strategy=self.sharding_strategy,
+            device_id=self.root_device,
+            **settings,
+        )
+        _move_torchmetrics_to_device(self.root, self.root_device)
+        _setup_activation_checkpointing(self.root, self._activation_checkpointing_kwargs)
+        return self.root
+
+    def validation_step(self, *arguments: Any, **settings: Any) -> Any:
+        """Calls the module's own, in a rollout: it may enter one itself, which it could not inside FSDP's forward."""
+        with self.precision_plugin.val_step_context(), self.rollout():
+            return self._module().validation_step(*arguments, **settings)
+
+    def rollout(self) -> AbstractContextManager[None]:
+        """See `Sharding`: gathers what nets have outside their blocks."""
+        return self._gather([self._root()], write=False)
+
+    @contextmanager
+    def whole(self, *nets: nn.Module, write: bool) -> Iterator[None]:
+        """See `Sharding`; also gathers what all other nets have outside their blocks."""
+        units = [part for net in nets for part in net.modules() if isinstance(part, FullyShardedDataParallel)]
+        with self._gather([self._root(), *units], write=write):
+            yield
+
+    @contextmanager
+    def _gather(self, units: list[FullyShardedDataParallel], *, write: bool) -> Iterator[None]:
+        assert not (write and self.gathered), "weights that are gathered to be read cannot be written"
+        mine = [unit for unit in dict.fromkeys(units) if unit not in self.gathered]
+        with ExitStack() as stack:
+            for unit in mine:
+                stack.enter_context(FullyShardedDataParallel.summon_full_params(unit, recurse=False, writeback=write))
+                # FSDP's own forward would gather, and then release.
+                unit.forward = unit.module.__call__  # type: ignore[method-assign]
+                stack.callback(delattr, unit, "forward")
+            self.gathered |= set(mine)
+            stack.callback(self.gathered.difference_update, mine)
+            yield
+
+    def full_state_dict(self, net: nn.Module) -> dict[str, Tensor]:
+        """See `Sharding`; one block is gathered at a time."""
+        on_gpu = self.root_device.type != "cpu"
+        # To offload from the CPU to the CPU frees the memory of the weights that are returned: a segmentation fault.
+        config = FullStateDictConfig(offload_to_cpu=on_gpu, rank0_only=on_gpu)
+        with self.rollout(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "FSDP.state_dict_type", FutureWarning)
+            with FullyShardedDataParallel.state_dict_type(self._root(), StateDictType.FULL_STATE_DICT, config):
+                weights = net.state_dict()
+            return {name: weight.cpu().clone() for name, weight in weights.items()} if self.is_global_zero else {}
+
+    def num_parameters(self, net: nn.Module, *, trained: bool = False) -> int:
+        """See `Sharding`."""
+        return sum(whole_shape(p).numel() for p in net.parameters() if p.requires_grad or not trained)
+
+    def trained_weights(self) -> list[Tensor]:
+        """See `Sharding`."""
+        return of_optimizers(self.optimizers)
+
+    def grad_norms(self) -> dict[str, Tensor] | None:
+        """See `Sharding`."""
+        return divided_norms(gradients(self.optimizers[0]), self.root_device)
+
+    def last_grad_norms(self) -> dict[str, Tensor] | None:
+        """See `Sharding`: they were known before."""
+        return None
+
+    def clip_by_role(self, max_norm: float) -> None:
+        """See `Sharding`."""
+        roles = gradients(self.optimizers[0])
+        shrink(roles, divided_norms(roles, self.root_device), max_norm)
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """This process's share of the weights, for a checkpoint."""
+        return get_model_state_dict(self._root())
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """This process's share of the optimizer, for a checkpoint."""
+        return get_optimizer_state_dict(self._root(), optimizer)
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """Writes a folder; see `fsdp.checkpoint`."""
+        with replacing(Path(self.broadcast(filepath)), self) as folder:
+            distributed_checkpoint.save(checkpoint, folder, is_first=self.is_global_zero)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Reads a folder.
+
+        Raises:
+            UserError: If it is another strategy's checkpoint, or of other nets.
+        """
+        module = self._module()
+        return distributed_checkpoint.load(
+            Path(self.broadcast(checkpoint_path)),
+            self._root(),
+            self.optimizers if module.trainer.state.fn == TrainerFn.FITTING else [],
+            unchanged=getattr(module, "unchanged", tuple)(),
+            strict=module.strict_loading,
+            weights_only=weights_only,
+        )
+
+    def _module(self) -> LightningModule:
+        assert self.lightning_module is not None
+        return self.lightning_module
+
+    def _root(self) -> FullyShardedDataParallel:
+        assert self.root is not None
+        return self.root

@@ -1,0 +1,176 @@
+"""FSDP2: torch's `fully_shard` as a Lightning strategy."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.distributed.fsdp as torch_fsdp
+from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.tensor import DTensor
+
+from lightning_rlhf.distributed import shards
+from lightning_rlhf.distributed.blocks import nets
+from lightning_rlhf.distributed.checkpoint_folders import replacing
+from lightning_rlhf.distributed.gradient_norms import divided_norms, gradients, shrink
+from lightning_rlhf.distributed.half_precision import keep_digits
+from lightning_rlhf.distributed.phases import of_optimizers
+from lightning_rlhf.distributed.shapes import lift_scalars
+from lightning_rlhf.distributed.shards import Part
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.strategies.fsdp import checkpoint as distributed_checkpoint
+
+
+class FSDP2Strategy(ModelParallelStrategy):
+    """Spreads weights, gradients and the optimizer's state over all processes, those of frozen nets too.
+
+    Each net is sharded by itself, block by block: a net is gathered by its own call, wherever that happens. Under
+    bf16-mixed, weights are gathered and computed with in bf16; gradients are always summed in fp32.
+    """
+
+    shards_parameters = True
+
+    def __init__(
+        self,
+        *,
+        gather_for_generation: bool = True,
+        process_group_backend: str | None = None,
+        timeout: timedelta | None = default_pg_timeout,
+    ) -> None:
+        """Takes how to spread.
+
+        Args:
+            gather_for_generation: Gather a net that samples once for a rollout; otherwise block by block for each
+                token, which takes less memory and much more time.
+            process_group_backend: As in `ModelParallelStrategy`.
+            timeout: As in `ModelParallelStrategy`.
+
+        Raises:
+            UserError: If torch is too old.
+        """
+        if not hasattr(torch_fsdp, "fully_shard"):
+            raise UserError(f"FSDP2Strategy: torch {torch.__version__} has no fully_shard: install 2.6 or later")
+        super().__init__("auto", 1, process_group_backend=process_group_backend, timeout=timeout)
+        self.gather_for_generation = gather_for_generation
+        self.nets: list[Part] = []
+        self.gathered: set[Part] = set()
+
+    def setup_environment(self) -> None:
+        """Connects the processes: all of them share the weights."""
+        # Lightning's "auto" is one share for each machine (model_parallel.py, `setup_environment`).
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+        keep_digits(self._module().trainer)
+        shards.no_inference_mode(self._module().trainer)
+
+    def setup(self, trainer: Trainer) -> None:
+        """Shards the nets, and builds the optimizer on the shards.
+
+        Raises:
+            UserError: If a weight is in none of the nets.
+        """
+        module = self._module()
+        lift_scalars(module)
+        self.nets = [self._shard(net) for net in dict.fromkeys(nets(module))]
+        missed = [name for name, weight in module.named_parameters() if not isinstance(weight, DTensor)]
+        if missed:
+            raise UserError(
+                f"FSDP2Strategy: {', '.join(missed)}: in no net whose call would gather it: put it into a module of "
+                "its own, or take another strategy"
+            )
+        super().setup(trainer)
+        for net in self.nets:
+            # What is called first becomes the root of its tree; in `whole`, that may be a part of a net.
+            net._get_fsdp_state()._lazy_init()
+
+    @contextmanager
+    def rollout(self) -> Iterator[None]:
+        """See `Sharding`."""
+        try:
+            yield
+        finally:
+            # After a call, what a net has outside its blocks stays, for a backward pass that does not come here.
+            for part in set(shards.parts(*self.nets)) - self.gathered:
+                part.reshard()
+
+    @contextmanager
+    def whole(self, *nets: nn.Module, write: bool) -> Iterator[None]:
+        """See `Sharding`; to read, in the precision that the nets compute in, to write, in that of the weights."""
+        wanted = {part for net in nets for part in net.modules()}
+        roots = [net for net in self.nets if not wanted.isdisjoint(net.modules())]
+        parts = [part for part in shards.parts(*roots) if part not in self.gathered]
+        assert not write or parts == shards.parts(*roots), "weights that are gathered to be read cannot be written"
+        self.gathered |= set(parts)
+        try:
+            with shards.written(parts) if write else shards.kept(parts, roots):
+                yield
+        finally:
+            self.gathered -= set(parts)
+
+    def full_state_dict(self, net: nn.Module) -> dict[str, Tensor]:
+        """See `Sharding`; one tensor is gathered at a time."""
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        return cast(dict[str, Tensor], get_model_state_dict(net, options=options))
+
+    def num_parameters(self, net: nn.Module, *, trained: bool = False) -> int:
+        """See `Sharding`; a shard knows the size of the whole."""
+        return sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad or not trained)
+
+    def trained_weights(self) -> list[Tensor]:
+        """See `Sharding`."""
+        return [cast(DTensor, weight).to_local() for weight in of_optimizers(self.optimizers)]
+
+    def grad_norms(self) -> dict[str, Tensor] | None:
+        """See `Sharding`."""
+        return divided_norms(gradients(self.optimizers[0]), self.root_device)
+
+    def last_grad_norms(self) -> dict[str, Tensor] | None:
+        """See `Sharding`: they were known before."""
+        return None
+
+    def clip_by_role(self, max_norm: float) -> None:
+        """See `Sharding`."""
+        roles = gradients(self.optimizers[0])
+        shrink(roles, divided_norms(roles, self.root_device), max_norm)
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """Writes a folder; see `fsdp.checkpoint`."""
+        with replacing(Path(self.broadcast(filepath)), self) as folder:
+            distributed_checkpoint.save(checkpoint, folder, is_first=self.is_global_zero)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Reads a folder, whatever the number of processes that wrote it.
+
+        Raises:
+            UserError: If it is another strategy's checkpoint, or of other nets.
+        """
+        module = self._module()
+        return distributed_checkpoint.load(
+            Path(self.broadcast(checkpoint_path)),
+            module,
+            self.optimizers if module.trainer.state.fn == TrainerFn.FITTING else [],
+            unchanged=getattr(module, "unchanged", tuple)(),
+            strict=module.strict_loading,
+            weights_only=weights_only,
+        )
+
+    def _module(self) -> LightningModule:
+        assert self.lightning_module is not None
+        return self.lightning_module
+
+    def _shard(self, net: nn.Module) -> Part:
+        if isinstance(net, torch_fsdp.FSDPModule):
+            # By an earlier run of the same module.
+            return net
+        # A shard cannot change its dtype afterwards.
+        net = self.precision_plugin.convert_module(net)
+        mixed = self.precision_plugin.precision == "bf16-mixed"
+        policy = torch_fsdp.MixedPrecisionPolicy(torch.bfloat16 if mixed else None, reduce_dtype=torch.float32)
+        return shards.shard(net, self.device_mesh["data_parallel"], mp_policy=policy)

@@ -1,0 +1,94 @@
+"""Settings that a run that goes on gives otherwise: refused where the checkpoint would win in silence."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_rlhf.assembly.changed_settings import check_unchanged
+from lightning_rlhf.errors import UserError
+
+
+def config(*overrides: str) -> DictConfig:
+    with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
+        return compose("train", ["model=tiny", "stage=ppo", "reward=gold", "run_dir=here", *overrides])
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Path:
+    """The folder of a run that was stopped, with its settings."""
+    resolved = OmegaConf.to_container(config(), resolve=True)
+    OmegaConf.save(OmegaConf.create(resolved), tmp_path / "config.yaml")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["ppo.module.lr=0.5"], ["ppo.module.lr=0.5 was 0.0001"]),
+        (["ppo.module.kl_coef=0.5", "seed=9"], ["ppo.module.kl_coef=0.5 was", "seed=9 was 1"]),
+        (["optim.weight_decay=0.5"], ["ppo.module.optim.weight_decay=0.5 was"]),
+        (["model.config.hidden_size=64"], ["model.config.hidden_size=64 was 32"]),
+        (["roles=shared"], ["roles=shared was separate"]),
+        (["ppo.critic_head=normal"], ["ppo.critic_head=normal was zero"]),
+    ],
+)
+def test_what_the_checkpoint_holds_cannot_change(overrides: list[str], named: list[str], stopped: Path) -> None:
+    with pytest.raises(UserError) as error:
+        check_unchanged(config(*overrides), "ppo", stopped, finished=False, handed_on=False)
+    lines = str(error.value).splitlines()
+    assert [line.split(" in ")[0].startswith(start) for line, start in zip(lines, named, strict=True)] == [True] * len(
+        lines
+    )
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["ppo.trainer.max_epochs=500", "ppo.module.minibatch_size=8", "ppo.trainer.accumulate_grad_batches=2"],
+        ["trainer.devices=2", "strategy=ddp", "logger=none", "callbacks.samples.every=1", "run_dir=there"],
+        ["model.gradient_checkpointing=true", "rollout.sampling.temperature=0.5", "ppo.module.loss.clip_range=0.1"],
+    ],
+)
+def test_what_takes_effect_may_change(overrides: list[str], stopped: Path) -> None:
+    check_unchanged(config(*overrides), "ppo", stopped, finished=False, handed_on=False)
+
+
+def test_a_stage_that_is_finished_takes_no_settings(stopped: Path) -> None:
+    changed = config("ppo.trainer.max_epochs=500")
+    with pytest.raises(UserError, match="ppo.trainer.max_epochs=500 was .*, where ppo is finished"):
+        check_unchanged(changed, "ppo", stopped, finished=True, handed_on=False)
+
+
+def test_a_model_that_was_handed_on_may_stand_elsewhere(stopped: Path) -> None:
+    moved = config("model.pretrained=/elsewhere/sft/model")
+    check_unchanged(moved, "ppo", stopped, finished=False, handed_on=True)
+    with pytest.raises(UserError, match=r"model.pretrained=/elsewhere/sft/model was None"):
+        check_unchanged(moved, "ppo", stopped, finished=False, handed_on=False)
+
+
+def test_without_the_settings_of_the_stopped_run_nothing_is_compared(tmp_path: Path) -> None:
+    check_unchanged(config("seed=9"), "ppo", tmp_path, finished=False, handed_on=False)
+
+
+def test_the_settings_of_a_run_from_somebody_else_are_read_as_data(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "a password")
+    settings = OmegaConf.load(stopped / "config.yaml")
+    settings.ppo.module.lr = "${oc.env:SECRET}"
+    OmegaConf.save(settings, stopped / "config.yaml")
+    with pytest.raises(UserError, match=r"config.yaml: ppo.module.lr=\$\{oc.env:SECRET\}: an interpolation") as error:
+        check_unchanged(config(), "ppo", stopped, finished=False, handed_on=False)
+    assert "a password" not in str(error.value)
+
+
+def test_files_that_a_run_writes_for_itself_are_the_same_in_another_folder(stopped: Path) -> None:
+    written = ["data.prompts=${run_dir}/data/prompts.jsonl", "data.prompts_held_out=null"]
+    settings = config(*written, f"run_dir={stopped}")
+    OmegaConf.save(OmegaConf.create(OmegaConf.to_container(settings, resolve=True)), stopped / "config.yaml")
+    check_unchanged(config(*written, "run_dir=elsewhere"), "ppo", stopped, finished=True, handed_on=False)
+    with pytest.raises(UserError, match="ppo.data.path=other.jsonl was"):
+        check_unchanged(config("data.prompts=other.jsonl", written[1]), "ppo", stopped, finished=True, handed_on=False)

@@ -1,0 +1,66 @@
+"""Whose mistake an error is: the user's is one message, a defect keeps its traceback."""
+
+from collections.abc import Callable
+
+import pytest
+from hydra.utils import instantiate
+
+from lightning_rlhf.assembly.user_message import user_message
+from lightning_rlhf.cli.app import exit_codes
+from lightning_rlhf.errors import UserError
+
+
+def raised(function: Callable[[], object]) -> Exception:
+    with pytest.raises(Exception) as error:  # noqa: PT011
+        function()
+    return error.value
+
+
+def a_mistake() -> None:
+    raise UserError("data.path is not set")
+
+
+def a_wrapped_mistake() -> None:
+    try:
+        a_mistake()
+    except UserError as error:
+        raise RuntimeError("rank 0 failed") from error
+
+
+def a_defect_while_a_mistake_is_handled() -> None:
+    try:
+        a_mistake()
+    finally:
+        raise KeyError("val/loss")
+
+
+def a_defect() -> None:
+    raise IndexError("list index out of range")
+
+
+def a_wrong_value(lr: float) -> None:
+    raise ValueError(f"Invalid learning rate: {lr}")
+
+
+@pytest.mark.parametrize("mistake", [a_mistake, a_wrapped_mistake])
+def test_a_mistake_of_the_user_is_told_through_what_was_raised_from_it(mistake: Callable) -> None:
+    assert user_message(raised(mistake)) == "data.path is not set"
+
+
+def test_a_defect_while_a_mistake_is_handled_is_no_mistake_of_the_user() -> None:
+    error = raised(a_defect_while_a_mistake_is_handled)
+    assert isinstance(error.__context__, UserError)
+    assert user_message(error) is None
+    with pytest.raises(KeyError), exit_codes():
+        raise error
+
+
+def test_neither_is_a_defect_in_what_the_configuration_builds() -> None:
+    assert user_message(raised(lambda: instantiate({"_target_": f"{__name__}.a_defect"}))) is None
+    wrong = {"optim": {"_target_": f"{__name__}.a_wrong_value", "lr": -1}}
+    assert user_message(raised(lambda: instantiate(wrong))) == "optim: Invalid learning rate: -1"
+    told = user_message(raised(lambda: instantiate({"_target_": f"{__name__}.a_mistake"})))
+    assert told == "data.path is not set"
+    absent = user_message(raised(lambda: instantiate({"model": {"_target_": "no.such.class"}})))
+    assert absent is not None
+    assert absent.startswith("model: ")
