@@ -32,7 +32,7 @@ def step_work(job: Job, weights: dict[str, Weights], processes: int, *, flat: bo
     groups = max(sizes, default=0)
     # torch/optim/adam.py: `_single_tensor_adam` takes two tensors for a weight, `_multi_tensor_adam` (on GPUs) one for
     # all weights of a group. Kernels of their own take none.
-    if any(name in job.optimizer for name in ("optim_bits", "cpu_adamw", "hybrid_adam")):
+    if any(name in job.optimizer for name in ("low_bit_optimizers", "cpu_adamw", "hybrid_adam")):
         work = 0.0
     elif job.on_gpu or flat:
         work = groups * (1 if job.on_gpu else 2)

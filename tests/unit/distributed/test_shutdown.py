@@ -29,7 +29,7 @@ def exchange():
 
 {program}
 """
-LIBRARY = {"imports": "import lightning_rlhf.strategies", "program": "exchange()"}
+LIBRARY = {"imports": "import lightning_rlhf.distributed", "program": "exchange()"}
 COMMAND = {"imports": "from lightning_rlhf.cli.app import run_app", "program": "run_app(exchange)"}
 # As the caches of DTensor hold it, so that it cannot be destroyed.
 HELD = "builtins.held = dist.group.WORLD"

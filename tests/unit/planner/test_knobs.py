@@ -8,10 +8,12 @@ from hydra import compose, initialize_config_module
 from tiny_jobs import SOURCE, job
 
 from lightning_rlhf.assembly.plan_job import job_of
+from lightning_rlhf.planner.adam import step_work
 from lightning_rlhf.planner.fitting import Limits, savings, smallest, turned
 from lightning_rlhf.planner.knobs import knobs
 from lightning_rlhf.planner.layout import Layout
 from lightning_rlhf.planner.plan import Plan
+from lightning_rlhf.planner.weights import Weights
 
 PPO = ["stage=ppo", "model=tiny", "trainer=gpu", "trainer.precision=32-true", "trainer.devices=2"]
 
@@ -49,7 +51,10 @@ def test_a_knob_is_planned_as_its_setting_is(base: list[str]) -> None:
 def test_adam_in_8_bits_takes_no_memory_of_its_own_in_a_step() -> None:
     plan = Plan(job(on_gpu=True))
     knob = next(knob for knob in knobs(plan.job) if knob.setting == "optim=adamw_8bit")
-    assert "optim_bits" in turned(plan, [knob]).job.optimizer
+    held = {"actor": Weights(10, 10, 40, 40, 40, 1, 10, 10, 10, 1, 0)}
+    # On a GPU torch's AdamW takes one more tensor for all weights of a group: 10 numbers of 4 bytes.
+    assert step_work(plan.job, held, 1) == {("", "optimizer"): 40}
+    assert step_work(turned(plan, [knob]).job, held, 1) == {("", "optimizer"): 0}
 
 
 def test_a_remedy_may_have_a_setting_that_its_strategy_brings() -> None:

@@ -68,9 +68,9 @@ def writable(parameters: Sequence[Tensor]) -> AbstractContextManager[None]:
     divided = [parameter for parameter in parameters if is_spread(parameter)]
     if not divided:
         return nullcontext()
-    from deepspeed.zero import GatheredParameters
+    import deepspeed
 
-    return GatheredParameters(divided, modifier_rank=0)
+    return deepspeed.zero.GatheredParameters(divided, modifier_rank=0)
 
 
 def keep_shapes(module: nn.Module) -> None:
