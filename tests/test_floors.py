@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import lightning_rlhf
+from lightning_rlhf.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "lightning_rlhf"
@@ -64,6 +65,16 @@ def test_every_room_has_a_floor() -> None:
     assert neighbours().keys() <= FLOOR_OF.keys()
 
 
+def test_contributing_shows_these_floors() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| ([^|]+) \|", text, re.MULTILINE)
+    shown = {
+        int(floor): {name.removesuffix(".py").rstrip("/") for name in re.findall(r"`([^`]+)`", names)}
+        for floor, names in rows
+    }
+    assert shown == dict(enumerate(FLOORS))
+
+
 def test_imports_never_point_up() -> None:
     # A name that is in no room comes from the package's top, which knows every floor: only users import from there.
     top = len(FLOORS)
@@ -102,6 +113,13 @@ def test_no_file_has_two_jobs() -> None:
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for _, path in rooms()}
     assert not {path.name: length for path, length in lengths.items() if length > 300}
     assert not [path for path in lengths if path.stem in ("utils", "helpers", "misc")]
+
+
+def test_a_file_of_cli_is_one_command() -> None:
+    files = {path.stem for path in (SOURCE / "cli").glob("*.py")} - {"__init__", "__main__", "app"}
+    assert files == {command.replace("-", "_") for command in COMMANDS}
+    lengths = {name: len((SOURCE / "cli" / f"{name}.py").read_text(encoding="utf-8").splitlines()) for name in files}
+    assert not {name: length for name, length in lengths.items() if length > 80}
 
 
 def test_importing_the_package_imports_neither_torch_nor_lightning() -> None:

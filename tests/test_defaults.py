@@ -1,0 +1,43 @@
+"""A default has one value: the YAML files show the defaults of the constructors, so that `--cfg job` prints them."""
+
+import inspect
+from collections.abc import Iterator
+
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+# A stage's recipe differs on purpose from what a constructor does when nothing is said.
+RECIPE = {"optim.schedule", "optim.warmup", "data.answer_prompts", "model.config_tokenizer"}
+
+
+def shown(config: DictConfig, path: str = "") -> Iterator[tuple[str, object, object]]:
+    """Each literal value of a setting of this package, by its path, with the default of the constructor."""
+    target = config.get("_target_")
+    if isinstance(target, str) and target.startswith("lightning_rlhf."):
+        parameters = inspect.signature(get_object(target)).parameters
+        for name in config.keys() & parameters.keys():
+            node, default = config._get_node(name), parameters[name].default
+            if OmegaConf.is_missing(config, name) or OmegaConf.is_interpolation(config, name):
+                continue
+            if default is not inspect.Parameter.empty and not OmegaConf.is_config(node):
+                yield f"{path}.{name}", config[name], default
+    for name in config:
+        own = not (OmegaConf.is_missing(config, name) or OmegaConf.is_interpolation(config, name))
+        if own and isinstance(config[name], DictConfig):
+            yield from shown(config[name], f"{path}.{name}")
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo", "dpo"])
+def test_yaml_shows_the_default_of_the_constructor(stage: str) -> None:
+    with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
+        config = compose("train", [f"stage={stage}", "experiment=none"])
+    found = list(shown(config))
+    assert len(found) > 20
+    different = {
+        path: (value, default)
+        for path, value, default in found
+        if value != default and not any(path.endswith(f".{name}") for name in RECIPE)
+    }
+    assert not different
