@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import warm
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 
@@ -84,11 +85,22 @@ def keep(overrides: list[str], stage: str) -> list[str]:
 
 
 def command(folder: Path, *overrides: str, name: str = "train", **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command of `lightning-rlhf` in a folder, as a user would."""
+    """Runs a command of `lightning-rlhf` in a folder, in a process that has imported the libraries already."""
+    process = warm.start(["-m", "lightning_rlhf.cli", name, *overrides], cwd=folder, env=environ(**environment))
+    try:
+        stdout, stderr = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    assert process.returncode is not None
+    return subprocess.CompletedProcess([name, *overrides], process.returncode, stdout, stderr)
+
+
+def cold_command(folder: Path, *overrides: str, name: str = "train") -> subprocess.CompletedProcess[str]:
+    """Runs a command of `lightning-rlhf` in a folder as a user does, who waits for the imports."""
     return subprocess.run(
         [sys.executable, "-m", "lightning_rlhf.cli", name, *overrides],
         cwd=folder,
-        env=environ(**environment),
+        env=environ(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -1,13 +1,12 @@
 """Starts `worker.py`, and says how far two runs lie apart."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import warm
 from safetensors.torch import load_file
 from support import environ, free_port
 from torch import Tensor
@@ -29,19 +28,12 @@ def launch(folder: Path, strategy: str, *arguments: str, worker: str = "worker.p
     finish([started([script, str(folder), strategy, *arguments], **rank) for rank in ranks], -9 * ("die" in given))
 
 
-def started(command: list[str], **environment: str) -> subprocess.Popen[str]:
+def started(command: list[str], **environment: str) -> warm.Process:
     """A process of Python, whose output is kept."""
-    return subprocess.Popen(
-        [sys.executable, *command],
-        env=environ(**environment),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return warm.start(command, env=environ(**environment), merged=True)
 
 
-def finish(processes: list[subprocess.Popen[str]], expected: int = 0) -> None:
+def finish(processes: list[warm.Process], expected: int = 0) -> None:
     """Waits for the end of processes, which must be an exit code."""
     try:
         with ThreadPoolExecutor() as pool:
