@@ -5,11 +5,14 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import pytest
 import warm
+from filelock import FileLock
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 
@@ -131,6 +134,24 @@ def run_folder(folder: Path) -> Path:
 def result_of(folder: Path) -> dict[str, Any]:
     """What a run left for scripts."""
     return json.loads((folder / "result.json").read_text())
+
+
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that one of the processes of tests fills for all of them.
+
+    Args:
+        factory: Of the session.
+        name: Of the folder.
+        make: Fills it.
+    """
+    base = factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, done = shared / name, shared / f"{name}.done"
+    with FileLock(shared / f"{name}.lock"):
+        if not done.exists():
+            make(folder)
+            done.touch()
+    return folder
 
 
 class Hostile:

@@ -32,7 +32,6 @@ LIBRARIES = [
     "peft",
     "transformers.models.gpt2.modeling_gpt2",
     "transformers.models.llama.modeling_llama",
-    "wandb",
 ]
 
 

@@ -5,17 +5,16 @@ from pathlib import Path
 import pytest
 from cases import CASES
 from compare import differences, launch, trajectory
+from support import once
 
 # At this rate a weight in bf16 moves if it is smaller than 3e-4, and the net's are of 0.06.
 RATES = ("STAGE.module.lr=1e-6", "stages=sft,ppo")
 STRATEGIES = ["ddp", "fsdp", "fsdp2", "deepspeed_zero2", "deepspeed_zero3", "colossalai_zero2", "colossalai_gemini"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def in_fp32(single: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("in_fp32")
-    launch(folder, "single", *RATES, f"start={single}")
-    return folder
+    return once(tmp_path_factory, "in_fp32", lambda folder: launch(folder, "single", *RATES, f"start={single}"))
 
 
 @pytest.mark.slow

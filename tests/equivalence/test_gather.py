@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from compare import differences, launch, trajectory, weight_difference
+from support import once
 
 LAYERWISE = "trainer.strategy.gather_for_generation=false"
 # A quarter of all tokens ends a response, and two responses are drawn at a time.
@@ -13,9 +14,11 @@ SETTINGS = ("stages=ppo", "stops=4", "ppo.module.rollout_micro_batch_size=2", "r
 @pytest.fixture(scope="session")
 def single_short(single: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same in one process, which gathers nothing."""
-    folder = tmp_path_factory.mktemp("single_short")
-    launch(folder, "single", f"start={single}", *SETTINGS)
-    return folder
+
+    def make(folder: Path) -> None:
+        launch(folder, "single", f"start={single}", *SETTINGS)
+
+    return once(tmp_path_factory, "single_short", make)
 
 
 def steps(lengths: list[int]) -> list[int]:

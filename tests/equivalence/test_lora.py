@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from compare import differences, launch, weight_difference
+from support import once
 from worker import STAGES
 
 from lightning_rlhf.assembly.export import export
@@ -14,9 +15,9 @@ STRATEGIES = ("ddp", "fsdp", "fsdp2", "deepspeed_zero2", "deepspeed_zero3", "col
 @pytest.fixture(scope="session")
 def single_lora(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The three stages in one process, with adapters."""
-    folder = tmp_path_factory.mktemp("single_lora")
-    launch(folder, "single", f"start={folder}", "adapter=lora")
-    return folder
+    return once(
+        tmp_path_factory, "single_lora", lambda folder: launch(folder, "single", f"start={folder}", "adapter=lora")
+    )
 
 
 @pytest.fixture(scope="session", params=STRATEGIES)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from compare import differences, launch, weight_difference
+from support import once
 
 from lightning_rlhf.assembly.export import export
 
@@ -14,9 +15,9 @@ SETTINGS = ("adapter=lora", "roles=shared")
 @pytest.fixture(scope="session")
 def single_shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The three stages in one process, as adapters of one net."""
-    folder = tmp_path_factory.mktemp("single_shared")
-    launch(folder, "single", f"start={folder}", *SETTINGS)
-    return folder
+    return once(
+        tmp_path_factory, "single_shared", lambda folder: launch(folder, "single", f"start={folder}", *SETTINGS)
+    )
 
 
 @pytest.fixture(scope="session", params=STRATEGIES)

@@ -9,13 +9,19 @@ from pathlib import Path
 import pytest
 from cases import CASES, beyond, go_on, reference, train
 from compare import differences, trajectory, weight_difference
+from support import once
 from worker import STAGES
 
 from lightning_rlhf.assembly.export import export
 from lightning_rlhf.errors import UserError
 
+# These two take the ways that most others take too: whole models in each process, and divided ones.
+QUICK = ("ddp", "fsdp2")
 
-@pytest.fixture(scope="session", params=CASES)
+
+@pytest.fixture(
+    scope="session", params=[pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in CASES]
+)
 def case(request: pytest.FixtureRequest) -> str:
     """The name of a strategy that this machine can run."""
     if request.param == "deepspeed_zero3_nvme":
@@ -27,9 +33,12 @@ def case(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def expected(case: str, single: Path) -> Path:
+def expected(case: str, single: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that it is compared with."""
-    return reference(case, single, single.with_name(f"like_{CASES[case].like}"))
+    like = CASES[case].like
+    if like is None:
+        return single
+    return once(tmp_path_factory, f"like_{like}", lambda folder: reference(case, single, folder))
 
 
 @pytest.fixture(scope="session")
