@@ -16,6 +16,7 @@ import json
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -95,7 +96,9 @@ def start(arguments: list[str], *, cwd: Path | None = None, env: dict[str, str],
 @functools.cache
 def _server() -> str:
     """The address of the server of this process, which is started when it is wanted first."""
-    address = tempfile.mkdtemp() + "/socket"
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    address = f"{folder}/socket"
     server = subprocess.Popen(
         [sys.executable, __file__, address],
         env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"},
