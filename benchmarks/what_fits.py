@@ -20,7 +20,7 @@ STRATEGIES = {1: ["single", "deepspeed_zero3_offload"], 8: ["fsdp2", "deepspeed_
 TRAINED = {
     "all weights": [],
     "adapters": ["adapter=lora"],
-    "adapters of one net": ["adapter=lora", "roles=shared"],
+    "adapters of one model": ["adapter=lora", "roles=shared"],
     "the same in 4 bits": ["adapter=lora", "roles=shared", "model.quantization=nf4"],
 }
 # What is quantized cannot be divided.
