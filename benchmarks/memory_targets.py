@@ -110,7 +110,7 @@ def main() -> None:
     """Runs what is not there yet, and prints."""
     folder, words = Path(sys.argv[1]).absolute(), sys.argv[2:]
     rows = [row for row in ROWS if all(word in row.name.split() for word in words)]
-    print("| PPO | net | settings | rollout, MB | update, MB | of plain | address space, MB |")
+    print("| PPO | model | settings | rollout, MB | update, MB | of plain | address space, MB |")
     print("| --- " * 7 + "|")
     plain = None
     for row in rows:

@@ -1,4 +1,4 @@
-"""Time of scoring and of an update, one net for all roles against four: the second table of docs/memory.md.
+"""Measures scoring and an update with one model for all roles against four models: the second table of docs/memory.md.
 
     python benchmarks/shared_speed.py FOLDER [repeats]
 
@@ -84,20 +84,20 @@ def main() -> None:
     answers = Answers(Sequences(ids, mask, mask[:, :RESPONSE]), [""] * ROWS, [""] * ROWS, [{}] * ROWS)
     separate, shared = roles_of(nets), roles_of(nets, "roles=shared")
     scored = {
-        "four nets": scoring(separate, answers, fused=True),
-        "one net, actor and reference in one batch": scoring(shared, answers, fused=True),
-        "one net, one after the other": scoring(shared, answers, fused=False),
+        "four models": scoring(separate, answers, fused=True),
+        "one model, actor and reference in one batch": scoring(shared, answers, fused=True),
+        "one model, one after the other": scoring(shared, answers, fused=False),
     }
     updated = {
-        "four nets": update(separate, answers),
-        "one net, actor and reference in one batch": update(shared, answers),
+        "four models": update(separate, answers),
+        "one model, actor and reference in one batch": update(shared, answers),
     }
     scores, updates = medians(scored, repeats), medians(updated, repeats)
     print("| roles | scoring | update |\n| --- | --- | --- |")
     for name in scored:
-        cell = f"{updates[name] / updates['four nets']:.2f}" if name in updates else "the same"
-        print(f"| {name} | {scores[name] / scores['four nets']:.2f} | {cell} |")
-    print(f"\nFour nets: {scores['four nets']:.2f} s and {updates['four nets']:.2f} s.")
+        cell = f"{updates[name] / updates['four models']:.2f}" if name in updates else "the same"
+        print(f"| {name} | {scores[name] / scores['four models']:.2f} | {cell} |")
+    print(f"\nFour models: {scores['four models']:.2f} s and {updates['four models']:.2f} s.")
 
 
 if __name__ == "__main__":
