@@ -16,7 +16,7 @@ help:
 	@echo 'make colossalai  installs ColossalAI, for strategy=colossalai_...'
 	@echo 'make clean       removes the virtual environment, builds and caches; keeps outputs/'
 	@echo
-	@echo 'Each target first installs what it needs into $(venv)/. To use another Python: make demo PYTHON=python3.12'
+	@echo 'All targets but clean first install what they need into $(venv)/. For another Python: make demo PYTHON=python3.12'
 
 demo: $(venv)/installed
 	@$(run) train.py
@@ -55,7 +55,7 @@ $(venv)/installed-dev: pyproject.toml constraints.txt requirements/colossalai.tx
 # The target is not bin/python, because that exists even if venv stopped half-way for lack of ensurepip.
 $(venv)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo 'error: $(PYTHON) is not Python 3.11 or newer; name a newer one, for instance: make demo PYTHON=python3.12' >&2; \
+	  echo 'error: $(PYTHON) is not Python 3.11 or newer; name a newer one: make demo PYTHON=python3.12' >&2; \
 	  exit 1; }
 	@$(PYTHON) -m venv $(venv)
 

@@ -1,6 +1,6 @@
 """Draws `docs/randomwalks.png` and prints the table of `docs/randomwalks.md` from run folders.
 
-    python docs/draw_randomwalks.py outputs/sft_ppo/<run> …
+python docs/draw_randomwalks.py outputs/sft_ppo/<run> …
 """
 
 import sys

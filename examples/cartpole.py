@@ -39,7 +39,7 @@ class Steps(NamedTuple):
     actions: Tensor
     rewards: Tensor
     next_observations: Tensor
-    """The states to which the actions led. At the end of an episode this is its last state, not the first of the next."""
+    """The states to which the actions led; at the end of an episode its last state, not the first of the next."""
     terminated: Tensor
     """The pole fell."""
     truncated: Tensor
@@ -96,10 +96,10 @@ def mlp(num_outputs: int, output_gain: float) -> nn.Sequential:
 def estimate(rollout: Steps, values: Tensor, next_values: Tensor) -> tuple[Tensor, Tensor]:
     """Computes advantages and returns of a rollout with the estimator for responses.
 
-    `gae` expects that each row ends in a state of value 0, as a response does. The steps of an environment are therefore
-    cut into rows, after the last step of an episode and at the end of the rollout. If the pole fell, a value of 0 is
-    right. If it did not, the episode could continue, so what it would still earn, gamma · V(next state), is added to the
-    last reward.
+    `gae` expects that each row ends in a state of value 0, as a response does. The steps of an environment are
+    therefore cut into rows, after the last step of an episode and at the end of the rollout. If the pole fell, a value
+    of 0 is right. If it did not, the episode could continue, so what it would still earn, gamma · V(next state), is
+    added to the last reward.
 
     Args:
         rollout: (N, T).
@@ -180,7 +180,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="PPO on CartPole-v1")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=500_000, help="number of steps of all environments together")
-    parser.add_argument("--threads", type=int, default=1, help="number of threads that torch uses; the networks are too small for more")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads; the networks are too small for more")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     actor, returns = train(args.seed, args.steps)
