@@ -43,7 +43,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "planner.md"
 
 
 def cell(model: str, devices: int, memory: str, strategy: str, trained: list[str]) -> str:
-    """The largest micro-batch that fits, or the least memory that is needed; and the host memory, if it holds a part."""
+    """The largest micro-batch that fits, or the least memory that is needed; and the host memory that is needed."""
     if "model.quantization=nf4" in trained and strategy not in WHOLE:
         return "–"
     settings = [*SETTINGS, f"model={model}", f"strategy={strategy}", f"trainer.devices={devices}", *trained]
