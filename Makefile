@@ -3,25 +3,25 @@ venv := .venv
 run := $(venv)/bin/python
 MAKEFLAGS += --no-print-directory
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# What is compiled for one PyTorch does not fit another's.
+# Extensions that were compiled for one PyTorch do not work with another.
 export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(venv)/torch_extensions
 
 .PHONY: help demo test mutants lint colossalai clean
 
 help:
-	@echo 'make demo    trains the three stages on the embedded demo and says where the run card is'
-	@echo 'make test    runs the tests'
-	@echo 'make mutants puts known mistakes into a copy of the code, and demands that tests fail: up to an hour'
-	@echo 'make lint    checks style and types'
-	@echo 'make colossalai  adds ColossalAI, for strategy=colossalai_...'
-	@echo 'make clean   removes the virtual environment, builds and caches; outputs/ stays'
+	@echo 'make demo        trains the three stages on the embedded demo, and prints where the run card is'
+	@echo 'make test        runs the tests'
+	@echo 'make mutants     puts known mistakes into a copy of the code, and demands that tests fail; takes up to an hour'
+	@echo 'make lint        checks style and types'
+	@echo 'make colossalai  installs ColossalAI, for strategy=colossalai_...'
+	@echo 'make clean       removes the virtual environment, builds and caches; keeps outputs/'
 	@echo
-	@echo 'The first of them installs everything into $(venv)/. Another Python: make demo PYTHON=python3.12'
+	@echo 'All targets but clean first install what they need into $(venv)/. For another Python: make demo PYTHON=python3.12'
 
 demo: $(venv)/installed
 	@$(run) train.py
 
-# A file of tests has one of the processes to itself, since its tests share what they have trained.
+# One process runs all tests of a file, because they share what they have trained.
 test: $(venv)/installed-dev
 	@$(run) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
@@ -33,29 +33,29 @@ lint: $(venv)/installed-dev
 	@$(run) -m ruff format --check
 	@$(run) -m mypy
 
-# Its own dependencies would bring back an old PyTorch.
+# ColossalAI's own dependencies would bring back an old PyTorch, so they are not installed.
 colossalai: $(venv)/installed requirements/colossalai.txt
 	@$(run) -m pip install --quiet --no-deps --requirement requirements/colossalai.txt
 
-# Either stamp is older than what it was made from, or there is nothing to do.
+# Each of these stamps is made again only when it is older than the files that it depends on.
 $(venv)/installed: pyproject.toml constraints.txt | $(venv)/bin/pip
-	@echo 'Installing into $(venv)/: once, and it takes minutes, since torch is large.'
+	@echo 'Installing into $(venv)/. This happens once and takes minutes, since torch is large.'
 	@$(run) -m pip install --quiet --constraint constraints.txt --editable .
 	@touch $@
 
 $(venv)/installed-dev: pyproject.toml constraints.txt requirements/colossalai.txt | $(venv)/bin/pip
-	@echo 'Installing into $(venv)/, with what tests need: once, and it takes minutes, since torch is large.'
+	@echo 'Installing into $(venv)/, with the test tools. This happens once and takes minutes, since torch is large.'
 	@DS_BUILD_OPS=0 $(run) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $(venv)/installed
 	@$(MAKE) colossalai
-	@echo 'Compiling what DeepSpeed computes on a CPU: once, two or three minutes.'
+	@echo 'Compiling the operators that DeepSpeed uses on a CPU. This happens once and takes two or three minutes.'
 	@$(run) -m lightning_rlhf.strategies.deepspeed.ops
 	@touch $@ $(venv)/installed
 
-# Not bin/python: that is there even where venv stopped half-way for want of ensurepip.
+# The target is not bin/python, because that exists even if venv stopped half-way for lack of ensurepip.
 $(venv)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo 'error: $(PYTHON) is not Python 3.11 or newer; name one that is, such as: make demo PYTHON=python3.12' >&2; \
+	  echo 'error: $(PYTHON) is not Python 3.11 or newer; name a newer one: make demo PYTHON=python3.12' >&2; \
 	  exit 1; }
 	@$(PYTHON) -m venv $(venv)
 

@@ -1,8 +1,9 @@
-"""What it costs to gather a sharded actor layer by layer for each sampled token, beside once for a rollout.
+"""Compares gathering a sharded actor layer by layer for each sampled token with gathering it once for a rollout.
 
     python benchmarks/gather.py [strategy …]
 
-Rollouts of the demo's net in two CPU processes; the seconds of each strategy are ratios to its own gathered rollout.
+The rollouts are those of the demo's model in two CPU processes. The factor compares a strategy with its own rollout in
+which the actor was gathered once.
 """
 
 import csv
@@ -29,7 +30,7 @@ SETTINGS = [
 
 
 def rollout_seconds(strategy: str, gather: bool) -> float:
-    """Median seconds of a rollout, without the first, in which libraries make themselves ready."""
+    """The median seconds of a rollout, without the first one, in which libraries initialise themselves."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
             [sys.executable, "-m", "lightning_rlhf.cli", "train", *SETTINGS, f"strategy={strategy}"]

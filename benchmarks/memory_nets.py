@@ -1,4 +1,4 @@
-"""Writes what the rows of memory_targets.py load: a net of any size with random weights, a reward model, prompts."""
+"""Writes what the rows of memory_targets.py load: a model of any size with random weights, a reward model, prompts."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -22,14 +22,14 @@ _STD = 0.02
 
 
 def drawn(name: str, weight: Tensor) -> Tensor:
-    """Random numbers for a weight, as GPT-2 starts, in bf16; those of an adapter are not 0."""
+    """Random numbers for a weight in bf16, as in a new GPT-2; the weights of an adapter are not 0 either."""
     if weight.dim() > 1:
         return torch.empty(weight.shape, dtype=torch.bfloat16).normal_(std=_STD)
     return torch.full(weight.shape, float(name.endswith("weight")), dtype=torch.bfloat16)
 
 
 def shards(net: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Weights of a net that is on the meta device, a few hundred MB at a time."""
+    """The weights of a model on the meta device, a few hundred MB at a time."""
     part: dict[str, Tensor] = {}
     for name, weight in net.named_parameters():
         part[name] = drawn(name, weight)
@@ -40,7 +40,7 @@ def shards(net: nn.Module) -> Iterator[dict[str, Tensor]]:
 
 
 def write_net(source: ModelSource, folder: Path, *, scalar: bool, weights: bool = True) -> None:
-    """Writes a folder as transformers has them, without ever holding the net."""
+    """Writes a model folder of transformers, without ever holding the whole model in memory."""
     net: Any = empty_net(source, scalar=scalar)
     net = net.net if scalar else net
     net.config.architectures = [type(net).__name__]
@@ -58,7 +58,7 @@ def write_net(source: ModelSource, folder: Path, *, scalar: bool, weights: bool 
 
 
 def write_reward_adapter(source: ModelSource, base: Path, folder: Path) -> None:
-    """Writes the adapter and the head of a reward model on a net."""
+    """Writes the adapter and the head of a reward model that uses a given base model."""
     net: Any = empty_net(source, scalar=True)
     net = net.net
     with torch.device("meta"):
@@ -70,7 +70,7 @@ def write_reward_adapter(source: ModelSource, base: Path, folder: Path) -> None:
 
 
 def write_prompts(path: Path, length: int) -> None:
-    """Writes prompts of exactly so many tokens."""
+    """Writes prompts of exactly `length` tokens."""
     renderer = Renderer(ModelSource(config={}, tokenizer=TOKENIZER).load_tokenizer(), "raw", stop_ids=(2,))
     text = files("lightning_rlhf.demo").joinpath("prompts.jsonl").read_text(encoding="utf-8")
 
@@ -88,13 +88,13 @@ def _first(make: Callable[[int], str], fits: Callable[[str], bool], number: int)
 
 
 def write(config: dict[str, Any], folder: Path, *, prompt_length: int, reward_net: bool) -> None:
-    """Writes all of it, once.
+    """Writes all files, unless they exist already.
 
     Args:
-        config: Architecture.
-        folder: Gets `actor/`, `reward/model/`, `reward/adapter/` and `prompts.jsonl`.
-        prompt_length: Tokens.
-        reward_net: Whether the reward model is there as a whole net too.
+        config: The architecture.
+        folder: The folder for `actor/`, `reward/model/`, `reward/adapter/` and `prompts.jsonl`.
+        prompt_length: The number of tokens of each prompt.
+        reward_net: Whether to write the reward model as a whole model too.
     """
     if (folder / "prompts.jsonl").exists():
         return

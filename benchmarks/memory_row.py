@@ -1,9 +1,10 @@
-"""One row of memory_targets.py.
+"""Measures one row of memory_targets.py.
 
-    python benchmarks/memory_row.py FOLDER NETS plain|ours LIMIT ITERATIONS LENGTH [override …]
+    python benchmarks/memory_row.py FOLDER MODELS plain|ours LIMIT ITERATIONS LENGTH [override …]
 
-NETS is what memory_nets.py wrote. With a LIMIT in bytes (0: none) the process may have no more address space, from
-before torch is imported. FOLDER/row.json gets the most bytes of tensors, in rollout and in update.
+MODELS is a folder that memory_nets.py wrote. LIMIT bounds the address space of the process in bytes, from before torch
+is imported; 0 sets no limit. The largest number of bytes of tensors, in rollout and in update, is written to
+FOLDER/row.json.
 """
 
 import resource
@@ -20,11 +21,11 @@ from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
-import torch  # before plan_run, which would set one thread
+import torch  # imported before plan_run, which would set one thread
 
 
 def plain(nets: Path, iterations: int, length: int) -> dict[str, int]:
-    """The most bytes in each phase of PPO written by hand."""
+    """The largest number of bytes in each phase of PPO written by hand."""
     from meter import Meter, allocated, tensor_bytes
     from plain_ppo import PlainPPO
     from transformers import AutoTokenizer
@@ -48,7 +49,7 @@ def plain(nets: Path, iterations: int, length: int) -> dict[str, int]:
 
 
 def settings(nets: Path, iterations: int, length: int) -> list[str]:
-    """Overrides that all rows have: one response of so many tokens in each iteration."""
+    """The overrides of all rows: each iteration has one response of `length` tokens."""
     return [
         f"model.pretrained={nets / 'actor'}",
         f"reward.path={nets / 'reward' / 'model'}",
@@ -65,7 +66,7 @@ def settings(nets: Path, iterations: int, length: int) -> list[str]:
 
 
 def ours(folder: Path, nets: Path, iterations: int, length: int, overrides: list[str]) -> dict[str, int]:
-    """The most bytes in each phase of this framework's PPO."""
+    """The largest number of bytes in each phase of this framework's PPO."""
     from plan_run import configured, trained
 
     from lightning_rlhf.assembly.library_messages import quiet
@@ -76,7 +77,7 @@ def ours(folder: Path, nets: Path, iterations: int, length: int, overrides: list
 
 
 def main() -> None:
-    """Runs, and writes."""
+    """Runs the row and writes what it took."""
     folder, nets, iterations, length = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[5]), int(sys.argv[6])
     folder.mkdir(parents=True, exist_ok=True)
     if sys.argv[3] == "plain":

@@ -1,10 +1,11 @@
-"""Memory of a PPO iteration, written by hand and by this framework, measured on a CPU: the tables of docs/memory.md.
+"""Measures the memory of a PPO iteration on a CPU, by hand and by this framework: the first table of docs/memory.md.
 
     python benchmarks/memory_targets.py FOLDER [word …]
 
-Writes nets with random weights into FOLDER, runs each row in a process of its own, and prints the table. Rows that
-FOLDER has are not run again, so a run that was stopped goes on. With words, only rows with all of them in their name
-are run, such as `peak` or `8gb plain`. All rows need 5 GB of disk, and half an hour on two cores.
+The script writes models with random weights into FOLDER, runs each row in a process of its own, and prints the table.
+Rows that are in FOLDER already are not run again, so a run that was stopped continues. With words, such as `peak` or
+`8gb plain`, it runs only the rows that have all of them in their name. All rows together need 5 GB of disk and half an
+hour on two cores.
 """
 
 import json
@@ -26,27 +27,27 @@ LIMIT = 8 * 10**9
 _SHARED = ["adapter=lora", "roles=shared", "model.gradient_checkpointing=true"]
 _NF4 = [*_SHARED, "model.quantization=nf4"]
 _ENVIRON = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
-"""The C library gives back at once what is larger than this. By itself it keeps holes between tensors that stay, which
-are never used again and count as address space: GBs in a large net."""
+"""The C library gives back at once what is larger than this. By default it keeps holes between tensors that stay. They
+are never used again, but count as address space: GBs for a large model."""
 _CONFIGS = Path(__file__).parents[1] / "conf" / "model" / "gpt2"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A run to be measured."""
+    """A run that is measured."""
 
     name: str
     size: str
-    """Of `conf/model/gpt2`."""
+    """The name of a size in `conf/model/gpt2`."""
     kind: str
-    """plain or ours."""
+    """Either plain or ours."""
     overrides: tuple[str, ...] = ()
     limit: int = 0
-    """Bytes of address space; 0: no limit."""
+    """The limit of the address space in bytes; 0 sets no limit."""
 
     @property
     def iterations(self) -> int:
-        """In the second, the optimizer's state is there from the start."""
+        """The number of iterations; in the second one, the optimizer's state exists from the start."""
         return 1 if self.limit else 2
 
 
@@ -69,13 +70,13 @@ def architecture(size: str) -> dict[str, Any]:
 
 
 def num_parameters(size: str) -> int:
-    """Of the language model."""
+    """The number of parameters of the language model."""
     net = empty_net(ModelSource(config=architecture(size), tokenizer="none"), scalar=False)
     return sum(weight.numel() for weight in net.parameters())
 
 
 def measured(row: Row, folder: Path) -> dict[str, Any]:
-    """What a row took, as soon as it was run once; `failed` says why it could not be run."""
+    """What a row took; it is run unless its record exists. `failed` says why a row could not be run."""
     place = folder / "rows" / row.name.replace(" ", "_")
     record = place / "row.json"
     if record.exists():
@@ -95,7 +96,7 @@ def measured(row: Row, folder: Path) -> dict[str, Any]:
 
 
 def cells(row: Row, found: dict[str, Any], plain: dict[str, Any] | None) -> list[str]:
-    """Of the table."""
+    """The cells of a row of the table."""
     settings = " ".join(f"`{override}`" for override in row.overrides) or "–"
     start = [row.kind, f"`gpt2/{row.size}`, {num_parameters(row.size) / 1e6:,.0f}M", settings]
     if "failed" in found:
@@ -107,10 +108,10 @@ def cells(row: Row, found: dict[str, Any], plain: dict[str, Any] | None) -> list
 
 
 def main() -> None:
-    """Runs what is not there yet, and prints."""
+    """Runs the rows that are missing, and prints the table."""
     folder, words = Path(sys.argv[1]).absolute(), sys.argv[2:]
     rows = [row for row in ROWS if all(word in row.name.split() for word in words)]
-    print("| PPO | net | settings | rollout, MB | update, MB | of plain | address space, MB |")
+    print("| PPO | model | settings | rollout, MB | update, MB | of plain | address space, MB |")
     print("| --- " * 7 + "|")
     plain = None
     for row in rows:

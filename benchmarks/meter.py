@@ -1,4 +1,4 @@
-"""Bytes that tensors take on a CPU: what the allocator of the C library has given out, read after each operator."""
+"""Measures the bytes of tensors on a CPU: what the C library's allocator has given out, read after each operator."""
 
 import ctypes
 import gc
@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 _SMALL = 2**16
-"""Operators that make less are not worth a look."""
+"""Bytes; operators whose outputs are smaller are not measured."""
 
 
 class _Mallinfo(ctypes.Structure):
@@ -21,13 +21,13 @@ _LIBC.mallinfo2.restype = _Mallinfo
 
 
 def allocated() -> int:
-    """Bytes in use, of all threads: `uordblks`, and `hblkhd` for what has pages of its own (man 3 mallinfo)."""
+    """The bytes that all threads use: `uordblks`, and `hblkhd` for blocks with pages of their own (man 3 mallinfo)."""
     info = _LIBC.mallinfo2()
     return info.field_7 + info.field_4
 
 
 def tensor_bytes() -> int:
-    """Bytes of all tensors that Python can reach."""
+    """The bytes of all tensors that Python can reach."""
     storages = {}
     for item in filter(lambda item: isinstance(item, Tensor), gc.get_objects()):
         for tensor in (item, getattr(item, "ds_tensor", None), item.grad if item.is_leaf else None):
@@ -38,15 +38,15 @@ def tensor_bytes() -> int:
 
 
 class Meter(TorchDispatchMode):
-    """Keeps the most that is allocated after any operator."""
+    """Keeps the largest number of bytes that were allocated after any operator."""
 
     def __init__(self) -> None:
-        """Starts at nothing."""
+        """Starts with 0 bytes."""
         super().__init__()
         self.most = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs an operator, and looks."""
+        """Runs an operator, and reads the allocated bytes if its outputs are large."""
         outputs = function(*args, **(kwargs or {}))
         if any(isinstance(part, Tensor) and part.nbytes > _SMALL for part in tree_leaves(outputs)):
             self.most = max(self.most, allocated())

@@ -1,8 +1,8 @@
-"""PPO as one writes it by hand after the InstructGPT paper, in plain PyTorch and transformers: four nets, AdamW.
+"""PPO as one would write it by hand after the InstructGPT paper, in plain PyTorch and transformers.
 
-Nothing of lightning_rlhf is in it. It is what memory_targets.py compares with: no adapters, no checkpointed
-activations, logits of all positions; but gradients are freed after each step, and the losses of actor and critic go
-backward one after the other, so that their activations are not there at the same time.
+It has four models and AdamW, and uses nothing of lightning_rlhf. memory_targets.py compares with it. There are no
+adapters and no checkpointed activations, and logits of all positions; but gradients are freed after each step, and the
+backward passes of actor and critic run one after the other, so that their activations do not exist at the same time.
 
 Shapes: B rows, P prompt tokens, R response tokens, T = P + R, D hidden size, V vocabulary.
 """
@@ -18,24 +18,24 @@ CLIP, KL_COEF, GAE_LAMBDA, VF_COEF = 0.2, 0.05, 0.95, 0.1
 
 
 class TokenScores(nn.Module):
-    """A net with a number for each token: critic and reward model."""
+    """A model that gives a number for each token: critic and reward model."""
 
     def __init__(self, folder: Path) -> None:
-        """Loads the net; its head is new."""
+        """Loads the model and gives it a new head."""
         super().__init__()
         self.net = AutoModel.from_pretrained(folder, dtype=torch.float32)
         self.head = nn.Linear(self.net.config.hidden_size, 1)
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """(B, T)."""
+        """Computes the numbers, (B, T)."""
         return self.head(self.net(input_ids).last_hidden_state)[..., 0]
 
 
 class PlainPPO:
-    """The four nets, and an iteration."""
+    """The four models, and an iteration with them."""
 
     def __init__(self, folder: Path) -> None:
-        """Loads the nets from a folder that memory_nets.py wrote."""
+        """Loads the models from a folder that memory_nets.py wrote."""
         self.actor, self.reference = (
             AutoModelForCausalLM.from_pretrained(folder / "actor", dtype=torch.float32) for _ in range(2)
         )
@@ -50,9 +50,9 @@ class PlainPPO:
         """Samples responses, scores them, and updates actor and critic once.
 
         Args:
-            prompts: (B, P) ids.
-            num_new: Response tokens.
-            sampled: Is called between rollout and update.
+            prompts: (B, P) token ids.
+            num_new: The number of response tokens.
+            sampled: A function that is called between rollout and update.
         """
         with torch.no_grad():
             limits = {"max_new_tokens": num_new, "min_new_tokens": num_new, "pad_token_id": 0}
@@ -77,13 +77,13 @@ class PlainPPO:
 
 
 def logprobs(net: nn.Module, ids: Tensor, num_new: int) -> Tensor:
-    """(B, R) of the last tokens of (B, T) ids."""
+    """The log-probs (B, R) of the last tokens of (B, T) ids."""
     every = net(ids).logits[:, :-1].log_softmax(-1)
     return every.gather(2, ids[:, 1:, None])[:, -num_new:, 0]
 
 
 def gae(rewards: Tensor, values: Tensor) -> Tensor:
-    """(B, R) advantages, with no discount."""
+    """The advantages (B, R), without a discount."""
     advantages, last = torch.zeros_like(rewards), torch.zeros(len(rewards))
     following = torch.cat([values[:, 1:], torch.zeros(len(values), 1)], dim=1)
     for step in reversed(range(rewards.shape[1])):

@@ -1,9 +1,9 @@
-"""Compares the plan of PPO runs with what they really take on a CPU, and writes the table of docs/planner.md.
+"""Compares the plans of PPO runs with what the runs really take on a CPU, and writes the table of docs/planner.md.
 
     python benchmarks/plan_accuracy.py [word …]
 
-Runs the cases that have all the words in their name, such as `llama full fsdp2`; without words, all, which takes an
-hour on two cores. Sharded ones have two processes, of which the first is measured.
+The script runs the cases that have all the words in their name, such as `llama full fsdp2`. Without words it runs all
+cases, which takes an hour on two cores. Sharded cases have two processes, of which the first is measured.
 """
 
 import json
@@ -50,7 +50,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "bloom": {"model_type": "bloom", "hidden_size": 512, "n_layer": 6, "n_head": 8},
 }
 NETS = {"full": [], "lora": ["adapter=lora"], "shared": ["adapter=lora", "roles=shared"]}
-# Buckets as small as the nets: DeepSpeed's own are made for large ones, and would hide them.
+# The buckets are as small as the models: DeepSpeed's default buckets suit large models, and would hide small ones.
 _TWO = ["trainer.devices=2"]
 STRATEGIES = {
     "single": [],
@@ -63,7 +63,7 @@ PROMPT_LENGTH = 64
 
 
 def write_nets(family: str, folder: Path) -> None:
-    """Writes an actor, a reward model, and prompts of all lengths up to the longest that is allowed."""
+    """Writes an actor, a reward model, and prompts of two lengths, of which the longer one is the longest allowed."""
     source = ModelSource(config=FAMILIES[family] | {"vocab_size": 814}, tokenizer="pkg://lightning_rlhf.demo/tokenizer")
     tokenizer = source.load_tokenizer()
     for name, net in (("actor", load_causal_lm(source)), ("reward", load_scalar_model(source, "normal").net)):
@@ -78,7 +78,7 @@ def write_nets(family: str, folder: Path) -> None:
 
 
 def _write_adapter(folder: Path) -> None:
-    """Writes a reward model that is an adapter of the actor, as a run leaves it."""
+    """Writes a reward model that is an adapter of the actor, in the form in which a run leaves it."""
     base = folder / "actor"
     net: Any = load_scalar_model(ModelSource(pretrained=str(base), adapter=Lora()), "normal").net
     net.config.score_bias = 0.0
@@ -96,7 +96,7 @@ def _prompt(numbers: random.Random, renderer: Renderer, length: int) -> str:
 
 
 def measure(family: Path, nets: str, strategy: str) -> dict[str, Any]:
-    """Runs one case."""
+    """Runs one case and returns its record."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         (folder / "prompts.jsonl").write_bytes((family / "prompts.jsonl").read_bytes())
@@ -118,7 +118,7 @@ def measure(family: Path, nets: str, strategy: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Prints a row for each case, and writes the table if all were run."""
+    """Prints a row for each case, and writes the table if all cases were run."""
     words = sys.argv[1:]
     cases = [case for case in product(FAMILIES, NETS, STRATEGIES) if all(word in case for word in words)]
     rows, errors = [], []

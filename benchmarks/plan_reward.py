@@ -1,10 +1,10 @@
-"""Compares the plan of normalising a reward model with what that really takes on a CPU.
+"""Compares the plan for normalising a reward model with what normalising really takes on a CPU.
 
     python benchmarks/plan_reward.py FOLDER [override …]
 
-FOLDER gets nets and prompts as `plan_accuracy.py` writes them; an override such as `strategy=fsdp2 trainer.devices=2`
-starts several processes, of which the first is measured. Measured is the most while the samples are drawn and scored,
-as in `plan_run.py`.
+The script writes models and prompts into FOLDER, as `plan_accuracy.py` does. Overrides such as `strategy=fsdp2
+trainer.devices=2` start several processes, of which the first is measured. The measured value is the peak while the
+samples are drawn and scored, as in `plan_run.py`.
 """
 
 import gc
@@ -50,14 +50,14 @@ OF_STAGE = [
 
 
 class Measure(Callback):
-    """Counts, before the reward model is normalised, what is no tensor."""
+    """Counts the bytes that are not tensors before the reward model is normalised."""
 
     def __init__(self, meter: Meter) -> None:
-        """Takes what measures."""
+        """Takes the meter."""
         self.meter, self.other = meter, 0
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Begins."""
+        """Counts the bytes that are not tensors, and starts to measure."""
         if not shards_parameters(trainer) or trainer.strategy.gather_for_generation:
             normalize = next(each for each in trainer.callbacks if isinstance(each, NormalizeReward))
             normalize.reference = partial(_allocated, normalize.reference)
@@ -66,7 +66,7 @@ class Measure(Callback):
 
 
 def _allocated(build: Callable[[], PreTrainedModel]) -> PreTrainedModel:
-    """A net in memory that was asked for: weights that transformers maps from a file are not measured."""
+    """Builds a model and copies its weights to allocated memory, since weights mapped from a file are not measured."""
     net = build()
     for weight in net.parameters():
         weight.data = weight.data.clone()
@@ -74,14 +74,14 @@ def _allocated(build: Callable[[], PreTrainedModel]) -> PreTrainedModel:
 
 
 def write_pairs(folder: Path) -> None:
-    """Makes pairs of the prompts."""
+    """Turns the prompts into preference pairs."""
     rows = [json.loads(line) for line in (folder / "prompts.jsonl").read_text(encoding="utf-8").splitlines()]
     pairs = [json.dumps({**row, "chosen": "yes", "rejected": "no"}) for row in rows]
     (folder / "pairs.jsonl").write_text("\n".join(pairs) + "\n", encoding="utf-8")
 
 
 def run(folder: Path, overrides: list[str]) -> None:
-    """Trains, and prints what normalising took and what was planned."""
+    """Trains, and prints how much memory normalising took and how much was planned."""
     quiet()
     if not (folder / "pairs.jsonl").exists():
         write_nets("llama", folder)

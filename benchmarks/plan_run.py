@@ -1,8 +1,9 @@
-"""One PPO run whose memory is measured: python benchmarks/plan_run.py FOLDER [override …]; see plan_accuracy.py.
+"""Measures the memory of one PPO run: python benchmarks/plan_run.py FOLDER [override …]; see plan_accuracy.py.
 
-What is measured is what the allocator of the C library has given out, after each operator, whichever thread asks for it
-or frees it; what Python and libraries have is taken off by counting tensors once, when the first rollout begins. The
-plan of the same configuration is computed beside. FOLDER/memory.json gets both, of the first process.
+The measured value is what the allocator of the C library has given out after each operator, whichever thread asks for
+memory or frees it. The tensors are counted once, when the first rollout begins; the rest belongs to Python and
+libraries, and is subtracted. The script also computes the plan of the same configuration, and writes both for the first
+process to FOLDER/memory.json.
 """
 
 import gc
@@ -55,27 +56,27 @@ SETTINGS = [
 
 
 class Measure(RLHFCallback):
-    """The most in each phase, without what is no tensor."""
+    """Keeps the peak of each phase, without the bytes that are not tensors."""
 
     def __init__(self, meter: Meter) -> None:
-        """Takes what measures."""
+        """Takes the meter."""
         self.meter = meter
         self.other: int | None = None
         self.peaks = {"rollout": 0, "update": 0}
 
     def on_rollout_start(self, trainer: Trainer, module: Any) -> None:
-        """Counts what is no tensor, once."""
+        """Counts the bytes that are not tensors, once."""
         gc.collect()
         if self.other is None:
             self.other = allocated() - tensor_bytes()
         self.meter.most = 0
 
     def on_rollout_end(self, trainer: Trainer, module: Any, rollout: Any) -> None:
-        """Notes a rollout's."""
+        """Notes the peak of a rollout."""
         self._note("rollout")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Notes an update's."""
+        """Notes the peak of an update."""
         self._note("update")
 
     def _note(self, phase: str) -> None:
@@ -84,7 +85,7 @@ class Measure(RLHFCallback):
 
 
 def configured(folder: Path, overrides: list[str]) -> DictConfig:
-    """The configuration of a run in a folder with prompts."""
+    """The configuration of a run in a folder that contains prompts."""
     with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
         config = compose("train", [*SETTINGS, f"data.path={folder / 'prompts.jsonl'}", *overrides])
     with open_dict(config):
@@ -93,7 +94,7 @@ def configured(folder: Path, overrides: list[str]) -> DictConfig:
 
 
 def trained(folder: Path, config: DictConfig) -> tuple[Trainer, dict[str, int]]:
-    """Trains; the trainer, and the most bytes of each phase."""
+    """Trains, and returns the trainer and the largest number of bytes of each phase."""
     stage = prepare(config, "ppo", folder, load_renderer(config))
     meter = Meter()
     measure = Measure(meter)
@@ -105,7 +106,7 @@ def trained(folder: Path, config: DictConfig) -> tuple[Trainer, dict[str, int]]:
 
 
 def run(folder: Path, overrides: list[str]) -> None:
-    """Trains, and writes what it took and what was planned."""
+    """Trains, and writes how much memory the run took and how much was planned."""
     quiet()
     config = configured(folder, overrides)
     planned = moments(job_of(config, "ppo"))

@@ -1,9 +1,10 @@
-"""Time of scoring and of an update, one net for all roles against four: the second table of docs/memory.md.
+"""Compares the time of scoring and of an update with one model and with four: the second table of docs/memory.md.
 
     python benchmarks/shared_speed.py FOLDER [repeats]
 
-FOLDER is that of memory_targets.py. Both are built in one process and take turns; medians are printed. Scoring asks
-all four roles; shared, actor and reference go through the net in one batch, or one after the other.
+FOLDER is the folder of memory_targets.py. Both variants are built in one process and take turns, and the medians are
+printed. Scoring asks all four roles. With one model, actor and reference read the rows in one batch, or one after the
+other.
 """
 
 import sys
@@ -25,7 +26,7 @@ ROWS, PROMPT, RESPONSE = 1, 400, 112
 
 
 def roles_of(nets: Path, *overrides: str) -> Any:
-    """What plays the roles of PPO."""
+    """The models that play the roles of PPO."""
     config = configured(nets, [*settings(nets, 1, RESPONSE), "adapter=lora", *overrides])
     module: Any = prepare(config, "ppo", nets, load_renderer(config)).module
     module.configure_model()
@@ -33,7 +34,7 @@ def roles_of(nets: Path, *overrides: str) -> Any:
 
 
 def scoring(roles: Any, answers: Answers, *, fused: bool) -> Callable[[], None]:
-    """What all four roles say."""
+    """Scoring by all four roles."""
     sequences = answers.sequences
 
     @torch.no_grad()
@@ -50,7 +51,7 @@ def scoring(roles: Any, answers: Answers, *, fused: bool) -> Callable[[], None]:
 
 
 def update(roles: Any, answers: Answers) -> Callable[[], None]:
-    """A step of actor and critic."""
+    """An optimizer step of actor and critic."""
     weights = [weight for net in roles.trainable().values() for weight in net.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=1e-6)
 
@@ -65,7 +66,7 @@ def update(roles: Any, answers: Answers) -> Callable[[], None]:
 
 
 def medians(works: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """Seconds of each, which take turns; the first turn does not count."""
+    """The median seconds of each variant. The variants take turns, and the first turn does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repeats + 1):
         for name, work in works.items():
@@ -84,20 +85,20 @@ def main() -> None:
     answers = Answers(Sequences(ids, mask, mask[:, :RESPONSE]), [""] * ROWS, [""] * ROWS, [{}] * ROWS)
     separate, shared = roles_of(nets), roles_of(nets, "roles=shared")
     scored = {
-        "four nets": scoring(separate, answers, fused=True),
-        "one net, actor and reference in one batch": scoring(shared, answers, fused=True),
-        "one net, one after the other": scoring(shared, answers, fused=False),
+        "four models": scoring(separate, answers, fused=True),
+        "one model, actor and reference in one batch": scoring(shared, answers, fused=True),
+        "one model, one after the other": scoring(shared, answers, fused=False),
     }
     updated = {
-        "four nets": update(separate, answers),
-        "one net, actor and reference in one batch": update(shared, answers),
+        "four models": update(separate, answers),
+        "one model, actor and reference in one batch": update(shared, answers),
     }
     scores, updates = medians(scored, repeats), medians(updated, repeats)
     print("| roles | scoring | update |\n| --- | --- | --- |")
     for name in scored:
-        cell = f"{updates[name] / updates['four nets']:.2f}" if name in updates else "the same"
-        print(f"| {name} | {scores[name] / scores['four nets']:.2f} | {cell} |")
-    print(f"\nFour nets: {scores['four nets']:.2f} s and {updates['four nets']:.2f} s.")
+        cell = f"{updates[name] / updates['four models']:.2f}" if name in updates else "the same"
+        print(f"| {name} | {scores[name] / scores['four models']:.2f} | {cell} |")
+    print(f"\nFour models: {scores['four models']:.2f} s and {updates['four models']:.2f} s.")
 
 
 if __name__ == "__main__":

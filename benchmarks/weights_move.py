@@ -1,10 +1,10 @@
-"""Trains a net of two million parameters, built in fp32 and in bf16, under each strategy: which of its weights move?
+"""Trains a model of two million parameters, built in fp32 and in bf16, under each strategy: which weights move?
 
     python benchmarks/weights_move.py FOLDER [strategy …]
 
-Each run is 16 steps of SFT or PPO on two CPU processes (`single`: on one), at the learning rate of the stage's own
-configuration. A weight has moved if it is not equal to what it was before the first step; where a strategy keeps fp32
-copies of trained weights, those are compared. The last column is the mean loss of the last four steps.
+Each run makes 16 steps of SFT or PPO in two CPU processes (`single`: in one), at the learning rate of the stage's own
+configuration. A weight has moved if it differs from its value before the first step. If a strategy keeps fp32 copies of
+trained weights, those are compared. The last column is the mean loss of the last four steps.
 """
 
 import json
@@ -49,7 +49,7 @@ SETTINGS = ["experiment=none", "model=demo", "data=demo", "trainer=cpu", "logger
 
 
 def main(folder: Path, strategies: list[str]) -> None:
-    """Runs all, and prints a table."""
+    """Runs all cases, and prints a table."""
     print(f"| stage | strategy | weights | moved | first loss | last four |\n|{' --- |' * 6}")
     for stage in STAGES:
         for strategy in strategies:
@@ -72,7 +72,7 @@ def main(folder: Path, strategies: list[str]) -> None:
 
 
 def run(folder: Path, stage: str, strategy: str, weights: str) -> None:
-    """Trains, and writes which share of the weights moved."""
+    """Trains, and writes the share of the weights that moved."""
     from hydra import compose, initialize_config_module
     from lightning.pytorch import Callback
     from omegaconf import open_dict

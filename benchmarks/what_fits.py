@@ -1,4 +1,4 @@
-"""Plans LLaMA and GPT-3's size on several machines, and writes the table "what fits where" of docs/planner.md.
+"""Plans LLaMA and a model of GPT-3's size on several machines, and writes "What fits where" of docs/planner.md.
 
 python benchmarks/what_fits.py
 """
@@ -20,10 +20,10 @@ STRATEGIES = {1: ["single", "deepspeed_zero3_offload"], 8: ["fsdp2", "deepspeed_
 TRAINED = {
     "all weights": [],
     "adapters": ["adapter=lora"],
-    "adapters of one net": ["adapter=lora", "roles=shared"],
+    "adapters of one model": ["adapter=lora", "roles=shared"],
     "the same in 4 bits": ["adapter=lora", "roles=shared", "model.quantization=nf4"],
 }
-# What is quantized cannot be divided.
+# Strategies that divide no weights: quantized weights cannot be divided.
 WHOLE = ("single",)
 SETTINGS = [
     "stage=ppo",
@@ -43,7 +43,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "planner.md"
 
 
 def cell(model: str, devices: int, memory: str, strategy: str, trained: list[str]) -> str:
-    """The largest micro-batch that fits, or what is needed at least; and what a machine needs, if it holds a part."""
+    """The largest micro-batch that fits, or the least memory that is needed; and the host memory that is needed."""
     if "model.quantization=nf4" in trained and strategy not in WHOLE:
         return "–"
     settings = [*SETTINGS, f"model={model}", f"strategy={strategy}", f"trainer.devices={devices}", *trained]
@@ -63,7 +63,7 @@ def cell(model: str, devices: int, memory: str, strategy: str, trained: list[str
 
 
 def gib(size: int) -> str:
-    """A size in GiB, as the table has it."""
+    """A size in GiB, as the table shows it."""
     return f"{size / 2**30:,.0f}"
 
 

@@ -1,13 +1,13 @@
 """PPO on CartPole-v1, with all of its mathematics from `lightning_rlhf.ops`.
 
-A pole on a cart takes the place of text, and plain loops take the place of Lightning: if the pole stays up, the
-functions that train language models have done it. Settings and details are those of CleanRL's `ppo.py` (Huang et al.,
-"CleanRL: High-quality Single-file Implementations of Deep Reinforcement Learning Algorithms", 2022), with one
-difference: where the time limit cuts an episode short, what it would still have earned counts.
+A pole on a cart replaces text, and plain loops replace Lightning. If the pole stays up, the functions that train
+language models have balanced it. Settings and details are those of CleanRL's `ppo.py` (Huang et al., "CleanRL:
+High-quality Single-file Implementations of Deep Reinforcement Learning Algorithms", 2022), with one difference: if the
+time limit cuts an episode short, the rewards that it would still have earned count too.
 
     for seed in 1 2 3; do python examples/cartpole.py --seed $seed; done
 
-Shapes: N environments, T steps of a rollout; B rows, R steps of the longest one; M steps of a minibatch.
+Shapes: N environments, T steps of a rollout; B rows, R steps of the longest row; M steps of a minibatch.
 """
 
 import argparse
@@ -39,7 +39,7 @@ class Steps(NamedTuple):
     actions: Tensor
     rewards: Tensor
     next_observations: Tensor
-    """Where the actions led: at the end of an episode its last state, not the first one of the next."""
+    """The states to which the actions led; at the end of an episode its last state, not the first of the next."""
     terminated: Tensor
     """The pole fell."""
     truncated: Tensor
@@ -47,7 +47,7 @@ class Steps(NamedTuple):
 
 
 class Minibatch(NamedTuple):
-    """Steps in any order, each of them a row of its own: observations (M, 1, 4), all else (M, 1)."""
+    """Steps in any order, where each step is a row: observations are (M, 1, 4), all other fields (M, 1)."""
 
     observations: Tensor
     actions: Tensor
@@ -58,18 +58,18 @@ class Minibatch(NamedTuple):
 
 
 class CartPoles:
-    """CartPole-v1 several times over; each begins anew when its episode ends."""
+    """Several environments CartPole-v1; each of them is reset when its episode ends."""
 
     def __init__(self, count: int, seed: int) -> None:
-        """Resets all of them, each with a seed of its own."""
+        """Resets all environments, each with a seed of its own."""
         self.envs: list[gymnasium.Env[Any, Any]] = [gymnasium.make("CartPole-v1") for _ in range(count)]
         starts = [env.reset(seed=seed * count + i)[0] for i, env in enumerate(self.envs)]
         self.observations = torch.tensor(np.stack(starts))  # (N, 4)
-        self.totals = torch.zeros(count)  # rewards of the episodes under way
-        self.returns: list[float] = []  # of the episodes that have ended, in that order
+        self.totals = torch.zeros(count)  # sums of rewards of the episodes in progress
+        self.returns: list[float] = []  # returns of the finished episodes, in the order of their ends
 
     def step(self, actor: nn.Module) -> Steps:
-        """Goes one step, with actions drawn from the actor."""
+        """Makes one step in each environment, with actions drawn from the actor."""
         actions = torch.multinomial(actor(self.observations).softmax(-1), 1).squeeze(1)
         outcomes = [env.step(action) for env, action in zip(self.envs, actions.tolist(), strict=True)]
         arrived, rewards, terminated, truncated, _ = zip(*outcomes, strict=True)
@@ -85,7 +85,7 @@ class CartPoles:
 
 
 def mlp(num_outputs: int, output_gain: float) -> nn.Sequential:
-    """Two hidden layers of 64 with tanh; orthogonal weights, biases 0."""
+    """A network with two hidden layers of 64 units with tanh, orthogonal weights, and biases of 0."""
     layers = [nn.Linear(4, 64), nn.Linear(64, 64), nn.Linear(64, num_outputs)]
     for layer, gain in zip(layers, (2**0.5, 2**0.5, output_gain), strict=True):
         nn.init.orthogonal_(layer.weight, gain)
@@ -94,16 +94,17 @@ def mlp(num_outputs: int, output_gain: float) -> nn.Sequential:
 
 
 def estimate(rollout: Steps, values: Tensor, next_values: Tensor) -> tuple[Tensor, Tensor]:
-    """Advantages and returns of a rollout, from the estimator for responses.
+    """Computes advantages and returns of a rollout with the estimator for responses.
 
-    `gae` wants rows that each end in a state of value 0, as a response does. So the steps of an environment are cut
-    into rows, after the last step of an episode and at the end of the rollout. If the pole fell, value 0 is right. If
-    not, the episode could go on, and gamma · V(next state), what it would still earn, is added to the last reward.
+    `gae` expects that each row ends in a state of value 0, as a response does. The steps of an environment are
+    therefore cut into rows, after the last step of an episode and at the end of the rollout. If the pole fell, a value
+    of 0 is right. If it did not, the episode could continue, so what it would still earn, gamma · V(next state), is
+    added to the last reward.
 
     Args:
         rollout: (N, T).
-        values: (N, T) of the states acted in.
-        next_values: (N, T) of the states that the actions led to.
+        values: (N, T) of the states in which the actions were taken.
+        next_values: (N, T) of the states to which the actions led.
 
     Returns:
         Both (N · T,), in the order of `flatten()`.
@@ -122,7 +123,7 @@ def estimate(rollout: Steps, values: Tensor, next_values: Tensor) -> tuple[Tenso
 
 @torch.no_grad()
 def collect(envs: CartPoles, actor: nn.Module, critic: nn.Module) -> Minibatch:
-    """Plays a rollout, then scores it; all of its steps as one large minibatch."""
+    """Plays a rollout, scores it, and returns all of its steps as one large minibatch."""
     steps = [envs.step(actor) for _ in range(NUM_STEPS)]
     rollout = Steps(*(torch.stack(parts, dim=1) for parts in zip(*steps, strict=True)))  # (N, T, …)
     values, next_values = (critic(x).squeeze(-1) for x in (rollout.observations, rollout.next_observations))
@@ -132,7 +133,7 @@ def collect(envs: CartPoles, actor: nn.Module, critic: nn.Module) -> Minibatch:
 
 
 def ppo_loss(actor: nn.Module, critic: nn.Module, batch: Minibatch) -> Tensor:
-    """Policy loss, value loss and entropy bonus of a minibatch."""
+    """The sum of policy loss, value loss and entropy bonus of a minibatch."""
     mask = torch.ones_like(batch.actions, dtype=torch.bool)
     weights = 1 / len(mask)  # the mean over steps
     logits, values = actor(batch.observations), critic(batch.observations).squeeze(-1)  # (M, 1, 2), (M, 1)
@@ -144,7 +145,7 @@ def ppo_loss(actor: nn.Module, critic: nn.Module, batch: Minibatch) -> Tensor:
 
 
 def train(seed: int, total_steps: int) -> tuple[nn.Module, list[float]]:
-    """Trains an actor; gives it, and the returns of the episodes on the way."""
+    """Trains an actor; returns it together with the returns of all training episodes."""
     torch.manual_seed(seed)
     envs, actor, critic = CartPoles(NUM_ENVS, seed), mlp(2, output_gain=0.01), mlp(1, output_gain=1.0)
     parameters = [*actor.parameters(), *critic.parameters()]
@@ -167,7 +168,7 @@ def train(seed: int, total_steps: int) -> tuple[nn.Module, list[float]]:
 
 @torch.no_grad()
 def evaluate(actor: nn.Module, seed: int, num_episodes: int = 100) -> float:
-    """Mean return over episodes of a new environment, with actions drawn as in training."""
+    """The mean return over episodes of a new environment, with actions drawn as in training."""
     env = CartPoles(1, seed)
     while len(env.returns) < num_episodes:
         env.step(actor)
@@ -175,11 +176,11 @@ def evaluate(actor: nn.Module, seed: int, num_episodes: int = 100) -> float:
 
 
 def main() -> None:
-    """Trains an actor and prints for how many steps it keeps the pole up: 500 is the most."""
+    """Trains an actor and prints for how many steps it keeps the pole up; the maximum is 500."""
     parser = argparse.ArgumentParser(description="PPO on CartPole-v1")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=500_000, help="of all environments together")
-    parser.add_argument("--threads", type=int, default=1, help="of torch; the nets are too small for more")
+    parser.add_argument("--steps", type=int, default=500_000, help="number of steps of all environments together")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads; the networks are too small for more")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     actor, returns = train(args.seed, args.steps)
