@@ -283,22 +283,27 @@ def test_a_mistake_is_one_message_and_exit_code_2(mistake: str, tmp_path: Path) 
     assert not list(tmp_path.glob("outputs/**/result.json"))
 
 
-def test_a_row_that_is_wrong_can_be_skipped(tmp_path: Path) -> None:
+def test_each_run_of_a_sweep_says_that_it_skips_a_wrong_row(tmp_path: Path) -> None:
     rows = [{"prompt": f"Why {i}?", "completion": "Because."} for i in range(40)]
     rows[3] = {"prompt": "Why?", "completion": ""}
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = command(
         tmp_path,
+        "-m",
         *keep(TINY, "sft"),
         "data=files",
-        "data.path=rows.jsonl",
+        f"data.path={tmp_path / 'rows.jsonl'}",
         "data.on_error=skip",
         "data.val_fraction=0.2",
         "sft.data.minibatch_size=8",
+        "seed=1,2",
     )
     assert done.returncode == 0, done.stderr
-    assert "skipped 1 wrong row" in done.stdout + done.stderr
-    assert "rows.jsonl:4" in done.stdout + done.stderr
+    said = done.stdout + done.stderr
+    assert said.count("skipped 1 wrong row") == said.count("rows.jsonl:4") == 2
+    # Hydra says nothing of itself.
+    assert "HYDRA" not in said
+    assert "#1" not in said
 
 
 def test_one_file_of_transcripts_serves_all_stages(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ def quiet() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch.callbacks.model_checkpoint").setLevel(logging.ERROR)
-    for name in ("httpx", "matplotlib", "fsspec", "urllib3", "torch.distributed"):
+    for name in ("httpx", "hydra", "matplotlib", "fsspec", "urllib3", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # transformers imports DeepSpeed where it is installed, and that says what it found.
     logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
