@@ -6,11 +6,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Extensions that were compiled for one PyTorch do not work with another.
 export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(venv)/torch_extensions
 
-.PHONY: help demo test mutants lint colossalai clean
+.PHONY: help demo test test-all mutants lint colossalai clean
 
 help:
 	@echo 'make demo        trains the three stages on the embedded demo, and prints where the run card is'
-	@echo 'make test        runs the tests'
+	@echo 'make test        runs the tests that a change is likely to break; takes up to ten minutes on two cores'
+	@echo 'make test-all    runs all tests, under every strategy too; takes up to forty minutes on two cores'
 	@echo 'make mutants     puts known mistakes into a copy of the code, and demands that tests fail; takes up to an hour'
 	@echo 'make lint        checks style and types'
 	@echo 'make colossalai  installs ColossalAI, for strategy=colossalai_...'
@@ -21,9 +22,14 @@ help:
 demo: $(venv)/installed
 	@$(run) train.py
 
-# One process runs all tests of a file, because they share what they have trained.
+# One process runs the tests that share what they have trained; tests/conftest.py groups them.
+pytest := $(run) -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup --durations 20
+
 test: $(venv)/installed-dev
-	@$(run) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	@$(pytest) -m 'not slow'
+
+test-all: $(venv)/installed-dev
+	@$(pytest)
 
 mutants: $(venv)/installed-dev
 	@$(run) tests/mutate.py

@@ -14,6 +14,7 @@ from support import TINY, environ, free_port, keep
 from worker import STAGES
 
 
+@pytest.mark.slow
 def test_two_nodes_give_the_numbers_of_one(single: Path, tmp_path: Path) -> None:
     """Two agents of torchrun, each for a machine with one device, meet at an address."""
     agent = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d"]
@@ -24,6 +25,7 @@ def test_two_nodes_give_the_numbers_of_one(single: Path, tmp_path: Path) -> None
         assert max(differences(tmp_path, single, stage).values()) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [2, 4, 8])
 def test_accumulation_gives_the_same_numbers(parts: int, single: Path, tmp_path: Path) -> None:
     launch(tmp_path, "single", f"STAGE.trainer.accumulate_grad_batches={parts}", f"start={single}")
@@ -31,6 +33,7 @@ def test_accumulation_gives_the_same_numbers(parts: int, single: Path, tmp_path:
         assert max(differences(tmp_path, single, stage).values()) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "victim"),
     [("ddp", 0), ("ddp", 1), ("fsdp2", 0), ("deepspeed_zero3", 1), ("colossalai_zero2", 0)],
@@ -82,6 +85,7 @@ train.main()
 """
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_killed_in_a_rollout_ends_the_other_with_a_message(tmp_path: Path) -> None:
     (tmp_path / "dies.py").write_text(DIES_IN_A_ROLLOUT)
     settings = [*keep(TINY, "ppo"), "reward=gold", "strategy=fsdp2", "trainer.devices=2", f"hydra.run.dir={tmp_path}"]
@@ -97,6 +101,7 @@ def test_a_rank_that_is_killed_in_a_rollout_ends_the_other_with_a_message(tmp_pa
     assert "Traceback" not in said[0]
 
 
+@pytest.mark.slow
 def test_a_rank_of_torchrun_that_is_killed_ends_the_other_with_a_message(tmp_path: Path) -> None:
     log = tmp_path / "log"
     agent = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]

@@ -89,6 +89,7 @@ def test_every_iteration_logs_both_phases(pipeline: tuple[Path, str]) -> None:
     assert float(before["val/kl"]) == pytest.approx(0, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_pipeline_goes_on_after_ctrl_c_in_ppo(tmp_path: Path) -> None:
     endless = [*TINY, "ppo.trainer.max_epochs=500", "ppo.trainer.check_val_every_n_epoch=500"]
     stopped = _interrupt(tmp_path, endless, lambda: list(tmp_path.glob("outputs/*/*/ppo/checkpoints/last.ckpt")))
@@ -130,6 +131,7 @@ def test_a_finished_pipeline_is_not_trained_again_and_takes_no_other_settings(
     assert "where sft is finished" in refused.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_the_update_phase_leaves_no_model(tmp_path: Path) -> None:
     overrides = [*keep(TINY, "sft"), "sft.trainer.max_epochs=500"]
     overrides.remove("+sft.trainer.limit_train_batches=2")
@@ -175,6 +177,7 @@ def test_a_sweep_writes_a_table_of_its_metrics(tmp_path: Path) -> None:
     assert str(table.relative_to(tmp_path)) in done.stdout
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(tmp_path: Path, pipeline: tuple[Path, str]) -> None:
     done = command(tmp_path, *TINY, "strategy=ddp", "trainer.devices=2")
     assert done.returncode == 0, done.stderr
@@ -306,6 +309,7 @@ def test_each_run_of_a_sweep_says_that_it_skips_a_wrong_row(tmp_path: Path) -> N
     assert "#1" not in said
 
 
+@pytest.mark.slow
 def test_one_file_of_transcripts_serves_all_stages(tmp_path: Path) -> None:
     def transcript(i: int, answer: str) -> str:
         return f"\n\nHuman: Is {i} a number?\n\nAssistant: It is.\n\nHuman: Really?\n\nAssistant: {answer}"

@@ -60,6 +60,7 @@ def test_dpo_starts_from_the_export_of_sft_as_actor_and_as_reference(pipeline: t
     assert {(row["phase"], row["iteration"]) for row in rows} == {("evaluation", 0), ("evaluation", 1)}
 
 
+@pytest.mark.slow
 def test_dpo_alone_on_two_processes_gives_the_numbers_of_the_pipeline(
     pipeline: tuple[Path, str], tmp_path: Path
 ) -> None:

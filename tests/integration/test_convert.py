@@ -91,6 +91,7 @@ def test_a_mount_point_is_refused_before_anything_is_written(tmp_path: Path, mon
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_a_command_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "7B"
     folder.mkdir()

@@ -284,6 +284,7 @@ def test_what_cannot_be_is_one_message(overrides: list[str], message: str, tmp_p
     assert message in done.stderr
 
 
+@pytest.mark.slow
 def test_dpo_of_the_command_line_trains_an_adapter_on_a_quantized_net(tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes", reason="needs the extra bitsandbytes")
     overrides = [*keep([*TINY, *TINY_DPO], "dpo"), "experiment=none", "adapter=lora", "model.quantization=nf4"]

@@ -33,6 +33,7 @@ def peaks(nets: Path, who: str, iterations: int, *overrides: str) -> dict[str, f
     return {phase: found[phase] / (4 * NUM_WEIGHTS) for phase in ("rollout", "update")}
 
 
+@pytest.mark.slow
 def test_four_nets_take_four_times_their_weights_and_shared_ones_less_than_half_of_that(nets: Path) -> None:
     separate = peaks(nets, "ours", 1, "adapter=lora", "roles=separate")
     shared = peaks(nets, "ours", 1, "adapter=lora", "roles=shared")
@@ -41,6 +42,7 @@ def test_four_nets_take_four_times_their_weights_and_shared_ones_less_than_half_
         assert 1 < shared[phase] < 2
 
 
+@pytest.mark.slow
 def test_ppo_by_hand_takes_four_nets_two_gradients_and_two_optimizer_states(nets: Path) -> None:
     found = peaks(nets, "plain", 2)
     assert 8 < found["rollout"] < 9

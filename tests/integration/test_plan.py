@@ -18,6 +18,7 @@ def plan(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     return command(folder, *overrides, name="plan")
 
 
+@pytest.mark.slow
 def test_the_plan_of_a_large_model_comes_without_its_weights(tmp_path: Path) -> None:
     model = ["model=llama/65b", "strategy=deepspeed_zero3_offload", "trainer.devices=8", "trainer.num_nodes=4"]
     done = plan(tmp_path, *model, "trainer=gpu", "stage=ppo", "experiment=none", "device_memory=80GB")
@@ -39,6 +40,7 @@ def test_the_line_without_a_gpu_says_that_its_devices_are_cpus(tmp_path: Path) -
     assert result_of(run_folder(tmp_path))["peak_bytes_per_device"] > 0.8 * least
 
 
+@pytest.mark.slow
 def test_several_plans_end_in_a_narrow_table_of_what_fits(tmp_path: Path) -> None:
     memory = ["device_memory=2MB,80MB", "trainer.devices=2"]
     done = plan(tmp_path, "-m", "model=tiny", "stage=sft", "strategy=single,fsdp2", *memory)
