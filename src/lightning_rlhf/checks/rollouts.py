@@ -209,5 +209,5 @@ def _mean_reward(credit: Credit, kl_coef: float) -> float:
         values=zeros,
         greedy=Greedy(torch.zeros(num), mask.sum(1), ones),
     )
-    _, metrics = to_experience(samples, credit, kl_coef=kl_coef, moments=Moments())
+    _, metrics = to_experience(samples, credit, kl_coef=kl_coef, moments=Moments(), max_length=2)
     return metrics["reward_mean"]

@@ -183,6 +183,7 @@ class PPOModule(LightningModule):
             rollout_batch_size=self.rollout_batch_size,
             minibatch_size=self.minibatch_size,
             ppo_epochs=self.ppo_epochs,
+            max_length=self.sampling.max_new_tokens,
             trainer=self.trainer,
             seed=self.seed,
             ptx=mixed,

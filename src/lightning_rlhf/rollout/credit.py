@@ -91,7 +91,7 @@ class Credit:
 
 
 def to_experience(
-    samples: Samples, credit: Credit, *, kl_coef: float, moments: Moments
+    samples: Samples, credit: Credit, *, kl_coef: float, moments: Moments, max_length: int
 ) -> tuple[Experience, dict[str, float]]:
     """Turns the samples of all ranks to advantages and returns.
 
@@ -100,15 +100,16 @@ def to_experience(
         credit: How responses are judged.
         kl_coef: Weight of the KL penalty.
         moments: Of all scores of the run, these included.
+        max_length: Most tokens that a response may have. It is not the width of the tensors, which may be trimmed.
 
     Returns:
         The experience, and what is worth logging of how it was judged.
     """
     mask = samples.sequences.response_mask
-    lengths, limit = mask.sum(1), mask.shape[1]
+    lengths = mask.sum(1)
 
     def shaped(scores: Tensor, lengths: Tensor, finished: Tensor) -> Tensor:
-        return shape_scores(scores, lengths, finished, credit.shaping, moments=moments, max_length=limit)
+        return shape_scores(scores, lengths, finished, credit.shaping, moments=moments, max_length=max_length)
 
     scores = shaped(samples.scores.total, lengths, samples.finished)
     if credit.kl_in == "reward":

@@ -37,9 +37,9 @@ def samples() -> Samples:
 
 
 def judged(
-    samples: Samples, credit: Credit, *, kl_coef: float = 0.1, moments: Moments | None = None
+    samples: Samples, credit: Credit, *, kl_coef: float = 0.1, moments: Moments | None = None, max_length: int = 2
 ) -> tuple[Experience, dict[str, float]]:
-    return to_experience(samples, credit, kl_coef=kl_coef, moments=moments or Moments())
+    return to_experience(samples, credit, kl_coef=kl_coef, moments=moments or Moments(), max_length=max_length)
 
 
 def plain(**settings: Any) -> Credit:
@@ -99,6 +99,27 @@ def test_a_kl_in_the_loss_is_not_in_the_rewards(samples: Samples, name: str) -> 
     value = credit.kl_loss(samples.logprobs, samples.ref_logprobs)
     assert_close(value, getattr(kl_estimates(samples.logprobs, samples.ref_logprobs), name.rstrip("+")))
     assert plain().kl_loss is None
+
+
+def test_the_width_of_the_tensors_is_not_the_length_limit(samples: Samples) -> None:
+    """A limit of 4 tokens, and responses of at most 2, which a trimmed rollout has no more columns than."""
+    wide = Samples(*(padded(field) for field in samples))
+    # A buffer of 3 tokens begins behind the first: the response of 2 tokens is punished by 1/3.
+    credit = plain(shaping=RewardShaping(overlong_buffer=3))
+    expected = torch.tensor([[3 - 1 / 3, 3 - 1 / 3], [-1.0, 0.0]])
+    trimmed, _ = judged(samples, credit, kl_coef=0.0, max_length=4)
+    assert_close(trimmed.advantages, expected)
+    experience, _ = judged(wide, credit, kl_coef=0.0, max_length=4)
+    assert torch.equal(experience.advantages[:, :2], trimmed.advantages)
+
+
+def padded(field: Any) -> Any:
+    """A field of samples with two more columns, that no response uses."""
+    if isinstance(field, Sequences):
+        return Sequences(*map(padded, field))
+    if isinstance(field, Tensor) and field.dim() == 2:
+        return torch.nn.functional.pad(field, (0, 2))
+    return field
 
 
 def test_whitened_rewards_have_variance_one_around_their_mean(samples: Samples) -> None:
