@@ -21,7 +21,7 @@ from lightning_rlhf.modules.optim import Optim
 from lightning_rlhf.modules.ppo_loss import PPOLoss
 from lightning_rlhf.ops.advantages import ESTIMATORS, Advantages, Trajectories, estimator
 from lightning_rlhf.ops.aggregation import AGGREGATIONS
-from lightning_rlhf.ops.losses import LOG_RATIOS
+from lightning_rlhf.ops.losses import POLICY_LOSSES
 from lightning_rlhf.rollout.collect import to_answers
 from lightning_rlhf.rollout.credit import Credit
 from lightning_rlhf.rollout.sampler import Sampling, sample
@@ -87,8 +87,8 @@ def test_an_estimator_of_ones_own_is_one_decorated_function(
         (tmp_path / "mine.py").write_text(
             "from lightning_rlhf.ops.advantages import Advantages, estimator\n\n\n"
             '@estimator("always_2")\n'
-            "def always_2(trajectories, *, gamma, gae_lambda):\n"
-            "    return Advantages(2.0 * trajectories.mask)\n"
+            "def always_2(trajectories, *, factor: float):\n"
+            "    return Advantages(factor * trajectories.mask)\n"
         )
         monkeypatch.syspath_prepend(tmp_path)
         monkeypatch.delitem(sys.modules, "mine", raising=False)
@@ -96,11 +96,11 @@ def test_an_estimator_of_ones_own_is_one_decorated_function(
     else:
 
         @estimator("always_2")
-        def always_2(trajectories: Trajectories, *, gamma: float, gae_lambda: float) -> Advantages:
-            return Advantages(2.0 * trajectories.mask)
+        def always_2(trajectories: Trajectories, *, factor: float) -> Advantages:
+            return Advantages(factor * trajectories.mask)
 
-    watch = Watch()
-    module, data = parts("ppo", credit=Credit(advantage=name), critic=None, minibatch_size=16, ppo_epochs=1)
+    watch, credit = Watch(), Credit(advantage=name, options={"factor": 2.0})
+    module, data = parts("ppo", credit=credit, critic=None, minibatch_size=16, ppo_epochs=1)
     fitted = trainer(tmp_path, watch)
     fitted.fit(module, data)
     experience = watch.rollouts[0].experience
@@ -144,16 +144,16 @@ def distance(weights: dict[str, Tensor], others: dict[str, Tensor]) -> float:
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-@pytest.mark.parametrize("ratio", LOG_RATIOS)
+@pytest.mark.parametrize("policy", POLICY_LOSSES)
 def test_eight_responses_are_one_minibatch_however_they_are_cut(
-    ratio: str, aggregation: str, parts: Callable, tmp_path: Path
+    policy: str, aggregation: str, parts: Callable, tmp_path: Path
 ) -> None:
     weights = []
     for accumulated in (1, 2, 4, 8):
         module, data = parts(
             "ppo",
             credit=credit_of("rloo", kl_in="loss", kl_estimator="k3"),
-            loss=PPOLoss(ratio=ratio, aggregation=aggregation, ent_coef=0.01),  # type: ignore[arg-type]
+            loss=PPOLoss(policy=policy, aggregation=aggregation, ent_coef=0.01),  # type: ignore[arg-type]
             reward=LENGTH,
             optim=SGD,
             lr=0.5,

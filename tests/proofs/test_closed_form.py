@@ -36,7 +36,7 @@ ONE_TOKEN: dict[str, dict[str, Any]] = {
     },
     "ratio of sequences, fixed length": {
         "credit": Credit(advantage="grpo_no_std", num_samples_per_prompt=GROUP),
-        "loss": PPOLoss(ratio="sequence", aggregation="fixed_length"),
+        "loss": PPOLoss(policy="gspo", aggregation="fixed_length"),
     },
     "remax": {"credit": Credit(advantage="remax"), "iterations": 80},
 }

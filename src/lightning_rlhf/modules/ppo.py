@@ -97,7 +97,7 @@ class PPOModule(LightningModule):
             minibatch_size: Responses behind one optimizer step, over all processes and accumulated parts.
             ppo_epochs: Passes over the responses of an iteration.
             credit: How responses are judged: advantage estimator, group size, KL penalty, reward shaping.
-            loss: What an update minimises: ratio, clipping, aggregation, weights of value loss and entropy bonus.
+            loss: What an update minimises: policy loss, aggregation, weights of value loss and entropy bonus.
             kl_coef: Weight of the KL penalty.
             exact_kl: Also log the KL over the whole vocabulary; two more passes over each rollout.
             ptx_coef: Weight of the loss on texts that the data module mixes in (PPO-ptx).
