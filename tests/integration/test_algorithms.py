@@ -13,7 +13,7 @@ from support import Watch, trainer
 from torch import Tensor
 from torch.testing import assert_close
 
-from lightning_rlhf import ModelSource, PPOModule, Renderer, TextReward
+from lightning_rlhf import ModelSource, PPOModule, Renderer, TextReward, WeightedSum
 from lightning_rlhf.data.prompts import Prompt, collate_prompts
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Rollout
@@ -25,6 +25,7 @@ from lightning_rlhf.ops.losses import POLICY_LOSSES
 from lightning_rlhf.rollout.collect import to_answers
 from lightning_rlhf.rollout.credit import Credit
 from lightning_rlhf.rollout.sampler import Sampling, sample
+from lightning_rlhf.rollout.shaping import RewardShaping
 
 # Adam makes a step of full size of a gradient that is 0 up to rounding; with SGD rounding stays what it is.
 SGD = Optim(optimizer=partial(torch.optim.SGD, lr=0.0))
@@ -107,6 +108,32 @@ def test_an_estimator_of_ones_own_is_one_decorated_function(
     assert_close(experience.advantages, 2.0 * experience.sequences.response_mask)
     # The ratio is 1 in the first update.
     assert float(fitted.callback_metrics["train/policy_loss"]) == pytest.approx(-2.0)
+
+
+def test_a_reward_that_scores_tokens_reaches_the_update(parts: Callable, tmp_path: Path) -> None:
+    def places(prompts: list[str], responses: list[str], response_tokens: list[list[str]]) -> list[list[float]]:
+        return [[place / 100 for place in range(len(texts))] for texts in response_tokens]
+
+    watch = Watch()
+    reward = WeightedSum({"whole": LENGTH, "places": TextReward(places)}, {"whole": 1.0, "places": 10.0})
+    shaping = RewardShaping(normalize=True)
+    module, data = parts("ppo", credit=credit_of("grpo_no_std", shaping=shaping), reward=reward, lr=0.0, kl_coef=0.0)
+    # Several micro-batches, whose longest responses differ.
+    module.rollout_micro_batch_size = 4
+    trainer(tmp_path, watch).fit(module, data)
+    (rollout,) = watch.rollouts
+    lengths = rollout.experience.sequences.response_mask.sum(1)
+    assert lengths.unique().numel() > 1
+    # Ten times the sum of 0, 0.01, ... for the places of n tokens.
+    of_tokens = 10 * (lengths * (lengths - 1)) / 200
+    whole = torch.tensor([len(response) / 10 for response in rollout.responses])
+    assert_close(rollout.scores, whole + of_tokens)
+    # What is normalised are scores of whole responses, by their own moments.
+    assert module.moments.mean == pytest.approx(float(whole.mean()))
+    totals = ((whole - whole.mean()) / whole.std(correction=0) + of_tokens).view(-1, 4)
+    expected = (totals - totals.mean(1, keepdim=True)).view(-1, 1)
+    mask = rollout.experience.sequences.response_mask
+    assert_close(rollout.experience.advantages, torch.where(mask, expected, 0), atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()

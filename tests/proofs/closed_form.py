@@ -63,6 +63,18 @@ def rewards(prompts: list[str], responses: list[str]) -> list[float]:
     return [reward(response) for response in responses]
 
 
+def token_rewards(prompts: list[str], responses: list[str], response_tokens: list[list[str]]) -> list[list[float]]:
+    """The same, as a reward source that scores tokens: each part of a score stands at the letter that earns it."""
+    scores = [[0.0] * len(tokens) for tokens in response_tokens]
+    for row, response in zip(scores, responses, strict=True):
+        if response:
+            row[0] += LETTERS.index(response[0]) / 5
+            row[len(response) - 1] += LETTERS.index(response[-1]) / 10
+        else:
+            row[0] = 0.6
+    return scores
+
+
 def outcomes(length: int) -> Iterator[tuple[int, ...]]:
     """All responses: as long as the limit, or ended by a stop token."""
     for tokens in product(range(len(VOCABULARY)), repeat=length):
@@ -126,14 +138,21 @@ def train(
         actor=actor,
         reference=copy.deepcopy(actor),
         critic=critic,
-        reward=TextReward(rewards),
         renderer=renderer(),
         sampling=Sampling(max_new_tokens=length),
         optim=Optim(schedule="linear", weight_decay=0.0),
         kl_coef=beta,
         rollout_batch_size=512,
         rollout_micro_batch_size=512,
-        **{"minibatch_size": 256, "ppo_epochs": 2, "lr": 5e-3, "critic_lr": 1e-2, "seed": 1} | settings,
+        **{
+            "reward": TextReward(rewards),
+            "minibatch_size": 256,
+            "ppo_epochs": 2,
+            "lr": 5e-3,
+            "critic_lr": 1e-2,
+            "seed": 1,
+        }
+        | settings,
     )
     data = PromptDataModule(str(folder / "prompts.jsonl"), module.renderer, val_path=str(folder / "prompts.jsonl"))
     trainer(folder, max_epochs=iterations, gradient_clip_val=1.0).fit(module, data)

@@ -56,7 +56,7 @@ def collect_rollout(module: "PPOModule", train_prompts: list[Prompt], iteration:
         )
         samples = gather_samples(samples)
         check_finite(module.trainer, said_of(samples))
-        module.moments = update_moments(module.moments, samples.scores.total)
+        module.moments = update_moments(module.moments, samples.scores.whole)
         experience, judged = to_experience(
             samples,
             module.credit,

@@ -15,15 +15,20 @@ class Trajectories(NamedTuple):
     """What an estimator may look at."""
 
     rewards: Tensor
-    """(B, R): the score at the last token, and at each token the KL penalty, if it is in the rewards."""
+    """(B, R): the score of a response at its last token, the scores of single tokens at theirs, and at each token the
+    KL penalty, if it is in the rewards."""
     mask: Tensor
     """(B, R) response mask."""
+    scores: Tensor
+    """(B,) score of each response as a whole, after shaping; the rewards have it already."""
+    token_scores: Tensor
+    """(B, R) scores of single tokens, 0 where there is none; the rewards have them already."""
     group_size: int = 1
     """G."""
     values: Tensor | None = None
     """(B, R) of the critic, if the estimator needs one."""
     greedy_scores: Tensor | None = None
-    """(B,) score of the greedy response to the row's prompt, if the estimator needs it."""
+    """(B,) score of the greedy response to the row's prompt, its tokens' included, if the estimator needs it."""
 
 
 class Advantages(NamedTuple):

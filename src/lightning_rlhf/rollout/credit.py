@@ -98,7 +98,7 @@ class Credit:
 def _example(group_size: int) -> Trajectories:
     """Responses of one token to one prompt, to try an estimator on."""
     tokens, scores = torch.zeros(group_size, 1), torch.zeros(group_size)
-    return Trajectories(tokens, tokens == 0, group_size, values=tokens, greedy_scores=scores)
+    return Trajectories(tokens, tokens == 0, scores, tokens, group_size, values=tokens, greedy_scores=scores)
 
 
 def to_experience(
@@ -110,7 +110,7 @@ def to_experience(
         samples: Of all ranks; the responses to one prompt stand one after the other.
         credit: How responses are judged.
         kl_coef: Weight of the KL penalty.
-        moments: Of all scores of the run, these included.
+        moments: Of all scores of whole responses of the run, these included.
         max_length: Most tokens that a response may have. It is not the width of the tensors, which may be trimmed.
 
     Returns:
@@ -121,22 +121,23 @@ def to_experience(
     def shaped(scores: Tensor, lengths: Tensor, finished: Tensor) -> Tensor:
         return shape_scores(scores, lengths, finished, credit.shaping, moments=moments, max_length=max_length)
 
-    lengths = mask.sum(1)
-    scores = shaped(samples.scores.total, lengths, samples.finished)
+    scores = samples.scores._replace(whole=shaped(samples.scores.whole, mask.sum(1), samples.finished))
     if credit.kl_in == "reward":
         kl = KL_IN_REWARD[credit.kl_estimator](samples.logprobs, samples.ref_logprobs)
     else:
         kl = torch.zeros_like(samples.logprobs)
-    rewards = shape_rewards(scores, kl, mask, kl_coef=kl_coef)
+    rewards = shape_rewards(scores.whole, kl, mask, kl_coef=kl_coef, token_scores=scores.tokens)
     if credit.shaping.whiten:
         rewards = masked_unit_variance(rewards, mask)
     greedy = samples.greedy
     trajectories = Trajectories(
         rewards,
         mask,
+        scores.whole,
+        torch.zeros_like(rewards) if scores.tokens is None else scores.tokens,
         credit.num_samples_per_prompt,
         samples.values,
-        None if greedy is None else shaped(greedy.scores, greedy.lengths, greedy.finished),
+        None if greedy is None else shaped(greedy.scores, greedy.lengths, greedy.finished) + greedy.token_scores,
     )
     advantages, returns = credit.estimate(trajectories)
     if credit.estimator.whiten:
@@ -152,6 +153,6 @@ def to_experience(
     )
     metrics = {"reward_mean": float(rewards.sum(1).mean())}
     if credit.num_samples_per_prompt > 1:
-        groups = scores.view(-1, credit.num_samples_per_prompt)
+        groups = scores.total.view(-1, credit.num_samples_per_prompt)
         metrics["zero_variance_groups"] = float((groups.amax(1) == groups.amin(1)).float().mean())
     return experience, metrics

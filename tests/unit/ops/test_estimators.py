@@ -19,6 +19,9 @@ REWARDS = torch.tensor([[1.0, 2.0], [5.0, NAN], [3.0, 4.0], [1.0, NAN], [-1.0, 2
 TRAJECTORIES = Trajectories(
     REWARDS,
     MASK,
+    # What an estimator of one's own may look at; those here read the rewards, which have all scores in them.
+    scores=torch.full((6,), NAN),
+    token_scores=torch.full((6, 2), NAN),
     group_size=3,
     values=torch.tensor([[1.0, 4.0], [2.0, NAN], [0.0, 2.0], [1.0, NAN], [0.0, 0.0], [2.0, 0.0]]),
     greedy_scores=torch.tensor([1.0, 1.0, 1.0, 2.0, 2.0, 2.0]),
@@ -115,6 +118,8 @@ def test_each_estimator_is_its_definition_on_the_tokens_that_count(
     trajectories = Trajectories(
         torch.where(mask, rewards, NAN),
         mask,
+        scores=torch.full((num_groups * size,), NAN),
+        token_scores=torch.full(mask.shape, NAN),
         group_size=size,
         values=torch.where(mask, values, NAN),
         greedy_scores=greedy,
