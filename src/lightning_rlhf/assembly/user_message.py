@@ -16,7 +16,7 @@ from lightning_rlhf.errors import UserError
 # What no constructor says of a value: Hydra wraps these like a ValueError.
 _DEFECTS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError)
 
-# Settings of the time before, and what they are called now.
+# Settings that were renamed, and what to write in their place.
 _RENAMED = {
     "ppo.module.loss.ratio": "ppo.module.loss.policy=clipped or gspo",
     "ppo.module.loss.dual_clip": "ppo.module.loss.policy=dual_clip +ppo.module.loss.options.dual_clip=VALUE",

@@ -120,7 +120,7 @@ def dual_clip(
 ) -> TokenLosses:
     """`clipped`, with a bound on bad tokens, so that a ratio that has run away does not dominate.
 
-    Source: Ye et al., "Mastering Complex Control in MOBA Games with Deep Reinforcement Learning" (2020), equation 5.
+    Source: Ye et al., "Mastering Complex Control in MOBA Games with Deep Reinforcement Learning" (2020).
 
     Args:
         batch: What it looks at.

@@ -27,8 +27,8 @@ def shape_rewards(
 
     r_t = -kl_coef · kl_t + token_score_t + [t is the last token] · score. Source: Ziegler et al. (2019), equation 2;
     Stiennon et al., "Learning to summarize from human feedback" (2020). Scores of tokens: Lightman et al., "Let's
-    Verify Step by Step" (2023), whose model scores each step; Wang et al., "Math-Shepherd" (2024), section 3.4, which
-    gives PPO the score of each step at its end.
+    Verify Step by Step" (2023), whose model scores each step; Wang et al., "Math-Shepherd" (2024), which gives PPO
+    the score of each step at its end.
 
     Args:
         scores: (B,) score of each whole response.
