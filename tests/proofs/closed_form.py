@@ -64,14 +64,19 @@ def rewards(prompts: list[str], responses: list[str]) -> list[float]:
 
 
 def token_rewards(prompts: list[str], responses: list[str], response_tokens: list[list[str]]) -> list[list[float]]:
-    """The same, as a reward source that scores tokens: each part of a score stands at the letter that earns it."""
+    """The same, as a reward source that scores tokens: each part of a score stands where it is known.
+
+    Which letter is the last one is known at the end only, so its part belongs to the last token, not to the letter.
+    Some tokens are no letters.
+    """
     scores = [[0.0] * len(tokens) for tokens in response_tokens]
-    for row, response in zip(scores, responses, strict=True):
-        if response:
-            row[0] += LETTERS.index(response[0]) / 5
-            row[len(response) - 1] += LETTERS.index(response[-1]) / 10
+    for row, tokens in zip(scores, response_tokens, strict=True):
+        letters = {place: text for place, text in enumerate(tokens) if text}
+        if letters:
+            row[min(letters)] += LETTERS.index(letters[min(letters)]) / 5
+            row[-1] += LETTERS.index(letters[max(letters)]) / 10
         else:
-            row[0] = 0.6
+            row[-1] = 0.6
     return scores
 
 
