@@ -105,17 +105,18 @@ class Health(RLHFCallback):
         # The norm is that of all ranks, so they end together: before the step, where it is known by then.
         check_finite(trainer, values)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, *_: Any
-    ) -> None:
-        """Watches the ratio of PPO's first update of an iteration, which has to be 1; and a norm that comes late."""
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        """Watches a norm that comes late."""
         if trainer.global_step > self.step:
             self._take_norms(trainer, pl_module, last_grad_norms(trainer))
             self.step = trainer.global_step
             self._look_at_weights(trainer)
-        if batch_idx == 0 and hasattr(pl_module, "terms"):
+
+    def on_loss(self, trainer: Trainer, module: LightningModule, batch_idx: int, terms: Mapping[str, Tensor]) -> None:
+        """Watches the ratio of PPO's first update of an iteration, which has to be 1."""
+        if batch_idx == 0:
             # approx_kl is half the mean square of the log-ratio.
-            self._watch({"train/first_log_ratio": (2 * float(pl_module.terms.means["approx_kl"])) ** 0.5})
+            self._watch({"train/first_log_ratio": (2 * float(terms["approx_kl"])) ** 0.5})
 
     def _look_at_weights(self, trainer: Trainer) -> None:
         """Before each 16th step and after it, so that a run that goes on looks at the same ones."""

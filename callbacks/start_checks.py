@@ -1,10 +1,11 @@
 """Stops a run that would learn something else than its user means, before it learns anything."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lightning.pytorch import Trainer
+from torch import Tensor
 
 from lightning_rlhf.checks.finding import Finding
 from lightning_rlhf.checks.start import at_first_batch, at_first_loss, at_first_rollout, at_fit_start
@@ -44,10 +45,10 @@ class StartChecks(RLHFCallback):
         if trainer.global_step == batch_idx == 0:
             self._take(trainer, at_first_batch(trainer, pl_module, batch))
 
-    def on_before_backward(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+    def on_loss(self, trainer: Trainer, module: Any, batch_idx: int, terms: Mapping[str, Tensor]) -> None:
         """Checks PPO's first loss, in each part of the first minibatch."""
         if trainer.global_step == 0:
-            self._take(trainer, at_first_loss(trainer, pl_module))
+            self._take(trainer, at_first_loss(trainer, module, float(terms["approx_kl"])))
 
     def _take(self, trainer: Trainer, findings: Iterable[Finding]) -> None:
         """Keeps of each check the worst that any rank finds, and stops all ranks together."""

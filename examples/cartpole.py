@@ -23,7 +23,7 @@ from tqdm import trange
 
 from lightning_rlhf.ops.advantages import explained_variance, gae
 from lightning_rlhf.ops.logprobs import token_entropy, token_logprobs
-from lightning_rlhf.ops.losses import ppo_policy_loss, ppo_value_loss, token_log_ratio
+from lightning_rlhf.ops.losses import PolicyBatch, clipped, ppo_value_loss, weighted_policy_loss
 from lightning_rlhf.ops.masked import masked_mean, masked_whiten
 
 NUM_ENVS, NUM_STEPS, PPO_EPOCHS, MINIBATCH_SIZE = 4, 128, 4, 128
@@ -137,9 +137,9 @@ def ppo_loss(actor: nn.Module, critic: nn.Module, batch: Minibatch) -> Tensor:
     mask = torch.ones_like(batch.actions, dtype=torch.bool)
     weights = 1 / len(mask)  # the mean over steps
     logits, values = actor(batch.observations), critic(batch.observations).squeeze(-1)  # (M, 1, 2), (M, 1)
-    log_ratio = token_log_ratio(token_logprobs(logits, batch.actions), batch.old_logprobs, mask)
-    advantages = masked_whiten(batch.advantages, mask)
-    policy = ppo_policy_loss(log_ratio, advantages, mask, clip_range=CLIP_RANGE, weights=weights)
+    logprobs, advantages = token_logprobs(logits, batch.actions), masked_whiten(batch.advantages, mask)
+    steps = clipped(PolicyBatch(logprobs, batch.old_logprobs, advantages, mask), clip_range=CLIP_RANGE)
+    policy = weighted_policy_loss(steps, mask, weights)
     value = ppo_value_loss(values, batch.old_values, batch.returns, mask, clip_range_value=CLIP_RANGE, weights=weights)
     return policy.loss + VF_COEF * value.loss - ENT_COEF * masked_mean(token_entropy(logits), mask)
 

@@ -209,6 +209,15 @@ def test_every_hydra_option_names_the_run_folder_after_the_stage(option: str) ->
     [
         ("ppo.module.clip=0.1", "there is no setting 'ppo.module.clip'"),
         ("ppo.module.loss.clip_ranges=0.1", "did you mean 'ppo.module.loss.clip_range'?"),
+        ("ppo.module.loss.ratio=sequence", "it is now ppo.module.loss.policy=clipped or gspo"),
+        (
+            "ppo.module.loss.dual_clip=3",
+            "now ppo.module.loss.policy=dual_clip +ppo.module.loss.options.dual_clip=VALUE",
+        ),
+        (
+            "ppo.module.credit.options.level=0.5",
+            "there is no setting 'ppo.module.credit.options.level' yet; +ppo.module.credit.options.level=VALUE adds it",
+        ),
         ("trainers=cpu", "there is no setting 'trainers'; did you mean 'trainer'?"),
         ("model=tyni", "there is no model=tyni; there are bloom/176b, bloom/1b1"),
     ],

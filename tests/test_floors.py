@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "lightning_rlhf"
 FLOORS = [
     {"ops", "conf"},
-    {"errors", "experience", "hooks", "saving", "seeding", "sizes"},
+    {"errors", "experience", "hooks", "registry", "saving", "seeding", "sizes", "typechecks"},
     {"distributed"},
     {"strategies", "models", "data", "rewards", "demo", "randomwalks", "report", "planner"},
     {"rollout"},

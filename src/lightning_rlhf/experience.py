@@ -6,6 +6,7 @@ They are named tuples of tensors, so that Lightning moves them between devices a
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from lightning_rlhf.ops.sequences import used_columns
@@ -58,10 +59,22 @@ class Answers(NamedTuple):
 class Scores(NamedTuple):
     """What a reward source gives."""
 
-    total: Tensor
-    """(B,) fp32."""
+    whole: Tensor
+    """(B,) fp32, of each response as a whole."""
     parts: dict[str, Tensor]
-    """(B,) of each part of a sum before its weight, by name; empty for a source that is no sum."""
+    """(B,) totals of each part of a sum before its weight, by name; empty for a source that is no sum."""
+    tokens: Tensor | None = None
+    """(B, R) fp32, of single tokens, 0 outside the response mask; None if the source scores none."""
+
+    @property
+    def token_sums(self) -> Tensor:
+        """(B,) sums of the scores of tokens."""
+        return torch.zeros_like(self.whole) if self.tokens is None else self.tokens.sum(1)
+
+    @property
+    def total(self) -> Tensor:
+        """(B,) score of each response as a whole, and of its tokens."""
+        return self.whole + self.token_sums
 
 
 class Experience(NamedTuple):

@@ -13,7 +13,7 @@ from support import Watch, trainer
 from torch import Tensor
 from torch.testing import assert_close
 
-from lightning_rlhf import ModelSource, PPOModule, Renderer, TextReward
+from lightning_rlhf import ModelSource, PPOModule, Renderer, TextReward, WeightedSum
 from lightning_rlhf.data.prompts import Prompt, collate_prompts
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Rollout
@@ -21,10 +21,11 @@ from lightning_rlhf.modules.optim import Optim
 from lightning_rlhf.modules.ppo_loss import PPOLoss
 from lightning_rlhf.ops.advantages import ESTIMATORS, Advantages, Trajectories, estimator
 from lightning_rlhf.ops.aggregation import AGGREGATIONS
-from lightning_rlhf.ops.losses import LOG_RATIOS
+from lightning_rlhf.ops.losses import POLICY_LOSSES
 from lightning_rlhf.rollout.collect import to_answers
 from lightning_rlhf.rollout.credit import Credit
 from lightning_rlhf.rollout.sampler import Sampling, sample
+from lightning_rlhf.rollout.shaping import RewardShaping
 
 # Adam makes a step of full size of a gradient that is 0 up to rounding; with SGD rounding stays what it is.
 SGD = Optim(optimizer=partial(torch.optim.SGD, lr=0.0))
@@ -87,8 +88,8 @@ def test_an_estimator_of_ones_own_is_one_decorated_function(
         (tmp_path / "mine.py").write_text(
             "from lightning_rlhf.ops.advantages import Advantages, estimator\n\n\n"
             '@estimator("always_2")\n'
-            "def always_2(trajectories, *, gamma, gae_lambda):\n"
-            "    return Advantages(2.0 * trajectories.mask)\n"
+            "def always_2(trajectories, *, factor: float):\n"
+            "    return Advantages(factor * trajectories.mask)\n"
         )
         monkeypatch.syspath_prepend(tmp_path)
         monkeypatch.delitem(sys.modules, "mine", raising=False)
@@ -96,17 +97,43 @@ def test_an_estimator_of_ones_own_is_one_decorated_function(
     else:
 
         @estimator("always_2")
-        def always_2(trajectories: Trajectories, *, gamma: float, gae_lambda: float) -> Advantages:
-            return Advantages(2.0 * trajectories.mask)
+        def always_2(trajectories: Trajectories, *, factor: float) -> Advantages:
+            return Advantages(factor * trajectories.mask)
 
-    watch = Watch()
-    module, data = parts("ppo", credit=Credit(advantage=name), critic=None, minibatch_size=16, ppo_epochs=1)
+    watch, credit = Watch(), Credit(advantage=name, options={"factor": 2.0})
+    module, data = parts("ppo", credit=credit, critic=None, minibatch_size=16, ppo_epochs=1)
     fitted = trainer(tmp_path, watch)
     fitted.fit(module, data)
     experience = watch.rollouts[0].experience
     assert_close(experience.advantages, 2.0 * experience.sequences.response_mask)
     # The ratio is 1 in the first update.
     assert float(fitted.callback_metrics["train/policy_loss"]) == pytest.approx(-2.0)
+
+
+def test_a_reward_that_scores_tokens_reaches_the_update(parts: Callable, tmp_path: Path) -> None:
+    def places(prompts: list[str], responses: list[str], response_tokens: list[list[str]]) -> list[list[float]]:
+        return [[place / 100 for place in range(len(texts))] for texts in response_tokens]
+
+    watch = Watch()
+    reward = WeightedSum({"whole": LENGTH, "places": TextReward(places)}, {"whole": 1.0, "places": 10.0})
+    shaping = RewardShaping(normalize=True)
+    module, data = parts("ppo", credit=credit_of("grpo_no_std", shaping=shaping), reward=reward, lr=0.0, kl_coef=0.0)
+    # Several micro-batches, whose longest responses differ.
+    module.rollout_micro_batch_size = 4
+    trainer(tmp_path, watch).fit(module, data)
+    (rollout,) = watch.rollouts
+    lengths = rollout.experience.sequences.response_mask.sum(1)
+    assert lengths.unique().numel() > 1
+    # Ten times the sum of 0, 0.01, ... for the places of n tokens.
+    of_tokens = 10 * (lengths * (lengths - 1)) / 200
+    whole = torch.tensor([len(response) / 10 for response in rollout.responses])
+    assert_close(rollout.scores, whole + of_tokens)
+    # What is normalised are scores of whole responses, by their own moments.
+    assert module.moments.mean == pytest.approx(float(whole.mean()))
+    totals = ((whole - whole.mean()) / whole.std(correction=0) + of_tokens).view(-1, 4)
+    expected = (totals - totals.mean(1, keepdim=True)).view(-1, 1)
+    mask = rollout.experience.sequences.response_mask
+    assert_close(rollout.experience.advantages, torch.where(mask, expected, 0), atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -144,16 +171,16 @@ def distance(weights: dict[str, Tensor], others: dict[str, Tensor]) -> float:
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-@pytest.mark.parametrize("ratio", LOG_RATIOS)
+@pytest.mark.parametrize("policy", POLICY_LOSSES)
 def test_eight_responses_are_one_minibatch_however_they_are_cut(
-    ratio: str, aggregation: str, parts: Callable, tmp_path: Path
+    policy: str, aggregation: str, parts: Callable, tmp_path: Path
 ) -> None:
     weights = []
     for accumulated in (1, 2, 4, 8):
         module, data = parts(
             "ppo",
             credit=credit_of("rloo", kl_in="loss", kl_estimator="k3"),
-            loss=PPOLoss(ratio=ratio, aggregation=aggregation, ent_coef=0.01),  # type: ignore[arg-type]
+            loss=PPOLoss(policy=policy, aggregation=aggregation, ent_coef=0.01),  # type: ignore[arg-type]
             reward=LENGTH,
             optim=SGD,
             lr=0.5,

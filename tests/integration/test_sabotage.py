@@ -35,8 +35,8 @@ class Sabotage(NamedTuple):
     """Those that find it."""
 
 
-def other_sign(right: Callable, scores: Tensor, kl: Tensor, mask: Tensor, *, kl_coef: float) -> Tensor:
-    return right(scores, kl, mask, kl_coef=-kl_coef)
+def other_sign(right: Callable, *given: Tensor, kl_coef: float, **scored: Tensor) -> Tensor:
+    return right(*given, kl_coef=-kl_coef, **scored)
 
 
 def no_temperature(right: Callable, roles: Any, sequences: Any, *, temperature: float, **settings: Any) -> Any:

@@ -34,7 +34,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
             kl_estimator="k3",
             shaping=RewardShaping(normalize=True, missing_eos_penalty=1.0),
         ),
-        "loss": PPOLoss(ratio="sequence", aggregation="sequence_mean", clip_range_high=0.3, ent_coef=0.01),
+        "loss": PPOLoss(policy="gspo", aggregation="sequence_mean", clip_range_high=0.3, ent_coef=0.01),
     },
 }
 

@@ -63,6 +63,23 @@ def rewards(prompts: list[str], responses: list[str]) -> list[float]:
     return [reward(response) for response in responses]
 
 
+def token_rewards(prompts: list[str], responses: list[str], response_tokens: list[list[str]]) -> list[list[float]]:
+    """The same, as a reward source that scores tokens: each part of a score stands where it is known.
+
+    Which letter is the last one is known at the end only, so its part belongs to the last token, not to the letter.
+    Some tokens are no letters.
+    """
+    scores = [[0.0] * len(tokens) for tokens in response_tokens]
+    for row, tokens in zip(scores, response_tokens, strict=True):
+        letters = {place: text for place, text in enumerate(tokens) if text}
+        if letters:
+            row[min(letters)] += LETTERS.index(letters[min(letters)]) / 5
+            row[-1] += LETTERS.index(letters[max(letters)]) / 10
+        else:
+            row[-1] = 0.6
+    return scores
+
+
 def outcomes(length: int) -> Iterator[tuple[int, ...]]:
     """All responses: as long as the limit, or ended by a stop token."""
     for tokens in product(range(len(VOCABULARY)), repeat=length):
@@ -126,14 +143,21 @@ def train(
         actor=actor,
         reference=copy.deepcopy(actor),
         critic=critic,
-        reward=TextReward(rewards),
         renderer=renderer(),
         sampling=Sampling(max_new_tokens=length),
         optim=Optim(schedule="linear", weight_decay=0.0),
         kl_coef=beta,
         rollout_batch_size=512,
         rollout_micro_batch_size=512,
-        **{"minibatch_size": 256, "ppo_epochs": 2, "lr": 5e-3, "critic_lr": 1e-2, "seed": 1} | settings,
+        **{
+            "reward": TextReward(rewards),
+            "minibatch_size": 256,
+            "ppo_epochs": 2,
+            "lr": 5e-3,
+            "critic_lr": 1e-2,
+            "seed": 1,
+        }
+        | settings,
     )
     data = PromptDataModule(str(folder / "prompts.jsonl"), module.renderer, val_path=str(folder / "prompts.jsonl"))
     trainer(folder, max_epochs=iterations, gradient_clip_val=1.0).fit(module, data)

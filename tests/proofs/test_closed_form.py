@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from proofs.closed_form import train
+from proofs.closed_form import token_rewards, train
 
+from lightning_rlhf import TextReward
 from lightning_rlhf.modules.ppo_loss import PPOLoss
 from lightning_rlhf.rollout.credit import Credit
 
@@ -36,7 +37,7 @@ ONE_TOKEN: dict[str, dict[str, Any]] = {
     },
     "ratio of sequences, fixed length": {
         "credit": Credit(advantage="grpo_no_std", num_samples_per_prompt=GROUP),
-        "loss": PPOLoss(ratio="sequence", aggregation="fixed_length"),
+        "loss": PPOLoss(policy="gspo", aggregation="fixed_length"),
     },
     "remax": {"credit": Credit(advantage="remax"), "iterations": 80},
 }
@@ -46,6 +47,15 @@ ONE_TOKEN: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_an_algorithm_reaches_the_optimum_over_sequences(algorithm: str, tmp_path: Path) -> None:
     outcome = train(tmp_path, length=2, iterations=80, **ALGORITHMS[algorithm])
+    assert outcome.start > 0.4
+    assert outcome.end < 0.03
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["ppo", "rloo"])
+def test_scores_of_tokens_have_the_optimum_of_their_sum(algorithm: str, tmp_path: Path) -> None:
+    reward = TextReward(token_rewards)
+    outcome = train(tmp_path, length=2, iterations=80, reward=reward, **ALGORITHMS[algorithm])
     assert outcome.start > 0.4
     assert outcome.end < 0.03
 

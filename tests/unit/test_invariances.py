@@ -27,7 +27,7 @@ from lightning_rlhf.modules.ppo_loss import PPOLoss
 from lightning_rlhf.modules.reward import RewardModule
 from lightning_rlhf.ops.aggregation import AGGREGATIONS, MinibatchSize
 from lightning_rlhf.ops.kl import KL_IN_LOSS
-from lightning_rlhf.ops.losses import LOG_RATIOS
+from lightning_rlhf.ops.losses import POLICY_LOSSES
 from lightning_rlhf.rewards.net import NetReward
 from lightning_rlhf.rollout.dataset import Minibatch
 from lightning_rlhf.rollout.sampler import Sampling, sample
@@ -229,11 +229,11 @@ def test_parts_of_a_minibatch_add_up_to_the_gradient_of_preferences(
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-@pytest.mark.parametrize("ratio", LOG_RATIOS)
+@pytest.mark.parametrize("policy", POLICY_LOSSES)
 @given(rows=EIGHT, cuts=CUTS, seed=st.integers(0, 999))
 @settings(few_examples, max_examples=3)
 def test_parts_of_a_minibatch_add_up_to_the_gradient_of_ppo(
-    ratio: str,
+    policy: str,
     aggregation: str,
     rows: list[Row],
     cuts: set[int],
@@ -243,7 +243,7 @@ def test_parts_of_a_minibatch_add_up_to_the_gradient_of_ppo(
 ) -> None:
     sequences = make_sequences(*zip(*rows, strict=True))
     mask = sequences.response_mask
-    loss = PPOLoss(ratio=ratio, aggregation=aggregation, ent_coef=0.1, vf_coef=0.5)  # type: ignore[arg-type]
+    loss = PPOLoss(policy=policy, aggregation=aggregation, ent_coef=0.1, vf_coef=0.5)  # type: ignore[arg-type]
     with torch.no_grad():
         logprobs, values = roles.actor_stats(sequences, temperature=0.7).logprobs, roles.values(sequences)
         # Far enough from the present ones for some tokens to be clipped, and others not.

@@ -1,15 +1,14 @@
 """Checks a configuration against what it is going to call, before anything is built."""
 
 import inspect
-import types
-import typing
 from collections.abc import Iterator
-from typing import Any, Literal, Union
+from typing import Any
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_rlhf.errors import raise_problems
+from lightning_rlhf.typechecks import annotations, fits, in_words
 
 _KNOWN_BY_HYDRA = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 
@@ -56,10 +55,7 @@ def _problems(node: Any, path: str) -> Iterator[str]:
 def _mismatches(node: dict[str, Any], path: str) -> Iterator[str]:
     target = get_object(node["_target_"])
     parameters = inspect.signature(target).parameters
-    try:
-        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    except NameError:  # annotations of a library that only a type checker can resolve
-        hints = {}
+    hints = annotations(target)
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for name, value in node.items():
         setting = f"{path}.{name}" if path else name
@@ -68,34 +64,5 @@ def _mismatches(node: dict[str, Any], path: str) -> Iterator[str]:
         if name not in parameters:
             if not takes_any:
                 yield f"{setting}: {node['_target_']} knows no such setting; it knows {', '.join(parameters)}"
-        elif not isinstance(value, dict | list) and not _fits(value, hints.get(name, Any)):
-            yield f"{setting}={value}: expected {_words(hints[name])}"
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value may stand for a parameter with this annotation; unknown annotations accept anything."""
-    origin = typing.get_origin(hint)
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, option) for option in typing.get_args(hint))
-    if origin is Literal:
-        return value in typing.get_args(hint)
-    if hint is type(None):
-        return value is None
-    if hint is bool or hint is str:
-        return isinstance(value, hint)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return True
-
-
-def _words(hint: Any) -> str:
-    """An annotation in words."""
-    origin = typing.get_origin(hint)
-    if origin in (Union, types.UnionType):
-        return " or ".join(_words(option) for option in typing.get_args(hint))
-    if origin is Literal:
-        return "one of " + ", ".join(str(option) for option in typing.get_args(hint))
-    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
-    return names.get(hint, str(hint))
+        elif not isinstance(value, dict | list) and not fits(value, hints.get(name, Any)):
+            yield f"{setting}={value}: expected {in_words(hints[name])}"

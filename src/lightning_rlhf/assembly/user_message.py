@@ -16,6 +16,12 @@ from lightning_rlhf.errors import UserError
 # What no constructor says of a value: Hydra wraps these like a ValueError.
 _DEFECTS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError)
 
+# Settings that were renamed, and what to write in their place.
+_RENAMED = {
+    "ppo.module.loss.ratio": "ppo.module.loss.policy=clipped or gspo",
+    "ppo.module.loss.dual_clip": "ppo.module.loss.policy=dual_clip +ppo.module.loss.options.dual_clip=VALUE",
+}
+
 
 def user_message(error: BaseException) -> str | None:
     """What to tell the user, if the error is theirs to mend; None for a defect of ours.
@@ -68,6 +74,8 @@ def _options(group: str, found: Sequence[str] | None) -> list[str]:
 
 
 def _suggestion(key: str) -> str:
+    if key in _RENAMED:
+        return f"; it is now {_RENAMED[key]}"
     from hydra import compose, initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
@@ -90,5 +98,9 @@ def _suggestion(key: str) -> str:
     walk(config, "")
     if key in keys:
         return " in a run of this stage"
+    parent = key.rpartition(".")[0]
+    if parent.endswith(".options") and parent in keys:
+        # What a function declares for itself is not listed.
+        return f" yet; +{key}=VALUE adds it"
     close = difflib.get_close_matches(key, keys, n=1, cutoff=0.7)
     return f"; did you mean {close[0]!r}?" if close else ""

@@ -207,7 +207,7 @@ def _mean_reward(credit: Credit, kl_coef: float) -> float:
         entropy=zeros,
         ref_logprobs=zeros - 1.5,
         values=zeros,
-        greedy=Greedy(torch.zeros(num), mask.sum(1), ones),
+        greedy=Greedy(torch.zeros(num), mask.sum(1), ones, torch.zeros(num)),
     )
-    _, metrics = to_experience(samples, credit, kl_coef=kl_coef, moments=Moments())
+    _, metrics = to_experience(samples, credit, kl_coef=kl_coef, moments=Moments(), max_length=2)
     return metrics["reward_mean"]

@@ -80,11 +80,15 @@ def at_first_batch(trainer: Trainer, module: Any, batch: Any) -> Iterator[Findin
         yield starts_at_reference(float((difference / batch.answer_lengths).abs().mean()), allowed(trainer, module))
 
 
-def at_first_loss(trainer: Trainer, module: Any) -> Iterator[Finding]:
-    """What PPO's first minibatch tells, as the update sees it."""
-    if isinstance(module, PPOModule):
-        # approx_kl is half the mean square of the log-ratio.
-        yield ratio_is_one((2 * float(module.terms.means["approx_kl"])) ** 0.5, allowed(trainer, module))
+def at_first_loss(trainer: Trainer, module: Any, approx_kl: float) -> Iterator[Finding]:
+    """What PPO's first minibatch tells, as the update sees it.
+
+    Args:
+        trainer: Knows the precision.
+        module: The module.
+        approx_kl: Half the mean square of the log-ratio of the tokens.
+    """
+    yield ratio_is_one((2 * approx_kl) ** 0.5, allowed(trainer, module))
 
 
 def scalar_nets(trainer: Trainer, module: nn.Module, rows: list[list[int]]) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from lightning_rlhf.data.prompts import Prompt
 from lightning_rlhf.data.render import Rendered, Renderer
 from lightning_rlhf.distributed.phases import clip_by_role, rollout_phase
 from lightning_rlhf.errors import UserError, raise_problems
+from lightning_rlhf.hooks import notify
 from lightning_rlhf.models.roles import Net, SeparateRoles
 from lightning_rlhf.models.shared import Shared, SharedRoles
 from lightning_rlhf.modules.checkpoint import beside_adapters, fill_in, leave_out
@@ -96,7 +97,7 @@ class PPOModule(LightningModule):
             minibatch_size: Responses behind one optimizer step, over all processes and accumulated parts.
             ppo_epochs: Passes over the responses of an iteration.
             credit: How responses are judged: advantage estimator, group size, KL penalty, reward shaping.
-            loss: What an update minimises: ratio, clipping, aggregation, weights of value loss and entropy bonus.
+            loss: What an update minimises: policy loss, aggregation, weights of value loss and entropy bonus.
             kl_coef: Weight of the KL penalty.
             exact_kl: Also log the KL over the whole vocabulary; two more passes over each rollout.
             ptx_coef: Weight of the loss on texts that the data module mixes in (PPO-ptx).
@@ -182,6 +183,7 @@ class PPOModule(LightningModule):
             rollout_batch_size=self.rollout_batch_size,
             minibatch_size=self.minibatch_size,
             ppo_epochs=self.ppo_epochs,
+            max_length=self.sampling.max_new_tokens,
             trainer=self.trainer,
             seed=self.seed,
             ptx=mixed,
@@ -195,11 +197,11 @@ class PPOModule(LightningModule):
         new = self.roles.actor_stats(
             sequences, temperature=self.sampling.temperature, entropy_grad=self.loss.ent_coef != 0
         )
-        self.terms = self.loss(new, values, batch, self.credit.kl_loss)
-        loss, sums, means = self.terms
+        loss, sums, means = self.loss(new, values, batch, self.credit.kl_loss)
         if batch.ptx is not None:
             sums["ptx_loss"] = -self.roles.label_logprobs(*batch.ptx[:3]).sum() / batch.ptx.num_tokens
             loss = loss + self.ptx_coef * sums["ptx_loss"]
+        notify(self.trainer, "on_loss", batch_idx, {name: term.detach() for name, term in {**sums, **means}.items()})
         scale = undo_averaging(self.trainer)
         self.log_dict(
             {f"train/{name}": value * scale for name, value in sums.items()}

@@ -3,17 +3,27 @@
 Shapes: B rows, R response tokens.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from lightning_rlhf.errors import raise_problems
 from lightning_rlhf.models.roles import TokenStats
 from lightning_rlhf.ops.aggregation import AGGREGATIONS
-from lightning_rlhf.ops.losses import LOG_RATIOS, ppo_policy_loss, ppo_value_loss
+from lightning_rlhf.ops.losses import (
+    POLICY_LOSSES,
+    PolicyBatch,
+    PolicyLossFunction,
+    TokenLosses,
+    ppo_value_loss,
+    weighted_policy_loss,
+)
 from lightning_rlhf.ops.masked import masked_sum
+from lightning_rlhf.registry import arguments, option_problems, registered
 from lightning_rlhf.rollout.dataset import Minibatch
 
 
@@ -31,16 +41,16 @@ class Terms(NamedTuple):
 class PPOLoss:
     """The policy loss, and with it value loss, entropy bonus and KL penalty."""
 
-    ratio: Literal["token", "sequence"] = "token"
-    """Probability ratio of each token, or of a response as a whole (GSPO)."""
+    policy: str = "clipped"
+    """Name of a policy loss in `ops.losses`, or `module:name` for one that a module of yours registers."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that this policy loss has for itself."""
     aggregation: Literal["token_mean", "sequence_mean", "fixed_length"] = "token_mean"
     """How the losses of tokens become one."""
     clip_range: float = 0.2
     """The ratio is clipped to at least 1 - this."""
     clip_range_high: float | None = None
     """The ratio is clipped to at most 1 + this; None: as far as below."""
-    dual_clip: float | None = None
-    """Bound of the loss where the advantage is negative, in units of the advantage; None: no bound."""
     clip_range_value: float = 0.2
     """How far a value may move within an iteration."""
     vf_coef: float = 0.1
@@ -50,11 +60,10 @@ class PPOLoss:
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        high, dual = self.clip_range_high, self.dual_clip
-        raise_problems(
+        high = self.clip_range_high
+        problems = [
             f"{name}={value}: must {rule}"
             for name, value, holds, rule in [
-                ("ratio", self.ratio, self.ratio in LOG_RATIOS, f"be one of {', '.join(LOG_RATIOS)}"),
                 (
                     "aggregation",
                     self.aggregation,
@@ -63,12 +72,29 @@ class PPOLoss:
                 ),
                 ("clip_range", self.clip_range, 0 < self.clip_range < 1, "lie in (0, 1)"),
                 ("clip_range_high", high, high is None or high > 0, "be positive"),
-                ("dual_clip", dual, dual is None or dual > 1, "be above 1"),
                 ("clip_range_value", self.clip_range_value, self.clip_range_value > 0, "be positive"),
                 ("vf_coef", self.vf_coef, self.vf_coef >= 0, "not be negative"),
             ]
             if not holds
-        )
+        ]
+        token = torch.zeros(1, 1)
+        example = PolicyBatch(token, token, token, token == 0)
+        chosen = f"policy={self.policy}"
+        raise_problems([*problems, *option_problems(chosen, self._function, self._shared, self.options, example)])
+
+    @property
+    def policy_loss(self) -> Callable[[PolicyBatch], TokenLosses]:
+        """The policy loss with its settings."""
+        return partial(self._function, **arguments(self._function, self._shared, self.options))
+
+    @property
+    def _function(self) -> PolicyLossFunction:
+        return registered(POLICY_LOSSES, self.policy, "policy")
+
+    @property
+    def _shared(self) -> dict[str, Any]:
+        """The settings that several policy losses have."""
+        return {"clip_range": self.clip_range, "clip_range_high": self.clip_range_high}
 
     def __call__(
         self,
@@ -90,15 +116,8 @@ class PPOLoss:
         """
         old, mask = batch.experience, batch.experience.sequences.response_mask
         weights = AGGREGATIONS[self.aggregation](mask, batch.size)
-        policy = ppo_policy_loss(
-            LOG_RATIOS[self.ratio](new.logprobs, old.old_logprobs, mask),
-            old.advantages,
-            mask,
-            clip_range=self.clip_range,
-            clip_range_high=self.clip_range_high,
-            dual_clip=self.dual_clip,
-            weights=weights,
-        )
+        inputs = PolicyBatch(new.logprobs, old.old_logprobs, old.advantages, mask)
+        policy = weighted_policy_loss(self.policy_loss(inputs), mask, weights)
         entropy = masked_sum(new.entropy, mask) / batch.size.num_tokens
         loss = policy.loss - self.ent_coef * entropy
         sums = {"policy_loss": policy.loss, "entropy": entropy}

@@ -56,8 +56,14 @@ def collect_rollout(module: "PPOModule", train_prompts: list[Prompt], iteration:
         )
         samples = gather_samples(samples)
         check_finite(module.trainer, said_of(samples))
-        module.moments = update_moments(module.moments, samples.scores.total)
-        experience, judged = to_experience(samples, module.credit, kl_coef=module.kl_coef, moments=module.moments)
+        module.moments = update_moments(module.moments, samples.scores.whole)
+        experience, judged = to_experience(
+            samples,
+            module.credit,
+            kl_coef=module.kl_coef,
+            moments=module.moments,
+            max_length=module.sampling.max_new_tokens,
+        )
     mask = samples.sequences.response_mask
     rollout = Rollout(
         iteration=iteration,

@@ -5,7 +5,7 @@ Masks are True on response tokens, which stand at the left.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,15 +15,20 @@ class Trajectories(NamedTuple):
     """What an estimator may look at."""
 
     rewards: Tensor
-    """(B, R): the score at the last token, and at each token the KL penalty, if it is in the rewards."""
+    """(B, R): the score of a response at its last token, the scores of single tokens at theirs, and at each token the
+    KL penalty, if it is in the rewards."""
     mask: Tensor
     """(B, R) response mask."""
+    scores: Tensor
+    """(B,) score of each response as a whole, after shaping; the rewards have it already."""
+    token_scores: Tensor
+    """(B, R) scores of single tokens, 0 where there is none; the rewards have them already."""
     group_size: int = 1
     """G."""
     values: Tensor | None = None
     """(B, R) of the critic, if the estimator needs one."""
     greedy_scores: Tensor | None = None
-    """(B,) score of the greedy response to the row's prompt, if the estimator needs it."""
+    """(B,) score of the greedy response to the row's prompt, its tokens' included, if the estimator needs it."""
 
 
 class Advantages(NamedTuple):
@@ -35,11 +40,8 @@ class Advantages(NamedTuple):
     """(B, R) targets of the critic, zero outside the mask."""
 
 
-class Estimate(Protocol):
-    """The signature of an estimator."""
-
-    def __call__(self, trajectories: Trajectories, *, gamma: float, gae_lambda: float) -> Advantages:
-        """Estimates advantages; what an estimator has no use for, it ignores."""
+Estimate = Callable[..., Advantages]
+"""Takes `Trajectories`, and as keyword-only parameters its settings: `gamma`, `gae_lambda`, or some of its own."""
 
 
 class Estimator(NamedTuple):
@@ -145,7 +147,7 @@ def gae_advantages(trajectories: Trajectories, *, gamma: float, gae_lambda: floa
 
 
 @estimator("grpo", group=True)
-def grpo_advantages(trajectories: Trajectories, *, gamma: float, gae_lambda: float) -> Advantages:
+def grpo_advantages(trajectories: Trajectories) -> Advantages:
     """Distance to the group's mean, in standard deviations of the group.
 
     Source: Shao et al., "DeepSeekMath" (2024), section 4.1.2. The standard deviation is that of a sample.
@@ -155,7 +157,7 @@ def grpo_advantages(trajectories: Trajectories, *, gamma: float, gae_lambda: flo
 
 
 @estimator("grpo_no_std", group=True)
-def grpo_no_std_advantages(trajectories: Trajectories, *, gamma: float, gae_lambda: float) -> Advantages:
+def grpo_no_std_advantages(trajectories: Trajectories) -> Advantages:
     """Distance to the group's mean: questions that are too easy or too hard do not count more than others.
 
     Source: Liu et al., "Understanding R1-Zero-Like Training" (2025), Dr. GRPO.
@@ -165,7 +167,7 @@ def grpo_no_std_advantages(trajectories: Trajectories, *, gamma: float, gae_lamb
 
 
 @estimator("rloo", group=True)
-def rloo_advantages(trajectories: Trajectories, *, gamma: float, gae_lambda: float) -> Advantages:
+def rloo_advantages(trajectories: Trajectories) -> Advantages:
     """Distance to the mean of the others of the group.
 
     Source: Ahmadian et al., "Back to Basics: Revisiting REINFORCE Style Optimization" (2024).
@@ -176,7 +178,7 @@ def rloo_advantages(trajectories: Trajectories, *, gamma: float, gae_lambda: flo
 
 
 @estimator("reinforce_pp", whiten=True)
-def reinforce_pp_advantages(trajectories: Trajectories, *, gamma: float, gae_lambda: float) -> Advantages:
+def reinforce_pp_advantages(trajectories: Trajectories, *, gamma: float) -> Advantages:
     """Returns to go, whitened over the whole iteration.
 
     Source: Hu, "REINFORCE++" (2025).
@@ -185,7 +187,7 @@ def reinforce_pp_advantages(trajectories: Trajectories, *, gamma: float, gae_lam
 
 
 @estimator("reinforce_pp_baseline", group=True, whiten=True)
-def reinforce_pp_baseline_advantages(trajectories: Trajectories, *, gamma: float, gae_lambda: float) -> Advantages:
+def reinforce_pp_baseline_advantages(trajectories: Trajectories, *, gamma: float) -> Advantages:
     """Returns to go less the mean of the group, whitened over the whole iteration.
 
     Source: Hu, "REINFORCE++" (2025), REINFORCE++-baseline.
@@ -196,7 +198,7 @@ def reinforce_pp_baseline_advantages(trajectories: Trajectories, *, gamma: float
 
 
 @estimator("remax", greedy=True)
-def remax_advantages(trajectories: Trajectories, *, gamma: float, gae_lambda: float) -> Advantages:
+def remax_advantages(trajectories: Trajectories, *, gamma: float) -> Advantages:
     """Returns to go less the score of the greedy response to the same prompt.
 
     Source: Li et al., "ReMax" (2023), algorithm 1.

@@ -1,4 +1,6 @@
-"""Losses. Each is a weighted sum over tokens: the weights come from an aggregation, or are one number for all tokens.
+"""Losses, and the registry of policy losses: a new one is one decorated function.
+
+Each loss is a weighted sum over tokens: the weights come from an aggregation, or are one number for all tokens.
 
 Shapes: B rows, R response tokens. Masks are True on the tokens that count.
 """
@@ -47,10 +49,109 @@ def sequence_log_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> 
     return torch.where(mask, mean[:, None], 0)
 
 
-LOG_RATIOS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "token": token_log_ratio,
-    "sequence": sequence_log_ratio,
-}
+class PolicyBatch(NamedTuple):
+    """What a policy loss may look at."""
+
+    logprobs: Tensor
+    """(B, R) under the current actor."""
+    old_logprobs: Tensor
+    """(B, R) under the actor that sampled."""
+    advantages: Tensor
+    """(B, R)."""
+    mask: Tensor
+    """(B, R) response mask."""
+
+
+class TokenLosses(NamedTuple):
+    """What a policy loss gives; how the losses of tokens become one is up to an aggregation."""
+
+    losses: Tensor
+    """(B, R)."""
+    log_ratio: Tensor
+    """(B, R) log of the probability ratio that the loss uses."""
+    clipped: Tensor
+    """(B, R) bool: a bound holds the ratio back, so that the token pushes nothing."""
+
+
+PolicyLossFunction = Callable[..., TokenLosses]
+"""Takes a `PolicyBatch`, and as keyword-only parameters its settings."""
+
+POLICY_LOSSES: dict[str, PolicyLossFunction] = {}
+"""Policy losses by name."""
+
+
+def policy_loss(name: str) -> Callable[[PolicyLossFunction], PolicyLossFunction]:
+    """Registers a function as a policy loss."""
+
+    def register(function: PolicyLossFunction) -> PolicyLossFunction:
+        POLICY_LOSSES[name] = function
+        return function
+
+    return register
+
+
+def _surrogate(log_ratio: Tensor, advantages: Tensor, clip_range: float, clip_range_high: float | None) -> TokenLosses:
+    """The clipped objective of each token, on one ratio or another."""
+    ratio = log_ratio.exp()
+    held = ratio.clamp(1 - clip_range, 1 + (clip_range if clip_range_high is None else clip_range_high))
+    losses = torch.maximum(-advantages * ratio, -advantages * held)
+    return TokenLosses(losses, log_ratio, losses != -advantages * ratio)
+
+
+@policy_loss("clipped")
+def clipped(batch: PolicyBatch, *, clip_range: float, clip_range_high: float | None = None) -> TokenLosses:
+    """PPO's clipped surrogate objective, on the ratio of each token.
+
+    Source: Schulman et al., "Proximal Policy Optimization Algorithms" (2017), equation 7. A wider upper side:
+    Yu et al., "DAPO" (2025), "clip higher".
+
+    Args:
+        batch: What it looks at.
+        clip_range: The ratio is clipped to at least 1 - this.
+        clip_range_high: The ratio is clipped to at most 1 + this; None: as far as below.
+    """
+    log_ratio = token_log_ratio(batch.logprobs, batch.old_logprobs, batch.mask)
+    return _surrogate(log_ratio, batch.advantages, clip_range, clip_range_high)
+
+
+@policy_loss("dual_clip")
+def dual_clip(
+    batch: PolicyBatch, *, clip_range: float, clip_range_high: float | None = None, dual_clip: float = 3.0
+) -> TokenLosses:
+    """`clipped`, with a bound on bad tokens, so that a ratio that has run away does not dominate.
+
+    Source: Ye et al., "Mastering Complex Control in MOBA Games with Deep Reinforcement Learning" (2020).
+
+    Args:
+        batch: What it looks at.
+        clip_range: As in `clipped`.
+        clip_range_high: As in `clipped`.
+        dual_clip: Where the advantage is negative, the objective is at least this times the advantage; above 1.
+
+    Raises:
+        ValueError: If `dual_clip` is not above 1.
+    """
+    if dual_clip <= 1:
+        raise ValueError(f"dual_clip={dual_clip}: must be above 1")
+    tokens = clipped(batch, clip_range=clip_range, clip_range_high=clip_range_high)
+    bound = -batch.advantages * dual_clip
+    bounded = (batch.advantages < 0) & (tokens.losses > bound)
+    return TokenLosses(tokens.losses.where(~bounded, bound), tokens.log_ratio, tokens.clipped | bounded)
+
+
+@policy_loss("gspo")
+def gspo(batch: PolicyBatch, *, clip_range: float, clip_range_high: float | None = None) -> TokenLosses:
+    """`clipped` on the ratio of a response as a whole.
+
+    Source: Zheng et al., "Group Sequence Policy Optimization" (2025), equation 5.
+
+    Args:
+        batch: What it looks at.
+        clip_range: As in `clipped`; the paper's ranges are much narrower than those for tokens.
+        clip_range_high: As in `clipped`.
+    """
+    log_ratio = sequence_log_ratio(batch.logprobs, batch.old_logprobs, batch.mask)
+    return _surrogate(log_ratio, batch.advantages, clip_range, clip_range_high)
 
 
 class PolicyLoss(NamedTuple):
@@ -61,41 +162,18 @@ class PolicyLoss(NamedTuple):
     approx_kl: Tensor
 
 
-def ppo_policy_loss(
-    log_ratio: Tensor,
-    advantages: Tensor,
-    mask: Tensor,
-    *,
-    clip_range: float,
-    clip_range_high: float | None = None,
-    dual_clip: float | None = None,
-    weights: Tensor | float,
-) -> PolicyLoss:
-    """Clipped surrogate objective.
-
-    Source: Schulman et al., "Proximal Policy Optimization Algorithms" (2017), equation 7. A wider upper side:
-    Yu et al., "DAPO" (2025), "clip higher". Dual clip: Ye et al., "Mastering Complex Control in MOBA Games with Deep
-    Reinforcement Learning" (2020).
+def weighted_policy_loss(tokens: TokenLosses, mask: Tensor, weights: Tensor | float) -> PolicyLoss:
+    """Sums the losses of tokens.
 
     Args:
-        log_ratio: (B, R) from `token_log_ratio` or `sequence_log_ratio`.
-        advantages: (B, R).
+        tokens: What a policy loss gave.
         mask: (B, R) response mask.
-        clip_range: The ratio is clipped to at least 1 - this.
-        clip_range_high: The ratio is clipped to at most 1 + this; None: as far as below.
-        dual_clip: Where the advantage is negative, the objective is at least `dual_clip` · advantage, so that a ratio
-            that has run away does not dominate; above 1. None: no such bound.
         weights: (B, R) of the tokens, or one number for all.
     """
-    ratio = log_ratio.exp()
-    clipped = ratio.clamp(1 - clip_range, 1 + (clip_range if clip_range_high is None else clip_range_high))
-    losses = torch.maximum(-advantages * ratio, -advantages * clipped)
-    if dual_clip is not None:
-        losses = torch.where(advantages < 0, torch.minimum(losses, -advantages * dual_clip), losses)
     with torch.no_grad():
-        is_clipped = (losses != -advantages * ratio).float()
-        approx_kl = masked_mean(log_ratio.square() / 2, mask)
-    return PolicyLoss(masked_sum(losses * weights, mask), masked_mean(is_clipped, mask), approx_kl)
+        clip_fraction = masked_mean(tokens.clipped.float(), mask)
+        approx_kl = masked_mean(tokens.log_ratio.square() / 2, mask)
+    return PolicyLoss(masked_sum(tokens.losses * weights, mask), clip_fraction, approx_kl)
 
 
 class ValueLoss(NamedTuple):

@@ -1,4 +1,4 @@
-"""Per-token rewards from sequence scores.
+"""Per-token rewards from scores.
 
 Shapes: B rows, R response tokens. Masks are True on response tokens, which stand at the left.
 """
@@ -20,22 +20,29 @@ def last_token_index(mask: Tensor) -> Tensor:
     return torch.where(mask, positions, 0).amax(dim=1)
 
 
-def shape_rewards(scores: Tensor, kl: Tensor, mask: Tensor, *, kl_coef: float) -> Tensor:
-    """Puts the score on the last response token and the KL penalty on every one.
+def shape_rewards(
+    scores: Tensor, kl: Tensor, mask: Tensor, *, kl_coef: float, token_scores: Tensor | None = None
+) -> Tensor:
+    """Puts the score on the last response token, the scores of tokens on theirs, and the KL penalty on every one.
 
-    r_t = -kl_coef · kl_t + [t is the last token] · score. Source: Ziegler et al. (2019), equation 2;
-    Stiennon et al., "Learning to summarize from human feedback" (2020).
+    r_t = -kl_coef · kl_t + token_score_t + [t is the last token] · score. Source: Ziegler et al. (2019), equation 2;
+    Stiennon et al., "Learning to summarize from human feedback" (2020). Scores of tokens: Lightman et al., "Let's
+    Verify Step by Step" (2023), whose model scores each step; Wang et al., "Math-Shepherd" (2024), which gives PPO
+    the score of each step at its end.
 
     Args:
         scores: (B,) score of each whole response.
         kl: (B, R) per-token estimate of KL(actor || reference), in nats.
         mask: (B, R) response mask.
         kl_coef: Weight of the penalty.
+        token_scores: (B, R) scores of single tokens, if there are any.
 
     Returns:
         (B, R), zero outside the mask. A row without a response token gets no score.
     """
     rewards = torch.where(mask, -kl_coef * kl, 0)
+    if token_scores is not None:
+        rewards = rewards + torch.where(mask, token_scores.to(rewards.dtype), 0)
     at_last = torch.zeros_like(rewards).scatter(1, last_token_index(mask)[:, None], scores[:, None].to(rewards.dtype))
     return rewards + torch.where(mask, at_last, 0)
 

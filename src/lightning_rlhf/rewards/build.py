@@ -6,8 +6,9 @@ that holds nets is a module with these nets in it, since what is to be sharded i
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -24,6 +25,7 @@ from lightning_rlhf.models.scalar import Scalar, ScalarModel, load_scalar_model
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.rewards.function import TextReward
 from lightning_rlhf.rewards.net import NetReward, TextNetReward, ended
+from lightning_rlhf.rewards.tokens import token_texts
 
 Reward = Callable[[Answers], Scores]
 """Scores a batch of answers."""
@@ -145,7 +147,7 @@ def as_reward(source: RewardSource, renderer: Renderer, backbone: Backbone | Non
         holds_nets = any(isinstance(part, nn.Module) for part in parts.values())
         return NetSum(parts, source.weights) if holds_nets else partial(add_up, parts, source.weights)
     if isinstance(source, TextReward):
-        return partial(score_texts, source, renderer.stop_ids)
+        return partial(score_texts, source, renderer)
     if isinstance(source, AdapterReward):
         if backbone is None:
             raise UserError(f"{source.setting}={source.path}: an AdapterReward needs a net that plays all roles")
@@ -180,18 +182,28 @@ class NetSum(nn.Module):
 
 
 def add_up(parts: Mapping[str, Reward], weights: Mapping[str, float], answers: Answers) -> Scores:
-    """Scores a batch by each part, and sums."""
-    scores = {name: part(answers).total for name, part in parts.items()}
-    return Scores(torch.stack([weights[name] * score for name, score in scores.items()]).sum(0), scores)
+    """Scores a batch by each part, and sums scores of responses and scores of tokens."""
+    scores = {name: part(answers) for name, part in parts.items()}
+    whole = torch.stack([weights[name] * score.whole for name, score in scores.items()]).sum(0)
+    tokens = [weights[name] * score.tokens for name, score in scores.items() if score.tokens is not None]
+    totals = {name: score.total for name, score in scores.items()}
+    return Scores(whole, totals, torch.stack(tokens).sum(0) if tokens else None)
 
 
-def score_texts(function: TextReward, stop_ids: Sequence[int], answers: Answers) -> Scores:
-    """Scores a batch by a function of texts, which can ask for the column `finished` beside those of the data."""
-    sequences = answers.sequences
-    finished = ended(sequences, stop_ids)
+def score_texts(function: TextReward, renderer: Renderer, answers: Answers) -> Scores:
+    """Scores a batch by a function of texts, which can ask for `finished` and `response_tokens` beside the data."""
+    sequences, mask = answers.sequences, answers.sequences.response_mask
+    finished = ended(sequences, renderer.stop_ids)
     columns = [{**row, "finished": end} for row, end in zip(answers.columns, finished, strict=True)]
-    scores = function(answers.prompts, answers.responses, columns)
-    return Scores(torch.tensor(scores, dtype=torch.float32, device=sequences.input_ids.device), {})
+    if "response_tokens" in function.columns:
+        for row, ids, counts in zip(columns, sequences.responses, mask, strict=True):
+            row["response_tokens"] = token_texts(renderer, ids[counts].tolist())
+    whole, tokens = function.score(answers.prompts, answers.responses, columns, mask.sum(1).tolist())
+    scores = Scores(torch.tensor(whole, dtype=torch.float32, device=mask.device), {})
+    if tokens is None:
+        return scores
+    numbers = torch.tensor(list(chain.from_iterable(tokens)), dtype=torch.float32, device=mask.device)
+    return scores._replace(tokens=torch.zeros_like(mask, dtype=torch.float32).masked_scatter(mask, numbers))
 
 
 def _reads_alike(first: Renderer, second: Renderer) -> bool:

@@ -8,7 +8,8 @@ from typing import Any
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.rewards.check import as_score
 
-ScoreFunction = Callable[..., Sequence[float]]
+ScoreFunction = Callable[..., Sequence[Any]]
+"""Gives a number for each response; for a reward, it may also give a list with a number for each token."""
 
 
 class TextReward:
@@ -16,7 +17,8 @@ class TextReward:
 
     The function gets two lists of texts, and of the data's other columns those that its signature names, each as a
     list with None where a row has nothing. It returns a list, a tuple or a one-dimensional array with one number for
-    each response; True counts as 1 and False as 0.
+    each response; True counts as 1 and False as 0. A reward may score tokens instead: then a list, or a row of a
+    two-dimensional array, stands for each response, with one number for each of its tokens.
 
     Example:
         >>> TextReward(lambda prompts, responses: [float(len(r) < 80) for r in responses])
@@ -37,7 +39,7 @@ class TextReward:
         self.required = [p.name for p in parameters[2:] if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
 
     def __call__(self, prompts: list[str], responses: list[str], columns: list[dict[str, Any]]) -> list[float]:
-        """Scores responses.
+        """Scores responses as a whole.
 
         Args:
             prompts: Last user turns.
@@ -48,6 +50,35 @@ class TextReward:
             UserError: If the data lack a column that the function needs, or it returns anything but one finite number
                 for each response.
         """
+        found = self._rows(prompts, responses, columns)
+        return [self._score(*row) for row in zip(found, responses, strict=True)]
+
+    def score(
+        self, prompts: list[str], responses: list[str], columns: list[dict[str, Any]], num_tokens: list[int]
+    ) -> tuple[list[float], list[list[float]] | None]:
+        """Scores responses as a whole, or their tokens, as the function does.
+
+        Args:
+            prompts: Last user turns.
+            responses: The answers.
+            columns: The other columns of each row.
+            num_tokens: Tokens of each response.
+
+        Returns:
+            A number for each response as a whole, and for each of its tokens; None if the function scores none.
+
+        Raises:
+            UserError: If the data lack a column that the function needs, or it returns anything else; numbers behind
+                the tokens of a response have to be 0.
+        """
+        found = self._rows(prompts, responses, columns)
+        rows = list(zip(found, responses, num_tokens, strict=True))
+        if any(isinstance(_plain(row), list | tuple) for row in found):
+            return [0.0] * len(rows), [self._token_scores(*row) for row in rows]
+        return [self._score(row, response) for row, response, _ in rows], None
+
+    def _rows(self, prompts: list[str], responses: list[str], columns: list[dict[str, Any]]) -> Sequence[Any]:
+        """What the function returns, one thing for each response."""
         known = sorted(set().union(*columns))
         if missing := [name for name in self.required if name not in known]:
             raise UserError(f"{self.name} needs the column {', '.join(missing)}; the data have {', '.join(known)}")
@@ -63,7 +94,26 @@ class TextReward:
             )
         if len(found) != len(responses):
             raise UserError(f"{self.name} returned {len(found)} scores for {len(responses)} responses")
-        return [self._score(*row) for row in zip(found, responses, strict=True)]
+        return found
+
+    def _token_scores(self, found: object, response: str, count: int) -> list[float]:
+        row = _plain(found)
+        if not isinstance(row, list | tuple):
+            raise UserError(
+                f"{self.name} returned {found!r:.80} for the response {response[:80]!r}, and lists for others: it "
+                "scores either each response, or each token"
+            )
+        scores = [self._score(value, response) for value in row]
+        if len(scores) < count:
+            raise UserError(
+                f"{self.name} returned {len(scores)} numbers for the {count} tokens of the response {response[:80]!r}"
+            )
+        if any(scores[count:]):
+            raise UserError(
+                f"{self.name} returned {next(filter(None, scores[count:]))} behind the {count} tokens of the response "
+                f"{response[:80]!r}: only its tokens can have a score"
+            )
+        return scores[:count]
 
     def _score(self, found: object, response: str) -> float:
         score = as_score(_plain(found))

@@ -24,11 +24,13 @@ class Greedy(NamedTuple):
     """Of the greedy response to the prompt of each row."""
 
     scores: Tensor
-    """(B,)."""
+    """(B,), as a whole."""
     lengths: Tensor
     """(B,) tokens."""
     finished: Tensor
     """(B,) bool."""
+    token_scores: Tensor
+    """(B,) sums of the scores of its tokens."""
 
 
 class Samples(NamedTuple):
@@ -84,8 +86,8 @@ def collect(
         part = score_samples(roles, sampled, roles.scores(answers), sampling.temperature, exact_kl=exact_kl)
         if greedy:
             best, answers = _answer(roles, some, replace(sampling, temperature=0.0), renderer, uniforms[rows])
-            lengths = best.sequences.response_mask.sum(1)
-            part = part._replace(greedy=Greedy(roles.scores(answers).total, lengths, best.finished))
+            lengths, scores = best.sequences.response_mask.sum(1), roles.scores(answers)
+            part = part._replace(greedy=Greedy(scores.whole, lengths, best.finished, scores.token_sums))
         parts.append(part)
     return _combined(parts, torch.cat)
 
@@ -126,9 +128,11 @@ def score_samples(
 
     stats, ref_logprobs = roles.policy_stats(trimmed, temperature=temperature)
     values = roles.values(trimmed)
+    # Zeros from a source that scores no tokens, so that all micro-batches and ranks have the same tensors.
+    tokens = scores.whole.new_zeros(trimmed.response_mask.shape) if scores.tokens is None else scores.tokens
     return Samples(
         sampled.sequences,
-        scores,
+        scores._replace(tokens=widen(tokens)),
         sampled.finished,
         sampled.logprobs,
         logprobs=widen(stats.logprobs),

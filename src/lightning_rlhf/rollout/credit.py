@@ -3,21 +3,21 @@
 Shapes: B rows, R response tokens.
 """
 
-import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from lightning_rlhf.errors import UserError, raise_problems
 from lightning_rlhf.experience import Experience
-from lightning_rlhf.ops.advantages import ESTIMATORS, Estimator, Trajectories
+from lightning_rlhf.ops.advantages import ESTIMATORS, Advantages, Estimator, Trajectories
 from lightning_rlhf.ops.kl import KL_IN_LOSS, KL_IN_REWARD
 from lightning_rlhf.ops.masked import masked_unit_variance, masked_whiten
 from lightning_rlhf.ops.moments import Moments
 from lightning_rlhf.ops.rewards import shape_rewards
+from lightning_rlhf.registry import arguments, option_problems, registered
 from lightning_rlhf.rollout.collect import Samples
 from lightning_rlhf.rollout.shaping import RewardShaping, shape_scores
 
@@ -28,10 +28,12 @@ class Credit:
 
     advantage: str = "gae"
     """Name of an estimator in `ops.advantages`, or `module:name` for one that a module of yours registers."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that this estimator has for itself."""
     gamma: float = 1.0
-    """Discount."""
+    """Discount; for estimators that declare it."""
     gae_lambda: float = 0.95
-    """Of GAE."""
+    """Weight of GAE between one-step estimates (0) and whole returns (1); for estimators that declare it."""
     kl_in: Literal["reward", "loss"] = "reward"
     """Where the KL penalty is: in the rewards of the tokens, or in the loss."""
     kl_estimator: str = "k1"
@@ -63,7 +65,10 @@ class Credit:
                 f"num_samples_per_prompt={self.num_samples_per_prompt}: advantage={self.advantage} compares the "
                 "responses to one prompt, so it needs at least 2"
             )
-        raise_problems(problems)
+        chosen = f"advantage={self.advantage}"
+        example = _example(max(self.num_samples_per_prompt, 2))
+        function = self.estimator.estimate
+        raise_problems([*problems, *option_problems(chosen, function, self._shared, self.options, example)])
 
     @property
     def kl_loss(self) -> Callable[[Tensor, Tensor], Tensor] | None:
@@ -77,21 +82,27 @@ class Credit:
         Raises:
             UserError: If there is none of this name.
         """
-        module, _, name = self.advantage.rpartition(":")
-        if module:
-            try:
-                importlib.import_module(module)
-            except ModuleNotFoundError as error:
-                raise UserError(
-                    f"advantage={self.advantage}: cannot import {error.name!r}; is it installed, or on PYTHONPATH?"
-                ) from error
-        if name not in ESTIMATORS:
-            raise UserError(f"advantage={self.advantage}: expected one of {', '.join(ESTIMATORS)}")
-        return ESTIMATORS[name]
+        return registered(ESTIMATORS, self.advantage, "advantage")
+
+    def estimate(self, trajectories: Trajectories) -> Advantages:
+        """Estimates advantages, with the settings of the estimator; they are not whitened."""
+        function = self.estimator.estimate
+        return function(trajectories, **arguments(function, self._shared, self.options))
+
+    @property
+    def _shared(self) -> dict[str, Any]:
+        """The settings that several estimators have."""
+        return {"gamma": self.gamma, "gae_lambda": self.gae_lambda}
+
+
+def _example(group_size: int) -> Trajectories:
+    """Responses of one token to one prompt, to try an estimator on."""
+    tokens, scores = torch.zeros(group_size, 1), torch.zeros(group_size)
+    return Trajectories(tokens, tokens == 0, scores, tokens, group_size, values=tokens, greedy_scores=scores)
 
 
 def to_experience(
-    samples: Samples, credit: Credit, *, kl_coef: float, moments: Moments
+    samples: Samples, credit: Credit, *, kl_coef: float, moments: Moments, max_length: int
 ) -> tuple[Experience, dict[str, float]]:
     """Turns the samples of all ranks to advantages and returns.
 
@@ -99,36 +110,37 @@ def to_experience(
         samples: Of all ranks; the responses to one prompt stand one after the other.
         credit: How responses are judged.
         kl_coef: Weight of the KL penalty.
-        moments: Of all scores of the run, these included.
+        moments: Of all scores of whole responses of the run, these included.
+        max_length: Most tokens that a response may have. It is not the width of the tensors, which may be trimmed.
 
     Returns:
         The experience, and what is worth logging of how it was judged.
     """
     mask = samples.sequences.response_mask
-    lengths, limit = mask.sum(1), mask.shape[1]
 
     def shaped(scores: Tensor, lengths: Tensor, finished: Tensor) -> Tensor:
-        return shape_scores(scores, lengths, finished, credit.shaping, moments=moments, max_length=limit)
+        return shape_scores(scores, lengths, finished, credit.shaping, moments=moments, max_length=max_length)
 
-    scores = shaped(samples.scores.total, lengths, samples.finished)
+    scores = samples.scores._replace(whole=shaped(samples.scores.whole, mask.sum(1), samples.finished))
     if credit.kl_in == "reward":
         kl = KL_IN_REWARD[credit.kl_estimator](samples.logprobs, samples.ref_logprobs)
     else:
         kl = torch.zeros_like(samples.logprobs)
-    rewards = shape_rewards(scores, kl, mask, kl_coef=kl_coef)
+    rewards = shape_rewards(scores.whole, kl, mask, kl_coef=kl_coef, token_scores=scores.tokens)
     if credit.shaping.whiten:
         rewards = masked_unit_variance(rewards, mask)
     greedy = samples.greedy
     trajectories = Trajectories(
         rewards,
         mask,
+        scores.whole,
+        torch.zeros_like(rewards) if scores.tokens is None else scores.tokens,
         credit.num_samples_per_prompt,
         samples.values,
-        None if greedy is None else shaped(greedy.scores, greedy.lengths, greedy.finished),
+        None if greedy is None else shaped(greedy.scores, greedy.lengths, greedy.finished) + greedy.token_scores,
     )
-    estimator = credit.estimator
-    advantages, returns = estimator.estimate(trajectories, gamma=credit.gamma, gae_lambda=credit.gae_lambda)
-    if estimator.whiten:
+    advantages, returns = credit.estimate(trajectories)
+    if credit.estimator.whiten:
         advantages = masked_whiten(advantages, mask)
     experience = Experience(
         samples.sequences,
@@ -141,6 +153,6 @@ def to_experience(
     )
     metrics = {"reward_mean": float(rewards.sum(1).mean())}
     if credit.num_samples_per_prompt > 1:
-        groups = scores.view(-1, credit.num_samples_per_prompt)
+        groups = scores.total.view(-1, credit.num_samples_per_prompt)
         metrics["zero_variance_groups"] = float((groups.amax(1) == groups.amin(1)).float().mean())
     return experience, metrics

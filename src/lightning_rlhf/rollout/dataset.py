@@ -41,6 +41,7 @@ class RolloutDataset:
         rollout_batch_size: int,
         minibatch_size: int,
         ppo_epochs: int,
+        max_length: int,
         trainer: Trainer,
         seed: int,
         ptx: PTX | None = None,
@@ -52,6 +53,8 @@ class RolloutDataset:
             rollout_batch_size: Responses of an iteration, over all ranks.
             minibatch_size: Responses behind one optimizer step, over all ranks and accumulated parts.
             ppo_epochs: Passes over the experience of an iteration.
+            max_length: Most tokens that a response may have. It is not the width of the experience, which may be
+                trimmed.
             trainer: Says how many ranks and accumulated parts share a minibatch.
             seed: Of the order.
             ptx: Texts to mix into the updates, if any.
@@ -67,6 +70,7 @@ class RolloutDataset:
         self.ptx = ptx
         self.iteration = self.position = 0
         self.experience: Experience | None = None
+        self.max_length = self.max_length_of_experience = max_length
 
     def __len__(self) -> int:
         """Micro-batches of an iteration, on each rank."""
@@ -82,7 +86,7 @@ class RolloutDataset:
         if self.position == len(self):
             self.iteration, self.position, self.experience = self.iteration + 1, 0, None
         if self.experience is None:
-            self.experience = self.collect(self.iteration)
+            self.experience, self.max_length_of_experience = self.collect(self.iteration), self.max_length
         response_mask = self.experience.sequences.response_mask
         while self.position < len(self):
             update, part = divmod(self.position, self.num_parts)
@@ -94,7 +98,7 @@ class RolloutDataset:
             self.position += 1
             yield Minibatch(
                 self.experience.rows(rows),
-                MinibatchSize(len(minibatch), int(response_mask[minibatch].sum()), response_mask.shape[1]),
+                MinibatchSize(len(minibatch), int(response_mask[minibatch].sum()), self.max_length_of_experience),
                 self.ptx.part(self.iteration * self.num_updates + update, part) if self.ptx else None,
             )
 
@@ -116,6 +120,7 @@ class RolloutDataset:
             "minibatch_size": self.minibatch_size,
             "num_parts": self.num_parts,
             "ppo_epochs": self.ppo_epochs,
+            "max_length": self.max_length_of_experience,
             "buffer": buffer,
         }
 
@@ -137,6 +142,8 @@ class RolloutDataset:
         self.position = first_minibatch(row, self.minibatch_size, progress) * self.num_parts
         if progress["buffer"] is not None:
             self.experience = Experience(Sequences(*progress["buffer"][:3]), *progress["buffer"][3:])
+            # The one that the experience was sampled with: the limit of the next iterations may be another.
+            self.max_length_of_experience = progress["max_length"]
 
 
 def check_sizes(rollout_batch_size: int, minibatch_size: int, processes: int) -> None:

@@ -34,7 +34,7 @@ def rollout_metrics(samples: Samples, experience: Experience) -> dict[str, float
     if samples.exact_kl is not None:
         metrics["kl_exact"] = masked_sum(samples.exact_kl, mask, dim=1).mean()
     if samples.greedy is not None:
-        metrics["greedy_score_mean"] = samples.greedy.scores.mean()
+        metrics["greedy_score_mean"] = (samples.greedy.scores + samples.greedy.token_scores).mean()
     if samples.values is not None and experience.returns is not None:
         metrics |= {
             "value_mean": masked_mean(samples.values, mask),

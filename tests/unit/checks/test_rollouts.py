@@ -119,8 +119,8 @@ def test_the_penalty_punishes(name: str) -> None:
 def test_a_penalty_with_the_wrong_sign_is_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     shape, estimators = credit_module.shape_rewards, dict(credit_module.KL_IN_LOSS)
 
-    def rewarded(scores: Tensor, kl: Tensor, mask: Tensor, *, kl_coef: float) -> Tensor:
-        return shape(scores, kl, mask, kl_coef=-kl_coef)
+    def rewarded(scores: Tensor, kl: Tensor, mask: Tensor, *, kl_coef: float, **scored: Tensor) -> Tensor:
+        return shape(scores, kl, mask, kl_coef=-kl_coef, **scored)
 
     monkeypatch.setattr(credit_module, "shape_rewards", rewarded)
     for key, estimate in estimators.items():

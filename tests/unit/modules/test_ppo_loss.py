@@ -1,6 +1,8 @@
 """The loss of an update, put together by hand."""
 
+import sys
 from math import log, nan
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from lightning_rlhf.models.roles import TokenStats
 from lightning_rlhf.modules.ppo_loss import PPOLoss, Terms
 from lightning_rlhf.ops.aggregation import MinibatchSize
 from lightning_rlhf.ops.kl import KL_IN_LOSS
+from lightning_rlhf.ops.losses import POLICY_LOSSES
 from lightning_rlhf.rollout.dataset import Minibatch
 
 # Two of the three responses of a minibatch with 6 tokens in all and at most 5 tokens each.
@@ -66,7 +69,7 @@ def test_the_policy_loss_is_weighed_by_its_aggregation(aggregation: str, expecte
 
 def test_the_ratio_of_whole_responses_is_one_of_the_choices() -> None:
     # sqrt(1.5) for both tokens of the first response, held back at 1.2: -2.4 and -1.2.
-    assert_close(terms(ratio="sequence").loss, torch.tensor(-(2.4 + 1.2 + 0.5) / 6))
+    assert_close(terms(policy="gspo").loss, torch.tensor(-(2.4 + 1.2 + 0.5) / 6))
 
 
 def test_the_clip_ranges_reach_the_policy_loss() -> None:
@@ -74,13 +77,43 @@ def test_the_clip_ranges_reach_the_policy_loss() -> None:
     assert_close(terms(clip_range_high=0.4).loss, torch.tensor(-(2.8 + 1 + 0.5) / 6))
 
 
-def test_the_dual_clip_reaches_the_policy_loss() -> None:
+def test_an_option_reaches_its_policy_loss() -> None:
     worse = batch()
     worse = worse._replace(experience=worse.experience._replace(advantages=-worse.experience.advantages))
     stats = TokenStats(NEW + log(10), ENTROPY)
-    # Ratios 15, 10 and 5 with advantages -2, -1, -1: bounded at 3.
-    for dual_clip, expected in [(None, (30 + 10 + 5) / 6), (3.0, (6 + 3 + 3) / 6)]:
-        assert_close(PPOLoss(dual_clip=dual_clip)(stats, None, worse, None).loss, torch.tensor(expected))
+    # Ratios 15, 10 and 5 with advantages -2, -1, -1: not bounded, bounded at 3, and at 4.
+    for loss, expected in [
+        (PPOLoss(), (30 + 10 + 5) / 6),
+        (PPOLoss(policy="dual_clip"), (6 + 3 + 3) / 6),
+        (PPOLoss(policy="dual_clip", options={"dual_clip": 4}), (8 + 4 + 4) / 6),
+    ]:
+        assert_close(loss(stats, None, worse, None).loss, torch.tensor(expected))
+
+
+def test_a_policy_loss_of_ones_own_is_found_by_module_and_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # So that the registration is undone.
+    monkeypatch.setitem(POLICY_LOSSES, "squared", POLICY_LOSSES["clipped"])
+    (tmp_path / "losses_of_ones_own.py").write_text(
+        "from lightning_rlhf.ops.losses import TokenLosses, policy_loss, token_log_ratio\n\n\n"
+        '@policy_loss("squared")\n'
+        "def squared(batch, *, clip_range, weight: float):\n"
+        "    ratio = token_log_ratio(batch.logprobs, batch.old_logprobs, batch.mask)\n"
+        "    return TokenLosses(weight * ratio**2 + clip_range, ratio, ratio.abs() > 0.5)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "losses_of_ones_own", raising=False)
+    result = terms(policy="losses_of_ones_own:squared", options={"weight": 2.0}, clip_range=0.5)
+    squares = log(1.5) ** 2 + log(0.5) ** 2
+    assert_close(result.loss, torch.tensor((2 * squares + 3 * 0.5) / 6))
+    # |log 0.5| alone is above 0.5.
+    assert_close(result.means["clip_fraction"], torch.tensor(1 / 3))
+    assert_close(result.means["approx_kl"], torch.tensor(squares / 2 / 3))
+    with pytest.raises(UserError) as caught:
+        PPOLoss(policy="losses_of_ones_own:squared", options={"wieght": "2"})
+    assert str(caught.value).splitlines() == [
+        "options.wieght=2: the options of policy=losses_of_ones_own:squared are weight; did you mean options.weight?",
+        "options.weight is not set: policy=losses_of_ones_own:squared needs it",
+    ]
 
 
 def test_the_value_loss_enters_with_its_weight_and_every_token_counts_the_same() -> None:
@@ -132,20 +165,24 @@ def test_no_gradient_comes_from_under_the_padding(kl: str) -> None:
 def test_impossible_settings_are_named_all_at_once() -> None:
     with pytest.raises(UserError) as caught:
         PPOLoss(
-            ratio="word",  # type: ignore[arg-type]
+            policy="dual_clip",
+            options={"dual_clip": 1.0},
             aggregation="mean",  # type: ignore[arg-type]
             clip_range=1.0,
             clip_range_high=0.0,
-            dual_clip=1.0,
             clip_range_value=0.0,
             vf_coef=-1.0,
         )
     assert str(caught.value).splitlines() == [
-        "ratio=word: must be one of token, sequence",
         "aggregation=mean: must be one of token_mean, sequence_mean, fixed_length",
         "clip_range=1.0: must lie in (0, 1)",
         "clip_range_high=0.0: must be positive",
-        "dual_clip=1.0: must be above 1",
         "clip_range_value=0.0: must be positive",
         "vf_coef=-1.0: must not be negative",
+        "policy=dual_clip: dual_clip=1.0: must be above 1",
     ]
+
+
+def test_an_unknown_policy_loss_names_all_that_there_are() -> None:
+    with pytest.raises(UserError, match="^policy=clippd: expected one of clipped, dual_clip, gspo$"):
+        PPOLoss(policy="clippd")

@@ -1,7 +1,6 @@
 """Advantage estimators: by hand, against their definitions on lists, and what each says it needs."""
 
 from statistics import mean, stdev
-from typing import Any
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from lightning_rlhf.ops.advantages import ESTIMATORS, Advantages, Trajectories, estimator
+from lightning_rlhf.registry import arguments
 
 NAN = float("nan")
 # Two prompts with three responses each, under whose padding lies garbage; totals 3, 5, 7 and 1, 1, 1.
@@ -19,10 +19,19 @@ REWARDS = torch.tensor([[1.0, 2.0], [5.0, NAN], [3.0, 4.0], [1.0, NAN], [-1.0, 2
 TRAJECTORIES = Trajectories(
     REWARDS,
     MASK,
+    # What an estimator of one's own may look at; those here read the rewards, which have all scores in them.
+    scores=torch.full((6,), NAN),
+    token_scores=torch.full((6, 2), NAN),
     group_size=3,
     values=torch.tensor([[1.0, 4.0], [2.0, NAN], [0.0, 2.0], [1.0, NAN], [0.0, 0.0], [2.0, 0.0]]),
     greedy_scores=torch.tensor([1.0, 1.0, 1.0, 2.0, 2.0, 2.0]),
 )
+
+
+def estimate(name: str, trajectories: Trajectories, gamma: float, gae_lambda: float) -> Advantages:
+    """What an estimator gives with those of the settings that it has."""
+    function = ESTIMATORS[name].estimate
+    return function(trajectories, **arguments(function, {"gamma": gamma, "gae_lambda": gae_lambda}))
 
 
 @pytest.mark.parametrize(
@@ -45,7 +54,7 @@ TRAJECTORIES = Trajectories(
     ],
 )
 def test_each_estimator_by_hand(name: str, expected: list[list[float]]) -> None:
-    advantages, returns = ESTIMATORS[name].estimate(TRAJECTORIES, gamma=0.5, gae_lambda=0.5)
+    advantages, returns = estimate(name, TRAJECTORIES, 0.5, 0.5)
     assert_close(advantages, torch.tensor(expected))
     if ESTIMATORS[name].critic:
         assert returns is not None
@@ -107,9 +116,15 @@ def test_each_estimator_is_its_definition_on_the_tokens_that_count(
         return [row[counts].tolist() for row, counts in zip(tensor, mask, strict=True)]
 
     trajectories = Trajectories(
-        torch.where(mask, rewards, NAN), mask, size, torch.where(mask, values, NAN), greedy_scores=greedy
+        torch.where(mask, rewards, NAN),
+        mask,
+        scores=torch.full((num_groups * size,), NAN),
+        token_scores=torch.full(mask.shape, NAN),
+        group_size=size,
+        values=torch.where(mask, values, NAN),
+        greedy_scores=greedy,
     )
-    advantages, _ = ESTIMATORS[name].estimate(trajectories, gamma=gamma, gae_lambda=gae_lambda)
+    advantages, _ = estimate(name, trajectories, gamma, gae_lambda)
     expected = by_definition(name, kept(rewards), kept(values), greedy.tolist(), size, gamma, gae_lambda)
     assert not advantages[~mask].any()
     assert_close(advantages[mask], torch.tensor([value for row in expected for value in row], dtype=torch.float64))
@@ -135,10 +150,10 @@ def test_a_new_estimator_is_one_decorated_function(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(ESTIMATORS, "length", ESTIMATORS["gae"])
 
     @estimator("length", group=True, greedy=True)
-    def length(trajectories: Trajectories, **_: Any) -> Advantages:
+    def length(trajectories: Trajectories) -> Advantages:
         return Advantages(trajectories.mask.float())
 
     entry = ESTIMATORS["length"]
     assert entry.estimate is length
     assert (entry.critic, entry.group, entry.greedy, entry.whiten) == (False, True, True, False)
-    assert_close(entry.estimate(TRAJECTORIES, gamma=1.0, gae_lambda=1.0).advantages, MASK.float())
+    assert_close(estimate("length", TRAJECTORIES, 1.0, 1.0).advantages, MASK.float())

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from lightning_rlhf.ops.losses import PolicyLoss, pairwise_loss, ppo_policy_loss, ppo_value_loss, token_log_ratio
+from lightning_rlhf.ops.losses import (
+    PolicyBatch,
+    PolicyLoss,
+    clipped,
+    pairwise_loss,
+    ppo_value_loss,
+    weighted_policy_loss,
+)
 
 Loss = Callable[..., Tensor]
 GARBAGE = [3.0, -1e30, float("inf"), float("-inf"), float("nan")]
@@ -19,9 +26,9 @@ GARBAGE = [3.0, -1e30, float("inf"), float("-inf"), float("nan")]
 def policy_terms(
     new: Tensor, old: Tensor, advantages: Tensor, mask: Tensor, *, num_tokens: float, clip_range: float = 0.2
 ) -> PolicyLoss:
-    """The policy loss with the ratio of each token, and every token weighing the same."""
-    log_ratio = token_log_ratio(new, old, mask)
-    return ppo_policy_loss(log_ratio, advantages, mask, clip_range=clip_range, weights=1 / num_tokens)
+    """The clipped policy loss, with every token weighing the same."""
+    tokens = clipped(PolicyBatch(new, old, advantages, mask), clip_range=clip_range)
+    return weighted_policy_loss(tokens, mask, 1 / num_tokens)
 
 
 def policy_loss(new: Tensor, old: Tensor, advantages: Tensor, mask: Tensor, num_tokens: float) -> Tensor:
@@ -66,7 +73,7 @@ def test_the_policy_loss_of_three_tokens_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ratio", "advantage", "gradient", "clipped"),
+    ("ratio", "advantage", "gradient", "held_back"),
     [
         # d loss / d log ratio is -A · ratio, or 0 where the clip holds back.
         (1.0, 2.0, -2.0, 0.0),
@@ -80,13 +87,13 @@ def test_the_policy_loss_of_three_tokens_by_hand() -> None:
     ],
 )
 def test_the_clip_holds_back_only_moves_in_the_wanted_direction(
-    ratio: float, advantage: float, gradient: float, clipped: float
+    ratio: float, advantage: float, gradient: float, held_back: float
 ) -> None:
     logprobs = token(log(ratio)).requires_grad_()
     policy = policy_terms(logprobs, token(0.0), token(advantage), ONE, num_tokens=1)
     policy.loss.backward()
     assert_close(logprobs.grad, token(gradient))
-    assert float(policy.clip_fraction) == clipped
+    assert float(policy.clip_fraction) == held_back
 
 
 @pytest.mark.parametrize(("log_ratio", "advantage"), [(0.25, 1.0), (-0.25, -1.0)])

@@ -1,5 +1,6 @@
-"""Variants of the clipped objective: the ratio of a whole response, a wider upper side, the dual clip."""
+"""Policy losses side by side: a wider upper side, the dual clip, the ratio of a whole response, one of one's own."""
 
+from collections.abc import Callable
 from math import log
 
 import pytest
@@ -9,21 +10,32 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from lightning_rlhf.ops.losses import PolicyLoss, ppo_policy_loss, sequence_log_ratio, token_log_ratio
+from lightning_rlhf.ops.losses import (
+    POLICY_LOSSES,
+    PolicyBatch,
+    PolicyLoss,
+    TokenLosses,
+    clipped,
+    dual_clip,
+    gspo,
+    policy_loss,
+    sequence_log_ratio,
+    token_log_ratio,
+    weighted_policy_loss,
+)
 
 ONE = torch.ones(1, 1, dtype=torch.bool)
 NAN = float("nan")
 
 
 def one_token(
-    ratio: float, advantage: float, *, high: float | None = None, dual: float | None = None
+    loss: Callable[..., TokenLosses], ratio: float, advantage: float, **settings: float
 ) -> tuple[PolicyLoss, float]:
     """The loss of a response of one token at clip range 0.2, and its derivative by the log-ratio."""
-    log_ratio = torch.tensor([[log(ratio)]], requires_grad=True)
-    policy = ppo_policy_loss(
-        log_ratio, torch.tensor([[advantage]]), ONE, clip_range=0.2, clip_range_high=high, dual_clip=dual, weights=1.0
-    )
-    (gradient,) = torch.autograd.grad(policy.loss, log_ratio)
+    logprobs = torch.tensor([[log(ratio)]], requires_grad=True)
+    batch = PolicyBatch(logprobs, torch.zeros(1, 1), torch.tensor([[advantage]]), ONE)
+    policy = weighted_policy_loss(loss(batch, clip_range=0.2, **settings), ONE, 1.0)
+    (gradient,) = torch.autograd.grad(policy.loss, logprobs)
     return PolicyLoss(*(term.detach() for term in policy)), float(gradient)
 
 
@@ -39,14 +51,14 @@ def one_token(
     ],
 )
 def test_clip_higher_moves_the_upper_edge_only(ratio: float, advantage: float, loss: float, gradient: float) -> None:
-    policy, derivative = one_token(ratio, advantage, high=0.3)
+    policy, derivative = one_token(clipped, ratio, advantage, clip_range_high=0.3)
     assert float(policy.loss) == pytest.approx(loss, rel=1e-6)
     assert derivative == pytest.approx(gradient, rel=1e-6)
     assert float(policy.clip_fraction) == (gradient == 0)
 
 
 @pytest.mark.parametrize(
-    ("ratio", "advantage", "loss", "gradient", "clipped"),
+    ("ratio", "advantage", "loss", "gradient", "held_back"),
     [
         # Without the bound a ratio of 10 on a negative advantage would cost 2 · 10; with it 2 · 3, and no push.
         (10.0, -2.0, 6.0, 0.0, 1.0),
@@ -60,16 +72,16 @@ def test_clip_higher_moves_the_upper_edge_only(ratio: float, advantage: float, l
     ],
 )
 def test_the_dual_clip_bounds_the_loss_of_bad_tokens_only(
-    ratio: float, advantage: float, loss: float, gradient: float, clipped: float
+    ratio: float, advantage: float, loss: float, gradient: float, held_back: float
 ) -> None:
-    policy, derivative = one_token(ratio, advantage, dual=3.0)
+    policy, derivative = one_token(dual_clip, ratio, advantage, dual_clip=3.0)
     assert float(policy.loss) == pytest.approx(loss, rel=1e-5)
     assert derivative == pytest.approx(gradient, rel=1e-5)
-    assert float(policy.clip_fraction) == clipped
+    assert float(policy.clip_fraction) == held_back
 
 
 def test_without_the_dual_clip_a_runaway_ratio_dominates() -> None:
-    policy, derivative = one_token(10.0, -2.0)
+    policy, derivative = one_token(clipped, 10.0, -2.0)
     assert float(policy.loss) == pytest.approx(20.0, rel=1e-5)
     assert derivative == pytest.approx(20.0, rel=1e-5)
 
@@ -87,14 +99,8 @@ def test_the_loss_of_a_response_as_a_whole_by_hand() -> None:
     # which nothing holds back: 1 · 2. Mean of both: (-4.5 + 2) / 2; of 5 tokens 2 are clipped.
     logprobs = torch.tensor([[log(2), log(8), NAN], [log(1 / 2), 0.0, log(16)]])
     mask = torch.tensor([[True, True, False], [True, True, True]])
-    log_ratio = sequence_log_ratio(logprobs, torch.zeros(2, 3), mask)
-    policy = ppo_policy_loss(
-        log_ratio,
-        torch.tensor([[3.0] * 3, [-1.0] * 3]),
-        mask,
-        clip_range=0.5,
-        weights=mask / mask.sum(1, keepdim=True) / 2,
-    )
+    batch = PolicyBatch(logprobs, torch.zeros(2, 3), torch.tensor([[3.0] * 3, [-1.0] * 3]), mask)
+    policy = weighted_policy_loss(gspo(batch, clip_range=0.5), mask, mask / mask.sum(1, keepdim=True) / 2)
     assert_close(policy.loss, torch.tensor(-1.25))
     assert_close(policy.clip_fraction, torch.tensor(2 / 5))
     # Half the squared logs: log(4)² / 2 on two tokens, log(2)² / 2 on three.
@@ -124,8 +130,8 @@ def test_loss_and_gradient_of_whole_responses_are_those_of_the_definition(seed: 
             loss = gspo_by_definition(new, old, advantages, lengths, clip_range=0.2)
         else:
             weights = mask / mask.sum(1, keepdim=True).double() / len(lengths)
-            log_ratio = sequence_log_ratio(new, old, mask)
-            loss = ppo_policy_loss(log_ratio, advantages[:, None], mask, clip_range=0.2, weights=weights).loss
+            tokens = gspo(PolicyBatch(new, old, advantages[:, None], mask), clip_range=0.2)
+            loss = weighted_policy_loss(tokens, mask, weights).loss
         loss.backward()
         results.append((loss.detach(), new.grad))
     assert_close(results[0], results[1])
@@ -148,3 +154,22 @@ def test_the_first_log_ratio_is_exactly_0(log_ratio: object) -> None:
     logprobs = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
     assert callable(log_ratio)
     assert not log_ratio(logprobs, logprobs.clone(), torch.ones(3, 4, dtype=torch.bool)).any()
+
+
+@pytest.mark.parametrize("bound", [1.0, 0.5])
+def test_a_dual_clip_that_would_hold_back_ratios_of_1_is_refused(bound: float) -> None:
+    with pytest.raises(ValueError, match=f"^dual_clip={bound}: must be above 1$"):
+        one_token(dual_clip, 1.0, -1.0, dual_clip=bound)
+
+
+def test_a_new_policy_loss_is_one_decorated_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(POLICY_LOSSES, "plain", clipped)
+
+    @policy_loss("plain")
+    def plain(batch: PolicyBatch) -> TokenLosses:
+        """REINFORCE."""
+        log_ratio = token_log_ratio(batch.logprobs, batch.old_logprobs, batch.mask)
+        return TokenLosses(-batch.advantages * batch.logprobs, log_ratio, torch.zeros_like(batch.mask))
+
+    assert POLICY_LOSSES["plain"] is plain
+    assert set(POLICY_LOSSES) == {"clipped", "dual_clip", "gspo", "plain"}

@@ -1,4 +1,4 @@
-"""Token rewards from sequence scores."""
+"""Token rewards from scores."""
 
 import pytest
 import torch
@@ -19,6 +19,15 @@ def test_the_score_stands_on_the_last_token_and_the_penalty_on_each(garbage: flo
     rewards = shape_rewards(torch.tensor([10.0, 20.0, 30.0]), kl, mask, kl_coef=0.5)
     # -0.5 · (1, -2, 3) with 10 added at the end; -0.5 · 4 + 20; a row without a token gets nothing.
     assert_close(rewards, torch.tensor([[-0.5, 1.0, 8.5], [18.0, 0.0, 0.0], [0.0, 0.0, 0.0]]))
+
+
+@pytest.mark.parametrize("garbage", [0.0, 7.0, float("nan")])
+def test_a_score_of_a_token_stands_on_that_token(garbage: float) -> None:
+    kl, mask = torch.tensor([[1.0, -2.0, 3.0], [4.0, 0.0, 0.0]]), torch.tensor([[1, 1, 1], [1, 0, 0]]).bool()
+    token_scores = torch.tensor([[0.5, 0.0, -0.25], [2.0, garbage, garbage]])
+    rewards = shape_rewards(torch.tensor([10.0, 20.0]), kl, mask, kl_coef=0.5, token_scores=token_scores)
+    # -0.5 + 0.5, 1, -1.5 - 0.25 + 10; -2 + 2 + 20.
+    assert_close(rewards, torch.tensor([[0.0, 1.0, 8.25], [20.0, 0.0, 0.0]]))
 
 
 def test_rewards_have_the_precision_of_the_penalty() -> None:

@@ -19,7 +19,7 @@ from lightning_rlhf.rewards.build import as_reward
 from lightning_rlhf.rewards.rules import ExactAnswer
 
 DOC = (Path(__file__).parents[3] / "docs" / "rewards.md").read_text()
-FUNCTION, SERVER, SUM = re.findall(r"```python\n(.*?)```", DOC, re.DOTALL)
+FUNCTION, STEPS, SERVER, SUM = re.findall(r"```python\n(.*?)```", DOC, re.DOTALL)
 COMMANDS = [
     shlex.split(line, comments=True)
     for block in re.findall(r"```bash\n(.*?)```", DOC, re.DOTALL)
@@ -53,7 +53,7 @@ def test_a_command_sets_what_there_is_to_what_fits(command: list[str]) -> None:
 
 
 def test_there_are_commands_to_check() -> None:
-    assert len(COMMANDS) == 9
+    assert len(COMMANDS) == 10
 
 
 def test_the_function_scores_as_it_says(renderer: Renderer, make_answers: Callable[..., Answers]) -> None:
@@ -61,6 +61,15 @@ def test_the_function_scores_as_it_says(renderer: Renderer, make_answers: Callab
     rows = {"What is 2 plus 3?": "It is 5", "What is 2 plus 4?": "It is 5", "What is 1 plus 1?": "It is 2"}
     scores = reward(make_answers(rows, cut=(2,), answer=["5", "6", "2"]))
     assert scores.total.tolist() == pytest.approx([1.0, 0.0, 0.9])
+
+
+def test_the_function_of_tokens_scores_as_it_says(renderer: Renderer, make_answers: Callable[..., Answers]) -> None:
+    reward = as_reward(TextReward(run(STEPS)["each_step"]), renderer)
+    answers = make_answers({"What is 2 plus 3?": "It is 5", "What now?": "I am sorry\nto hear that\n."})
+    scores = reward(answers)
+    assert scores.tokens is not None
+    assert scores.total.tolist() == pytest.approx([0.0, 0.2])
+    assert sorted(scores.tokens[scores.tokens != 0].tolist()) == pytest.approx([0.1, 0.1])
 
 
 def test_the_command_of_the_rule_finds_the_answer_behind_the_marks() -> None:

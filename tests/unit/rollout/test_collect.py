@@ -80,7 +80,7 @@ def test_the_size_of_micro_batches_changes_nothing(roles: SeparateRoles, rendere
     samples, others = (collected(roles, renderer, micro_batch_size=each, **settings) for each in (2, size))
     mask = samples.sequences.response_mask
     expected = tensors_of(samples, mask)
-    assert len(expected) == 16
+    assert len(expected) == 18
     for tensor, other in zip(expected, tensors_of(others, mask), strict=True):
         assert_close(other, tensor, atol=1e-4, rtol=1e-4)
 
@@ -154,6 +154,38 @@ def test_the_reward_gets_texts_and_columns_and_gives_parts(roles: SeparateRoles,
     assert [text for answers in seen for text in answers.prompts] == ROWS.texts
     assert [text for answers in seen for text in answers.responses] == decode(samples.sequences, renderer)
     assert [row["n"] for answers in seen for row in answers.columns] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_scores_of_tokens_keep_their_places_though_the_reward_gets_trimmed_columns(
+    roles: SeparateRoles, renderer: Renderer, size: int
+) -> None:
+    widths = []
+
+    def ids_of_tokens(answers: Answers) -> Scores:
+        mask = answers.sequences.response_mask
+        widths.append(mask.shape[1])
+        return Scores(torch.ones(len(mask)), {}, torch.where(mask, answers.sequences.responses.float(), 0))
+
+    roles.reward = ids_of_tokens
+    samples = collected(roles, renderer, WIDE, micro_batch_size=size, greedy=True)
+    ids = torch.where(samples.sequences.response_mask, samples.sequences.responses.float(), 0)
+    assert_close(samples.scores.tokens, ids)
+    assert_close(samples.scores.total, 1 + ids.sum(1))
+    # Of the greedy responses the sums are kept, of one response after the other in micro-batches of their own width.
+    assert min(widths) < 6 or size == 5
+    assert samples.greedy is not None
+    one_by_one = collected(roles, renderer, WIDE, micro_batch_size=1, greedy=True).greedy
+    assert one_by_one is not None
+    assert_close(samples.greedy.token_scores, one_by_one.token_scores)
+    assert (samples.greedy.token_scores > 0).any()
+
+
+def test_a_source_that_scores_no_tokens_leaves_zeros(roles: SeparateRoles, renderer: Renderer) -> None:
+    samples = collected(roles, renderer, greedy=True)
+    assert_close(samples.scores.tokens, torch.zeros(5, 6))
+    assert samples.greedy is not None
+    assert_close(samples.greedy.token_scores, torch.zeros(5))
 
 
 def test_nothing_is_computed_that_nobody_asked_for(roles: SeparateRoles, renderer: Renderer) -> None:

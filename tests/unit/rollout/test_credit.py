@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Experience, Scores, Sequences
-from lightning_rlhf.ops.advantages import ESTIMATORS
+from lightning_rlhf.ops.advantages import ESTIMATORS, Advantages, Trajectories, estimator
 from lightning_rlhf.ops.kl import kl_estimates
 from lightning_rlhf.ops.moments import Moments
 from lightning_rlhf.rollout.collect import Greedy, Samples
@@ -37,9 +37,9 @@ def samples() -> Samples:
 
 
 def judged(
-    samples: Samples, credit: Credit, *, kl_coef: float = 0.1, moments: Moments | None = None
+    samples: Samples, credit: Credit, *, kl_coef: float = 0.1, moments: Moments | None = None, max_length: int = 2
 ) -> tuple[Experience, dict[str, float]]:
-    return to_experience(samples, credit, kl_coef=kl_coef, moments=moments or Moments())
+    return to_experience(samples, credit, kl_coef=kl_coef, moments=moments or Moments(), max_length=max_length)
 
 
 def plain(**settings: Any) -> Credit:
@@ -101,6 +101,98 @@ def test_a_kl_in_the_loss_is_not_in_the_rewards(samples: Samples, name: str) -> 
     assert plain().kl_loss is None
 
 
+def with_token_scores(samples: Samples) -> Samples:
+    """Scores 3 and -1 of the responses, and 1, 2 and 4 of their tokens: 6 and 3 in all."""
+    return samples._replace(scores=samples.scores._replace(tokens=torch.tensor([[1.0, 2.0], [4.0, 0.0]])))
+
+
+def test_a_token_gets_its_own_score_and_the_last_one_that_of_the_response_too(samples: Samples) -> None:
+    experience, metrics = judged(with_token_scores(samples), plain(), kl_coef=0.1)
+    # Penalties -0.1 · (0.5, -1), -0.1 · 2. Rewards (-0.05 + 1, 0.1 + 2 + 3), (-0.2 + 4 - 1); their sums to go.
+    assert_close(experience.advantages, torch.tensor([[6.05, 5.1], [2.8, 0.0]]))
+    assert metrics == {"reward_mean": pytest.approx((6.05 + 2.8) / 2)}
+
+
+def test_scores_of_tokens_are_not_shaped(samples: Samples) -> None:
+    # Scores 3 and -1 at mean 1 and deviation 2: 1 and -1, clipped to ±0.5; the second has no end, which costs 5. Those
+    # of tokens stay 1, 2 and 4.
+    shaping = RewardShaping(normalize=True, clip=0.5, missing_eos_penalty=5.0)
+    experience, _ = judged(
+        with_token_scores(samples), plain(shaping=shaping), kl_coef=0.0, moments=Moments(4, 1.0, 16.0)
+    )
+    assert_close(experience.advantages, torch.tensor([[3.5, 2.5], [-1.5, 0.0]]))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # Totals 3 + 1 + 2 and -1 + 4: a response is one action, so all of its tokens answer for both.
+        ("rloo", [[3.0, 3.0], [-3.0, 0.0]]),
+        ("grpo_no_std", [[1.5, 1.5], [-1.5, 0.0]]),
+        # Sums to go (6, 5), (3) less what the greedy response got, 2 + 0.5 and 0 + 1.
+        ("remax", [[3.5, 2.5], [2.0, 0.0]]),
+    ],
+)
+def test_estimators_see_the_scores_of_tokens(samples: Samples, name: str, expected: list[list[float]]) -> None:
+    greedy = Greedy(torch.tensor([2.0, 0.0]), torch.tensor([1, 2]), torch.ones(2) > 0, torch.tensor([0.5, 1.0]))
+    credit = Credit(advantage=name, num_samples_per_prompt=2 if ESTIMATORS[name].group else 1)
+    experience, _ = judged(with_token_scores(samples)._replace(greedy=greedy), credit, kl_coef=0.0)
+    assert_close(experience.advantages, torch.tensor(expected))
+
+
+def test_gae_answers_for_the_scores_of_tokens_that_follow(samples: Samples) -> None:
+    # Rewards (1, 2 + 3), values (0.5, 1), gamma = lambda = 1/2: delta_1 = 5 - 1 = 4, delta_0 = 1 + 0.5 - 0.5 = 1;
+    # advantages 1 + 4/4 and 4, with the values 2.5 and 5. The second response: 4 - 1.
+    experience, _ = judged(with_token_scores(samples), Credit(gamma=0.5, gae_lambda=0.5), kl_coef=0.0)
+    assert_close(experience.returns, torch.tensor([[2.5, 5.0], [3.0, 0.0]]))
+
+
+def test_an_estimator_gets_both_kinds_of_scores(samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ESTIMATORS, "spy", ESTIMATORS["gae"])
+
+    @estimator("spy")
+    def spy(trajectories: Trajectories) -> Advantages:
+        return Advantages(
+            torch.where(trajectories.mask, trajectories.scores[:, None], 0) + 10 * trajectories.token_scores
+        )
+
+    shaping = RewardShaping(missing_eos_penalty=5.0)
+    experience, _ = judged(with_token_scores(samples), Credit(advantage="spy", shaping=shaping))
+    # Scores 3 and -1 - 5.
+    assert_close(experience.advantages, torch.tensor([[13.0, 23.0], [34.0, 0.0]]))
+    # A source that scores no tokens leaves zeros.
+    without, _ = judged(samples, Credit(advantage="spy"))
+    assert_close(without.advantages, torch.tensor([[3.0, 3.0], [-1.0, 0.0]]))
+
+
+def test_groups_differ_if_the_scores_of_their_tokens_do(samples: Samples) -> None:
+    credit, even = Credit(advantage="rloo", num_samples_per_prompt=2), Scores(torch.tensor([1.0, 1.0]), {})
+    for tokens, expected in ([[1.0, 2.0], [3.0, 0.0]], 1.0), ([[1.0, 2.0], [4.0, 0.0]], 0.0):
+        _, metrics = judged(samples._replace(scores=even._replace(tokens=torch.tensor(tokens))), credit)
+        assert metrics["zero_variance_groups"] == expected
+
+
+def test_the_width_of_the_tensors_is_not_the_length_limit(samples: Samples) -> None:
+    """A limit of 4 tokens, and responses of at most 2, which a trimmed rollout has no more columns than."""
+    wide = Samples(*(padded(field) for field in samples))
+    # A buffer of 3 tokens begins behind the first: the response of 2 tokens is punished by 1/3.
+    credit = plain(shaping=RewardShaping(overlong_buffer=3))
+    expected = torch.tensor([[3 - 1 / 3, 3 - 1 / 3], [-1.0, 0.0]])
+    trimmed, _ = judged(samples, credit, kl_coef=0.0, max_length=4)
+    assert_close(trimmed.advantages, expected)
+    experience, _ = judged(wide, credit, kl_coef=0.0, max_length=4)
+    assert torch.equal(experience.advantages[:, :2], trimmed.advantages)
+
+
+def padded(field: Any) -> Any:
+    """A field of samples with two more columns, that no response uses."""
+    if isinstance(field, Sequences):
+        return Sequences(*map(padded, field))
+    if isinstance(field, Tensor) and field.dim() == 2:
+        return torch.nn.functional.pad(field, (0, 2))
+    return field
+
+
 def test_whitened_rewards_have_variance_one_around_their_mean(samples: Samples) -> None:
     experience, metrics = judged(samples, plain(shaping=RewardShaping(whiten=True)))
     # Rewards (-0.05, 3.1), (-1.2): mean 0.61667, population variance 3.31056.
@@ -119,7 +211,12 @@ def test_scores_are_shaped_before_they_become_rewards(samples: Samples) -> None:
 
 
 def test_the_greedy_baseline_is_shaped_as_the_scores_are(samples: Samples) -> None:
-    greedy = Greedy(torch.tensor([2.0, 0.0]), lengths=torch.tensor([1, 2]), finished=torch.tensor([False, True]))
+    greedy = Greedy(
+        torch.tensor([2.0, 0.0]),
+        lengths=torch.tensor([1, 2]),
+        finished=torch.tensor([False, True]),
+        token_scores=torch.zeros(2),
+    )
     shaping = RewardShaping(normalize=True, missing_eos_penalty=5.0, length_penalty=0.5)
     # Scores (3, -1): 1, -1; less lengths 1 and 0.5 and the missing end of the second: 0, -6.5.
     # Greedy (2, 0): 0.5, -0.5; less lengths 0.5 and 1 and the missing end of the first: -5, -1.5.
@@ -197,6 +294,44 @@ def test_an_unknown_estimator_names_all_that_there_are() -> None:
         Credit(advantage="gea")
 
 
+@pytest.fixture
+def _trimmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ESTIMATORS, "trimmed", ESTIMATORS["gae"])
+
+    @estimator("trimmed")
+    def trimmed(trajectories: Trajectories, *, gamma: float, share: float, ends: int = 0) -> Advantages:
+        if share > 1:
+            raise ValueError(f"share={share}: must lie in [0, 1]")
+        return Advantages(torch.where(trajectories.mask, gamma + share + ends, 0))
+
+
+@pytest.mark.usefixtures("_trimmed")
+def test_an_estimator_gets_its_options_and_those_of_the_shared_settings_that_it_declares(samples: Samples) -> None:
+    credit = Credit(advantage="trimmed", options={"share": 0.25, "ends": 3}, gamma=0.5)
+    experience, _ = judged(samples, credit)
+    assert_close(experience.advantages, torch.tensor([[3.75, 3.75], [3.75, 0.0]]))
+
+
+@pytest.mark.usefixtures("_trimmed")
+def test_an_impossible_option_is_an_error_before_anything_is_sampled() -> None:
+    with pytest.raises(UserError) as caught:
+        Credit(advantage="trimmed", options={"shere": 0.5, "ends": 0.5}, gamma=2.0)
+    assert str(caught.value).splitlines() == [
+        "gamma=2.0: must lie in [0, 1]",
+        "options.shere=0.5: the options of advantage=trimmed are share, ends; did you mean options.share?",
+        "options.ends=0.5: advantage=trimmed expects a whole number",
+        "options.share is not set: advantage=trimmed needs it",
+    ]
+    with pytest.raises(UserError, match=r"^advantage=trimmed: share=2: must lie in \[0, 1\]$"):
+        Credit(advantage="trimmed", options={"share": 2})
+    with pytest.raises(UserError) as caught:
+        Credit(advantage="rloo", num_samples_per_prompt=2, options={"share": 1, "gamma": 0.5})
+    assert str(caught.value).splitlines() == [
+        "options.share=1: the options of advantage=rloo are none",
+        "options.gamma=0.5: gamma has a place of its own; set gamma=0.5",
+    ]
+
+
 def test_an_estimator_of_ones_own_is_found_by_module_and_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_advantages.py").write_text(
         "from lightning_rlhf.ops.advantages import Advantages, estimator\n\n\n"
@@ -215,13 +350,6 @@ def test_an_estimator_of_ones_own_is_found_by_module_and_name(tmp_path: Path, mo
         Credit(advantage="my_advantages:constant")
     with pytest.raises(UserError, match="advantage=my_advantages:other: expected one of gae, "):
         Credit(advantage="my_advantages:other")
-
-
-def test_a_module_that_is_not_there_is_named() -> None:
-    with pytest.raises(
-        UserError, match=r"advantage=no_such_module:mine: cannot import 'no_such_module'; .* PYTHONPATH"
-    ):
-        Credit(advantage="no_such_module:mine")
 
 
 def test_an_unknown_place_of_the_kl_is_named() -> None:

@@ -25,24 +25,32 @@ def fake_trainer(world_size: int = 1, rank: int = 0, parts: int = 1) -> Any:
     return SimpleNamespace(world_size=world_size, global_rank=rank, accumulate_grad_batches=parts)
 
 
-def experience(iteration: int, count: int) -> Experience:
+def experience(iteration: int, count: int, width: int = LIMIT) -> Experience:
     """Row r of iteration i says 100 · i + r in its first advantage, and has between 1 and 4 tokens."""
-    mask = torch.arange(LIMIT) < (1 + torch.arange(count) % 4)[:, None]
-    numbers = (100 * iteration + torch.arange(count))[:, None].expand(count, LIMIT).float()
-    ids = torch.ones(count, 1 + LIMIT, dtype=torch.long)
+    mask = torch.arange(width) < (1 + torch.arange(count) % 4)[:, None]
+    numbers = (100 * iteration + torch.arange(count))[:, None].expand(count, width).float()
+    ids = torch.ones(count, 1 + width, dtype=torch.long)
     whole = torch.cat([torch.ones(count, 1, dtype=torch.bool), mask], dim=1)
     return Experience(Sequences(ids, whole, mask), *[numbers] * 3, None, None, numbers[:, :1])
 
 
 def make_dataset(
-    rollout_size: int = 12, minibatch_size: int = 4, trainer: Any = None, *, ptx: bool = False, seed: int = 0
+    rollout_size: int = 12,
+    minibatch_size: int = 4,
+    trainer: Any = None,
+    *,
+    ptx: bool = False,
+    seed: int = 0,
+    width: int = LIMIT,
+    max_length: int = LIMIT,
 ) -> RolloutDataset:
     trainer = trainer or fake_trainer()
     return RolloutDataset(
-        lambda iteration: experience(iteration, rollout_size),
+        lambda iteration: experience(iteration, rollout_size, width),
         rollout_batch_size=rollout_size,
         minibatch_size=minibatch_size,
         ppo_epochs=2,
+        max_length=max_length,
         trainer=trainer,
         seed=seed,
         ptx=PTX(TEXTS, minibatch_size=minibatch_size, trainer=trainer, seed=seed) if ptx else None,
@@ -92,6 +100,26 @@ def test_ranks_and_parts_share_each_minibatch_and_its_texts_without_loss(
         if ptx:
             num_labels = sum(text + 1 for text in texts_of(shared))
             assert {batch.ptx.num_tokens for batch in shared if batch.ptx} == {num_labels}
+
+
+def test_the_width_of_the_experience_is_not_the_length_limit() -> None:
+    """No response has more than four tokens, so that a rollout may leave out the fifth column."""
+    trimmed, wide = list(make_dataset(width=4)), list(make_dataset())
+    assert [batch.size for batch in trimmed] == [batch.size for batch in wide]
+    assert {batch.size.max_length for batch in trimmed} == {LIMIT}
+
+
+def test_a_new_length_limit_holds_from_the_next_iteration_on() -> None:
+    stopped, resumed = make_dataset(max_length=7), make_dataset(max_length=8)
+    list(islice(stopped, 2))
+    resumed.go_on(stopped.progress())
+    # What is left of the first iteration was sampled under the old limit, as were the six minibatches of a stopped one.
+    assert [batch.size.max_length for batch in [*resumed, *resumed]] == 4 * [7] + 6 * [8]
+    again = make_dataset(max_length=9)
+    resumed.go_on(stopped.progress())
+    list(islice(resumed, 1))
+    again.go_on(resumed.progress())
+    assert {batch.size.max_length for batch in again} == {7}
 
 
 def test_texts_come_in_passes_that_go_on_over_minibatches_and_iterations() -> None:

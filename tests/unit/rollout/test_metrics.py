@@ -60,7 +60,9 @@ def test_what_only_some_runs_have_is_logged_by_these() -> None:
     samples = SAMPLES._replace(
         scores=SAMPLES.scores._replace(parts=parts),
         exact_kl=torch.tensor([[0.25, 0.5], [1.0, 77.0]]),
-        greedy=Greedy(torch.tensor([4.0, 1.0]), torch.tensor([1, 1]), torch.tensor([True, True])),
+        greedy=Greedy(
+            torch.tensor([4.0, 0.0]), torch.tensor([1, 1]), torch.tensor([True, True]), torch.tensor([0.0, 1.0])
+        ),
     )
     more = {name: value for name, value in metrics_of(samples).items() if name not in metrics_of(SAMPLES)}
     assert more == {
