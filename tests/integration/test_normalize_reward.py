@@ -13,8 +13,9 @@ from lightning_rlhf import ModelSource, Sampling, load_causal_lm
 from lightning_rlhf.callbacks import NormalizeReward
 from lightning_rlhf.callbacks.normalize_reward import share_of_rows
 from lightning_rlhf.data.prompts import collate_prompts
-from lightning_rlhf.rollout.sampler import sample
-from lightning_rlhf.seeding import SAMPLING, uniforms
+from lightning_rlhf.rollout.engines.padded import PaddedEngine
+from lightning_rlhf.rollout.sampled import sample
+from lightning_rlhf.seeding import SAMPLING, RandomKey
 
 
 def test_scores_of_what_the_reference_writes_get_mean_0_and_deviation_1(
@@ -29,11 +30,10 @@ def test_scores_of_what_the_reference_writes_get_mean_0_and_deviation_1(
     prompts = data.reference_prompts(40)
     batch, net = collate_prompts(prompts, []), build().eval()
     module.eval()
+    keys, engine = [RandomKey(3, (SAMPLING,), row) for row in range(40)], PaddedEngine(net, module.device)
     with torch.no_grad():
-        numbers = uniforms((40, 8), 3, SAMPLING)
-        stops = module.renderer.stop_ids
         sequences = sample(
-            net, batch.input_ids, batch.attention_mask, sampling, stop_ids=stops, uniforms=numbers
+            engine, batch.input_ids, batch.attention_mask, keys, sampling, stop_ids=module.renderer.stop_ids
         ).sequences
         scores = module.net.scores(sequences.input_ids, sequences.attention_mask)
     assert math.isclose(float(scores.mean()), 0, abs_tol=1e-5)

@@ -99,6 +99,20 @@ def test_an_adapted_kl_weight_holds_from_the_next_iteration_on_in_a_resumed_run_
     assert run(AdaptiveKL(horizon=16), ckpt_path=tmp_path / "kept" / "step=2.ckpt") == adapted[2:]
 
 
+def test_every_response_says_how_many_steps_its_weights_had_made_in_a_resumed_run_too(
+    parts: Callable, tmp_path: Path
+) -> None:
+    def versions(*callbacks: Any, ckpt_path: Path | None = None, **options: Any) -> list[list[int]]:
+        watch = Watch()
+        trainer(tmp_path, watch, *callbacks, **options).fit(*parts("ppo"), ckpt_path=ckpt_path)
+        return [rollout.experience.weights_version.flatten().unique().tolist() for rollout in watch.rollouts]
+
+    checkpoint = ModelCheckpoint(tmp_path / "kept", filename="{step}", save_top_k=-1, save_on_train_epoch_end=True)
+    # An iteration has two minibatches, which are read twice: four steps.
+    assert versions(checkpoint, max_epochs=2, enable_checkpointing=True) == [[0], [4]]
+    assert versions(max_epochs=4, ckpt_path=tmp_path / "kept" / "step=8.ckpt") == [[8], [12]]
+
+
 def test_scores_are_normalised_by_all_responses_so_far(parts: Callable, tmp_path: Path) -> None:
     watch = Watch()
     module, data = parts(
