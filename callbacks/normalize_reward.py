@@ -87,7 +87,7 @@ class NormalizeReward(Callback):
         policy = self.reference()
         engine = self.engine(policy, pl_module.device)
         # While the policy is whole, on the CPU; of the version that it is given nobody asks.
-        engine.update_weights(policy.named_parameters(), version=0)
+        engine.update_weights(policy.state_dict().items(), version=0)
         if engine.shares_weights:
             place_generator(trainer, policy)
         steps = list(chunks(len(mine), self.batch_size))

@@ -87,9 +87,10 @@ class RolloutEngine(Protocol):
         """Takes new weights.
 
         Args:
-            weights: Name and whole tensor of each weight. All processes read the iterator to its end, or none begins:
-                where weights are sharded, each step of it is a collective. An engine that shares its weights leaves
-                it unread.
+            weights: Name, as in the net's `state_dict`, and whole tensor of each weight and buffer. All processes read
+                the iterator to its end, or none begins: where weights are sharded, each step of it is a collective,
+                and a tensor is there only until the next one is asked for. An engine that shares its weights leaves
+                the iterator unread.
             version: Which weights these are: the number of optimizer steps behind them. Whatever the engine has
                 computed with others, such as cached keys and values of prompts, is void.
         """

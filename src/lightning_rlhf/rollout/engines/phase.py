@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
@@ -21,6 +22,10 @@ class EngineHandle:
         self.build = build
         self._engine: RolloutEngine | None = None
         self._built_for: tuple[Trainer, nn.Module] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, in this process or another, builds an engine of its own."""
+        return {"build": self.build, "_engine": None, "_built_for": None}
 
     @contextmanager
     def phase(self, trainer: Trainer, *nets: nn.Module, generator: nn.Module) -> Iterator[RolloutEngine]:
@@ -47,4 +52,4 @@ class EngineHandle:
 def _whole_weights(trainer: Trainer, net: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Nothing is gathered before the first weight is asked for."""
     with whole(trainer, net):
-        yield from net.named_parameters()
+        yield from net.state_dict().items()

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from support import OwnWeights
 from torch import Tensor
 from torch.testing import assert_close
 from transformers import PreTrainedModel
@@ -20,7 +21,10 @@ from lightning_rlhf.rollout.sampling import Sampling
 from lightning_rlhf.seeding import SAMPLING, RandomKey
 
 # Each answers a few requests at a time, and has to answer more.
-ENGINES = {"padded": partial(PaddedEngine, micro_batch_size=4)}
+ENGINES = {
+    "padded": partial(PaddedEngine, micro_batch_size=4),
+    "padded, with weights of its own": partial(OwnWeights, micro_batch_size=4),
+}
 
 PROMPTS = [[11, 12, 13, 14], [7], [21, 7, 2], [3, 4], [5, 6, 5, 6, 5], [60, 61], [9], [7], [7], [33, 34, 35]]
 REQUESTS = [Request(prompt, RandomKey(1, (SAMPLING, 0), row)) for row, prompt in enumerate(PROMPTS)]
@@ -40,7 +44,7 @@ def engine(request: pytest.FixtureRequest, net: PreTrainedModel) -> RolloutEngin
 
 
 def given_weights(engine: RolloutEngine, net: PreTrainedModel, version: int) -> RolloutEngine:
-    engine.update_weights(iter(net.named_parameters()), version)
+    engine.update_weights(iter(net.state_dict().items()), version)
     return engine
 
 

@@ -1,5 +1,6 @@
 """When the engine of a module is built, gets weights, and sleeps."""
 
+import copy
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,14 @@ def test_another_trainer_counts_anew_and_so_gets_another_engine(steps: list[int]
     assert noted(notes, handle, trainer(tmp_path), net)[0] == ("build", net, "cpu")
     other = nn.Linear(2, 2)
     assert noted(notes, handle, trainer(tmp_path), other)[0] == ("build", other, "cpu")
+
+
+def test_a_copy_of_a_module_builds_an_engine_of_its_own(steps: list[int], tmp_path: Path) -> None:
+    notes: list[Any] = []
+    handle, fitted, net = make_handle(notes), trainer(tmp_path), nn.Linear(2, 2)
+    noted(notes, handle, fitted, net)
+    assert noted(notes, copy.deepcopy(handle), fitted, net)[0] == ("build", net, "cpu")
+    assert noted(notes, handle, fitted, net)[0] == "resume"
 
 
 def test_an_engine_sleeps_again_after_an_error(steps: list[int], tmp_path: Path) -> None:
