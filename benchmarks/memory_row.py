@@ -60,7 +60,7 @@ def settings(nets: Path, iterations: int, length: int) -> list[str]:
         "data.max_prompt_length=512",
         "data.val_fraction=0.5",
         "ppo.module.rollout_batch_size=1",
-        "ppo.module.rollout_micro_batch_size=1",
+        "rollout.micro_batch_size=1",
         "ppo.module.minibatch_size=1",
     ]
 

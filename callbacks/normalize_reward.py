@@ -9,13 +9,16 @@ from lightning.pytorch import Callback
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from lightning_rlhf.data.batches import chunks
 from lightning_rlhf.data.prompts import Prompt, collate_prompts
 from lightning_rlhf.distributed.collectives import gather_rows
 from lightning_rlhf.distributed.phases import place_generator, rollout_phase, whole
 from lightning_rlhf.experience import Sequences
-from lightning_rlhf.rollout.collect import chunks
-from lightning_rlhf.rollout.sampler import Sampling, sample
-from lightning_rlhf.seeding import SAMPLING, uniforms
+from lightning_rlhf.rollout.engines.engine import BuildEngine
+from lightning_rlhf.rollout.engines.padded import PaddedEngine
+from lightning_rlhf.rollout.sampled import sample
+from lightning_rlhf.rollout.sampling import Sampling
+from lightning_rlhf.seeding import SAMPLING, RandomKey
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +38,7 @@ class NormalizeReward(Callback):
         num_samples: int = 256,
         batch_size: int = 64,
         seed: int = 0,
+        engine: BuildEngine = PaddedEngine,
     ) -> None:
         """Takes what to sample.
 
@@ -44,7 +48,9 @@ class NormalizeReward(Callback):
             num_samples: Responses to draw, one for each of the first training prompts.
             batch_size: Responses that one process draws and scores at a time.
             seed: Of the random numbers.
+            engine: Builds what draws the responses.
         """
+        self.engine = engine
         self.reference, self.sampling, self.num_samples = reference, sampling, num_samples
         self.batch_size, self.seed = batch_size, seed
 
@@ -78,9 +84,12 @@ class NormalizeReward(Callback):
     def _draw(self, trainer: Any, pl_module: Any, prompts: list[Prompt]) -> list[Sequences]:
         """This process's share of the samples, a few rows at a time; the policy is gone afterwards."""
         mine = share_of_rows(len(prompts), trainer.global_rank, trainer.world_size)
-        # A row of numbers for each prompt, whichever rank samples it.
-        numbers = uniforms((len(prompts), self.sampling.max_new_tokens), self.seed, SAMPLING)
-        policy = place_generator(trainer, self.reference())
+        policy = self.reference()
+        engine = self.engine(policy, pl_module.device)
+        # While the policy is whole, on the CPU; of the version that it is given nobody asks.
+        engine.update_weights(policy.state_dict().items(), version=0)
+        if engine.shares_weights:
+            place_generator(trainer, policy)
         steps = list(chunks(len(mine), self.batch_size))
         quiet = None if trainer.is_global_zero else True
         drawn = []
@@ -88,14 +97,16 @@ class NormalizeReward(Callback):
             for rows in tqdm(steps, desc="sampling to normalise the reward", delay=2, leave=False, disable=quiet):
                 batch = collate_prompts([prompts[place] for place in mine[rows]], [])
                 sampled = sample(
-                    policy,
+                    engine,
                     batch.input_ids.to(pl_module.device),
                     batch.attention_mask.to(pl_module.device),
+                    # Each prompt has numbers of its own, whichever rank samples it.
+                    [RandomKey(self.seed, (SAMPLING,), row) for row in mine[rows]],
                     self.sampling,
                     stop_ids=pl_module.renderer.stop_ids,
-                    uniforms=numbers[mine[rows]],
                 )
                 drawn.append(sampled.sequences)
+        engine.release()
         return drawn
 
 

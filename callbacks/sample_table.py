@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Rollout
 from lightning_rlhf.hooks import RLHFCallback
-from lightning_rlhf.rollout.evaluate import finish_reason
+from lightning_rlhf.rollout.texts import finish_reason
 
 
 class SampleTable(RLHFCallback):
@@ -58,6 +58,7 @@ class SampleTable(RLHFCallback):
                 "kl": float(rollout.kl[i]),
                 "length": int(lengths[i]),
                 "finish_reason": finish_reason(rollout.finished[i]),
+                "weights_version": int(rollout.experience.weights_version[i]),
             }
             for i in range(min(self.num_rows, len(rollout.prompts)))
         ]

@@ -1,24 +1,28 @@
 """What several test files use: recorders, a quiet trainer, and the command line as a user runs it."""
 
+import copy
 import json
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
+import torch
 import warm
 from filelock import FileLock
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
+from torch import Tensor, nn
 
 from lightning_rlhf.experience import Rollout
 from lightning_rlhf.hooks import RLHFCallback
 from lightning_rlhf.models.source import ModelSource
+from lightning_rlhf.rollout.engines.padded import PaddedEngine
 
 
 class Recorder(pl.Callback):
@@ -39,6 +43,27 @@ class Watch(RLHFCallback):
 
     def on_rollout_end(self, trainer: pl.Trainer, module: Any, rollout: Rollout) -> None:
         self.rollouts.append(rollout)
+
+
+class OwnWeights(PaddedEngine):
+    """An engine that knows no weights but those that it was given, as one in another process."""
+
+    shares_weights = False
+
+    def __init__(self, net: nn.Module, device: torch.device, **settings: Any) -> None:
+        own = copy.deepcopy(net).eval()
+        for weight in own.parameters():
+            weight.data = torch.zeros_like(weight)
+        super().__init__(own, device, **settings)
+        self.weights_version: Any = None
+
+    @torch.no_grad()
+    def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        own = self.net.state_dict()
+        for name, weight in weights:
+            own.pop(name).copy_(weight)
+        assert not own, "weights that nobody gave"
+        super().update_weights(weights, version)
 
 
 def tiny_source() -> ModelSource:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_rlhf.errors import UserError
 from lightning_rlhf.ops.sequences import used_columns
 
 
@@ -93,6 +94,10 @@ class Experience(NamedTuple):
     """(B, R), targets of the critic."""
     kl_coef: Tensor
     """(B, 1) weight of the KL penalty in the iteration of the rollout; the one for the next may be another already."""
+    sampler_logprobs: Tensor
+    """(B, R) in the distribution that the engine drew the tokens from, in nats."""
+    weights_version: Tensor
+    """(B, 1) int64, of the weights that the engine drew with: the number of optimizer steps behind them."""
 
     def rows(self, index: list[int]) -> "Experience":
         """The chosen rows, without the columns that none of them uses."""
@@ -100,6 +105,28 @@ class Experience(NamedTuple):
         width = sequences.response_mask.shape[1]
         columns: Any = (None if tensor is None else tensor[index, :width] for tensor in self[1:])
         return Experience(sequences, *columns)
+
+    def by_name(self) -> dict[str, Tensor | None]:
+        """All tensors by the names of their fields, those of the sequences among them."""
+        others = self._asdict()
+        return {**others.pop("sequences")._asdict(), **others}
+
+    @staticmethod
+    def from_names(tensors: dict[str, Tensor | None]) -> "Experience":
+        """Undoes `by_name`.
+
+        Raises:
+            UserError: If there are not the same names.
+        """
+        expected = {*Sequences._fields, *Experience._fields} - {"sequences"}
+        if differing := expected ^ tensors.keys():
+            raise UserError(
+                f"the checkpoint was written within an iteration, by a version whose experience differs in "
+                f"{', '.join(sorted(differing))}: go on with that version, or from the end of an iteration"
+            )
+        others: Any = dict(tensors)
+        sequences = Sequences(*(others.pop(name) for name in Sequences._fields))
+        return Experience(sequences, **others)
 
 
 class Rollout(NamedTuple):

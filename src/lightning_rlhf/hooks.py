@@ -39,7 +39,8 @@ class RLHFCallback(Callback):
             module: The module.
             iteration: Iterations (or epochs) of training behind the answers; 0 before the first.
             samples: Keys `row` (place of the prompt in the held-out data), `prompt`, `response`, `length` (tokens),
-                `finish_reason`, and where known `score`, `kl` (nats), `gold`.
+                `finish_reason`, `weights_version` (optimizer steps behind the weights that answered), and where known
+                `score`, `kl` (nats), `gold`.
         """
 
 

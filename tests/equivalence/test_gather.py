@@ -8,7 +8,7 @@ from support import once
 
 LAYERWISE = "trainer.strategy.gather_for_generation=false"
 # A quarter of all tokens ends a response, and two responses are drawn at a time.
-SETTINGS = ("stages=ppo", "stops=4", "ppo.module.rollout_micro_batch_size=2", "rollout.sampling.max_new_tokens=16")
+SETTINGS = ("stages=ppo", "stops=4", "rollout.micro_batch_size=2", "rollout.sampling.max_new_tokens=16")
 
 
 @pytest.fixture(scope="session")

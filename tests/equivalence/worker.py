@@ -68,7 +68,7 @@ OF_STAGE = {
         "ppo.module.lr=1e-3",
         "ppo.module.critic_lr=1e-3",
         "ppo.module.rollout_batch_size=24",
-        "ppo.module.rollout_micro_batch_size=8",
+        "rollout.micro_batch_size=8",
         "ppo.module.minibatch_size=8",
         "ppo.module.ppo_epochs=1",
         # So the gradients of both are longer than the bound, each by its own factor.

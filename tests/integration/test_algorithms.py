@@ -24,8 +24,11 @@ from lightning_rlhf.ops.aggregation import AGGREGATIONS
 from lightning_rlhf.ops.losses import POLICY_LOSSES
 from lightning_rlhf.rollout.collect import to_answers
 from lightning_rlhf.rollout.credit import Credit
-from lightning_rlhf.rollout.sampler import Sampling, sample
+from lightning_rlhf.rollout.engines.padded import PaddedEngine
+from lightning_rlhf.rollout.sampled import sample
+from lightning_rlhf.rollout.sampling import Sampling
 from lightning_rlhf.rollout.shaping import RewardShaping
+from lightning_rlhf.seeding import SAMPLING, RandomKey
 
 # Adam makes a step of full size of a gradient that is 0 up to rounding; with SGD rounding stays what it is.
 SGD = Optim(optimizer=partial(torch.optim.SGD, lr=0.0))
@@ -141,12 +144,12 @@ def greedy_score(module: PPOModule, prompt: Prompt) -> float:
     """What the reward model says of the likeliest answer, without other rows and padding."""
     batch = collate_prompts([prompt], [0])
     sampled = sample(
-        module.roles.actor.eval(),
+        PaddedEngine(module.roles.actor.eval(), module.device),
         batch.input_ids,
         batch.attention_mask,
+        [RandomKey(0, (SAMPLING,), 0)],
         replace(module.sampling, temperature=0.0),
         stop_ids=module.renderer.stop_ids,
-        uniforms=torch.ones(1, module.sampling.max_new_tokens),
     )
     return float(module.roles.scores(to_answers(sampled.sequences, batch, module.renderer)).total)
 

@@ -74,6 +74,7 @@ def test_samples_before_and_after_training_are_kept(pipeline: tuple[Path, str]) 
         "response",
         "length",
         "finish_reason",
+        "weights_version",
         "gold",
         "score",
         "kl",

@@ -7,33 +7,35 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import trainer
+from support import OwnWeights, trainer
 
 from lightning_rlhf import ModelSource, Sampling, load_causal_lm
 from lightning_rlhf.callbacks import NormalizeReward
 from lightning_rlhf.callbacks.normalize_reward import share_of_rows
 from lightning_rlhf.data.prompts import collate_prompts
-from lightning_rlhf.rollout.sampler import sample
-from lightning_rlhf.seeding import SAMPLING, uniforms
+from lightning_rlhf.rollout.engines.engine import BuildEngine
+from lightning_rlhf.rollout.engines.padded import PaddedEngine
+from lightning_rlhf.rollout.sampled import sample
+from lightning_rlhf.seeding import SAMPLING, RandomKey
 
 
+@pytest.mark.parametrize("engine", [PaddedEngine, OwnWeights])
 def test_scores_of_what_the_reference_writes_get_mean_0_and_deviation_1(
-    parts: Callable, source: ModelSource, tmp_path: Path
+    engine: BuildEngine, parts: Callable, source: ModelSource, tmp_path: Path
 ) -> None:
     module, data = parts("reward")
     sampling, build = Sampling(max_new_tokens=8), partial(load_causal_lm, source)
-    normalize = NormalizeReward(build, sampling, num_samples=40, batch_size=16, seed=3)
+    normalize = NormalizeReward(build, sampling, num_samples=40, batch_size=16, seed=3, engine=engine)
     trainer(tmp_path, normalize).fit(module, data)
 
     # All at once, which the callback did in parts.
     prompts = data.reference_prompts(40)
     batch, net = collate_prompts(prompts, []), build().eval()
     module.eval()
+    keys, reference = [RandomKey(3, (SAMPLING,), row) for row in range(40)], PaddedEngine(net, module.device)
     with torch.no_grad():
-        numbers = uniforms((40, 8), 3, SAMPLING)
-        stops = module.renderer.stop_ids
         sequences = sample(
-            net, batch.input_ids, batch.attention_mask, sampling, stop_ids=stops, uniforms=numbers
+            reference, batch.input_ids, batch.attention_mask, keys, sampling, stop_ids=module.renderer.stop_ids
         ).sequences
         scores = module.net.scores(sequences.input_ids, sequences.attention_mask)
     assert math.isclose(float(scores.mean()), 0, abs_tol=1e-5)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from support import Recorder, Watch, trainer
+from support import OwnWeights, Recorder, Watch, trainer
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -97,6 +97,29 @@ def test_an_adapted_kl_weight_holds_from_the_next_iteration_on_in_a_resumed_run_
     assert all(new != old for new, old in zip(adapted[5:], fixed[5:], strict=True))
     # In the middle of the first iteration, when the module has the weight of the second already.
     assert run(AdaptiveKL(horizon=16), ckpt_path=tmp_path / "kept" / "step=2.ckpt") == adapted[2:]
+
+
+def test_every_response_says_how_many_steps_its_weights_had_made_in_a_resumed_run_too(
+    parts: Callable, tmp_path: Path
+) -> None:
+    def versions(*callbacks: Any, ckpt_path: Path | None = None, **options: Any) -> list[list[int]]:
+        watch = Watch()
+        trainer(tmp_path, watch, *callbacks, **options).fit(*parts("ppo"), ckpt_path=ckpt_path)
+        return [rollout.experience.weights_version.flatten().unique().tolist() for rollout in watch.rollouts]
+
+    checkpoint = ModelCheckpoint(tmp_path / "kept", filename="{step}", save_top_k=-1, save_on_train_epoch_end=True)
+    # An iteration has two minibatches, which are read twice: four steps.
+    assert versions(checkpoint, max_epochs=2, enable_checkpointing=True) == [[0], [4]]
+    assert versions(max_epochs=4, ckpt_path=tmp_path / "kept" / "step=8.ckpt") == [[8], [12]]
+
+
+def test_an_engine_with_weights_of_its_own_draws_what_the_net_itself_draws(parts: Callable, tmp_path: Path) -> None:
+    def run(**settings: Any) -> list[float]:
+        recorder = Recorder()
+        trainer(tmp_path, recorder, max_epochs=3).fit(*parts("ppo", **settings))
+        return recorder.losses
+
+    assert run(engine=partial(OwnWeights, micro_batch_size=8)) == run()
 
 
 def test_scores_are_normalised_by_all_responses_so_far(parts: Callable, tmp_path: Path) -> None:

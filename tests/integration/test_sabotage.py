@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import torch
 from support import trainer
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from lightning_rlhf.data.render import Rendered, Renderer
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.roles import SeparateRoles
 from lightning_rlhf.models.scalar import ScalarModel
-from lightning_rlhf.rollout import credit, sampler
+from lightning_rlhf.rollout import credit, sampled
 
 
 class Sabotage(NamedTuple):
@@ -43,12 +42,12 @@ def no_temperature(right: Callable, roles: Any, sequences: Any, *, temperature: 
     return right(roles, sequences, temperature=1.0, **settings)
 
 
-def without_the_stop_token(right: Callable, tokens: Tensor, stop_ids: Tensor) -> Tensor:
-    return right(tokens, stop_ids) & ~torch.isin(tokens, stop_ids)
+def without_the_stop_token(right: Callable, lengths: Tensor, width: int) -> Tensor:
+    return right(lengths - (lengths < width).long(), width)
 
 
-def rolled_by_one(right: Callable, tokens: Tensor, stop_ids: Tensor) -> Tensor:
-    return right(tokens, stop_ids).roll(1, dims=1)
+def rolled_by_one(right: Callable, lengths: Tensor, width: int) -> Tensor:
+    return right(lengths, width).roll(1, dims=1)
 
 
 def mean_over_padding(right: Callable, net: ScalarModel, ids: Tensor, mask: Tensor) -> Tensor:
@@ -79,9 +78,9 @@ SABOTAGES = {
     "the sign of the KL is swapped": Sabotage(credit, "shape_rewards", other_sign, ("ppo",), {"KL penalty"}),
     "the scorer has no temperature": Sabotage(SeparateRoles, "actor_stats", no_temperature, ("ppo",), TEMPERATURE),
     "the mask ends before the stop token": Sabotage(
-        sampler, "response_mask", without_the_stop_token, ("ppo",), {"response mask"}
+        sampled, "response_mask", without_the_stop_token, ("ppo",), {"response mask"}
     ),
-    "the mask is rolled by one": Sabotage(sampler, "response_mask", rolled_by_one, ("ppo",), {"response mask"}),
+    "the mask is rolled by one": Sabotage(sampled, "response_mask", rolled_by_one, ("ppo",), {"response mask"}),
     "the score is a mean over padding": Sabotage(
         ScalarModel, "scores", mean_over_padding, ("reward", "ppo"), LAST_TOKEN
     ),

@@ -47,9 +47,13 @@ def test_a_slice_chooses_rows_too(make_sequences: MakeSequences) -> None:
 
 def test_what_belongs_to_tokens_is_cut_like_the_response(make_sequences: MakeSequences) -> None:
     sequences = make_sequences(PROMPTS, RESPONSES, right=2)
-    tensors = torch.arange(5 * 15).view(5, 3, 5).float()
-    experience = Experience(sequences, *tensors, kl_coef=torch.tensor([[0.1], [0.2], [0.3]])).rows([2, 0])
+    *tensors, drawn = torch.arange(6 * 15).view(6, 3, 5).float()
+    kl_coef, version = torch.tensor([[0.1], [0.2], [0.3]]), torch.tensor([[3], [4], [5]])
+    whole = Experience(sequences, *tensors, kl_coef=kl_coef, sampler_logprobs=drawn, weights_version=version)
+    experience = whole.rows([2, 0])
     assert_close(experience.sequences.response_mask, torch.tensor([[True, True], [True, False]]))
     for chosen, tensor in zip(experience[1:6], tensors, strict=True):
         assert_close(chosen, tensor[[2, 0], :2])
+    assert_close(experience.sampler_logprobs, drawn[[2, 0], :2])
     assert_close(experience.kl_coef, torch.tensor([[0.3], [0.1]]))
+    assert_close(experience.weights_version, torch.tensor([[5], [3]]))

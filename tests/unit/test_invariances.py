@@ -30,7 +30,10 @@ from lightning_rlhf.ops.kl import KL_IN_LOSS
 from lightning_rlhf.ops.losses import POLICY_LOSSES
 from lightning_rlhf.rewards.net import NetReward
 from lightning_rlhf.rollout.dataset import Minibatch
-from lightning_rlhf.rollout.sampler import Sampling, sample
+from lightning_rlhf.rollout.engines.padded import PaddedEngine
+from lightning_rlhf.rollout.sampled import sample
+from lightning_rlhf.rollout.sampling import Sampling
+from lightning_rlhf.seeding import SAMPLING, RandomKey
 
 MakeSequences = Callable[..., Sequences]
 Row = tuple[list[int], list[int]]
@@ -140,10 +143,11 @@ def test_logprobs_of_labels_are_those_of_the_row_alone_on_either_side_of_the_pad
 def test_the_sampler_says_the_same_logprobs_as_the_scorer(
     prompts: list[list[int]], temperature: float, seed: int, roles: SeparateRoles
 ) -> None:
-    numbers = 1 - torch.rand(len(prompts), 8, generator=torch.Generator().manual_seed(seed))
+    keys = [RandomKey(seed, (SAMPLING,), row) for row in range(len(prompts))]
     sampling = Sampling(max_new_tokens=8, temperature=temperature)
     stops = tuple(range(2, 64, 4))
-    sampled = sample(roles.generator(), *pad(prompts, "left"), sampling, stop_ids=stops, uniforms=numbers)
+    engine = PaddedEngine(roles.generator(), torch.device("cpu"))
+    sampled = sample(engine, *pad(prompts, "left"), keys, sampling, stop_ids=stops)
     scored = roles.actor_stats(sampled.sequences, temperature=temperature).logprobs
     mask = sampled.sequences.response_mask
     assert_close(sampled.logprobs[mask], scored[mask], **CLOSE)
@@ -258,6 +262,8 @@ def test_parts_of_a_minibatch_add_up_to_the_gradient_of_ppo(
         old_values=values + 0.2 * noise,
         returns=values + errors,
         kl_coef=torch.full((8, 1), 0.1),
+        sampler_logprobs=logprobs,
+        weights_version=torch.zeros(8, 1, dtype=torch.long),
     )
     size = MinibatchSize(num_sequences=8, num_tokens=int(mask.sum()), max_length=12)
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from lightning_rlhf import seeding
 from lightning_rlhf.seeding import (
     EVALUATION,
     MINIBATCHES,
@@ -11,8 +12,10 @@ from lightning_rlhf.seeding import (
     PTX,
     ROWS,
     SAMPLING,
+    RandomKey,
     endless,
     generator,
+    keyed_uniforms,
     permutation,
     uniforms,
 )
@@ -64,6 +67,38 @@ def test_uniforms_fill_the_interval_and_do_not_depend_on_the_rows_below() -> Non
     assert 0 < float(numbers.min()) < 0.001
     assert 0.999 < float(numbers.max()) <= 1
     assert_close(uniforms((10, 20), 0, SAMPLING), numbers[:10], rtol=0, atol=0)
+
+
+def test_each_key_gets_its_row_wherever_it_stands_and_whatever_stands_beside_it() -> None:
+    first, second, third = (SAMPLING, 4), (SAMPLING, 5), (EVALUATION, 4)
+    keys = [RandomKey(7, first, 3), RandomKey(7, second, 0), RandomKey(7, first, 1), RandomKey(7, third, 0)]
+    keys.append(RandomKey(8, first, 3))
+    numbers = keyed_uniforms(keys, 6)
+    # As all responses of an iteration, and an answer to a held-out prompt, have always drawn them.
+    iteration = uniforms((20, 6), 7, *first)
+    expected = [iteration[3], uniforms((20, 6), 7, *second)[0], iteration[1], uniforms((1, 6), 7, *third)[0]]
+    assert torch.equal(numbers, torch.stack([*expected, uniforms((20, 6), 8, *first)[3]]))
+    assert keyed_uniforms([], 6).shape == (0, 6)
+
+
+def test_the_numbers_of_a_stream_are_drawn_once_for_all_its_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+
+    def counting(shape: tuple[int, int], *keys: int) -> torch.Tensor:
+        drawn.append((shape, keys))
+        return uniforms(shape, *keys)
+
+    monkeypatch.setattr(seeding, "uniforms", counting)
+    keyed_uniforms([RandomKey(7, (SAMPLING, 4), row) for row in (5, 2, 9)], 6)
+    assert drawn == [((10, 6), (7, SAMPLING, 4))]
+
+
+def test_an_engine_that_draws_by_itself_gets_a_seed_from_each_key() -> None:
+    keys = [RandomKey(seed, (SAMPLING, i), row) for seed in range(3) for i in range(3) for row in range(9)]
+    seeds = {key.as_seed() for key in keys}
+    assert len(seeds) == len(keys)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert RandomKey(1, (SAMPLING, 2), 3).as_seed() == RandomKey(1, (SAMPLING, 2), 3).as_seed()
 
 
 def test_uniforms_lie_on_the_grid_of_fp64() -> None:

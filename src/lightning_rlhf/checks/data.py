@@ -5,11 +5,10 @@ from torch import Tensor
 
 from lightning_rlhf.checks.finding import Finding, judged
 from lightning_rlhf.checks.nets import beats_length
-from lightning_rlhf.data.batches import PairBatch
+from lightning_rlhf.data.batches import PairBatch, chunks
 from lightning_rlhf.data.preference import Pair, collate_pairs
 from lightning_rlhf.models.scalar import Scalar
 from lightning_rlhf.modules.reward import wins
-from lightning_rlhf.rollout.collect import chunks
 
 
 def length_tells(pairs: list[Pair]) -> Finding:

@@ -11,8 +11,10 @@ from torch import Tensor
 from lightning_rlhf.experience import Scores, Sequences
 from lightning_rlhf.ops.masked import masked_mean
 from lightning_rlhf.rollout.collect import score_samples
-from lightning_rlhf.rollout.sampler import Sampled, Sampling, sample
-from lightning_rlhf.seeding import SAMPLING, uniforms
+from lightning_rlhf.rollout.engines.engine import RolloutEngine
+from lightning_rlhf.rollout.sampled import Sampled, sample
+from lightning_rlhf.rollout.sampling import Sampling
+from lightning_rlhf.seeding import SAMPLING, RandomKey
 
 TEMPERATURE = 2.0
 """A flat distribution: a net that is sure of itself, too, draws tokens whose log-probs depend on the temperature."""
@@ -32,31 +34,32 @@ class Probe(NamedTuple):
     """That token."""
 
 
-def probe(module: Any, sequences: Sequences) -> Probe:
-    """Samples, scores, and samples again, by the functions of a rollout; in a `rollout_phase`, on every rank alike.
+def probe(module: Any, engine: RolloutEngine, sequences: Sequences) -> Probe:
+    """Samples, scores, and samples again, by the functions of a rollout; in the engine's phase, on every rank alike.
 
     Args:
         module: The `PPOModule`.
+        engine: Its engine.
         sequences: Some whose prompts are answered.
     """
     some = sequences.rows(slice(_NUM_PROMPTS))
     prompts = slice(some.input_ids.shape[1] - some.response_mask.shape[1])
     sampling = Sampling(max_new_tokens=min(_NUM_TOKENS, module.sampling.max_new_tokens), temperature=TEMPERATURE)
-    numbers = uniforms((len(some.input_ids), sampling.max_new_tokens), module.seed, SAMPLING)
+    keys = [RandomKey(module.seed, (SAMPLING,), row) for row in range(len(some.input_ids))]
 
     def draw(*stop_ids: int) -> Sampled:
         return sample(
-            module.roles.generator(),
+            engine,
             some.input_ids[:, prompts],
             some.attention_mask[:, prompts],
+            keys,
             sampling,
             stop_ids=stop_ids,
-            uniforms=numbers,
         )
 
     free = draw(-1)  # is no token, so none of them stops
     # The scores play no part.
-    samples = score_samples(module.roles, free, Scores(numbers[:, 0], {}), TEMPERATURE)
+    samples = score_samples(module.roles, free, Scores(free.logprobs[:, 0], {}), TEMPERATURE)
     mask = free.sequences.response_mask
 
     def distance(other: Tensor) -> float:

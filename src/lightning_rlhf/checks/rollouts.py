@@ -14,19 +14,21 @@ from lightning_rlhf.ops.moments import Moments
 from lightning_rlhf.ops.rewards import last_token_index
 from lightning_rlhf.rollout.collect import Greedy, Samples
 from lightning_rlhf.rollout.credit import Credit, to_experience
+from lightning_rlhf.rollout.engines.engine import RolloutEngine
 
 
-def first_rollout(module: Any, rollout: Rollout, limit: float) -> Iterator[Finding]:
-    """What the first rollout tells; in a `rollout_phase`, on every rank alike.
+def first_rollout(module: Any, engine: RolloutEngine, rollout: Rollout, limit: float) -> Iterator[Finding]:
+    """What the first rollout tells; in the engine's phase, on every rank alike.
 
     Args:
         module: The `PPOModule`.
+        engine: Its engine.
         rollout: Of all ranks.
         limit: What rounding may account for, see `tolerance`.
     """
     experience = rollout.experience
     mask = experience.sequences.response_mask
-    probed = probe(module, experience.sequences)
+    probed = probe(module, engine, experience.sequences)
     right = torch.cat(
         [
             mask_is_right(experience.sequences, rollout.finished, module.renderer.stop_ids),
@@ -203,6 +205,7 @@ def _mean_reward(credit: Credit, kl_coef: float) -> float:
         Scores(torch.zeros(num), {}),
         ones,
         zeros - 1,
+        torch.zeros(num, 1, dtype=torch.long),
         logprobs=zeros - 1,
         entropy=zeros,
         ref_logprobs=zeros - 1.5,

@@ -66,8 +66,8 @@ def at_first_rollout(trainer: Trainer, module: Any, rollout: Rollout) -> Iterato
     rows = [
         sequences.input_ids[row][sequences.attention_mask[row]].tolist() for row in (lengths.argmin(), lengths.argmax())
     ]
-    with rollout_phase(trainer, module, generator=module.roles.generator()):
-        yield from first_rollout(module, rollout, allowed(trainer, module))
+    with module.engine.phase(trainer, module, generator=module.roles.generator()) as engine:
+        yield from first_rollout(module, engine, rollout, allowed(trainer, module))
         yield from scalar_nets(trainer, module, rows)
 
 

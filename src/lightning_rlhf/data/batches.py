@@ -3,6 +3,7 @@
 Shapes: B rows, T tokens, P prompt tokens.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -96,3 +97,9 @@ def pad(rows: list[list[int]], side: str = "right") -> tuple[Tensor, Tensor]:
         ids[number, place] = torch.tensor(row, dtype=torch.long)
         mask[number, place] = True
     return ids, mask
+
+
+def chunks(length: int, size: int) -> Iterator[slice]:
+    """Slices of at most `size` that cover `range(length)`."""
+    for start in range(0, length, size):
+        yield slice(start, min(start + size, length))

@@ -26,8 +26,11 @@ from lightning_rlhf.modules.trainer_setup import set_up_trainer
 from lightning_rlhf.ops.preference import PREFERENCE_LOSSES
 from lightning_rlhf.ops.sequences import used_columns
 from lightning_rlhf.rewards import TextReward
+from lightning_rlhf.rollout.engines.engine import BuildEngine
+from lightning_rlhf.rollout.engines.padded import PaddedEngine
+from lightning_rlhf.rollout.engines.phase import EngineHandle
 from lightning_rlhf.rollout.evaluate import HeldOutAnswers
-from lightning_rlhf.rollout.sampler import Sampling
+from lightning_rlhf.rollout.sampling import Sampling
 
 
 class DPOModule(LightningModule):
@@ -53,6 +56,7 @@ class DPOModule(LightningModule):
         lr: float = 1e-6,
         optim: Optim | None = None,
         evaluation: Sampling | None = None,
+        engine: BuildEngine = PaddedEngine,
         gold: TextReward | None = None,
         seed: int = 0,
     ) -> None:
@@ -69,6 +73,7 @@ class DPOModule(LightningModule):
             lr: Learning rate.
             optim: Optimizer and schedule.
             evaluation: How held-out prompts are answered during validation, if the data module has any.
+            engine: Builds what draws the answers.
             gold: The true aim, for evaluation only.
             seed: Of the evaluation's random numbers.
 
@@ -98,6 +103,7 @@ class DPOModule(LightningModule):
         self.loss = partial(PREFERENCE_LOSSES[loss], beta=beta, label_smoothing=label_smoothing)
         self.beta = beta
         self.means: dict[str, MeanMetric] = {}
+        self.engine = EngineHandle(engine)
         self.answers = HeldOutAnswers(evaluation or Sampling(max_new_tokens=128), renderer, gold, seed)
 
     def configure_model(self) -> None:
@@ -151,8 +157,8 @@ class DPOModule(LightningModule):
     def validation_step(self, batch: PairBatch | PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Measures held-out pairs, beside what the length of the answers would tell; or answers held-out prompts."""
         if isinstance(batch, PromptBatch):
-            with rollout_phase(self.trainer, self, generator=self.actor):
-                sequences = self.answers.answer(self.actor, batch).sequences.rows(slice(None))
+            with self.engine.phase(self.trainer, self, generator=self.actor) as engine:
+                sequences = self.answers.answer(engine, batch).sequences.rows(slice(None))
                 if "reference" in self.builders:
                     kl = response_logprobs(self.actor, sequences) - self.ref_logprobs(sequences)
                     self.answers.add(batch, "kl", kl)

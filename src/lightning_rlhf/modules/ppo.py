@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from lightning_rlhf.data.batches import PromptBatch
 from lightning_rlhf.data.prompts import Prompt
 from lightning_rlhf.data.render import Rendered, Renderer
-from lightning_rlhf.distributed.phases import clip_by_role, rollout_phase
+from lightning_rlhf.distributed.phases import clip_by_role
 from lightning_rlhf.errors import UserError, raise_problems
 from lightning_rlhf.hooks import notify
 from lightning_rlhf.models.roles import Net, SeparateRoles
@@ -32,9 +32,12 @@ from lightning_rlhf.rewards.build import RewardSource
 from lightning_rlhf.rollout.collect import score_samples, to_answers
 from lightning_rlhf.rollout.credit import Credit
 from lightning_rlhf.rollout.dataset import Minibatch, RolloutDataset
+from lightning_rlhf.rollout.engines.engine import BuildEngine
+from lightning_rlhf.rollout.engines.padded import PaddedEngine
+from lightning_rlhf.rollout.engines.phase import EngineHandle
 from lightning_rlhf.rollout.evaluate import HeldOutAnswers
 from lightning_rlhf.rollout.ptx import PTX
-from lightning_rlhf.rollout.sampler import Sampling
+from lightning_rlhf.rollout.sampling import Sampling
 
 
 class PPOModule(LightningModule):
@@ -57,6 +60,7 @@ class PPOModule(LightningModule):
         reference: PreTrainedModel | Callable[[], PreTrainedModel] | None = None,
         critic: Net | None = None,
         evaluation: Sampling | None = None,
+        engine: BuildEngine | None = None,
         gold: TextReward | None = None,
         optim: Optim | None = None,
         lr: float = 1e-6,
@@ -88,12 +92,14 @@ class PPOModule(LightningModule):
             critic: Estimates what score is to be expected, for each token; a `ScalarModel` or its builder. Not built
                 if the advantage estimator needs none; None if one net plays all roles.
             evaluation: How held-out prompts are answered; as in rollouts if None.
+            engine: Builds what draws the responses, for rollouts and evaluation; None: a `PaddedEngine` with
+                micro-batches of `rollout_micro_batch_size`.
             gold: The true aim, for evaluation only.
             optim: Optimizer and schedule.
             lr: Learning rate of the actor.
             critic_lr: Learning rate of the critic.
             rollout_batch_size: Responses of an iteration, over all processes.
-            rollout_micro_batch_size: Responses that one process samples and scores at a time.
+            rollout_micro_batch_size: Responses that one process scores at a time.
             minibatch_size: Responses behind one optimizer step, over all processes and accumulated parts.
             ppo_epochs: Passes over the responses of an iteration.
             credit: How responses are judged: advantage estimator, group size, KL penalty, reward shaping.
@@ -142,6 +148,7 @@ class PPOModule(LightningModule):
         self.ptx_minibatch_size = ptx_minibatch_size or minibatch_size
         self.refresh_reference_every, self.moments = refresh_reference_every, Moments()
         self.clip_gradients_by = clip_gradients_by
+        self.engine = EngineHandle(engine or partial(PaddedEngine, micro_batch_size=rollout_micro_batch_size))
         self.answers = HeldOutAnswers(evaluation or sampling, renderer, gold, seed)
 
     def configure_model(self) -> None:
@@ -215,8 +222,8 @@ class PPOModule(LightningModule):
 
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Answers held-out prompts, and scores the answers."""
-        with rollout_phase(self.trainer, self.roles, generator=self.roles.generator()):
-            sampled = self.answers.answer(self.roles.generator(), batch)
+        with self.engine.phase(self.trainer, self.roles, generator=self.roles.generator()) as engine:
+            sampled = self.answers.answer(engine, batch)
             scores = self.roles.scores(to_answers(sampled.sequences, batch, self.renderer))
             samples = score_samples(self.roles, sampled, scores, self.sampling.temperature)
         kl = masked_sum(samples.logprobs - samples.ref_logprobs, sampled.sequences.response_mask, dim=1)

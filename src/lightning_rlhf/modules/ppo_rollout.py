@@ -4,7 +4,7 @@ import time
 from typing import TYPE_CHECKING
 
 from lightning_rlhf.data.prompts import Prompt, iteration_prompts
-from lightning_rlhf.distributed.phases import rollout_phase, whole
+from lightning_rlhf.distributed.phases import whole
 from lightning_rlhf.experience import Experience, Rollout
 from lightning_rlhf.hooks import notify
 from lightning_rlhf.modules.finite import check_finite
@@ -12,9 +12,9 @@ from lightning_rlhf.ops.masked import masked_sum
 from lightning_rlhf.ops.moments import update_moments
 from lightning_rlhf.rollout.collect import collect, gather_samples, said_of
 from lightning_rlhf.rollout.credit import to_experience
-from lightning_rlhf.rollout.evaluate import decode
 from lightning_rlhf.rollout.metrics import rollout_metrics
-from lightning_rlhf.seeding import SAMPLING, uniforms
+from lightning_rlhf.rollout.texts import decode
+from lightning_rlhf.seeding import SAMPLING, RandomKey
 
 if TYPE_CHECKING:
     from lightning_rlhf.modules.ppo import PPOModule
@@ -41,15 +41,16 @@ def collect_rollout(module: "PPOModule", train_prompts: list[Prompt], iteration:
     prompts = iteration_prompts(train_prompts, module.rollout_batch_size, group, module.seed, iteration)
     per_rank = module.rollout_batch_size // module.trainer.world_size
     mine = slice(module.global_rank * per_rank, (module.global_rank + 1) * per_rank)
-    # A row of numbers for each response of the global batch, whichever rank samples it.
-    numbers = uniforms((len(prompts.texts), module.sampling.max_new_tokens), module.seed, SAMPLING, iteration)
-    with rollout_phase(module.trainer, module.roles, generator=module.roles.generator()):
+    # Each response of the global batch has numbers of its own, whichever rank samples it.
+    keys = [RandomKey(module.seed, (SAMPLING, iteration), row) for row in prompts.indices]
+    with module.engine.phase(module.trainer, module.roles, generator=module.roles.generator()) as engine:
         samples = collect(
+            engine,
             module.roles,
             prompts.rows(mine).to(module.device),
             module.sampling,
             module.renderer,
-            uniforms=numbers[mine],
+            keys=keys[mine],
             micro_batch_size=module.rollout_micro_batch_size,
             exact_kl=module.exact_kl,
             greedy=module.credit.estimator.greedy,

@@ -21,8 +21,11 @@ from lightning_rlhf.modules.evaluation import load_before, log_evaluation, save_
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.modules.trainer_setup import set_up_trainer
 from lightning_rlhf.rewards import TextReward
+from lightning_rlhf.rollout.engines.engine import BuildEngine
+from lightning_rlhf.rollout.engines.padded import PaddedEngine
+from lightning_rlhf.rollout.engines.phase import EngineHandle
 from lightning_rlhf.rollout.evaluate import HeldOutAnswers
-from lightning_rlhf.rollout.sampler import Sampling
+from lightning_rlhf.rollout.sampling import Sampling
 
 
 class SFTModule(LightningModule):
@@ -39,6 +42,7 @@ class SFTModule(LightningModule):
         lr: float = 1e-5,
         optim: Optim | None = None,
         evaluation: Sampling | None = None,
+        engine: BuildEngine = PaddedEngine,
         gold: TextReward | None = None,
         seed: int = 0,
     ) -> None:
@@ -50,6 +54,7 @@ class SFTModule(LightningModule):
             lr: Learning rate.
             optim: Optimizer and schedule.
             evaluation: How held-out prompts are answered during validation, if the data module has any.
+            engine: Builds what draws the answers.
             gold: The true aim, for evaluation only.
             seed: Of the evaluation's random numbers.
 
@@ -61,6 +66,7 @@ class SFTModule(LightningModule):
             raise UserError(f"lr={lr}: must not be negative")
         self.builders, self.renderer, self.lr, self.optim = {"net": net}, renderer, lr, optim or Optim()
         self.val_loss = MeanMetric()
+        self.engine = EngineHandle(engine)
         self.answers = HeldOutAnswers(evaluation or Sampling(max_new_tokens=128), renderer, gold, seed)
 
     def configure_model(self) -> None:
@@ -81,8 +87,8 @@ class SFTModule(LightningModule):
     def validation_step(self, batch: SFTBatch | PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Loss on held-out demonstrations, or answers to held-out prompts."""
         if isinstance(batch, PromptBatch):
-            with rollout_phase(self.trainer, self, generator=self.net):
-                self.answers.answer(self.net, batch)
+            with self.engine.phase(self.trainer, self, generator=self.net) as engine:
+                self.answers.answer(engine, batch)
             return
         with rollout_phase(self.trainer, self):
             logprobs = label_logprobs(self.net, *batch[:3])

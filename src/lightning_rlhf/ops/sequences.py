@@ -19,19 +19,17 @@ def position_ids(attention_mask: Tensor) -> Tensor:
     return torch.where(attention_mask, attention_mask.long().cumsum(1) - 1, 0)
 
 
-def response_mask(tokens: Tensor, stop_ids: Tensor) -> Tensor:
-    """Marks a response up to and including its first stop token.
+def response_mask(lengths: Tensor, width: int) -> Tensor:
+    """Marks the tokens of responses, the stop token included.
 
     Args:
-        tokens: (B, R) sampled ids; what follows a stop token is ignored.
-        stop_ids: (S,) ids that end a response.
+        lengths: (B,) tokens of each response.
+        width: R, the columns that there are.
 
     Returns:
         (B, R) bool.
     """
-    is_stop = torch.isin(tokens, stop_ids)
-    stops_before = is_stop.long().cumsum(1) - is_stop.long()
-    return stops_before == 0
+    return torch.arange(width, device=lengths.device) < lengths[:, None]
 
 
 def used_columns(mask: Tensor) -> slice:

@@ -189,7 +189,7 @@ def _sampled(trace: Trace, role: str, net: nn.Module, rows: int, length: int, ca
     with torch.no_grad():
         positions = position_arguments(net, mask, num_new=num_new)
         logits, output = last_logits(net, ids, 1, past_key_values=cache, use_cache=True, **positions)
-        # As `rollout.sampler` draws.
+        # As `rollout.engines.draw` draws.
         probabilities = logits[:, -1].float().softmax(-1)
         probabilities.cumsum(-1, dtype=torch.float64)
     return output.past_key_values

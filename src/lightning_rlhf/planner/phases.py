@@ -79,8 +79,9 @@ def _sampling(phase: str, role: str, held: Bytes, found: Passes, rule: Rules) ->
 def experience_size(job: Job) -> int:
     """Bytes of a rollout's experience, of all ranks on each (`experience.Experience`)."""
     length = job.prompt_length + job.response_length
-    # Ids and a mask for each token; a mask and floats for each token of a response; the weight of the KL.
-    return job.rollout_batch_size * (9 * length + (1 + 4 * (5 if job.critic else 3)) * job.response_length + 4)
+    # Ids and a mask for each token; a mask and floats for each token of a response; the weight of the KL, and the
+    # version of the weights that sampled.
+    return job.rollout_batch_size * (9 * length + (1 + 4 * (6 if job.critic else 4)) * job.response_length + 12)
 
 
 def _walk(

@@ -3,7 +3,7 @@
 Shapes: B rows of this rank, P prompt tokens, R response tokens.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -11,13 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lightning_rlhf.data.batches import PromptBatch
+from lightning_rlhf.data.batches import PromptBatch, chunks
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.distributed.collectives import gather_rows
 from lightning_rlhf.experience import Answers, Scores, Sequences
 from lightning_rlhf.models.roles import Roles
-from lightning_rlhf.rollout.evaluate import decode
-from lightning_rlhf.rollout.sampler import Sampled, Sampling, sample
+from lightning_rlhf.rollout.engines.engine import RolloutEngine
+from lightning_rlhf.rollout.sampled import Sampled, sample
+from lightning_rlhf.rollout.sampling import Sampling
+from lightning_rlhf.rollout.texts import decode
+from lightning_rlhf.seeding import RandomKey
 
 
 class Greedy(NamedTuple):
@@ -42,6 +45,8 @@ class Samples(NamedTuple):
     """(B,) bool."""
     sampler_logprobs: Tensor
     """(B, R) in the distribution that the sampler drew from."""
+    weights_version: Tensor
+    """(B, 1) int64, of the weights that the sampler drew with."""
     logprobs: Tensor
     """(B, R) under the actor, by the scorer that the update uses."""
     entropy: Tensor
@@ -57,53 +62,54 @@ class Samples(NamedTuple):
 
 
 def collect(
+    engine: RolloutEngine,
     roles: Roles,
     prompts: PromptBatch,
     sampling: Sampling,
     renderer: Renderer,
     *,
-    uniforms: Tensor,
+    keys: Sequence[RandomKey],
     micro_batch_size: int,
     exact_kl: bool = False,
     greedy: bool = False,
 ) -> Samples:
-    """Samples a response to each prompt of this rank and scores it, a few rows at a time.
+    """Samples a response to each prompt of this rank, and scores the responses a few rows at a time.
 
     Args:
+        engine: Draws the responses.
         roles: The four roles.
         prompts: B prompts, on the device of the nets.
         sampling: How to draw.
         renderer: Makes text of tokens.
-        uniforms: (B, R) numbers in (0, 1].
-        micro_batch_size: Rows that go through the nets at a time.
+        keys: B names of random numbers.
+        micro_batch_size: Rows that are scored at a time.
         exact_kl: Also compute the KL over the whole vocabulary.
         greedy: Also score a greedy response to each prompt.
     """
+
+    def drawn(sampling: Sampling) -> Sampled:
+        return sample(engine, prompts.input_ids, prompts.attention_mask, keys, sampling, stop_ids=renderer.stop_ids)
+
+    def scores(part: Sampled, rows: slice) -> Scores:
+        return roles.scores(to_answers(part.sequences, prompts.rows(rows), renderer))
+
+    sampled = drawn(sampling)
+    likeliest = drawn(replace(sampling, temperature=0.0)) if greedy else None
     parts = []
     for rows in chunks(len(prompts.input_ids), micro_batch_size):
-        some = prompts.rows(rows)
-        sampled, answers = _answer(roles, some, sampling, renderer, uniforms[rows])
-        part = score_samples(roles, sampled, roles.scores(answers), sampling.temperature, exact_kl=exact_kl)
-        if greedy:
-            best, answers = _answer(roles, some, replace(sampling, temperature=0.0), renderer, uniforms[rows])
-            lengths, scores = best.sequences.response_mask.sum(1), roles.scores(answers)
-            part = part._replace(greedy=Greedy(scores.whole, lengths, best.finished, scores.token_sums))
+        some = _rows(sampled, rows)
+        part = score_samples(roles, some, scores(some, rows), sampling.temperature, exact_kl=exact_kl)
+        if likeliest is not None:
+            best = _rows(likeliest, rows)
+            lengths, judged = best.sequences.response_mask.sum(1), scores(best, rows)
+            part = part._replace(greedy=Greedy(judged.whole, lengths, best.finished, judged.token_sums))
         parts.append(part)
     return _combined(parts, torch.cat)
 
 
-def _answer(
-    roles: Roles, prompts: PromptBatch, sampling: Sampling, renderer: Renderer, uniforms: Tensor
-) -> tuple[Sampled, Answers]:
-    sampled = sample(
-        roles.generator(),
-        prompts.input_ids,
-        prompts.attention_mask,
-        sampling,
-        stop_ids=renderer.stop_ids,
-        uniforms=uniforms,
-    )
-    return sampled, to_answers(sampled.sequences, prompts, renderer)
+def _rows(sampled: Sampled, rows: slice) -> Sampled:
+    """Some of the rows, with all columns."""
+    return _combined([sampled], lambda tensors: tensors[0][rows])
 
 
 def to_answers(sequences: Sequences, prompts: PromptBatch, renderer: Renderer) -> Answers:
@@ -135,6 +141,7 @@ def score_samples(
         scores._replace(tokens=widen(tokens)),
         sampled.finished,
         sampled.logprobs,
+        sampled.weights_version,
         logprobs=widen(stats.logprobs),
         entropy=widen(stats.entropy),
         ref_logprobs=widen(ref_logprobs),
@@ -171,9 +178,3 @@ def _combined(parts: list[Any], combine: Callable[[list[Tensor]], Tensor]) -> An
     if isinstance(first, dict):
         return {name: _combined([part[name] for part in parts], combine) for name in first}
     return type(first)(*(_combined(list(places), combine) for places in zip(*parts, strict=True)))
-
-
-def chunks(length: int, size: int) -> Iterator[slice]:
-    """Slices of at most `size` that cover `range(length)`."""
-    for start in range(0, length, size):
-        yield slice(start, min(start + size, length))

@@ -150,6 +150,8 @@ def to_experience(
         samples.values,
         returns,
         torch.full_like(samples.logprobs[:, :1], kl_coef),
+        samples.sampler_logprobs,
+        samples.weights_version,
     )
     metrics = {"reward_mean": float(rewards.sum(1).mean())}
     if credit.num_samples_per_prompt > 1:

@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_rlhf.data.batches import SFTBatch
 from lightning_rlhf.data.loader import first_minibatch, micro_batch_size
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.experience import Experience, Sequences
+from lightning_rlhf.experience import Experience
 from lightning_rlhf.ops.aggregation import MinibatchSize
 from lightning_rlhf.rollout.ptx import PTX
 from lightning_rlhf.seeding import MINIBATCHES, permutation
@@ -104,13 +104,12 @@ class RolloutDataset:
 
     def progress(self) -> dict[str, Any]:
         """Where the data set stands, in rows of the iteration; with the experience, unless the iteration is over."""
-        buffer: list[Tensor | None] | None = None
+        buffer: dict[str, Tensor | None] | None = None
         if self.experience is not None and self.position < len(self):
             # Plain tensors, so that a checkpoint loads with weights_only=True.
-            buffer = [
-                tensor if tensor is None else tensor.cpu()
-                for tensor in (*self.experience.sequences, *self.experience[1:])
-            ]
+            buffer = {
+                name: None if tensor is None else tensor.cpu() for name, tensor in self.experience.by_name().items()
+            }
         over = self.position == len(self)
         return {
             "iteration": self.iteration + over,
@@ -141,7 +140,7 @@ class RolloutDataset:
         self.iteration = progress["iteration"]
         self.position = first_minibatch(row, self.minibatch_size, progress) * self.num_parts
         if progress["buffer"] is not None:
-            self.experience = Experience(Sequences(*progress["buffer"][:3]), *progress["buffer"][3:])
+            self.experience = Experience.from_names(progress["buffer"])
             # The one that the experience was sampled with: the limit of the next iterations may be another.
             self.max_length_of_experience = progress["max_length"]
 

@@ -3,15 +3,16 @@
 from typing import Any
 
 import torch
-from torch import nn
 
 from lightning_rlhf.data.batches import PromptBatch
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.distributed.collectives import gather_objects
-from lightning_rlhf.experience import Sequences
 from lightning_rlhf.rewards import TextReward
-from lightning_rlhf.rollout.sampler import Sampled, Sampling, sample
-from lightning_rlhf.seeding import EVALUATION, uniforms
+from lightning_rlhf.rollout.engines.engine import RolloutEngine
+from lightning_rlhf.rollout.sampled import Sampled, sample
+from lightning_rlhf.rollout.sampling import Sampling
+from lightning_rlhf.rollout.texts import decode, finish_reason
+from lightning_rlhf.seeding import EVALUATION, RandomKey
 
 Sample = dict[str, Any]
 
@@ -39,17 +40,16 @@ class HeldOutAnswers:
         self.before: list[Sample] | None = None
         """Answers before training, which later ones are compared with."""
 
-    def answer(self, net: nn.Module, batch: PromptBatch) -> Sampled:
+    def answer(self, engine: RolloutEngine, batch: PromptBatch) -> Sampled:
         """Draws an answer to each prompt of a batch and keeps it."""
-        shape = (1, self.sampling.max_new_tokens)
-        numbers = torch.cat([uniforms(shape, self.seed, EVALUATION, index) for index in batch.indices])
+        keys = [RandomKey(self.seed, (EVALUATION, index), row=0) for index in batch.indices]
         sampled = sample(
-            net,
+            engine,
             batch.input_ids,
             batch.attention_mask,
+            keys,
             self.sampling,
             stop_ids=self.renderer.stop_ids,
-            uniforms=numbers,
         )
         responses = decode(sampled.sequences, self.renderer)
         golds = self.gold(batch.texts, responses, batch.columns) if self.gold else [None] * len(responses)
@@ -61,6 +61,7 @@ class HeldOutAnswers:
                 "response": responses[row],
                 "length": lengths[row],
                 "finish_reason": finish_reason(sampled.finished[row]),
+                "weights_version": int(sampled.weights_version[row]),
             } | ({} if golds[row] is None else {"gold": golds[row], **self.gold_name})
         return sampled
 
@@ -74,19 +75,6 @@ class HeldOutAnswers:
         everyone = dict(gather_objects(list(self.samples.items())))
         self.samples = {}
         return [everyone[index] for index in sorted(everyone)]
-
-
-def decode(sequences: Sequences, renderer: Renderer) -> list[str]:
-    """Texts of the responses."""
-    return [
-        renderer.decode(ids[mask].tolist())
-        for ids, mask in zip(sequences.responses.cpu(), sequences.response_mask.cpu(), strict=True)
-    ]
-
-
-def finish_reason(finished: torch.Tensor | bool) -> str:
-    """Why a response ended: `stop` at a stop token, `length` at the limit."""
-    return "stop" if finished else "length"
 
 
 def summarize(samples: list[Sample], before: list[Sample] | None = None) -> dict[str, float]:

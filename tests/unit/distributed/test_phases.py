@@ -26,7 +26,10 @@ from lightning_rlhf.distributed.phases import (
     shards_parameters,
     whole,
 )
-from lightning_rlhf.rollout.sampler import Sampling, sample
+from lightning_rlhf.rollout.engines.engine import Request
+from lightning_rlhf.rollout.engines.padded import PaddedEngine
+from lightning_rlhf.rollout.sampling import Sampling
+from lightning_rlhf.seeding import SAMPLING, RandomKey
 
 
 class Noting(SingleDeviceStrategy):
@@ -142,11 +145,11 @@ def _sample_in_a_process(rank: int, port: int, gather: bool, folder: str) -> Non
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
     net = Counting(stops_after=2 + 3 * rank)
     trainer = trainer_with(Noting(gather_for_generation=gather), Path(folder))
-    ids, mask = torch.zeros(2, 3, dtype=torch.long), torch.ones(2, 3, dtype=torch.bool)
+    requests = [Request([0, 0, 0], RandomKey(0, (SAMPLING,), row)) for row in range(2)]
     with rollout_phase(trainer, net, generator=net):
-        settings = Sampling(max_new_tokens=9)
-        sampled = sample(net, ids, mask, settings, stop_ids=(1,), uniforms=torch.full((2, 9), 0.5))  # type: ignore[arg-type]
-    lengths = sampled.sequences.response_mask.sum(1).tolist()
+        engine = PaddedEngine(net, torch.device("cpu"))
+        completions = engine.generate(requests, Sampling(max_new_tokens=9), stop_ids=(1,))
+    lengths = [len(completion.ids) for completion in completions]
     Path(folder, f"{gather}_{rank}").write_text(f"{net.calls} {lengths}")
     torch.distributed.destroy_process_group()
 

@@ -16,7 +16,10 @@ from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.export import export_model
 from lightning_rlhf.models.scalar import ScalarModel
 from lightning_rlhf.models.source import ModelSource
-from lightning_rlhf.rollout.sampler import Sampling, sample
+from lightning_rlhf.rollout.engines.engine import Request
+from lightning_rlhf.rollout.engines.padded import PaddedEngine
+from lightning_rlhf.rollout.sampling import Sampling
+from lightning_rlhf.seeding import SAMPLING, RandomKey
 
 MakeSource = Callable[..., ModelSource]
 MakeCausalLM = Callable[..., PreTrainedModel]
@@ -29,22 +32,18 @@ def test_plain_transformers_stops_where_training_stopped(
     source: ModelSource, make_causal_lm: MakeCausalLM, tmp_path: Path
 ) -> None:
     net, prompts = make_causal_lm(source), torch.arange(4, 60).view(8, 7)
-    mask, greedy, unused = (
-        torch.ones_like(prompts, dtype=torch.bool),
-        Sampling(max_new_tokens=12, temperature=0),
-        torch.ones(8, 12),
-    )
-    free = sample(net, prompts, mask, greedy, stop_ids=(-1,), uniforms=unused).sequences.responses
+    engine, greedy = PaddedEngine(net, torch.device("cpu")), Sampling(max_new_tokens=12, temperature=0)
+    requests = [Request(prompt, RandomKey(0, (SAMPLING,), row)) for row, prompt in enumerate(prompts.tolist())]
+    free = engine.generate(requests, greedy, stop_ids=())
     # What the net says in some place, so that it ends some answers beside EOS.
-    other = next(token for token in free[:, 5].tolist() if token > END)
+    other = next(completion.ids[5] for completion in free if completion.ids[5] > END)
     renderer = Renderer(source.load_tokenizer(), stop_ids=[other])
-    ours = sample(net, prompts, mask, greedy, stop_ids=renderer.stop_ids, uniforms=unused)
-    lengths = ours.sequences.response_mask.sum(1)
-    assert ours.finished.any()
+    ours = engine.generate(requests, greedy, stop_ids=renderer.stop_ids)
+    assert any(completion.finish_reason == "stop" for completion in ours)
     plain: Any = AutoModelForCausalLM.from_pretrained(export_model(net, renderer, tmp_path / "model", {}))
-    for prompt, response, length in zip(prompts, ours.sequences.responses, lengths, strict=True):
+    for prompt, completion in zip(prompts, ours, strict=True):
         theirs = plain.generate(prompt[None], max_new_tokens=12, do_sample=False, pad_token_id=0)[0, len(prompt) :]
-        assert theirs.tolist() == response[:length].tolist()
+        assert theirs.tolist() == completion.ids
 
 
 def test_all_files_of_an_export_name_one_stop_set(

@@ -39,6 +39,8 @@ def batch(mask: Tensor = MASK, kl_coef: float = 0.0) -> Minibatch:
         old_values=torch.zeros(2, 2),
         returns=torch.tensor([[1.0, 1.0], [0.5, 99.0]]),
         kl_coef=torch.full((2, 1), kl_coef),
+        sampler_logprobs=zeros,
+        weights_version=torch.zeros(2, 1, dtype=torch.long),
     )
     return Minibatch(experience, SIZE)
 

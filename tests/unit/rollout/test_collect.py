@@ -17,15 +17,19 @@ from lightning_rlhf.models.roles import SeparateRoles
 from lightning_rlhf.models.scalar import ScalarModel
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.rollout.collect import Samples, collect, score_samples
-from lightning_rlhf.rollout.evaluate import decode
-from lightning_rlhf.rollout.sampler import Sampled, Sampling, sample
+from lightning_rlhf.rollout.engines.padded import PaddedEngine
+from lightning_rlhf.rollout.sampled import Sampled, sample
+from lightning_rlhf.rollout.sampling import Sampling
+from lightning_rlhf.rollout.texts import decode
+from lightning_rlhf.seeding import SAMPLING as PURPOSE
+from lightning_rlhf.seeding import RandomKey
 
 PROMPTS = [[11, 12, 13, 14], [7], [21, 7, 2], [30, 31], [40, 41, 42, 43, 44]]
 ROWS = collate_prompts(
     [Prompt(ids, f"prompt {n}", {"n": n}) for n, ids in enumerate(PROMPTS)], list(range(len(PROMPTS)))
 )
 SAMPLING = Sampling(max_new_tokens=6, temperature=0.7)
-NUMBERS = 1 - torch.rand(len(PROMPTS), 6, generator=torch.Generator().manual_seed(1))
+KEYS = [RandomKey(1, (PURPOSE, 0), row) for row in ROWS.indices]
 # Under this net the likeliest token is hardly ever drawn: so greedy responses are others.
 WIDE = replace(SAMPLING, temperature=4.0)
 
@@ -60,7 +64,14 @@ def roles(
 
 @torch.no_grad()
 def collected(roles: SeparateRoles, renderer: Renderer, sampling: Sampling = SAMPLING, **settings: Any) -> Samples:
-    return collect(roles, ROWS, sampling, renderer, uniforms=NUMBERS, **({"micro_batch_size": 2} | settings))
+    settings = {"micro_batch_size": 2} | settings
+    return collect(engine_of(roles), roles, ROWS, sampling, renderer, keys=KEYS, **settings)
+
+
+def engine_of(roles: SeparateRoles) -> PaddedEngine:
+    engine = PaddedEngine(roles.generator(), torch.device("cpu"), micro_batch_size=3)
+    engine.update_weights([], version=7)
+    return engine
 
 
 def tensors_of(value: Any, mask: Tensor) -> list[Tensor]:
@@ -80,7 +91,7 @@ def test_the_size_of_micro_batches_changes_nothing(roles: SeparateRoles, rendere
     samples, others = (collected(roles, renderer, micro_batch_size=each, **settings) for each in (2, size))
     mask = samples.sequences.response_mask
     expected = tensors_of(samples, mask)
-    assert len(expected) == 18
+    assert len(expected) == 19
     for tensor, other in zip(expected, tensors_of(others, mask), strict=True):
         assert_close(other, tensor, atol=1e-4, rtol=1e-4)
 
@@ -131,7 +142,7 @@ def test_old_logprobs_are_those_of_the_scorer_whatever_the_sampler_says(
     roles: SeparateRoles, renderer: Renderer
 ) -> None:
     drawn = collected(roles, renderer)
-    wrong = Sampled(drawn.sequences, drawn.finished, drawn.sampler_logprobs - 1)
+    wrong = Sampled(drawn.sequences, drawn.finished, drawn.sampler_logprobs - 1, drawn.weights_version)
     samples = score_samples(roles, wrong, drawn.scores, SAMPLING.temperature)
     mask = drawn.sequences.response_mask
     assert_close(samples.logprobs[mask], drawn.logprobs[mask], atol=1e-4, rtol=1e-4)
@@ -188,6 +199,10 @@ def test_a_source_that_scores_no_tokens_leaves_zeros(roles: SeparateRoles, rende
     assert_close(samples.greedy.token_scores, torch.zeros(5))
 
 
+def test_samples_say_which_weights_wrote_them(roles: SeparateRoles, renderer: Renderer) -> None:
+    assert collected(roles, renderer).weights_version.tolist() == [[7]] * 5
+
+
 def test_nothing_is_computed_that_nobody_asked_for(roles: SeparateRoles, renderer: Renderer) -> None:
     roles.critic = None
     samples = collected(roles, renderer)
@@ -202,12 +217,12 @@ def test_the_greedy_baseline_is_the_score_of_a_greedy_answer_to_the_same_prompt(
     samples = collected(roles, renderer, WIDE, greedy=True)
     with torch.no_grad():
         best = sample(
-            roles.actor,
+            engine_of(roles),
             ROWS.input_ids,
             ROWS.attention_mask,
+            KEYS,
             replace(WIDE, temperature=0.0),
             stop_ids=renderer.stop_ids,
-            uniforms=NUMBERS,
         )
     lengths = best.sequences.response_mask.sum(1)
     assert lengths.tolist() != samples.sequences.response_mask.sum(1).tolist()

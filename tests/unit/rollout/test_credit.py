@@ -29,6 +29,7 @@ def samples() -> Samples:
         scores=Scores(torch.tensor([3.0, -1.0]), {}),
         finished=torch.tensor([True, False]),
         sampler_logprobs=torch.tensor([[-1.0, -2.0], [-1.0, 9.0]]),
+        weights_version=torch.tensor([[4], [5]]),
         logprobs=torch.tensor([[-1.0, -2.0], [-1.0, 9.0]]),
         entropy=torch.tensor([[1.0, 2.0], [3.0, 9.0]]),
         ref_logprobs=torch.tensor([[-1.5, -1.0], [-3.0, -9.0]]),
@@ -241,11 +242,26 @@ def test_groups_of_equal_scores_are_counted(samples: Samples, scores: list[float
         scores=Scores(torch.tensor(scores), {}),
         **{
             name: twice(getattr(samples, name))
-            for name in ("finished", "sampler_logprobs", "logprobs", "entropy", "ref_logprobs", "values")
+            for name in (
+                "finished",
+                "sampler_logprobs",
+                "weights_version",
+                "logprobs",
+                "entropy",
+                "ref_logprobs",
+                "values",
+            )
         },
     )
     _, metrics = judged(four, Credit(advantage="rloo", num_samples_per_prompt=2))
     assert metrics["zero_variance_groups"] == expected
+
+
+def test_the_update_knows_what_the_sampler_said_and_which_weights_it_had(samples: Samples) -> None:
+    samples = samples._replace(sampler_logprobs=samples.logprobs - 0.5)
+    experience, _ = judged(samples, plain())
+    assert torch.equal(experience.sampler_logprobs, samples.logprobs - 0.5)
+    assert experience.weights_version.tolist() == [[4], [5]]
 
 
 def test_what_lies_under_the_padding_changes_nothing(samples: Samples) -> None:

@@ -31,7 +31,8 @@ def experience(iteration: int, count: int, width: int = LIMIT) -> Experience:
     numbers = (100 * iteration + torch.arange(count))[:, None].expand(count, width).float()
     ids = torch.ones(count, 1 + width, dtype=torch.long)
     whole = torch.cat([torch.ones(count, 1, dtype=torch.bool), mask], dim=1)
-    return Experience(Sequences(ids, whole, mask), *[numbers] * 3, None, None, numbers[:, :1])
+    kl_coef, version = numbers[:, :1], torch.full((count, 1), iteration)
+    return Experience(Sequences(ids, whole, mask), *[numbers] * 3, None, None, kl_coef, numbers, version)
 
 
 def make_dataset(
@@ -181,9 +182,37 @@ def test_a_checkpoint_holds_the_experience_only_while_it_is_needed(tmp_path: Any
     list(islice(dataset, 2))
     torch.save(dataset.progress(), tmp_path / "progress.pt")
     buffer = torch.load(tmp_path / "progress.pt", weights_only=True)["buffer"]
-    assert [None if tensor is None else len(tensor) for tensor in buffer] == [12] * 6 + [None, None, 12]
+    present = {name for name, tensor in buffer.items() if tensor is not None and len(tensor) == 12}
+    assert {name for name, tensor in buffer.items() if tensor is None} == {"old_values", "returns"}
+    assert present | {"old_values", "returns"} == {*Sequences._fields, *Experience._fields} - {"sequences"}
     list(dataset)
     assert dataset.progress()["buffer"] is None
+
+
+def test_an_experience_is_saved_by_the_names_of_its_fields_not_by_their_places() -> None:
+    stopped, resumed = make_dataset(), make_dataset()
+    list(islice(stopped, 2))
+    progress = stopped.progress()
+    saved = progress["buffer"]
+    progress["buffer"] = dict(reversed(saved.items()))
+    resumed.go_on(progress)
+    assert len(list(resumed)) == 4
+    assert resumed.experience is not None
+    restored = resumed.experience.by_name()
+    assert list(restored) == [*Sequences._fields, *Experience._fields[1:]]
+    assert all(tensor is saved[name] for name, tensor in restored.items())
+
+
+@pytest.mark.parametrize("other", ["another", None])
+def test_an_experience_of_other_fields_is_an_error_that_names_them(other: str | None) -> None:
+    stopped = make_dataset()
+    list(islice(stopped, 2))
+    progress = stopped.progress()
+    numbers = progress["buffer"].pop("weights_version")
+    if other:
+        progress["buffer"][other] = numbers
+    with pytest.raises(UserError, match="experience differs in (another, )?weights_version: go on with that version"):
+        make_dataset().go_on(progress)
 
 
 @pytest.mark.parametrize(

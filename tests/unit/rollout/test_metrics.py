@@ -14,6 +14,7 @@ SAMPLES = Samples(
     scores=Scores(torch.tensor([3.0, -1.0]), {}),
     finished=torch.tensor([True, False]),
     sampler_logprobs=torch.tensor([[-1.3, -1.7], [-1.3, 5.0]]),
+    weights_version=torch.tensor([[4], [4]]),
     logprobs=torch.tensor([[-1.0, -2.0], [-1.0, 9.0]]),
     entropy=torch.tensor([[1.0, 2.0], [3.0, 9.0]]),
     ref_logprobs=torch.tensor([[-1.5, -1.0], [-3.0, -9.0]]),
@@ -23,7 +24,9 @@ SAMPLES = Samples(
 
 def metrics_of(samples: Samples, returns: torch.Tensor | None = None) -> dict[str, float]:
     zeros = torch.zeros(2, 2)
-    experience = Experience(samples.sequences, samples.logprobs, zeros, zeros, samples.values, returns, zeros[:, :1])
+    judged = (zeros, zeros, samples.values, returns, zeros[:, :1])
+    drawn = (samples.sampler_logprobs, samples.weights_version)
+    experience = Experience(samples.sequences, samples.logprobs, *judged, *drawn)
     return rollout_metrics(samples, experience)
 
 

@@ -1,0 +1,1 @@
+"""Engines that draw responses, behind one door: `engine.RolloutEngine`."""

@@ -1,0 +1,55 @@
+"""When a module's engine samples: awake, with the weights of now, in a `rollout_phase`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+
+from lightning_rlhf.distributed.phases import rollout_phase, whole
+from lightning_rlhf.rollout.engines.engine import BuildEngine, RolloutEngine
+
+
+class EngineHandle:
+    """The engine of a module: built when it is first needed, awake only while it samples.
+
+    It is built anew for another trainer, which counts its steps from the beginning.
+    """
+
+    def __init__(self, build: BuildEngine) -> None:
+        """Takes what builds the engine."""
+        self.build = build
+        self._engine: RolloutEngine | None = None
+        self._built_for: tuple[Trainer, nn.Module] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, in this process or another, builds an engine of its own."""
+        return {"build": self.build, "_engine": None, "_built_for": None}
+
+    @contextmanager
+    def phase(self, trainer: Trainer, *nets: nn.Module, generator: nn.Module) -> Iterator[RolloutEngine]:
+        """Sampling and scoring, see `rollout_phase`: gives the engine, with the weights of the last optimizer step.
+
+        Args:
+            trainer: Counts the optimizer steps; a run that is resumed counts on.
+            *nets: The modules that hold all nets that the phase calls.
+            generator: The net that samples.
+        """
+        if self._engine is None or self._built_for != (trainer, generator):
+            self._engine, self._built_for = self.build(generator, trainer.strategy.root_device), (trainer, generator)
+        engine = self._engine
+        engine.resume()
+        try:
+            if engine.weights_version != trainer.global_step:
+                engine.update_weights(_whole_weights(trainer, generator), trainer.global_step)
+            with rollout_phase(trainer, *nets, generator=generator if engine.shares_weights else None):
+                yield engine
+        finally:
+            engine.release()
+
+
+def _whole_weights(trainer: Trainer, net: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Nothing is gathered before the first weight is asked for."""
+    with whole(trainer, net):
+        yield from net.state_dict().items()

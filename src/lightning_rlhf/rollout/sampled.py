@@ -1,0 +1,75 @@
+"""Sampled responses in the layout of the update: prompts padded at the left, responses at the right.
+
+Shapes: B rows, P prompt tokens, R response tokens, T = P + R.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_rlhf.experience import Sequences
+from lightning_rlhf.ops.sequences import response_mask
+from lightning_rlhf.rollout.engines.engine import Request, RolloutEngine
+from lightning_rlhf.rollout.sampling import Sampling
+from lightning_rlhf.seeding import RandomKey
+
+
+class Sampled(NamedTuple):
+    """Responses to a batch of prompts."""
+
+    sequences: Sequences
+    finished: Tensor
+    """(B,) bool: ended with a stop token; otherwise the length limit cut it."""
+    logprobs: Tensor
+    """(B, R) of the drawn tokens in the distribution that they were drawn from, in nats; 0 after the response.
+
+    NaN if the net's logits are: then the tokens mean nothing.
+    """
+    weights_version: Tensor
+    """(B, 1) int64, of the weights that the engine drew with: the number of optimizer steps behind them."""
+
+
+def sample(
+    engine: RolloutEngine,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    keys: Sequence[RandomKey],
+    sampling: Sampling,
+    *,
+    stop_ids: tuple[int, ...],
+) -> Sampled:
+    """Has an engine draw a response to each prompt of a batch.
+
+    Args:
+        engine: What draws.
+        input_ids: (B, P) prompts, padded at the left.
+        attention_mask: (B, P) bool.
+        keys: B names of random numbers.
+        sampling: How to draw.
+        stop_ids: Ids that end a response; each of them counts.
+
+    Returns:
+        Responses of R = `max_new_tokens` columns, 0 after the stop token, on the device of the prompts.
+    """
+    prompts = [ids[mask].tolist() for ids, mask in zip(input_ids.cpu(), attention_mask.cpu(), strict=True)]
+    requests = [Request(prompt, key) for prompt, key in zip(prompts, keys, strict=True)]
+    completions = engine.generate(requests, sampling, stop_ids=stop_ids)
+    width, device = sampling.max_new_tokens, input_ids.device
+    tokens = _padded([c.ids for c in completions], width, torch.long).to(device)
+    mask = response_mask(torch.tensor([len(c.ids) for c in completions]), width).to(device)
+    return Sampled(
+        Sequences(torch.cat([input_ids, tokens], dim=1), torch.cat([attention_mask, mask], dim=1), mask),
+        torch.tensor([c.finish_reason == "stop" for c in completions], device=device),
+        _padded([c.logprobs for c in completions], width, torch.float32).to(device),
+        torch.tensor([[c.weights_version] for c in completions], device=device),
+    )
+
+
+def _padded(rows: Sequence[Sequence[float]], width: int, dtype: torch.dtype) -> Tensor:
+    """(B, width) with 0 behind each row."""
+    padded = torch.zeros(len(rows), width, dtype=dtype)
+    for place, row in enumerate(rows):
+        padded[place, : len(row)] = torch.tensor(row, dtype=dtype)
+    return padded

@@ -1,0 +1,45 @@
+"""How responses are drawn: what every engine is told."""
+
+from dataclasses import dataclass
+
+from lightning_rlhf.errors import UserError, raise_problems
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How responses are drawn."""
+
+    max_new_tokens: int
+    """Length limit of a response."""
+    temperature: float = 1.0
+    """Logits are divided by it; 0 takes the likeliest token each time (greedy)."""
+    top_k: int = 0
+    """Draw from the likeliest so many tokens only; 0 from all."""
+    top_p: float = 1.0
+    """Draw from the smallest set of tokens with this probability; 1 from all."""
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        problems = []
+        if self.max_new_tokens < 1:
+            problems.append(f"max_new_tokens={self.max_new_tokens}: must be at least 1")
+        if self.temperature < 0:
+            problems.append(f"temperature={self.temperature}: must not be negative (0 is greedy)")
+        if self.top_k < 0:
+            problems.append(f"top_k={self.top_k}: must not be negative (0 draws from all tokens)")
+        if not 0 < self.top_p <= 1:
+            problems.append(f"top_p={self.top_p}: must lie in (0, 1] (1 draws from all tokens)")
+        raise_problems(problems)
+
+    def check_for_rollout(self) -> None:
+        """Checks that the sampling distribution is one whose log-probs PPO can compute again.
+
+        Raises:
+            UserError: If tokens are cut off or sampling is greedy.
+        """
+        if self.temperature == 0 or self.top_k or self.top_p < 1:
+            raise UserError(
+                f"rollout: temperature={self.temperature}, top_k={self.top_k}, top_p={self.top_p}: PPO compares "
+                "log-probs of the distribution that was sampled from, so it must be the whole one: set top_k=0, "
+                "top_p=1 and a temperature above 0"
+            )

@@ -1,0 +1,80 @@
+"""Tokens are drawn with their probabilities, whatever is cut off."""
+
+from fractions import Fraction
+from itertools import accumulate
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from lightning_rlhf.rollout.engines.draw import draw, invert
+from lightning_rlhf.rollout.sampling import Sampling
+
+FOUR = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
+
+
+@pytest.mark.parametrize(
+    ("number", "token"),
+    [(2**-53, 1), (0.49, 1), (0.51, 2), (0.74, 2), (0.76, 3), (1.0, 3)],
+)
+def test_a_number_falls_to_the_token_whose_stretch_of_the_unit_interval_holds_it(number: float, token: int) -> None:
+    # Probabilities (0, 1/2, 1/4, 1/4, 0): even at the ends no token without probability is drawn.
+    logits = torch.tensor([[0, 1 / 2, 1 / 4, 1 / 4, 0]]).log()
+    tokens, _ = draw(logits, torch.tensor([number]), Sampling(max_new_tokens=1))
+    assert tokens.tolist() == [token]
+
+
+def test_each_of_128000_tokens_is_drawn_with_its_probability() -> None:
+    vocabulary = 128_000
+    probs = (1.5 * torch.randn(vocabulary, generator=torch.Generator().manual_seed(0))).softmax(-1)
+    # The rarest tokens, which fp32's grid of 2^-24 steps over, and some of all others.
+    by_size = probs.argsort()
+    tokens = torch.cat([by_size[:40], by_size[40::2000]])
+    assert float(probs[by_size[39]]) < 2**-25
+    # Both ends of each stretch of the unit interval are right to 1% of the stretch: adding 128,000 numbers in fp64 is
+    # off by 128,000 * 2^-53 = 1.4 * 10^-11 at most.
+    assert 0.01 * float(probs.min()) > 1.4e-11
+    ends = list(accumulate(map(Fraction, probs.tolist())))  # without rounding
+    for share in (Fraction(1, 100), Fraction(99, 100)):
+        places = [float((ends[token] - share * Fraction(probs[token].item())) / ends[-1]) for token in tokens.tolist()]
+        drawn = invert(probs.expand(len(tokens), -1), torch.tensor(places, dtype=torch.float64))
+        assert torch.equal(drawn, tokens)
+
+
+@pytest.mark.parametrize(
+    ("settings", "tokens"),
+    [
+        ({}, {0, 1, 2, 3}),
+        ({"top_k": 2}, {0, 1}),
+        ({"top_p": 0.75}, {0, 1, 2}),  # 0.4 + 0.3 are not enough
+        ({"top_p": 0.5}, {0, 1}),
+        ({"top_p": 0.39}, {0}),
+        ({"top_k": 3, "top_p": 0.7}, {0, 1}),  # of the three likeliest renormalised to 4/9, 3/9, 2/9
+        ({"temperature": 1e-3}, {0}),
+    ],
+)
+def test_top_k_and_top_p_cut_off_the_unlikely_tokens(settings: dict[str, float], tokens: set[int]) -> None:
+    drawn, _ = draw(FOUR.expand(100, 4), torch.arange(1, 101) / 100, Sampling(max_new_tokens=1, **settings))
+    assert set(drawn.tolist()) == tokens
+
+
+def test_the_logprobs_are_those_of_what_top_k_and_top_p_leave() -> None:
+    # Of 0.4, 0.3, 0.2, 0.1 the first three are left, and have 4/9, 3/9 and 2/9.
+    for settings in ({"top_k": 3}, {"top_p": 0.85}):
+        sampling = Sampling(max_new_tokens=1, **settings)
+        tokens, logprobs = draw(FOUR.expand(3, 4), torch.tensor([0.1, 0.5, 0.9]), sampling)
+        assert tokens.tolist() == [0, 1, 2]
+        assert_close(logprobs, torch.tensor([4 / 9, 3 / 9, 2 / 9]).log())
+
+
+def test_a_greedy_choice_is_certain() -> None:
+    tokens, logprobs = draw(FOUR, torch.ones(1), Sampling(max_new_tokens=1, temperature=0))
+    assert (tokens.tolist(), logprobs.tolist()) == ([0], [0.0])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_lost_weights_give_tokens_of_the_vocabulary_and_logprobs_that_are_none(temperature: float) -> None:
+    sampling = Sampling(max_new_tokens=1, temperature=temperature)
+    tokens, logprobs = draw(torch.full((2, 10), torch.nan), torch.full((2,), 0.5), sampling)
+    assert all(0 <= token < 10 for token in tokens.tolist())
+    assert logprobs.isnan().all()
