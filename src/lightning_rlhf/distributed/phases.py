@@ -1,9 +1,9 @@
 """What a strategy must do around a phase. Algorithms enter a phase and never learn which strategy runs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
-from typing import Protocol, TypeVar, cast, runtime_checkable
+from typing import Protocol, Self, TypeVar, cast, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -44,8 +44,19 @@ class Sharding(Protocol):
             write: Whether what is written to the weights, alike on every rank, is to stay.
         """
 
-    def full_state_dict(self, net: nn.Module) -> dict[str, Tensor]:
-        """Whole weights and buffers of a net, on the CPU of the first process; empty on the others."""
+    def named_weights(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        """Puts the weights and buffers of a model together, one tensor after the other, on every process.
+
+        All processes take part in each tensor, so all of them must iterate to the end.
+
+        Args:
+            model: The module that trains, or a submodule of it.
+
+        Yields:
+            The names that `state_dict` has, in its order, a tied weight under each of its names; and the whole tensor,
+            detached, on the device of the process. Its memory is used again for the next tensor, so a consumer copies
+            what it wants to keep.
+        """
 
     def num_parameters(self, net: nn.Module, *, trained: bool = False) -> int:
         """How many weights a net has over all processes; or only those that are trained."""
@@ -152,10 +163,60 @@ def shards_parameters(trainer: Trainer) -> bool:
     return strategy is not None and strategy.shards_parameters
 
 
-def full_state_dict(trainer: Trainer, net: nn.Module) -> dict[str, Tensor]:
-    """Whole weights and buffers of a net; see `Sharding.full_state_dict`."""
+class WeightStream(Iterator[tuple[str, Tensor]]):
+    """Names and whole tensors, one after the other; a tensor is valid until the next one is asked for.
+
+    All processes take part in each tensor, so one that stops early would leave the others waiting for the next. Used as
+    a context, the stream runs to its end in any case, also if work on a tensor has failed or none was asked for.
+    """
+
+    def __init__(self, weights: Iterator[tuple[str, Tensor]]) -> None:
+        """Takes what a strategy streams."""
+        self._weights = weights
+
+    def __next__(self) -> tuple[str, Tensor]:
+        """The next name and tensor."""
+        return next(self._weights)
+
+    def __enter__(self) -> Self:
+        """The stream itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Takes part in the tensors that are left."""
+        for _ in self._weights:
+            pass
+
+
+def named_weights(trainer: Trainer, model: nn.Module) -> WeightStream:
+    """Streams the whole weights and buffers of a model to every process; see `Sharding.named_weights`.
+
+    Example:
+        >>> with named_weights(trainer, module.net) as weights:
+        ...     for name, weight in weights: ...
+
+    Args:
+        trainer: Knows the strategy.
+        model: The module that trains, or a submodule of it.
+    """
     strategy = sharding(trainer)
-    return net.state_dict() if strategy is None else strategy.full_state_dict(net)
+    return WeightStream(iter(model.state_dict().items()) if strategy is None else strategy.named_weights(model))
+
+
+def full_state_dict(trainer: Trainer, model: nn.Module) -> dict[str, Tensor]:
+    """All whole weights and buffers of a model: on the CPU of the first process, and empty on the others.
+
+    A strategy that does not shard gives every process the state of the model itself, which shares its memory.
+    """
+    strategy = sharding(trainer)
+    if strategy is None:
+        return model.state_dict()
+    return on_cpu(strategy.named_weights(model), keep=trainer.is_global_zero)
+
+
+def on_cpu(weights: Iterable[tuple[str, Tensor]], *, keep: bool) -> dict[str, Tensor]:
+    """Copies streamed weights to the CPU; a process that does not keep them only takes part in the stream."""
+    return {name: weight.to("cpu", copy=True) for name, weight in weights if keep}
 
 
 def num_parameters(trainer: Trainer, net: nn.Module, *, trained: bool = False) -> int:

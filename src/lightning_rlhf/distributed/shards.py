@@ -89,6 +89,11 @@ def spread_like(weight: Tensor, place: Tensor | None) -> Tensor:
     return distribute_tensor(weight.to(place.device, place.dtype), place.device_mesh, place.placements)
 
 
+def whole_tensor(tensor: Tensor) -> Tensor:
+    """Gathers a tensor if it is divided among the processes, which all call this together."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
 def no_inference_mode(trainer: Trainer) -> None:
     """Evaluates without gradients only: memory for gathered weights that inference mode makes, training cannot use.
 

@@ -49,23 +49,19 @@ def said_without_adapter(net: nn.Module) -> Said | None:
         return said(net)
 
 
-def what_differs(net: nn.Module, merged: Said | None, reloaded: Said, dtype: torch.dtype) -> str | None:
+def what_differs(net: nn.Module, reloaded: Said, dtype: torch.dtype | None) -> str | None:
     """How an export differs from what it was made of, if it does by more than rounding.
 
     Args:
         net: As it was trained, with its adapter beside its weights.
-        merged: What its plain form in memory said, rounded as it was written; None: the net itself was written.
         reloaded: What the export says.
-        dtype: Of its weights.
+        dtype: What its weights were merged or rounded to; None: they are those of the net, bit by bit.
     """
     trained = said(net)
-    difference = _difference(merged or trained, reloaded)
-    # The same weights in the same class of net.
-    if difference > 1e-4:
-        return f"differs by {difference:.2e} from the one in memory"
     difference = _difference(trained, reloaded)
-    if merged is not None and difference > _allowed(net, dtype, float(trained.numbers.abs().max())):
-        return f"differs by {difference:.2e} from the trained one"
+    allowed = 1e-4 if dtype is None else _allowed(net, dtype, float(trained.numbers.abs().max()))
+    if difference > allowed:
+        return f"differs by {difference:.2e} from the one in memory"
     bare = said_without_adapter(net)
     # Rounding moves the plain form as far from the one as from the other; it is near the latter only by mistake. So it
     # sees effects smaller than what rounding may do. Layers in 8 bits hide those, since they round in every call.

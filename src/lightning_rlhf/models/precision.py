@@ -41,14 +41,19 @@ def export_in(net: PreTrainedModel, dtype: torch.dtype) -> None:
         setattr(net, _MARK, dtype)
 
 
+def marked_dtype(net: PreTrainedModel) -> torch.dtype | None:
+    """The dtype that exports of a net are rounded to, if `export_in` has named one."""
+    return getattr(net, _MARK, None)
+
+
 def exported_dtype(net: PreTrainedModel) -> torch.dtype:
     """The dtype of the weights that an export of the net holds."""
-    return getattr(net, _MARK, net.dtype)
+    return marked_dtype(net) or net.dtype
 
 
 def as_exported(net: PreTrainedModel, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights and buffers of the net that are elsewhere, as its export holds them."""
-    dtype = getattr(net, _MARK, None)
+    dtype = marked_dtype(net)
     if dtype is None:
         return weights
     return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}

@@ -1,6 +1,7 @@
 """Plain weights of nets with adapters or quantized layers: what an export holds."""
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -32,8 +33,8 @@ def active_adapter(net: nn.Module) -> str | None:
 
 
 @torch.no_grad()
-def merged_weights(net: PreTrainedModel) -> dict[str, Tensor]:
-    """Weights and buffers of the plain net that gives what this one gives with the adapter that plays.
+def merged_weights(net: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """Weights and buffers of the plain net that gives what this one gives with the adapter that plays, one by one.
 
     The net itself stays as it is. Quantized weights are computed back into numbers of the net's own dtype.
 
@@ -50,13 +51,12 @@ def merged_weights(net: PreTrainedModel) -> dict[str, Tensor]:
         if type(module).__name__ in _QUANTIZED and not hasattr(module, "lora_A") and not path.startswith(inside)
     ]
     inside += tuple(f"{path}." for path, _ in quantized)
-    weights = {key: weight for key, weight in net.state_dict().items() if not key.startswith(inside)}
+    yield from ((key, weight) for key, weight in net.state_dict().items() if not key.startswith(inside))
     for path, layer in [*adapted, *quantized]:
         base: Any = layer.base_layer if hasattr(layer, "lora_A") else layer
-        weights[f"{path}.weight"] = _merged(layer, base, name)
+        yield f"{path}.weight", _merged(layer, base, name)
         if base.bias is not None:
-            weights[f"{path}.bias"] = base.bias
-    return weights
+            yield f"{path}.bias", base.bias
 
 
 def _merged(layer: Any, base: Any, name: str | None) -> Tensor:
@@ -97,7 +97,7 @@ def plain_net(net: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrai
     dtype = dtype or embeddings.weight.dtype
     weights = {
         key: weight.cpu().to(dtype if weight.is_floating_point() else weight.dtype)
-        for key, weight in merged_weights(net).items()
+        for key, weight in merged_weights(net)
     }
     return of_weights(type(net), config, weights)
 
@@ -123,6 +123,8 @@ def of_weights(kind: Any, config: Any, weights: dict[str, Tensor], **settings: A
     differing = sorted(needed & set(report["missing_keys"]) | set(report["unexpected_keys"]) | mismatched)
     if differing:
         raise UserError(f"the weights are of another net than the configuration: they differ in {_some(differing)}")
+    # Its weights had the names of the model, not those of files: what files call them is for its class to say.
+    net._weight_conversions = None
     # transformers calls it "None".
     net.name_or_path = net.config.name_or_path = config.name_or_path
     return net

@@ -14,6 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from lightning_rlhf.distributed.checkpoint_folders import replacing
+from lightning_rlhf.distributed.phases import on_cpu
 from lightning_rlhf.distributed.shards import no_inference_mode
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.strategies.colossalai import checkpoint as folder
@@ -180,9 +181,9 @@ class ColossalAIStrategy(DDPStrategy):
         """See `Sharding`."""
         return self.engine.whole(nets, write) if self.engine else nullcontext()
 
-    def full_state_dict(self, net: nn.Module) -> dict[str, Tensor]:
+    def named_weights(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         """See `Sharding`; trained weights are the fp32 masters."""
-        return {name: tensor.cpu() for name, tensor in self._whole_state_dict(net).items()}
+        return self._named_weights(model, but=())
 
     def num_parameters(self, net: nn.Module, *, trained: bool = False) -> int:
         """See `Sharding`; a divided weight keeps its shape."""
@@ -207,7 +208,8 @@ class ColossalAIStrategy(DDPStrategy):
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Whole weights on the first process, for a checkpoint."""
         module = self._module()
-        return self._whole_state_dict(module, but=getattr(module, "unchanged", tuple)())
+        weights = self._named_weights(module, but=getattr(module, "unchanged", tuple)())
+        return on_cpu(weights, keep=self.is_global_zero)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         """Writes a folder; see `colossalai.checkpoint`."""
@@ -272,7 +274,10 @@ class ColossalAIStrategy(DDPStrategy):
         assert self.engine is not None
         return self.engine
 
-    def _whole_state_dict(self, net: nn.Module, but: tuple[str, ...] = ()) -> dict[str, Tensor]:
-        weights = [weight for name, weight in net.named_parameters() if not name.startswith(but)]
-        masters = self.engine.gather(weights) if self.engine else {}
-        return folder.whole_state_dict(net, masters, but) if self.is_global_zero else {}
+    def _named_weights(self, module: nn.Module, but: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:
+        """See `named_weights`; leaves out the names that begin with one of `but`."""
+        state = {name: tensor for name, tensor in module.state_dict(keep_vars=True).items() if not name.startswith(but)}
+        whole = self.engine.whole_weights(state.values()) if self.engine else state.values()
+        for name, tensor in zip(state, whole, strict=True):
+            # A checkpoint of tensors of ColossalAI's own types could be read with ColossalAI only.
+            yield name, tensor.detach().as_subclass(Tensor)

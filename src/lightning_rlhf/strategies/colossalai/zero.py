@@ -3,7 +3,7 @@
 The share has an fp32 copy of its weights, the master weights, beside the weights that compute ("working").
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -57,15 +57,10 @@ class ZeroEngine:
                 if id(parameter) in self.parameters:
                     keep_changes(self._share(parameter), self._master(parameter))
 
-    def gather(self, weights: Sequence[nn.Parameter]) -> dict[int, Tensor]:
-        """Whole master weights by the id of their parameter, on the CPU of the first process; elsewhere none."""
-        gathered = {}
-        for parameter in weights:
-            if id(parameter) in self.parameters:
-                weight = self._whole_master(parameter)
-                if dist.get_rank() == 0:
-                    gathered[id(parameter)] = weight.cpu()
-        return gathered
+    def whole_weights(self, tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Whole master weights of those parameters that are trained, and all other tensors as they are."""
+        for tensor in tensors:
+            yield self._whole_master(tensor) if id(tensor) in self.parameters else tensor
 
     def master_parts(self) -> list[Tensor]:
         """This process's parts of the master weights."""

@@ -1,7 +1,7 @@
 """DeepSpeed's ZeRO 1, 2 and 3, with offload to the CPU and to NVMe."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -97,6 +97,7 @@ class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
             raise UserError("DeepSpeedStrategy: config.gradient_clipping: set trainer.gradient_clip_val instead")
         self.gather_for_generation = gather_for_generation
         self.engine: Any = None
+        self.gathered: set[Tensor] = set()
         self.clipping: Clipping | None = None
 
     @property
@@ -168,15 +169,18 @@ class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
     @contextmanager
     def whole(self, *nets: nn.Module, write: bool) -> Iterator[None]:
         """See `Sharding`."""
-        with self.rollout(), zero3.gathered(self.engine, nets, write=write) if self.zero_stage_3 else nullcontext():
+        with ExitStack() as stack:
+            stack.enter_context(self.rollout())
+            if self.zero_stage_3:
+                stack.enter_context(zero3.gathering(self.engine, nets, self.gathered, write=write))
             yield
             if write and self.optimizers:
                 state.keep_changes(dict.fromkeys(p for net in nets for p in net.parameters() if p.requires_grad))
 
-    def full_state_dict(self, net: nn.Module) -> dict[str, Tensor]:
+    def named_weights(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         """See `Sharding`; under mixed precision trained weights are the optimizer's fp32 copies."""
         copies = bool(self.optimizers) and "mixed" in self.precision_plugin.precision
-        return state.full_state_dict(net, copies=copies, keep=self.is_global_zero)
+        return state.named_weights(model, copies=copies, gathered=self.gathered)
 
     def num_parameters(self, net: nn.Module, *, trained: bool = False) -> int:
         """See `Sharding`."""

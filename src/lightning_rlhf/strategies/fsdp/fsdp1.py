@@ -1,6 +1,5 @@
 """FSDP1: torch's `FullyShardedDataParallel` as a Lightning strategy."""
 
-import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
@@ -15,12 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.distributed import init_device_mesh
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
-from torch.distributed.fsdp import (
-    FullStateDictConfig,
-    FullyShardedDataParallel,
-    MixedPrecision,
-    StateDictType,
-)
+from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision
 from torch.distributed.fsdp.wrap import lambda_auto_wrap_policy
 from torch.optim import Optimizer
 
@@ -174,16 +168,23 @@ class FSDPStrategy(lightning_strategies.FSDPStrategy):
             stack.callback(self.gathered.difference_update, mine)
             yield
 
-    def full_state_dict(self, net: nn.Module) -> dict[str, Tensor]:
-        """See `Sharding`; one block is gathered at a time."""
-        on_gpu = self.root_device.type != "cpu"
-        # To offload from the CPU to the CPU frees the memory of the weights that are returned: a segmentation fault.
-        config = FullStateDictConfig(offload_to_cpu=on_gpu, rank0_only=on_gpu)
-        with self.rollout(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "FSDP.state_dict_type", FutureWarning)
-            with FullyShardedDataParallel.state_dict_type(self._root(), StateDictType.FULL_STATE_DICT, config):
-                weights = net.state_dict()
-            return {name: weight.cpu().clone() for name, weight in weights.items()} if self.is_global_zero else {}
+    def named_weights(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        """See `Sharding`; one block is gathered at a time, beside what all models have outside their blocks."""
+        with self.rollout():
+            yield from self._named_weights(model, "")
+
+    def _named_weights(self, module: nn.Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
+        """Walks through a module in the order of its `state_dict`."""
+        if isinstance(module, FullyShardedDataParallel):
+            with self._gather([module], write=False):
+                yield from self._named_weights(module.module, prefix)
+            return
+        buffers = {name: b for name, b in module._buffers.items() if name not in module._non_persistent_buffers_set}
+        for name, tensor in (module._parameters | buffers).items():
+            if tensor is not None:
+                yield prefix + name, tensor.detach()
+        for name, child in module.named_children():
+            yield from self._named_weights(child, f"{prefix}{name}.")
 
     def num_parameters(self, net: nn.Module, *, trained: bool = False) -> int:
         """See `Sharding`."""

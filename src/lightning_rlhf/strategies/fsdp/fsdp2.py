@@ -13,7 +13,6 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.tensor import DTensor
 
 from lightning_rlhf.distributed import shards
@@ -114,10 +113,10 @@ class FSDP2Strategy(ModelParallelStrategy):
         finally:
             self.gathered -= set(parts)
 
-    def full_state_dict(self, net: nn.Module) -> dict[str, Tensor]:
+    def named_weights(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         """See `Sharding`; one tensor is gathered at a time."""
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        return cast(dict[str, Tensor], get_model_state_dict(net, options=options))
+        for name, tensor in model.state_dict().items():
+            yield name, shards.whole_tensor(tensor)
 
     def num_parameters(self, net: nn.Module, *, trained: bool = False) -> int:
         """See `Sharding`; a shard knows the size of the whole."""
