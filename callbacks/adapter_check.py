@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from lightning_rlhf.distributed.blocks import nets
+from lightning_rlhf.distributed.blocks import models_in
 from lightning_rlhf.distributed.phases import sharding, whole
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Experience, Rollout
@@ -89,7 +89,7 @@ class AdapterCheck(RLHFCallback):
         self._waits = False
         names = {id(part): name for name, part in module.named_modules()}
         # One after the other, since nets that are whole may be too large together.
-        for net in nets(module):
+        for net in models_in(module):
             with whole(trainer, net):
                 for adapter, matrices in _second_matrices(net).items():
                     zero = [name for name, weight in matrices.items() if not weight.any()]

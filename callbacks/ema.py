@@ -48,7 +48,7 @@ class EMA(Callback):
         if shards_parameters(trainer):
             raise UserError(
                 "callbacks=ema: with this strategy no process holds whole weights to average: leave it out, or take "
-                "one that shards gradients and optimizer only (ddp, deepspeed_zero2, colossalai_zero2)"
+                "one that shards at most gradients and optimizer, such as strategy=ddp (docs/strategies.md has others)"
             )
         self.average = {
             name: self.average.get(name, weight).to(weight.device, torch.float32, copy=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from lightning_rlhf.distributed.blocks import nets
+from lightning_rlhf.distributed.blocks import models_in
 from lightning_rlhf.distributed.phases import num_parameters
 from lightning_rlhf.experience import Rollout
 from lightning_rlhf.hooks import RLHFCallback
@@ -100,7 +100,7 @@ def _update_flops(trainer: Trainer, module: Any) -> int:
     if isinstance(module, PPOModule):
         learners = [module.roles.nets()[role] for role in module.roles.trainable()]
     else:
-        learners = [net for net in nets(module) if num_parameters(trainer, net, trained=True)]
+        learners = [net for net in models_in(module) if num_parameters(trainer, net, trained=True)]
     trained = num_parameters(trainer, module, trained=True)
     return 4 * sum(num_parameters(trainer, net) for net in learners) + 2 * trained
 

@@ -11,9 +11,10 @@ from torch import Tensor
 class _Loading(NamedTuple):
     reading: Callable[[], AbstractContextManager[None]]
     writing: Callable[[Sequence[Tensor]], AbstractContextManager[None]]
+    divided: Callable[[Tensor], bool]
 
 
-_ALONE = _Loading(nullcontext, lambda parameters: nullcontext())
+_ALONE = _Loading(nullcontext, lambda parameters: nullcontext(), lambda parameter: False)
 _LOADING: ContextVar[_Loading] = ContextVar("loading", default=_ALONE)
 
 
@@ -30,13 +31,25 @@ def writable(*parameters: Tensor) -> AbstractContextManager[None]:
     return _LOADING.get().writing(parameters)
 
 
+def divided_in_loading(parameter: Tensor) -> bool:
+    """Whether a weight was divided as it was read; the strategy then keeps fp32 copies of what it trains."""
+    return _LOADING.get().divided(parameter)
+
+
 @contextmanager
 def loading_by(
     reading: Callable[[], AbstractContextManager[None]],
     writing: Callable[[Sequence[Tensor]], AbstractContextManager[None]],
+    divided: Callable[[Tensor], bool],
 ) -> Iterator[None]:
-    """Makes `loading` and `writable` enter these contexts; a strategy does so while the module builds its models."""
-    token = _LOADING.set(_Loading(reading, writing))
+    """Makes this module's functions call these; a strategy does so while the module builds its models.
+
+    Args:
+        reading: Gives the context of `loading`.
+        writing: Gives the context of `writable`.
+        divided: Answers `divided_in_loading`.
+    """
+    token = _LOADING.set(_Loading(reading, writing, divided))
     try:
         yield
     finally:

@@ -73,6 +73,9 @@ class Sharding(Protocol):
     def last_grad_norms(self) -> dict[str, Tensor] | None:
         """The same of the optimizer step that was just taken; None where `grad_norms` gave it before."""
 
+    def release(self) -> None:
+        """Frees what training has left in the device's memory; the weights of the module may be lost with it."""
+
     def clip_by_role(self, max_norm: float) -> None:
         """Clips the gradients of each role by their own norm, or has the step that comes do so, if the step clips."""
 
@@ -252,6 +255,17 @@ def last_grad_norms(trainer: Trainer) -> dict[str, Tensor] | None:
     """The same of the step that was just taken; None where `grad_norms` gave it before."""
     strategy = sharding(trainer)
     return None if strategy is None else strategy.last_grad_norms()
+
+
+def release(trainer: Trainer) -> None:
+    """Frees what training has left in the device's memory, before another module trains in the same process.
+
+    Without it some strategies keep that memory until the process ends. Nothing may be asked of the trainer's weights
+    afterwards: a module that was divided has none any more.
+    """
+    strategy = sharding(trainer)
+    if strategy is not None:
+        strategy.release()
 
 
 def clip_by_role(trainer: Trainer, optimizer: torch.optim.Optimizer, max_norm: float) -> None:

@@ -4,7 +4,7 @@ from torch import Size, Tensor, nn
 from torch.distributed.tensor import DTensor
 
 
-def keep_shapes(module: nn.Module) -> None:
+def note_shapes(module: nn.Module) -> None:
     """Notes the shape of each weight on the weight itself, before a strategy flattens it."""
     for parameter in module.parameters():
         parameter.whole_shape = parameter.shape  # type: ignore[attr-defined]
@@ -19,12 +19,12 @@ def whole_shape(parameter: nn.Parameter) -> Size:
 
 
 def is_divided(weight: Tensor) -> bool:
-    """Whether this process holds a part of a weight that looks like the whole, as under FSDP2."""
+    """Whether this process holds a part of a weight that looks like the whole (a DTensor)."""
     return isinstance(weight, DTensor)
 
 
 def lift_scalars(module: nn.Module) -> None:
-    """Gives weights of no dimension one of size 1, which computes alike: FSDP shards no others."""
+    """Gives weights of no dimension, which cannot be divided, one of size 1, which computes alike."""
     for owner in module.modules():
         for name, parameter in owner.named_parameters(recurse=False):
             if parameter.ndim == 0:

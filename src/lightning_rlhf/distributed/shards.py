@@ -37,7 +37,7 @@ def parts(*nets: nn.Module) -> list[Part]:
 
 
 @contextmanager
-def kept(parts: list[Part], roots: list[Part]) -> Iterator[None]:
+def whole_to_read(parts: list[Part], roots: list[Part]) -> Iterator[None]:
     """Gathers parts of nets, and keeps them so through calls."""
     for part in parts:
         part.set_reshard_after_forward(False, recurse=False)
@@ -51,7 +51,7 @@ def kept(parts: list[Part], roots: list[Part]) -> Iterator[None]:
 
 
 @contextmanager
-def written(parts: list[Part]) -> Iterator[None]:
+def whole_to_write(parts: list[Part]) -> Iterator[None]:
     """Puts whole weights where shards were, which take over what was written to them; calls gather nothing."""
     hooks = [(part, part._forward_pre_hooks, part._forward_hooks) for part in parts]
     for part in parts:
@@ -97,7 +97,7 @@ def whole_tensor(tensor: Tensor) -> Tensor:
 def no_inference_mode(trainer: Trainer) -> None:
     """Evaluates without gradients only: memory for gathered weights that inference mode makes, training cannot use.
 
-    Lightning knows that of FSDP1 (loops/utilities.py, `_no_grad_context`).
+    Lightning itself does so for one of its strategies (loops/utilities.py, `_no_grad_context`).
     """
     for loop in (trainer.fit_loop.epoch_loop.val_loop, trainer.validate_loop, trainer.test_loop):
         loop.inference_mode = False

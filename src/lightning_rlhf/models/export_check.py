@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_rlhf.models.adapters.active import playing
+from lightning_rlhf.models.adapters.active import activated
 from lightning_rlhf.models.adapters.merging import active_adapter, is_quantized
 from lightning_rlhf.models.forward import position_arguments
 from lightning_rlhf.models.scalar import ScalarModel
@@ -42,10 +42,10 @@ def said(net: nn.Module) -> Said:
 
 
 def said_without_adapter(net: nn.Module) -> Said | None:
-    """What a net says without the adapter that plays, if one does."""
+    """What a model says without its active adapter, if it has one."""
     if active_adapter(net) is None:
         return None
-    with playing(net, None):
+    with activated(net, None):
         return said(net)
 
 

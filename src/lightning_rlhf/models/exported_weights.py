@@ -88,7 +88,7 @@ def skeleton(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def plain_class(model: PreTrainedModel) -> Any:
-    """The class of transformers; `fully_shard` gives a model a class of its own, made from that one."""
+    """The class of transformers; what divides a model may give it a class of its own, made from that one."""
     return next(cls for cls in type(model).__mro__ if not cls.__module__.startswith("torch."))
 
 

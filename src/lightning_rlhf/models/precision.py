@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lightning_rlhf.distributed.loading import divided_in_loading
 from lightning_rlhf.models.adapters.active import adapter_layers
 
 _SIXTEEN = (torch.bfloat16, torch.float16)
@@ -20,7 +21,7 @@ def hold_in_fp32(*nets: Any) -> None:
     """Casts the weights of nets in 16 bits to fp32, and remembers the dtype for their exports.
 
     Frozen ones too, since layers of two dtypes do not fit together. Nets with adapters stay as they are: their adapters
-    are in fp32 already. So do weights that ZeRO 3 has spread: DeepSpeed has fp32 copies of what it trains.
+    are in fp32 already. So do weights that were divided in loading: see `divided_in_loading`.
 
     Args:
         *nets: Hugging Face models, or `ScalarModel`s.
@@ -31,7 +32,7 @@ def hold_in_fp32(*nets: Any) -> None:
         hf_net = net if isinstance(net, PreTrainedModel) else net.net
         export_in(hf_net, hf_net.dtype)
         for weight in net.parameters():
-            if weight.dtype in _SIXTEEN and not hasattr(weight, "ds_id"):
+            if weight.dtype in _SIXTEEN and not divided_in_loading(weight):
                 weight.data = weight.data.float()
 
 

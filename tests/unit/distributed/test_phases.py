@@ -22,6 +22,7 @@ from lightning_rlhf.distributed.phases import (
     last_grad_norms,
     named_weights,
     num_parameters,
+    release,
     rollout_phase,
     sharding,
     shards_parameters,
@@ -69,6 +70,9 @@ class Noting(SingleDeviceStrategy):
     def last_grad_norms(self) -> dict[str, Tensor] | None:
         return {"actor": torch.tensor(3.0)}
 
+    def release(self) -> None:
+        self.notes.append("released")
+
     def clip_by_role(self, max_norm: float) -> None:
         self.notes.append(("clip", max_norm))
 
@@ -109,6 +113,8 @@ def test_questions_go_to_the_strategy_that_shards(tmp_path: Path) -> None:
         assert strategy.notes == [("enter", "whole", (net,), True)]
     clip_by_role(trainer, optimizer, 0.5)
     assert strategy.notes[-1] == ("clip", 0.5)
+    release(trainer)
+    assert strategy.notes[-1] == "released"
 
 
 @pytest.mark.parametrize("asked_for", [0, 1, 3])

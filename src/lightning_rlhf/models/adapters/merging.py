@@ -1,4 +1,4 @@
-"""Plain weights of nets with adapters or quantized layers: what an export holds."""
+"""Plain weights of models that have adapters or quantized layers."""
 
 import copy
 from collections.abc import Iterator
@@ -27,16 +27,16 @@ def is_quantized(net: nn.Module, kinds: tuple[str, ...] = _QUANTIZED) -> bool:
 
 
 def active_adapter(net: nn.Module) -> str | None:
-    """The adapter that plays, if one does."""
+    """The name of the active adapter, if there is one."""
     active = [name for layer in adapter_layers(net)[:1] for name in layer.active_adapters]
     return active[0] if active else None
 
 
 @torch.no_grad()
 def merged_weights(net: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Weights and buffers of the plain net that gives what this one gives with the adapter that plays, one by one.
+    """Yields the weights and buffers of a plain model that computes what this one does with its active adapter.
 
-    The net itself stays as it is. Quantized weights are computed back into numbers of the net's own dtype.
+    The model itself stays as it is. Quantized weights become numbers of the model's own dtype again.
 
     Args:
         net: A Hugging Face model, with adapters or quantized layers or neither.

@@ -201,6 +201,9 @@ class ColossalAIStrategy(DDPStrategy):
         """See `Sharding`."""
         return self.precision.last_norms
 
+    def release(self) -> None:
+        """See `Sharding`: what `teardown` leaves goes with the module."""
+
     def clip_by_role(self, max_norm: float) -> None:
         """See `Sharding`: the boosted optimizer's step clips, and knows the bound."""
         self._engine().clipping.by_role = True

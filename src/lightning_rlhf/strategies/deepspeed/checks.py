@@ -50,7 +50,7 @@ def check_cpu(precision: str) -> None:
         )
 
 
-def quiet() -> None:
+def silence_libraries() -> None:
     """Silences what is said on each start or step, and what a user can do nothing about."""
     logging.getLogger("lightning.pytorch.strategies.deepspeed").setLevel(logging.WARNING)
     # DeepSpeed calls functions that torch has renamed.

@@ -71,7 +71,7 @@ def writable(parameters: Sequence[Tensor]) -> AbstractContextManager[None]:
     return deepspeed.zero.GatheredParameters(divided, modifier_rank=0)
 
 
-def keep_shapes(module: nn.Module) -> None:
+def note_shapes_of_spread(module: nn.Module) -> None:
     """Notes the shape of each weight that is spread already on the weight itself."""
     for parameter in filter(is_spread, module.parameters()):
         parameter.whole_shape = parameter.ds_shape  # type: ignore[attr-defined]

@@ -23,7 +23,7 @@ from lightning_rlhf.distributed.checkpoint_folders import replacing
 from lightning_rlhf.distributed.gradient_norms import divided_norms, gradients, shrink
 from lightning_rlhf.distributed.half_precision import cast_weights
 from lightning_rlhf.distributed.phases import of_optimizers
-from lightning_rlhf.distributed.shapes import keep_shapes, lift_scalars, whole_shape
+from lightning_rlhf.distributed.shapes import lift_scalars, note_shapes, whole_shape
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.strategies.fsdp import checkpoint as distributed_checkpoint
 from lightning_rlhf.strategies.fsdp.precision import Precision
@@ -110,7 +110,7 @@ class FSDPStrategy(lightning_strategies.FSDPStrategy):
         if any(isinstance(part, FullyShardedDataParallel) for part in model.modules()):
             raise UserError("FSDPStrategy: the module was sharded by another trainer: build a new one")
         lift_scalars(model)
-        keep_shapes(model)
+        note_shapes(model)
         dtypes = {parameter.dtype for parameter in model.parameters() if parameter.requires_grad}
         if len(dtypes) > 1:
             raise UserError(
@@ -201,6 +201,9 @@ class FSDPStrategy(lightning_strategies.FSDPStrategy):
     def last_grad_norms(self) -> dict[str, Tensor] | None:
         """See `Sharding`: they were known before."""
         return None
+
+    def release(self) -> None:
+        """See `Sharding`: its memory goes with the module."""
 
     def clip_by_role(self, max_norm: float) -> None:
         """See `Sharding`."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from lightning_rlhf.distributed import shards
-from lightning_rlhf.distributed.blocks import nets
+from lightning_rlhf.distributed.blocks import models_in
 from lightning_rlhf.distributed.checkpoint_folders import replacing
 from lightning_rlhf.distributed.gradient_norms import divided_norms, gradients, shrink
 from lightning_rlhf.distributed.half_precision import keep_digits
@@ -77,7 +77,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         """
         module = self._module()
         lift_scalars(module)
-        self.nets = [self._shard(net) for net in dict.fromkeys(nets(module))]
+        self.nets = [self._shard(net) for net in dict.fromkeys(models_in(module))]
         missed = [name for name, weight in module.named_parameters() if not isinstance(weight, DTensor)]
         if missed:
             raise UserError(
@@ -108,7 +108,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         assert not write or parts == shards.parts(*roots), "weights that are gathered to be read cannot be written"
         self.gathered |= set(parts)
         try:
-            with shards.written(parts) if write else shards.kept(parts, roots):
+            with shards.whole_to_write(parts) if write else shards.whole_to_read(parts, roots):
                 yield
         finally:
             self.gathered -= set(parts)
@@ -133,6 +133,9 @@ class FSDP2Strategy(ModelParallelStrategy):
     def last_grad_norms(self) -> dict[str, Tensor] | None:
         """See `Sharding`: they were known before."""
         return None
+
+    def release(self) -> None:
+        """See `Sharding`: its memory goes with the module."""
 
     def clip_by_role(self, max_norm: float) -> None:
         """See `Sharding`."""
