@@ -63,7 +63,7 @@ class AdapterCheck(RLHFCallback):
         weights = {name: p for name, p in pl_module.named_parameters() if p.requires_grad and is_part_of_adapter(name)}
         _stop_for([name for name, weight in weights.items() if weight.grad is None], "get no gradient")
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: object, *_: object) -> None:
         """Looks at the second matrices after three steps.
 
         Raises:
@@ -72,7 +72,7 @@ class AdapterCheck(RLHFCallback):
         if not self._waits:
             self._look(trainer, pl_module)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: object) -> None:
         """Looks again after an iteration, at nets that had nothing to learn from before.
 
         Raises:

@@ -83,7 +83,7 @@ class Throughput(RLHFCallback):
         pl_module.log_dict({f"perf/{name}": value for name, value in metrics.items()}, sync_dist=True)
         pl_module.log("perf/peak_gib", peak_bytes(pl_module.device) / 2**30, reduce_fx="max", sync_dist=True)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """What was counted of an epoch that is not over, and its seconds."""
         counted = {name: getattr(self, name) for name in _COUNTED}
         return counted | {"seconds": time.perf_counter() - self.start}

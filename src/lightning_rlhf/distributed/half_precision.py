@@ -30,7 +30,7 @@ class KeepsDigits:
     takes its dtype from torch's default, which Lightning's plugins change in `forward_context`.
     """
 
-    def convert_input(self, data: Any) -> Any:
+    def convert_input(self, data: object) -> Any:
         """Leaves a batch as it is."""
         return data
 

@@ -1,4 +1,4 @@
-"""How models are built where the strategy has a say: how weights are read, and how read weights are written to."""
+"""Hooks for strategies that take part in building models: how weights are read, and how they are changed afterwards."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,14 +19,14 @@ _LOADING: ContextVar[_Loading] = ContextVar("loading", default=_ALONE)
 
 
 def loading() -> AbstractContextManager[None]:
-    """The context in which `from_pretrained` is called; weights may be divided among the processes as they are read."""
+    """Returns the context for a call of `from_pretrained`, in which a strategy may divide weights as they are read."""
     return _LOADING.get().reading()
 
 
 def writable(*parameters: Tensor) -> AbstractContextManager[None]:
-    """The context in which weights that may be divided already are whole.
+    """Returns a context in which weights are whole, even if they have been divided already.
 
-    What is written to them in it must be the same on every rank, and stays.
+    What is written to them in it stays. It must be the same on every rank.
     """
     return _LOADING.get().writing(parameters)
 

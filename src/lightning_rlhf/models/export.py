@@ -46,7 +46,7 @@ def export_model(
     net: torch.nn.Module,
     renderer: Renderer,
     folder: Path,
-    manifest: dict[str, Any],
+    manifest: dict[str, object],
     weights: Iterable[tuple[str, Tensor]] | None = None,
     max_shard_bytes: int = SHARD_BYTES,
 ) -> Path:

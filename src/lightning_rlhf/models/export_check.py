@@ -1,4 +1,4 @@
-"""Sees that an export gives what the net in memory gives."""
+"""Checks that an export gives the same numbers as the model in memory."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from lightning_rlhf.models.scalar import ScalarModel
 
 
 class Said(NamedTuple):
-    """What a net gives for a fixed row of ids, in fp32."""
+    """The answer of a model to a fixed row of ids, in fp32."""
 
     numbers: Tensor
     """Logits or scores."""
@@ -22,7 +22,7 @@ class Said(NamedTuple):
 
 @torch.no_grad()
 def said(net: nn.Module) -> Said:
-    """What a net says; it stays in its mode.
+    """Calls a model in evaluation mode; afterwards it is in the mode that it was in.
 
     Args:
         net: A causal language model, or a `ScalarModel`.

@@ -113,7 +113,7 @@ def _block_of(named: tuple[str, Tensor]) -> str:
 
 
 def noting_lost(weights: Weights, lost: list[str]) -> Weights:
-    """The same weights; the names of those that are NaN or infinite are added to a list as they pass."""
+    """Passes weights on, and adds the names of those that are NaN or infinite to a list."""
     for name, weight in weights:
         if not weight.isfinite().all():
             lost.append(name)
@@ -128,7 +128,7 @@ class Fingerprints:
         self._sums: dict[str, tuple[torch.dtype, int]] = {}
 
     def taken(self, weights: Weights) -> Weights:
-        """The same weights, of which it takes note as they pass."""
+        """Passes weights on, and stores the checksum of each."""
         for name, weight in weights:
             self._sums[name] = weight.dtype, _checksum(weight)
             yield name, weight

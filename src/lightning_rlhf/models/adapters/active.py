@@ -56,7 +56,7 @@ def activated_by_rows(net: nn.Module, names: Sequence[str | None]) -> Iterator[N
     # peft's name for no adapter.
     rows = [name or "__base__" for name in names]
 
-    def name_rows(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def name_rows(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, object]) -> tuple[Any, dict[str, Any]]:
         # OPT gives some layers one row for each token.
         times = len(inputs[0]) // len(rows)
         return inputs, named | {"adapter_names": [name for name in rows for _ in range(times)]}

@@ -102,7 +102,7 @@ def plain_net(net: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrai
     return of_weights(type(net), config, weights)
 
 
-def of_weights(kind: Any, config: Any, weights: dict[str, Tensor], **settings: Any) -> Any:
+def of_weights(kind: Any, config: Any, weights: dict[str, Tensor], **settings: object) -> Any:
     """A net of a class of transformers, with these weights and the name in the configuration.
 
     Args:

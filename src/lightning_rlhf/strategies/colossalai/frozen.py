@@ -36,7 +36,7 @@ class FrozenNets:
 
     @contextmanager
     def set_aside(self) -> Iterator[None]:
-        """In it the module is without them."""
+        """Takes these models out of the module for a while."""
         for owner, name, _ in self.places:
             owner._modules[name] = None
         try:
@@ -70,7 +70,7 @@ class FrozenNets:
 
     @contextmanager
     def whole(self, wanted: tuple[nn.Module, ...], *, write: bool) -> Iterator[None]:
-        """In it those that are wanted, or of which a part is, are gathered; what is written is kept if `write`."""
+        """Gathers the models that are wanted as a whole or in part; keeps what is written to them if `write` is set."""
         modules = {part for net in wanted for part in net.modules()}
         roots = [net for net in self.nets if not modules.isdisjoint(net.modules())]
         parts = shards.parts(*roots)

@@ -22,7 +22,7 @@ from lightning_rlhf.strategies.colossalai.zero import keep_changes
 
 
 class GeminiEngine:
-    """What a `GeminiDDP` needs around training."""
+    """Does what a `GeminiDDP` needs around training."""
 
     def __init__(self, ddp: Any, optimizer: Any, frozen: FrozenNets, device: torch.device) -> None:
         """Takes the boosted module and optimizer.
@@ -47,7 +47,7 @@ class GeminiEngine:
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """In it the loss is computed."""
+        """Enters the context in which the loss is computed."""
         from colossalai.tensor.param_op_hook import ColoParamOpHookManager
 
         # What GeminiDDP.forward does, which would also round the floating-point numbers of the batch.
@@ -63,7 +63,7 @@ class GeminiEngine:
 
     @contextmanager
     def rollout(self) -> Iterator[None]:
-        """In it nets may be called directly, on all ranks together."""
+        """Lets all ranks together call models directly."""
         from colossalai.tensor.param_op_hook import ColoParamOpHookManager
 
         with ColoParamOpHookManager.use_hooks(_layerwise(self)):
@@ -79,7 +79,7 @@ class GeminiEngine:
 
     @contextmanager
     def whole(self, nets: tuple[nn.Module, ...], write: bool) -> Iterator[None]:
-        """In it all chunks with weights of the nets are gathered, and stay so; what is written is kept if `write`."""
+        """Gathers all chunks with weights of the models, and keeps what is written to them if `write` is set."""
         kinds = {
             parameter: type(parameter)
             for net in nets
@@ -200,7 +200,7 @@ class GeminiEngine:
         return self.chunks.get_chunks(self.ddp.fp32_params)
 
 
-def _with_plain_output(module: nn.Module, arguments: Any, output: Any) -> Any:
+def _with_plain_output(module: nn.Module, arguments: object, output: object) -> Any:
     """Takes the type ColoTensor from what a module computes with its weights.
 
     ColossalAI gives it to all that comes of them, and needs it for nothing; but on a ColoTensor, or with one, `add_`,
@@ -246,12 +246,12 @@ def _clip_on_cpu(optimizer: Any) -> None:
     update: Any = getattr(optimizer, "torch_adam_update", None)
     scale = 1.0
 
-    def take_scale(optimizer: Any, arguments: tuple[Any, ...], settings: dict[str, Any]) -> None:
+    def take_scale(optimizer: object, arguments: tuple[Any, ...], settings: dict[str, Any]) -> None:
         nonlocal scale
         # -1 is ColossalAI's way to say 1.
         scale = settings["div_scale"] if settings.get("div_scale", -1) > 0 else 1.0
 
-    def clipped_update(weight: Tensor, gradient: Tensor, *others: Any) -> None:
+    def clipped_update(weight: Tensor, gradient: Tensor, *others: object) -> None:
         update(weight, gradient.to(weight.dtype) / scale, *others)
 
     if update:

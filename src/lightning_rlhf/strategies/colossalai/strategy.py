@@ -14,8 +14,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from lightning_rlhf.distributed.checkpoint_folders import replacing
-from lightning_rlhf.distributed.phases import on_cpu
 from lightning_rlhf.distributed.shards import no_inference_mode
+from lightning_rlhf.distributed.weight_stream import on_cpu
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.strategies.colossalai import checkpoint as folder
 from lightning_rlhf.strategies.colossalai import cpu as colossalai_cpu
@@ -162,14 +162,14 @@ class ColossalAIStrategy(DDPStrategy):
             no_inference_mode(trainer)
             frozen.divide(self.precision.dtype, self.root_device, offload=self.placement_policy != "cuda")
 
-    def training_step(self, *arguments: Any, **settings: Any) -> Any:
+    def training_step(self, *arguments: object, **settings: object) -> Any:
         """Computes the loss."""
         with self._engine().training():
             return super().training_step(*arguments, **settings)
 
     @contextmanager
     def block_backward_sync(self) -> Iterator[None]:
-        """In it, for an accumulated part of a minibatch, gradients need not be reduced."""
+        """Lets the gradients of an accumulated part of a minibatch stay unreduced."""
         with self._engine().no_sync():
             yield
 
@@ -214,7 +214,7 @@ class ColossalAIStrategy(DDPStrategy):
         weights = self._named_weights(module, but=getattr(module, "unchanged", tuple)())
         return on_cpu(weights, keep=self.is_global_zero)
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: object = None) -> None:
         """Writes a folder; see `colossalai.checkpoint`."""
         rest = dict(checkpoint)
         weights, shares = rest.pop("state_dict"), rest.pop("optimizer_states", [])

@@ -15,7 +15,7 @@ from lightning_rlhf.strategies.colossalai.clipping import ZeroClipping
 
 
 class ZeroEngine:
-    """What a `LowLevelZeroOptimizer` needs around training."""
+    """Does what a `LowLevelZeroOptimizer` needs around training."""
 
     def __init__(self, dtypes: dict[nn.Parameter, torch.dtype], optimizer: Any, device: torch.device) -> None:
         """Takes the boosted optimizer.
@@ -33,7 +33,7 @@ class ZeroEngine:
         self.clipping = ZeroClipping(optimizer, device)
 
     def training(self) -> AbstractContextManager[None]:
-        """In it the loss is computed."""
+        """Returns the context in which the loss is computed."""
         return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
@@ -41,16 +41,16 @@ class ZeroEngine:
         self.optimizer.backward(loss)
 
     def rollout(self) -> AbstractContextManager[None]:
-        """In it nets are called directly, as they may be at any time."""
+        """Returns an empty context: models may be called directly at any time."""
         return nullcontext()
 
     def no_sync(self) -> AbstractContextManager[None]:
-        """In it gradients stay in this process; stage 2 has no room for whole ones, and reduces them all the same."""
+        """Returns a context in which gradients are not reduced; stage 2 has no room for that and reduces them."""
         return nullcontext() if self.optimizer._partition_grads else self.optimizer.no_sync()
 
     @contextmanager
     def whole(self, nets: tuple[nn.Module, ...], write: bool) -> Iterator[None]:
-        """In it weights may be written, if `write`; they are whole anyway."""
+        """Lets weights be written if `write` is set; they are whole in any case."""
         yield
         if write:
             for parameter in {parameter for net in nets for parameter in net.parameters()}:

@@ -1,4 +1,4 @@
-"""What a DeepSpeed engine holds: weights, and the optimizer's fp32 copies of those that are trained."""
+"""The state of a DeepSpeed engine: weights, and the optimizer's fp32 copies of those that are trained."""
 
 import argparse
 from collections.abc import Container, Iterable, Iterator
@@ -13,7 +13,7 @@ from lightning_rlhf.strategies.deepspeed.zero3 import is_spread
 
 
 def initialize(
-    model: nn.Module, optimizer: Optimizer | None, lr_scheduler: Any, config: dict[str, Any], device_index: int
+    model: nn.Module, optimizer: Optimizer | None, lr_scheduler: object, config: dict[str, object], device_index: int
 ) -> tuple[Any, Any]:
     """Makes the engine of a module, and the optimizer in it."""
     import deepspeed

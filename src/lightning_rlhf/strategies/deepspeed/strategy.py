@@ -148,7 +148,7 @@ class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
 
     @contextmanager
     def model_sharded_context(self) -> Iterator[None]:
-        """In it nets are built.
+        """Returns the context in which the module builds its models.
 
         Lightning's `zero.Init` breaks Hugging Face nets: they draw random weights when these are spread already.
         """
@@ -160,7 +160,7 @@ class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
         with loading_by(reading, zero3.writable, zero3.is_spread) if spread else nullcontext():
             yield
 
-    def validation_step(self, *arguments: Any, **settings: Any) -> Any:
+    def validation_step(self, *arguments: object, **settings: object) -> Any:
         """Calls the module's own, which may sample, and not through the engine as training does."""
         with self.precision_plugin.val_step_context(), self.rollout():
             return self._module().validation_step(*arguments, **settings)
@@ -212,7 +212,7 @@ class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
         assert self.clipping is not None
         self.clipping.by_role = True
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, object], filepath: Any, storage_options: object = None) -> None:
         """Writes a folder; see `deepspeed.checkpoint`."""
         rest = {name: value for name, value in checkpoint.items() if name not in ("state_dict", "optimizer_states")}
         with replacing(Path(self.broadcast(filepath)), self) as partial_folder, folder.left_out(self._module()):
@@ -257,7 +257,7 @@ class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
         return model
 
     def _setup_model_and_optimizer(
-        self, model: nn.Module, optimizer: Optimizer | None, lr_scheduler: Any = None
+        self, model: nn.Module, optimizer: Optimizer | None, lr_scheduler: object = None
     ) -> tuple[Any, Any]:
         if self.zero_stage_3:
             zero3.shard(model, self._config(), DTYPES[self.precision_plugin.precision], self.root_device)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 
-def shard(module: nn.Module, config: dict[str, Any], dtype: torch.dtype, device: torch.device) -> None:
-    """Spreads the weights of a module that are whole yet, one by one; those of the first process count.
+def shard(module: nn.Module, config: dict[str, object], dtype: torch.dtype, device: torch.device) -> None:
+    """Divides the weights of a module that are still whole, one by one; those of the first process count.
 
     Left to itself, `deepspeed.initialize` would first move all nets as they are to the GPU
     (`engine._configure_distributed_model`).
@@ -35,8 +35,8 @@ def shard(module: nn.Module, config: dict[str, Any], dtype: torch.dtype, device:
 
 
 @contextmanager
-def sharded_loading(config: dict[str, Any]) -> Iterator[None]:
-    """In it `from_pretrained` spreads each weight while it reads: only the first process reads, none holds a whole net.
+def sharded_loading(config: dict[str, object]) -> Iterator[None]:
+    """Lets `from_pretrained` divide each weight as it reads it: only the first process reads, none holds a whole model.
 
     Not for `from_config`: transformers before 5 draws no weights there (`_init_weights` gets empty tensors), and later
     versions draw other ones than without ZeRO 3.
@@ -77,8 +77,8 @@ def note_shapes_of_spread(module: nn.Module) -> None:
         parameter.whole_shape = parameter.ds_shape  # type: ignore[attr-defined]
 
 
-def forget_order(engine: Any) -> None:
-    """Lets layers be called in another order than in training, which is recorded to gather ahead.
+def forget_order(engine: object) -> None:
+    """Lets layers be called in another order than the one recorded in training, by which DeepSpeed gathers ahead.
 
     Otherwise calls between two steps would be recorded as if they were part of a step, or, on a complete record, end
     it one by one.
@@ -89,7 +89,7 @@ def forget_order(engine: Any) -> None:
 
 
 @contextmanager
-def gathering(engine: Any, models: Sequence[nn.Module], gathered: set[Tensor], *, write: bool) -> Iterator[None]:
+def gathering(engine: object, models: Sequence[nn.Module], gathered: set[Tensor], *, write: bool) -> Iterator[None]:
     """Gives models their whole weights for a while, in which no hook gathers or releases any.
 
     Args:

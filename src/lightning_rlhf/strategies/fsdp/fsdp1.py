@@ -138,7 +138,7 @@ class FSDPStrategy(lightning_strategies.FSDPStrategy):
         _setup_activation_checkpointing(self.root, self._activation_checkpointing_kwargs)
         return self.root
 
-    def validation_step(self, *arguments: Any, **settings: Any) -> Any:
+    def validation_step(self, *arguments: object, **settings: object) -> Any:
         """Calls the module's own, in a rollout: it may enter one itself, which it could not inside FSDP's forward."""
         with self.precision_plugin.val_step_context(), self.rollout():
             return self._module().validation_step(*arguments, **settings)
@@ -218,7 +218,7 @@ class FSDPStrategy(lightning_strategies.FSDPStrategy):
         """This process's share of the optimizer, for a checkpoint."""
         return get_optimizer_state_dict(self._root(), optimizer)
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, object], filepath: Any, storage_options: object = None) -> None:
         """Writes a folder; see `fsdp.checkpoint`."""
         with replacing(Path(self.broadcast(filepath)), self) as folder:
             distributed_checkpoint.save(checkpoint, folder, is_first=self.is_global_zero)

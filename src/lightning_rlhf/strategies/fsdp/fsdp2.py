@@ -142,7 +142,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         roles = gradients(self.optimizers[0])
         shrink(roles, divided_norms(roles, self.root_device), max_norm)
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, object], filepath: Any, storage_options: object = None) -> None:
         """Writes a folder; see `fsdp.checkpoint`."""
         with replacing(Path(self.broadcast(filepath)), self) as folder:
             distributed_checkpoint.save(checkpoint, folder, is_first=self.is_global_zero)

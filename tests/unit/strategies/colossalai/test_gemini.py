@@ -12,7 +12,8 @@ from support import Recorder, trainer
 from torch import nn
 from unit.strategies.colossalai.toy import Norms, Toy, alone, installed, weights
 
-from lightning_rlhf.distributed.phases import full_state_dict, on_cpu
+from lightning_rlhf.distributed.phases import full_state_dict
+from lightning_rlhf.distributed.weight_stream import on_cpu
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.strategies.colossalai import cpu as colossalai_cpu
 from lightning_rlhf.strategies.colossalai.boost import hybrid_adam
