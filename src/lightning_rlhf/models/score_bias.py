@@ -28,7 +28,8 @@ class Folding:
             empty: A model like it, of which only the structure counts.
             bias: That of the model.
         """
-        self.left = bias
+        # As a scalar model holds it that is read in the dtype of these weights.
+        self.left = float(torch.tensor(bias, dtype=empty.head.weight.dtype))
         """The bias that no weight has taken, when the stream has ended: all of it where the last norm has no place."""
         self._norm = _last_norm(empty)
 

@@ -19,7 +19,7 @@ from lightning_rlhf.models.adapters.lora import Lora
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.export import export_model
 from lightning_rlhf.models.precision import hold_in_fp32
-from lightning_rlhf.models.scalar import ScalarModel
+from lightning_rlhf.models.scalar import ScalarModel, load_scalar_model
 from lightning_rlhf.models.source import ModelSource
 
 MakeSource = Callable[..., ModelSource]
@@ -74,6 +74,18 @@ def test_a_stream_is_rounded_to_the_dtype_that_the_model_was_built_in(make_sourc
     written = load_file(tmp_path / "model" / "model.safetensors")
     assert {weight.dtype for weight in written.values()} == {torch.bfloat16}
     assert json.loads((tmp_path / "model" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_a_bias_is_rounded_as_the_weights_are(make_source: MakeSource, tmp_path: Path) -> None:
+    source = replace(make_source("llama"), dtype="bfloat16")
+    model = load_scalar_model(source, "normal")
+    hold_in_fp32(model)
+    model.bias.data.fill_(0.3)
+    export_model(model, Renderer(source.load_tokenizer()), tmp_path / "whole", {})
+    export_model(model, Renderer(source.load_tokenizer()), tmp_path / "streamed", {}, streamed(model))
+    for name in ("whole", "streamed"):
+        # bfloat16 has 8 binary digits: 0.3 = 1.2 / 4, and 1.2 * 128 = 153.6 is rounded to 154.
+        assert json.loads((tmp_path / name / "config.json").read_text())["score_bias"] == 154 / 128 / 4
 
 
 def test_an_export_is_cut_into_files_of_a_largest_size(
