@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from lightning_rlhf.distributed.blocks import nets
+from lightning_rlhf.distributed.blocks import models_in
 from lightning_rlhf.distributed.phases import sharding, whole
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Experience, Rollout
@@ -63,7 +63,7 @@ class AdapterCheck(RLHFCallback):
         weights = {name: p for name, p in pl_module.named_parameters() if p.requires_grad and is_part_of_adapter(name)}
         _stop_for([name for name, weight in weights.items() if weight.grad is None], "get no gradient")
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: object, *_: object) -> None:
         """Looks at the second matrices after three steps.
 
         Raises:
@@ -72,7 +72,7 @@ class AdapterCheck(RLHFCallback):
         if not self._waits:
             self._look(trainer, pl_module)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: object) -> None:
         """Looks again after an iteration, at nets that had nothing to learn from before.
 
         Raises:
@@ -89,7 +89,7 @@ class AdapterCheck(RLHFCallback):
         self._waits = False
         names = {id(part): name for name, part in module.named_modules()}
         # One after the other, since nets that are whole may be too large together.
-        for net in nets(module):
+        for net in models_in(module):
             with whole(trainer, net):
                 for adapter, matrices in _second_matrices(net).items():
                     zero = [name for name, weight in matrices.items() if not weight.any()]

@@ -39,7 +39,7 @@ class EMA(Callback):
         self.average: dict[str, Tensor] = {}
         self.step = 0
 
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: object) -> None:
         """Begins with the weights as they are, or with the average of a checkpoint.
 
         Raises:
@@ -48,7 +48,7 @@ class EMA(Callback):
         if shards_parameters(trainer):
             raise UserError(
                 "callbacks=ema: with this strategy no process holds whole weights to average: leave it out, or take "
-                "one that shards gradients and optimizer only (ddp, deepspeed_zero2, colossalai_zero2)"
+                "one that shards at most gradients and optimizer, such as strategy=ddp (docs/strategies.md has others)"
             )
         self.average = {
             name: self.average.get(name, weight).to(weight.device, torch.float32, copy=True)
@@ -57,7 +57,7 @@ class EMA(Callback):
         self.step = trainer.global_step
 
     @torch.no_grad()
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: object, *_: object) -> None:
         """Moves the average, if the optimizer has taken a step: not after each accumulated part."""
         if trainer.global_step == self.step or not self.average:
             return
@@ -79,7 +79,7 @@ class EMA(Callback):
         finally:
             _fill(weights, own)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """The average."""
         return {"average": self.average}
 

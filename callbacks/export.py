@@ -1,11 +1,13 @@
 """Leaves a plain Hugging Face folder at the end of a stage."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
-from lightning_rlhf.distributed.phases import full_state_dict, sharding
+from lightning_rlhf.distributed.phases import full_state_dict, named_weights, sharding
+from lightning_rlhf.models.adapters.active import adapter_layers
 from lightning_rlhf.models.adapters.merging import is_quantized
 from lightning_rlhf.models.export import export_model, rebuilt
 
@@ -23,11 +25,20 @@ class Export(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Exports, unless training was stopped by an error."""
-        for name, net in pl_module.export_nets().items():
-            # All ranks give their parts; the first one writes.
-            # Quantized nets are whole in each process, and cannot be built of their weights.
-            weights = full_state_dict(trainer, net) if sharding(trainer) and not is_quantized(net) else None
-            if trainer.is_global_zero:
-                plain = net if weights is None else rebuilt(net, weights)
-                folder = Path(trainer.default_root_dir) / name
-                export_model(plain, pl_module.renderer, folder, {"stage": self.stage})
+        write = partial(export_model, renderer=pl_module.renderer, manifest={"stage": self.stage})
+        for name, model in pl_module.export_nets().items():
+            folder = Path(trainer.default_root_dir) / name
+            # Every process has a quantized model whole.
+            if not sharding(trainer) or is_quantized(model):
+                if trainer.is_global_zero:
+                    write(model, folder=folder)
+            elif adapter_layers(model):
+                # Weights and adapter are merged layer by layer, in a model that is whole.
+                weights = full_state_dict(trainer, model)
+                if trainer.is_global_zero:
+                    write(rebuilt(model, weights), folder=folder)
+            else:
+                # All processes give their parts; the first one writes.
+                with named_weights(trainer, model) as stream:
+                    if trainer.is_global_zero:
+                        write(model, folder=folder, weights=stream)

@@ -105,7 +105,7 @@ class Health(RLHFCallback):
         # The norm is that of all ranks, so they end together: before the step, where it is known by then.
         check_finite(trainer, values)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: object) -> None:
         """Watches a norm that comes late."""
         if trainer.global_step > self.step:
             self._take_norms(trainer, pl_module, last_grad_norms(trainer))
@@ -196,7 +196,7 @@ class Health(RLHFCallback):
             stops = "; the run stops here" if name in self.stop_on else ""
             log.warning("alarm %s, %s: %s (%s)%s", name, when, message, remedy, stops)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """What was watched and what has rung."""
         return {"history": self.history, "begun": self.begun, "rang": sorted(self.rang)}
 
@@ -241,7 +241,7 @@ def _logged(trainer: Trainer, prefix: str) -> dict[str, float]:
     return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(prefix)}
 
 
-def _problems(changes: Mapping[str, Any], stop_on: Sequence[str]) -> Iterator[str]:
+def _problems(changes: Mapping[str, object], stop_on: Sequence[str]) -> Iterator[str]:
     for name in [*changes, *stop_on]:
         if name not in ALARMS:
             yield f"health: there is no alarm {name!r}; there are {', '.join(sorted(ALARMS))}"

@@ -23,7 +23,7 @@ class History(Callback):
         """Starts without any."""
         self.sums: dict[str, tuple[float, float]] = {}
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, object]) -> None:
         """Puts what was logged into the checkpoint."""
         epoch: Any = trainer.fit_loop.epoch_progress.current
         over = epoch.processed == epoch.started
@@ -50,7 +50,7 @@ class History(Callback):
                 logger.log_metrics(last, step=last.pop("step"))
             logger.save()
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
         """Adds the sums of the part of the epoch that came before the checkpoint, as soon as there is a second one."""
         results = trainer.fit_loop.epoch_loop._results
         for key in self.sums.keys() & results.keys():

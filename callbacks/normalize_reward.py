@@ -54,7 +54,7 @@ class NormalizeReward(Callback):
         self.reference, self.sampling, self.num_samples = reference, sampling, num_samples
         self.batch_size, self.seed = batch_size, seed
 
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_fit_start(self, trainer: Any, pl_module: object) -> None:
         """Lets a run that goes on from its end come to its end once more.
 
         Lightning would leave `on_train_end` out, since no epoch is left, and the export would have the raw scale. Some
@@ -63,7 +63,7 @@ class NormalizeReward(Callback):
         if trainer.max_epochs >= 0:
             trainer.fit_loop.max_epochs += 1
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_start(self, trainer: Any, pl_module: object) -> None:
         """Takes the epoch back, before one begins."""
         if trainer.max_epochs >= 0:
             trainer.fit_loop.max_epochs -= 1

@@ -1,7 +1,5 @@
 """Shows where a run is: the phase that goes on, and a line for each epoch that is over."""
 
-from typing import Any
-
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
@@ -50,12 +48,12 @@ class PhaseProgress(ProgressBar, RLHFCallback):
         """Called by Lightning on all ranks but the first."""
         self.enabled = False
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         """Shows an epoch that goes on, which Lightning does not start again."""
         if not self.shown:
             self.on_train_epoch_start(trainer, pl_module)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         """Shows the update; a rollout takes its place while it goes on."""
         self.shown = f"{self.unit} {trainer.current_epoch + 1}/{trainer.max_epochs}"
         self._phase(f"{self.shown} update", int(trainer.num_training_batches))
@@ -69,7 +67,7 @@ class PhaseProgress(ProgressBar, RLHFCallback):
         score, kl = rollout.metrics["score_mean"], rollout.metrics["kl"]
         self._phase(f"{self.shown} update  score {score:.2f}  kl {kl:.2f}", int(trainer.num_training_batches))
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def on_train_batch_end(self, *_: object) -> None:
         """Moves the bar."""
         self._advance()
 
@@ -80,7 +78,7 @@ class PhaseProgress(ProgressBar, RLHFCallback):
         else:
             self._phase(f"{self.shown} evaluate", sum(trainer.num_val_batches))
 
-    def on_validation_batch_end(self, *_: Any) -> None:
+    def on_validation_batch_end(self, *_: object) -> None:
         """Moves the bar."""
         self._advance()
 
@@ -98,11 +96,11 @@ class PhaseProgress(ProgressBar, RLHFCallback):
         self._close()
         self.console.print(f"{self.shown}  " + "  ".join(cells), highlight=False, soft_wrap=True)
 
-    def on_train_end(self, *_: Any) -> None:
+    def on_train_end(self, *_: object) -> None:
         """Takes the bar away."""
         self._close()
 
-    def on_exception(self, *_: Any) -> None:
+    def on_exception(self, *_: object) -> None:
         """Takes the bar away."""
         self._close()
 

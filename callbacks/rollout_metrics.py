@@ -23,7 +23,7 @@ class RolloutMetrics(RLHFCallback):
         """Logs them."""
         pl_module.log_dict(self.metrics, sync_dist=True)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """The metrics of the last rollout, which a run that goes on in the middle of an iteration logs at its end."""
         return {"metrics": self.metrics}
 

@@ -60,7 +60,7 @@ class RunCheckpoint(ModelCheckpoint):
             self.handlers = {number: signal.signal(number, self._receive) for number in heard}
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: object, batch_idx: int
     ) -> None:
         """Saves if it is time, or the last chance; the last step of an epoch is left to the epoch's end."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)

@@ -86,7 +86,7 @@ class RunRecord(Callback):
         """Says that it is not."""
         self._write(trainer, pl_module, "interrupted" if isinstance(exception, KeyboardInterrupt) else "failed")
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """What was measured last, and the seconds so far: they belong to the weights."""
         return {"metrics": self.metrics, "measured_step": self.measured_step, "seconds": self._seconds()}
 
@@ -144,7 +144,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, object]) -> None:
     """Writes a JSON file in one step: a reader sees the old one or the new one, never a part."""
     with appearing(path) as partial:
         partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

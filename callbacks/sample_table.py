@@ -36,7 +36,7 @@ class SampleTable(RLHFCallback):
             self.file = Path(trainer.default_root_dir) / "samples.jsonl"
             self.file.unlink(missing_ok=True)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """The samples so far: a run that goes on begins with them."""
         return {"samples": self.file.read_text(encoding="utf-8") if self.file and self.file.is_file() else ""}
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from lightning_rlhf.distributed.blocks import nets
+from lightning_rlhf.distributed.blocks import models_in
 from lightning_rlhf.distributed.phases import num_parameters
 from lightning_rlhf.experience import Rollout
 from lightning_rlhf.hooks import RLHFCallback
@@ -83,7 +83,7 @@ class Throughput(RLHFCallback):
         pl_module.log_dict({f"perf/{name}": value for name, value in metrics.items()}, sync_dist=True)
         pl_module.log("perf/peak_gib", peak_bytes(pl_module.device) / 2**30, reduce_fx="max", sync_dist=True)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """What was counted of an epoch that is not over, and its seconds."""
         counted = {name: getattr(self, name) for name in _COUNTED}
         return counted | {"seconds": time.perf_counter() - self.start}
@@ -100,7 +100,7 @@ def _update_flops(trainer: Trainer, module: Any) -> int:
     if isinstance(module, PPOModule):
         learners = [module.roles.nets()[role] for role in module.roles.trainable()]
     else:
-        learners = [net for net in nets(module) if num_parameters(trainer, net, trained=True)]
+        learners = [net for net in models_in(module) if num_parameters(trainer, net, trained=True)]
     trained = num_parameters(trainer, module, trained=True)
     return 4 * sum(num_parameters(trainer, net) for net in learners) + 2 * trained
 

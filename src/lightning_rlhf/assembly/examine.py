@@ -26,6 +26,7 @@ from lightning_rlhf.checks.two_steps import Watch
 from lightning_rlhf.data.preference import Pair
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.distributed.collectives import gather_objects, is_first_process
+from lightning_rlhf.distributed.phases import release
 
 _MOST_PROMPTS = 64
 # What to do about an error, by how far the stage came.
@@ -126,7 +127,7 @@ def _examine_stage(
     if not starts_trained:
         # The stage before has only made two steps.
         start.findings.pop("responses end", None)
-    return [
+    findings = [
         Finding("settings", "ok", "all are known, and all batch sizes divide"),
         *found,
         *start.findings.values(),
@@ -135,7 +136,9 @@ def _examine_stage(
         Finding("two steps", "ok", "went through, and so did a batch of held-out data"),
         Finding("export", "ok", "reloads to the same numbers"),
         *(examine_reward(stage) if name == "ppo" else ()),
-    ], True
+    ]
+    release(stage.trainer)
+    return findings, True
 
 
 def _shortened(config: DictConfig, name: str) -> DictConfig:

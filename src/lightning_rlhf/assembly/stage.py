@@ -23,7 +23,7 @@ from lightning_rlhf.assembly.target_checks import check_targets
 from lightning_rlhf.callbacks.run_record import versions
 from lightning_rlhf.data.loader import micro_batch_size
 from lightning_rlhf.data.render import Renderer
-from lightning_rlhf.distributed.phases import shards_parameters
+from lightning_rlhf.distributed.phases import release, shards_parameters
 from lightning_rlhf.errors import UserError, require
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.scalar import load_scalar_model
@@ -121,6 +121,7 @@ def fit(stage: Stage, checkpoint: Path | None) -> dict[str, Any]:
                 logger.experiment.finish()
     if trainer.interrupted:
         raise KeyboardInterrupt
+    release(trainer)
     record = stage.folder / "result.json"
     return json.loads(record.read_text(encoding="utf-8"))
 

@@ -1,4 +1,4 @@
-"""The nets of a module and their repeated blocks: what is gathered, compiled and computed again as one."""
+"""The models in a module, and their transformer blocks: units that are gathered, compiled or recomputed as a whole."""
 
 from collections.abc import Iterator
 
@@ -16,15 +16,15 @@ def blocks(net: nn.Module) -> list[nn.Module]:
     return [module for module in net.modules() if type(module).__name__ in names]
 
 
-def nets(module: nn.Module) -> Iterator[nn.Module]:
-    """The nets in a module: the outermost parts that are called as a whole.
+def models_in(module: nn.Module) -> Iterator[nn.Module]:
+    """Finds the models in a module: its outermost parts that are called as a whole.
 
-    They are Hugging Face's models, and whatever has weights of its own, such as a model with one of these in it, or
-    says `is_one_net`.
+    A part is a model if it is one of Hugging Face's, has weights of its own (a `ScalarModel` has its bias), or says so
+    by `is_one_net`.
     """
     for part in module.children():
         has_weights = next(part.parameters(recurse=False), None) is not None
         if isinstance(part, PreTrainedModel) or has_weights or hasattr(part, "is_one_net"):
             yield part
         else:
-            yield from nets(part)
+            yield from models_in(part)

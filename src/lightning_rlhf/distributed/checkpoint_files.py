@@ -17,7 +17,7 @@ class WholeFiles(TorchCheckpointIO):
     system: a run that was killed then had a part of a checkpoint in place of its only one.
     """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, object], path: Any, storage_options: object = None) -> None:
         """Writes a file; what is not on a file system of this machine is left to Lightning."""
         if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)

@@ -1,4 +1,4 @@
-"""Exchange between processes; with one process, each is the identity."""
+"""Collective operations. Each returns its input if there is only one process."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that speaks and writes; known before processes are connected."""
+    """Whether this process prints messages and writes files; this is known before the processes are connected."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def gather_rows(tensor: Tensor) -> Tensor:
-    """Puts the rows of all ranks together, in the order of the ranks.
+    """Concatenates the rows of all ranks in the order of the ranks.
 
     Args:
         tensor: (B, …), of the same shape on every rank.
@@ -32,7 +32,7 @@ def gather_rows(tensor: Tensor) -> Tensor:
 
 
 def gather_objects(items: list[Any]) -> list[Any]:
-    """Puts the lists of all ranks together, in the order of the ranks."""
+    """Concatenates the lists of all ranks in the order of the ranks."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return items
     parts: list[list[Any]] = [[] for _ in range(dist.get_world_size())]

@@ -5,7 +5,6 @@ bear its name, one with weight decay and perhaps one without.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,7 +15,7 @@ NO_DECAY = "_no_decay"
 """What the name of a role's group without weight decay ends with."""
 
 
-def role_of(group: Mapping[str, Any]) -> str:
+def role_of(group: Mapping[str, object]) -> str:
     """The role of a parameter group; groups without a name are one role together."""
     return str(group.get("name", "model")).removesuffix(NO_DECAY)
 

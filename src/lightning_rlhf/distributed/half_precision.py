@@ -30,7 +30,7 @@ class KeepsDigits:
     takes its dtype from torch's default, which Lightning's plugins change in `forward_context`.
     """
 
-    def convert_input(self, data: Any) -> Any:
+    def convert_input(self, data: object) -> Any:
         """Leaves a batch as it is."""
         return data
 
@@ -58,7 +58,7 @@ class HalfPrecisionWeights(KeepsDigits, HalfPrecision):
 def keep_digits(trainer: Trainer) -> None:
     """Lets a trainer that casts whole modules and batches cast weights only; before nets are built.
 
-    FSDP1 and DeepSpeed have plugins of their own, which their strategies put in place.
+    Strategies that cast weights in a way of their own put their own plugins in place.
 
     Raises:
         UserError: If the trainer has another plugin that rounds batches, such as that of Transformer Engine.

@@ -1,4 +1,4 @@
-"""What a strategy must do around a phase. Algorithms enter a phase and never learn which strategy runs."""
+"""The phases of a run, such as a rollout. An algorithm enters a phase without knowing which strategy prepares it."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -14,73 +14,90 @@ from torch.distributed.device_mesh import init_device_mesh
 from lightning_rlhf.distributed.gradient_norms import gradients, shrink, whole_norms
 from lightning_rlhf.distributed.shapes import lift_scalars, whole_shape
 from lightning_rlhf.distributed.shards import shard
+from lightning_rlhf.distributed.weight_stream import WeightStream, on_cpu
 from lightning_rlhf.errors import UserError
 
 Net = TypeVar("Net", bound=nn.Module)
-# Whether each forward of the net that samples is one of all ranks together: then they sample equally many tokens.
+# Whether all ranks take part in each forward pass of the model that samples, so that they must take equally many steps.
 _LAYERWISE: ContextVar[bool] = ContextVar("layerwise", default=False)
 
 
 @runtime_checkable
 class Sharding(Protocol):
-    """What a strategy adds to Lightning's if a process does not hold whole nets, or not their gradients.
+    """What a strategy offers beyond Lightning's interface if its processes do not hold whole models or whole gradients.
 
-    A strategy without it holds both, as on a single device and under DDP.
+    A process of any other strategy holds both, as on a single device and under DDP.
     """
 
     shards_parameters: bool
-    """Whether weights are spread over the processes; otherwise only gradients or the optimizer's state are."""
+    """Whether weights are divided among the processes; otherwise only gradients or the optimizer's state are."""
     gather_for_generation: bool
-    """Whether a net that samples is gathered once for a rollout, not layer by layer for each token."""
+    """Whether the model that samples is gathered once for a rollout instead of layer by layer for each token."""
 
     def rollout(self) -> AbstractContextManager[None]:
-        """In it nets may be called outside the module's training step, without gradients, on all ranks together."""
+        """Returns a context for calls outside the training step: by all ranks together, and without gradients."""
 
     def whole(self, *nets: nn.Module, write: bool) -> AbstractContextManager[None]:
-        """In it this process holds the whole weights of the nets: as tensors to read, and calls that ask no rank.
+        """Returns a context in which this process holds whole weights, and can call the models without other ranks.
 
         Args:
             *nets: Submodules of the module that trains.
-            write: Whether what is written to the weights, alike on every rank, is to stay.
+            write: Whether to keep what is written to the weights, which must be the same on every rank.
         """
 
-    def full_state_dict(self, net: nn.Module) -> dict[str, Tensor]:
-        """Whole weights and buffers of a net, on the CPU of the first process; empty on the others."""
+    def named_weights(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        """Puts the weights and buffers of a model together, one tensor after the other, on every process.
+
+        All processes take part in each tensor, so all of them must iterate to the end.
+
+        Args:
+            model: The module that trains, or a submodule of it.
+
+        Yields:
+            The names that `state_dict` has, in its order, a tied weight under each of its names; and the whole tensor,
+            detached, on the device of the process. Its memory is used again for the next tensor, so a consumer copies
+            what it wants to keep.
+        """
 
     def num_parameters(self, net: nn.Module, *, trained: bool = False) -> int:
-        """How many weights a net has over all processes; or only those that are trained."""
+        """Counts the weights of a model over all processes, or only those that are trained."""
 
     def trained_weights(self) -> list[Tensor]:
-        """This process's part of the trained weights, as the optimizer steps on them; empty where it is out of reach.
+        """Returns this process's part of the weights that the optimizer changes; empty if they are out of reach.
 
-        Under mixed precision that is the fp32 copies, where the strategy keeps some.
+        Where a strategy keeps fp32 copies under mixed precision, these are the copies.
         """
 
     def grad_norms(self) -> dict[str, Tensor] | None:
-        """Norm of each role's gradients before clipping; None where it is known only after the optimizer's step."""
+        """Returns the norm of each role's gradients before clipping; None if it is known only after the step."""
 
     def last_grad_norms(self) -> dict[str, Tensor] | None:
-        """The same of the optimizer step that was just taken; None where `grad_norms` gave it before."""
+        """Returns the norms of the optimizer step that was just taken; None if `grad_norms` has returned them."""
+
+    def release(self) -> None:
+        """Frees what training has left in the device's memory; the weights of the module may be lost with it."""
 
     def clip_by_role(self, max_norm: float) -> None:
-        """Clips the gradients of each role by their own norm, or has the step that comes do so, if the step clips."""
+        """Clips the gradients of each role by their own norm, at once or in the next step of the optimizer."""
 
 
 def sharding(trainer: Trainer) -> Sharding | None:
-    """The strategy, if it shards."""
+    """Returns the strategy of a trainer if it divides models or gradients."""
     return cast(Sharding, trainer.strategy) if isinstance(trainer.strategy, Sharding) else None
 
 
 @contextmanager
 def rollout_phase(trainer: Trainer, *nets: nn.Module, generator: nn.Module | None = None) -> Iterator[None]:
-    """Sampling and scoring: no gradients, evaluation mode, both restored afterwards; the precision of the update.
+    """Prepares models for sampling and scoring: evaluation mode, no gradients, and the precision of the update.
+
+    The modes of all modules are restored at the end.
 
     Args:
-        trainer: Knows the precision. Lightning enters it for its own steps, but a rollout happens between those, and
-            log-probs in another precision than the update's would make a ratio that is not 1 at its start.
-        *nets: The modules that hold all nets that the phase calls.
-        generator: The net that samples. Where weights are sharded it is gathered once for the phase; the others are
-            gathered layer by layer, since they see each sequence once.
+        trainer: Knows the precision. Lightning applies it in its own steps only, and a rollout happens between those.
+            With log-probs in another precision the ratio of the first update would not be 1.
+        *nets: The modules that hold all models that the phase calls.
+        generator: The model that samples. If weights are divided, it is gathered once for the phase; the others are
+            gathered layer by layer, because they see each sequence only once.
     """
     modes = {module: module.training for net in nets for module in net.modules()}
     for net in nets:
@@ -102,14 +119,14 @@ def rollout_phase(trainer: Trainer, *nets: nn.Module, generator: nn.Module | Non
 
 
 def place_generator(trainer: Trainer, net: Net) -> Net:
-    """Puts a frozen net that is no part of the module where it can sample in a rollout.
+    """Moves a frozen model that is not part of the module to where it can sample in a rollout.
 
-    It is whole on this process's device, or divided among all processes if no process is to hold a whole net to sample
-    with: then each call gathers it block by block.
+    The model goes to this process's device as a whole. If no process may hold the whole model that samples, it is
+    divided among all processes instead, and each call gathers it block by block.
 
     Args:
         trainer: Knows the strategy.
-        net: Whole, on the CPU.
+        net: A whole model on the CPU.
     """
     strategy, device = sharding(trainer), trainer.strategy.root_device
     if strategy is None or not strategy.shards_parameters or strategy.gather_for_generation:
@@ -123,9 +140,9 @@ def place_generator(trainer: Trainer, net: Net) -> Net:
 
 
 def finished_everywhere(finished: bool) -> bool:
-    """Whether a rank may stop sampling: with a net that is gathered layer by layer, only when all ranks may.
+    """Whether a rank may stop sampling. If the model is gathered layer by layer, that is when all ranks have finished.
 
-    Ranks whose responses are shorter would otherwise leave the others waiting for their share of the weights.
+    Otherwise a rank with shorter responses would leave the others waiting for its share of the weights.
     """
     if not _LAYERWISE.get() or not dist.is_initialized():
         return finished
@@ -137,7 +154,7 @@ def finished_everywhere(finished: bool) -> bool:
 
 @contextmanager
 def whole(trainer: Trainer, *nets: nn.Module, write: bool = False) -> Iterator[None]:
-    """In it this process holds the whole weights of the nets; see `Sharding.whole`."""
+    """Lets this process hold the whole weights of some models for a while; see `Sharding.whole`."""
     strategy = sharding(trainer)
     if strategy is None:
         yield
@@ -147,19 +164,39 @@ def whole(trainer: Trainer, *nets: nn.Module, write: bool = False) -> Iterator[N
 
 
 def shards_parameters(trainer: Trainer) -> bool:
-    """Whether no process holds whole nets."""
+    """Whether weights are divided among the processes."""
     strategy = sharding(trainer)
     return strategy is not None and strategy.shards_parameters
 
 
-def full_state_dict(trainer: Trainer, net: nn.Module) -> dict[str, Tensor]:
-    """Whole weights and buffers of a net; see `Sharding.full_state_dict`."""
+def named_weights(trainer: Trainer, model: nn.Module) -> WeightStream:
+    """Streams the whole weights and buffers of a model to every process; see `Sharding.named_weights`.
+
+    Example:
+        >>> with named_weights(trainer, module.net) as weights:
+        ...     for name, weight in weights: ...
+
+    Args:
+        trainer: Knows the strategy.
+        model: The module that trains, or a submodule of it.
+    """
     strategy = sharding(trainer)
-    return net.state_dict() if strategy is None else strategy.full_state_dict(net)
+    return WeightStream(iter(model.state_dict().items()) if strategy is None else strategy.named_weights(model))
+
+
+def full_state_dict(trainer: Trainer, model: nn.Module) -> dict[str, Tensor]:
+    """All whole weights and buffers of a model: on the CPU of the first process, and empty on the others.
+
+    A strategy that does not shard gives every process the state of the model itself, which shares its memory.
+    """
+    strategy = sharding(trainer)
+    if strategy is None:
+        return model.state_dict()
+    return on_cpu(strategy.named_weights(model), keep=trainer.is_global_zero)
 
 
 def num_parameters(trainer: Trainer, net: nn.Module, *, trained: bool = False) -> int:
-    """How many weights a net has over all processes; or only those that are trained."""
+    """Counts the weights of a model over all processes, or only those that are trained."""
     strategy = sharding(trainer)
     if strategy is not None:
         return strategy.num_parameters(net, trained=trained)
@@ -167,30 +204,41 @@ def num_parameters(trainer: Trainer, net: nn.Module, *, trained: bool = False) -
 
 
 def grad_norms(trainer: Trainer, optimizer: torch.optim.Optimizer) -> dict[str, Tensor] | None:
-    """Norm of the gradients of each role before clipping, in fp32; asked for before the optimizer's step.
+    """Measures the gradients of each role in fp32, before they are clipped and before the optimizer's step.
 
     Returns:
-        None where it is known only after the step; empty if there are no gradients.
+        Norms by role, without roles that have no gradients; None if they are known only after the step.
     """
     strategy = sharding(trainer)
     return whole_norms(gradients(optimizer)) if strategy is None else strategy.grad_norms()
 
 
 def trained_weights(trainer: Trainer) -> list[Tensor]:
-    """This process's part of the trained weights; see `Sharding.trained_weights`."""
+    """Returns this process's part of the trained weights; see `Sharding.trained_weights`."""
     strategy = sharding(trainer)
     return of_optimizers(trainer.optimizers) if strategy is None else strategy.trained_weights()
 
 
 def of_optimizers(optimizers: Sequence[torch.optim.Optimizer]) -> list[Tensor]:
-    """The weights in the groups of optimizers."""
+    """Lists the weights in the parameter groups of optimizers."""
     return [weight for optimizer in optimizers for group in optimizer.param_groups for weight in group["params"]]
 
 
 def last_grad_norms(trainer: Trainer) -> dict[str, Tensor] | None:
-    """The same of the step that was just taken; None where `grad_norms` gave it before."""
+    """Returns the norms of the step that was just taken; None if `grad_norms` has returned them."""
     strategy = sharding(trainer)
     return None if strategy is None else strategy.last_grad_norms()
+
+
+def release(trainer: Trainer) -> None:
+    """Frees what training has left in the device's memory, before another module trains in the same process.
+
+    Without it some strategies keep that memory until the process ends. Nothing may be asked of the trainer's weights
+    afterwards: a module that was divided has none any more.
+    """
+    strategy = sharding(trainer)
+    if strategy is not None:
+        strategy.release()
 
 
 def clip_by_role(trainer: Trainer, optimizer: torch.optim.Optimizer, max_norm: float) -> None:

@@ -1,17 +1,17 @@
-"""Shapes of weights, which a strategy that shards or a quantized layer may change."""
+"""Shapes of whole weights. A strategy that divides weights, or a quantized layer, changes the shape of a tensor."""
 
 from torch import Size, Tensor, nn
 from torch.distributed.tensor import DTensor
 
 
-def keep_shapes(module: nn.Module) -> None:
-    """Notes the shape of each weight on the weight itself, before a strategy flattens it."""
+def note_shapes(module: nn.Module) -> None:
+    """Stores the shape of each weight as an attribute of it, before a strategy flattens the weight."""
     for parameter in module.parameters():
         parameter.whole_shape = parameter.shape  # type: ignore[attr-defined]
 
 
 def whole_shape(parameter: nn.Parameter) -> Size:
-    """The shape that a weight has where nobody shards it, and bitsandbytes packs no two numbers into one."""
+    """Returns the shape that a weight has before it is divided, or packed by bitsandbytes."""
     packed = getattr(parameter, "quant_state", None)
     if packed is not None:
         return Size(packed.shape)
@@ -19,12 +19,12 @@ def whole_shape(parameter: nn.Parameter) -> Size:
 
 
 def is_divided(weight: Tensor) -> bool:
-    """Whether this process holds a part of a weight that looks like the whole, as under FSDP2."""
+    """Whether a weight looks whole but is a DTensor, of which this process holds a part."""
     return isinstance(weight, DTensor)
 
 
 def lift_scalars(module: nn.Module) -> None:
-    """Gives weights of no dimension one of size 1, which computes alike: FSDP shards no others."""
+    """Reshapes scalar weights, which cannot be divided, into vectors of one number, which compute the same."""
     for owner in module.modules():
         for name, parameter in owner.named_parameters(recurse=False):
             if parameter.ndim == 0:

@@ -1,4 +1,4 @@
-"""Nets that torch's `fully_shard` has spread over the processes, each by itself and block by block."""
+"""Models that torch's `fully_shard` divides among the processes, each model by itself and block by block."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -15,16 +15,16 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from lightning_rlhf.distributed.blocks import blocks
 
 Part = Any
-"""A module with shards: of torch's class FSDPModule as well as of its own."""
+"""A module that `fully_shard` has divided: it is an FSDPModule beside its own class, which no type can say."""
 
 
 def shard(net: nn.Module, mesh: DeviceMesh, **settings: Any) -> Part:
-    """Spreads a net, whose call then gathers it block by block.
+    """Divides a model, whose calls then gather it block by block.
 
     Args:
-        net: Whole, on any device; a block at a time is moved to that of the mesh.
-        mesh: Of all processes.
-        **settings: Others of `fully_shard`.
+        net: A whole model on any device; one block at a time is moved to the device of the mesh.
+        mesh: A mesh of all processes.
+        **settings: Other settings of `fully_shard`.
     """
     for block in blocks(net):
         torch_fsdp.fully_shard(block, mesh=mesh, reshard_after_forward=True, **settings)
@@ -32,13 +32,13 @@ def shard(net: nn.Module, mesh: DeviceMesh, **settings: Any) -> Part:
 
 
 def parts(*nets: nn.Module) -> list[Part]:
-    """What is gathered as one, in the given nets."""
+    """Lists the parts of models that are each gathered as a whole."""
     return [part for net in nets for part in net.modules() if isinstance(part, torch_fsdp.FSDPModule)]
 
 
 @contextmanager
-def kept(parts: list[Part], roots: list[Part]) -> Iterator[None]:
-    """Gathers parts of nets, and keeps them so through calls."""
+def whole_to_read(parts: list[Part], roots: list[Part]) -> Iterator[None]:
+    """Gathers parts of models, and keeps them whole through calls."""
     for part in parts:
         part.set_reshard_after_forward(False, recurse=False)
         part.unshard()
@@ -51,8 +51,8 @@ def kept(parts: list[Part], roots: list[Part]) -> Iterator[None]:
 
 
 @contextmanager
-def written(parts: list[Part]) -> Iterator[None]:
-    """Puts whole weights where shards were, which take over what was written to them; calls gather nothing."""
+def whole_to_write(parts: list[Part]) -> Iterator[None]:
+    """Replaces shards by whole weights for a while; the shards take over what was written, and calls gather nothing."""
     hooks = [(part, part._forward_pre_hooks, part._forward_hooks) for part in parts]
     for part in parts:
         part.reshard()
@@ -78,21 +78,26 @@ def written(parts: list[Part]) -> Iterator[None]:
 
 
 def spread_like(weight: Tensor, place: Tensor | None) -> Tensor:
-    """This process's share of a weight, where its place is spread; otherwise the weight itself.
+    """Returns this process's share of a weight if the tensor that it is for is divided; otherwise the weight itself.
 
     Args:
-        weight: Whole, or spread already.
-        place: What it is to be copied into.
+        weight: A weight that is whole or divided already.
+        place: The tensor that it is to be copied into.
     """
     if not isinstance(place, DTensor) or isinstance(weight, DTensor):
         return weight
     return distribute_tensor(weight.to(place.device, place.dtype), place.device_mesh, place.placements)
 
 
-def no_inference_mode(trainer: Trainer) -> None:
-    """Evaluates without gradients only: memory for gathered weights that inference mode makes, training cannot use.
+def whole_tensor(tensor: Tensor) -> Tensor:
+    """Gathers a tensor if it is divided among the processes, which all call this together."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
-    Lightning knows that of FSDP1 (loops/utilities.py, `_no_grad_context`).
+
+def no_inference_mode(trainer: Trainer) -> None:
+    """Turns off inference mode in evaluation: training could not use gathered weights whose memory was made in it.
+
+    Lightning itself does so for one of its strategies (loops/utilities.py, `_no_grad_context`).
     """
     for loop in (trainer.fit_loop.epoch_loop.val_loop, trainer.validate_loop, trainer.test_loop):
         loop.inference_mode = False

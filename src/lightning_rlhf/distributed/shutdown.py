@@ -21,8 +21,8 @@ _PAUSE_SECONDS = 0.2
 def close_process_groups() -> None:
     """Destroys the process groups, if there are any; registered by this package for the end of the interpreter.
 
-    To destroy a group is to wait for its threads, unless a cache still holds it: those of DTensor, DeepSpeed and
-    ColossalAI cannot be emptied. A thread of such a group gets the lock while this one sleeps.
+    To destroy a group is to wait for its threads, unless a cache still holds it: those of DTensor and of the libraries
+    behind some strategies cannot be emptied. A thread of such a group gets the lock while this one sleeps.
     """
     dist = _initialized()
     if dist is None:

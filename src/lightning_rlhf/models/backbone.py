@@ -21,7 +21,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, *, hidden: bool = False, **arguments: Any) -> Any:
+    def forward(self, *, hidden: bool = False, **arguments: object) -> Any:
         """Calls the net, or only what lies under its head.
 
         Args:

@@ -1,16 +1,19 @@
 """Exports: plain Hugging Face folders, whole or not there at all."""
 
+import copy
 import json
 import logging
+import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.data.serving import served_otherwise
-from lightning_rlhf.distributed.half_precision import cast_weights
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapters.active import adapter_layers
 from lightning_rlhf.models.adapters.files import adapter_folder, save_adapter
@@ -18,18 +21,35 @@ from lightning_rlhf.models.adapters.lora import is_part_of_adapter
 from lightning_rlhf.models.adapters.merging import active_adapter, is_plain, of_weights, plain_net, with_adapters
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.export_check import said, what_differs
-from lightning_rlhf.models.precision import as_exported, export_in, exported_dtype
+from lightning_rlhf.models.exported_weights import (
+    Fingerprints,
+    in_files,
+    noting_lost,
+    of_model,
+    of_stream,
+    plain_class,
+    skeleton,
+)
+from lightning_rlhf.models.precision import as_exported, export_in
 from lightning_rlhf.models.scalar import ScalarModel, load_scalar_model
-from lightning_rlhf.models.score_bias import folded
+from lightning_rlhf.models.score_bias import Folding
 from lightning_rlhf.models.source import ModelSource
-from lightning_rlhf.saving import flush, partial_of, put, remove
+from lightning_rlhf.models.weight_files import SHARD_BYTES, write_weights
+from lightning_rlhf.saving import appearing
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "lightning_rlhf.json"
 
 
-def export_model(net: torch.nn.Module, renderer: Renderer, folder: Path, manifest: dict[str, Any]) -> Path:
+def export_model(
+    net: torch.nn.Module,
+    renderer: Renderer,
+    folder: Path,
+    manifest: dict[str, object],
+    weights: Iterable[tuple[str, Tensor]] | None = None,
+    max_shard_bytes: int = SHARD_BYTES,
+) -> Path:
     """Writes weights (safetensors), configuration, tokenizer with chat template and manifest, and reads them back.
 
     Configuration and generation settings name the renderer's stop set, so that `generate` of transformers ends an
@@ -37,10 +57,10 @@ def export_model(net: torch.nn.Module, renderer: Renderer, folder: Path, manifes
     so where a token reaches across the end of a prompt, a warning says so.
 
     An adapter is merged into the weights, and is written in peft's format to a folder of its own beside this one;
-    weights that were held in fp32 to be trained are rounded to the dtype that the net was built in. The net stays as it
-    is.
+    weights that were held in fp32 to be trained are rounded to the dtype that the model was built in. All that is done
+    weight by weight, and the model stays as it is.
 
-    The folder appears in one step, after the reloaded net gave the same numbers: a run that is killed leaves no
+    The folder appears in one step, after the reloaded model was found to be the same: a run that is killed leaves no
     half model.
 
     Args:
@@ -48,66 +68,86 @@ def export_model(net: torch.nn.Module, renderer: Renderer, folder: Path, manifes
         renderer: Has its tokenizer, and the ids that end an answer.
         folder: Where to; what is there is replaced.
         manifest: What to remember beside the weights, JSON-like.
+        weights: The whole weights of a model that is divided among processes and has no adapter, as
+            `distributed.phases.named_weights` streams them. None takes those of the model itself.
+        max_shard_bytes: Largest size of a file of weights, and about the memory that an export takes.
 
     Returns:
         The folder.
 
     Raises:
         UserError: If a weight is NaN or infinite.
-        RuntimeError: If the reloaded net gives other numbers than the one in memory, or lacks its adapter.
+        RuntimeError: If the reloaded model has other weights than were written, gives other numbers than the one in
+            memory, or lacks its adapter.
     """
-    # Of NaN the comparison below says nothing.
-    lost = [name for name, weight in net.named_parameters() if not weight.isfinite().all()]
-    if lost:
-        raise UserError(f"export to {folder}: {len(lost)} weights such as {lost[0]} are not finite: nothing is written")
-    partial = partial_of(folder)
-    remove(partial)
-    partial.mkdir(parents=True)
     scalar = isinstance(net, ScalarModel)
     hf_net: Any = net.net if isinstance(net, ScalarModel) else net
-    if isinstance(net, ScalarModel):
-        hf_net.config.score_bias = float(net.bias.detach())
-    dtype, computed = exported_dtype(hf_net), hf_net.dtype
-    merged = hf_net if is_plain(hf_net) and dtype == computed else plain_net(hf_net, dtype)
-    _name_special_tokens(merged, renderer)
-    if scalar:
-        weights, left = folded(ScalarModel(merged))
-        bias, merged.config.score_bias = merged.config.score_bias, left
-        merged.save_pretrained(partial, state_dict=weights)
-        merged.config.score_bias = bias
-        manifest = {"score_bias": left, **manifest}
-    else:
-        merged.save_pretrained(partial)
-    renderer.tokenizer.save_pretrained(partial)
-    kind = "reward_model" if scalar else "causal_lm"
-    said_of_it = {"kind": kind, "stop_ids": list(renderer.stop_ids), **manifest}
-    (partial / MANIFEST).write_text(json.dumps(said_of_it, indent=2) + "\n")
-    device = next(net.parameters()).device
-    said_merged = None
-    if merged is not hf_net:
-        module: torch.nn.Module = ScalarModel(merged) if scalar else merged
-        # In the dtype of the trained ones: what is to be seen is the rounding of the weights, not that of the passes.
-        said_merged = said(cast_weights(module, computed).to(device))
-        del module
-    # Before another whole net is there.
-    del merged
-    problem = what_differs(net, said_merged, said(_reload(partial, computed, scalar=scalar).to(device)), dtype)
-    if problem is not None:
-        raise RuntimeError(f"export to {folder}: the reloaded model {problem}")
-    served = served_otherwise(renderer, ModelSource(pretrained=str(partial)).load_tokenizer())
-    if served is not None:
-        log.warning(
-            "export to %s: apply_chat_template(tokenize=True) of its tokenizer makes other prompts than training: %s; "
-            "set another data.template, or serve it with the ids of Renderer.prompt",
-            folder,
-            served,
-        )
-    flush(partial)
-    put(partial, folder)
+    exported = of_model(net) if weights is None else of_stream(net, weights)
+    empty, fingerprints = skeleton(hf_net, exported.dtype), Fingerprints()
+    _name_special_tokens(empty, renderer)
+    with appearing(folder) as partial:
+        partial.mkdir()
+        # Before there are weights, since it removes those of another save.
+        empty.save_pretrained(partial, state_dict={})
+        lost = [] if math.isfinite(exported.bias) else ["bias"]
+        stream = noting_lost(exported.stream, lost)
+        if scalar:
+            folding = Folding(ScalarModel(empty), exported.bias)
+            stream = folding.applied(stream)
+        write_weights(partial, in_files(hf_net, empty, fingerprints.taken(stream)), max_shard_bytes)
+        if lost:
+            # Of NaN the comparison below says nothing.
+            raise UserError(
+                f"export to {folder}: {len(lost)} weights such as {lost[0]} are not finite: nothing is written"
+            )
+        if scalar:
+            hf_net.config.score_bias, empty.config.score_bias = exported.bias, folding.left
+            empty.config.save_pretrained(partial)
+            manifest = {"score_bias": folding.left, **manifest}
+        renderer.tokenizer.save_pretrained(partial)
+        kind = "reward_model" if scalar else "causal_lm"
+        about = {"kind": kind, "stop_ids": list(renderer.stop_ids), **manifest}
+        (partial / MANIFEST).write_text(json.dumps(about, indent=2) + "\n")
+        problem = _problem(net, partial, exported.dtype, fingerprints, whole=weights is None)
+        if problem is not None:
+            raise RuntimeError(f"export to {folder}: the reloaded model {problem}")
+        served = served_otherwise(renderer, ModelSource(pretrained=str(partial)).load_tokenizer())
+        if served is not None:
+            log.warning(
+                "export to %s: apply_chat_template(tokenize=True) of its tokenizer makes other prompts than training: "
+                "%s; set another data.template, or serve it with the ids of Renderer.prompt",
+                folder,
+                served,
+            )
     name = active_adapter(hf_net)
     if name is not None:
         save_adapter(hf_net, name, adapter_folder(folder), hf_net.name_or_path or None, scalar)
     return folder
+
+
+def _problem(
+    net: torch.nn.Module, folder: Path, dtype: torch.dtype, fingerprints: Fingerprints, *, whole: bool
+) -> str | None:
+    """What is wrong with an export, if anything is.
+
+    Args:
+        net: What was exported.
+        folder: The export.
+        dtype: Of its weights.
+        fingerprints: Of the weights that were written.
+        whole: Whether this process can call the model alone.
+    """
+    hf_net: Any = net.net if isinstance(net, ScalarModel) else net
+    # In the dtype of its files transformers maps them into memory, and takes none of its own.
+    computed = hf_net.dtype if whole else dtype
+    reloaded = _reload(folder, computed, scalar=isinstance(net, ScalarModel))
+    differing = fingerprints.differing(reloaded.net if isinstance(net, ScalarModel) else reloaded)
+    if differing:
+        return f"has {len(differing)} other weights than were written, such as {differing[0]}"
+    if not whole:
+        return None
+    answers = said(reloaded.to(next(net.parameters()).device))
+    return what_differs(net, answers, None if is_plain(hf_net) and dtype == computed else dtype)
 
 
 def _name_special_tokens(net: PreTrainedModel, renderer: Renderer) -> None:
@@ -180,14 +220,14 @@ def rebuilt(net: torch.nn.Module, weights: dict[str, torch.Tensor]) -> torch.nn.
         weights: All its weights and buffers, by the names that its `state_dict` has.
     """
     hf_net: Any = net.net if isinstance(net, ScalarModel) else net
-    # torch's fully_shard gives a net a class of its own, made from the net's.
-    kind: Any = next(cls for cls in type(hf_net).__mro__ if not cls.__module__.startswith("torch."))
+    kind = plain_class(hf_net)
     bias = weights.pop("bias") if isinstance(net, ScalarModel) else None
     weights = as_exported(hf_net, {name.removeprefix("net."): weight for name, weight in weights.items()})
     plain: Any = (
         with_adapters(kind, hf_net, weights) if adapter_layers(hf_net) else of_weights(kind, hf_net.config, weights)
     )
     if bias is None:
+        plain.generation_config = copy.deepcopy(hf_net.generation_config)
         return plain
     plain.config.score_bias = float(bias)
     return ScalarModel(plain)

@@ -1,18 +1,18 @@
-"""Sees that an export gives what the net in memory gives."""
+"""Checks that an export gives the same numbers as the model in memory."""
 
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from lightning_rlhf.models.adapters.active import playing
+from lightning_rlhf.models.adapters.active import activated
 from lightning_rlhf.models.adapters.merging import active_adapter, is_quantized
 from lightning_rlhf.models.forward import position_arguments
 from lightning_rlhf.models.scalar import ScalarModel
 
 
 class Said(NamedTuple):
-    """What a net gives for a fixed row of ids, in fp32."""
+    """The answer of a model to a fixed row of ids, in fp32."""
 
     numbers: Tensor
     """Logits or scores."""
@@ -22,7 +22,7 @@ class Said(NamedTuple):
 
 @torch.no_grad()
 def said(net: nn.Module) -> Said:
-    """What a net says; it stays in its mode.
+    """Calls a model in evaluation mode; afterwards it is in the mode that it was in.
 
     Args:
         net: A causal language model, or a `ScalarModel`.
@@ -42,30 +42,26 @@ def said(net: nn.Module) -> Said:
 
 
 def said_without_adapter(net: nn.Module) -> Said | None:
-    """What a net says without the adapter that plays, if one does."""
+    """What a model says without its active adapter, if it has one."""
     if active_adapter(net) is None:
         return None
-    with playing(net, None):
+    with activated(net, None):
         return said(net)
 
 
-def what_differs(net: nn.Module, merged: Said | None, reloaded: Said, dtype: torch.dtype) -> str | None:
+def what_differs(net: nn.Module, reloaded: Said, dtype: torch.dtype | None) -> str | None:
     """How an export differs from what it was made of, if it does by more than rounding.
 
     Args:
         net: As it was trained, with its adapter beside its weights.
-        merged: What its plain form in memory said, rounded as it was written; None: the net itself was written.
         reloaded: What the export says.
-        dtype: Of its weights.
+        dtype: What its weights were merged or rounded to; None: they are those of the net, bit by bit.
     """
     trained = said(net)
-    difference = _difference(merged or trained, reloaded)
-    # The same weights in the same class of net.
-    if difference > 1e-4:
-        return f"differs by {difference:.2e} from the one in memory"
     difference = _difference(trained, reloaded)
-    if merged is not None and difference > _allowed(net, dtype, float(trained.numbers.abs().max())):
-        return f"differs by {difference:.2e} from the trained one"
+    allowed = 1e-4 if dtype is None else _allowed(net, dtype, float(trained.numbers.abs().max()))
+    if difference > allowed:
+        return f"differs by {difference:.2e} from the one in memory"
     bare = said_without_adapter(net)
     # Rounding moves the plain form as far from the one as from the other; it is near the latter only by mistake. So it
     # sees effects smaller than what rounding may do. Layers in 8 bits hide those, since they round in every call.

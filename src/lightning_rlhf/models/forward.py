@@ -41,7 +41,7 @@ def position_arguments(net: nn.Module, attention_mask: Tensor, num_new: int | No
     return arguments
 
 
-def last_logits(net: nn.Module, input_ids: Tensor, num_last: int, **arguments: Any) -> tuple[Tensor, Any]:
+def last_logits(net: nn.Module, input_ids: Tensor, num_last: int, **arguments: object) -> tuple[Tensor, Any]:
     """Logits at the last positions only, since those of a whole batch are the largest tensor of all.
 
     Args:
@@ -98,7 +98,7 @@ def label_logprobs(net: nn.Module, input_ids: Tensor, attention_mask: Tensor, lo
     return token_logprobs(logits[labels][None], input_ids[:, 1:][labels][None])[0]
 
 
-def hidden_states(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor, **arguments: Any) -> Tensor:
+def hidden_states(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor, **arguments: object) -> Tensor:
     """Last hidden states.
 
     Args:

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 from lightning_rlhf.models.locations import Place
 
 
-def from_gguf(auto: Any, place: Place, **kwargs: Any) -> Any:
+def from_gguf(auto: Any, place: Place, **kwargs: object) -> Any:
     """What `from_pretrained` gives for a GGUF file.
 
     Args:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lightning_rlhf.distributed.loading import divided_in_loading
 from lightning_rlhf.models.adapters.active import adapter_layers
 
 _SIXTEEN = (torch.bfloat16, torch.float16)
@@ -20,7 +21,7 @@ def hold_in_fp32(*nets: Any) -> None:
     """Casts the weights of nets in 16 bits to fp32, and remembers the dtype for their exports.
 
     Frozen ones too, since layers of two dtypes do not fit together. Nets with adapters stay as they are: their adapters
-    are in fp32 already. So do weights that ZeRO 3 has spread: DeepSpeed has fp32 copies of what it trains.
+    are in fp32 already. So do weights that were divided in loading: see `divided_in_loading`.
 
     Args:
         *nets: Hugging Face models, or `ScalarModel`s.
@@ -31,7 +32,7 @@ def hold_in_fp32(*nets: Any) -> None:
         hf_net = net if isinstance(net, PreTrainedModel) else net.net
         export_in(hf_net, hf_net.dtype)
         for weight in net.parameters():
-            if weight.dtype in _SIXTEEN and not hasattr(weight, "ds_id"):
+            if weight.dtype in _SIXTEEN and not divided_in_loading(weight):
                 weight.data = weight.data.float()
 
 
@@ -41,14 +42,19 @@ def export_in(net: PreTrainedModel, dtype: torch.dtype) -> None:
         setattr(net, _MARK, dtype)
 
 
+def marked_dtype(net: PreTrainedModel) -> torch.dtype | None:
+    """The dtype that exports of a net are rounded to, if `export_in` has named one."""
+    return getattr(net, _MARK, None)
+
+
 def exported_dtype(net: PreTrainedModel) -> torch.dtype:
     """The dtype of the weights that an export of the net holds."""
-    return getattr(net, _MARK, net.dtype)
+    return marked_dtype(net) or net.dtype
 
 
 def as_exported(net: PreTrainedModel, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights and buffers of the net that are elsewhere, as its export holds them."""
-    dtype = getattr(net, _MARK, None)
+    dtype = marked_dtype(net)
     if dtype is None:
         return weights
     return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}

@@ -19,13 +19,13 @@ from lightning_rlhf.models.meta.checkpoint import is_meta_folder, open_checkpoin
 from lightning_rlhf.models.meta.convert import converted
 
 FAILURES = (OSError, ValueError, ImportError, StrictDataclassError, SafetensorError, UnpicklingError, struct.error)
-"""What transformers raises for what is wrong in a folder, a file or a configuration."""
+"""Errors that transformers raises about a folder, a file or a configuration."""
 
 # Buffers that older versions of transformers saved, and compute today: causal masks, rotary frequencies, positions. And
 # the value head that TRL saves beside an actor, which no language model reads.
 _SPARE = re.compile(r"(^|\.)((self_)?att(n|ention)\.bias|masked_bias|inv_freq|position_ids)$|^v_head\.")
 OUTPUTS = ("lm_head.", "embed_out.")
-"""What the names of a language model's output begin with, for which a scalar model has no place."""
+"""Prefixes of the output weights of a language model, for which a scalar model has no place."""
 
 
 def load_pretrained(auto: Any, where: str, name: str, **kwargs: Any) -> Any:
@@ -53,7 +53,7 @@ def load_pretrained(auto: Any, where: str, name: str, **kwargs: Any) -> Any:
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, in one line: its first, and those that this announces."""
+    """Returns the first line of an error, with the following ones if the first only announces them."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return " ".join(lines[:6]) if lines[0].endswith(":") else lines[0]
 

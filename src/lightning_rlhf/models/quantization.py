@@ -43,5 +43,5 @@ def settle(net: nn.Module) -> None:
 
 
 def quantized(net: PreTrainedModel, config: BitsAndBytesConfig) -> PreTrainedModel:
-    """The same net, quantized; transformers does that while it loads."""
+    """Returns a quantized copy of a model; transformers quantizes while it loads."""
     return of_weights(type(net), net.config, net.state_dict(), dtype=net.dtype, quantization_config=config)

@@ -166,7 +166,7 @@ class SeparateRoles(nn.Module):
     def refresh_reference(self) -> None:
         """See `Roles`."""
         # Not the state of a plain net, for which some strategies gather weights another time.
-        weights = dict(self.actor.named_parameters()) if is_plain(self.actor) else merged_weights(self.actor)
+        weights = dict(self.actor.named_parameters()) if is_plain(self.actor) else dict(merged_weights(self.actor))
         for name, weight in self.reference.named_parameters():
             weight.copy_(weights[name])
 

@@ -5,32 +5,53 @@ the head w gives a score that is higher by b if the norm's bias is moved by b w 
 weights of norm and head can stand in for it: w · γ x / rms(x) changes its sign with x, and a constant does not.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
 from lightning_rlhf.distributed.blocks import blocks
+from lightning_rlhf.models.adapters.lora import is_of_head
 from lightning_rlhf.models.scalar import ScalarModel
 
 
-@torch.no_grad()
-def folded(model: ScalarModel) -> tuple[dict[str, Tensor], float]:
-    """The weights of a scalar model's net with as much of its bias in them as they can take.
+class Folding:
+    """Streams the weights of a scalar model, with as much of its bias in them as they can take.
 
     Weights in 16 bits take none: what is added to a norm would be rounded away in every hidden state.
-
-    Args:
-        model: With plain weights. It stays as it is.
-
-    Returns:
-        The weights, and the bias that is left: all of it where the last norm has none.
     """
-    weights, bias, head = model.net.state_dict(), float(model.bias), model.head.weight[0].double()
-    name = _last_norm(model)
-    if name is None or weights[name].dtype != torch.float32 or not head.any():
-        return weights, bias
-    before = weights[name].double()
-    after = (before + bias * head / head.square().sum()).float()
-    return weights | {name: after}, bias - float(head @ (after.double() - before))
+
+    def __init__(self, empty: ScalarModel, bias: float) -> None:
+        """Looks for the place.
+
+        Args:
+            empty: A model like it, of which only the structure counts.
+            bias: That of the model.
+        """
+        # As a scalar model holds it that is read in the dtype of these weights.
+        self.left = float(torch.tensor(bias, dtype=empty.head.weight.dtype))
+        """The bias that no weight has taken, when the stream has ended: all of it where the last norm has no place."""
+        self._norm = _last_norm(empty)
+
+    def applied(self, weights: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """The weights of its Hugging Face model on the CPU; the bias of the last norm comes last."""
+        before, head = None, torch.empty(0)
+        for name, weight in weights:
+            if name == self._norm:
+                before = weight
+                continue
+            if is_of_head(name):
+                head = weight[0].double()
+            yield name, weight
+        if self._norm is not None and before is not None:
+            yield self._norm, self._moved(before, head)
+
+    def _moved(self, before: Tensor, head: Tensor) -> Tensor:
+        if before.dtype != torch.float32 or not head.any():
+            return before
+        after = (before.double() + self.left * head / head.square().sum()).float()
+        self.left -= float(head @ (after.double() - before.double()))
+        return after
 
 
 def _last_norm(model: ScalarModel) -> str | None:

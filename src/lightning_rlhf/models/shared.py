@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Answers, Scores, Sequences
-from lightning_rlhf.models.adapters.active import let_play, mixes, playing, playing_by_rows
+from lightning_rlhf.models.adapters.active import activate, activated, activated_by_rows, mixes
 from lightning_rlhf.models.adapters.lora import ADAPTER, copy_adapter, is_part_of_adapter, put_adapter, train_only
 from lightning_rlhf.models.adapters.merging import active_adapter
 from lightning_rlhf.models.adapters.scalar import AdapterScalar
@@ -77,7 +77,7 @@ class SharedRoles(nn.Module):
         if isinstance(reward, nn.Module):
             reward.requires_grad_(False).eval()
         train_only(backbone.net, ADAPTER, *([] if critic is None else [critic.adapter]))
-        let_play(backbone.net, ADAPTER)
+        activate(backbone.net, ADAPTER)
 
     def actor_stats(self, sequences: Sequences, *, temperature: float, entropy_grad: bool = False) -> TokenStats:
         """See `Roles`."""
@@ -89,7 +89,7 @@ class SharedRoles(nn.Module):
 
     def ref_logprobs(self, sequences: Sequences, *, temperature: float) -> Tensor:
         """See `Roles`."""
-        with playing(self.backbone, self.reference):
+        with activated(self.backbone, self.reference):
             return token_logprobs(response_logits(self.backbone, sequences, temperature), sequences.responses)
 
     def policy_stats(self, sequences: Sequences, *, temperature: float) -> tuple[TokenStats, Tensor]:
@@ -99,14 +99,14 @@ class SharedRoles(nn.Module):
             return stats, self.ref_logprobs(sequences, temperature=temperature)
         num_rows = len(sequences.input_ids)
         twice = Sequences(*(torch.cat([tensor, tensor]) for tensor in sequences))
-        with playing_by_rows(self.backbone, [ADAPTER] * num_rows + [self.reference] * num_rows):
+        with activated_by_rows(self.backbone, [ADAPTER] * num_rows + [self.reference] * num_rows):
             logits, ref_logits = response_logits(self.backbone, twice, temperature).split(num_rows)
         return token_stats(logits, sequences, False), token_logprobs(ref_logits, sequences.responses)
 
     def exact_kl(self, sequences: Sequences, *, temperature: float) -> Tensor:
         """See `Roles`."""
         logits = response_logits(self.backbone, sequences, temperature)
-        with playing(self.backbone, self.reference):
+        with activated(self.backbone, self.reference):
             return exact_kl(logits, response_logits(self.backbone, sequences, temperature))
 
     def values(self, sequences: Sequences) -> Tensor | None:

@@ -41,7 +41,7 @@ class Optim:
 
 
 def configure(module: LightningModule, optim: Optim, nets: dict[str, tuple[nn.Module, float]]) -> OptimizerLRScheduler:
-    """One optimizer with parameter groups: Lightning's DeepSpeed strategy allows no second one.
+    """One optimizer with parameter groups, since not every strategy allows a second one.
 
     Args:
         module: Its trainer knows the number of steps.

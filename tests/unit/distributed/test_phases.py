@@ -20,7 +20,9 @@ from lightning_rlhf.distributed.phases import (
     full_state_dict,
     grad_norms,
     last_grad_norms,
+    named_weights,
     num_parameters,
+    release,
     rollout_phase,
     sharding,
     shards_parameters,
@@ -54,8 +56,10 @@ class Noting(SingleDeviceStrategy):
     def whole(self, *nets: nn.Module, write: bool) -> Any:
         return self._note("whole", nets, write)
 
-    def full_state_dict(self, net: nn.Module) -> dict[str, Tensor]:
-        return {"noted": torch.ones(1)}
+    def named_weights(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        for name in ("first", "second", "third"):
+            self.notes.append(name)
+            yield name, torch.ones(1)
 
     def num_parameters(self, net: nn.Module, *, trained: bool = False) -> int:
         return 7 if trained else 9
@@ -68,6 +72,9 @@ class Noting(SingleDeviceStrategy):
 
     def last_grad_norms(self) -> dict[str, Tensor] | None:
         return {"actor": torch.tensor(3.0)}
+
+    def release(self) -> None:
+        self.notes.append("released")
 
     def clip_by_role(self, max_norm: float) -> None:
         self.notes.append(("clip", max_norm))
@@ -100,7 +107,8 @@ def test_questions_go_to_the_strategy_that_shards(tmp_path: Path) -> None:
     trainer, optimizer = trainer_with(strategy, tmp_path), torch.optim.SGD(net.parameters())
     assert sharding(trainer) is strategy
     assert shards_parameters(trainer)
-    assert full_state_dict(trainer, net).keys() == {"noted"}
+    assert full_state_dict(trainer, net).keys() == {"first", "second", "third"}
+    strategy.notes.clear()
     assert (num_parameters(trainer, net), num_parameters(trainer, net, trained=True)) == (9, 7)
     assert grad_norms(trainer, optimizer) is None
     assert last_grad_norms(trainer) == {"actor": 3}
@@ -108,6 +116,18 @@ def test_questions_go_to_the_strategy_that_shards(tmp_path: Path) -> None:
         assert strategy.notes == [("enter", "whole", (net,), True)]
     clip_by_role(trainer, optimizer, 0.5)
     assert strategy.notes[-1] == ("clip", 0.5)
+    release(trainer)
+    assert strategy.notes[-1] == "released"
+
+
+@pytest.mark.parametrize("asked_for", [0, 1, 3])
+def test_a_stream_runs_to_its_end_since_other_processes_wait_for_it(asked_for: int, tmp_path: Path) -> None:
+    strategy = Noting()
+    with named_weights(trainer_with(strategy, tmp_path), nn.Linear(2, 2)) as weights:
+        for _ in range(asked_for):
+            next(weights)
+        assert strategy.notes == ["first", "second", "third"][:asked_for]
+    assert strategy.notes == ["first", "second", "third"]
 
 
 def test_without_sharding_the_answers_are_those_of_the_net(tmp_path: Path) -> None:
@@ -117,6 +137,10 @@ def test_without_sharding_the_answers_are_those_of_the_net(tmp_path: Path) -> No
     assert sharding(trainer) is None
     assert not shards_parameters(trainer)
     assert full_state_dict(trainer, net).keys() == {"weight", "bias"}
+    assert [(name, weight.shape) for name, weight in named_weights(trainer, net)] == [
+        ("weight", (3, 2)),
+        ("bias", (3,)),
+    ]
     assert (num_parameters(trainer, net), num_parameters(trainer, net, trained=True)) == (9, 6)
     assert grad_norms(trainer, optimizer) == {}
     net.weight.grad = torch.full((3, 2), 2.0)

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Answers, Scores, Sequences
-from lightning_rlhf.models.adapters.active import adapter_layers, playing
+from lightning_rlhf.models.adapters.active import activated, adapter_layers
 from lightning_rlhf.models.adapters.lora import ADAPTER, Lora
 from lightning_rlhf.models.adapters.merging import plain_net
 from lightning_rlhf.models.adapters.scalar import AdapterScalar
@@ -86,7 +86,7 @@ def separated(roles: SharedRoles, source: ModelSource) -> SeparateRoles:
     net = roles.backbone.net
 
     def merged(adapter: str | None) -> Any:
-        with playing(net, adapter):
+        with activated(net, adapter):
             return plain_net(net)
 
     def scalar(part: AdapterScalar) -> ScalarModel:
@@ -243,9 +243,9 @@ def test_the_critic_starts_as_it_is_told(
     assert roles.critic is not None
     ids, mask = sequences.input_ids, sequences.attention_mask
     with torch.no_grad():
-        with playing(roles.backbone, ADAPTER if init == "policy" else model.net.adapter):
+        with activated(roles.backbone, ADAPTER if init == "policy" else model.net.adapter):
             hidden = roles.backbone(hidden=True, input_ids=ids).last_hidden_state
-        with playing(roles.backbone, roles.critic.adapter):
+        with activated(roles.backbone, roles.critic.adapter):
             assert torch.equal(roles.backbone(hidden=True, input_ids=ids).last_hidden_state, hidden)
         expected = model.net(ids, mask) if head == "trained" else torch.zeros_like(model.net(ids, mask))
         assert torch.equal(roles.critic(ids, mask), expected)

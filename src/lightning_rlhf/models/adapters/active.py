@@ -1,4 +1,4 @@
-"""Which adapter of a net plays."""
+"""Which adapter of a model is active."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -7,56 +7,56 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-# Of each net, kept since a pass through a large net's modules takes milliseconds and a checkpointed block needs them.
+# The layers of each model: to search a large model takes milliseconds, and a checkpointed block needs them each time.
 _LAYERS: "WeakKeyDictionary[nn.Module, list[Any]]" = WeakKeyDictionary()
 
 
 def adapter_layers(net: nn.Module) -> list[Any]:
-    """The layers of a net, or of a module with nets in it, that hold adapters."""
+    """Finds the layers with adapters in a model, or in a module that contains models."""
     if net not in _LAYERS:
         _LAYERS[net] = [layer for layer in net.modules() if hasattr(layer, "lora_A")]
     return _LAYERS[net]
 
 
 def forget_layers() -> None:
-    """Layers are looked for anew, after nets have got adapters."""
+    """Makes `adapter_layers` search again, because a model has got a new adapter."""
     _LAYERS.clear()
 
 
-def let_play(net: nn.Module, name: str) -> None:
-    """From now on the net is the one with this adapter."""
+def activate(net: nn.Module, name: str) -> None:
+    """Makes an adapter the active one from now on."""
     for layer in adapter_layers(net):
         layer._active_adapter = [name]
 
 
 @contextmanager
-def playing(net: nn.Module, name: str | None) -> Iterator[None]:
-    """In it the net is the one with this adapter; afterwards it is what it was before.
+def activated(net: nn.Module, name: str | None) -> Iterator[None]:
+    """Makes an adapter the active one for a while, and restores what was active before.
 
-    What is trained stays as it is, unlike with peft's `set_adapter`: several adapters of a net can be in one loss.
-    Blocks that are computed again for a backward pass (see `Checkpointing`) play what they played the first time.
+    Unlike peft's `set_adapter` it does not change which weights are trained, so one loss can depend on several adapters
+    of a model. A block that is computed again for a backward pass uses the adapter of its first pass (`Checkpointing`).
 
     Args:
-        net: With adapters, or without any, which changes nothing.
-        name: Of an adapter; None: the net without adapters.
+        net: A model; one without adapters stays as it is.
+        name: Name of the adapter; None deactivates all adapters.
     """
     layers = adapter_layers(net)
-    with _played(layers, [[] if name is None else [name]] * len(layers)):
+    with _activated(layers, [[] if name is None else [name]] * len(layers)):
         yield
 
 
 @contextmanager
-def playing_by_rows(net: nn.Module, names: Sequence[str | None]) -> Iterator[None]:
-    """In it each row of a batch meets an adapter of its own; not for DoRA, and without gradients.
+def activated_by_rows(net: nn.Module, names: Sequence[str | None]) -> Iterator[None]:
+    """Gives each row of a batch an adapter of its own for a while; not with DoRA, and without gradients.
 
     Args:
-        net: With adapters.
-        names: Of an adapter for each row; None: no adapter.
+        net: A model with adapters.
+        names: Name of the adapter of each row; None means no adapter.
     """
     # peft's name for no adapter.
     rows = [name or "__base__" for name in names]
 
-    def name_rows(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def name_rows(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, object]) -> tuple[Any, dict[str, Any]]:
         # OPT gives some layers one row for each token.
         times = len(inputs[0]) // len(rows)
         return inputs, named | {"adapter_names": [name for name in rows for _ in range(times)]}
@@ -70,7 +70,7 @@ def playing_by_rows(net: nn.Module, names: Sequence[str | None]) -> Iterator[Non
 
 
 @contextmanager
-def _played(layers: Sequence[Any], active: Sequence[str | list[str]]) -> Iterator[None]:
+def _activated(layers: Sequence[Any], active: Sequence[str | list[str]]) -> Iterator[None]:
     before = _active(layers)
     _activate(layers, active)
     try:
@@ -84,29 +84,29 @@ def _active(layers: Sequence[Any]) -> list[str | list[str]]:
 
 
 def _activate(layers: Sequence[Any], active: Sequence[str | list[str]]) -> None:
-    # The attribute itself, since peft's `set_adapter` also changes what is trained, which DDP and FSDP do not expect.
+    # The attribute itself, since peft's `set_adapter` also changes what is trained, which strategies do not expect.
     for layer, names in zip(layers, active, strict=True):
         layer._active_adapter = names
 
 
 class Checkpointing:
-    """What `torch.utils.checkpoint` takes as `context_fn`: a block that is computed again plays the same adapter."""
+    """What `torch.utils.checkpoint` takes as `context_fn`: a block that is computed again uses the same adapter."""
 
     def __init__(self, net: nn.Module) -> None:
-        """Takes the net that has the block; an attribute, so that a copy of the net has its own."""
+        """Takes the model of the block. It is an attribute, so that a copy of the model refers to itself."""
         self.net = net
 
     def __call__(self) -> tuple[AbstractContextManager, AbstractContextManager]:
-        """What to enter the first time and again."""
+        """Returns the contexts of the first pass and of the repeated one."""
         layers = adapter_layers(self.net)
-        return nullcontext(), _played(layers, _active(layers))
+        return nullcontext(), _activated(layers, _active(layers))
 
 
 def mixes(net: nn.Module) -> bool:
-    """Whether `playing_by_rows` can.
+    """Whether `activated_by_rows` works for a model.
 
-    peft knows no such form of DoRA. Layers in 8 bits set columns apart that are large in any row, for all rows alike:
-    the reference's numbers would depend on the actor's.
+    peft has no such form of DoRA. A layer in 8 bits treats a column apart for all rows if it is large in any row, so
+    the numbers of the reference would depend on those of the actor.
     """
     layers = adapter_layers(net)
     return not any(layer.lora_variant or type(layer.base_layer).__name__ == "Linear8bitLt" for layer in layers)

@@ -103,7 +103,7 @@ class SavedHead:
 
 
 def load_adapter(net: PreTrainedModel, folder: Path, name: str, expected: Lora | None = None) -> SavedHead | None:
-    """Adds an adapter that `save_adapter` or peft wrote, and lets it play; see `inject`.
+    """Adds an adapter that `save_adapter` or peft wrote, and activates it; see `inject`.
 
     Args:
         net: A Hugging Face model, changed in place. If it has a head, it gets the saved one.

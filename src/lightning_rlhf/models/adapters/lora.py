@@ -1,8 +1,8 @@
 """Adapters: small trained matrices beside the frozen weights of a net (LoRA), by peft.
 
-They are put into a net in place, without peft's wrapper: its class, its `generate` and the names of what holds no
-adapter stay. A net may hold several, of which one plays at a time. peft takes seconds to import, so it is where it is
-needed.
+They are put into a model in place, without peft's wrapper, so the model keeps its class, its `generate`, and the names
+of the layers that get no adapter. A model may hold several adapters, of which one is active at a time. peft takes
+seconds to import, so functions import it where they need it.
 
 Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2021).
 """
@@ -19,8 +19,9 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lightning_rlhf.distributed.blocks import blocks
+from lightning_rlhf.distributed.loading import divided_in_loading
 from lightning_rlhf.errors import UserError, raise_problems
-from lightning_rlhf.models.adapters.active import forget_layers, let_play
+from lightning_rlhf.models.adapters.active import activate, forget_layers
 
 ADAPTER = "default"
 """Name of the adapter of a net that has one."""
@@ -78,7 +79,7 @@ def linear_layers(net: nn.Module) -> dict[str, nn.Module]:
 
 
 def inject(net: PreTrainedModel, lora: Lora, name: str) -> None:
-    """Adds an adapter to a net, which gives what it gave before until the adapter is trained, and lets it play.
+    """Adds an adapter to a model and activates it; the model computes what it did before until the adapter is trained.
 
     Afterwards the adapters of the net are trained, and the head of a scalar model if it was; nothing else. Both are
     in fp32 where the net is in 16 bits, as peft has adapters: steps of a small learning rate would be rounded away.
@@ -86,7 +87,7 @@ def inject(net: PreTrainedModel, lora: Lora, name: str) -> None:
     Args:
         net: A Hugging Face model, changed in place.
         lora: The adapter.
-        name: Of the adapter, for `playing`.
+        name: Of the adapter, for `activated`.
 
     Raises:
         UserError: If the net has no such layers.
@@ -133,7 +134,7 @@ def inject_config(net: PreTrainedModel, config: Any, name: str) -> None:
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")
         inject_adapter_in_model(config, net, name)
     forget_layers()
-    let_play(net, name)
+    activate(net, name)
     for parameter_name, parameter in net.named_parameters():
         parameter.requires_grad_(is_part_of_adapter(parameter_name))
         if parameter.requires_grad:
@@ -141,8 +142,7 @@ def inject_config(net: PreTrainedModel, config: Any, name: str) -> None:
             parameter.data = parameter.data.float()
     for head in trained_heads:
         head.requires_grad_(True)
-        # ZeRO 3 has divided it by now, and keeps an fp32 copy of what it trains.
-        if not hasattr(head.weight, "ds_id"):
+        if not divided_in_loading(head.weight):
             head.weight.data = head.weight.data.float()
 
 
@@ -158,7 +158,7 @@ def train_only(net: nn.Module, *names: str) -> None:
 
 
 def copy_adapter(net: PreTrainedModel, source: str, name: str) -> None:
-    """Adds a copy of an adapter, and lets it play; see `inject`.
+    """Adds a copy of an adapter, and activates it; see `inject`.
 
     Args:
         net: Has the adapter.

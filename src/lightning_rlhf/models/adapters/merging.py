@@ -1,6 +1,7 @@
-"""Plain weights of nets with adapters or quantized layers: what an export holds."""
+"""Plain weights of models that have adapters or quantized layers."""
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -26,16 +27,16 @@ def is_quantized(net: nn.Module, kinds: tuple[str, ...] = _QUANTIZED) -> bool:
 
 
 def active_adapter(net: nn.Module) -> str | None:
-    """The adapter that plays, if one does."""
+    """The name of the active adapter, if there is one."""
     active = [name for layer in adapter_layers(net)[:1] for name in layer.active_adapters]
     return active[0] if active else None
 
 
 @torch.no_grad()
-def merged_weights(net: PreTrainedModel) -> dict[str, Tensor]:
-    """Weights and buffers of the plain net that gives what this one gives with the adapter that plays.
+def merged_weights(net: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """Yields the weights and buffers of a plain model that computes what this one does with its active adapter.
 
-    The net itself stays as it is. Quantized weights are computed back into numbers of the net's own dtype.
+    The model itself stays as it is. Quantized weights become numbers of the model's own dtype again.
 
     Args:
         net: A Hugging Face model, with adapters or quantized layers or neither.
@@ -50,13 +51,12 @@ def merged_weights(net: PreTrainedModel) -> dict[str, Tensor]:
         if type(module).__name__ in _QUANTIZED and not hasattr(module, "lora_A") and not path.startswith(inside)
     ]
     inside += tuple(f"{path}." for path, _ in quantized)
-    weights = {key: weight for key, weight in net.state_dict().items() if not key.startswith(inside)}
+    yield from ((key, weight) for key, weight in net.state_dict().items() if not key.startswith(inside))
     for path, layer in [*adapted, *quantized]:
         base: Any = layer.base_layer if hasattr(layer, "lora_A") else layer
-        weights[f"{path}.weight"] = _merged(layer, base, name)
+        yield f"{path}.weight", _merged(layer, base, name)
         if base.bias is not None:
-            weights[f"{path}.bias"] = base.bias
-    return weights
+            yield f"{path}.bias", base.bias
 
 
 def _merged(layer: Any, base: Any, name: str | None) -> Tensor:
@@ -97,12 +97,12 @@ def plain_net(net: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrai
     dtype = dtype or embeddings.weight.dtype
     weights = {
         key: weight.cpu().to(dtype if weight.is_floating_point() else weight.dtype)
-        for key, weight in merged_weights(net).items()
+        for key, weight in merged_weights(net)
     }
     return of_weights(type(net), config, weights)
 
 
-def of_weights(kind: Any, config: Any, weights: dict[str, Tensor], **settings: Any) -> Any:
+def of_weights(kind: Any, config: Any, weights: dict[str, Tensor], **settings: object) -> Any:
     """A net of a class of transformers, with these weights and the name in the configuration.
 
     Args:
@@ -123,6 +123,8 @@ def of_weights(kind: Any, config: Any, weights: dict[str, Tensor], **settings: A
     differing = sorted(needed & set(report["missing_keys"]) | set(report["unexpected_keys"]) | mismatched)
     if differing:
         raise UserError(f"the weights are of another net than the configuration: they differ in {_some(differing)}")
+    # Its weights had the names of the model, not those of files: what files call them is for its class to say.
+    net._weight_conversions = None
     # transformers calls it "None".
     net.name_or_path = net.config.name_or_path = config.name_or_path
     return net

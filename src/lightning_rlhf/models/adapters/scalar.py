@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from lightning_rlhf.models.adapters.active import playing
+from lightning_rlhf.models.adapters.active import activated
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.forward import hidden_states
 from lightning_rlhf.models.scalar import Scalar, ScalarHead
@@ -49,5 +49,5 @@ class AdapterScalar(Scalar):
 
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """See `Scalar`."""
-        with playing(self.backbone, self.adapter):
+        with activated(self.backbone, self.adapter):
             return hidden_states(self.backbone, input_ids, attention_mask, hidden=True)

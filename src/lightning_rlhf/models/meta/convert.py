@@ -10,11 +10,11 @@ from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.meta.checkpoint import MetaCheckpoint, open_checkpoint
+from lightning_rlhf.models.weight_files import SHARD_BYTES, write_weights
 from lightning_rlhf.saving import appearing
 
 _ORIGIN = "converted_from.json"
@@ -45,7 +45,7 @@ def convert(checkpoint: MetaCheckpoint, folder: Path, *, dtype: torch.dtype | No
             checkpoint.config(dtype).save_pretrained(partial)
             checkpoint.generation_config().save_pretrained(partial)
             checkpoint.tokenizer.build().save_pretrained(partial)
-            _write_weights(checkpoint, partial, dtype or checkpoint.dtype, max_shard_bytes)
+            write_weights(partial, _whole_weights(checkpoint, dtype or checkpoint.dtype), max_shard_bytes)
             (partial / _ORIGIN).write_text(_origin(checkpoint))
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder}: cannot be written ({error}); make room there, or choose another place") from error
@@ -67,7 +67,7 @@ def converted(meta_dir: str, setting: str) -> Path:
     try:
         with FileLock(source / ".huggingface.lock"):
             if not _is_of(folder, checkpoint):
-                convert(checkpoint, folder, dtype=None, max_shard_bytes=5 * 10**9)
+                convert(checkpoint, folder, dtype=None, max_shard_bytes=SHARD_BYTES)
     except OSError as error:
         raise UserError(
             f"{setting}={meta_dir}: its converted form cannot be written to {folder} ({error.strerror}); choose "
@@ -77,35 +77,12 @@ def converted(meta_dir: str, setting: str) -> Path:
     return folder
 
 
-def _write_weights(checkpoint: MetaCheckpoint, folder: Path, dtype: torch.dtype, max_shard_bytes: int) -> None:
-    sizes = {name: weight.numel * dtype.itemsize for name, weight in checkpoint.weights.items()}
-    groups = _groups(sizes, max_shard_bytes)
-    weight_map: dict[str, str] = {}
-    with _progress(sum(sizes.values())) as advance:
-        for number, group in enumerate(groups, 1):
-            file = f"model-{number:05}-of-{len(groups):05}.safetensors" if len(groups) > 1 else "model.safetensors"
-            tensors: dict[str, Tensor] = {}
-            for name in group:
-                tensors[checkpoint.weights[name].name] = checkpoint.whole(name, dtype).contiguous()
-                advance(sizes[name])
-            save_file(tensors, folder / file, metadata={"format": "pt"})
-            weight_map |= dict.fromkeys(tensors, file)
-    if len(groups) > 1:
-        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
-
-
-def _groups(sizes: dict[str, int], most: int) -> list[list[str]]:
-    """Names in their order, so many together as stay below a size."""
-    groups: list[list[str]] = []
-    total = most
-    for name, size in sizes.items():
-        if total + size > most:
-            groups.append([])
-            total = 0
-        groups[-1].append(name)
-        total += size
-    return groups
+def _whole_weights(checkpoint: MetaCheckpoint, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """The weights by Hugging Face's names, one after the other, with a bar on a terminal."""
+    with _progress(checkpoint.num_parameters * dtype.itemsize) as advance:
+        for name, weight in checkpoint.weights.items():
+            yield weight.name, checkpoint.whole(name, dtype)
+            advance(weight.numel * dtype.itemsize)
 
 
 def _origin(checkpoint: MetaCheckpoint) -> str:

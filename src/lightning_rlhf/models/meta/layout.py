@@ -159,7 +159,7 @@ def read_params(folder: Path, setting: str) -> MetaParams:
     return params
 
 
-def _is_a(value: Any, kind: Any) -> bool:
+def _is_a(value: object, kind: Any) -> bool:
     """Whether a value of JSON is of a field's type; a whole number is a number too, and true is none."""
     if isinstance(value, bool):
         return kind is bool

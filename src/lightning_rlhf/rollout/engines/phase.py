@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch import Trainer
-from torch import Tensor, nn
+from torch import nn
 
-from lightning_rlhf.distributed.phases import rollout_phase, whole
+from lightning_rlhf.distributed.phases import named_weights, rollout_phase
 from lightning_rlhf.rollout.engines.engine import BuildEngine, RolloutEngine
 
 
@@ -42,14 +42,8 @@ class EngineHandle:
         engine.resume()
         try:
             if engine.weights_version != trainer.global_step:
-                engine.update_weights(_whole_weights(trainer, generator), trainer.global_step)
+                engine.update_weights(named_weights(trainer, generator), trainer.global_step)
             with rollout_phase(trainer, *nets, generator=generator if engine.shares_weights else None):
                 yield engine
         finally:
             engine.release()
-
-
-def _whole_weights(trainer: Trainer, net: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Nothing is gathered before the first weight is asked for."""
-    with whole(trainer, net):
-        yield from net.state_dict().items()

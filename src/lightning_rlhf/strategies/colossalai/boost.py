@@ -150,7 +150,7 @@ def boost(
     dtype: torch.dtype,
     stage: int,
     placement_policy: str,
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
     device: torch.device,
     frozen: FrozenNets | None,
 ) -> ZeroEngine | GeminiEngine:
@@ -213,7 +213,9 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, placement_policy: str) ->
         )
 
 
-def _check_settings(settings: Mapping[str, Any], plugin: type, fixed: Mapping[str, Any], device: torch.device) -> None:
+def _check_settings(
+    settings: Mapping[str, object], plugin: type, fixed: Mapping[str, object], device: torch.device
+) -> None:
     known = inspect.signature(plugin).parameters.keys()
     name = "GeminiPlugin" if "placement_policy" in known else "LowLevelZeroPlugin"
     only = dict(_ONLY)

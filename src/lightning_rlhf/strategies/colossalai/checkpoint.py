@@ -61,21 +61,6 @@ def read_optimizer(checkpoint: Path, rank: int, processes: int) -> dict[str, Any
     return torch.load(file, map_location="cpu", weights_only=True)
 
 
-def whole_state_dict(net: nn.Module, masters: dict[int, Tensor], but: tuple[str, ...]) -> dict[str, Tensor]:
-    """What `net.state_dict()` would be if weights were whole.
-
-    Args:
-        net: A net or a module of nets.
-        masters: Whole weights of those parameters that may be not, by id.
-        but: Prefixes of names to leave out.
-    """
-    ids = {name: id(parameter) for name, parameter in net.named_parameters(remove_duplicate=False)}
-    state = {name: tensor for name, tensor in net.state_dict().items() if not name.startswith(but)}
-    whole = {name: masters.get(ids.get(name, 0), tensor) for name, tensor in state.items()}
-    # Frozen weights would be read as a type of ColossalAI's.
-    return {name: tensor.as_subclass(Tensor) for name, tensor in whole.items()}
-
-
 def load_whole_state_dict(module: nn.Module, state: dict[str, Tensor], engine: Any, strict: bool) -> None:
     """Sets weights and buffers, as `module.load_state_dict` would if weights were whole.
 

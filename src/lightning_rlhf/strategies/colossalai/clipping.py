@@ -70,7 +70,7 @@ class GeminiClipping:
             chunk = chunk.grad_chunk
         return not chunk.is_gathered or dist.get_rank() == 0
 
-    def _step_by_role(self, *arguments: Any, div_scale: float, **settings: Any) -> Any:
+    def _step_by_role(self, *arguments: object, div_scale: float, **settings: object) -> Any:
         if not self.by_role:
             return self._step(*arguments, div_scale=div_scale, **settings)
         adam = self.optimizer.optim

@@ -7,7 +7,6 @@ that there is a GPU (zero/low_level/low_level_optim.py, `_sanity_checks`); nothi
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
-from typing import Any
 
 import torch
 
@@ -35,7 +34,7 @@ def choose_accelerator(device: torch.device, stage: int) -> None:
 
 @contextmanager
 def allowed_on(device: torch.device) -> Iterator[None]:
-    """In it a ZeRO optimizer may be built on the CPU; on any other device nothing changes."""
+    """Lets a ZeRO optimizer be built on the CPU; changes nothing on any other device."""
     from colossalai.zero import LowLevelZeroOptimizer
 
     if device.type != "cpu":
@@ -56,20 +55,20 @@ def _accelerator_class() -> type:
     class SynchronousCpu(CpuAccelerator):
         """A CPU on which everything is done as soon as it is asked for: there is nothing to wait for."""
 
-        def synchronize(self, device: Any = None) -> None:
+        def synchronize(self, device: object = None) -> None:
             """Waits for nothing."""
 
         def device_count(self) -> int:
             """There is one for each process; asked for by the loss scaler of fp16."""
             return 1
 
-        def Stream(self, *arguments: Any, **settings: Any) -> None:
+        def Stream(self, *arguments: object, **settings: object) -> None:
             """There is one order of work."""
 
-        def current_stream(self, device: Any = None) -> None:
+        def current_stream(self, device: object = None) -> None:
             """There is one order of work."""
 
-        def stream(self, stream: Any) -> AbstractContextManager[None]:
+        def stream(self, stream: object) -> AbstractContextManager[None]:
             """There is one order of work."""
             return nullcontext()
 

@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy
 
 from lightning_rlhf.distributed import shards
-from lightning_rlhf.distributed.blocks import nets
+from lightning_rlhf.distributed.blocks import models_in
 from lightning_rlhf.distributed.shapes import lift_scalars
 
 
@@ -23,7 +23,9 @@ class FrozenNets:
     def __init__(self, module: nn.Module) -> None:
         """Finds them."""
         self.nets = [
-            net for net in dict.fromkeys(nets(module)) if not any(weight.requires_grad for weight in net.parameters())
+            net
+            for net in dict.fromkeys(models_in(module))
+            if not any(weight.requires_grad for weight in net.parameters())
         ]
         self.places = [
             (owner, name, net)
@@ -34,7 +36,7 @@ class FrozenNets:
 
     @contextmanager
     def set_aside(self) -> Iterator[None]:
-        """In it the module is without them."""
+        """Takes these models out of the module for a while."""
         for owner, name, _ in self.places:
             owner._modules[name] = None
         try:
@@ -68,11 +70,11 @@ class FrozenNets:
 
     @contextmanager
     def whole(self, wanted: tuple[nn.Module, ...], *, write: bool) -> Iterator[None]:
-        """In it those that are wanted, or of which a part is, are gathered; what is written is kept if `write`."""
+        """Gathers the models that are wanted as a whole or in part; keeps what is written to them if `write` is set."""
         modules = {part for net in wanted for part in net.modules()}
         roots = [net for net in self.nets if not modules.isdisjoint(net.modules())]
         parts = shards.parts(*roots)
-        with shards.written(parts) if write else shards.kept(parts, roots):
+        with shards.whole_to_write(parts) if write else shards.whole_to_read(parts, roots):
             yield
 
     def release(self) -> None:

@@ -6,23 +6,23 @@ is used. Frozen nets are divided by other means, see `colossalai.frozen`; a froz
 whole in every process.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_map_only
 
+from lightning_rlhf.distributed import shards
 from lightning_rlhf.strategies.colossalai.clipping import GeminiClipping
 from lightning_rlhf.strategies.colossalai.frozen import FrozenNets
 from lightning_rlhf.strategies.colossalai.zero import keep_changes
 
 
 class GeminiEngine:
-    """What a `GeminiDDP` needs around training."""
+    """Does what a `GeminiDDP` needs around training."""
 
     def __init__(self, ddp: Any, optimizer: Any, frozen: FrozenNets, device: torch.device) -> None:
         """Takes the boosted module and optimizer.
@@ -47,7 +47,7 @@ class GeminiEngine:
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """In it the loss is computed."""
+        """Enters the context in which the loss is computed."""
         from colossalai.tensor.param_op_hook import ColoParamOpHookManager
 
         # What GeminiDDP.forward does, which would also round the floating-point numbers of the batch.
@@ -63,7 +63,7 @@ class GeminiEngine:
 
     @contextmanager
     def rollout(self) -> Iterator[None]:
-        """In it nets may be called directly, on all ranks together."""
+        """Lets all ranks together call models directly."""
         from colossalai.tensor.param_op_hook import ColoParamOpHookManager
 
         with ColoParamOpHookManager.use_hooks(_layerwise(self)):
@@ -79,7 +79,7 @@ class GeminiEngine:
 
     @contextmanager
     def whole(self, nets: tuple[nn.Module, ...], write: bool) -> Iterator[None]:
-        """In it all chunks with weights of the nets are gathered, and stay so; what is written is kept if `write`."""
+        """Gathers all chunks with weights of the models, and keeps what is written to them if `write` is set."""
         kinds = {
             parameter: type(parameter)
             for net in nets
@@ -126,30 +126,28 @@ class GeminiEngine:
             rests_on = self.ddp.grads_device[next(iter(chunk.tensors_info))]
             self.chunks.move_chunk(chunk, rests_on, force_copy=True)
 
-    def gather(self, weights: Sequence[nn.Parameter]) -> dict[int, Tensor]:
-        """Whole master weights, and frozen ones, by their id, on the CPU of the first process; elsewhere none.
+    def whole_weights(self, tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Whole master weights of those parameters that are trained, and all other tensors, whole too.
 
-        Not GeminiDDP's own state_dict, which rounds them to 16 bits.
+        One chunk is gathered at a time; neighbours in a module mostly share one. GeminiDDP's own `state_dict` would
+        round master weights to 16 bits.
         """
         from colossalai.zero.gemini.utils import get_temp_total_chunk_on_cuda
 
-        wanted, gathered = {id(weight) for weight in weights}, {}
-        for weight in weights:
-            if isinstance(weight, DTensor):
-                whole = weight.full_tensor()
-                if dist.get_rank() == 0:
-                    gathered[id(weight)] = whole.detach().cpu()
-        for chunk in self._master_chunks():
-            keys = {self.keys[id(master)] for master in chunk.tensors_info}
-            if not keys & wanted:
+        masters = {id(p): master for p, master in zip(self.ddp.fp16_params, self.ddp.fp32_params, strict=True)}
+        gathered, numbers = None, torch.empty(0)
+        for tensor in tensors:
+            master = masters.get(id(tensor))
+            if master is None:
+                yield shards.whole_tensor(tensor)
                 continue
-            whole = get_temp_total_chunk_on_cuda(chunk, torch.float32)
-            if dist.get_rank() == 0:
-                for master, place in chunk.tensors_info.items():
-                    # A copy, since a chunk that is always gathered is not a temporary one.
-                    weight = whole[place.offset : place.end].view(master.shape)
-                    gathered[self.keys[id(master)]] = weight.to("cpu", copy=True)
-        return gathered
+            (chunk,) = self.chunks.get_chunks([master])
+            if chunk is not gathered:
+                # The memory of one chunk goes before the next one is gathered.
+                del numbers
+                gathered, numbers = chunk, get_temp_total_chunk_on_cuda(chunk, torch.float32)
+            place = chunk.tensors_info[master]
+            yield numbers[place.offset : place.end].view(master.shape)
 
     def master_parts(self) -> list[Tensor]:
         """This process's parts of the chunks of master weights, without what fills them up."""
@@ -202,7 +200,7 @@ class GeminiEngine:
         return self.chunks.get_chunks(self.ddp.fp32_params)
 
 
-def _with_plain_output(module: nn.Module, arguments: Any, output: Any) -> Any:
+def _with_plain_output(module: nn.Module, arguments: object, output: object) -> Any:
     """Takes the type ColoTensor from what a module computes with its weights.
 
     ColossalAI gives it to all that comes of them, and needs it for nothing; but on a ColoTensor, or with one, `add_`,
@@ -248,12 +246,12 @@ def _clip_on_cpu(optimizer: Any) -> None:
     update: Any = getattr(optimizer, "torch_adam_update", None)
     scale = 1.0
 
-    def take_scale(optimizer: Any, arguments: tuple[Any, ...], settings: dict[str, Any]) -> None:
+    def take_scale(optimizer: object, arguments: tuple[Any, ...], settings: dict[str, Any]) -> None:
         nonlocal scale
         # -1 is ColossalAI's way to say 1.
         scale = settings["div_scale"] if settings.get("div_scale", -1) > 0 else 1.0
 
-    def clipped_update(weight: Tensor, gradient: Tensor, *others: Any) -> None:
+    def clipped_update(weight: Tensor, gradient: Tensor, *others: object) -> None:
         update(weight, gradient.to(weight.dtype) / scale, *others)
 
     if update:

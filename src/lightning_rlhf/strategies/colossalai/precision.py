@@ -17,7 +17,7 @@ DTYPES = {
     "bf16-true": torch.bfloat16,
     "16-mixed": torch.float16,
 }
-"""What weights compute in, by `trainer.precision`; the optimizer has fp32 master weights in all of them."""
+"""The dtype of weights in computations, by `trainer.precision`; the optimizer always has fp32 master weights."""
 
 
 class ColossalAIPrecision(Precision):
@@ -42,7 +42,7 @@ class ColossalAIPrecision(Precision):
         return getattr(self.engine.mixin, "grad_scaler", None) if self.engine else None
 
     def backward(  # type: ignore[override]
-        self, tensor: Tensor, model: LightningModule, optimizer: Any, *_: Any, **__: Any
+        self, tensor: Tensor, model: LightningModule, optimizer: object, *_: object, **__: Any
     ) -> None:
         """Computes gradients and reduces them over the processes; scales the loss under fp16."""
         self.engine.backward(tensor)
@@ -70,14 +70,14 @@ class ColossalAIPrecision(Precision):
             self.last_norms = {role: (norm / scale).squeeze() for role, norm in self.engine.clipping.norms.items()}
         return loss
 
-    def clip_gradients(self, *_: Any, **__: Any) -> None:
+    def clip_gradients(self, *_: object, **__: object) -> None:
         """Does nothing: the boosted optimizer clips in its step."""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """The loss scale."""
         return self.scaler.state_dict() if self.scaler else {}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
         """Takes the loss scale of a checkpoint."""
         if self.scaler:
             self.scaler.load_state_dict(state_dict)

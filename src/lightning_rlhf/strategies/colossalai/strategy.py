@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lightning_rlhf.distributed.checkpoint_folders import replacing
 from lightning_rlhf.distributed.shards import no_inference_mode
+from lightning_rlhf.distributed.weight_stream import on_cpu
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.strategies.colossalai import checkpoint as folder
 from lightning_rlhf.strategies.colossalai import cpu as colossalai_cpu
@@ -161,14 +162,14 @@ class ColossalAIStrategy(DDPStrategy):
             no_inference_mode(trainer)
             frozen.divide(self.precision.dtype, self.root_device, offload=self.placement_policy != "cuda")
 
-    def training_step(self, *arguments: Any, **settings: Any) -> Any:
+    def training_step(self, *arguments: object, **settings: object) -> Any:
         """Computes the loss."""
         with self._engine().training():
             return super().training_step(*arguments, **settings)
 
     @contextmanager
     def block_backward_sync(self) -> Iterator[None]:
-        """In it, for an accumulated part of a minibatch, gradients need not be reduced."""
+        """Lets the gradients of an accumulated part of a minibatch stay unreduced."""
         with self._engine().no_sync():
             yield
 
@@ -180,9 +181,9 @@ class ColossalAIStrategy(DDPStrategy):
         """See `Sharding`."""
         return self.engine.whole(nets, write) if self.engine else nullcontext()
 
-    def full_state_dict(self, net: nn.Module) -> dict[str, Tensor]:
+    def named_weights(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         """See `Sharding`; trained weights are the fp32 masters."""
-        return {name: tensor.cpu() for name, tensor in self._whole_state_dict(net).items()}
+        return self._named_weights(model, but=())
 
     def num_parameters(self, net: nn.Module, *, trained: bool = False) -> int:
         """See `Sharding`; a divided weight keeps its shape."""
@@ -200,6 +201,9 @@ class ColossalAIStrategy(DDPStrategy):
         """See `Sharding`."""
         return self.precision.last_norms
 
+    def release(self) -> None:
+        """See `Sharding`: what `teardown` leaves goes with the module."""
+
     def clip_by_role(self, max_norm: float) -> None:
         """See `Sharding`: the boosted optimizer's step clips, and knows the bound."""
         self._engine().clipping.by_role = True
@@ -207,9 +211,10 @@ class ColossalAIStrategy(DDPStrategy):
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Whole weights on the first process, for a checkpoint."""
         module = self._module()
-        return self._whole_state_dict(module, but=getattr(module, "unchanged", tuple)())
+        weights = self._named_weights(module, but=getattr(module, "unchanged", tuple)())
+        return on_cpu(weights, keep=self.is_global_zero)
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: object = None) -> None:
         """Writes a folder; see `colossalai.checkpoint`."""
         rest = dict(checkpoint)
         weights, shares = rest.pop("state_dict"), rest.pop("optimizer_states", [])
@@ -272,7 +277,10 @@ class ColossalAIStrategy(DDPStrategy):
         assert self.engine is not None
         return self.engine
 
-    def _whole_state_dict(self, net: nn.Module, but: tuple[str, ...] = ()) -> dict[str, Tensor]:
-        weights = [weight for name, weight in net.named_parameters() if not name.startswith(but)]
-        masters = self.engine.gather(weights) if self.engine else {}
-        return folder.whole_state_dict(net, masters, but) if self.is_global_zero else {}
+    def _named_weights(self, module: nn.Module, but: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:
+        """See `named_weights`; leaves out the names that begin with one of `but`."""
+        state = {name: tensor for name, tensor in module.state_dict(keep_vars=True).items() if not name.startswith(but)}
+        whole = self.engine.whole_weights(state.values()) if self.engine else state.values()
+        for name, tensor in zip(state, whole, strict=True):
+            # A checkpoint of tensors of ColossalAI's own types could be read with ColossalAI only.
+            yield name, tensor.detach().as_subclass(Tensor)

@@ -3,7 +3,7 @@
 The share has an fp32 copy of its weights, the master weights, beside the weights that compute ("working").
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -15,7 +15,7 @@ from lightning_rlhf.strategies.colossalai.clipping import ZeroClipping
 
 
 class ZeroEngine:
-    """What a `LowLevelZeroOptimizer` needs around training."""
+    """Does what a `LowLevelZeroOptimizer` needs around training."""
 
     def __init__(self, dtypes: dict[nn.Parameter, torch.dtype], optimizer: Any, device: torch.device) -> None:
         """Takes the boosted optimizer.
@@ -33,7 +33,7 @@ class ZeroEngine:
         self.clipping = ZeroClipping(optimizer, device)
 
     def training(self) -> AbstractContextManager[None]:
-        """In it the loss is computed."""
+        """Returns the context in which the loss is computed."""
         return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
@@ -41,31 +41,26 @@ class ZeroEngine:
         self.optimizer.backward(loss)
 
     def rollout(self) -> AbstractContextManager[None]:
-        """In it nets are called directly, as they may be at any time."""
+        """Returns an empty context: models may be called directly at any time."""
         return nullcontext()
 
     def no_sync(self) -> AbstractContextManager[None]:
-        """In it gradients stay in this process; stage 2 has no room for whole ones, and reduces them all the same."""
+        """Returns a context in which gradients are not reduced; stage 2 has no room for that and reduces them."""
         return nullcontext() if self.optimizer._partition_grads else self.optimizer.no_sync()
 
     @contextmanager
     def whole(self, nets: tuple[nn.Module, ...], write: bool) -> Iterator[None]:
-        """In it weights may be written, if `write`; they are whole anyway."""
+        """Lets weights be written if `write` is set; they are whole in any case."""
         yield
         if write:
             for parameter in {parameter for net in nets for parameter in net.parameters()}:
                 if id(parameter) in self.parameters:
                     keep_changes(self._share(parameter), self._master(parameter))
 
-    def gather(self, weights: Sequence[nn.Parameter]) -> dict[int, Tensor]:
-        """Whole master weights by the id of their parameter, on the CPU of the first process; elsewhere none."""
-        gathered = {}
-        for parameter in weights:
-            if id(parameter) in self.parameters:
-                weight = self._whole_master(parameter)
-                if dist.get_rank() == 0:
-                    gathered[id(parameter)] = weight.cpu()
-        return gathered
+    def whole_weights(self, tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Whole master weights of those parameters that are trained, and all other tensors as they are."""
+        for tensor in tensors:
+            yield self._whole_master(tensor) if id(tensor) in self.parameters else tensor
 
     def master_parts(self) -> list[Tensor]:
         """This process's parts of the master weights."""

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -59,12 +58,12 @@ def unchanged(module: LightningModule) -> tuple[str, ...]:
 
 @contextmanager
 def left_out(module: LightningModule) -> Iterator[None]:
-    """In it the module's state has no weights that stay as they were built.
+    """Leaves weights that stay as they were built out of the module's state for a while.
 
     The engine itself leaves frozen ones out by their first name, and a tied weight has two.
     """
 
-    def drop(_: nn.Module, state: dict[str, Tensor], *__: Any) -> None:
+    def drop(_: nn.Module, state: dict[str, Tensor], *__: object) -> None:
         for name in [name for name in state if name.startswith(unchanged(module))]:
             del state[name]
 
@@ -109,8 +108,8 @@ def check(path: Path, *, processes: int, zero3: bool) -> None:
         raise UserError(f"checkpoint={path}: {theirs} wrote it, and this run is {ours}: go on with {theirs}, {start}")
 
 
-def load_weights(src: Mapping[str, Any], dst: nn.Module, *, unchanged: tuple[str, ...], strict: bool) -> None:
-    """What the engine calls to set weights and buffers.
+def load_weights(src: Mapping[str, object], dst: nn.Module, *, unchanged: tuple[str, ...], strict: bool) -> None:
+    """Sets weights and buffers; the engine calls it.
 
     Args:
         src: By name; under ZeRO 3 weights are empty, and come from the processes' own parts.

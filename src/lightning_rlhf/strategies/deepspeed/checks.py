@@ -1,4 +1,4 @@
-"""What DeepSpeed cannot do, said before nets are built."""
+"""Errors about what DeepSpeed cannot do, raised before models are built."""
 
 import inspect
 import logging
@@ -50,8 +50,8 @@ def check_cpu(precision: str) -> None:
         )
 
 
-def quiet() -> None:
-    """Silences what is said on each start or step, and what a user can do nothing about."""
+def silence_libraries() -> None:
+    """Silences messages that come with each start or step, and about which a user can do nothing."""
     logging.getLogger("lightning.pytorch.strategies.deepspeed").setLevel(logging.WARNING)
     # DeepSpeed calls functions that torch has renamed.
     warnings.filterwarnings(

@@ -40,7 +40,7 @@ class Clipping:
         return torch.stack([norm for norm, of in zip(self._measured, self._roles, strict=True) if of == role]).norm()
 
     def _noting(self, measure: Callable[..., Any]) -> Callable[..., Any]:
-        def noting(*arguments: Any, **settings: Any) -> Any:
+        def noting(*arguments: object, **settings: object) -> Any:
             if len(self._measured) == len(self._roles):
                 self._measured = []
             norm = measure(*arguments, **settings)
@@ -52,7 +52,7 @@ class Clipping:
 
         return noting
 
-    def _clip_by_role(self, which: Any, total_norm: Any) -> None:
+    def _clip_by_role(self, which: object, total_norm: object) -> None:
         # Without a bound DeepSpeed need not measure.
         self._clip(which, self._norm(self._role(which)) if self.by_role and self._measured else total_norm)
 

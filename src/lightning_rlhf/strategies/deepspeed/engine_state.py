@@ -1,7 +1,7 @@
-"""What a DeepSpeed engine holds: weights, and the optimizer's fp32 copies of those that are trained."""
+"""The state of a DeepSpeed engine: weights, and the optimizer's fp32 copies of those that are trained."""
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from lightning_rlhf.strategies.deepspeed.zero3 import is_spread
 
 
 def initialize(
-    model: nn.Module, optimizer: Optimizer | None, lr_scheduler: Any, config: dict[str, Any], device_index: int
+    model: nn.Module, optimizer: Optimizer | None, lr_scheduler: object, config: dict[str, object], device_index: int
 ) -> tuple[Any, Any]:
     """Makes the engine of a module, and the optimizer in it."""
     import deepspeed
@@ -30,24 +30,21 @@ def initialize(
     return engine, ds_optimizer
 
 
-def full_state_dict(net: nn.Module, *, copies: bool, keep: bool) -> dict[str, Tensor]:
-    """Whole weights and buffers on the CPU, gathered one by one by all ranks together.
+def named_weights(model: nn.Module, *, copies: bool, gathered: Container[Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Whole weights and buffers, gathered one by one by all ranks together.
 
     Args:
-        net: A submodule of what the engine trains.
+        model: A submodule of what the engine trains.
         copies: Take the fp32 copies of trained weights.
-        keep: Whether this rank wants them; otherwise it gets none.
+        gathered: What is whole already.
     """
     import deepspeed
     from deepspeed.utils import safe_get_full_fp32_param
 
-    state = {}
-    for name, tensor in net.state_dict(keep_vars=True).items():
-        with deepspeed.zero.GatheredParameters([tensor]):
-            whole = safe_get_full_fp32_param(tensor) if copies and tensor.requires_grad else tensor.detach()
-            if keep:
-                state[name] = whole.to("cpu", copy=True)
-    return state
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        # To gather a weight a second time would divide it when that is over.
+        with deepspeed.zero.GatheredParameters([] if tensor in gathered else [tensor]):
+            yield name, safe_get_full_fp32_param(tensor) if copies and tensor.requires_grad else tensor.detach()
 
 
 def fp32_parts(module: nn.Module) -> list[Tensor]:

@@ -16,7 +16,7 @@ DTYPES = {
     "16-mixed": torch.float16,
     "16-true": torch.float16,
 }
-"""What weights compute in; there is no autocast, mixed or not."""
+"""The dtype of weights in computations, by `trainer.precision`; there is no autocast, even under mixed precision."""
 
 
 class Precision(KeepsDigits, DeepSpeedPrecision):
@@ -27,7 +27,7 @@ class Precision(KeepsDigits, DeepSpeedPrecision):
         return module
 
     def backward(  # type: ignore[override]
-        self, tensor: Tensor, model: LightningModule, optimizer: Any, *arguments: Any, **settings: Any
+        self, tensor: Tensor, model: LightningModule, optimizer: Any, *arguments: object, **settings: Any
     ) -> None:
         """Computes gradients.
 

@@ -1,7 +1,7 @@
 """DeepSpeed's ZeRO 1, 2 and 3, with offload to the CPU and to NVMe."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -23,7 +23,7 @@ from lightning_rlhf.errors import UserError, require
 from lightning_rlhf.strategies.deepspeed import checkpoint as folder
 from lightning_rlhf.strategies.deepspeed import engine_state as state
 from lightning_rlhf.strategies.deepspeed import zero3 as zero3
-from lightning_rlhf.strategies.deepspeed.checks import check_cpu, check_settings, quiet
+from lightning_rlhf.strategies.deepspeed.checks import check_cpu, check_settings, silence_libraries
 from lightning_rlhf.strategies.deepspeed.clipping import Clipping
 from lightning_rlhf.strategies.deepspeed.ops import (
     COMMUNICATION,
@@ -34,6 +34,14 @@ from lightning_rlhf.strategies.deepspeed.ops import (
 )
 from lightning_rlhf.strategies.deepspeed.precision import DTYPES, Precision
 
+# Where a module notes whose engine has its hooks in it: exports come after Lightning's `teardown`, so it stays there.
+_TRAINED_BY = "_deepspeed_strategy"
+
+
+def _trained_by(module: LightningModule) -> "DeepSpeedStrategy | None":
+    """The strategy of an earlier run whose engine holds the same module still."""
+    return vars(module).get(_TRAINED_BY)
+
 
 class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
     """Spreads the optimizer's state (1), gradients too (2), weights too (3) over all processes, on GPUs or CPUs.
@@ -41,9 +49,6 @@ class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
     All nets of a module are in one engine; under ZeRO 3 frozen ones are spread like the others. Of a net that is loaded
     only the first process then reads the weights; one with random weights is built whole by each, on the CPU.
     """
-
-    latest: "DeepSpeedStrategy | None" = None
-    """The one that trained last here; exports come after Lightning's `teardown`, so the next one frees it."""
 
     def __init__(
         self,
@@ -97,6 +102,7 @@ class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
             raise UserError("DeepSpeedStrategy: config.gradient_clipping: set trainer.gradient_clip_val instead")
         self.gather_for_generation = gather_for_generation
         self.engine: Any = None
+        self.gathered: set[Tensor] = set()
         self.clipping: Clipping | None = None
 
     @property
@@ -110,10 +116,11 @@ class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
         Raises:
             UserError: If DeepSpeed cannot do on the CPU what the trainer wants.
         """
-        quiet()
+        silence_libraries()
         prepare_disk(self._zero)
-        if DeepSpeedStrategy.latest is not None:
-            DeepSpeedStrategy.latest.release(self._module())
+        previous = _trained_by(self._module())
+        if previous is not None:
+            previous._release(keep_weights=True)
         self.precision_plugin = Precision(self.precision_plugin.precision)  # type: ignore[arg-type]
         if not isinstance(self.accelerator, CPUAccelerator):
             super().setup_environment()
@@ -141,7 +148,7 @@ class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
 
     @contextmanager
     def model_sharded_context(self) -> Iterator[None]:
-        """In it nets are built.
+        """Returns the context in which the module builds its models.
 
         Lightning's `zero.Init` breaks Hugging Face nets: they draw random weights when these are spread already.
         """
@@ -150,10 +157,10 @@ class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
         on_disk = self._zero.get("offload_param", {}).get("device") == "nvme"
         spread = self.zero_stage_3 and not on_disk
         reading = partial(zero3.sharded_loading, self._config())
-        with loading_by(reading, zero3.writable) if spread else nullcontext():
+        with loading_by(reading, zero3.writable, zero3.is_spread) if spread else nullcontext():
             yield
 
-    def validation_step(self, *arguments: Any, **settings: Any) -> Any:
+    def validation_step(self, *arguments: object, **settings: object) -> Any:
         """Calls the module's own, which may sample, and not through the engine as training does."""
         with self.precision_plugin.val_step_context(), self.rollout():
             return self._module().validation_step(*arguments, **settings)
@@ -168,15 +175,18 @@ class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
     @contextmanager
     def whole(self, *nets: nn.Module, write: bool) -> Iterator[None]:
         """See `Sharding`."""
-        with self.rollout(), zero3.gathered(self.engine, nets, write=write) if self.zero_stage_3 else nullcontext():
+        with ExitStack() as stack:
+            stack.enter_context(self.rollout())
+            if self.zero_stage_3:
+                stack.enter_context(zero3.gathering(self.engine, nets, self.gathered, write=write))
             yield
             if write and self.optimizers:
                 state.keep_changes(dict.fromkeys(p for net in nets for p in net.parameters() if p.requires_grad))
 
-    def full_state_dict(self, net: nn.Module) -> dict[str, Tensor]:
+    def named_weights(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         """See `Sharding`; under mixed precision trained weights are the optimizer's fp32 copies."""
         copies = bool(self.optimizers) and "mixed" in self.precision_plugin.precision
-        return state.full_state_dict(net, copies=copies, keep=self.is_global_zero)
+        return state.named_weights(model, copies=copies, gathered=self.gathered)
 
     def num_parameters(self, net: nn.Module, *, trained: bool = False) -> int:
         """See `Sharding`."""
@@ -202,7 +212,7 @@ class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
         assert self.clipping is not None
         self.clipping.by_role = True
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, object], filepath: Any, storage_options: object = None) -> None:
         """Writes a folder; see `deepspeed.checkpoint`."""
         rest = {name: value for name, value in checkpoint.items() if name not in ("state_dict", "optimizer_states")}
         with replacing(Path(self.broadcast(filepath)), self) as partial_folder, folder.left_out(self._module()):
@@ -228,14 +238,14 @@ class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
         )
         return rest
 
-    def release(self, next_module: LightningModule) -> None:
-        """Frees what training has left in the device's memory; under ZeRO 3 its nets are lost.
+    def release(self) -> None:
+        """See `Sharding`. DeepSpeed refers to an engine from too many places for it to go with the trainer."""
+        if self.engine is not None:
+            self._release(keep_weights=False)
 
-        Args:
-            next_module: What is to be trained now; if it is the same, it keeps its weights.
-        """
-        DeepSpeedStrategy.latest = None
-        state.release(self.engine, keep_weights=self.engine.module is next_module)
+    def _release(self, *, keep_weights: bool) -> None:
+        vars(self.engine.module).pop(_TRAINED_BY)
+        state.release(self.engine, keep_weights=keep_weights)
         if self.model is self.engine:
             self.model = None
         self.engine, self.clipping, self.optimizers, self.lr_scheduler_configs = None, None, [], []
@@ -243,18 +253,19 @@ class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
     def _setup_model(self, model: nn.Module) -> nn.Module:  # type: ignore[override]
         # The engine sends weights as bytes, which one without a dimension cannot be seen as.
         lift_scalars(model)
-        zero3.keep_shapes(model)
+        zero3.note_shapes_of_spread(model)
         return model
 
     def _setup_model_and_optimizer(
-        self, model: nn.Module, optimizer: Optimizer | None, lr_scheduler: Any = None
+        self, model: nn.Module, optimizer: Optimizer | None, lr_scheduler: object = None
     ) -> tuple[Any, Any]:
         if self.zero_stage_3:
             zero3.shard(model, self._config(), DTYPES[self.precision_plugin.precision], self.root_device)
         # Lightning gives the index of the device, and a CPU has none.
         index = self.local_rank if self.root_device.index is None else self.root_device.index
         engine, ds_optimizer = state.initialize(model, optimizer, lr_scheduler, self._config(), index)
-        DeepSpeedStrategy.latest, self.engine = self, engine
+        self.engine = engine
+        vars(model)[_TRAINED_BY] = self
         self.clipping = Clipping(ds_optimizer) if optimizer is not None else None
         return engine, ds_optimizer
 

@@ -11,12 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# What is whole here for now: DeepSpeed gathers nothing twice.
-_GATHERED: set[Tensor] = set()
 
-
-def shard(module: nn.Module, config: dict[str, Any], dtype: torch.dtype, device: torch.device) -> None:
-    """Spreads the weights of a module that are whole yet, one by one; those of the first process count.
+def shard(module: nn.Module, config: dict[str, object], dtype: torch.dtype, device: torch.device) -> None:
+    """Divides the weights of a module that are still whole, one by one; those of the first process count.
 
     Left to itself, `deepspeed.initialize` would first move all nets as they are to the GPU
     (`engine._configure_distributed_model`).
@@ -38,8 +35,8 @@ def shard(module: nn.Module, config: dict[str, Any], dtype: torch.dtype, device:
 
 
 @contextmanager
-def sharded_loading(config: dict[str, Any]) -> Iterator[None]:
-    """In it `from_pretrained` spreads each weight while it reads: only the first process reads, none holds a whole net.
+def sharded_loading(config: dict[str, object]) -> Iterator[None]:
+    """Lets `from_pretrained` divide each weight as it reads it: only the first process reads, none holds a whole model.
 
     Not for `from_config`: transformers before 5 draws no weights there (`_init_weights` gets empty tensors), and later
     versions draw other ones than without ZeRO 3.
@@ -68,19 +65,20 @@ def writable(parameters: Sequence[Tensor]) -> AbstractContextManager[None]:
     divided = [parameter for parameter in parameters if is_spread(parameter)]
     if not divided:
         return nullcontext()
+    # An attribute of the package, and no module to import from.
     import deepspeed
 
     return deepspeed.zero.GatheredParameters(divided, modifier_rank=0)
 
 
-def keep_shapes(module: nn.Module) -> None:
+def note_shapes_of_spread(module: nn.Module) -> None:
     """Notes the shape of each weight that is spread already on the weight itself."""
     for parameter in filter(is_spread, module.parameters()):
         parameter.whole_shape = parameter.ds_shape  # type: ignore[attr-defined]
 
 
-def forget_order(engine: Any) -> None:
-    """Lets layers be called in another order than in training, which is recorded to gather ahead.
+def forget_order(engine: object) -> None:
+    """Lets layers be called in another order than the one recorded in training, by which DeepSpeed gathers ahead.
 
     Otherwise calls between two steps would be recorded as if they were part of a step, or, on a complete record, end
     it one by one.
@@ -91,25 +89,26 @@ def forget_order(engine: Any) -> None:
 
 
 @contextmanager
-def gathered(engine: Any, nets: Sequence[nn.Module], *, write: bool) -> Iterator[None]:
-    """In it nets have their whole weights, and no hook gathers or releases any.
+def gathering(engine: object, models: Sequence[nn.Module], gathered: set[Tensor], *, write: bool) -> Iterator[None]:
+    """Gives models their whole weights for a while, in which no hook gathers or releases any.
 
     Args:
         engine: DeepSpeed's.
-        nets: Submodules of what it trains.
+        models: Submodules of what it trains.
+        gathered: What is whole already, since DeepSpeed gathers nothing twice; the weights are in it for that while.
         write: Whether what the first process writes to weights stays.
     """
     import deepspeed
 
-    wanted = dict.fromkeys(parameter for net in nets for parameter in net.parameters())
-    parameters = [parameter for parameter in wanted if parameter not in _GATHERED]
+    wanted = dict.fromkeys(parameter for model in models for parameter in model.parameters())
+    parameters = [parameter for parameter in wanted if parameter not in gathered]
     assert not write or len(parameters) == len(wanted), "weights that are gathered to be read cannot be written"
     with ExitStack() as stack:
         stack.enter_context(deepspeed.zero.GatheredParameters(parameters, modifier_rank=0 if write else None))
-        _GATHERED.update(parameters)
-        stack.callback(_GATHERED.difference_update, parameters)
+        gathered.update(parameters)
+        stack.callback(gathered.difference_update, parameters)
         hooks = {hook.id for hook in (*_offload(engine).forward_hooks, *_offload(engine).backward_hooks)}
-        for module in {module for net in nets for module in net.modules()}:
+        for module in {module for model in models for module in model.modules()}:
             # After each call a hook would release the weights, and before the next one all ranks would gather them.
             stack.enter_context(_without(module._forward_pre_hooks, hooks))
             stack.enter_context(_without(module._forward_hooks, hooks))

@@ -1,6 +1,5 @@
 """FSDP1: torch's `FullyShardedDataParallel` as a Lightning strategy."""
 
-import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
@@ -15,12 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.distributed import init_device_mesh
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
-from torch.distributed.fsdp import (
-    FullStateDictConfig,
-    FullyShardedDataParallel,
-    MixedPrecision,
-    StateDictType,
-)
+from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision
 from torch.distributed.fsdp.wrap import lambda_auto_wrap_policy
 from torch.optim import Optimizer
 
@@ -29,7 +23,7 @@ from lightning_rlhf.distributed.checkpoint_folders import replacing
 from lightning_rlhf.distributed.gradient_norms import divided_norms, gradients, shrink
 from lightning_rlhf.distributed.half_precision import cast_weights
 from lightning_rlhf.distributed.phases import of_optimizers
-from lightning_rlhf.distributed.shapes import keep_shapes, lift_scalars, whole_shape
+from lightning_rlhf.distributed.shapes import lift_scalars, note_shapes, whole_shape
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.strategies.fsdp import checkpoint as distributed_checkpoint
 from lightning_rlhf.strategies.fsdp.precision import Precision
@@ -116,7 +110,7 @@ class FSDPStrategy(lightning_strategies.FSDPStrategy):
         if any(isinstance(part, FullyShardedDataParallel) for part in model.modules()):
             raise UserError("FSDPStrategy: the module was sharded by another trainer: build a new one")
         lift_scalars(model)
-        keep_shapes(model)
+        note_shapes(model)
         dtypes = {parameter.dtype for parameter in model.parameters() if parameter.requires_grad}
         if len(dtypes) > 1:
             raise UserError(
@@ -144,7 +138,7 @@ class FSDPStrategy(lightning_strategies.FSDPStrategy):
         _setup_activation_checkpointing(self.root, self._activation_checkpointing_kwargs)
         return self.root
 
-    def validation_step(self, *arguments: Any, **settings: Any) -> Any:
+    def validation_step(self, *arguments: object, **settings: object) -> Any:
         """Calls the module's own, in a rollout: it may enter one itself, which it could not inside FSDP's forward."""
         with self.precision_plugin.val_step_context(), self.rollout():
             return self._module().validation_step(*arguments, **settings)
@@ -174,16 +168,23 @@ class FSDPStrategy(lightning_strategies.FSDPStrategy):
             stack.callback(self.gathered.difference_update, mine)
             yield
 
-    def full_state_dict(self, net: nn.Module) -> dict[str, Tensor]:
-        """See `Sharding`; one block is gathered at a time."""
-        on_gpu = self.root_device.type != "cpu"
-        # To offload from the CPU to the CPU frees the memory of the weights that are returned: a segmentation fault.
-        config = FullStateDictConfig(offload_to_cpu=on_gpu, rank0_only=on_gpu)
-        with self.rollout(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "FSDP.state_dict_type", FutureWarning)
-            with FullyShardedDataParallel.state_dict_type(self._root(), StateDictType.FULL_STATE_DICT, config):
-                weights = net.state_dict()
-            return {name: weight.cpu().clone() for name, weight in weights.items()} if self.is_global_zero else {}
+    def named_weights(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        """See `Sharding`; one block is gathered at a time, beside what all models have outside their blocks."""
+        with self.rollout():
+            yield from self._named_weights(model, "")
+
+    def _named_weights(self, module: nn.Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
+        """Walks through a module in the order of its `state_dict`."""
+        if isinstance(module, FullyShardedDataParallel):
+            with self._gather([module], write=False):
+                yield from self._named_weights(module.module, prefix)
+            return
+        buffers = {name: b for name, b in module._buffers.items() if name not in module._non_persistent_buffers_set}
+        for name, tensor in (module._parameters | buffers).items():
+            if tensor is not None:
+                yield prefix + name, tensor.detach()
+        for name, child in module.named_children():
+            yield from self._named_weights(child, f"{prefix}{name}.")
 
     def num_parameters(self, net: nn.Module, *, trained: bool = False) -> int:
         """See `Sharding`."""
@@ -201,6 +202,9 @@ class FSDPStrategy(lightning_strategies.FSDPStrategy):
         """See `Sharding`: they were known before."""
         return None
 
+    def release(self) -> None:
+        """See `Sharding`: its memory goes with the module."""
+
     def clip_by_role(self, max_norm: float) -> None:
         """See `Sharding`."""
         roles = gradients(self.optimizers[0])
@@ -214,7 +218,7 @@ class FSDPStrategy(lightning_strategies.FSDPStrategy):
         """This process's share of the optimizer, for a checkpoint."""
         return get_optimizer_state_dict(self._root(), optimizer)
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, object], filepath: Any, storage_options: object = None) -> None:
         """Writes a folder; see `fsdp.checkpoint`."""
         with replacing(Path(self.broadcast(filepath)), self) as folder:
             distributed_checkpoint.save(checkpoint, folder, is_first=self.is_global_zero)

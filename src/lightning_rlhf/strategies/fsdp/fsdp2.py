@@ -13,11 +13,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.tensor import DTensor
 
 from lightning_rlhf.distributed import shards
-from lightning_rlhf.distributed.blocks import nets
+from lightning_rlhf.distributed.blocks import models_in
 from lightning_rlhf.distributed.checkpoint_folders import replacing
 from lightning_rlhf.distributed.gradient_norms import divided_norms, gradients, shrink
 from lightning_rlhf.distributed.half_precision import keep_digits
@@ -78,7 +77,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         """
         module = self._module()
         lift_scalars(module)
-        self.nets = [self._shard(net) for net in dict.fromkeys(nets(module))]
+        self.nets = [self._shard(net) for net in dict.fromkeys(models_in(module))]
         missed = [name for name, weight in module.named_parameters() if not isinstance(weight, DTensor)]
         if missed:
             raise UserError(
@@ -109,15 +108,15 @@ class FSDP2Strategy(ModelParallelStrategy):
         assert not write or parts == shards.parts(*roots), "weights that are gathered to be read cannot be written"
         self.gathered |= set(parts)
         try:
-            with shards.written(parts) if write else shards.kept(parts, roots):
+            with shards.whole_to_write(parts) if write else shards.whole_to_read(parts, roots):
                 yield
         finally:
             self.gathered -= set(parts)
 
-    def full_state_dict(self, net: nn.Module) -> dict[str, Tensor]:
+    def named_weights(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         """See `Sharding`; one tensor is gathered at a time."""
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        return cast(dict[str, Tensor], get_model_state_dict(net, options=options))
+        for name, tensor in model.state_dict().items():
+            yield name, shards.whole_tensor(tensor)
 
     def num_parameters(self, net: nn.Module, *, trained: bool = False) -> int:
         """See `Sharding`; a shard knows the size of the whole."""
@@ -135,12 +134,15 @@ class FSDP2Strategy(ModelParallelStrategy):
         """See `Sharding`: they were known before."""
         return None
 
+    def release(self) -> None:
+        """See `Sharding`: its memory goes with the module."""
+
     def clip_by_role(self, max_norm: float) -> None:
         """See `Sharding`."""
         roles = gradients(self.optimizers[0])
         shrink(roles, divided_norms(roles, self.root_device), max_norm)
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, object], filepath: Any, storage_options: object = None) -> None:
         """Writes a folder; see `fsdp.checkpoint`."""
         with replacing(Path(self.broadcast(filepath)), self) as folder:
             distributed_checkpoint.save(checkpoint, folder, is_first=self.is_global_zero)

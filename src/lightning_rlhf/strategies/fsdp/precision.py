@@ -38,7 +38,7 @@ class Precision(KeepsDigits, FSDPPrecision):
         self.root = model
         return super().connect(model, optimizers, lr_schedulers)
 
-    def clip_grad_by_norm(self, optimizer: Any, clip_val: float) -> None:
+    def clip_grad_by_norm(self, optimizer: object, clip_val: float) -> None:
         """Clips by the norm over all ranks."""
         assert self.root is not None
         self.root.clip_grad_norm_(clip_val)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.models.adapters.active import playing
+from lightning_rlhf.models.adapters.active import activated
 from lightning_rlhf.models.adapters.lora import Lora, inject
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.scalar import load_scalar_model
@@ -124,14 +124,14 @@ def two(make_source: MakeSource) -> Any:
 def test_the_named_adapter_plays_and_then_what_played_before(two: Any, make_source: MakeSource) -> None:
     plain = logits(load_causal_lm(make_source("llama")).eval())
     last = logits(two)
-    with playing(two, "actor"):
+    with activated(two, "actor"):
         actor = logits(two)
-        with playing(two, None):
+        with activated(two, None):
             assert torch.equal(logits(two), plain)
-            with playing(two, "critic"):
+            with activated(two, "critic"):
                 assert torch.equal(logits(two), last)
         assert torch.equal(logits(two), actor)
-        with pytest.raises(RuntimeError, match="on purpose"), playing(two, "critic"):
+        with pytest.raises(RuntimeError, match="on purpose"), activated(two, "critic"):
             raise RuntimeError("on purpose")
         assert torch.equal(logits(two), actor)
     assert torch.equal(logits(two), last)
@@ -145,17 +145,17 @@ def test_layers_that_get_an_adapter_later_play_too(make_source: MakeSource) -> N
     net = load_causal_lm(make_source("llama")).eval()
     plain = logits(net)
     inject(net, Lora(target_modules=["q_proj"]), "first")
-    with playing(net, "first"):
+    with activated(net, "first"):
         inject(net, Lora(target_modules=["v_proj"]), "second")
     drawn(net)
-    with playing(net, None):
+    with activated(net, None):
         assert torch.equal(logits(net), plain)
 
 
 def test_playing_changes_nothing_that_is_trained(two: Any) -> None:
     before = {name: weight.requires_grad for name, weight in two.named_parameters()}
     for name in ("actor", "critic", None):
-        with playing(two, name):
+        with activated(two, name):
             assert {name: weight.requires_grad for name, weight in two.named_parameters()} == before
     assert {name.split(".")[-2] for name, trained in before.items() if trained} == {"actor", "critic"}
 
@@ -165,9 +165,9 @@ def gradients(net: Any, *, backward_in: str | None) -> dict[str, Tensor]:
     net.train().zero_grad()
     loss = torch.zeros(())
     for name, weight in [("actor", 1.0), ("critic", 0.5), (None, 0.25)]:
-        with playing(net, name):
+        with activated(net, name):
             loss = loss + weight * net(IDS, use_cache=False).logits.logsumexp(-1).square().mean()
-    with playing(net, backward_in):
+    with activated(net, backward_in):
         loss.backward()
     return {name: weight.grad.clone() for name, weight in net.named_parameters() if weight.grad is not None}
 
@@ -222,7 +222,7 @@ def test_head_and_bias_beside_an_adapter_learn_by_steps_that_16_bits_would_round
 
 def test_a_copy_of_a_net_plays_for_itself(two: Any) -> None:
     other = copy.deepcopy(two)
-    with playing(two, "actor"), playing(other, None):
+    with activated(two, "actor"), activated(other, None):
         assert float((logits(two) - logits(other)).detach().abs().max()) > 1e-2
 
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM
 
 from lightning_rlhf.distributed.loading import loading, writable
-from lightning_rlhf.distributed.phases import full_state_dict, num_parameters, rollout_phase, whole
+from lightning_rlhf.distributed.phases import full_state_dict, num_parameters, release, rollout_phase, whole
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.forward import label_logprobs
 from lightning_rlhf.models.source import ModelSource
@@ -134,8 +134,9 @@ def fit(folder: Path, name: str, strategy: DeepSpeedStrategy, **settings: Any) -
 
 def main(folder: Path) -> None:
     first = DeepSpeedStrategy(stage=3, zero={"param_persistence_threshold": 0})
-    _, zero3 = fit(folder, "zero3", first)
+    trainer, zero3 = fit(folder, "zero3", first)
     share = weakref.ref(first.deepspeed_engine.optimizer.fp32_partitioned_groups_flat[0])
+    release(trainer)
     second, zero2 = fit(folder, "zero2", DeepSpeedStrategy(stage=2), accumulate_grad_batches=2)
     gc.collect()
     seen = {"zero3": zero3, "zero2": zero2, "freed": share() is None}

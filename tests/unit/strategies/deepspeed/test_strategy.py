@@ -107,7 +107,7 @@ def test_a_checkpoint_takes_the_place_of_an_older_one(folder: Path) -> None:
     assert left == {"zero3.ckpt", "zero2.ckpt"}
 
 
-def test_what_training_took_is_free_when_the_next_one_has_begun(folder: Path) -> None:
+def test_what_training_took_is_free_when_it_is_released(folder: Path) -> None:
     assert json.loads((folder / "seen_0.json").read_text())["freed"]
 
 
