@@ -4,6 +4,8 @@ Each use draws from a generator of its own, keyed by the run's seed and by what 
 number of processes or another micro-batch size sees the same numbers, and no global state is touched.
 """
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 
@@ -30,14 +32,17 @@ def permutation(length: int, seed: int, *keys: int) -> list[int]:
 
 def endless(length: int, first: int, count: int, seed: int, *keys: int) -> list[int]:
     """`count` places in `range(length)` from number `first` on of endless passes, each in fresh order."""
-    orders: dict[int, list[int]] = {}
     chosen = []
     for number in range(first, first + count):
         epoch, place = divmod(number, length)
-        if epoch not in orders:
-            orders[epoch] = permutation(length, seed, *keys, epoch)
-        chosen.append(orders[epoch][place])
+        chosen.append(int(_order(length, seed, *keys, epoch)[place]))
     return chosen
+
+
+# Callers ask for a few places at a time, and a minibatch may lie in two passes.
+@lru_cache(maxsize=2)
+def _order(length: int, seed: int, *keys: int) -> np.ndarray:
+    return np.asarray(permutation(length, seed, *keys))
 
 
 def uniforms(shape: tuple[int, int], seed: int, *keys: int) -> torch.Tensor:
