@@ -93,7 +93,9 @@ def _write(
     skipped: list[str] = []
     texts = folder / "records"
     count = _write_records(texts, kind.records(source, skipped, on_error), beyond if kind.keeps_columns else None)
-    render = partial(_rendered, kind=kind, renderer=renderer, vocabulary=len(renderer.tokenizer))
+    # Not the number of tokens, since ids may have gaps.
+    vocabulary = 1 + max(renderer.tokenizer.get_vocab().values())
+    render = partial(_rendered, kind=kind, renderer=renderer, vocabulary=vocabulary)
     map_file(texts, folder, render, count=count, title=f"tokenizing {source.name}")
     texts.unlink()
     (folder / "skipped.json").write_text(json.dumps(skipped), encoding="utf-8")

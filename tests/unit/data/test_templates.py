@@ -1,5 +1,6 @@
 """Texts of many conversations: those of each alone, whether the template looks at one turn at a time or not."""
 
+from collections.abc import Callable
 from itertools import product
 
 import pytest
@@ -8,6 +9,8 @@ from transformers import PreTrainedTokenizerFast
 from lightning_rlhf.data.fields import Role
 from lightning_rlhf.data.templates import TEMPLATES, Asked, ChatTexts, Turn, is_turn_by_turn
 from lightning_rlhf.errors import UserError
+
+MakeTokenizer = Callable[..., PreTrainedTokenizerFast]
 
 BODY = "{{ '<' + m.role + '>' + m['content'] | trim }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}"
 PROMPT = "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
@@ -46,8 +49,7 @@ def alone(tokenizer: PreTrainedTokenizerFast, asked: Asked) -> str:
 
 
 @pytest.mark.parametrize("name", [name for name in (*TURN_BY_TURN, *OTHERS) if name != "no Jinja"])
-def test_each_text_is_that_of_the_conversation_alone(name: str, make_tokenizer: object) -> None:
-    assert callable(make_tokenizer)
+def test_each_text_is_that_of_the_conversation_alone(name: str, make_tokenizer: MakeTokenizer) -> None:
     tokenizer = make_tokenizer(template={**TURN_BY_TURN, **OTHERS}[name])
     roles: list[Role] = ["user", "assistant", "system"]
     # The last content is what marks the end of turns, which texts do not hold; the first looks like a turn.
@@ -56,8 +58,7 @@ def test_each_text_is_that_of_the_conversation_alone(name: str, make_tokenizer: 
     assert ChatTexts(tokenizer).texts(asked) == {one: alone(tokenizer, one) for one in asked}
 
 
-def test_only_conversations_with_a_refused_turn_are_refused(make_tokenizer: object) -> None:
-    assert callable(make_tokenizer)
+def test_only_conversations_with_a_refused_turn_are_refused(make_tokenizer: MakeTokenizer) -> None:
     good, bad = Asked((("user", "yes"),), True), Asked((("user", "yes"), ("assistant", "no")), False)
     texts = ChatTexts(make_tokenizer(template=REFUSES)).texts([good, bad])
     assert texts[good] == "<user>yes<assistant>"
@@ -66,9 +67,8 @@ def test_only_conversations_with_a_refused_turn_are_refused(make_tokenizer: obje
 
 
 def test_turn_by_turn_the_template_is_applied_once_to_all(
-    make_tokenizer: object, monkeypatch: pytest.MonkeyPatch
+    make_tokenizer: MakeTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert callable(make_tokenizer)
     tokenizer = make_tokenizer(template=LOOP)
     texts, applied = ChatTexts(tokenizer), []
     right = tokenizer.apply_chat_template
