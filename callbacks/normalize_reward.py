@@ -1,7 +1,7 @@
 """Gives a reward model mean 0 and standard deviation 1 on samples of the reference policy."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -81,7 +81,7 @@ class NormalizeReward(Callback):
             mean, std = float(all_scores.mean()), float(all_scores.std())
             log.info("reward normalised on %d samples: was mean %.3f, std %.3f", len(prompts), mean, std)
 
-    def _draw(self, trainer: Any, pl_module: Any, prompts: list[Prompt]) -> list[Sequences]:
+    def _draw(self, trainer: Any, pl_module: Any, prompts: Sequence[Prompt]) -> list[Sequences]:
         """This process's share of the samples, a few rows at a time; the policy is gone afterwards."""
         mine = share_of_rows(len(prompts), trainer.global_rank, trainer.world_size)
         policy = self.reference()

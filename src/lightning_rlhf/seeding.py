@@ -6,6 +6,7 @@ number of processes or another micro-batch size sees the same numbers, and no gl
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -52,14 +53,17 @@ def permutation(length: int, seed: int, *keys: int) -> list[int]:
 
 def endless(length: int, first: int, count: int, seed: int, *keys: int) -> list[int]:
     """`count` places in `range(length)` from number `first` on of endless passes, each in fresh order."""
-    orders: dict[int, list[int]] = {}
     chosen = []
     for number in range(first, first + count):
         epoch, place = divmod(number, length)
-        if epoch not in orders:
-            orders[epoch] = permutation(length, seed, *keys, epoch)
-        chosen.append(orders[epoch][place])
+        chosen.append(int(_order(length, seed, *keys, epoch)[place]))
     return chosen
+
+
+# Callers ask for a few places at a time, and a minibatch may lie in two passes.
+@lru_cache(maxsize=2)
+def _order(length: int, seed: int, *keys: int) -> np.ndarray:
+    return np.asarray(permutation(length, seed, *keys))
 
 
 def uniforms(shape: tuple[int, int], seed: int, *keys: int) -> torch.Tensor:

@@ -61,7 +61,9 @@ def test_the_log_prob_of_an_answer_is_that_of_its_learnt_tokens(
     module = PreferenceDataModule(data["preferences"], renderer, minibatch_size=8, val_fraction=0.1)
     batch, net = batch_of(module, tmp_path), load_causal_lm(source).eval()
     logprobs = response_logprobs(net, as_sequences(batch))
-    rendered = {tuple(row.ids): row.loss_mask for pair in module.train_rows for row in (pair.chosen, pair.rejected)}
+    rendered = {
+        tuple(row.ids.tolist()): row.loss_mask for pair in module.train_rows for row in (pair.chosen, pair.rejected)
+    }
     for ids, mask, logprob in zip(batch.input_ids, batch.attention_mask, logprobs, strict=True):
         tokens = ids[mask]
         learnt = torch.tensor(rendered[tuple(tokens.tolist())])
@@ -176,7 +178,7 @@ def test_the_prompts_to_answer_are_those_of_held_out_pairs_unless_a_file_has_oth
     held_out = prompts(answer_prompts=True)
     module = PreferenceDataModule(data["preferences"], renderer, minibatch_size=8, val_fraction=0.2)
     batch_of(module, tmp_path)
-    trained_on = {record.prompt[-1]["content"] for record in module.train_records}
+    trained_on = {prompt.text for prompt in module.reference_prompts(len(module.train_rows))}
     assert held_out
     assert len(held_out) == len(set(held_out))
     assert not trained_on & set(held_out)

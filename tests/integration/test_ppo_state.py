@@ -206,7 +206,7 @@ def test_the_texts_enter_the_update_with_their_weight(parts: Callable, texts: st
 def plain_step(actor: Any, texts: str, renderer: Renderer) -> tuple[float, dict[str, Tensor]]:
     """Loss on the first three texts, a row at a time, and an SGD step of 0.1 on it."""
     rows = read_ptx(texts, renderer, 1024, "raise")
-    chosen = [rows[place].ids for place in endless(len(rows), 0, 3, 7, PTX)]
+    chosen = [rows[place].ids.tolist() for place in endless(len(rows), 0, 3, 7, PTX)]
     logprobs = []
     for ids in map(torch.tensor, chosen):
         logprobs.append(actor(ids[None]).logits[0, :-1].log_softmax(-1).gather(1, ids[1:, None]))

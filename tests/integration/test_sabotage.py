@@ -85,8 +85,8 @@ SABOTAGES = {
         ScalarModel, "scores", mean_over_padding, ("reward", "ppo"), LAST_TOKEN
     ),
     "the score is a mean over tokens": Sabotage(ScalarModel, "scores", mean_over_tokens, ("reward", "ppo"), LAST_TOKEN),
-    "EOS is not learnt": Sabotage(Renderer, "conversation", eos_not_learnt, ("sft", "reward", "dpo"), EOS),
-    "EOS is left out": Sabotage(Renderer, "conversation", eos_not_there, ("sft", "reward", "dpo"), EOS),
+    "EOS is not learnt": Sabotage(Renderer, "labelled", eos_not_learnt, ("sft", "reward", "dpo"), EOS),
+    "EOS is left out": Sabotage(Renderer, "labelled", eos_not_there, ("sft", "reward", "dpo"), EOS),
 }
 
 

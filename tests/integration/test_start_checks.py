@@ -18,6 +18,7 @@ from support import tiny_source, trainer
 
 from lightning_rlhf import TextReward, load_causal_lm, load_scalar_model
 from lightning_rlhf.callbacks import StartChecks
+from lightning_rlhf.data.encoding import PieceEncoder
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.rewards.build import LoadedReward, WeightedSum
@@ -171,10 +172,17 @@ def test_all_nets_of_a_sum_are_checked_each_in_its_own_tokens(parts: Callable, t
 class CharacterRenderer(Renderer):
     """A tokenizer of its own: the codes of the characters."""
 
-    def _encode(self, text: str) -> list[int]:
-        return [3 if token == "<|end|>" else ord(token) % 300 for token in text.partition("<|end|>")[0]] + [3] * (
-            "<|end|>" in text
-        )
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._encoder = CharacterEncoder(self.tokenizer)
+
+
+class CharacterEncoder(PieceEncoder):
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        return [
+            [ord(character) % 300 for character in text.partition("<|end|>")[0]] + [3] * ("<|end|>" in text)
+            for text in texts
+        ]
 
 
 def test_a_run_that_goes_on_is_not_stopped_though_it_has_left_its_reference(parts: Callable, tmp_path: Path) -> None:

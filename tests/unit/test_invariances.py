@@ -14,7 +14,8 @@ from torch.testing import assert_close
 from transformers import PreTrainedModel
 
 from lightning_rlhf.data.batches import SFTBatch, pad
-from lightning_rlhf.data.preference import Pair, collate_pairs
+from lightning_rlhf.data.pairs import Pair
+from lightning_rlhf.data.preference import collate_pairs
 from lightning_rlhf.data.render import Rendered
 from lightning_rlhf.data.sft import collate_sft, num_labels
 from lightning_rlhf.experience import Answers, Experience, Sequences

@@ -23,7 +23,7 @@ from lightning_rlhf.checks.data import length_tells
 from lightning_rlhf.checks.finding import Finding
 from lightning_rlhf.checks.texts import QUESTION, served_prompts, special_tokens, template_round_trip
 from lightning_rlhf.checks.two_steps import Watch
-from lightning_rlhf.data.preference import Pair
+from lightning_rlhf.data.pairs import Pair
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.distributed.collectives import gather_objects, is_first_process
 from lightning_rlhf.distributed.phases import release

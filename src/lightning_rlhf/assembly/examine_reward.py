@@ -1,12 +1,13 @@
 """Looks at the reward models of a PPO stage: how they read, and whether they tell more than length."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 from lightning_rlhf.assembly.stage import Stage
 from lightning_rlhf.checks.data import tells_more_than_length
 from lightning_rlhf.checks.finding import Finding
-from lightning_rlhf.data.preference import Pair, PreferenceDataModule
+from lightning_rlhf.data.pairs import Pair
+from lightning_rlhf.data.preference import PreferenceDataModule
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.rewards.net import NetReward, TextNetReward
 
@@ -50,4 +51,4 @@ def _beside_length(stage: Stage, reward: NetReward | TextNetReward) -> Iterator[
     except UserError:
         # The data hold no pairs.
         return
-    yield tells_more_than_length(reward.net.eval(), cast(list[Pair], pairs.val_rows[:_MOST_PAIRS]), _BATCH_SIZE)
+    yield tells_more_than_length(reward.net.eval(), cast(Sequence[Pair], pairs.val_rows[:_MOST_PAIRS]), _BATCH_SIZE)

@@ -21,8 +21,8 @@ from lightning_rlhf.assembly.reward_models import critic_source, put_on_backbone
 from lightning_rlhf.assembly.stage_checks import check_quantization, check_roles
 from lightning_rlhf.assembly.target_checks import check_targets
 from lightning_rlhf.callbacks.run_record import versions
-from lightning_rlhf.data.loader import micro_batch_size
 from lightning_rlhf.data.render import Renderer
+from lightning_rlhf.data.shares import Shares
 from lightning_rlhf.distributed.phases import release, shards_parameters
 from lightning_rlhf.errors import UserError, require
 from lightning_rlhf.models.causal_lm import load_causal_lm
@@ -76,7 +76,7 @@ def prepare(config: DictConfig, name: str, folder: Path, renderer: Renderer) -> 
     nets = _nets(config, name, source, renderer)
     module = instantiate(block.module, _convert_="all", renderer=renderer, **nets)
     sizes = _minibatch_holder(block)
-    micro_batch_size(sizes.minibatch_size, trainer)
+    Shares.of(sizes.minibatch_size, trainer)
     if "rollout_batch_size" in sizes:
         check_sizes(sizes.rollout_batch_size, sizes.minibatch_size, trainer.world_size)
     data = instantiate(block.data, renderer=renderer)
@@ -221,7 +221,7 @@ def _print_batches(stage: Stage) -> None:
         "minibatch": holder.minibatch_size,
         "processes": trainer.world_size,
         "accumulate": trainer.accumulate_grad_batches,
-        "micro-batch": micro_batch_size(holder.minibatch_size, trainer),
+        "micro-batch": Shares.of(holder.minibatch_size, trainer).micro_batch_size,
     }
     if "rollout_batch_size" in holder:
         updates = holder.rollout_batch_size // holder.minibatch_size * holder.ppo_epochs

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from omegaconf import DictConfig
 
-from lightning_rlhf.data.loader import part_size
+from lightning_rlhf.data.shares import Shares
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.planner.job import Job
@@ -68,7 +68,7 @@ def _problems(job: Job) -> Iterator[str]:
 
 
 def _shares(job: Job) -> None:
-    part_size(job.minibatch_size, job.processes, job.accumulate)
+    Shares(job.minibatch_size, job.processes, job.accumulate)
 
 
 def _rollouts(job: Job) -> None:

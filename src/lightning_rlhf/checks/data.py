@@ -1,23 +1,28 @@
 """Checks of pairs of answers: what the length alone tells, and whether a reward model tells more."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from lightning_rlhf.checks.finding import Finding, judged
 from lightning_rlhf.checks.nets import beats_length
-from lightning_rlhf.data.batches import PairBatch, chunks
-from lightning_rlhf.data.preference import Pair, collate_pairs
+from lightning_rlhf.data.batches import chunks
+from lightning_rlhf.data.pairs import Pair
+from lightning_rlhf.data.preference import answer_lengths, collate_pairs
 from lightning_rlhf.models.scalar import Scalar
 from lightning_rlhf.modules.reward import wins
 
 
-def length_tells(pairs: list[Pair]) -> Finding:
+def length_tells(pairs: Sequence[Pair]) -> Finding:
     """How far the length alone tells which answer was chosen.
 
     Args:
         pairs: To train a reward model on.
     """
-    longer = float(_by_length(collate_pairs(pairs, len(pairs))).mean())
+    # Not as a batch: it would pad all pairs to the longest of them.
+    answers = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+    longer = float(_by_length(answer_lengths(answers)).mean())
     return judged(
         "length in the pairs",
         0.35 < longer < 0.65,
@@ -28,7 +33,7 @@ def length_tells(pairs: list[Pair]) -> Finding:
 
 
 @torch.no_grad()
-def tells_more_than_length(net: Scalar, pairs: list[Pair], batch_size: int) -> Finding:
+def tells_more_than_length(net: Scalar, pairs: Sequence[Pair], batch_size: int) -> Finding:
     """Whether a trained reward model beats the length of the answers on held-out pairs.
 
     Args:
@@ -41,10 +46,10 @@ def tells_more_than_length(net: Scalar, pairs: list[Pair], batch_size: int) -> F
     right = torch.cat(
         [wins(*net.scores(b.input_ids.to(device), b.attention_mask.to(device)).chunk(2)).cpu() for b in batches]
     )
-    longer = torch.cat([_by_length(batch) for batch in batches])
+    longer = torch.cat([_by_length(batch.answer_lengths) for batch in batches])
     return beats_length(float(right.mean()), float(longer.mean()), len(pairs))
 
 
-def _by_length(pairs: PairBatch) -> Tensor:
-    """(B,) 1 where the chosen answer is longer, 0 where it is shorter, a half for a tie."""
-    return wins(*pairs.answer_lengths.float().chunk(2))
+def _by_length(lengths: Tensor) -> Tensor:
+    """(B,) 1 where the chosen answer is longer, 0 where it is shorter, a half for a tie; of (2B,) chosen ones first."""
+    return wins(*lengths.float().chunk(2))

@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.nn.functional import pad as widen
 
 from lightning_rlhf.checks.finding import Finding, judged
-from lightning_rlhf.data.batches import pad
+from lightning_rlhf.data.batches import Ids, pad
 from lightning_rlhf.models.scalar import Scalar
 
 # Columns of padding that no row needs: rows of one length are padded too.
 _EXTRA = 3
 
 
-def ignores_padding(name: str, net: Scalar, rows: Sequence[list[int]], limit: float) -> Finding:
+def ignores_padding(name: str, net: Scalar, rows: Sequence[Ids], limit: float) -> Finding:
     """Whether what the backbone makes of each token depends on the padding around a row.
 
     The head is left out: that of a critic is 0 at first, and would say 0 of everything.
@@ -43,7 +43,7 @@ def ignores_padding(name: str, net: Scalar, rows: Sequence[list[int]], limit: fl
     )
 
 
-def reads_last_token(name: str, net: Scalar, rows: Sequence[list[int]], limit: float) -> Finding:
+def reads_last_token(name: str, net: Scalar, rows: Sequence[Ids], limit: float) -> Finding:
     """Whether a score is what the net says at the last token of a row, whatever is padded around it.
 
     Args:
@@ -64,14 +64,14 @@ def reads_last_token(name: str, net: Scalar, rows: Sequence[list[int]], limit: f
     )
 
 
-def _alone(net: Scalar, rows: Sequence[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+def _alone(net: Scalar, rows: Sequence[Ids]) -> Iterator[tuple[Tensor, Tensor]]:
     """Ids and mask of each row, without padding."""
     for row in rows:
         ids, mask = pad([row])
         yield ids.to(net.bias.device), mask.to(net.bias.device)
 
 
-def _padded(net: Scalar, rows: Sequence[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+def _padded(net: Scalar, rows: Sequence[Ids]) -> Iterator[tuple[Tensor, Tensor]]:
     """Ids and mask of all rows, padded at the right and then at the left."""
     for side, columns in {"right": (0, _EXTRA), "left": (_EXTRA, 0)}.items():
         ids, mask = pad(list(rows), side)

@@ -1,8 +1,9 @@
 """The checks that every run makes when it starts: cheap, and before anything is learnt."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import Trainer
 from torch import nn
 from transformers import PreTrainedModel
@@ -11,9 +12,9 @@ from lightning_rlhf.checks.finding import Finding, tolerance
 from lightning_rlhf.checks.nets import ignores_padding, reads_last_token
 from lightning_rlhf.checks.rollouts import first_rollout, ratio_is_one, starts_at_reference
 from lightning_rlhf.checks.texts import QUESTION, fits_context, fits_vocabulary, labels, single_bos
-from lightning_rlhf.data.batches import PairBatch
-from lightning_rlhf.data.preference import Pair, Scored
-from lightning_rlhf.data.render import Rendered
+from lightning_rlhf.data.batches import Ids, PairBatch
+from lightning_rlhf.data.kinds import Conversation
+from lightning_rlhf.data.pairs import Pair, Scored
 from lightning_rlhf.distributed.phases import rollout_phase, whole
 from lightning_rlhf.experience import Rollout
 from lightning_rlhf.models.forward import response_logprobs
@@ -34,7 +35,7 @@ def at_fit_start(trainer: Trainer, module: Any) -> Iterator[Finding]:
     if conversations:
         yield from labels(module.renderer, conversations)
     yield single_bos(module.renderer, rows)
-    yield fits_vocabulary(max(map(max, rows)), smallest(module, "vocab_size"))
+    yield fits_vocabulary(max(int(np.max(row)) for row in rows), smallest(module, "vocab_size"))
     yield longest_fits(module, data, rows)
     if not prompts:
         by_length = sorted(rows, key=len)
@@ -42,9 +43,9 @@ def at_fit_start(trainer: Trainer, module: Any) -> Iterator[Finding]:
             yield from scalar_nets(trainer, module, [by_length[0], by_length[-1]])
 
 
-def longest_fits(module: Any, data: Any, rows: list[list[int]]) -> Finding:
+def longest_fits(module: Any, data: Any, rows: Sequence[Ids]) -> Finding:
     """Whether the longest row of all that the nets read fits into their context."""
-    texts = [row.ids for row in getattr(data, "ptx", [])]
+    texts = [row.ids for row in getattr(data, "ptx", None) or ()]
     lengths = {"the longest text to mix in": max(map(len, texts), default=0)}
     if isinstance(module, PPOModule):
         limit = module.sampling.max_new_tokens
@@ -91,7 +92,7 @@ def at_first_loss(trainer: Trainer, module: Any, approx_kl: float) -> Iterator[F
     yield ratio_is_one((2 * approx_kl) ** 0.5, allowed(trainer, module))
 
 
-def scalar_nets(trainer: Trainer, module: nn.Module, rows: list[list[int]]) -> Iterator[Finding]:
+def scalar_nets(trainer: Trainer, module: nn.Module, rows: Sequence[Ids]) -> Iterator[Finding]:
     """Whether reward models and critic read the last token, and no padding; in a `rollout_phase`.
 
     Args:
@@ -107,9 +108,9 @@ def scalar_nets(trainer: Trainer, module: nn.Module, rows: list[list[int]]) -> I
         name, limit = "critic" if is_critic else _reward_name(path), allowed(trainer, net)
         if net in own:
             question = own[net].prompt([QUESTION])
-            read = [question, 2 * question]
+            read: list[Ids] = [question, 2 * question]
         else:
-            read = rows
+            read = list(rows)
         # They call parts of a net, which a strategy that shards has no hook for.
         with whole(trainer, *net.called):
             yield ignores_padding(name, net, read, limit)
@@ -123,7 +124,7 @@ def _reward_name(path: str) -> str:
     return f"reward model {part.partition('.')[0]}" if part else "reward model"
 
 
-def conversations_of(rows: Iterable[Any]) -> Iterator[Rendered]:
+def conversations_of(rows: Iterable[Any]) -> Iterator[Conversation]:
     """The conversations in the rows of a data module."""
     for row in rows:
         if isinstance(row, Pair):

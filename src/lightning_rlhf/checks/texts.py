@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from lightning_rlhf.checks.finding import Finding, judged
 from lightning_rlhf.data.formats import Message
-from lightning_rlhf.data.render import Rendered, Renderer
+from lightning_rlhf.data.kinds import Conversation
+from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.data.serving import served_otherwise
 from lightning_rlhf.errors import UserError
 
@@ -65,14 +68,14 @@ def single_bos(renderer: Renderer, rows: Sequence[Sequence[int]]) -> Finding:
     )
 
 
-def labels(renderer: Renderer, rows: Sequence[Rendered]) -> Iterator[Finding]:
+def labels(renderer: Renderer, rows: Sequence[Conversation]) -> Iterator[Finding]:
     """Whether every row has tokens to learn, and the last of them ends an answer.
 
     Args:
         renderer: Knows what ends an answer.
-        rows: Rendered conversations.
+        rows: Conversations.
     """
-    learnt = [sum(row.loss_mask) for row in rows]
+    learnt = [int(np.sum(row.loss_mask)) for row in rows]
     yield judged(
         "labels",
         all(learnt),
@@ -81,7 +84,7 @@ def labels(renderer: Renderer, rows: Sequence[Rendered]) -> Iterator[Finding]:
         "leave out the rows without, or set another data.template",
         severity="error",
     )
-    ended = sum(_last_label(row) in renderer.stop_ids for row in rows if any(row.loss_mask))
+    ended = sum(_last_label(row) in renderer.stop_ids for row in rows if np.any(row.loss_mask))
     yield judged(
         "EOS in the labels",
         ended == sum(map(bool, learnt)),
@@ -91,9 +94,9 @@ def labels(renderer: Renderer, rows: Sequence[Rendered]) -> Iterator[Finding]:
     )
 
 
-def _last_label(row: Rendered) -> int:
+def _last_label(row: Conversation) -> int:
     """The last token of a row that is to be learnt."""
-    return row.ids[len(row.ids) - 1 - row.loss_mask[::-1].index(True)]
+    return int(row.ids[np.flatnonzero(row.loss_mask)[-1]])
 
 
 def template_round_trip(renderer: Renderer, prompts: Sequence[list[Message]]) -> Finding:

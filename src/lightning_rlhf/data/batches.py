@@ -3,11 +3,15 @@
 Shapes: B rows, T tokens, P prompt tokens.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+
+Ids = Sequence[int] | np.ndarray
+"""Token ids of a row: a list, or an array of one dimension."""
 
 
 class SFTBatch(NamedTuple):
@@ -79,11 +83,11 @@ class PromptBatch(NamedTuple):
         return self._replace(input_ids=self.input_ids.to(device), attention_mask=self.attention_mask.to(device))
 
 
-def pad(rows: list[list[int]], side: str = "right") -> tuple[Tensor, Tensor]:
-    """Pads lists of ids to a rectangle with 0; which entries are padding is known from the lengths, not from ids.
+def pad(rows: Sequence[Ids], side: str = "right") -> tuple[Tensor, Tensor]:
+    """Pads rows of ids to a rectangle with 0; which entries are padding is known from the lengths, not from ids.
 
     Args:
-        rows: B lists.
+        rows: B lists or arrays.
         side: Where the padding goes, right or left.
 
     Returns:
@@ -94,7 +98,7 @@ def pad(rows: list[list[int]], side: str = "right") -> tuple[Tensor, Tensor]:
     mask = torch.zeros(len(rows), width, dtype=torch.bool)
     for number, row in enumerate(rows):
         place = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
-        ids[number, place] = torch.tensor(row, dtype=torch.long)
+        ids[number, place] = torch.from_numpy(np.asarray(row, dtype=np.int64))
         mask[number, place] = True
     return ids, mask
 

@@ -10,9 +10,12 @@ import zlib
 from collections.abc import Iterable, Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning_rlhf.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 Row = dict[str, Any]
 
@@ -42,21 +45,45 @@ def read_rows(path: str, *, split: str = "train") -> Iterator[tuple[Row, str]]:
     Raises:
         UserError: If there is no such data, if it is broken or if it holds no rows.
     """
-    if path.startswith(_PACKAGE_SCHEME):
-        yield from _read_resource(path)
-        return
-    local = Path(path).expanduser()
-    if local.is_dir():
-        yield from _read_folder(local, split)
-    elif local.exists():
-        yield from _read_file(local)
-    elif path.startswith(_PATH_STARTS) or path.lower().endswith(_SUFFIXES):
-        raise UserError(f"data file '{path}' does not exist (looked at {local.absolute()})")
+    files = local_files(path)
+    if files is None:
+        yield from _not_empty(numbered(load_hub(path, split), path), path)
+    elif _is_saved(folder := Path(path).expanduser()):
+        yield from _read_saved(folder, split)
     else:
-        yield from _read_hub(path, split)
+        for file in files:
+            yield from _read_file(file)
 
 
-def _read_resource(path: str) -> Iterator[tuple[Row, str]]:
+def local_files(path: str) -> list[Path] | None:
+    """The files behind a path, in the order in which they are read; None if it is the name of a Hugging Face data set.
+
+    Raises:
+        UserError: If there are no such files.
+    """
+    if path.startswith(_PACKAGE_SCHEME):
+        return [_resource(path)]
+    local = Path(path).expanduser()
+    if _is_saved(local):
+        return sorted(file for file in local.rglob("*") if file.is_file())
+    if local.is_dir():
+        files = sorted(file for file in local.iterdir() if file.is_file() and file.name.lower().endswith(_SUFFIXES))
+        if not files:
+            raise UserError(f"data folder '{local}' holds no file of a known kind ({', '.join(_SUFFIXES)})")
+        return files
+    if local.exists():
+        return [local]
+    if path.startswith(_PATH_STARTS) or path.lower().endswith(_SUFFIXES):
+        raise UserError(f"data file '{path}' does not exist (looked at {local.absolute()})")
+    return None
+
+
+def _is_saved(folder: Path) -> bool:
+    """Whether `datasets` has written a folder by `save_to_disk`."""
+    return (folder / "dataset_dict.json").exists() or (folder / "state.json").exists()
+
+
+def _resource(path: str) -> Path:
     package, _, name = path.removeprefix(_PACKAGE_SCHEME).partition("/")
     try:
         resource = resources.files(package).joinpath(name)
@@ -64,19 +91,8 @@ def _read_resource(path: str) -> Iterator[tuple[Row, str]]:
         raise UserError(f"data file '{path}': there is no installed package '{package}'") from error
     if not name or not resource.is_file():
         raise UserError(f"data file '{path}' does not exist (looked at {resource})")
-    with resources.as_file(resource) as file:
-        yield from _read_file(file)
-
-
-def _read_folder(folder: Path, split: str) -> Iterator[tuple[Row, str]]:
-    if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
-        yield from _read_saved(folder, split)
-        return
-    files = sorted(file for file in folder.iterdir() if file.is_file() and file.name.lower().endswith(_SUFFIXES))
-    if not files:
-        raise UserError(f"data folder '{folder}' holds no file of a known kind ({', '.join(_SUFFIXES)})")
-    for file in files:
-        yield from _read_file(file)
+    # Packages are unpacked when they are installed.
+    return Path(str(resource))
 
 
 def _read_file(file: Path) -> Iterator[tuple[Row, str]]:
@@ -198,23 +214,28 @@ def _read_saved(folder: Path, split: str) -> Iterator[tuple[Row, str]]:
         if split not in data:
             raise UserError(f"data folder '{folder}' has no split '{split}', only {', '.join(map(repr, data))}")
         data = data[split]
-    yield from _not_empty(_numbered(data, folder.name), str(folder))
+    yield from _not_empty(numbered(data, folder.name), str(folder))
 
 
-def _read_hub(name: str, split: str) -> Iterator[tuple[Row, str]]:
+def load_hub(name: str, split: str) -> "Dataset":
+    """Loads a Hugging Face data set.
+
+    Raises:
+        UserError: If it cannot be loaded.
+    """
     from datasets import load_dataset
 
     try:
-        data = load_dataset(name, split=split)
+        return load_dataset(name, split=split)
     except Exception as error:  # the hub's failures have no common class
         raise UserError(
             f"data '{name}' is no file or folder (looked at {Path(name).absolute()}), "
             f"and as a Hugging Face data set it cannot be loaded: {_first_line(error)}"
         ) from error
-    yield from _not_empty(_numbered(data, name), name)
 
 
-def _numbered(rows: Iterable[Row], name: str) -> Iterator[tuple[Row, str]]:
+def numbered(rows: Iterable[Row], name: str) -> Iterator[tuple[Row, str]]:
+    """Rows with their places."""
     for number, row in enumerate(rows, start=1):
         yield row, f"{name}, row {number}"
 

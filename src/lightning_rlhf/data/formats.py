@@ -1,16 +1,18 @@
 """Recognises the layouts that data come in, and makes one kind of record of them all."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from lightning_rlhf.data.fields import Fields, Message, WrongRow
-from lightning_rlhf.data.files import read_rows
 from lightning_rlhf.data.layouts import KNOWN_LAYOUTS, UnknownLayout, answer_field, conversation, same, without_answer
+from lightning_rlhf.data.sources import Data, Source, source_of
 from lightning_rlhf.errors import UserError
 
-__all__ = ["Message", "Need", "Record", "Records", "read_records"]
+__all__ = ["Message", "Need", "Record", "Records", "OnError", "read_records", "records_of"]
 
 Need = Literal["completion", "pair", "score", "prompt"]
+OnError = Literal["raise", "skip"]
 
 _NEEDS: dict[Need, str] = {
     "completion": "stage=sft needs an answer: prompt/completion, messages, instruction/output, user_input/completion, "
@@ -64,39 +66,55 @@ class Records:
     skipped: list[str]
 
 
-def read_records(
-    path: str, need: Need, *, on_error: Literal["raise", "skip"] = "raise", split: str = "train"
-) -> Records:
-    """Reads and checks a data set.
+def read_records(data: Data, need: Need, *, on_error: OnError = "raise", split: str = "train") -> Records:
+    """Reads and checks a data set, see `records_of`.
 
     Args:
-        path: File, folder, `pkg://` resource or Hugging Face data set, as in `read_rows`.
-        need: What each row has to carry: an answer, a pair of answers, an answer with a score, or no more than a
-            prompt. A layout that carries more will do: of a pair, SFT takes the chosen answer.
-        on_error: Raise on wrong rows, or skip and list them. Files that are damaged raise in any case.
+        data: Path, name or rows.
+        need: What each row has to carry.
+        on_error: Raise on wrong rows, or skip and list them.
         split: Which split of a Hugging Face data set to read.
 
     Returns:
         The records in the order of the rows, and the messages of the rows skipped.
 
     Raises:
+        UserError: If the data cannot be read, if rows are wrong, or if no row is right.
+    """
+    skipped: list[str] = []
+    records = records_of(source_of(data, split), need=need, skipped=skipped, on_error=on_error)
+    return Records(list(records), skipped)
+
+
+def records_of(source: Source, *, need: Need, skipped: list[str], on_error: OnError) -> Iterator[Record]:
+    """Yields the records of data, one at a time.
+
+    Args:
+        source: The data.
+        need: What each row has to carry: an answer, a pair of answers, an answer with a score, or no more than a
+            prompt. A layout that carries more will do: of a pair, SFT takes the chosen answer.
+        skipped: Gets one message for each wrong row.
+        on_error: Raise on wrong rows, or skip them. Files that are damaged raise in any case.
+
+    Raises:
         UserError: If the data cannot be read, if rows are wrong (the first few are listed), or if no row is right.
     """
-    records = Records([], [])
-    unknown = False
-    for row, source in read_rows(path, split=split):
+    unknown = some = False
+    for row, place in source.rows():
         try:
-            records.rows.append(_record(row, need, source))
+            record = _record(row, need, place)
         except WrongRow as error:
-            records.skipped.append(f"{source}: {error}")
+            skipped.append(f"{place}: {error}")
             unknown = unknown or isinstance(error, UnknownLayout)
-            if on_error == "raise" and len(records.skipped) == _MOST_ERRORS:
+            if on_error == "raise" and len(skipped) == _MOST_ERRORS:
                 break
-    if records.skipped and (on_error == "raise" or not records.rows):
+        else:
+            some = True
+            yield record
+    if skipped and (on_error == "raise" or not some):
         remedy = "data.on_error=skip skips such rows" if on_error == "raise" else "no other rows are left"
-        lines = [*records.skipped[:_MOST_ERRORS], *([KNOWN_LAYOUTS] if unknown else []), remedy]
-        raise UserError("\n".join([f"data '{path}' holds rows that cannot be used", *lines]))
-    return records
+        lines = [*skipped[:_MOST_ERRORS], *([KNOWN_LAYOUTS] if unknown else []), remedy]
+        raise UserError("\n".join([f"data '{source.name}' holds rows that cannot be used", *lines]))
 
 
 def _record(row: dict[str, Any], need: Need, source: str) -> Record:

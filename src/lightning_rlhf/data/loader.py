@@ -3,8 +3,10 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import Trainer
 
+from lightning_rlhf.data.shares import Shares, check_enough
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.seeding import ROWS, permutation
 
@@ -21,7 +23,7 @@ class MinibatchLoader:
         self,
         rows: Sequence[Any],
         collate: Callable[[list[Any], int], Any],
-        size_of: Callable[[Any], int],
+        sizes: np.ndarray,
         *,
         minibatch_size: int,
         trainer: Trainer,
@@ -32,7 +34,7 @@ class MinibatchLoader:
         Args:
             rows: The data set.
             collate: Makes a batch of some rows, given the size of their whole minibatch.
-            size_of: What a row adds to the size of its minibatch: 1, or its number of tokens.
+            sizes: (rows,) what each adds to the size of its minibatch: 1, or its number of tokens.
             minibatch_size: Sequences for each optimizer step.
             trainer: Says how many ranks and accumulated parts share a minibatch.
             seed: Of the order.
@@ -40,16 +42,14 @@ class MinibatchLoader:
         Raises:
             UserError: If the minibatch cannot be shared equally, or there are too few rows for one.
         """
-        self.rows, self.collate, self.size_of, self.seed = rows, collate, size_of, seed
-        self.rank, self.minibatch_size = trainer.global_rank, minibatch_size
-        self.num_parts = trainer.accumulate_grad_batches
-        self.micro_batch_size = micro_batch_size(minibatch_size, trainer)
+        self.rows, self.collate, self.sizes, self.seed = rows, collate, sizes, seed
+        self.shares = Shares.of(minibatch_size, trainer)
         check_enough(len(rows), minibatch_size)
         self.epoch = self.position = 0
 
     def __len__(self) -> int:
         """Micro-batches of an epoch, on each rank."""
-        return len(self.rows) // self.minibatch_size * self.num_parts
+        return len(self.rows) // self.shares.minibatch_size * self.shares.num_parts
 
     def __iter__(self) -> Iterator[Any]:
         """Starts or continues an epoch; nothing moves before the first batch is asked for."""
@@ -57,12 +57,11 @@ class MinibatchLoader:
             self.epoch, self.position = self.epoch + 1, 0
         order = permutation(len(self.rows), self.seed, ROWS, self.epoch)
         while self.position < len(self):
-            number, part = divmod(self.position, self.num_parts)
-            minibatch = [self.rows[i] for i in order[number * self.minibatch_size :][: self.minibatch_size]]
-            start = (self.rank * self.num_parts + part) * self.micro_batch_size
+            number, part = self.shares.place(self.position)
+            minibatch = self.shares.minibatch(order, number)
             self.position += 1
             yield self.collate(
-                minibatch[start : start + self.micro_batch_size], sum(self.size_of(row) for row in minibatch)
+                [self.rows[i] for i in self.shares.mine(minibatch, part)], int(self.sizes[minibatch].sum())
             )
 
     def progress(self) -> dict[str, int]:
@@ -70,10 +69,10 @@ class MinibatchLoader:
         over = self.position == len(self)
         return {
             "epoch": self.epoch + over,
-            "row": 0 if over else self.position // self.num_parts * self.minibatch_size,
+            "row": 0 if over else self.shares.row(self.position),
             "num_rows": len(self.rows),
-            "minibatch_size": self.minibatch_size,
-            "num_parts": self.num_parts,
+            "minibatch_size": self.shares.minibatch_size,
+            "num_parts": self.shares.num_parts,
         }
 
     def go_on(self, progress: dict[str, int]) -> None:
@@ -89,59 +88,7 @@ class MinibatchLoader:
                 f"epoch, and have {len(self.rows)} now: go on with the same data, or from the end of an epoch"
             )
         self.epoch = progress["epoch"]
-        self.position = first_minibatch(row, self.minibatch_size, progress) * self.num_parts
-
-
-def first_minibatch(row: int, minibatch_size: int, progress: dict[str, Any]) -> int:
-    """The number of the minibatch that begins at a row, for a run that goes on with another size.
-
-    Raises:
-        UserError: If none begins there.
-    """
-    if row % minibatch_size:
-        raise UserError(
-            f"minibatch_size was {progress['minibatch_size']} when the checkpoint was written and is {minibatch_size} "
-            f"now, and no minibatch of that size begins after the {row} rows that were read: go on with a size that "
-            f"divides {row}"
-        )
-    return row // minibatch_size
-
-
-def check_enough(num_rows: int, minibatch_size: int) -> None:
-    """Checks that the rows fill a minibatch.
-
-    Raises:
-        UserError: If they do not.
-    """
-    if num_rows < minibatch_size:
-        raise UserError(
-            f"minibatch_size={minibatch_size}, but there are only {num_rows} rows to train on: "
-            f"give more data or set minibatch_size to at most {num_rows}"
-        )
-
-
-def micro_batch_size(minibatch_size: int, trainer: Trainer) -> int:
-    """Sequences that one rank puts through its nets at a time.
-
-    Raises:
-        UserError: If ranks and accumulated parts do not divide the minibatch.
-    """
-    return part_size(minibatch_size, trainer.world_size, trainer.accumulate_grad_batches)
-
-
-def part_size(minibatch_size: int, processes: int, accumulate: int) -> int:
-    """The same of so many ranks and accumulated parts.
-
-    Raises:
-        UserError: If they do not divide the minibatch.
-    """
-    parts = processes * accumulate
-    if minibatch_size < 1 or minibatch_size % parts:
-        raise UserError(
-            f"minibatch_size={minibatch_size} does not divide by {parts} = {processes} processes x "
-            f"accumulate_grad_batches={accumulate}: change one of them"
-        )
-    return minibatch_size // parts
+        self.position = self.shares.position(row, progress)
 
 
 class OrderedLoader:

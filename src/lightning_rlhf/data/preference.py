@@ -1,31 +1,24 @@
 """Data of reward modelling and DPO: pairs of answers, one preferred; or answers with a score."""
 
-from typing import Literal, NamedTuple, cast
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from lightning_rlhf.data.batches import PairBatch, ScoreBatch, pad
-from lightning_rlhf.data.formats import Message, Record
-from lightning_rlhf.data.loader import MinibatchLoader, OrderedLoader, check_enough
+from lightning_rlhf.data.kinds import Conversation, Kind
+from lightning_rlhf.data.loader import MinibatchLoader, OrderedLoader
 from lightning_rlhf.data.module import ResumableDataModule
-from lightning_rlhf.data.prompts import Prompt, prompt_loader, read_prompts, render_prompts
-from lightning_rlhf.data.reading import read_split, rendered
-from lightning_rlhf.data.render import Rendered, Renderer
-
-
-class Pair(NamedTuple):
-    """Two answers to one prompt."""
-
-    chosen: Rendered
-    rejected: Rendered
-    margin: float
-
-
-class Scored(NamedTuple):
-    """An answer with its score."""
-
-    conversation: Rendered
-    score: float
+from lightning_rlhf.data.pairs import PAIRS, SCORES, Pair, Scored, prompt_of
+from lightning_rlhf.data.prompts import Prompt, prompt_loader, read_prompts
+from lightning_rlhf.data.reading import fitting, read_split
+from lightning_rlhf.data.render import Renderer
+from lightning_rlhf.data.rows import Rows
+from lightning_rlhf.data.shares import check_enough
+from lightning_rlhf.data.sources import Data
 
 
 class PreferenceDataModule(ResumableDataModule):
@@ -36,16 +29,16 @@ class PreferenceDataModule(ResumableDataModule):
 
     def __init__(
         self,
-        path: str,
+        path: Data,
         renderer: Renderer,
         *,
         objective: Literal["pairwise", "regression"] = "pairwise",
         minibatch_size: int = 64,
-        val_path: str | None = None,
+        val_path: Data | None = None,
         val_fraction: float = 0.05,
         val_batch_size: int = 64,
         answer_prompts: bool = False,
-        prompts_held_out: str | None = None,
+        prompts_held_out: Data | None = None,
         max_length: int = 1024,
         on_error: Literal["raise", "skip"] = "raise",
         seed: int = 0,
@@ -53,7 +46,8 @@ class PreferenceDataModule(ResumableDataModule):
         """Remembers what to read; nothing is read before `setup`.
 
         Args:
-            path: File, folder, or name of a Hugging Face data set.
+            path: File, folder, or name of a Hugging Face data set; or rows: a `datasets.Dataset`, a torch `Dataset` of
+                dicts, or a list of dicts.
             renderer: Makes tokens of conversations.
             objective: Learn from pairs, or from scores.
             minibatch_size: Pairs (or scored answers) for each optimizer step, over all processes and parts.
@@ -71,64 +65,50 @@ class PreferenceDataModule(ResumableDataModule):
         self.minibatch_size, self.val_path, self.val_fraction = minibatch_size, val_path, val_fraction
         self.val_batch_size, self.max_length, self.on_error = val_batch_size, max_length, on_error
         self.answer_prompts, self.prompts_held_out = answer_prompts, prompts_held_out
-        self.train_rows: list[Pair] | list[Scored] = []
+        self.train_rows: Rows[Pair | Scored]
 
     def setup(self, stage: str) -> None:
         """Reads and renders, once."""
-        if self.train_rows:
+        if hasattr(self, "train_rows"):
             return
-        self.train_records, held_out = read_split(
+        kind: Kind[Any] = PAIRS if self.objective == "pairwise" else SCORES
+        train, held_out = read_split(
             self.path,
-            "pair" if self.objective == "pairwise" else "score",
+            kind,
+            self.renderer,
             self.val_path,
             val_fraction=self.val_fraction,
             on_error=self.on_error,
         )
-        self.train_rows = self._render(self.train_records, self.path)
-        check_enough(len(self.train_rows), self.minibatch_size)
-        self.val_rows = self._render(held_out, self.val_path or self.path)
-        self.prompts: list[Prompt] = []
-        if self.answer_prompts and self.prompts_held_out:
+        rows = fitting(*train, self.max_length)
+        check_enough(len(rows), self.minibatch_size)
+        self.val_rows = fitting(*held_out, self.max_length)
+        self.prompts: Sequence[Prompt] = ()
+        if self.answer_prompts and self.prompts_held_out is not None:
             self.prompts = read_prompts(self.prompts_held_out, self.renderer, self.max_length, self.on_error)
         elif self.answer_prompts:
-            self.prompts = self._prompts(held_out, self.val_path or self.path)
+            self.prompts = self._prompts(*held_out)
+        self._all_train = train
+        self.train_rows = rows
 
-    def _render(self, records: list[Record], path: str) -> list[Pair] | list[Scored]:
-        def conversation(messages: list[Message]) -> Rendered:
-            return cut_at_end(self.renderer.conversation(messages, loss_on="last"))
-
-        if self.objective == "regression":
-            return rendered(
-                records,
-                lambda record: Scored(conversation(record.messages), cast(float, record.score)),
-                lambda row: len(row.conversation.ids),
-                path=path,
-                max_length=self.max_length,
-            )
-        return rendered(
-            records,
-            lambda record: Pair(
-                conversation(record.messages), conversation(record.rejected or []), record.margin or 0.0
-            ),
-            lambda row: max(len(row.chosen.ids), len(row.rejected.ids)),
-            path=path,
-            max_length=self.max_length,
-        )
-
-    def reference_prompts(self, count: int) -> list[Prompt]:
+    def reference_prompts(self, count: int) -> Rows[Prompt]:
         """The first prompts of the training rows, each once: to sample from the reference policy."""
-        return self._prompts(self.train_records, self.path, count)
+        return self._prompts(*self._all_train, count)
 
-    def _prompts(self, records: list[Record], path: str, count: int | None = None) -> list[Prompt]:
-        unique = {str(record.prompt): record for record in records}
-        return render_prompts(list(unique.values())[:count], self.renderer, path=path, max_length=self.max_length)
+    def _prompts(self, name: str, rows: Rows[Pair | Scored], count: int | None = None) -> Rows[Prompt]:
+        """The prompts of rows, long ones too, each once: where it stands first, with the columns of its last row."""
+        texts = rows.table["prompt"]
+        digests = (hashlib.blake2b(texts[int(place)].as_buffer(), digest_size=16).digest() for place in rows.places)
+        places = np.asarray(list(dict(zip(digests, rows.places, strict=True)).values())[:count])
+        prompts = Rows(rows.table, prompt_of, places, rows.beyond)
+        return fitting(name, prompts, self.max_length, prompts.numbers("prompt_length"))
 
     def make_train_loader(self) -> MinibatchLoader:
         """Shuffled minibatches of `PairBatch` or `ScoreBatch`."""
         return MinibatchLoader(
             self.train_rows,
             self._collate,
-            lambda row: 1,
+            np.ones(len(self.train_rows), dtype=int),
             minibatch_size=self.minibatch_size,
             trainer=self.attached_trainer,
             seed=self.seed,
@@ -150,32 +130,28 @@ class PreferenceDataModule(ResumableDataModule):
         return collate_scores(rows, count) if self.objective == "regression" else collate_pairs(rows, count)
 
 
-def cut_at_end(conversation: Rendered) -> Rendered:
-    """The conversation without what its template puts after the last stop token, as a sampled one ends.
-
-    So the score is read at the same token when the reward model is trained and when it judges samples.
-    """
-    end = len(conversation.loss_mask) - conversation.loss_mask[::-1].index(True)
-    return Rendered(conversation.ids[:end], conversation.loss_mask[:end])
-
-
-def collate_pairs(pairs: list[Pair], num_pairs: int) -> PairBatch:
+def collate_pairs(pairs: Sequence[Pair], num_pairs: int) -> PairBatch:
     """Pads pairs to a batch.
 
     Args:
         pairs: B pairs.
         num_pairs: Pairs of their whole minibatch.
     """
-    conversations = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+    conversations: list[Conversation] = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
     ids, mask = pad([conversation.ids for conversation in conversations])
     return PairBatch(
         ids,
         mask,
         margin=torch.tensor([pair.margin for pair in pairs]),
-        answer_lengths=torch.tensor([sum(conversation.loss_mask) for conversation in conversations]),
+        answer_lengths=answer_lengths(conversations),
         weight=torch.ones(len(pairs)),
         num_pairs=num_pairs,
     )
+
+
+def answer_lengths(conversations: Sequence[Conversation]) -> Tensor:
+    """(B,) tokens of the last answers."""
+    return torch.tensor([int(np.sum(conversation.loss_mask)) for conversation in conversations])
 
 
 def collate_scores(rows: list[Scored], num_rows: int) -> ScoreBatch:

@@ -1,27 +1,49 @@
 """Data of PPO: prompts to sample from, and held-out prompts to answer."""
 
-from typing import Any, Literal, NamedTuple
+import json
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
+import pyarrow as pa
 from lightning.pytorch import Trainer
 
 from lightning_rlhf.data.batches import PromptBatch, pad
-from lightning_rlhf.data.formats import Record
+from lightning_rlhf.data.formats import OnError, Record
+from lightning_rlhf.data.kinds import TOKENS, Columns, Conversation, Kind, records_with
 from lightning_rlhf.data.loader import OrderedLoader
 from lightning_rlhf.data.module import ResumableDataModule, ResumableLoader
 from lightning_rlhf.data.ptx import read_ptx
-from lightning_rlhf.data.reading import OnError, read, read_split, rendered
-from lightning_rlhf.data.render import Rendered, Renderer
+from lightning_rlhf.data.reading import fitting, read, read_split
+from lightning_rlhf.data.render import Renderer
+from lightning_rlhf.data.rows import Rows
+from lightning_rlhf.data.sources import Data
+from lightning_rlhf.errors import UserError
 from lightning_rlhf.seeding import PROMPTS, endless
 
 
 class Prompt(NamedTuple):
     """One prompt."""
 
-    ids: list[int]
+    ids: np.ndarray
+    """(tokens,) unsigned integers."""
     text: str
     """The last user turn, for people and for text rewards."""
     columns: dict[str, Any]
     """The other columns of the row, and as `messages` the whole prompt."""
+
+
+@runtime_checkable
+class SamplesResponses(Protocol):
+    """A module that trains on responses to prompts, which it samples: what `PromptDataModule` feeds."""
+
+    def rollout_dataset(self, prompts: Sequence[Prompt], ptx: Rows[Conversation] | None) -> ResumableLoader:
+        """Samples responses to the prompts, and reads them in minibatches.
+
+        Args:
+            prompts: To sample from.
+            ptx: Texts to mix into the updates, if any.
+        """
 
 
 class PromptDataModule(ResumableDataModule):
@@ -32,21 +54,22 @@ class PromptDataModule(ResumableDataModule):
 
     def __init__(
         self,
-        path: str,
+        path: Data,
         renderer: Renderer,
         *,
-        val_path: str | None = None,
+        val_path: Data | None = None,
         val_fraction: float = 0.05,
         val_batch_size: int = 64,
         max_prompt_length: int = 512,
-        ptx_path: str | None = None,
+        ptx_path: Data | None = None,
         ptx_max_length: int = 1024,
         on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
         """Remembers what to read; nothing is read before `setup`.
 
         Args:
-            path: File, folder, or name of a Hugging Face data set.
+            path: File, folder, or name of a Hugging Face data set; or rows: a `datasets.Dataset`, a torch `Dataset` of
+                dicts, or a list of dicts.
             renderer: Makes tokens of conversations.
             val_path: Held-out prompts; if None, `val_fraction` of them are held out.
             val_fraction: Share of the prompts to hold out.
@@ -60,25 +83,38 @@ class PromptDataModule(ResumableDataModule):
         self.path, self.renderer, self.val_path, self.val_fraction = path, renderer, val_path, val_fraction
         self.val_batch_size, self.max_prompt_length, self.on_error = val_batch_size, max_prompt_length, on_error
         self.ptx_path, self.ptx_max_length = ptx_path, ptx_max_length
-        self.train_prompts: list[Prompt] = []
-        self.ptx: list[Rendered] = []
+        self.train_prompts: Rows[Prompt]
+        self.ptx: Rows[Conversation] | None = None
 
     def setup(self, stage: str) -> None:
         """Reads and renders, once."""
-        if self.train_prompts:
+        if hasattr(self, "train_prompts"):
             return
         train, held_out = read_split(
-            self.path, "prompt", self.val_path, val_fraction=self.val_fraction, on_error=self.on_error
+            self.path,
+            PROMPT,
+            self.renderer,
+            self.val_path,
+            val_fraction=self.val_fraction,
+            on_error=self.on_error,
         )
-        limit = self.max_prompt_length
-        self.train_prompts = render_prompts(train, self.renderer, path=self.path, max_length=limit)
-        if self.ptx_path:
+        prompts = fitting(*train, self.max_prompt_length)
+        if self.ptx_path is not None:
             self.ptx = read_ptx(self.ptx_path, self.renderer, self.ptx_max_length, self.on_error)
-        self.val_prompts = render_prompts(held_out, self.renderer, path=self.val_path or self.path, max_length=limit)
+        self.val_prompts = fitting(*held_out, self.max_prompt_length)
+        self.train_prompts = prompts
 
     def make_train_loader(self) -> ResumableLoader:
-        """The module's rollouts on the prompts."""
-        module: Any = self.attached_trainer.lightning_module
+        """The module's rollouts on the prompts.
+
+        Raises:
+            UserError: If the module that is trained makes none.
+        """
+        module = self.attached_trainer.lightning_module
+        if not isinstance(module, SamplesResponses):
+            raise UserError(
+                f"PromptDataModule feeds a PPOModule, which samples responses, not a {type(module).__name__}"
+            )
         return module.rollout_dataset(self.train_prompts, self.ptx)
 
     def val_dataloader(self) -> OrderedLoader:
@@ -86,22 +122,39 @@ class PromptDataModule(ResumableDataModule):
         return prompt_loader(self.val_prompts, self.val_batch_size, self.attached_trainer)
 
 
-def render_prompts(records: list[Record], renderer: Renderer, *, path: str, max_length: int) -> list[Prompt]:
-    """Renders the prompts of records and leaves out those that are too long."""
-    return rendered(
-        records,
-        lambda record: Prompt(
-            renderer.prompt(record.prompt), record.prompt[-1]["content"], {**record.columns, "messages": record.prompt}
-        ),
-        lambda prompt: len(prompt.ids),
-        path=path,
-        max_length=max_length,
-    )
+def _render(renderer: Renderer, records: Sequence[Record]) -> list[Columns | UserError]:
+    rendered = renderer.prompts([record.prompt for record in records])
+    return [
+        ids if isinstance(ids, UserError) else {"length": len(ids), "ids": ids, **prompt_columns(record)}
+        for record, ids in zip(records, rendered, strict=True)
+    ]
 
 
-def read_prompts(path: str, renderer: Renderer, max_length: int, on_error: OnError) -> list[Prompt]:
-    """Reads all prompts of a file."""
-    return render_prompts(read(path, "prompt", on_error), renderer, path=path, max_length=max_length)
+def prompt_columns(record: Record) -> Columns:
+    """The columns of what is kept of a prompt beside its ids: its messages and the other columns of its row."""
+    return {"prompt": json.dumps(record.prompt), "columns": json.dumps(record.columns)}
+
+
+def prompt_row(ids: np.ndarray, prompt: str, columns: str | dict[str, Any]) -> Prompt:
+    """The row of these columns."""
+    messages = json.loads(prompt)
+    others = json.loads(columns) if isinstance(columns, str) else columns
+    return Prompt(ids, messages[-1]["content"], {**others, "messages": messages})
+
+
+PROMPT = Kind(
+    "prompts",
+    records_with("prompt"),
+    {"length": pa.int32(), "ids": TOKENS, "prompt": pa.string(), "columns": pa.string()},
+    _render,
+    prompt_row,
+)
+
+
+def read_prompts(data: Data, renderer: Renderer, max_length: int, on_error: OnError) -> Rows[Prompt]:
+    """Reads all prompts of data."""
+    prepared = read(data, PROMPT, renderer, on_error)
+    return fitting(prepared.name, prepared.rows, max_length)
 
 
 def collate_prompts(prompts: list[Prompt], indices: list[int]) -> PromptBatch:
@@ -110,7 +163,7 @@ def collate_prompts(prompts: list[Prompt], indices: list[int]) -> PromptBatch:
     return PromptBatch(ids, mask, [p.text for p in prompts], [p.columns for p in prompts], indices)
 
 
-def prompt_loader(prompts: list[Prompt], batch_size: int, trainer: Trainer) -> OrderedLoader:
+def prompt_loader(prompts: Sequence[Prompt], batch_size: int, trainer: Trainer) -> OrderedLoader:
     """This rank's share of the prompts, in order."""
     return OrderedLoader(
         len(prompts),
@@ -120,7 +173,9 @@ def prompt_loader(prompts: list[Prompt], batch_size: int, trainer: Trainer) -> O
     )
 
 
-def iteration_prompts(prompts: list[Prompt], num_rows: int, group_size: int, seed: int, iteration: int) -> PromptBatch:
+def iteration_prompts(
+    prompts: Sequence[Prompt], num_rows: int, group_size: int, seed: int, iteration: int
+) -> PromptBatch:
     """The prompts of an iteration: passes over all of them, each in fresh order, cut into pieces.
 
     Args:

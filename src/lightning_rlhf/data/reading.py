@@ -1,72 +1,73 @@
-"""What the data modules share: reading with a held-out part, rendering with a limit, saying what was left out."""
+"""What the data modules share: rows with a held-out part, and saying which rows were left out."""
 
 import logging
-from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import TypeVar
 
-from tqdm import tqdm
+import numpy as np
 
-from lightning_rlhf.data.formats import Need, Record, read_records
-from lightning_rlhf.data.split import split_by_prompt
+from lightning_rlhf.data.formats import OnError
+from lightning_rlhf.data.kinds import Kind
+from lightning_rlhf.data.prepare import Prepared, prepare
+from lightning_rlhf.data.render import Renderer
+from lightning_rlhf.data.rows import Rows
+from lightning_rlhf.data.sources import Data
+from lightning_rlhf.data.split import split_by_position
 from lightning_rlhf.distributed.collectives import is_first_process
 from lightning_rlhf.errors import UserError
 
 log = logging.getLogger(__name__)
 Row = TypeVar("Row")
-OnError = Literal["raise", "skip"]
 
 
-def report_skipped(path: str, skipped: list[str]) -> None:
-    """Says how many wrong rows were skipped, and shows the first."""
-    if skipped and is_first_process():
-        log.warning("%s: skipped %d wrong rows; the first: %s", path, len(skipped), skipped[0])
-
-
-def read(path: str, need: Need, on_error: OnError) -> list[Record]:
-    """Reads records and reports what was skipped."""
-    records = read_records(path, need, on_error=on_error)
-    report_skipped(path, records.skipped)
-    return records.rows
+def read(data: Data, kind: Kind[Row], renderer: Renderer, on_error: OnError) -> Prepared[Row]:
+    """Prepares data and reports what was skipped."""
+    prepared = prepare(data, kind, renderer, on_error)
+    if prepared.skipped and is_first_process():
+        log.warning(
+            "%s: skipped %d wrong rows; the first: %s", prepared.name, len(prepared.skipped), prepared.skipped[0]
+        )
+    return prepared
 
 
 def read_split(
-    path: str, need: Need, val_path: str | None, *, val_fraction: float, on_error: OnError
-) -> tuple[list[Record], list[Record]]:
-    """Reads the records to train on and the held-out ones: a file of their own, or a share of the prompts."""
-    records = read(path, need, on_error)
-    if val_path is not None:
-        return records, read(val_path, need, on_error)
-    return split_by_prompt(records, val_fraction)
-
-
-def rendered(
-    records: list[Record],
-    render: Callable[[Record], Row],
-    length: Callable[[Row], int],
+    data: Data,
+    kind: Kind[Row],
+    renderer: Renderer,
+    val_data: Data | None,
     *,
-    path: str,
-    max_length: int,
-) -> list[Row]:
-    """Renders records, leaves out those that are too long, and says how many.
+    val_fraction: float,
+    on_error: OnError,
+) -> tuple[tuple[str, Rows[Row]], tuple[str, Rows[Row]]]:
+    """Prepares the rows to train on and the held-out ones: data of their own, or a share of the prompts.
+
+    Returns:
+        The names of both and their rows, long ones too.
+    """
+    train = read(data, kind, renderer, on_error)
+    if val_data is not None:
+        val = read(val_data, kind, renderer, on_error)
+        return (train.name, train.rows), (val.name, val.rows)
+    places = split_by_position(train.positions, val_fraction)
+    first, second = ((train.name, train.rows.at(side)) for side in places)
+    return first, second
+
+
+def fitting(name: str, rows: Rows[Row], max_length: int, lengths: np.ndarray | None = None) -> Rows[Row]:
+    """Leaves out rows that are too long, and says how many.
+
+    Args:
+        name: What to call the data.
+        rows: The rows.
+        max_length: In tokens.
+        lengths: (rows,) of what is measured by it; the column `length` if None.
 
     Raises:
-        UserError: If none is left, or a record cannot be rendered; names its place.
+        UserError: If none is left.
     """
-    rows = []
-    # disable=None: no bar where the output is not a terminal.
-    bar: Any = tqdm(
-        records, desc=f"tokenizing {path}", delay=2, leave=False, disable=None if is_first_process() else True
-    )
-    for record in bar:
-        try:
-            row = render(record)
-        except UserError as error:
-            raise UserError(f"{record.source}: {error}") from error
-        if length(row) <= max_length:
-            rows.append(row)
-    too_long = len(records) - len(rows)
-    if not rows:
-        raise UserError(f"{path}: all {len(records)} rows are longer than {max_length} tokens: raise the limit")
+    short = (rows.numbers("length") if lengths is None else lengths) <= max_length
+    too_long = int((~short).sum())
+    if too_long == len(rows):
+        raise UserError(f"{name}: all {len(rows)} rows are longer than {max_length} tokens: raise the limit")
     if too_long and is_first_process():
-        log.warning("%s: left out %d of %d rows, longer than %d tokens", path, too_long, len(records), max_length)
-    return rows
+        log.warning("%s: left out %d of %d rows, longer than %d tokens", name, too_long, len(rows), max_length)
+    return rows.at(rows.places[short])

@@ -6,35 +6,20 @@ They are those that the tokenizer makes of the whole text, since that is what a 
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain, pairwise
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
-from lightning_rlhf.data.formats import Message
+from lightning_rlhf.data.encoding import CUT, PieceEncoder
+from lightning_rlhf.data.fields import Message
 from lightning_rlhf.data.stops import check_stops
+from lightning_rlhf.data.templates import TEMPLATES, Asked, ChatTexts, Turn, chosen_template
 from lightning_rlhf.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TEMPLATES = {
-    "plain": (
-        "{% for message in messages %}"
-        "{% if message['role'] == 'system' %}{{ message['content'] }}"
-        "{% elif message['role'] == 'user' %}{{ '\\n\\nHuman: ' + message['content'] }}"
-        "{% else %}{{ '\\n\\nAssistant: ' + message['content'] + eos_token }}{% endif %}"
-        "{% endfor %}"
-        "{% if add_generation_prompt %}{{ '\\n\\nAssistant:' }}{% endif %}"
-    ),
-    "raw": (
-        "{% for message in messages %}"
-        "{{ message['content'] }}{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
-        "{% endfor %}"
-    ),
-}
-
-# A Unicode noncharacter, reserved for use inside programs: texts do not hold it.
-_CUT = "\ufdd0"
+T = TypeVar("T")
 
 
 class Rendered(NamedTuple):
@@ -83,17 +68,16 @@ class Renderer:
         self.tokenizer = tokenizer
         self.stop_ids = tuple(sorted({tokenizer.eos_token_id, *(stop_ids or ())}))
         self._control = _control_tokens(tokenizer, self.stop_ids)
-        self._added = {number: token.content for number, token in tokenizer.added_tokens_decoder.items()}
-        self._anchor, self._anchor_ids = "", []
-        if self._encode("\na") != self._encode("\n") + self._encode("a"):
-            self._anchor, self._anchor_ids = "\n", self._encode("\n")
-        tokenizer.chat_template = _chat_template(tokenizer, template)
+        self._encoder = PieceEncoder(tokenizer)
+        tokenizer.chat_template = chosen_template(tokenizer, template)
         # By the text and not by the name, which an exported tokenizer does not carry.
         self._keeps_space = tokenizer.chat_template.endswith(TEMPLATES["raw"])
+        self._texts = ChatTexts(tokenizer)
         text = self._text([{"role": "user", "content": "Hello"}])
         adds_bos = tokenizer.bos_token_id in tokenizer("Hello")["input_ids"][:1]
         if adds_bos and not text.lstrip().startswith(str(tokenizer.bos_token)):
             tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template
+            self._texts = ChatTexts(tokenizer)
         check_stops(self.stop_ids, tokenizer, self._text)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
@@ -108,7 +92,14 @@ class Renderer:
         Raises:
             UserError: If the template refuses the messages.
         """
-        return list(chain.from_iterable(self._ids(self._prompt_pieces(messages))))
+        return _or_raise(self.prompts([messages])[0])
+
+    def prompts(self, conversations: Sequence[Sequence[Message]]) -> list[list[int] | UserError]:
+        """Renders many prompts, as `prompt` does each of them, or says why one cannot be rendered."""
+        turns = [self._turns(messages) for messages in conversations]
+        texts = self._texts.texts(chain.from_iterable(map(_cuts, turns)))
+        pieces = [_caught(_prompt_pieces, one, texts) for one in turns]
+        return self._encoded(pieces, lambda ids: list(chain.from_iterable(ids)))
 
     def conversation(self, messages: Sequence[Message], loss_on: Literal["all", "last"] = "all") -> Rendered:
         """Renders a whole conversation; its ids begin with those of `prompt(messages[:-1])`.
@@ -124,24 +115,29 @@ class Renderer:
             UserError: If there is no answer to learn, or the template refuses the messages or rewrites earlier turns
                 so that they cannot all be learnt from one text.
         """
-        if len(messages) < 2 or messages[-1]["role"] != "assistant":
-            raise UserError("there is no token to learn: the conversation must end with an assistant's answer")
-        prompt = self._prompt_pieces(messages[:-1])
-        prompt_text, whole = "".join(prompt), self._text(messages)
-        if not whole.startswith(prompt_text):
-            raise UserError(
-                "the chat template does not begin an answer the way its generation prompt does: it prompts "
-                f"with {prompt_text[-60:]!r} and renders {whole[-120:]!r}; set another template"
-            )
-        last = len(prompt)
-        if loss_on == "all" and last == 1 and any(_is_answer(messages, n) for n in range(len(messages) - 1)):
-            raise UserError(
-                "the chat template rewrites earlier turns of the assistant, so not all of them can be learnt "
-                'from one text; set loss_on="last", or another template'
-            )
+        return _or_raise(self.conversations([messages], loss_on)[0])
+
+    def conversations(
+        self, conversations: Sequence[Sequence[Message]], loss_on: Literal["all", "last"] = "all"
+    ) -> list[Rendered | UserError]:
+        """Renders many conversations, as `conversation` does each of them, or says why one cannot be rendered."""
+        turns = [self._turns(messages) for messages in conversations]
+        asked = (ask for one in turns if len(one) > 1 for ask in (*_cuts(one[:-1]), Asked(one, False)))
+        texts = self._texts.texts(asked)
+        pieces = [_caught(_conversation_pieces, one, texts, loss_on) for one in turns]
+        return self._encoded(pieces, lambda ids: self.labelled(ids, loss_on))
+
+    def labelled(self, pieces: list[list[int]], loss_on: Literal["all", "last"]) -> Rendered:
+        """Marks what is learnt in a conversation: up to its first stop token, an answer and what it ends with.
+
+        Args:
+            pieces: Ids of prompt, answer, prompt, ..., answer.
+            loss_on: Learn all answers, or the last one.
+        """
         ids: list[int] = []
         mask: list[bool] = []
-        for n, piece in enumerate(self._ids([*prompt, whole[len(prompt_text) :]])):
+        last = len(pieces) - 1
+        for n, piece in enumerate(pieces):
             end = next((k + 1 for k, token in enumerate(piece) if token in self.stop_ids), None)
             if n == last and end is None:
                 piece = [*piece, self.tokenizer.eos_token_id]
@@ -161,66 +157,27 @@ class Renderer:
             The text up to the first stop token, without special tokens.
         """
         end = next((n for n, token in enumerate(ids) if token in self.stop_ids), len(ids))
-        text = self._decode([*self._anchor_ids, *ids[:end]]).removeprefix(self._decode(self._anchor_ids))
+        anchor = self._encoder.anchor_ids
+        text = self._decode([*anchor, *ids[:end]]).removeprefix(self._decode(anchor))
         return text if self._keeps_space else text.strip()
 
-    def _prompt_pieces(self, messages: Sequence[Message]) -> list[str]:
-        """Cuts the text of a prompt into prompt, answer, prompt, ..., prompt; one piece if turns get rewritten."""
-        cuts = [""]
-        for n in range(len(messages)):
-            if _is_answer(messages, n):
-                cuts.append(self._text(messages[:n], prompt=True))
-                cuts.append(self._text(messages[: n + 1]))
-        cuts.append(self._text(messages, prompt=True))
-        if not all(after.startswith(before) for before, after in pairwise(cuts)):
-            return [cuts[-1]]
-        return [after[len(before) :] for before, after in pairwise(cuts)]
+    def _encoded(
+        self, pieces: Sequence[list[str] | UserError], made: Callable[[list[list[int]]], T]
+    ) -> list[T | UserError]:
+        """What is made of the ids of each text; an error stays what it is."""
+        ids = iter(self._encoder.encode([one for one in pieces if not isinstance(one, UserError)]))
+        return [one if isinstance(one, UserError) else made(next(ids)) for one in pieces]
 
     def _text(self, messages: Sequence[Message], prompt: bool = False) -> str:
-        from jinja2 import TemplateError
+        asked = Asked(self._turns(messages), prompt)
+        return _or_raise(self._texts.texts([asked])[asked])
 
-        try:
-            text = self.tokenizer.apply_chat_template(
-                [{"role": message["role"], "content": self._content(message)} for message in messages],
-                tokenize=False,
-                add_generation_prompt=prompt,
-            )
-        except (TemplateError, ValueError, TypeError) as error:
-            raise UserError(f"the chat template refuses the messages: {error}") from error
-        assert isinstance(text, str)
-        return text
+    def _turns(self, messages: Sequence[Message]) -> tuple[Turn, ...]:
+        return tuple((message["role"], self._content(message)) for message in messages)
 
     def _content(self, message: Message) -> str:
         content = message["content"] if self._keeps_space else message["content"].strip()
-        return self._control.sub(lambda found: found[0][0] + _CUT + found[0][1:], content)
-
-    def _ids(self, pieces: Sequence[str]) -> Iterator[list[int]]:
-        last: int | None = None
-        for piece in pieces:
-            ids: list[int] = []
-            for part in piece.split(_CUT):
-                ids += self._encode_behind(last, part)
-                last = ids[-1] if ids else last
-            yield ids
-
-    def _encode(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False, verbose=False)
-
-    def _encode_behind(self, last: int | None, text: str) -> list[int]:
-        """Encodes text as it would be as a part of a longer one.
-
-        Tokenizers with "▁" put one in front of a text, and most of them in front of what follows a control token too.
-
-        Args:
-            last: The token in front of the text; None if the text is the first.
-            text: What follows.
-        """
-        if last is None:
-            return self._encode(text)
-        before = (self._added[last], [last]) if last in self._added else (self._anchor, self._anchor_ids)
-        ids = self._encode(before[0] + text)
-        start = len(before[1])
-        return ids[start:] if ids[:start] == before[1] else self._encode(text)
+        return self._control.sub(lambda found: found[0][0] + CUT + found[0][1:], content)
 
     def _decode(self, ids: Sequence[int]) -> str:
         text = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -228,17 +185,56 @@ class Renderer:
         return text
 
 
-def _is_answer(messages: Sequence[Message], n: int) -> bool:
+def _cuts(turns: tuple[Turn, ...]) -> list[Asked]:
+    """The beginnings of a prompt that end where an answer begins or ends, and the prompt itself."""
     # Nothing prompts an assistant that speaks first, so such a greeting is context.
-    return n > 0 and messages[n]["role"] == "assistant"
+    answers = [n for n, (role, _) in enumerate(turns) if n and role == "assistant"]
+    return [
+        *(cut for n in answers for cut in (Asked(turns[:n], True), Asked(turns[: n + 1], False))),
+        Asked(turns, True),
+    ]
 
 
-def _chat_template(tokenizer: "PreTrainedTokenizerBase", template: str | None) -> str:
-    if template is None:
-        return tokenizer.get_chat_template() if tokenizer.chat_template else TEMPLATES["plain"]
-    if template not in TEMPLATES and "{" not in template:
-        raise UserError(f"template '{template}' is neither one of {', '.join(TEMPLATES)} nor a Jinja template")
-    return TEMPLATES.get(template, template)
+def _prompt_pieces(turns: tuple[Turn, ...], texts: dict[Asked, str | UserError]) -> list[str]:
+    """Cuts the text of a prompt into prompt, answer, prompt, ..., prompt; one piece if turns get rewritten."""
+    cuts = ["", *(_or_raise(texts[cut]) for cut in _cuts(turns))]
+    if not all(after.startswith(before) for before, after in pairwise(cuts)):
+        return [cuts[-1]]
+    return [after[len(before) :] for before, after in pairwise(cuts)]
+
+
+def _conversation_pieces(
+    turns: tuple[Turn, ...], texts: dict[Asked, str | UserError], loss_on: Literal["all", "last"]
+) -> list[str]:
+    """Those of its prompt, and the last answer with what the template puts behind it."""
+    if len(turns) < 2 or turns[-1][0] != "assistant":
+        raise UserError("there is no token to learn: the conversation must end with an assistant's answer")
+    prompt, whole = _prompt_pieces(turns[:-1], texts), _or_raise(texts[Asked(turns, False)])
+    prompt_text = "".join(prompt)
+    if not whole.startswith(prompt_text):
+        raise UserError(
+            "the chat template does not begin an answer the way its generation prompt does: it prompts "
+            f"with {prompt_text[-60:]!r} and renders {whole[-120:]!r}; set another template"
+        )
+    if loss_on == "all" and len(prompt) == 1 and len(_cuts(turns[:-1])) > 1:
+        raise UserError(
+            "the chat template rewrites earlier turns of the assistant, so not all of them can be learnt "
+            'from one text; set loss_on="last", or another template'
+        )
+    return [*prompt, whole[len(prompt_text) :]]
+
+
+def _or_raise(result: T | UserError) -> T:
+    if isinstance(result, UserError):
+        raise result
+    return result
+
+
+def _caught(function: Callable[..., T], *arguments: Any) -> T | UserError:
+    try:
+        return function(*arguments)
+    except UserError as error:
+        return error
 
 
 def _control_tokens(tokenizer: "PreTrainedTokenizerBase", stop_ids: Sequence[int]) -> re.Pattern[str]:

@@ -1,16 +1,21 @@
 """Data of supervised fine-tuning: conversations whose answers are to be imitated."""
 
+from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 
 from lightning_rlhf.data.batches import SFTBatch, pad
-from lightning_rlhf.data.formats import Record
-from lightning_rlhf.data.loader import MinibatchLoader, OrderedLoader, check_enough
+from lightning_rlhf.data.kinds import Conversation, demonstrations
+from lightning_rlhf.data.loader import MinibatchLoader, OrderedLoader
 from lightning_rlhf.data.module import ResumableDataModule
-from lightning_rlhf.data.prompts import prompt_loader, read_prompts
-from lightning_rlhf.data.reading import read_split, rendered
-from lightning_rlhf.data.render import Rendered, Renderer
+from lightning_rlhf.data.prompts import Prompt, prompt_loader, read_prompts
+from lightning_rlhf.data.reading import fitting, read_split
+from lightning_rlhf.data.render import Renderer
+from lightning_rlhf.data.rows import Rows
+from lightning_rlhf.data.shares import check_enough
+from lightning_rlhf.data.sources import Data
 
 
 class SFTDataModule(ResumableDataModule):
@@ -21,14 +26,14 @@ class SFTDataModule(ResumableDataModule):
 
     def __init__(
         self,
-        path: str,
+        path: Data,
         renderer: Renderer,
         *,
         minibatch_size: int = 64,
-        val_path: str | None = None,
+        val_path: Data | None = None,
         val_fraction: float = 0.05,
         val_batch_size: int = 64,
-        prompts_held_out: str | None = None,
+        prompts_held_out: Data | None = None,
         max_length: int = 1024,
         loss_on: Literal["all", "last"] = "all",
         on_error: Literal["raise", "skip"] = "raise",
@@ -37,7 +42,8 @@ class SFTDataModule(ResumableDataModule):
         """Remembers what to read; nothing is read before `setup`.
 
         Args:
-            path: File, folder, or name of a Hugging Face data set.
+            path: File, folder, or name of a Hugging Face data set; or rows: a `datasets.Dataset`, a torch `Dataset` of
+                dicts, or a list of dicts.
             renderer: Makes tokens of conversations.
             minibatch_size: Sequences for each optimizer step, over all processes and accumulated parts.
             val_path: Held-out demonstrations; if None, `val_fraction` of the prompts are held out.
@@ -54,39 +60,34 @@ class SFTDataModule(ResumableDataModule):
         self.val_path, self.val_fraction, self.val_batch_size = val_path, val_fraction, val_batch_size
         self.prompts_held_out, self.max_length = prompts_held_out, max_length
         self.loss_on, self.on_error = loss_on, on_error
-        self.train_rows: list[Rendered] = []
+        self.train_rows: Rows[Conversation]
 
     def setup(self, stage: str) -> None:
         """Reads and renders, once."""
-        if self.train_rows:
+        if hasattr(self, "train_rows"):
             return
         train, held_out = read_split(
-            self.path, "completion", self.val_path, val_fraction=self.val_fraction, on_error=self.on_error
+            self.path,
+            demonstrations(self.loss_on),
+            self.renderer,
+            self.val_path,
+            val_fraction=self.val_fraction,
+            on_error=self.on_error,
         )
-        self.train_rows = self._render(train, self.path)
-        check_enough(len(self.train_rows), self.minibatch_size)
-        self.val_rows = self._render(held_out, self.val_path or self.path)
-        self.prompts = (
-            read_prompts(self.prompts_held_out, self.renderer, self.max_length, self.on_error)
-            if self.prompts_held_out
-            else []
-        )
-
-    def _render(self, records: list[Record], path: str) -> list[Rendered]:
-        return rendered(
-            records,
-            lambda record: self.renderer.conversation(record.messages, loss_on=self.loss_on),
-            lambda row: len(row.ids),
-            path=path,
-            max_length=self.max_length,
-        )
+        rows = fitting(*train, self.max_length)
+        check_enough(len(rows), self.minibatch_size)
+        self.val_rows = fitting(*held_out, self.max_length)
+        self.prompts: Sequence[Prompt] = ()
+        if self.prompts_held_out is not None:
+            self.prompts = read_prompts(self.prompts_held_out, self.renderer, self.max_length, self.on_error)
+        self.train_rows = rows
 
     def make_train_loader(self) -> MinibatchLoader:
         """Shuffled minibatches of `SFTBatch`."""
         return MinibatchLoader(
             self.train_rows,
             collate_sft,
-            num_labels,
+            self.train_rows.numbers("num_labels"),
             minibatch_size=self.minibatch_size,
             trainer=self.attached_trainer,
             seed=self.seed,
@@ -110,25 +111,25 @@ class SFTDataModule(ResumableDataModule):
         return [demonstrations, prompt_loader(self.prompts, self.val_batch_size, self.attached_trainer)]
 
 
-def num_labels(row: Rendered) -> int:
+def num_labels(row: Conversation) -> int:
     """Tokens of a row that are to be learnt."""
-    return sum(row.loss_mask)
+    return int(np.sum(row.loss_mask))
 
 
-def unlabelled(row: Rendered) -> Rendered:
+def unlabelled(row: Conversation) -> Conversation:
     """The row with nothing to learn: it fills a batch and counts for nothing."""
-    return row._replace(loss_mask=[False] * len(row.ids))
+    return row._replace(loss_mask=np.zeros(len(row.ids), dtype=bool))
 
 
-def collate_sft(rows: list[Rendered], num_tokens: int) -> SFTBatch:
+def collate_sft(rows: list[Conversation], num_tokens: int) -> SFTBatch:
     """Pads rows to a batch.
 
     Args:
-        rows: Rendered conversations.
+        rows: Conversations.
         num_tokens: Tokens to learn in their whole minibatch.
     """
     ids, mask = pad([row.ids for row in rows])
     loss_mask = torch.zeros_like(mask)
     for number, row in enumerate(rows):
-        loss_mask[number, : len(row.ids)] = torch.tensor(row.loss_mask)
+        loss_mask[number, : len(row.ids)] = torch.from_numpy(np.asarray(row.loss_mask))
     return SFTBatch(ids, mask, loss_mask, num_tokens)

@@ -1,6 +1,6 @@
 """Proximal policy optimization, and its relatives without a critic."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -11,8 +11,10 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from lightning_rlhf.data.batches import PromptBatch
+from lightning_rlhf.data.kinds import Conversation
 from lightning_rlhf.data.prompts import Prompt
-from lightning_rlhf.data.render import Rendered, Renderer
+from lightning_rlhf.data.render import Renderer
+from lightning_rlhf.data.rows import Rows
 from lightning_rlhf.distributed.phases import clip_by_role
 from lightning_rlhf.errors import UserError, raise_problems
 from lightning_rlhf.hooks import notify
@@ -164,7 +166,7 @@ class PPOModule(LightningModule):
         """Roles that no net of their own plays, and why."""
         return without_own_net(self.roles, self.credit)
 
-    def rollout_dataset(self, prompts: list[Prompt], ptx: list[Rendered]) -> RolloutDataset:
+    def rollout_dataset(self, prompts: Sequence[Prompt], ptx: Rows[Conversation] | None) -> RolloutDataset:
         """Samples responses to the prompts, and reads them in minibatches: what the data module trains on.
 
         Args:
@@ -180,10 +182,10 @@ class PPOModule(LightningModule):
                 f"rollout_batch_size={self.rollout_batch_size} does not divide by num_samples_per_prompt={group}: "
                 "change one of them"
             )
-        if self.ptx_coef and not ptx:
+        if self.ptx_coef and ptx is None:
             raise UserError(f"ptx_coef={self.ptx_coef}, but there are no texts to mix in: give ptx_path")
         mixed = None
-        if self.ptx_coef:
+        if self.ptx_coef and ptx is not None:
             mixed = PTX(ptx, minibatch_size=self.ptx_minibatch_size, trainer=self.trainer, seed=self.seed)
         return RolloutDataset(
             partial(collect_rollout, self, prompts),

@@ -1,6 +1,7 @@
 """The rollout of a PPO iteration: prompts, samples, scores, credit."""
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lightning_rlhf.data.prompts import Prompt, iteration_prompts
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from lightning_rlhf.modules.ppo import PPOModule
 
 
-def collect_rollout(module: "PPOModule", train_prompts: list[Prompt], iteration: int) -> Experience:
+def collect_rollout(module: "PPOModule", train_prompts: Sequence[Prompt], iteration: int) -> Experience:
     """Samples and scores the responses of an iteration; every rank gets those of all ranks.
 
     Args:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_rlhf.data.batches import pad
 from lightning_rlhf.data.formats import Message
-from lightning_rlhf.data.preference import cut_at_end
+from lightning_rlhf.data.pairs import cut_at_end
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Answers, Scores, Sequences

@@ -7,7 +7,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from lightning_rlhf.data.batches import SFTBatch
-from lightning_rlhf.data.loader import first_minibatch, micro_batch_size
+from lightning_rlhf.data.shares import Shares
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Experience
 from lightning_rlhf.ops.aggregation import MinibatchSize
@@ -63,10 +63,9 @@ class RolloutDataset:
             UserError: If sizes do not divide.
         """
         check_sizes(rollout_batch_size, minibatch_size, trainer.world_size)
-        self.collect, self.minibatch_size, self.ppo_epochs, self.seed = collect, minibatch_size, ppo_epochs, seed
-        self.rollout_batch_size, self.rank = rollout_batch_size, trainer.global_rank
-        self.num_parts = trainer.accumulate_grad_batches
-        self.micro_batch_size = micro_batch_size(minibatch_size, trainer)
+        self.collect, self.ppo_epochs, self.seed = collect, ppo_epochs, seed
+        self.rollout_batch_size = rollout_batch_size
+        self.shares = Shares.of(minibatch_size, trainer)
         self.ptx = ptx
         self.iteration = self.position = 0
         self.experience: Experience | None = None
@@ -74,12 +73,12 @@ class RolloutDataset:
 
     def __len__(self) -> int:
         """Micro-batches of an iteration, on each rank."""
-        return self.num_updates * self.num_parts
+        return self.num_updates * self.shares.num_parts
 
     @property
     def num_updates(self) -> int:
         """Minibatches of an iteration."""
-        return self.ppo_epochs * (self.rollout_batch_size // self.minibatch_size)
+        return self.ppo_epochs * (self.rollout_batch_size // self.shares.minibatch_size)
 
     def __iter__(self) -> Iterator[Minibatch]:
         """Starts or continues an iteration; nothing happens before the first batch is asked for."""
@@ -89,15 +88,13 @@ class RolloutDataset:
             self.experience, self.max_length_of_experience = self.collect(self.iteration), self.max_length
         response_mask = self.experience.sequences.response_mask
         while self.position < len(self):
-            update, part = divmod(self.position, self.num_parts)
-            epoch, number = divmod(update, self.rollout_batch_size // self.minibatch_size)
+            update, part = self.shares.place(self.position)
+            epoch, number = divmod(update, self.rollout_batch_size // self.shares.minibatch_size)
             order = permutation(self.rollout_batch_size, self.seed, MINIBATCHES, self.iteration, epoch)
-            minibatch = order[number * self.minibatch_size :][: self.minibatch_size]
-            part += self.rank * self.num_parts
-            rows = minibatch[part * self.micro_batch_size :][: self.micro_batch_size]
+            minibatch = self.shares.minibatch(order, number)
             self.position += 1
             yield Minibatch(
-                self.experience.rows(rows),
+                self.experience.rows(self.shares.mine(minibatch, part)),
                 MinibatchSize(len(minibatch), int(response_mask[minibatch].sum()), self.max_length_of_experience),
                 self.ptx.part(self.iteration * self.num_updates + update, part) if self.ptx else None,
             )
@@ -114,10 +111,10 @@ class RolloutDataset:
         return {
             "iteration": self.iteration + over,
             # Of all passes over the experience.
-            "row": 0 if over else self.position // self.num_parts * self.minibatch_size,
+            "row": 0 if over else self.shares.row(self.position),
             "rollout_batch_size": self.rollout_batch_size,
-            "minibatch_size": self.minibatch_size,
-            "num_parts": self.num_parts,
+            "minibatch_size": self.shares.minibatch_size,
+            "num_parts": self.shares.num_parts,
             "ppo_epochs": self.ppo_epochs,
             "max_length": self.max_length_of_experience,
             "buffer": buffer,
@@ -138,7 +135,7 @@ class RolloutDataset:
                 "value, or from the end of an iteration"
             )
         self.iteration = progress["iteration"]
-        self.position = first_minibatch(row, self.minibatch_size, progress) * self.num_parts
+        self.position = self.shares.position(row, progress)
         if progress["buffer"] is not None:
             self.experience = Experience.from_names(progress["buffer"])
             # The one that the experience was sampled with: the limit of the next iterations may be another.

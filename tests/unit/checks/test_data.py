@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_rlhf.checks.data import length_tells, tells_more_than_length
-from lightning_rlhf.data.preference import Pair
+from lightning_rlhf.data.pairs import Pair
 from lightning_rlhf.data.render import Rendered
 
 

@@ -3,6 +3,7 @@
 from itertools import islice
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +25,7 @@ def make_loader(
     return MinibatchLoader(
         range(num_rows),
         lambda rows, size: (rows, size),
-        lambda row: row + 1,
+        np.arange(num_rows) + 1,
         minibatch_size=minibatch_size,
         trainer=trainer or fake_trainer(),
         seed=seed,

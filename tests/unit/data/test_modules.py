@@ -1,17 +1,25 @@
 """What the data modules share, and what is special to preferences and prompts."""
 
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
 import pytest
+from lightning.pytorch import LightningModule
 
 from lightning_rlhf.data.batches import pad
-from lightning_rlhf.data.preference import Pair, collate_pairs, cut_at_end
-from lightning_rlhf.data.prompts import Prompt, collate_prompts, iteration_prompts
-from lightning_rlhf.data.render import Rendered
+from lightning_rlhf.data.kinds import conversation_rows
+from lightning_rlhf.data.pairs import Pair, cut_at_end
+from lightning_rlhf.data.preference import PreferenceDataModule, collate_pairs
+from lightning_rlhf.data.prompts import Prompt, PromptDataModule, collate_prompts, iteration_prompts
+from lightning_rlhf.data.render import Rendered, Renderer
 from lightning_rlhf.data.sft import collate_sft, unlabelled
 from lightning_rlhf.errors import UserError
 
 
 def prompts(count: int) -> list[Prompt]:
-    return [Prompt([i], str(i), {}) for i in range(count)]
+    return [Prompt(np.asarray([i]), str(i), {}) for i in range(count)]
 
 
 def test_padding_is_known_from_lengths_even_where_a_real_id_is_0() -> None:
@@ -41,7 +49,7 @@ def test_pairs_are_chosen_first_with_the_lengths_of_their_answers() -> None:
 
 
 def test_a_row_that_only_fills_a_batch_has_nothing_to_learn() -> None:
-    row = Rendered([1, 5, 9], [False, True, True])
+    (row,) = conversation_rows([Rendered([1, 5, 9], [False, True, True])])
     batch = collate_sft([row, unlabelled(row)], num_tokens=2)
     assert batch.loss_mask.sum(1).tolist() == [2, 0]
 
@@ -65,25 +73,38 @@ def test_the_prompts_of_an_iteration_depend_on_seed_and_iteration_alone() -> Non
     assert texts(1, 3) != texts(2, 3)
 
 
-def test_an_error_in_rendering_names_the_place() -> None:
-    from lightning_rlhf.data.formats import Record
-    from lightning_rlhf.data.reading import rendered
+def test_prompts_are_for_a_module_that_samples_responses_to_them(make_tokenizer: Callable) -> None:
+    data = PromptDataModule(
+        [{"prompt": f"What is {n}?"} for n in range(40)], Renderer(make_tokenizer()), val_fraction=0.3
+    )
+    data.setup("fit")
+    given: list[tuple[Any, Any]] = []
+    module = SimpleNamespace(rollout_dataset=lambda prompts, ptx: given.append((prompts, ptx)))
+    data.trainer = SimpleNamespace(lightning_module=module)
+    data.make_train_loader()
+    assert given == [(data.train_prompts, None)]
+    data.trainer = SimpleNamespace(lightning_module=LightningModule())
+    with pytest.raises(UserError, match="PromptDataModule feeds a PPOModule, .* not a LightningModule"):
+        data.make_train_loader()
 
-    def fail(record: Record) -> list[int]:
-        raise UserError("no tokens")
 
-    record = Record([{"role": "user", "content": "Hi"}], None, None, None, {}, "rows.jsonl:7")
-    with pytest.raises(UserError, match="rows.jsonl:7: no tokens"):
-        rendered([record], fail, len, path="rows.jsonl", max_length=4)
-
-
-def test_rows_that_are_too_long_are_left_out_and_all_of_them_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
-    from lightning_rlhf.data.formats import Record
-    from lightning_rlhf.data.reading import rendered
-
-    records = [Record([], None, None, None, {"n": n}, f"rows:{n}") for n in (2, 9)]
-    kept = rendered(records, lambda record: [0] * record.columns["n"], len, path="rows", max_length=4)
-    assert [len(row) for row in kept] == [2]
-    assert "left out 1 of 2 rows, longer than 4 tokens" in caplog.text
-    with pytest.raises(UserError, match="all 2 rows are longer than 1 tokens"):
-        rendered(records, lambda record: [0] * record.columns["n"], len, path="rows", max_length=1)
+def test_the_prompts_of_pairs_come_once_where_they_stand_first_with_the_columns_of_their_last_row(
+    make_tokenizer: Callable,
+) -> None:
+    renderer = Renderer(make_tokenizer())
+    pairs = [
+        {"prompt": prompt, "chosen": f"yes {n}", "rejected": "no", "n": n} for n, prompt in enumerate(["b", "a", "b"])
+    ]
+    # Longer than allowed with its answer, but not without.
+    limit = 40
+    pairs.append({"prompt": "c", "chosen": "yes " * 99, "rejected": "no", "n": 3})
+    data = PreferenceDataModule(
+        pairs, renderer, val_path=pairs, minibatch_size=1, answer_prompts=True, max_length=limit
+    )
+    data.setup("fit")
+    assert len(data.train_rows) == 3
+    assert [(prompt.text, prompt.columns["n"]) for prompt in data.prompts] == [("b", 2), ("a", 1), ("c", 3)]
+    assert [prompt.ids.tolist() for prompt in data.prompts] == [
+        renderer.prompt([{"role": "user", "content": text}]) for text in "bac"
+    ]
+    assert [prompt.text for prompt in data.reference_prompts(2)] == ["b", "a"]

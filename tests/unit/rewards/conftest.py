@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from lightning_rlhf.data.batches import pad
-from lightning_rlhf.data.preference import cut_at_end
+from lightning_rlhf.data.pairs import cut_at_end
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.experience import Answers, Sequences
 from lightning_rlhf.models.export import export_model

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lightning_rlhf.data.kinds import conversation_rows
 from lightning_rlhf.data.render import Rendered
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Experience, Sequences
@@ -54,7 +55,7 @@ def make_dataset(
         max_length=max_length,
         trainer=trainer,
         seed=seed,
-        ptx=PTX(TEXTS, minibatch_size=minibatch_size, trainer=trainer, seed=seed) if ptx else None,
+        ptx=PTX(conversation_rows(TEXTS), minibatch_size=minibatch_size, trainer=trainer, seed=seed) if ptx else None,
     )
 
 

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
 from lightning_rlhf.assembly.stage import BLOCKS
-from lightning_rlhf.data.loader import part_size
+from lightning_rlhf.data.shares import Shares
 from lightning_rlhf.rollout.dataset import check_sizes
 
 DOCS = (Path(__file__).parents[3] / "docs" / "strategies.md").read_text(encoding="utf-8")
@@ -42,7 +42,7 @@ def test_the_sizes_of_a_line_divide_by_its_processes(line: str) -> None:
     for stage in config.stages:
         block = config[BLOCKS[stage]]
         sizes = block.module if "minibatch_size" in block.module else block.data
-        assert part_size(sizes.minibatch_size, processes, block.trainer.accumulate_grad_batches) >= 1
+        assert Shares(sizes.minibatch_size, processes, block.trainer.accumulate_grad_batches).micro_batch_size >= 1
         if "rollout_batch_size" in sizes:
             check_sizes(sizes.rollout_batch_size, sizes.minibatch_size, processes)
 

@@ -1,0 +1,93 @@
+"""What was prepared once and is kept on disk, below the cache of `datasets` (`HF_DATASETS_CACHE`).
+
+One process of a machine prepares while the others wait for its lock, which needs no connection between them. A folder
+gets its name when it is whole, and is read only if it still holds what was written.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+from filelock import FileLock
+from huggingface_hub.constants import HF_HOME
+
+from lightning_rlhf.distributed.collectives import is_first_process
+from lightning_rlhf.saving import flush, partial_of, put, remove
+
+log = logging.getLogger(__name__)
+Read = TypeVar("Read")
+
+_SEAL = "seal.json"
+
+
+def cache_folder() -> Path:
+    """Where prepared data are kept; may be deleted whenever no run reads it."""
+    # As `datasets` finds its cache, which takes half a second to import and is not needed to read what is kept.
+    return Path(os.environ.get("HF_DATASETS_CACHE", Path(HF_HOME) / "datasets")).expanduser() / "lightning_rlhf"
+
+
+def kept(key: str | None, write: Callable[[Path], bool], read: Callable[[Path], Read]) -> Read:
+    """Reads a folder of the cache, which is written first if it is not there.
+
+    Where the cache cannot be written, or nothing is to be kept, each process writes a folder of its own and removes its
+    name at once: files that are mapped into memory stay as long as they are read.
+
+    Args:
+        key: Digest of all that the content depends on; None if that cannot be told.
+        write: Makes the folder at a path, and says whether it may be kept.
+        read: Reads it; maps files into memory or loads them.
+    """
+    if key is not None:
+        folder = cache_folder()
+        if _is_whole(folder / key):
+            return read(folder / key)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / f"{key}.lock"):
+                # Another process may have written it meanwhile.
+                return read(folder / key) if _is_whole(folder / key) else _written(folder / key, write, read)
+        except (OSError, NotImplementedError) as error:  # the latter where a file system has no locks
+            if is_first_process():
+                log.warning(
+                    "%s: cannot be written (%s): prepared data are not kept, see HF_DATASETS_CACHE", folder, error
+                )
+    with TemporaryDirectory() as temporary:
+        write(Path(temporary) / "rows")
+        return read(Path(temporary) / "rows")
+
+
+def _written(folder: Path, write: Callable[[Path], bool], read: Callable[[Path], Read]) -> Read:
+    partial = partial_of(folder)
+    remove(partial)
+    try:
+        keep = write(partial)
+        result = read(partial)
+        if keep:
+            (partial / _SEAL).write_text(json.dumps(_digests(partial)), encoding="utf-8")
+            flush(partial)
+            put(partial, folder)
+    finally:
+        remove(partial)
+    return result
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder holds what was written, byte by byte."""
+    try:
+        return json.loads((folder / _SEAL).read_text(encoding="utf-8")) == _digests(folder)
+    except (OSError, ValueError):
+        return False
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    found = {}
+    for file in sorted(folder.iterdir()):
+        if file.name != _SEAL:
+            with file.open("rb") as stream:
+                found[file.name] = hashlib.file_digest(stream, "blake2b").hexdigest()
+    return found

@@ -1,0 +1,178 @@
+"""Reads, renders and tokenizes data into a table on disk, or finds the one that was made of the same data before.
+
+The records are written first, as text and a few at a time, and then mapped to rows. So no more than a batch of them is
+ever in memory.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from functools import cache, partial
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from lightning_rlhf.data.cache import kept
+from lightning_rlhf.data.formats import OnError, Record
+from lightning_rlhf.data.kinds import Kind
+from lightning_rlhf.data.mapping import BATCH, map_file, read_mapped
+from lightning_rlhf.data.render import Renderer
+from lightning_rlhf.data.rows import Rows
+from lightning_rlhf.data.sources import Data, Source, source_of
+from lightning_rlhf.data.split import position
+from lightning_rlhf.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Row = TypeVar("Row")
+
+_RECORDS = pa.schema({"position": pa.float64(), "record": pa.string()})
+
+
+@dataclass(frozen=True)
+class Prepared(Generic[Row]):
+    """What was made of data.
+
+    Attributes:
+        name: What messages call the data.
+        rows: All rows that could be used, long ones too.
+        positions: (rows,) where each one's prompt lies, for the split.
+        skipped: What was wrong with rows that were skipped.
+    """
+
+    name: str
+    rows: Rows[Row]
+    positions: np.ndarray
+    skipped: list[str]
+
+
+def prepare(data: Data, kind: Kind[Row], renderer: Renderer, on_error: OnError) -> Prepared[Row]:
+    """Makes the rows of data.
+
+    Args:
+        data: Path, name or rows.
+        kind: What is made of them.
+        renderer: Makes tokens of texts.
+        on_error: What a wrong row does: stop, or be skipped and counted.
+
+    Raises:
+        UserError: If the data cannot be read or rendered, with the place of what is wrong.
+    """
+    source = source_of(data)
+    # Columns that JSON cannot hold are kept in memory, by the number of the record, and nothing on disk.
+    beyond: dict[int, dict[str, Any]] = {}
+    table, skipped = kept(
+        _key(source, kind, renderer, on_error),
+        lambda folder: _write(folder, source, kind, renderer, on_error, beyond),
+        _read,
+    )
+    rows = Rows(table, kind.make, beyond=beyond)
+    return Prepared(source.name, rows, rows.numbers("position"), skipped)
+
+
+def _read(folder: Path) -> tuple[pa.Table, list[str]]:
+    return read_mapped(folder), json.loads((folder / "skipped.json").read_text(encoding="utf-8"))
+
+
+def _write(
+    folder: Path,
+    source: Source,
+    kind: Kind[Any],
+    renderer: Renderer,
+    on_error: OnError,
+    beyond: dict[int, dict[str, Any]],
+) -> bool:
+    """Writes the table; says whether it may be kept."""
+    folder.mkdir(parents=True)
+    skipped: list[str] = []
+    texts = folder / "records"
+    count = _write_records(texts, kind.records(source, skipped, on_error), beyond if kind.keeps_columns else None)
+    # Not the number of tokens, since ids may have gaps.
+    vocabulary = 1 + max(renderer.tokenizer.get_vocab().values())
+    render = partial(_rendered, kind=kind, renderer=renderer, vocabulary=vocabulary)
+    map_file(texts, folder, render, count=count, title=f"tokenizing {source.name}")
+    texts.unlink()
+    (folder / "skipped.json").write_text(json.dumps(skipped), encoding="utf-8")
+    return not beyond
+
+
+def _write_records(file: Path, records: Iterable[Record], beyond: dict[int, dict[str, Any]] | None) -> int:
+    """Writes records, and says how many; without their columns where nobody asks for those that JSON cannot hold."""
+    count = 0
+    records = iter(records)
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, _RECORDS) as stream:
+        while some := list(islice(records, BATCH)):
+            texts = []
+            for number, record in enumerate(some, count):
+                columns = {} if beyond is None else record.columns
+                if beyond is not None and not _is_json(columns):
+                    beyond[number], columns = columns, {}
+                texts.append(json.dumps(_fields(replace(record, columns=columns))))
+            positions = [position(record.prompt) for record in some]
+            stream.write_batch(pa.record_batch([positions, texts], schema=_RECORDS))
+            count += len(some)
+    return count
+
+
+def _fields(record: Record) -> dict[str, Any]:
+    return {field.name: getattr(record, field.name) for field in fields(record)}
+
+
+def _is_json(columns: dict[str, Any]) -> bool:
+    """Whether JSON gives back what it takes, which it does not of tuples, say."""
+    try:
+        return not columns or json.loads(json.dumps(columns)) == columns
+    except (TypeError, ValueError, RecursionError):
+        return False
+
+
+def _rendered(texts: pa.Table, kind: Kind[Any], renderer: Renderer, vocabulary: int) -> pa.Table:
+    """The rows of some records."""
+    positions, values = (texts[name].to_pylist() for name in _RECORDS.names)
+    records = [Record(**json.loads(value)) for value in values]
+    rows = []
+    for record, columns in zip(records, kind.render(renderer, records), strict=True):
+        if isinstance(columns, UserError):
+            raise UserError(f"{record.source}: {columns}") from columns
+        rows.append(columns)
+    return kind.table(rows, vocabulary).append_column("position", pa.array(positions, pa.float64()))
+
+
+def _key(source: Source, kind: Kind[Any], renderer: Renderer, on_error: OnError) -> str | None:
+    """A digest of all that the rows depend on; None if that cannot be told."""
+    tokenizer = _tokenizer_digest(renderer.tokenizer)
+    # Of a class that is derived from the renderer, the code is not known here.
+    if source.content is None or tokenizer is None or type(renderer) is not Renderer:
+        return None
+    parts = [source.content, kind.name, on_error, tokenizer, *map(str, renderer.stop_ids), *_code()]
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+
+
+def _tokenizer_digest(tokenizer: "PreTrainedTokenizerBase") -> str | None:
+    """Of a fast tokenizer, which can be written as a text, and its template."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    special = sorted((number, str(token)) for number, token in tokenizer.added_tokens_decoder.items())
+    parts = [
+        backend.to_str(),
+        type(tokenizer).__qualname__,
+        tokenizer.chat_template,
+        tokenizer.special_tokens_map,
+        special,
+    ]
+    return hashlib.blake2b(json.dumps(parts, default=str).encode(), digest_size=16).hexdigest()
+
+
+@cache
+def _code() -> tuple[str, ...]:
+    """The versions of what renders, and of this package the code, which may change while its version does not."""
+    modules = sorted(Path(__file__).parent.glob("*.py"))
+    own = hashlib.blake2b(b"".join(module.read_bytes() for module in modules), digest_size=16).hexdigest()
+    return own, *map(version, ("transformers", "tokenizers", "jinja2"))

@@ -1,0 +1,50 @@
+"""The share of a minibatch: who reads which of its rows."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lightning_rlhf.data.shares import Shares, check_enough
+from lightning_rlhf.errors import UserError
+
+
+def test_the_parts_of_a_rank_stand_side_by_side() -> None:
+    # Twelve rows of two ranks in three parts are two rows at a time; the minibatch of number 1 are rows 12 to 23.
+    shares = [Shares(12, processes=2, num_parts=3, rank=rank) for rank in (0, 1)]
+    minibatch = shares[0].minibatch(list(range(40)), 1)
+    assert minibatch == list(range(12, 24))
+    read = [[share.mine(minibatch, part) for part in range(3)] for share in shares]
+    assert read == [[[12, 13], [14, 15], [16, 17]], [[18, 19], [20, 21], [22, 23]]]
+    assert shares[1].micro_batch_size == 2
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3))
+def test_ranks_and_parts_read_each_row_of_a_minibatch_once(processes: int, parts: int, rows_each: int) -> None:
+    minibatch = list(range(processes * parts * rows_each))
+    shares = [Shares(len(minibatch), processes, parts, rank) for rank in range(processes)]
+    assert [row for share in shares for part in range(parts) for row in share.mine(minibatch, part)] == minibatch
+
+
+def test_a_position_counts_the_micro_batches_of_a_rank() -> None:
+    shares = Shares(12, processes=2, num_parts=3)
+    assert [shares.place(position) for position in (0, 2, 3, 7)] == [(0, 0), (0, 2), (1, 0), (2, 1)]
+    assert [shares.row(position) for position in (0, 2, 3, 7)] == [0, 0, 12, 24]
+
+
+def test_a_run_goes_on_at_the_same_row_in_minibatches_of_another_size() -> None:
+    # 24 rows were read: four minibatches of six, in two parts each.
+    assert Shares(6, processes=1, num_parts=2).position(24, {"minibatch_size": 12}) == 8
+    with pytest.raises(UserError, match=r"minibatch_size was 12 .* is 7 now, .* after the 24 rows .* divides 24"):
+        Shares(7, processes=1, num_parts=1).position(24, {"minibatch_size": 12})
+
+
+@pytest.mark.parametrize("size", [0, 5, 7])
+def test_a_minibatch_that_cannot_be_shared_equally_is_an_error_with_all_numbers(size: int) -> None:
+    with pytest.raises(UserError, match=rf"minibatch_size={size} .* 6 = 3 processes x accumulate_grad_batches=2"):
+        Shares(size, processes=3, num_parts=2)
+
+
+def test_too_few_rows_for_a_minibatch_are_an_error_with_both_numbers() -> None:
+    check_enough(4, 4)
+    with pytest.raises(UserError, match="minibatch_size=4, but there are only 3 rows to train on"):
+        check_enough(3, 4)
