@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "lightning_rlhf"
 FLOORS = [
     {"ops", "conf"},
-    {"errors", "experience", "hooks", "saving", "seeding", "sizes"},
+    {"errors", "experience", "hooks", "saving", "seeding", "sizes", "stages"},
     {"distributed"},
     {"strategies", "models", "data", "rewards", "demo", "randomwalks", "report", "planner"},
     {"rollout"},
@@ -96,6 +96,15 @@ def test_no_algorithm_names_a_strategy(room: str) -> None:
         if names.search(line)
     ]
     assert not hits
+
+
+def test_only_commands_know_that_hydra_runs_them() -> None:
+    readers = {
+        path.relative_to(SOURCE).parts[0]
+        for path in SOURCE.rglob("*.py")
+        if any(name.startswith("hydra.core.hydra_config") for name in imported(path))
+    }
+    assert readers == {"cli"}
 
 
 def test_no_file_has_two_jobs() -> None:

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.stages import STAGES, StageRecord
 
-STAGES = ("sft", "reward", "ppo", "dpo")
+_UNKNOWN = StageRecord(name="run", title="Run", nets={}, reads="prompts", exported="", in_terminal=(), headline=())
+"""Of a run that does not say which stage it is of."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,11 @@ class Stage:
     samples: tuple[Sample, ...]
     planned_bytes: float | None = None
     """The peak of each device by the plan, before the run."""
+
+    @property
+    def record(self) -> StageRecord:
+        """What the stage is."""
+        return STAGES.get(self.name, _UNKNOWN)
 
 
 @dataclass(frozen=True)
@@ -159,13 +166,10 @@ def _read_stage(folder: Path, name: str | None, fallback: dict[str, Any], notice
 
 
 def _guess_stage(series: Mapping[str, Series]) -> str:
-    if "val/chosen_reward" in series:
-        return "dpo"
-    if "val/kl" in series or any(name.startswith("rollout/") for name in series):
-        return "ppo"
-    if "val/reward_accuracy" in series:
-        return "reward"
-    return "sft" if series else "run"
+    for record in reversed(list(STAGES.values())):
+        if any(name.startswith(record.logs) for name in series):
+            return record.name
+    return next(iter(STAGES)) if series else _UNKNOWN.name
 
 
 def _read_json(path: Path, notices: list[str]) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def test_a_knob_is_planned_as_its_setting_is(base: list[str]) -> None:
 def test_adam_in_8_bits_takes_no_memory_of_its_own_in_a_step() -> None:
     plan = Plan(job(on_gpu=True))
     knob = next(knob for knob in knobs(plan.job) if knob.setting == "optim=adamw_8bit")
-    assert "optim_bits" in turned(plan, [knob]).job.optimizer
+    assert "low_bit_optimizers" in turned(plan, [knob]).job.optimizer
 
 
 def test_a_remedy_may_have_a_setting_that_its_strategy_brings() -> None:
