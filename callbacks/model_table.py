@@ -22,7 +22,7 @@ class NetTable(Callback):
         table = Table(box=None, padding=(0, 1), header_style="dim")
         for name in ("net", "parameters", "trained", "weights", "gradients, optimizer"):
             table.add_column(name, justify="left" if name == "net" else "right")
-        for name, net in nets(pl_module).items():
+        for name, net in nets_by_role(pl_module).items():
             table.add_row(name, *_cells(net, trainer))
         console = Console(soft_wrap=True, highlight=False)
         console.print(table)
@@ -30,7 +30,7 @@ class NetTable(Callback):
             console.print(f" {name}: {reason}")
 
 
-def nets(module: nn.Module) -> dict[str, nn.Module]:
+def nets_by_role(module: nn.Module) -> dict[str, nn.Module]:
     """The nets of a module by role; where roles share one, it is named once."""
     holder = getattr(module, "roles", module)
     return {name: net for name, net in holder.named_children() if any(True for _ in net.parameters())}

@@ -70,7 +70,7 @@ def test_a_record_fills_in_what_it_does_not_say() -> None:
 
 
 def test_a_stage_that_is_not_there_is_named_with_those_that_are() -> None:
-    with pytest.raises(UserError, match="there is no stage pop; there are sft, reward, ppo, dpo"):
+    with pytest.raises(UserError, match=f"there is no stage pop; there are {', '.join(STAGES)}"):
         stage_record("pop")
 
 

@@ -94,14 +94,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Run:
-    """All that a run folder holds; `written` is when its newest result or metric was."""
+    """All that a run folder holds; `last_change` is when its newest result or metric was written."""
 
     name: str
     result: Result
     stages: tuple[Stage, ...]
     config: str | None
     overrides: tuple[str, ...] | None
-    written: datetime | None
+    last_change: datetime | None
     notices: tuple[str, ...]
 
 
@@ -136,7 +136,7 @@ def read_run(run_dir: Path) -> Run:
         stages=stages,
         config=config.read_text("utf-8", "replace") if config.is_file() else None,
         overrides=_read_overrides(run_dir / ".hydra" / "overrides.yaml"),
-        written=_last_written([run_dir, *folders.values()]),
+        last_change=_last_change([run_dir, *folders.values()]),
         notices=tuple(dict.fromkeys(notices)),
     )
 
@@ -149,7 +149,7 @@ def _stage_folder(run_dir: Path, name: str, inner: Mapping[str, Any]) -> Path | 
     return Path(model_dir).parent if model_dir and Path(model_dir).parent.is_dir() else None
 
 
-def _last_written(folders: Iterable[Path]) -> datetime | None:
+def _last_change(folders: Iterable[Path]) -> datetime | None:
     paths = [folder / name for folder in folders for name in ("result.json", "metrics.csv")]
     times = [path.stat().st_mtime for path in paths if path.is_file()]
     return datetime.fromtimestamp(max(times), UTC) if times else None

@@ -74,5 +74,5 @@ def test_a_reward_model_of_another_run_goes_onto_the_one_net_if_it_is_an_adapter
 
 
 def test_what_no_stage_leaves_is_named() -> None:
-    with pytest.raises(UserError, match="there is no stage pop; there are sft, reward, ppo, dpo"):
+    with pytest.raises(UserError, match="there is no stage pop"):
         handed_on(configured(), {"pop": SFT})
