@@ -18,7 +18,6 @@ from lightning_rlhf.distributed.launcher_watch import end_with_launcher
 
 @hydra.main(version_base="1.3", config_path="pkg://lightning_rlhf.conf", config_name="train")
 def _app(config: DictConfig) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     hydra_config = HydraConfig.get()
     if hydra_config.mode == RunMode.MULTIRUN:
         # Lightning starts the other processes of a node by these arguments: they must be this job's, not the sweep's.
@@ -37,6 +36,8 @@ def _train(config: DictConfig, hydra_config: HydraConf) -> None:
     from lightning_rlhf.assembly.resume import how_to_go_on
     from lightning_rlhf.assembly.run import run
 
+    # Not before these imports, of which libraries would tell: Hydra has left only errors to be logged.
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     try:
         run(config, folder)
     except KeyboardInterrupt as error:
