@@ -69,9 +69,9 @@ def ours(folder: Path, nets: Path, iterations: int, length: int, overrides: list
     """The largest number of bytes in each phase of this framework's PPO."""
     from plan_run import configured, trained
 
-    from lightning_rlhf.assembly.library_messages import quiet
+    from lightning_rlhf.assembly.library_messages import silence_libraries
 
-    quiet()
+    silence_libraries()
     (folder / "prompts.jsonl").write_bytes((nets / "prompts.jsonl").read_bytes())
     return trained(folder, configured(folder, [*settings(nets, iterations, length), *overrides]))[1]
 

@@ -26,9 +26,9 @@ from plan_accuracy import PROMPT_LENGTH, write_nets
 from plan_run import SETTINGS
 from transformers import PreTrainedModel
 
-from lightning_rlhf.assembly.library_messages import quiet
+from lightning_rlhf.assembly.library_messages import silence_libraries
 from lightning_rlhf.assembly.plan_job import job_of
-from lightning_rlhf.assembly.run import load_renderer
+from lightning_rlhf.assembly.renderer import load_renderer
 from lightning_rlhf.assembly.stage import prepare
 from lightning_rlhf.callbacks import NormalizeReward
 from lightning_rlhf.distributed.phases import shards_parameters
@@ -82,7 +82,7 @@ def write_pairs(folder: Path) -> None:
 
 def run(folder: Path, overrides: list[str]) -> None:
     """Trains, and prints how much memory normalising took and how much was planned."""
-    quiet()
+    silence_libraries()
     if not (folder / "pairs.jsonl").exists():
         write_nets("llama", folder)
         write_pairs(folder)

@@ -20,9 +20,9 @@ from lightning.pytorch import Trainer
 from meter import Meter, allocated, tensor_bytes
 from omegaconf import DictConfig, open_dict
 
-from lightning_rlhf.assembly.library_messages import quiet
+from lightning_rlhf.assembly.library_messages import silence_libraries
 from lightning_rlhf.assembly.plan_job import job_of
-from lightning_rlhf.assembly.run import load_renderer
+from lightning_rlhf.assembly.renderer import load_renderer
 from lightning_rlhf.assembly.stage import prepare
 from lightning_rlhf.hooks import RLHFCallback
 from lightning_rlhf.planner.memory import by_kind, peak
@@ -107,7 +107,7 @@ def trained(folder: Path, config: DictConfig) -> tuple[Trainer, dict[str, int]]:
 
 def run(folder: Path, overrides: list[str]) -> None:
     """Trains, and writes how much memory the run took and how much was planned."""
-    quiet()
+    silence_libraries()
     config = configured(folder, overrides)
     planned = moments(job_of(config, "ppo"))
     trainer, peaks = trained(folder, config)

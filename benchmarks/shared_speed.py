@@ -18,7 +18,7 @@ import torch
 from memory_row import settings
 from plan_run import configured
 
-from lightning_rlhf.assembly.run import load_renderer
+from lightning_rlhf.assembly.renderer import load_renderer
 from lightning_rlhf.assembly.stage import prepare
 from lightning_rlhf.experience import Answers, Sequences
 

@@ -77,8 +77,8 @@ def run(folder: Path, stage: str, strategy: str, weights: str) -> None:
     from lightning.pytorch import Callback
     from omegaconf import open_dict
 
-    from lightning_rlhf.assembly.library_messages import quiet
-    from lightning_rlhf.assembly.run import load_renderer
+    from lightning_rlhf.assembly.library_messages import silence_libraries
+    from lightning_rlhf.assembly.renderer import load_renderer
     from lightning_rlhf.assembly.stage import fit, prepare
     from lightning_rlhf.distributed.phases import full_state_dict
 
@@ -104,7 +104,7 @@ def run(folder: Path, stage: str, strategy: str, weights: str) -> None:
             trained = {name for name, weight in net.named_parameters() if weight.requires_grad}
             return {name: w.clone() for name, w in full_state_dict(trainer, net).items() if name in trained}
 
-    quiet()
+    silence_libraries()
     settings = [*SETTINGS, *STAGES[stage], *WEIGHTS[weights], f"stage={stage}", f"strategy={strategy}"]
     settings += [f"trainer.devices={1 if strategy == 'single' else 2}"]
     settings += [f"~callbacks.{name}" for name in ("checkpoint", "run_card", "progress", "export")]

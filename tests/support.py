@@ -23,6 +23,7 @@ from lightning_rlhf.experience import Rollout
 from lightning_rlhf.hooks import RLHFCallback
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.rollout.engines.padded import PaddedEngine
+from lightning_rlhf.stages import STAGES
 
 
 class Recorder(pl.Callback):
@@ -106,9 +107,8 @@ TINY_DPO = ["dpo.trainer.max_epochs=1", "+dpo.trainer.limit_train_batches=2"]
 
 def keep(overrides: list[str], stage: str) -> list[str]:
     """Those of `TINY` and `TINY_DPO` that a run of one stage, or of `pipeline_dpo`, knows."""
-    blocks = {"sft": "sft.", "reward": "reward_model.", "ppo": "ppo.", "dpo": "dpo."}
     stages = ("sft", "dpo") if stage == "pipeline_dpo" else (stage,)
-    others = tuple(block for name, block in blocks.items() if name not in stages)
+    others = tuple(f"{record.block}." for name, record in STAGES.items() if name not in stages)
     return [o for o in overrides if not o.lstrip("+").startswith(others)] + [f"stage={stage}"]
 
 

@@ -14,8 +14,7 @@ from hydra.utils import instantiate
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from omegaconf import DictConfig, OmegaConf
 
-from lightning_rlhf.assembly.reward_models import fill_in
-from lightning_rlhf.assembly.stage import BLOCKS, Stage, prepare
+from lightning_rlhf.assembly.stage import PreparedStage, prepare
 from lightning_rlhf.assembly.sweep import SweepTable
 from lightning_rlhf.assembly.target_checks import check_targets
 from lightning_rlhf.assembly.user_message import user_message
@@ -26,6 +25,7 @@ from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.export import export_model
 from lightning_rlhf.models.scalar import ScalarModel, load_scalar_model
 from lightning_rlhf.models.source import ModelSource
+from lightning_rlhf.stages import STAGES
 
 CONF = Path(__file__).parents[1] / "conf"
 OPTIONS: dict[str, list[str]] = {
@@ -72,12 +72,12 @@ def reward_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def prepared(config: DictConfig, folder: Path, reward_model: str) -> list[Stage]:
+def prepared(config: DictConfig, folder: Path, reward_model: str) -> list[PreparedStage]:
     """The stages of a configuration, as a run prepares them."""
-    fill_in(config, reward_model)
+    models = {"reward": Path(reward_model)}
     source: ModelSource = instantiate(config.model)
     renderer = Renderer(source.load_tokenizer(), config.data.template, stop_ids=source.stop_ids())
-    return [prepare(config, name, folder / name, renderer) for name in config.stages]
+    return [prepare(config, name, folder / name, renderer, models) for name in config.stages]
 
 
 def names(objects: Iterable[object]) -> set[str]:
@@ -102,7 +102,7 @@ def test_every_option_builds_the_parts_of_its_stages(choice: str, tmp_path: Path
         assert "No supported gpu backend found" in (user_message(error.value) or "")
         return
     for stage in prepared(config, tmp_path, reward_model):
-        block = config[BLOCKS[stage.name]]
+        block = config[stage.record.block]
         for part, node in [(stage.module, block.module), (stage.data, block.data), (stage.trainer, config.trainer)]:
             assert type(part).__name__ == node._target_.split(".")[-1]
         nodes = [*config.callbacks.values(), *block.callbacks.values()]
@@ -127,7 +127,7 @@ def test_every_data_option_gives_rows_to_all_stages(option: str, tmp_path: Path,
         loaders = stage.data.val_dataloader()
         for loader in loaders if isinstance(loaders, list) else [loaders]:
             assert len(next(iter(loader))[0])
-        rows = stage.data.train_prompts if stage.name == "ppo" else stage.data.train_rows
+        rows = stage.data.train_prompts if stage.record.samples else stage.data.train_rows
         assert len(rows) >= 20
 
 
@@ -244,9 +244,9 @@ def test_a_value_of_the_wrong_type_is_named_with_what_was_expected() -> None:
     ]
 
 
-@pytest.mark.parametrize(("stage", "part"), [(stage, part) for stage in BLOCKS for part in ("module", "data")])
+@pytest.mark.parametrize(("stage", "part"), [(stage, part) for stage in STAGES for part in ("module", "data")])
 def test_a_misspelt_key_of_a_stage_is_found_whichever_it_is(stage: str, part: str) -> None:
-    config = configured(f"stage={stage}")[BLOCKS[stage]][part]
+    config = configured(f"stage={stage}")[STAGES[stage].block][part]
     for key in config:
         if key == "_target_":
             continue

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "lightning_rlhf"
 FLOORS = [
     {"ops", "conf"},
-    {"errors", "experience", "hooks", "registry", "saving", "seeding", "sizes", "typechecks"},
+    {"errors", "experience", "hooks", "registry", "saving", "seeding", "sizes", "stages", "typechecks"},
     {"distributed"},
     {"strategies", "models", "data", "rewards", "demo", "randomwalks", "report", "planner"},
     {"rollout"},
@@ -119,6 +119,15 @@ def test_only_strategies_name_what_divides_models(room: str) -> None:
 def test_what_differs_between_strategies_goes_through_phases(room: str) -> None:
     names = re.compile(r"torch\.distributed|isinstance\(.*[Ss]trategy")
     assert not [line for _, line in lines(room) if names.search(line)]
+
+
+def test_only_commands_know_that_hydra_runs_them() -> None:
+    readers = {
+        path.relative_to(SOURCE).parts[0]
+        for path in SOURCE.rglob("*.py")
+        if any(name.startswith("hydra.core.hydra_config") for name in imported(path))
+    }
+    assert readers == {"cli"}
 
 
 def test_no_file_has_two_jobs() -> None:

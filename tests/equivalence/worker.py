@@ -24,14 +24,16 @@ from lightning.pytorch import Trainer
 from omegaconf import open_dict
 from torch.distributed.tensor import DTensor
 
-from lightning_rlhf.assembly.library_messages import quiet
-from lightning_rlhf.assembly.run import hand_on, load_renderer
+from lightning_rlhf.assembly.handoff import handed_on
+from lightning_rlhf.assembly.library_messages import silence_libraries
+from lightning_rlhf.assembly.renderer import load_renderer
 from lightning_rlhf.assembly.stage import fit, prepare
 from lightning_rlhf.callbacks import Health
 from lightning_rlhf.distributed.shapes import whole_shape
 from lightning_rlhf.distributed.weight_movement import Movement
 from lightning_rlhf.experience import Rollout
 from lightning_rlhf.hooks import RLHFCallback
+from lightning_rlhf.stages import stage_record
 
 STAGES = ("sft", "reward", "ppo")
 EPOCHS, STEPS_PER_EPOCH = 2, 3
@@ -135,15 +137,14 @@ def numel_here(weights: list[Any]) -> int:
 
 
 def run(folder: Path, strategy: str, arguments: list[str]) -> None:
-    quiet()
+    silence_libraries()
     options = dict(a.split("=", 1) for a in arguments if a.split("=")[0] in OPTIONS)
     overrides = [a for a in arguments if a.split("=")[0] not in OPTIONS]
     given = dict(o.split("=", 1) for o in overrides)
     processes = int(given.get("trainer.devices", 1)) * int(given.get("trainer.num_nodes", 1))
     accumulate = int(given.get("STAGE.trainer.accumulate_grad_batches", 1))
     for stage in options.get("stages", ",".join(STAGES)).split(","):
-        block = {"reward": "reward_model"}.get(stage, stage)
-        mine = [o.replace("STAGE.", f"{block}.") for o in overrides]
+        mine = [o.replace("STAGE.", f"{stage_record(stage).block}.") for o in overrides]
         batches = STEPS_PER_EPOCH * accumulate
         limits = [limit.format(batches=batches, val_rows=32 // processes) for limit in LIMITS[stage]]
         settings = [*SETTINGS, *OF_STAGE[stage], *limits, f"strategy={strategy}", f"stage={stage}", *mine]
@@ -152,8 +153,8 @@ def run(folder: Path, strategy: str, arguments: list[str]) -> None:
         with open_dict(config):
             config.run_dir = str(folder / stage)
         if stage == "ppo":
-            for earlier in ("sft", "reward"):
-                hand_on(config, earlier, str(Path(options["start"]) / earlier / "model"))
+            earlier = {name: Path(options["start"]) / name / "model" for name in ("sft", "reward")}
+            config = handed_on(config, earlier)
         renderer = load_renderer(config)
         if "stops" in options:
             renderer.stop_ids = tuple(range(0, config.model.config.vocab_size, int(options["stops"])))

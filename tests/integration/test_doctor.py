@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_module
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import open_dict
 from support import command, result_of, run_folder, tiny_source
 
 from lightning_rlhf import export_model, load_causal_lm, load_scalar_model
@@ -29,11 +27,7 @@ def doctor(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
 def examined(folder: Path, *overrides: str) -> dict[str, Any]:
     """What the command does once Hydra has composed the configuration."""
     with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
-        config = compose("train", [f"run_dir={folder}", *overrides], return_hydra_config=True)
-        HydraConfig.instance().set_config(config)
-        with open_dict(config):
-            del config["hydra"]
-        return examine(config, folder)
+        return examine(compose("train", list(overrides)), folder)
 
 
 def findings(result: dict[str, Any], status: str) -> dict[str, dict[str, str]]:

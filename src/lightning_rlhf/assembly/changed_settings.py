@@ -6,8 +6,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_rlhf.assembly.run_files import read_settings
-from lightning_rlhf.assembly.stage import BLOCKS
 from lightning_rlhf.errors import raise_problems
+from lightning_rlhf.stages import stage_record
 
 # Weights, and what they are like, come from the checkpoint; so do the order of rows and the random numbers behind what
 # was read, and Lightning restores the optimizer with its learning rates.
@@ -43,7 +43,7 @@ def check_unchanged(config: DictConfig, name: str, stopped: Path, *, finished: b
         return
     earlier = read_settings(record, trust_remote_code=config.model.trust_remote_code)
     old, new = _settings(earlier), _settings(config)
-    block = BLOCKS[name]
+    block = stage_record(name).block
     fixed = [*_OF_CHECKPOINT, *(f"{block}.{key}" for key in (*_OF_BLOCK, *_OF_START))]
     free = [*_HOW, *_TWICE, *(_FREE if handed_on else ())]
     if finished:

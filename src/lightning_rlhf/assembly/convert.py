@@ -21,7 +21,7 @@ def convert(input_dir: str, output_dir: str, dtype: str | None, max_shard_size: 
     Raises:
         UserError: If the checkpoint is not whole, or the folder of the model is not empty.
     """
-    from lightning_rlhf.assembly.library_messages import quiet
+    from lightning_rlhf.assembly.library_messages import silence_libraries
     from lightning_rlhf.callbacks.run_record import versions, write_json
     from lightning_rlhf.models.meta import convert as meta_convert
     from lightning_rlhf.models.meta.checkpoint import open_checkpoint
@@ -34,7 +34,7 @@ def convert(input_dir: str, output_dir: str, dtype: str | None, max_shard_size: 
     folder, place = Path(output_dir).expanduser(), Path(output_dir).expanduser().resolve()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"output_dir={output_dir}: there is something already; choose a folder that is new or empty")
-    quiet()
+    silence_libraries()
     start = time.perf_counter()
     checkpoint = open_checkpoint(input_dir, "input_dir")
     meta_convert.convert(checkpoint, place, dtype=None if dtype is None else DTYPES[dtype], max_shard_bytes=size)

@@ -13,9 +13,10 @@ from omegaconf import DictConfig, open_dict
 
 from lightning_rlhf.assembly.examine_reward import examine_reward
 from lightning_rlhf.assembly.findings_table import show, sum_up
-from lightning_rlhf.assembly.library_messages import quiet
-from lightning_rlhf.assembly.run import check_overrides, check_recipe, hand_on, load_renderer
-from lightning_rlhf.assembly.stage import BLOCKS, prepare
+from lightning_rlhf.assembly.handoff import Models
+from lightning_rlhf.assembly.library_messages import silence_libraries
+from lightning_rlhf.assembly.renderer import load_renderer
+from lightning_rlhf.assembly.stage import prepare
 from lightning_rlhf.assembly.user_message import user_message
 from lightning_rlhf.callbacks import StartChecks
 from lightning_rlhf.callbacks.run_record import versions, write_json
@@ -27,6 +28,7 @@ from lightning_rlhf.data.pairs import Pair
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.distributed.collectives import gather_objects, is_first_process
 from lightning_rlhf.distributed.phases import release
+from lightning_rlhf.stages import stage_record
 
 _MOST_PROMPTS = 64
 # What to do about an error, by how far the stage came.
@@ -51,17 +53,14 @@ def examine(config: DictConfig, folder: Path) -> dict[str, Any]:
         What `result.json` holds.
 
     Raises:
-        UserError: If settings belong to no stage that runs, or to another model.
+        UserError: If there is no such stage.
     """
-    quiet()
+    silence_libraries()
     start = time.perf_counter()
-    check_recipe(config)
-    names = list(config.stages)
-    check_overrides(names, config.model)
     work = folder / "work"
     findings: dict[str, list[Finding]] = {}
     try:
-        for stage, found in _examine_all(config, names, work):
+        for stage, found in _examine_all(config, work):
             findings[stage] = found
             show(stage, found)
     finally:
@@ -82,7 +81,7 @@ def examine(config: DictConfig, folder: Path) -> dict[str, Any]:
     return record
 
 
-def _examine_all(config: DictConfig, names: list[str], work: Path) -> Iterator[tuple[str, list[Finding]]]:
+def _examine_all(config: DictConfig, work: Path) -> Iterator[tuple[str, list[Finding]]]:
     """The findings about the tokenizer, and about each stage."""
     try:
         renderer = load_renderer(config)
@@ -91,25 +90,26 @@ def _examine_all(config: DictConfig, names: list[str], work: Path) -> Iterator[t
         return
     about = [special_tokens(renderer), template_round_trip(renderer, [[QUESTION]]), served_prompts(renderer)]
     yield "tokenizer", about
-    for number, name in enumerate(names):
-        found, whole = _examine_stage(config, name, work / name, renderer, starts_trained=number == 0)
+    models: dict[str, Path] = {}
+    for number, name in enumerate(config.stages):
+        found, came_to_its_end = _examine_stage(config, name, work / name, renderer, models)
         yield name, found
         # The ranks agree on it, since only the first one writes the export.
-        if not all(gather_objects([whole])):
-            for rest in names[number + 1 :]:
+        if not all(gather_objects([came_to_its_end])):
+            for rest in config.stages[number + 1 :]:
                 yield rest, [Finding("stage", "warning", "not examined", f"it starts from what {name} leaves")]
             return
-        hand_on(config, name, str(work / name / "model"))
+        models[name] = work / name / "model"
 
 
 def _examine_stage(
-    config: DictConfig, name: str, folder: Path, renderer: Renderer, *, starts_trained: bool
+    config: DictConfig, name: str, folder: Path, renderer: Renderer, models: Models
 ) -> tuple[list[Finding], bool]:
     """The findings about one stage, and whether it came to its end."""
     start, watch = StartChecks(fatal=False), Watch()
     found: list[Finding] = []
     try:
-        stage = prepare(_shortened(config, name), name, folder, renderer)
+        stage = prepare(_shortened(config, name), name, folder, renderer, models)
         watch.phase = "data"
         with _warnings() as said:
             stage.data.setup("fit")
@@ -124,7 +124,7 @@ def _examine_stage(
     except Exception as error:
         message = str(error) if watch.phase == "export" else _told(error)
         return [*found, *start.findings.values(), Finding(watch.phase, "error", message, _REMEDIES[watch.phase])], False
-    if not starts_trained:
+    if models:
         # The stage before has only made two steps.
         start.findings.pop("responses end", None)
     findings = [
@@ -135,7 +135,7 @@ def _examine_stage(
         watch.movement_of_weights(),
         Finding("two steps", "ok", "went through, and so did a batch of held-out data"),
         Finding("export", "ok", "reloads to the same numbers"),
-        *(examine_reward(stage) if name == "ppo" else ()),
+        *examine_reward(stage, models),
     ]
     release(stage.trainer)
     return findings, True
@@ -144,7 +144,7 @@ def _examine_stage(
 def _shortened(config: DictConfig, name: str) -> DictConfig:
     """The configuration with two optimizer steps and one batch of held-out data, and no callback but the export."""
     config = config.copy()
-    block = config[BLOCKS[name]]
+    block = config[stage_record(name).block]
     with open_dict(config):
         config.callbacks = {"export": {"_target_": "lightning_rlhf.callbacks.Export"}}
         block.callbacks, config.logger = {}, {}

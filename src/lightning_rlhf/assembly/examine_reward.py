@@ -1,30 +1,33 @@
-"""Looks at the reward models of a PPO stage: how they read, and whether they tell more than length."""
+"""Looks at the reward models behind the score of a stage: how they read, and whether they tell more than length."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
-from lightning_rlhf.assembly.stage import Stage
+from lightning_rlhf.assembly.handoff import Models
+from lightning_rlhf.assembly.stage import PreparedStage
 from lightning_rlhf.checks.data import tells_more_than_length
 from lightning_rlhf.checks.finding import Finding
 from lightning_rlhf.data.pairs import Pair
 from lightning_rlhf.data.preference import PreferenceDataModule
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.rewards.net import NetReward, TextNetReward
+from lightning_rlhf.stages import stage_record
 
 _MOST_PAIRS, _BATCH_SIZE = 256, 16
 
 
-def examine_reward(stage: Stage) -> Iterator[Finding]:
+def examine_reward(stage: PreparedStage, models: Models) -> Iterator[Finding]:
     """The findings about all reward models, if there are any.
 
     Args:
-        stage: A stage `ppo` that has run.
+        stage: A stage that has run.
+        models: What earlier stages have left.
     """
     for reward in stage.module.modules():
         if isinstance(reward, NetReward | TextNetReward):
             yield _how_it_reads(reward)
             # What this run would train itself has only made two steps.
-            if "reward" not in stage.config.stages:
+            if not any(stage_record(name).trains_reward_model for name in models):
                 yield from _beside_length(stage, reward)
 
 
@@ -34,7 +37,7 @@ def _how_it_reads(reward: NetReward | TextNetReward) -> Finding:
     return Finding("reward model: tokenizer", "ok", "tokenizer or template are not the actor's: it reads the texts")
 
 
-def _beside_length(stage: Stage, reward: NetReward | TextNetReward) -> Iterator[Finding]:
+def _beside_length(stage: PreparedStage, reward: NetReward | TextNetReward) -> Iterator[Finding]:
     data, module = stage.config.data, cast(Any, stage.module)
     pairs = PreferenceDataModule(
         data.preferences_held_out or data.preferences,

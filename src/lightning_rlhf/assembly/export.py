@@ -7,18 +7,16 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from lightning_rlhf.assembly.library_messages import quiet
-from lightning_rlhf.assembly.run import load_renderer
+from lightning_rlhf.assembly.library_messages import silence_libraries
+from lightning_rlhf.assembly.renderer import load_renderer
 from lightning_rlhf.assembly.run_files import read_record, read_settings
 from lightning_rlhf.callbacks.run_record import versions, write_json
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapters.lora import ADAPTER, is_part_of_adapter
 from lightning_rlhf.models.export import adapted, empty_net, export_model, rebuilt
 from lightning_rlhf.models.source import DTYPES, ModelSource
+from lightning_rlhf.stages import STAGES, StageRecord
 from lightning_rlhf.strategies.checkpoint_weights import read_weights
-
-PREFIXES = {"sft": "net.", "reward": "net.", "ppo": "roles.actor.", "dpo": "actor."}
-"""Where a stage's module keeps the net that its export holds."""
 
 
 def export(checkpoint: str, output_dir: str | None, dtype: str | None, trust_remote_code: bool = False) -> Path:
@@ -39,52 +37,54 @@ def export(checkpoint: str, output_dir: str | None, dtype: str | None, trust_rem
     """
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"dtype={dtype}: expected one of {', '.join(DTYPES)}, or null")
-    quiet()
+    silence_libraries()
     path = Path(checkpoint).expanduser()
     if not path.exists():
         raise UserError(f"checkpoint={checkpoint}: no such file or folder ({path.absolute()})")
     run = path.absolute().parent.parent
-    config, stage = _settings(run, checkpoint, trust_remote_code)
+    config, record = _settings(run, checkpoint, trust_remote_code)
     folder = Path(output_dir).expanduser() if output_dir else run / "export"
-    net, renderer = _net(config, stage, path, None if dtype is None else DTYPES[dtype])
-    export_model(net, renderer, folder, {"stage": stage, "checkpoint": path.name})
-    record = {"stage": "export", "status": "finished", "metrics": {}, "model_dir": str(folder), "versions": versions()}
-    write_json(folder / "result.json", record)
+    net, renderer = _net(config, record, path, None if dtype is None else DTYPES[dtype])
+    export_model(net, renderer, folder, {"stage": record.name, "checkpoint": path.name})
+    result = {"stage": "export", "status": "finished", "metrics": {}, "model_dir": str(folder), "versions": versions()}
+    write_json(folder / "result.json", result)
     return folder
 
 
-def _settings(run: Path, checkpoint: str, trust_remote_code: bool) -> tuple[DictConfig, str]:
-    """The settings of the stage that a folder holds, and its name."""
-    config, record = run / "config.yaml", run / "result.json"
-    for file in (config, record):
+def _settings(run: Path, checkpoint: str, trust_remote_code: bool) -> tuple[DictConfig, StageRecord]:
+    """The settings of the stage that a folder holds, and its record."""
+    config, result = run / "config.yaml", run / "result.json"
+    for file in (config, result):
         if not file.is_file():
             raise UserError(
                 f"checkpoint={checkpoint}: there is no {file.name} in {run}; leave a checkpoint in the folder of its "
                 "run, where the settings of the net are"
             )
-    stage = read_record(record).get("stage")
-    if stage not in PREFIXES:
-        raise UserError(f"{record}: stage={stage}: expected one of {', '.join(PREFIXES)}")
+    stage: Any = read_record(result).get("stage")
+    if stage not in STAGES:
+        raise UserError(f"{result}: stage={stage}: expected one of {', '.join(STAGES)}")
     loaded = read_settings(config, trust_remote_code=trust_remote_code)
     # What computes attention says nothing about weights, and may be a kernel from the hub.
     loaded.model.attn_implementation = None
-    return loaded, stage
+    return loaded, STAGES[stage]
 
 
-def _net(config: DictConfig, stage: str, checkpoint: Path, dtype: Any) -> tuple[Any, Any]:
+def _net(config: DictConfig, record: StageRecord, checkpoint: Path, dtype: Any) -> tuple[Any, Any]:
     """The trained net, on the CPU, and the renderer of the run."""
     source: ModelSource = instantiate(config.model, _convert_="all")
-    scalar = stage == "reward"
-    shared = stage == "ppo" and config.get("roles") == "shared"
-    prefix = "roles.backbone.net." if shared else PREFIXES[stage]
+    scalar = record.trains_reward_model
+    shared = record.has_four_roles and config.get("roles") == "shared"
+    prefix = "roles.backbone.net." if shared else f"{record.exported}."
     saved = read_weights(checkpoint)
     if shared:
         # There are adapters of other roles.
         saved = {k: v for k, v in saved.items() if not is_part_of_adapter(k) or is_part_of_adapter(k, ADAPTER)}
     weights = {k.removeprefix(prefix): v.to(dtype or v.dtype) for k, v in saved.items() if k.startswith(prefix)}
     if not weights:
-        raise UserError(f"checkpoint={checkpoint}: holds no weights of the net that stage={stage} trains ({prefix}…)")
+        raise UserError(
+            f"checkpoint={checkpoint}: holds no weights of the net that stage={record.name} trains ({prefix}…)"
+        )
     if source.adapter is None:
-        written = source if dtype is None else replace(source, dtype=str(dtype).removeprefix("torch."))
-        return rebuilt(empty_net(written, scalar=scalar), weights), load_renderer(config)
+        source = source if dtype is None else replace(source, dtype=str(dtype).removeprefix("torch."))
+        return rebuilt(empty_net(source, scalar=scalar), weights), load_renderer(config)
     return adapted(source, weights, scalar=scalar, dtype=dtype), load_renderer(config)

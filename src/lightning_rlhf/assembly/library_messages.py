@@ -5,7 +5,7 @@ import os
 import warnings
 
 
-def quiet() -> None:
+def silence_libraries() -> None:
     """Silences notices that a user can do nothing about; errors and our own lines stay."""
     # Says on each start how many GPUs and TPUs there are, and advertises a service.
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)

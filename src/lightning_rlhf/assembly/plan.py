@@ -23,12 +23,12 @@ def plan(config: DictConfig, folder: Path) -> dict[str, Any]:
         UserError: For anything that the user can mend.
     """
     asked = Asked.of(config)
-    from lightning_rlhf.assembly.library_messages import quiet
+    from lightning_rlhf.assembly.library_messages import silence_libraries
     from lightning_rlhf.assembly.plan_stage import planned_stage
     from lightning_rlhf.assembly.plan_tables import print_plan
     from lightning_rlhf.callbacks.run_record import versions, write_json
 
-    quiet()
+    silence_libraries()
     start = time.perf_counter()
     stages = {}
     for name in config.stages:

@@ -7,34 +7,44 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from lightning_rlhf.assembly.reward_models import like_policy, reward_models
-from lightning_rlhf.assembly.stage_checks import check_quantization, check_roles
+from lightning_rlhf.assembly.critic_start import like_policy
+from lightning_rlhf.assembly.handoff import Models, handed_on, is_of_run
+from lightning_rlhf.assembly.nets import reference_changes
+from lightning_rlhf.assembly.reward_models import reward_models
+from lightning_rlhf.assembly.stage_checks import check_quantization, check_roles, minibatch_settings
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapters.files import adapter_folder, adapter_kind, holds_adapter
 from lightning_rlhf.models.adapters.lora import Lora
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.planner.job import Job
 from lightning_rlhf.planner.layout import Layout, layout
+from lightning_rlhf.stages import StageRecord, stage_record
 
 
 def job_of(config: DictConfig, stage: str) -> Job:
     """What the planner takes of a stage; no weights are read.
 
+    A model that an earlier stage is still to train is planned as one of the kind that it starts from.
+
+    Args:
+        config: Of the run, or of the stage.
+        stage: Its name.
+
     Raises:
         UserError: If a setting is wrong, or the planner does not know what the configuration names.
     """
-    block, trainer = config["reward_model" if stage == "reward" else stage], config.trainer
+    record, models = stage_record(stage), _earlier(config, stage)
+    config = _with_start(handed_on(config, models), config)
+    block, trainer = config[record.block], config.trainer
     source: ModelSource = instantiate(config.model, _convert_="all")
     spread, on_gpu = layout_of(config), _on_gpu(trainer)
-    roles = config.get("roles", "separate")
-    check_quantization(source, block, roles, divides=spread.divides_weights)
-    check_roles(roles, stage, source)
+    check_quantization(source, block, config.roles, divides=spread.divides_weights)
+    check_roles(config.roles, record, source)
     processes = num_devices(trainer.devices, on_gpu=on_gpu)
-    sizes = block.module if "minibatch_size" in block.module else block.data
     settings: dict[str, Any] = {
         "stage": stage,
         "model": source,
-        "shared": roles == "shared",
+        "shared": config.roles == "shared",
         "layout": spread if on_gpu else spread.on_cpus(),
         "precision": str(trainer.precision),
         "on_gpu": on_gpu,
@@ -42,21 +52,34 @@ def job_of(config: DictConfig, stage: str) -> Job:
         "processes_per_node": processes,
         "optimizer": block.module.optim.optimizer["_target_"],
         "optimizer_bits": block.module.optim.optimizer.get("bits", 32),
-        "minibatch_size": sizes.minibatch_size,
+        "minibatch_size": minibatch_settings(block).minibatch_size,
         "accumulate": block.trainer.accumulate_grad_batches,
     }
-    if stage == "ppo":
-        settings |= _of_ppo(config, source)
-    if stage == "reward" and "normalize" in block.callbacks:
+    if record.samples:
+        settings |= _of_rollouts(config, block, source, models)
+    if "normalize" in block.callbacks:
         node = block.callbacks.normalize
         settings |= {
             "rollout_batch_size": node.num_samples,
             "rollout_micro_batch_size": node.batch_size,
             "normalizing_length": node.sampling.max_new_tokens,
         }
-    prompt, response = lengths(config, stage)
-    reference = stage == "dpo" and not block.module.reference_free
+    prompt, response = lengths(config, record)
+    reference = record.has_reference and not block.module.get("reference_free", False)
     return Job(**settings, prompt_length=prompt, response_length=response, reference=reference)
+
+
+def _earlier(config: DictConfig, stage: str) -> Models:
+    """What the stages before a stage are to leave, in folders that are not there yet."""
+    names = list(config.stages)
+    return {name: Path(name) / "model" for name in names[: names.index(stage) if stage in names else 0]}
+
+
+def _with_start(config: DictConfig, before: DictConfig) -> DictConfig:
+    """The same with the weights that the policy had before a handoff, since no file says yet what comes of them."""
+    for name in ("pretrained", "tokenizer", "meta_dir"):
+        config.model[name] = before.model[name]
+    return config
 
 
 def layout_of(config: DictConfig) -> Layout:
@@ -69,41 +92,41 @@ def layout_of(config: DictConfig) -> Layout:
     return layout(OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node)
 
 
-def lengths(config: DictConfig, stage: str) -> tuple[int, int]:
+def lengths(config: DictConfig, record: StageRecord) -> tuple[int, int]:
     """Tokens of prompt and response: those that a plan is asked for, or the longest that are allowed.
 
     Raises:
         UserError: If they cannot be.
     """
     prompt, response = config.get("prompt_length"), config.get("response_length")
-    block = config["reward_model" if stage == "reward" else stage]
-    if stage == "ppo":
+    block = config[record.block]
+    if record.samples:
         return prompt or block.data.max_prompt_length, response or block.module.sampling.max_new_tokens
     if (prompt is None) != (response is None):
         given = f"prompt_length={prompt}" if response is None else f"response_length={response}"
-        raise UserError(f"{given}: rows of stage={stage} are of prompt and response: give both lengths")
+        raise UserError(f"{given}: rows of stage={record.name} are of prompt and response: give both lengths")
     if prompt is not None and response is not None:
         return prompt, response
-    # The longest response of DPO has a prompt of one token.
-    least = 1 if stage == "dpo" else 0
+    # The longest answer has a prompt of one token.
+    least = 1 if record.reads == "answers" else 0
     return least, block.data.max_length - least
 
 
-def _of_ppo(config: DictConfig, source: ModelSource) -> dict[str, Any]:
-    block = config.ppo
+def _of_rollouts(config: DictConfig, block: DictConfig, source: ModelSource, models: Models) -> dict[str, Any]:
     module = block.module
-    rewards = list(reward_models(config).values())
-    reward = _reward_source(rewards[0], source) if rewards else None
+    reward = next(iter(reward_models(config).values()), None)
+    scorer = None if reward is None else _reward_source(reward, source, models)
     critic = None
     if instantiate(module.credit).estimator.critic:
-        critic = source if block.critic_init == "policy" or reward is None else like_policy(reward, source)
+        critic = source if block.critic_init == "policy" or scorer is None else like_policy(scorer, source)
+    # Also of four nets, which may be planned as one.
+    policy_changed = any(not stage_record(name).trains_reward_model for name in models)
     return {
         "critic": critic,
-        "critic_init": block.critic_init if rewards else "policy",
-        "reward": reward,
-        "reward_adapter": _reward_adapter(rewards[0], source) if rewards else None,
-        # What the SFT of a pipeline hands on is an adapter, which is not there yet.
-        "adapter_reference": bool(source.adapter_dir or module.refresh_reference_every or "sft" in config.stages),
+        "critic_init": "policy" if reward is None else block.critic_init,
+        "reward": scorer,
+        "reward_adapter": None if reward is None else _reward_adapter(reward, source, models),
+        "adapter_reference": policy_changed or reference_changes(source, block),
         "rollout_batch_size": module.rollout_batch_size,
         "rollout_micro_batch_size": module.rollout_micro_batch_size,
         "ppo_epochs": module.ppo_epochs,
@@ -113,24 +136,26 @@ def _of_ppo(config: DictConfig, source: ModelSource) -> dict[str, Any]:
     }
 
 
-def _reward_source(node: DictConfig, source: ModelSource) -> ModelSource:
-    """Where a reward model comes from; one that is not there yet is planned as one of the actor's size."""
-    if _is_to_come(node):
-        return replace(source, adapter=None, adapter_dir=None, quantization=None, dtype=node.get("dtype", source.dtype))
-    return ModelSource(pretrained=str(node.path), dtype=node.get("dtype", source.dtype), setting="reward.path")
+def _reward_source(node: DictConfig, source: ModelSource, models: Models) -> ModelSource:
+    dtype = node.get("dtype", source.dtype)
+    if _is_to_come(node, models):
+        return replace(source, adapter=None, adapter_dir=None, quantization=None, dtype=dtype)
+    return ModelSource(pretrained=str(node.path), dtype=dtype, setting="reward.path")
 
 
-def _reward_adapter(node: DictConfig, source: ModelSource) -> Lora | None:
-    """What a reward model is on a net that plays all roles; None: a net of its own there too (`put_on_backbone`)."""
-    if _is_to_come(node):
+def _reward_adapter(node: DictConfig, source: ModelSource, models: Models) -> Lora | None:
+    """What a reward model adds to one net that plays all roles; None: it stays a net of its own (`handed_on`)."""
+    if _is_to_come(node, models):
         return source.adapter or Lora()
     folder = adapter_folder(Path(node.path))
     return adapter_kind(folder) if holds_adapter(folder) else None
 
 
-def _is_to_come(node: DictConfig) -> bool:
-    """Whether an earlier stage is still to train a reward model."""
-    return OmegaConf.is_missing(node, "path") or (Path(node.path).name == "model" and not Path(node.path).exists())
+def _is_to_come(node: DictConfig, models: Models) -> bool:
+    """Whether a reward model is still to be trained, by this run or by one that `reward.path` will name."""
+    if OmegaConf.is_missing(node, "path") or is_of_run(node.path, models):
+        return True
+    return Path(node.path).name == "model" and not Path(node.path).exists()
 
 
 def _on_gpu(trainer: DictConfig) -> bool:

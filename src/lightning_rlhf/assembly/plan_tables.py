@@ -36,7 +36,7 @@ def print_plan(stage: str, plan: Plan, record: dict[str, Any], asked: Asked) -> 
     devices = f"{job.processes} GPU(s)" if job.on_gpu else f"{job.processes} process(es) on CPUs"
     console.print(
         f"\n[bold]{stage}[/]: {devices}, {lengths} tokens, micro-batches of {job.micro_batch_size}"
-        + (f", rollouts of {job.rollout_rows}" if job.stage == "ppo" else "")
+        + (f", rollouts of {job.rollout_rows}" if job.record.samples else "")
     )
     for note in record["notes"]:
         console.print(f" {note}", style="yellow", markup=False)
@@ -47,7 +47,7 @@ def print_plan(stage: str, plan: Plan, record: dict[str, Any], asked: Asked) -> 
         _print_sizes(console, plan.host, largest, "all processes of a machine")
     _print_verdict(console, record, asked, *_unit(plan.peak.total))
     flops, times = sum(record["flops"].values()), record["seconds"]
-    per = "iteration" if job.stage == "ppo" else "optimizer step"
+    per = "iteration" if job.record.samples else "optimizer step"
     parts = ", ".join(f"{name} {value:.3g} s" for name, value in times.items())
     console.print(f" {flops:.3g} FLOPs for each {per}: {sum(times.values()):.3g} s ({parts})")
 

@@ -1,5 +1,7 @@
 """Finds where a stopped run was."""
 
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,22 @@ def find_resumed(resume: str | None, stages: list[str]) -> Resumed:
     if not finished and not checkpoints:
         raise UserError(f"resume={resume}: has no finished stage and no checkpoint (checkpoints/last.ckpt)")
     return Resumed(finished, checkpoints)
+
+
+def how_to_go_on(folder: Path, stages: list[str], command: Sequence[str]) -> str:
+    """What to tell a user who has stopped a run.
+
+    Args:
+        folder: Of the run.
+        stages: Its stages, in order.
+        command: The words that started it: the program, and what was set.
+    """
+    try:
+        find_resumed(str(folder), stages)
+    except UserError:
+        return "interrupted before the first checkpoint; nothing is left to go on from"
+    words = [word for word in command if not word.startswith("resume=")]
+    return f"interrupted; go on with: {shlex.join([*words, f'resume={folder}'])}"
 
 
 def _check(checkpoint: Path) -> None:

@@ -29,12 +29,12 @@ def serve(model_dir: str, host: str, port: int, batch_size: int, dtype: str, tem
     import torch
     import uvicorn
 
-    from lightning_rlhf.assembly.library_messages import quiet
+    from lightning_rlhf.assembly.library_messages import silence_libraries
     from lightning_rlhf.rewards.build import load_reward
     from lightning_rlhf.rewards.net import TextNetReward
     from lightning_rlhf.rewards.server import make_app
 
-    quiet()
+    silence_libraries()
     net, renderer = load_reward(model_dir, dtype, template, setting="model_dir")
     net.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     app = make_app(TextNetReward(net, renderer, renderer.stop_ids), model_dir, batch_size)

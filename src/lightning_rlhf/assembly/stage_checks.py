@@ -10,9 +10,15 @@ from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.planner.job import Job
 from lightning_rlhf.planner.nets import num_positions
 from lightning_rlhf.rollout.dataset import check_sizes
+from lightning_rlhf.stages import StageRecord
 
 
-def check_roles(roles: str, name: str, source: ModelSource) -> None:
+def minibatch_settings(block: DictConfig) -> DictConfig:
+    """The node of a stage's settings that says `minibatch_size`: a module that samples makes its own minibatches."""
+    return block.module if "minibatch_size" in block.module else block.data
+
+
+def check_roles(roles: str, record: StageRecord, source: ModelSource) -> None:
     """Checks whether one net can play all roles, if it is to.
 
     Raises:
@@ -22,8 +28,8 @@ def check_roles(roles: str, name: str, source: ModelSource) -> None:
         raise UserError(f"roles={roles}: expected separate or shared")
     if roles == "separate":
         return
-    if name == "dpo":
-        raise UserError("roles=shared: DPO has no four roles: take roles=separate")
+    if len(record.nets) > 1 and not record.has_four_roles:
+        raise UserError(f"roles=shared: {record.title} has no four roles: take roles=separate")
     if source.adapter is None:
         raise UserError("roles=shared: each role is an adapter of one net: add adapter=lora")
 
@@ -72,5 +78,5 @@ def _shares(job: Job) -> None:
 
 
 def _rollouts(job: Job) -> None:
-    if job.stage == "ppo":
+    if job.record.samples:
         check_sizes(job.rollout_batch_size, job.minibatch_size, job.processes)

@@ -5,12 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-_SHOWN = {
-    "sft": ("loss", "perplexity", "optimality", "gold_rate", "response_length", "eos_rate"),
-    "reward": ("reward_accuracy", "longer_wins_accuracy", "shorter_wins_accuracy", "loss"),
-    "ppo": ("score", "optimality", "gold_rate", "gold_win_rate", "kl", "response_length", "eos_rate"),
-    "dpo": ("reward_accuracy", "gold_rate", "gold_win_rate", "kl", "response_length", "eos_rate"),
-}
+from lightning_rlhf.stages import STAGES
 
 
 def print_summary(result: dict[str, Any], folder: Path) -> None:
@@ -24,7 +19,8 @@ def print_summary(result: dict[str, Any], folder: Path) -> None:
     console.print("\nOn held-out data:")
     for stage, record in result.get("stages", {result["stage"]: result}).items():
         metrics = record["metrics"]
-        cells = [f"{name} [bold]{metrics[name]:.3f}[/]" for name in _SHOWN[stage] if name in metrics]
+        shown = [name for name in STAGES[stage].in_terminal if name in metrics]
+        cells = [f"{name} [bold]{metrics[name]:.3f}[/]" for name in shown]
         console.print(f"  {stage:<9} {'  '.join(cells)}  ({record['seconds']:.0f} s)")
     console.print()
     for name, path in {

@@ -7,8 +7,10 @@ import importlib
 import sys
 from pathlib import Path
 
+from lightning_rlhf.stages import STAGES
+
 COMMANDS = {
-    "train": "trains: stage=sft, reward, ppo, dpo, or pipeline and pipeline_dpo for several in turn",
+    "train": f"trains: stage={', '.join(STAGES)}, or pipeline and pipeline_dpo for several in turn",
     "plan": "says what a run needs, and whether it fits, before it is launched: the same overrides as train",
     "doctor": "examines a run before it costs anything: the same overrides as train",
     "export": "makes a Hugging Face folder of a checkpoint: checkpoint=outputs/ppo/<run>/checkpoints/last.ckpt",

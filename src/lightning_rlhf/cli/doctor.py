@@ -8,17 +8,20 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from lightning_rlhf.assembly.overrides import check_command_line
 from lightning_rlhf.cli.app import exit_codes, run_app
 
 
 @hydra.main(version_base="1.3", config_path="pkg://lightning_rlhf.conf", config_name="train")
 def _app(config: DictConfig) -> None:
-    # torch and Lightning take seconds to import: not before the configuration is known to be sound.
-    from lightning_rlhf.assembly.examine import examine
-    from lightning_rlhf.distributed.collectives import is_first_process
-
+    hydra_config = HydraConfig.get()
     with exit_codes():
-        record: dict[str, Any] = examine(config, Path(HydraConfig.get().runtime.output_dir))
+        check_command_line(config, hydra_config.overrides.task, hydra_config.runtime.choices)
+        # torch and Lightning take seconds to import: not before the configuration is known to be sound.
+        from lightning_rlhf.assembly.examine import examine
+        from lightning_rlhf.distributed.collectives import is_first_process
+
+        record: dict[str, Any] = examine(config, Path(hydra_config.runtime.output_dir))
     # Another process that ends with 1 would make Lightning end the first one, which may not have written yet.
     if is_first_process() and any(check["status"] == "error" for check in record["checks"]):
         sys.exit(1)

@@ -5,10 +5,12 @@ import sys
 from pathlib import Path
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from lightning_rlhf.assembly.overrides import check_command_line
 from lightning_rlhf.assembly.run_folder import agreed_time
 from lightning_rlhf.cli.app import exit_codes, run_app
 from lightning_rlhf.distributed.launcher_watch import end_with_launcher
@@ -16,20 +18,32 @@ from lightning_rlhf.distributed.launcher_watch import end_with_launcher
 
 @hydra.main(version_base="1.3", config_path="pkg://lightning_rlhf.conf", config_name="train")
 def _app(config: DictConfig) -> None:
-    # torch and Lightning take seconds to import: not before the configuration is known to be sound.
-    from lightning_rlhf.assembly.run import run
-
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     hydra_config = HydraConfig.get()
-    folder = Path(hydra_config.runtime.output_dir)
     if hydra_config.mode == RunMode.MULTIRUN:
         # Lightning starts the other processes of a node by these arguments: they must be this job's, not the sweep's.
         sys.argv[1:] = list(hydra_config.overrides.task)
         # Hydra reports the error of a job when all jobs are through.
-        run(config, folder)
+        _train(config, hydra_config)
     else:
         with exit_codes():
-            run(config, folder)
+            _train(config, hydra_config)
+
+
+def _train(config: DictConfig, hydra_config: HydraConf) -> None:
+    overrides, folder = list(hydra_config.overrides.task), Path(hydra_config.runtime.output_dir)
+    check_command_line(config, overrides, hydra_config.runtime.choices)
+    # torch and Lightning take seconds to import: not before the configuration is known to be sound.
+    from lightning_rlhf.assembly.resume import how_to_go_on
+    from lightning_rlhf.assembly.run import run
+
+    # Not before these imports, of which libraries would tell: Hydra has left only errors to be logged.
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    try:
+        run(config, folder)
+    except KeyboardInterrupt as error:
+        # The command's own file stands in argv when the installed program was called.
+        program = ["python", "train.py"] if Path(sys.argv[0]).parent.name != "cli" else ["lightning-rlhf", "train"]
+        raise KeyboardInterrupt(how_to_go_on(folder, list(config.stages), [*program, *overrides])) from error
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from lightning_rlhf.planner.zero_colossalai import colossalai
 from lightning_rlhf.planner.zero_deepspeed import deepspeed
 
 
-def whole(job: Job, sizes: Sizes) -> Rules:
+def single(job: Job, sizes: Sizes) -> Rules:
     """Everything in each process."""
     weights = sizes.held
     gradients = per_role(weights, "gradients", lambda net: net.trained_size)
@@ -33,14 +33,14 @@ def whole(job: Job, sizes: Sizes) -> Rules:
 
 def ddp(job: Job, sizes: Sizes) -> Rules:
     """Everything in each process, and buckets."""
-    found = whole(job, sizes)
+    found = single(job, sizes)
     # Gradients are copied into buckets, since Lightning leaves `gradient_as_bucket_view` off (DistributedDataParallel).
     found.always = per_role(sizes.held, "buckets", lambda net: net.trained_size)
     return found
 
 
 _ENGINES = {
-    "single": whole,
+    "single": single,
     "ddp": ddp,
     "deepspeed": deepspeed,
     "fsdp": fsdp,

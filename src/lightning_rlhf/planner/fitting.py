@@ -119,4 +119,4 @@ def largest_micro_batch(plan: Plan, limits: Limits) -> MicroBatch | None:
     if not low:
         return None
     rows = sizes[low - 1]
-    return MicroBatch(rows, f"{job.block}.trainer.accumulate_grad_batches={share // rows}")
+    return MicroBatch(rows, f"{job.record.block}.trainer.accumulate_grad_batches={share // rows}")

@@ -30,10 +30,10 @@ def backward_flops(net: Weights, tokens: int, length: int, *, checkpointing: boo
 
 
 def iteration_flops(job: Job, sizes: Sizes) -> dict[str, float]:
-    """Of an iteration of PPO, or of an optimizer step of another stage, by phase; over all processes."""
+    """Of an iteration, or of an optimizer step of a stage that samples nothing, by phase; over all processes."""
     length, weights = job.prompt_length + job.response_length, sizes.passed
-    if job.stage != "ppo":
-        rows = job.minibatch_size * (1 if job.stage == "sft" else 2)
+    if not job.record.samples:
+        rows = job.minibatch_size * job.record.rows
         return {"update": sum(_update(job, net, rows * length, length) for net in weights.values())}
     tokens = job.rollout_batch_size * length
     actor = weights["actor"]

@@ -8,23 +8,23 @@ import torch
 from lightning_rlhf.models.adapters.lora import Lora
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.planner.layout import Layout
-
-StageName = Literal["sft", "reward", "ppo", "dpo"]
+from lightning_rlhf.stages import STAGES, StageRecord
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """One stage of a run; sizes of batches are in sequences, lengths in tokens."""
 
-    stage: StageName
+    stage: str
+    """Its name, see `lightning_rlhf.stages`."""
     model: ModelSource
-    """Of the net that the stage trains first: the actor, the net of `sft`, the reward model."""
+    """Of the net that the stage exports: the actor, or the reward model that it trains."""
     critic: ModelSource | None = None
     """None: the advantage estimator needs none."""
     reward: ModelSource | None = None
     """None: the score comes from no net."""
     shared: bool = False
-    """Whether one backbone plays all roles of PPO; `critic` then says only whether there is one."""
+    """Whether one backbone plays all four roles; `critic` then says only whether there is one."""
     critic_init: Literal["reward", "policy"] | None = None
     """Of such a backbone: whose adapter the critic starts with."""
     adapter_reference: bool = False
@@ -32,7 +32,7 @@ class Job:
     reward_adapter: Lora | None = None
     """What a reward model adds to it; None: a net of its own gives the score."""
     reference: bool = True
-    """Of DPO, which can do without."""
+    """Whether a stage that has one in its record does not do without."""
     layout: Layout = field(default_factory=Layout)
     precision: str = "32-true"
     on_gpu: bool = False
@@ -48,7 +48,7 @@ class Job:
     accumulate: int = 1
     """Parts of a process's share of a minibatch."""
     rollout_batch_size: int = 0
-    """Responses of an iteration of PPO, or those that a reward model is normalised on."""
+    """Responses of an iteration, or those that a reward model is normalised on."""
     rollout_micro_batch_size: int = 0
     normalizing_length: int = 0
     """Most tokens of a response that a reward model is normalised on; 0: it is not."""
@@ -61,9 +61,9 @@ class Job:
     """Optimizer steps of an epoch, for FLOPs; PPO's follow from its batches."""
 
     @property
-    def block(self) -> str:
-        """Of the configuration, with the stage's settings."""
-        return "reward_model" if self.stage == "reward" else self.stage
+    def record(self) -> StageRecord:
+        """What the stage is."""
+        return STAGES[self.stage]
 
     @property
     def reward_plays(self) -> bool:

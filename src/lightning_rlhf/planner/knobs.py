@@ -60,11 +60,11 @@ def knobs(job: Job) -> Iterator[Knob]:
         )
     if job.micro_batch_size > 1:
         yield Knob(
-            f"{job.block}.trainer.accumulate_grad_batches={job.minibatch_size // job.processes}",
+            f"{job.record.block}.trainer.accumulate_grad_batches={job.minibatch_size // job.processes}",
             "micro-batches of 1, slower on a GPU",
             lambda job: job.with_rows(1),
         )
-    if job.stage == "ppo" and job.rollout_rows > 1:
+    if job.record.samples and job.rollout_rows > 1:
         fewer = max(1, job.rollout_rows // 8)
         yield Knob(
             f"rollout.micro_batch_size={fewer}",
@@ -92,7 +92,7 @@ def _strategies(job: Job) -> Iterator[Knob]:
             "optimizer's step on the host, weights over the bus",
             lambda job: _with_layout(job, offloaded, "lightning_rlhf.strategies.deepspeed.ops.cpu_adamw"),
         )
-    samples = job.stage == "ppo" or job.normalizing_length
+    samples = job.record.samples or job.normalizing_length
     if samples and job.layout.divides_weights and job.layout.gather_for_generation:
         yield Knob(
             "trainer.strategy.gather_for_generation=false",
@@ -122,7 +122,8 @@ def _smaller(job: Job) -> Iterator[Knob]:
         )
     quantizes = job.model.quantization is None and not job.layout.divides_weights
     # One net has no critic that starts as a reward model beside it.
-    shares = job.stage == "ppo" and not job.shared and not (job.critic_init == "reward" and job.reward_adapter is None)
+    starts_beside = job.critic_init == "reward" and job.reward_adapter is None
+    shares = job.record.has_four_roles and not job.shared and not starts_beside
     adapted = "" if job.model.adapter else "adapter=lora "
     if job.model.adapter is None:
         yield Knob("adapter=lora", "trains an adapter only", _with_adapter)
@@ -149,7 +150,7 @@ def _smaller(job: Job) -> Iterator[Knob]:
 
 
 def _with_shared(job: Job) -> Job:
-    """One net in all roles of PPO."""
+    """One net in all four roles."""
     return replace(_with_adapter(job), shared=True)
 
 

@@ -143,14 +143,14 @@ def _replacing_weights() -> Iterator[None]:
 
 def _module(job: Job) -> nn.Module:
     model = shallow(job.model)[0]
-    if job.stage == "ppo":
-        return _shared(job, model) if job.shared else _separate(job, model)
-    if job.stage == "dpo" and job.reference:
+    if job.record.samples:
+        return _shared(job, model) if job.shared and job.record.has_four_roles else _separate(job, model)
+    if job.record.has_reference and job.reference:
         actor, reference = build_policies(load_causal_lm(model), _reference(job))
         return nn.ModuleDict({"actor": actor, "reference": reference})
-    net = load_scalar_model(model, "normal") if job.stage == "reward" else load_causal_lm(model)
+    net = load_scalar_model(model, "normal") if job.record.trains_reward_model else load_causal_lm(model)
     nets = {"actor": build_trained(net)}
-    if job.stage == "reward" and job.normalizing_length:
+    if job.normalizing_length:
         nets[POLICY] = _reference(job).requires_grad_(False).eval()
     return nn.ModuleDict(nets)
 

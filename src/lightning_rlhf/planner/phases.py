@@ -40,11 +40,11 @@ def moments(job: Job) -> list[Moment]:
     """All moments of a stage on a device, in order."""
     found = run_passes(job)
     rule = rules(job, found.sizes)
-    experience: Bytes = Counter({("", "experience"): experience_size(job)} if job.stage == "ppo" else {})
+    experience: Bytes = Counter({("", "experience"): experience_size(job)} if job.record.samples else {})
     base = rule.parameters + rule.optimizer + rule.always + experience
     whole = base + rule.gradients
     moments = [Moment("load", "nets are there", rule.parameters + rule.always)]
-    if job.stage == "ppo":
+    if job.record.samples:
         sampling = whole + rule.generation
         moments += _sampling("rollout", "actor", sampling, found, rule)
         moments += _walk("scoring", "", found.segments["scoring"], [sampling] * 2, rule, found.sizes)
@@ -136,7 +136,7 @@ def run_passes(job: Job) -> Passes:
     lengths = (job.prompt_length, job.response_length)
     sampled = repr((nets, *lengths, job.rollout_rows, job.exact_kl))
     keys = {"update": repr((nets, *lengths, job.micro_batch_size, job.entropy_grad, job.ptx_length))}
-    if job.stage == "ppo" or job.normalizing_length:
+    if job.record.samples or job.normalizing_length:
         keys = {name: f"{name} {sampled}" for name in ("prefill", "decoding", "scoring")} | keys
     missing = [name for name, key in keys.items() if key not in _SEGMENTS]
     if missing or nets not in _SIZES:
@@ -162,16 +162,22 @@ def _run(job: Job, nets: Nets, name: str) -> tuple[list[Segment], int]:
 
 
 def _work(job: Job, nets: Nets, sizes: dict[str, int]) -> dict[str, Callable]:
+    if job.record.samples:
+        return _iteration(job, nets, sizes)
+    rows, net = job.micro_batch_size * job.record.rows, nets.members["actor"]
+    prompt, response = job.prompt_length, job.response_length
+    if job.record.reads == "answers":
+        update = passes.preferring(nets.members, rows, prompt, response)
+    elif job.record.trains_reward_model:
+        update = passes.judging(cast(ScalarModel, net), rows, prompt + response)
+    else:
+        update = passes.imitating(net, rows, prompt + response)
+    return {"update": update} | (_normalizing(job, nets, sizes) if job.normalizing_length else {})
+
+
+def _iteration(job: Job, nets: Nets, sizes: dict[str, int]) -> dict[str, Callable]:
     roles: Any = nets.module
     prompt, response, rows = job.prompt_length, job.response_length, job.micro_batch_size
-    if job.stage == "sft":
-        return {"update": passes.imitating(nets.members["actor"], rows, prompt + response)}
-    if job.stage == "reward":
-        model: Any = nets.members["actor"]
-        update = {"update": passes.judging(model, 2 * rows, prompt + response)}
-        return update | (_normalizing(job, nets, sizes) if job.normalizing_length else {})
-    if job.stage == "dpo":
-        return {"update": passes.preferring(nets.members, 2 * rows, prompt, response)}
     actor, sampled = roles.generator(), job.rollout_rows
     return {
         "prefill": passes.prefill(actor, sampled, prompt, sizes),

@@ -94,7 +94,7 @@ def _percent(value: float) -> str:
 
 
 def _time_unit(stage: Stage) -> str:
-    return "iteration" if stage.name == "ppo" else "step"
+    return "iteration" if stage.record.samples else "step"
 
 
 def _plot_line(axes: Axes, line: Line, series: Series, spread: Series | None) -> None:

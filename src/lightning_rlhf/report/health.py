@@ -1,6 +1,6 @@
 """The health of a run: which alarms rang, as the run's results have them."""
 
-from lightning_rlhf.report.numbers import NAMES, Table
+from lightning_rlhf.report.numbers import Table
 from lightning_rlhf.report.read import Run
 
 
@@ -11,8 +11,8 @@ def rung(run: Run) -> Table | None:
     rows = [
         (
             str(alarm["name"]),
-            NAMES.get(stage.name, "Run"),
-            f"iteration {alarm['iteration']}" if stage.name == "ppo" else f"step {alarm['step']}",
+            stage.record.title,
+            f"iteration {alarm['iteration']}" if stage.record.samples else f"step {alarm['step']}",
             str(alarm["message"]),
             str(alarm["remedy"]),
         )

@@ -8,8 +8,6 @@ import numpy as np
 
 from lightning_rlhf.report.read import Run, Stage
 
-NAMES = {"sft": "Supervised fine-tuning", "reward": "Reward model", "ppo": "PPO", "dpo": "DPO"}
-
 
 @dataclass(frozen=True)
 class Number:
@@ -74,19 +72,6 @@ METRICS: dict[str, tuple[str, Callable[[float], str], str]] = {
     "response_length": ("Response length", decimal, "tokens, mean over held-out answers"),
     "eos_rate": ("Ends by itself", percent, "held-out answers with an end token before the length limit"),
 }
-_BIG = {
-    "sft": ("perplexity", "gold_rate", "eos_rate", "loss"),
-    "reward": ("reward_accuracy", "longer_wins_accuracy", "shorter_wins_accuracy", "loss"),
-    "ppo": ("gold_rate", "gold_win_rate", "score", "kl"),
-    "dpo": ("gold_rate", "gold_win_rate", "reward_accuracy", "kl"),
-}
-_BIG_OF_PIPELINE = (
-    ("ppo", "gold_rate"),
-    ("ppo", "gold_win_rate"),
-    ("reward", "reward_accuracy"),
-    ("ppo", "kl"),
-    *(("dpo", metric) for metric in _BIG["dpo"]),
-)
 # What these are before training is the same for every model, or for every data set: that is no news.
 _NO_BEFORE = ("kl", "gold_win_rate", "reward_accuracy", "longer_wins_accuracy", "shorter_wins_accuracy")
 
@@ -98,9 +83,9 @@ def final(stage: Stage, name: str) -> float | None:
 
 
 def before(stage: Stage, name: str) -> float | None:
-    """A held-out metric of the model that PPO or DPO started from, or None."""
+    """A held-out metric of the model that a policy with a reference started from, or None."""
     logged = stage.series.get(f"val/{name}")
-    if stage.name not in ("ppo", "dpo") or logged is None or logged.x[0] != 0:
+    if not stage.record.has_reference or logged is None or logged.x[0] != 0:
         return None
     has_after = name in stage.result.metrics or len(logged.x) > 1
     return float(logged.y[0]) if has_after else None
@@ -110,7 +95,7 @@ def stage_numbers(stage: Stage, names: tuple[str, ...] = tuple(METRICS)) -> list
     """Those held-out metrics of a stage that are known, in the order of `names`."""
     numbers = []
     for name in names:
-        label, show, note = METRICS[name]
+        label, show, note = METRICS.get(name, (name.replace("_", " ").capitalize(), decimal, ""))
         value, start = final(stage, name), before(stage, name)
         if name in _NO_BEFORE:
             start = None
@@ -123,25 +108,17 @@ def headline(run: Run) -> list[Number]:
     """The up to four numbers that say how the run went."""
     if len(run.stages) == 1:
         (stage,) = run.stages
-        return stage_numbers(stage, _BIG.get(stage.name, ()))
-    numbers = []
-    for name, metric in _BIG_OF_PIPELINE:
-        numbers += [number for stage in run.stages if stage.name == name for number in stage_numbers(stage, (metric,))]
-    return numbers or [number for stage in run.stages for number in stage_numbers(stage, _BIG[stage.name])]
+        return stage_numbers(stage, stage.record.headline)
+    wanted = run.stages[-1].record.headline_of_pipeline if run.stages else ()
+    found = {metric: [stage for stage in run.stages if final(stage, metric) is not None] for metric in wanted}
+    numbers = [number for metric, has in found.items() if has for number in stage_numbers(has[-1], (metric,))]
+    return numbers or [number for stage in run.stages for number in stage_numbers(stage, stage.record.headline)]
 
 
 def summary(run: Run) -> str:
     """One sentence on the last stage that has something to tell, or an empty text."""
-    sentences = {"ppo": _policy_sentence, "dpo": _dpo_sentence, "reward": _reward_sentence, "sft": _sft_sentence}
-    return next((text for stage in run.stages[::-1] if (text := sentences.get(stage.name, _nothing)(stage))), "")
-
-
-def _nothing(_: Stage) -> str:
-    return ""
-
-
-def _dpo_sentence(stage: Stage) -> str:
-    return _policy_sentence(stage) or _reward_sentence(stage)
+    texts = (_policy_sentence(stage) or _reward_sentence(stage) or _text_sentence(stage) for stage in run.stages[::-1])
+    return next(filter(None, texts), "")
 
 
 def _policy_sentence(stage: Stage) -> str:
@@ -152,7 +129,7 @@ def _policy_sentence(stage: Stage) -> str:
         verb = "raised" if end > start else "lowered" if end < start else "left"
         change = f"from {show(start)} to {show(end)}" if end != start else f"at {show(end)}"
         cost = f", {decimal(kl)} nats of KL per response away from the model it started from" if kl is not None else ""
-        return f"{NAMES[stage.name]} {verb} the {label} on held-out prompts {change}{cost}."
+        return f"{stage.record.title} {verb} the {label} on held-out prompts {change}{cost}."
     return ""
 
 
@@ -163,11 +140,11 @@ def _reward_sentence(stage: Stage) -> str:
     if accuracy is None:
         return ""
     rule = f"; the better length rule manages {percent(max(known))}" if known else ""
-    judge = "reward model" if stage.name == "reward" else "implicit reward"
+    judge = "reward model" if stage.record.trains_reward_model else "implicit reward"
     return f"The {judge} scores the preferred answer higher in {percent(accuracy)} of held-out pairs{rule}."
 
 
-def _sft_sentence(stage: Stage) -> str:
+def _text_sentence(stage: Stage) -> str:
     perplexity = final(stage, "perplexity")
     return "" if perplexity is None else f"The model reaches a perplexity of {decimal(perplexity)} on held-out answers."
 
@@ -186,7 +163,7 @@ def costs(run: Run) -> Table:
     }
     cells = {title: [cell(stage) for stage in run.stages] for title, cell in columns.items()}
     kept = tuple(title for title, column in cells.items() if any(column))
-    rows = [(NAMES.get(stage.name, "Run"), *(cells[title][i] for title in kept)) for i, stage in enumerate(run.stages)]
+    rows = [(stage.record.title, *(cells[title][i] for title in kept)) for i, stage in enumerate(run.stages)]
     if len(run.stages) > 1 and "Time" in kept and run.result.seconds is not None:
         rows.append(("Whole pipeline", *(duration(run.result.seconds) if title == "Time" else "" for title in kept)))
     return Table(("Stage", *kept), tuple(rows) if kept else ())

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from lightning_rlhf.report.curves import draw_curves
 from lightning_rlhf.report.health import rung, stopped_by
-from lightning_rlhf.report.numbers import NAMES, costs, decimal, duration, headline, stage_numbers, summary
+from lightning_rlhf.report.numbers import costs, decimal, duration, headline, stage_numbers, summary
 from lightning_rlhf.report.read import Run, read_run
 from lightning_rlhf.report.samples import before_and_after, rollouts_over_time
 
@@ -64,8 +64,8 @@ def render(run: Run) -> str:
     stages = [
         {
             "stage": stage,
-            "title": NAMES.get(stage.name, "Run"),
-            "unit": "epoch" if stage.name in ("sft", "dpo") else "iteration",
+            "title": stage.record.title,
+            "unit": stage.record.unit,
             "numbers": [number for number in stage_numbers(stage) if len(run.stages) > 1 or number not in big],
             "pictures": draw_curves(stage, health=False),
             "signs": draw_curves(stage, health=True),
@@ -77,9 +77,7 @@ def render(run: Run) -> str:
     overrides = run.overrides
     return environment.from_string(_TEMPLATE.read_text("utf-8")).render(
         run=run,
-        title=" → ".join(
-            {"sft": "SFT", "reward": "Reward model", "ppo": "PPO", "dpo": "DPO"}.get(s.name, "Run") for s in run.stages
-        ),
+        title=" → ".join(stage.record.short_title for stage in run.stages),
         warning=None if run.result.status == "finished" else _STATUS.get(run.result.status, run.result.status),
         summary=summary(run),
         headline=big,
@@ -89,12 +87,12 @@ def render(run: Run) -> str:
         costs=costs(run),
         command=None if overrides is None else shlex.join(["python", "train.py", *overrides]),
         model_dir=run.result.model_dir or (run.stages[-1].result.model_dir if run.stages else None),
-        model_class="AutoModelForSequenceClassification" if _is_reward(run) else "AutoModelForCausalLM",
+        model_class="AutoModelForSequenceClassification" if _ends_with_reward_model(run) else "AutoModelForCausalLM",
     )
 
 
-def _is_reward(run: Run) -> bool:
-    return bool(run.stages) and run.stages[-1].name == "reward"
+def _ends_with_reward_model(run: Run) -> bool:
+    return bool(run.stages) and run.stages[-1].record.trains_reward_model
 
 
 def _decimal(value: float | None) -> str:

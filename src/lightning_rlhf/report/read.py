@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.stages import STAGES, StageRecord
 
-STAGES = ("sft", "reward", "ppo", "dpo")
+_UNKNOWN = StageRecord(name="run", title="Run", nets={}, reads="prompts", exported="", in_terminal=(), headline=())
+"""Of a run that does not say which stage it is of."""
 
 
 @dataclass(frozen=True)
@@ -84,17 +86,22 @@ class Stage:
     planned_bytes: float | None = None
     """The peak of each device by the plan, before the run."""
 
+    @property
+    def record(self) -> StageRecord:
+        """What the stage is."""
+        return STAGES.get(self.name, _UNKNOWN)
+
 
 @dataclass(frozen=True)
 class Run:
-    """All that a run folder holds; `written` is when its newest result or metric was."""
+    """All that a run folder holds; `last_change` is when its newest result or metric was written."""
 
     name: str
     result: Result
     stages: tuple[Stage, ...]
     config: str | None
     overrides: tuple[str, ...] | None
-    written: datetime | None
+    last_change: datetime | None
     notices: tuple[str, ...]
 
 
@@ -129,7 +136,7 @@ def read_run(run_dir: Path) -> Run:
         stages=stages,
         config=config.read_text("utf-8", "replace") if config.is_file() else None,
         overrides=_read_overrides(run_dir / ".hydra" / "overrides.yaml"),
-        written=_last_written([run_dir, *folders.values()]),
+        last_change=_last_change([run_dir, *folders.values()]),
         notices=tuple(dict.fromkeys(notices)),
     )
 
@@ -142,7 +149,7 @@ def _stage_folder(run_dir: Path, name: str, inner: Mapping[str, Any]) -> Path | 
     return Path(model_dir).parent if model_dir and Path(model_dir).parent.is_dir() else None
 
 
-def _last_written(folders: Iterable[Path]) -> datetime | None:
+def _last_change(folders: Iterable[Path]) -> datetime | None:
     paths = [folder / name for folder in folders for name in ("result.json", "metrics.csv")]
     times = [path.stat().st_mtime for path in paths if path.is_file()]
     return datetime.fromtimestamp(max(times), UTC) if times else None
@@ -159,13 +166,10 @@ def _read_stage(folder: Path, name: str | None, fallback: dict[str, Any], notice
 
 
 def _guess_stage(series: Mapping[str, Series]) -> str:
-    if "val/chosen_reward" in series:
-        return "dpo"
-    if "val/kl" in series or any(name.startswith("rollout/") for name in series):
-        return "ppo"
-    if "val/reward_accuracy" in series:
-        return "reward"
-    return "sft" if series else "run"
+    for record in reversed(list(STAGES.values())):
+        if any(name.startswith(record.logs) for name in series):
+            return record.name
+    return next(iter(STAGES)) if series else _UNKNOWN.name
 
 
 def _read_json(path: Path, notices: list[str]) -> dict[str, Any]:

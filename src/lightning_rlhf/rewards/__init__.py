@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_rlhf.rewards.function import TextReward
 from lightning_rlhf.rewards.http import HTTPReward
 from lightning_rlhf.rewards.judge import LLMJudge
+from lightning_rlhf.rewards.loaders import loads_reward_model
 
 if TYPE_CHECKING:
     from lightning_rlhf.rewards.build import (
@@ -29,6 +30,7 @@ __all__ = [
     "WeightedSum",
     "as_reward",
     "load_reward",
+    "loads_reward_model",
 ]
 
 

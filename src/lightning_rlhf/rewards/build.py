@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -24,6 +24,7 @@ from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.scalar import Scalar, ScalarModel, load_scalar_model
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.rewards.function import TextReward
+from lightning_rlhf.rewards.loaders import loads_reward_model
 from lightning_rlhf.rewards.net import NetReward, TextNetReward, ended
 from lightning_rlhf.rewards.tokens import token_texts
 
@@ -40,6 +41,9 @@ class LoadedReward(NamedTuple):
 
 class AdapterReward:
     """A reward model that was trained as an adapter of the net which plays all roles (`models.shared.Shared`)."""
+
+    as_adapter: ClassVar[None] = None
+    """It is one already, see `LoadsRewardModel`."""
 
     def __init__(self, path: str, template: str | None = None, setting: str = "reward.path") -> None:
         """Says where it is.
@@ -107,6 +111,7 @@ RewardSource = (
 """What PPO's `reward` may be."""
 
 
+@loads_reward_model(as_adapter=AdapterReward)
 def load_reward(
     path: str, dtype: str = "float32", template: str | None = None, setting: str = "reward.path"
 ) -> LoadedReward:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -16,10 +17,11 @@ from lightning_rlhf.assembly.target_checks import check_targets
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.experience import Answers
 from lightning_rlhf.rewards.build import as_reward
+from lightning_rlhf.rewards.loaders import LoadsRewardModel
 from lightning_rlhf.rewards.rules import ExactAnswer
 
 DOC = (Path(__file__).parents[3] / "docs" / "rewards.md").read_text()
-FUNCTION, STEPS, SERVER, SUM = re.findall(r"```python\n(.*?)```", DOC, re.DOTALL)
+LOADER, FUNCTION, STEPS, SERVER, SUM = re.findall(r"```python\n(.*?)```", DOC, re.DOTALL)
 COMMANDS = [
     shlex.split(line, comments=True)
     for block in re.findall(r"```bash\n(.*?)```", DOC, re.DOTALL)
@@ -54,6 +56,12 @@ def test_a_command_sets_what_there_is_to_what_fits(command: list[str]) -> None:
 
 def test_there_are_commands_to_check() -> None:
     assert len(COMMANDS) == 10
+
+
+def test_the_loader_is_one_that_a_run_finds(exported: str) -> None:
+    load = run(LOADER)["load_half"]
+    assert isinstance(load, LoadsRewardModel)
+    assert load(exported).net.head.weight.dtype == torch.float16
 
 
 def test_the_function_scores_as_it_says(renderer: Renderer, make_answers: Callable[..., Answers]) -> None:

@@ -11,13 +11,15 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from lightning_rlhf.assembly.reward_models import check_critic, fill_in, reward_models, reward_sources
+from lightning_rlhf.assembly.critic_start import reward_sources
+from lightning_rlhf.assembly.handoff import handed_on
+from lightning_rlhf.assembly.reward_models import reward_models
 from lightning_rlhf.assembly.stage import prepare
 from lightning_rlhf.assembly.user_message import user_message
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Answers
-from lightning_rlhf.rewards.build import as_reward
+from lightning_rlhf.rewards import AdapterReward, LoadedReward, as_reward, load_reward, loads_reward_model
 
 GOLD = "reward.parts.function.function=lightning_rlhf.demo.gold:gold"
 HTTP = ["+reward@reward.parts.http=http", "reward.parts.http.function.url=http://127.0.0.1:1/score"]
@@ -51,8 +53,7 @@ def test_a_weighted_sum_of_the_configuration_gives_the_sum_of_its_parts(
 
 
 def test_a_part_without_a_weight_is_one_message() -> None:
-    config = configured("reward=weighted", GOLD, *HTTP)
-    fill_in(config, "models/reward")
+    config = configured("reward=weighted", GOLD, *HTTP, "reward.parts.model.path=models/reward")
     with pytest.raises(InstantiationException) as error:
         instantiate(config.reward)
     assert user_message(error.value) == "weights.http is not set: give the weight of parts.http"
@@ -65,13 +66,6 @@ def test_reward_models_are_found_wherever_they_stand() -> None:
     assert reward_models(configured("reward=function")) == {}
 
 
-def test_a_trained_reward_model_goes_where_none_is_named() -> None:
-    config = configured("reward=weighted", "+reward@reward.parts.second=model", "reward.parts.second.path=mine")
-    fill_in(config, "models/reward")
-    assert config.reward.parts.model.path == "models/reward"
-    assert config.reward.parts.second.path == "mine"
-
-
 def test_the_stage_names_the_part_that_lacks_a_reward_model(tmp_path: Path, renderer: Renderer) -> None:
     with pytest.raises(UserError, match=r"^reward.parts.model.path is not set: give the folder"):
         prepare(configured("reward=weighted", GOLD), "ppo", tmp_path, renderer)
@@ -79,7 +73,7 @@ def test_the_stage_names_the_part_that_lacks_a_reward_model(tmp_path: Path, rend
 
 def test_a_reward_model_that_is_not_there_is_found_missing_before_anything_runs(renderer: Renderer) -> None:
     with pytest.raises(UserError, match=r"^reward.parts.model.path=./nowhere: no such folder"):
-        reward_sources(configured("reward=weighted", GOLD, "reward.parts.model.path=./nowhere"))
+        reward_sources(configured("reward=weighted", GOLD, "reward.parts.model.path=./nowhere"), {})
 
 
 def test_a_wrong_setting_of_a_rule_is_named_before_anything_runs(tmp_path: Path, renderer: Renderer) -> None:
@@ -94,13 +88,41 @@ def test_no_critic_starts_from_a_reward_model_with_another_tokenizer(
     config = configured(f"reward.path={foreign}")
     with pytest.raises(UserError, match=rf"^reward.path={foreign}: its tokenizer .* set ppo.critic_init=policy$"):
         prepare(config, "ppo", tmp_path, renderer)
-    (own,) = reward_sources(configured(f"reward.path={exported}"))
-    check_critic(own, config, renderer)
+    assert prepare(configured(f"reward.path={exported}"), "ppo", tmp_path, renderer).module
 
 
-def test_reward_models_that_the_run_is_still_to_train_are_not_looked_for(renderer: Renderer) -> None:
-    config: Any = configured("stage=pipeline")
-    fill_in(config, "run/reward/model")
-    (source,) = reward_sources(config)
+def test_reward_models_that_the_run_is_still_to_train_are_not_looked_for(renderer: Renderer, tmp_path: Path) -> None:
+    models = {"reward": Path("run/reward/model")}
+    (source,) = reward_sources(handed_on(configured("stage=pipeline"), models), models)
     assert source.pretrained == "run/reward/model"
-    check_critic(source, config, renderer)
+    assert prepare(configured("stage=pipeline"), "ppo", tmp_path, renderer, models).module
+
+
+@loads_reward_model()
+def load_half(path: str, dtype: str = "float16", template: str | None = None) -> LoadedReward:
+    """A loader of a user's own."""
+    return load_reward(path, dtype, template)
+
+
+class OwnAdapterReward(AdapterReward):
+    """A class of a user's own."""
+
+
+@pytest.mark.parametrize("loader", [load_half, OwnAdapterReward])
+def test_a_loader_of_ones_own_is_found_and_given_the_model_that_is_trained(loader: Any) -> None:
+    config = configured("stage=pipeline", f"reward._target_={__name__}.{loader.__name__}")
+    assert set(reward_models(config)) == {"reward"}
+    assert handed_on(config, {"reward": Path("models/reward")}).reward.path == "models/reward"
+
+
+@torch.no_grad()
+def test_a_loader_of_ones_own_gives_the_score_and_the_start_of_the_critic(
+    exported: str, renderer: Renderer, tmp_path: Path
+) -> None:
+    config = configured(f"reward._target_={__name__}.load_half", "~reward.dtype", f"reward.path={exported}")
+    module: Any = prepare(config, "ppo", tmp_path, renderer).module
+    weights = [module.reward["reward"]().net.net, module.builders["critic"]().net, load_reward(exported).net.net]
+    half, critic, own = (net.get_input_embeddings().weight for net in weights)
+    assert half.dtype == torch.float16
+    assert torch.equal(half, own.half())
+    assert torch.equal(critic, own)

@@ -8,9 +8,10 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
-from lightning_rlhf.assembly.stage import BLOCKS
+from lightning_rlhf.assembly.stage_checks import minibatch_settings
 from lightning_rlhf.data.shares import Shares
 from lightning_rlhf.rollout.dataset import check_sizes
+from lightning_rlhf.stages import STAGES
 
 DOCS = (Path(__file__).parents[3] / "docs" / "strategies.md").read_text(encoding="utf-8")
 LINES = [
@@ -40,8 +41,8 @@ def test_the_sizes_of_a_line_divide_by_its_processes(line: str) -> None:
     devices = config.trainer.get("devices")
     processes = config.trainer.num_nodes * (devices if isinstance(devices, int) else 1)
     for stage in config.stages:
-        block = config[BLOCKS[stage]]
-        sizes = block.module if "minibatch_size" in block.module else block.data
+        block = config[STAGES[stage].block]
+        sizes = minibatch_settings(block)
         assert Shares(sizes.minibatch_size, processes, block.trainer.accumulate_grad_batches).micro_batch_size >= 1
         if "rollout_batch_size" in sizes:
             check_sizes(sizes.rollout_batch_size, sizes.minibatch_size, processes)

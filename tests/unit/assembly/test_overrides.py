@@ -1,0 +1,49 @@
+"""What was set on the command line and would have no effect is refused."""
+
+import pytest
+from hydra import compose, initialize_config_module
+
+from lightning_rlhf.assembly.overrides import check_command_line
+from lightning_rlhf.errors import UserError
+
+
+def checked(*overrides: str, model: str = "tiny", experiment: str = "demo") -> None:
+    with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
+        config = compose("train", [f"model={model}", f"experiment={experiment}", *overrides])
+    check_command_line(config, overrides, {"model": model, "experiment": experiment})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "choices", "message"),
+    [
+        (
+            ["stage=sft", "reward_model.module.lr=1"],
+            {},
+            "^reward_model.module.lr is set, but stage=reward does not run",
+        ),
+        (["stage=sft", "+ppo.trainer.limit_val_batches=1"], {}, "^ppo.trainer.limit_val_batches is set, but stage=ppo"),
+        (
+            ["model.config.vocab_size=9", "model.pretrained=mine"],
+            {},
+            "^model.config.vocab_size is set, but model.pretr",
+        ),
+        ([], {"model": "gpt2/small"}, "^model=gpt2/small with experiment=demo, .* add experiment=none"),
+    ],
+)
+def test_a_setting_without_an_effect_is_named(overrides: list[str], choices: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        checked(*overrides, **choices)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "choices"),
+    [
+        (["reward_model.module.lr=1", "ppo.module.lr=1"], {}),
+        (["stage=sft", "sft.module.lr=1", "model.config.vocab_size=900", "data.max_length=64"], {}),
+        ([], {"model": "gpt2/small", "experiment": "none"}),
+        # A recipe names settings of stages that do not run, and nobody has set them.
+        (["stage=dpo"], {}),
+    ],
+)
+def test_other_settings_pass(overrides: list[str], choices: dict[str, str]) -> None:
+    checked(*overrides, **choices)
