@@ -15,8 +15,10 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from tempfile import TemporaryDirectory
 
 from rich.console import Console
@@ -141,10 +143,22 @@ def main() -> None:
     if arguments.list:
         show(mutations, [""] * len(mutations))
         return
-    with TemporaryDirectory() as folder:
-        tree = copy_to(Path(folder))
-        check_copy(tree, mutations)
-        alive = [survived(tree, mutation) for mutation in tqdm(mutations)]
+    num_trees = min(os.cpu_count() or 1, len(mutations), 4)
+    with TemporaryDirectory() as folder, ThreadPoolExecutor(num_trees) as pool:
+        trees = [copy_to(Path(folder) / str(number)) for number in range(num_trees)]
+        check_copy(trees[0], mutations)
+        free = SimpleQueue[Path]()
+        for tree in trees:
+            free.put(tree)
+
+        def alive_in_a_free_tree(mutation: Mutation) -> list[str]:
+            tree = free.get()
+            try:
+                return survived(tree, mutation)
+            finally:
+                free.put(tree)
+
+        alive = list(tqdm(pool.map(alive_in_a_free_tree, mutations), total=len(mutations)))
     show(mutations, [f"survives {' '.join(names)}" if names else "killed" for names in alive])
     num_survivors = sum(map(bool, alive))
     print(f"{len(mutations)} mutations, {num_survivors} survive")

@@ -10,12 +10,15 @@ from typing import Any, Literal, Union
 def annotations(target: Callable[..., Any]) -> dict[str, Any]:
     """The annotations of a function's parameters, or of a class's `__init__`, by name.
 
-    They are empty where only a type checker can resolve them, as in some libraries: then any value fits.
+    A name that is imported for type checkers only stands for any value.
     """
-    try:
-        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    except NameError:
-        return {}
+    function = target.__init__ if inspect.isclass(target) else target
+    unknown: dict[str, Any] = {}
+    while True:
+        try:
+            return typing.get_type_hints(function, localns=unknown)
+        except NameError as error:
+            unknown[str(error.name)] = Any
 
 
 def fits(value: Any, hint: Any) -> bool:

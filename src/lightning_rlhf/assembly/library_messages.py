@@ -5,18 +5,23 @@ import os
 import warnings
 
 
-def silence_libraries() -> None:
-    """Silences notices that a user can do nothing about; errors and our own lines stay."""
+def silence_loggers() -> None:
+    """Silences loggers of libraries; needs to be called before the libraries are imported, and imports none."""
     # Says on each start how many GPUs and TPUs there are, and advertises a service.
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch.callbacks.model_checkpoint").setLevel(logging.ERROR)
     for name in ("httpx", "hydra", "matplotlib", "fsspec", "urllib3", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # transformers imports DeepSpeed where it is installed, and that says what it found.
+    # transformers imports DeepSpeed where it is installed, and DeepSpeed says which device it found.
     logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
-    # It offers kernels that a CPU could load from the hub, and says for each layer that it computes.
+    # bitsandbytes offers kernels that a CPU could load from the hub, and says for each layer that it computes.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def silence_libraries() -> None:
+    """Silences notices that a user can do nothing about; errors and our own lines stay."""
+    silence_loggers()
     # Lightning calls a torch function that torch has renamed.
     warnings.filterwarnings("ignore", message=r".*LeafSpec.*")
     # Our loaders batch in this process: padding a few rows takes less time than sending them.

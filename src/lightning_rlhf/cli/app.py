@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from lightning_rlhf.assembly.library_messages import silence_loggers
 from lightning_rlhf.assembly.user_message import user_message
 from lightning_rlhf.distributed.shutdown import without_finalization
 
@@ -32,6 +33,7 @@ def run_app(app: Callable[[], Any]) -> None:
     # Otherwise Hydra prints its own shortened traceback and exits with 1.
     os.environ.setdefault(_TRACEBACK, os.environ.get("HYDRA_FULL_ERROR", "0"))
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    silence_loggers()
     with without_finalization(), exit_codes():
         app()
 

@@ -13,6 +13,9 @@ from unit.strategies.weights_worker import SHARD_BYTES, SOURCE, STRATEGIES, buil
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.models.export import export_model
 
+# They train in two processes.
+pytestmark = pytest.mark.slow
+
 WORKER = Path(__file__).with_name("weights_worker.py")
 # By hand, in fp32: attention 256·768 + 768 and 256·256 + 256, feed-forward 256·1024 + 1024 and 1024·256 + 256, two
 # norms of 512. Outside: 814·256 tokens (the head is tied to them), 32·256 positions, a norm of 512.

@@ -20,7 +20,7 @@ from lightning_rlhf.strategies.colossalai.boost import hybrid_adam
 from lightning_rlhf.strategies.colossalai.strategy import ColossalAIStrategy
 
 __all__ = ["alone"]
-pytestmark = installed
+pytestmark = [installed, pytest.mark.slow]
 # Chunks of 8 numbers, so that the weights lie in several.
 SMALL = {"min_chunk_size_m": 1e-6, "search_range_m": 0, "hidden_dim": 8}
 PLUGIN = {"pin_memory": False, "enable_async_reduce": False}

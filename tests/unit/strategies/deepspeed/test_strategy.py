@@ -21,9 +21,10 @@ from lightning_rlhf.strategies.deepspeed.ops import check_offloaded
 from lightning_rlhf.strategies.deepspeed.precision import Precision
 from lightning_rlhf.strategies.deepspeed.strategy import DeepSpeedStrategy
 
-pytestmark = pytest.mark.skipif(
-    find_spec("deepspeed") is None, reason="DeepSpeed is not installed: the extra deepspeed"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed: the extra deepspeed"),
+]
 WORKER = Path(__file__).with_name("deepspeed_worker.py")
 NET = 2 * (4 * 16 * 16 + 3 * 16 * 24 + 2 * 16) + 33 * 16 + 16
 

@@ -30,6 +30,9 @@ from lightning_rlhf.strategies.fsdp.checkpoint import is_distributed_checkpoint,
 from lightning_rlhf.strategies.fsdp.fsdp1 import FSDPStrategy
 from lightning_rlhf.strategies.fsdp.fsdp2 import FSDP2Strategy
 
+# They train in two processes.
+pytestmark = pytest.mark.slow
+
 STRATEGIES: dict[str, Callable[..., Any]] = {"fsdp": FSDPStrategy, "fsdp2": FSDP2Strategy}
 # GPT-2 ties its embedding to its head.
 SOURCE = ModelSource(
