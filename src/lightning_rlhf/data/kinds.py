@@ -51,7 +51,7 @@ class Kind(Generic[Row]):
 
         Args:
             rows: The columns of each row.
-            vocabulary: Upper bound of the ids, exclusively.
+            vocabulary: Exclusive upper bound of the ids.
         """
         tokens = pa.list_(pa.from_numpy_dtype(np.min_scalar_type(max(vocabulary - 1, 0))))
         types = {name: tokens if isinstance(kind, str) else kind for name, kind in self.schema.items()}

@@ -88,7 +88,7 @@ class MinibatchLoader(Generic[Row, Batch]):
         if row and num_rows != len(self.rows):
             raise UserError(
                 f"the data had {num_rows} rows to train on when the checkpoint was written, after {row} rows of an "
-                f"epoch, and have {len(self.rows)} now: go on with the same data, or from the end of an epoch"
+                f"epoch, and have {len(self.rows)} now: continue with the same data, or from the end of an epoch"
             )
         self.epoch = progress["epoch"]
         self.position = self.shares.position(row, progress)

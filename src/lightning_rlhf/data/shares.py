@@ -40,7 +40,7 @@ class Shares:
         shares = self.processes * self.num_parts
         if self.minibatch_size < 1 or self.minibatch_size % shares:
             raise UserError(
-                f"minibatch_size={self.minibatch_size} does not divide by {shares} = {self.processes} processes x "
+                f"minibatch_size={self.minibatch_size} is not divisible by {shares} = {self.processes} processes x "
                 f"accumulate_grad_batches={self.num_parts}: change one of them"
             )
 
@@ -89,7 +89,7 @@ class Shares:
             raise UserError(
                 f"minibatch_size was {progress['minibatch_size']} when the checkpoint was written and is "
                 f"{self.minibatch_size} now, and no minibatch of that size begins after the {row} rows that were "
-                f"read: go on with a size that divides {row}"
+                f"read: continue with a size that divides {row}"
             )
         return row // self.minibatch_size * self.num_parts
 

@@ -43,7 +43,7 @@ def make_rollout_dataset(
     group = module.credit.num_samples_per_prompt
     if module.rollout_batch_size % group:
         raise UserError(
-            f"rollout_batch_size={module.rollout_batch_size} does not divide by num_samples_per_prompt={group}: "
+            f"rollout_batch_size={module.rollout_batch_size} is not divisible by num_samples_per_prompt={group}: "
             "change one of them"
         )
     if module.ptx_coef and ptx is None:

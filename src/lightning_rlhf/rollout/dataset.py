@@ -132,8 +132,8 @@ class RolloutDataset:
         changed = [f"{name} was {progress[name]} and is {now}" for name, now in sizes.items() if now != progress[name]]
         if row and changed:
             raise UserError(
-                f"the checkpoint was written within an iteration, and {' and '.join(changed)} now: go on with the old "
-                "value, or from the end of an iteration"
+                f"the checkpoint was written within an iteration, and {' and '.join(changed)} now: continue with the "
+                "old value, or from the end of an iteration"
             )
         self.iteration = progress["iteration"]
         self.position = self.shares.position(row, progress)
@@ -155,4 +155,4 @@ def check_sizes(rollout_batch_size: int, minibatch_size: int, processes: int) ->
     }
     for name, size in divisors.items():
         if rollout_batch_size % size:
-            raise UserError(f"rollout_batch_size={rollout_batch_size} does not divide by {name}: change one of them")
+            raise UserError(f"rollout_batch_size={rollout_batch_size} is not divisible by {name}: change one of them")
