@@ -306,7 +306,7 @@ def test_what_needs_a_critic_says_so(parts: Callable) -> None:
 
 def test_a_rollout_that_does_not_divide_into_groups_is_an_error(parts: Callable, tmp_path: Path) -> None:
     module, data = parts("ppo", credit=Credit(advantage="rloo", num_samples_per_prompt=3))
-    with pytest.raises(UserError, match="rollout_batch_size=16 does not divide by num_samples_per_prompt=3"):
+    with pytest.raises(UserError, match="rollout_batch_size=16 is not divisible by num_samples_per_prompt=3"):
         trainer(tmp_path).fit(module, data)
 
 

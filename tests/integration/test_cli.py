@@ -243,11 +243,11 @@ MISTAKES = {
     ),
     "a batch that does not divide": (
         [*SFT, "sft.data.minibatch_size=33", "sft.trainer.accumulate_grad_batches=2"],
-        "minibatch_size=33 does not divide by 2",
+        "minibatch_size=33 is not divisible by 2",
     ),
     "a rollout that does not divide": (
         [*PPO, "ppo.module.rollout_batch_size=100"],
-        "rollout_batch_size=100 does not divide by minibatch_size=32",
+        "rollout_batch_size=100 is not divisible by minibatch_size=32",
     ),
     "a wrong path": ([*FILES, "data.path=nowhere.jsonl"], "nowhere.jsonl"),
     "no path": (FILES, "data.path is not set"),

@@ -105,7 +105,7 @@ PROBLEMS: dict[str, Problem] = {
     "batch sizes that do not divide": (
         [*PPO, *GOLD, "ppo.module.rollout_batch_size=20"],
         "ppo: settings",
-        "rollout_batch_size=20 does not divide by minibatch_size=8",
+        "rollout_batch_size=20 is not divisible by minibatch_size=8",
     ),
     "a reward model without a head": (
         [*PPO, "reward.path={headless}"],
@@ -122,7 +122,7 @@ MORE_PROBLEMS: dict[str, Problem] = {
     "groups that do not divide": (
         [*PPO, *GOLD, "algorithm=grpo", "ppo.module.credit.num_samples_per_prompt=3"],
         "ppo: nets",
-        "rollout_batch_size=16 does not divide by num_samples_per_prompt=3",
+        "rollout_batch_size=16 is not divisible by num_samples_per_prompt=3",
     ),
     "an impossible value": (
         [*PPO, *GOLD, "ppo.module.kl_coef=-1"],

@@ -64,14 +64,14 @@ def test_a_rollout_by_lost_weights_names_the_iteration_and_the_last_good_checkpo
     message = str(caught.value)
     # Two iterations of four updates are done.
     assert message.startswith(f"iteration 3, step 8: not finite: {found}. Weights are lost")
-    assert f"the last checkpoint with finite weights is {tmp_path}/kept/last.ckpt: go on from it" in message
+    assert f"the last checkpoint with finite weights is {tmp_path}/kept/last.ckpt: continue from it" in message
 
 
 @pytest.mark.parametrize(
     ("lost_at", "back"),
     [
         (0, "there is no checkpoint with finite weights: start again"),
-        (1, "the last checkpoint with finite weights is .*/kept/epoch=0.ckpt: go on from it"),
+        (1, "the last checkpoint with finite weights is .*/kept/epoch=0.ckpt: continue from it"),
     ],
 )
 def test_a_checkpoint_of_lost_weights_is_not_recommended(

@@ -129,7 +129,9 @@ def test_a_checkpoint_of_another_adapter_is_an_error(parts: Callable, tmp_path: 
     fitted.save_checkpoint(tmp_path / "last.ckpt")
     other, data = parts("sft")
     other.builders = {"net": partial(load_causal_lm, replace(SOURCE, adapter=Lora(rank=4, target_modules=["q_proj"])))}
-    with pytest.raises(UserError, match=r"the checkpoint is of another net: they differ in net\.model\.layers"):
+    with pytest.raises(
+        UserError, match=r"the checkpoint is of another model: their weights differ in net\.model\.layers"
+    ):
         trainer(tmp_path).fit(other, data, ckpt_path=tmp_path / "last.ckpt")
 
 

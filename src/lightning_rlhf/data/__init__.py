@@ -1,4 +1,4 @@
-"""From files to batches: reading, rendering, and the Lightning data module of each stage."""
+"""Turns files into batches: reading, rendering, and the Lightning data module of each stage."""
 
 from lightning_rlhf.data.preference import PreferenceDataModule
 from lightning_rlhf.data.prompts import PromptDataModule

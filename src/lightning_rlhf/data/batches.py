@@ -1,17 +1,19 @@
-"""What the data modules hand to the modules. Named tuples of tensors, so that Lightning moves them between devices.
+"""The batches of the data modules. They are named tuples of tensors, so Lightning can move them between devices.
 
 Shapes: B rows, T tokens, P prompt tokens.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_rlhf.data.files import Row
+
 Ids = Sequence[int] | np.ndarray
-"""Token ids of a row: a list, or an array of one dimension."""
+"""Token ids of a row: a list, or a one-dimensional array."""
 
 
 class SFTBatch(NamedTuple):
@@ -24,24 +26,24 @@ class SFTBatch(NamedTuple):
     loss_mask: Tensor
     """(B, T) bool: True on the tokens to learn."""
     num_tokens: int
-    """Tokens to learn in the whole minibatch, over all ranks and accumulated parts: what the loss is divided by."""
+    """Number of tokens to learn in the whole minibatch, over all ranks and accumulated parts; divides the loss."""
 
 
 class PairBatch(NamedTuple):
-    """Chosen conversations, then the rejected ones in the same order, padded at the right."""
+    """Chosen conversations, followed by the rejected ones in the same order, padded at the right."""
 
     input_ids: Tensor
     """(2B, T) int64."""
     attention_mask: Tensor
     """(2B, T) bool."""
     margin: Tensor
-    """(B,) by how much the chosen one should win."""
+    """(B,) margins by which the chosen score should exceed the rejected score."""
     answer_lengths: Tensor
-    """(2B,) tokens of the last answer."""
+    """(2B,) lengths of the last answers, in tokens."""
     weight: Tensor
     """(B,) 1, or 0 for a row that only fills a batch."""
     num_pairs: int
-    """Pairs of the whole minibatch."""
+    """Number of pairs in the whole minibatch."""
 
 
 class ScoreBatch(NamedTuple):
@@ -52,11 +54,11 @@ class ScoreBatch(NamedTuple):
     attention_mask: Tensor
     """(B, T) bool."""
     scores: Tensor
-    """(B,)."""
+    """(B,) scores of the data."""
     weight: Tensor
     """(B,) 1, or 0 for a row that only fills a batch."""
     num_rows: int
-    """Rows of the whole minibatch."""
+    """Number of rows in the whole minibatch."""
 
 
 class PromptBatch(NamedTuple):
@@ -67,28 +69,28 @@ class PromptBatch(NamedTuple):
     attention_mask: Tensor
     """(B, P) bool."""
     texts: list[str]
-    """What a person reads: the last user turn."""
-    columns: list[dict[str, Any]]
+    """The last user turn of each prompt."""
+    columns: list[Row]
     """The other columns of each row, for reward functions."""
     indices: list[int]
-    """Places of the rows in the data set; a row that only fills a batch repeats another's."""
+    """Indices of the rows in the data set; a row that only fills a batch repeats the index of another row."""
 
     def rows(self, index: slice) -> "PromptBatch":
-        """Some of the rows."""
+        """Returns some of the rows."""
         ids, mask, texts, columns, indices = self
         return PromptBatch(ids[index], mask[index], texts[index], columns[index], indices[index])
 
     def to(self, device: torch.device) -> "PromptBatch":
-        """The same with its tensors on a device."""
+        """Returns the batch with its tensors on a device."""
         return self._replace(input_ids=self.input_ids.to(device), attention_mask=self.attention_mask.to(device))
 
 
 def pad(rows: Sequence[Ids], side: str = "right") -> tuple[Tensor, Tensor]:
-    """Pads rows of ids to a rectangle with 0; which entries are padding is known from the lengths, not from ids.
+    """Pads rows of ids with 0 to equal length. The mask is computed from the lengths, and not from the ids.
 
     Args:
         rows: B lists or arrays.
-        side: Where the padding goes, right or left.
+        side: Side of the padding, right or left.
 
     Returns:
         Ids (B, T) int64 and mask (B, T) bool.
@@ -104,6 +106,6 @@ def pad(rows: Sequence[Ids], side: str = "right") -> tuple[Tensor, Tensor]:
 
 
 def chunks(length: int, size: int) -> Iterator[slice]:
-    """Slices of at most `size` that cover `range(length)`."""
+    """Yields slices of at most `size` elements that cover `range(length)`."""
     for start in range(0, length, size):
         yield slice(start, min(start + size, length))

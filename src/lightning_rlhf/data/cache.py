@@ -1,7 +1,7 @@
-"""What was prepared once and is kept on disk, below the cache of `datasets` (`HF_DATASETS_CACHE`).
+"""Cache of prepared data on disk, below the cache of `datasets` (`HF_DATASETS_CACHE`).
 
-One process of a machine prepares while the others wait for its lock, which needs no connection between them. A folder
-gets its name when it is whole, and is read only if it still holds what was written.
+One process of a machine prepares the data while the others wait for its file lock, which needs no connection between
+them. A folder gets its final name when it is complete, and is read only if its content is unchanged.
 """
 
 import hashlib
@@ -26,21 +26,21 @@ _SEAL = "seal.json"
 
 
 def cache_folder() -> Path:
-    """Where prepared data are kept; may be deleted whenever no run reads it."""
-    # As `datasets` finds its cache, which takes half a second to import and is not needed to read what is kept.
+    """Returns the folder of prepared data, which may be deleted whenever no run reads it."""
+    # `datasets` finds its cache in the same way. Importing it would take half a second, and is not needed to read data.
     return Path(os.environ.get("HF_DATASETS_CACHE", Path(HF_HOME) / "datasets")).expanduser() / "lightning_rlhf"
 
 
 def kept(key: str | None, write: Callable[[Path], bool], read: Callable[[Path], Read]) -> Read:
-    """Reads a folder of the cache, which is written first if it is not there.
+    """Reads a folder of the cache, and writes it first if it does not exist.
 
-    Where the cache cannot be written, or nothing is to be kept, each process writes a folder of its own and removes its
-    name at once: files that are mapped into memory stay as long as they are read.
+    If the cache cannot be written, or the content must not be kept, each process writes a folder of its own and removes
+    its name at once: files that are mapped into memory exist as long as they are read.
 
     Args:
-        key: Digest of all that the content depends on; None if that cannot be told.
-        write: Makes the folder at a path, and says whether it may be kept.
-        read: Reads it; maps files into memory or loads them.
+        key: Digest of everything that the content depends on; None if there is no such digest.
+        write: Function that writes the folder to a path, and returns whether it may be kept.
+        read: Function that reads the folder, by loading its files or mapping them into memory.
     """
     if key is not None:
         folder = cache_folder()
@@ -49,9 +49,9 @@ def kept(key: str | None, write: Callable[[Path], bool], read: Callable[[Path], 
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / f"{key}.lock"):
-                # Another process may have written it meanwhile.
+                # Another process may have written the folder in the meantime.
                 return read(folder / key) if _is_whole(folder / key) else _written(folder / key, write, read)
-        except (OSError, NotImplementedError) as error:  # the latter where a file system has no locks
+        except (OSError, NotImplementedError) as error:  # NotImplementedError if the file system has no locks
             if is_first_process():
                 log.warning(
                     "%s: cannot be written (%s): prepared data are not kept, see HF_DATASETS_CACHE", folder, error
@@ -77,7 +77,7 @@ def _written(folder: Path, write: Callable[[Path], bool], read: Callable[[Path],
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether a folder holds what was written, byte by byte."""
+    """Checks whether the content of a folder is unchanged, byte by byte."""
     try:
         return json.loads((folder / _SEAL).read_text(encoding="utf-8")) == _digests(folder)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Token ids of many texts at a time that come cut into pieces: those that a tokenizer makes of each whole."""
+"""Encodes many texts at a time, each cut into pieces; the ids are those that a tokenizer makes of the whole text."""
 
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
@@ -7,21 +7,22 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CUT = "\ufdd0"
-"""Where a piece is cut once more. A Unicode noncharacter, reserved for use inside programs: texts do not hold it."""
+"""Marks a further cut within a piece. It is a Unicode noncharacter, reserved for use inside programs, so texts do not
+contain it."""
 
 _Ids = list[int]
 
 
 class PieceEncoder:
-    """Encodes pieces one behind the other.
+    """Encodes the pieces of texts one after the other.
 
     Attributes:
-        anchor: A text to put in front of a piece, so that it is encoded as within a longer text; may be empty.
-        anchor_ids: Its ids.
+        anchor: Text to put in front of a piece, so that the piece is encoded as within a longer text; may be empty.
+        anchor_ids: The ids of the anchor.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
-        """Finds out whether the tokenizer treats the beginning of a text in its own way."""
+        """Tests whether the tokenizer treats the beginning of a text differently from the rest."""
         self._tokenizer = tokenizer
         self._added = {number: token.content for number, token in tokenizer.added_tokens_decoder.items()}
         self.anchor, self.anchor_ids = "", list[int]()
@@ -33,15 +34,16 @@ class PieceEncoder:
         """Encodes texts.
 
         Args:
-            texts: Each as its pieces.
+            texts: The pieces of each text.
 
         Returns:
-            For each text the ids of each piece.
+            For each text, the ids of each piece.
         """
         found: list[list[_Ids]] = [[] for _ in texts]
         running = {number: self._pieces(pieces, found[number]) for number, pieces in enumerate(texts)}
         asked = {number: next(steps) for number, steps in running.items() if texts[number]}
-        # Each text asks for one encoding at a time, since the next may depend on it; equal ones are made once.
+        # Each text requests one encoding at a time, since the next request may depend on the result. Equal requests are
+        # encoded once.
         while asked:
             wanted = list(dict.fromkeys(asked.values()))
             known = dict(zip(wanted, self._encode(wanted), strict=True))
@@ -64,13 +66,13 @@ class PieceEncoder:
             found.append(ids)
 
     def _behind(self, last: int | None, text: str) -> Generator[str, _Ids, _Ids]:
-        """Encodes text as it would be as a part of a longer one.
+        """Encodes a text as a part of a longer text.
 
-        Tokenizers with "▁" put one in front of a text, and most of them in front of what follows a control token too.
+        Tokenizers with "▁" put this character in front of a text, and most of them also after each control token.
 
         Args:
-            last: The token in front of the text; None if the text is the first.
-            text: What follows.
+            last: The token in front of the text; None if the text is at the beginning.
+            text: The text to encode.
         """
         if last is None:
             return (yield text)

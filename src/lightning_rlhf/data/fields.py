@@ -1,9 +1,11 @@
-"""Typed access to one row: every wrong value is an error that says what was found and what was expected."""
+"""Typed access to one row. Errors about a wrong value say what was found and what was expected."""
 
 import json
 import math
 import re
-from typing import Any, Literal, TypedDict, get_args
+from typing import Literal, TypedDict, get_args
+
+from lightning_rlhf.data.files import Row
 
 Role = Literal["system", "user", "assistant"]
 
@@ -18,38 +20,38 @@ class Message(TypedDict):
 
 
 class WrongRow(ValueError):
-    """A row that cannot be used; the message names the field, what was found and what was expected."""
+    """Error about a row that cannot be used; it names the field, what was found and what was expected."""
 
 
 class Fields:
-    """The fields of a row, which remembers those that were read; null counts as missing."""
+    """The fields of a row. The object remembers which of them were read; null counts as missing."""
 
-    def __init__(self, row: dict[str, Any]) -> None:
+    def __init__(self, row: Row) -> None:
         """Wraps a row as it was read from its file."""
         self._row = {name: value for name, value in row.items() if value is not None}
         self._taken: set[str] = set()
 
     def __contains__(self, name: str) -> bool:
-        """Says whether the field is there and not null."""
+        """Checks whether the field exists and is not null."""
         return name in self._row
 
     def names(self) -> list[str]:
-        """The names of all fields that are not null."""
+        """Returns the names of all fields that are not null."""
         return list(self._row)
 
-    def rest(self) -> dict[str, Any]:
-        """The fields that nobody read."""
+    def rest(self) -> Row:
+        """Returns the fields that were not read."""
         return {name: value for name, value in self._row.items() if name not in self._taken}
 
     def turns(self, name: str, role: Role) -> list[Message]:
         """Reads text, a transcript or a list of messages.
 
         Args:
-            name: The field.
-            role: Who says it, if it is mere text. Only text of the user may be a transcript.
+            name: Name of the field.
+            role: Role of the turn, if the field is plain text. Only text of the user may be a transcript.
 
         Returns:
-            One message or more; consecutive turns of one role are merged.
+            One or more messages; consecutive turns of one role are merged.
 
         Raises:
             WrongRow: If the field is missing or neither text nor messages.
@@ -63,11 +65,11 @@ class Fields:
         return _transcript(text) if role == "user" and _is_transcript(text) else [{"role": role, "content": text}]
 
     def text(self, name: str) -> str:
-        """Reads text; raises `WrongRow` if it is missing or of another type."""
+        """Reads text; raises `WrongRow` if the field is missing or has another type."""
         return _text(self._take(name), name)
 
     def number(self, name: str) -> float | None:
-        """Reads a finite number, spelt out or not (CSV knows only text); None if it is missing or an empty cell."""
+        """Reads a finite number, which may be a text, as in CSV; None if the field is missing or an empty cell."""
         if name not in self or self._row[name] == "":
             return None
         value = self._take(name)
@@ -81,7 +83,7 @@ class Fields:
             raise WrongRow(f"field '{name}' is {_described(value)}, expected a finite number")
         return number
 
-    def _take(self, name: str) -> Any:
+    def _take(self, name: str) -> object:
         if name not in self:
             raise WrongRow(f"field '{name}' is missing")
         self._taken.add(name)
@@ -89,7 +91,7 @@ class Fields:
 
 
 def merged(messages: list[Message]) -> list[Message]:
-    """Joins consecutive turns of the same role with a blank line; few chat templates allow them."""
+    """Joins consecutive turns of the same role with a blank line, since few chat templates allow such turns."""
     result: list[Message] = []
     for message in messages:
         if result and result[-1]["role"] == message["role"]:
@@ -110,7 +112,7 @@ def _transcript(text: str) -> list[Message]:
     return merged([{"role": "user" if who == "Human" else "assistant", "content": said.strip()} for who, said in turns])
 
 
-def _message(value: Any, name: str) -> Message:
+def _message(value: object, name: str) -> Message:
     if not isinstance(value, dict):
         raise WrongRow(f"field '{name}' is {_described(value)}, expected an object with role and content")
     for key in ("role", "content"):
@@ -121,15 +123,15 @@ def _message(value: Any, name: str) -> Message:
     return {"role": value["role"], "content": _text(value["content"], f"{name}.content")}
 
 
-def _text(value: Any, name: str) -> str:
+def _text(value: object, name: str) -> str:
     if not isinstance(value, str):
         raise WrongRow(f"field '{name}' is {_described(value)}, expected text")
     if _SURROGATE.search(value):
-        raise WrongRow(f"field '{name}' holds half a character (a lone surrogate), which no tokenizer accepts")
+        raise WrongRow(f"field '{name}' contains half a character (a lone surrogate), which no tokenizer accepts")
     return value
 
 
-def _described(value: Any) -> str:
+def _described(value: object) -> str:
     kinds = {str: "text", bool: "a truth value", int: "a number", float: "a number", list: "a list", dict: "an object"}
     shown = json.dumps(value, ensure_ascii=False, default=str)
     return f"{kinds.get(type(value), type(value).__name__)} ({shown if len(shown) <= 60 else shown[:60] + '...'})"

@@ -1,6 +1,6 @@
 """Reads rows from files, folders, package resources and Hugging Face data sets, one at a time.
 
-Whatever is wrong with a file is one `UserError` that names the file and the line.
+Every problem with a file raises one `UserError`, which names the file and the line.
 """
 
 import csv
@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lightning_rlhf.errors import UserError
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 Row = dict[str, Any]
+"""A row of data: its values by the names of the columns."""
+T = TypeVar("T")
 
 _TEXT_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv")
 _SUFFIXES = (*_TEXT_SUFFIXES, *(f"{suffix}.gz" for suffix in _TEXT_SUFFIXES), ".parquet")
@@ -26,9 +28,9 @@ _PACKAGE_SCHEME = "pkg://"
 
 
 def read_rows(path: str, *, split: str = "train") -> Iterator[tuple[Row, str]]:
-    """Yields the rows of a data set together with where each one stands.
+    """Yields the rows of a data set, each with its place.
 
-    JSONL, CSV, Parquet and data sets on disk are streamed; a `.json` file has to be read as a whole.
+    JSONL, CSV, Parquet and data sets on disk are streamed; a `.json` file is read as a whole.
 
     Args:
         path: One of
@@ -36,14 +38,14 @@ def read_rows(path: str, *, split: str = "train") -> Iterator[tuple[Row, str]]:
               `.gz`, or `.parquet`;
             - a folder of such files, read in the order of their names, or one written by `datasets.save_to_disk`;
             - `pkg://package.name/file`, a file inside an installed package;
-            - the name of a Hugging Face data set, if there is no such file and it does not look like one.
-        split: Which split of a Hugging Face data set to read; files have none.
+            - the name of a Hugging Face data set, if there is no such file and it does not look like a file.
+        split: Split of a Hugging Face data set to read; files have no splits.
 
     Yields:
-        A row, and its place for messages: `train.jsonl:12` for files of lines, else `train.parquet, row 7`.
+        A row, and its place for messages: `train.jsonl:12` for files of lines, otherwise `train.parquet, row 7`.
 
     Raises:
-        UserError: If there is no such data, if it is broken or if it holds no rows.
+        UserError: If the data do not exist, are damaged, or have no rows.
     """
     files = local_files(path)
     if files is None:
@@ -56,7 +58,7 @@ def read_rows(path: str, *, split: str = "train") -> Iterator[tuple[Row, str]]:
 
 
 def local_files(path: str) -> list[Path] | None:
-    """The files behind a path, in the order in which they are read; None if it is the name of a Hugging Face data set.
+    """Returns the files of a path in the order of reading; None if it is the name of a Hugging Face data set.
 
     Raises:
         UserError: If there are no such files.
@@ -79,7 +81,7 @@ def local_files(path: str) -> list[Path] | None:
 
 
 def _is_saved(folder: Path) -> bool:
-    """Whether `datasets` has written a folder by `save_to_disk`."""
+    """Checks whether a folder was written by `save_to_disk` of `datasets`."""
     return (folder / "dataset_dict.json").exists() or (folder / "state.json").exists()
 
 
@@ -91,7 +93,7 @@ def _resource(path: str) -> Path:
         raise UserError(f"data file '{path}': there is no installed package '{package}'") from error
     if not name or not resource.is_file():
         raise UserError(f"data file '{path}' does not exist (looked at {resource})")
-    # Packages are unpacked when they are installed.
+    # Installed packages are not zipped, so the resource is a file.
     return Path(str(resource))
 
 
@@ -113,7 +115,7 @@ def _not_empty(rows: Iterable[tuple[Row, str]], name: str) -> Iterator[tuple[Row
 
 
 def _text_lines(file: Path) -> Iterator[str]:
-    """Decodes line by line, so that a fault is known by its line."""
+    """Decodes a file line by line, so that errors can name the line."""
     number = 0
     try:
         with gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb") as stream:
@@ -129,7 +131,7 @@ def _text_lines(file: Path) -> Iterator[str]:
         raise UserError(f"data file '{file}' cannot be read: {error}") from error
 
 
-def _object(value: Any, source: str) -> Row:
+def _object(value: object, source: str) -> Row:
     if not isinstance(value, dict):
         raise UserError(f"{source}: expected a JSON object, found {json.dumps(value)[:60]}")
     return value
@@ -172,7 +174,7 @@ def _read_csv(file: Path) -> Iterator[tuple[Row, str]]:
     end = 0
     try:
         for cells in reader:
-            # A quoted cell may hold newlines; a row is known by its first line.
+            # A quoted cell may contain newlines; the place of a row is its first line.
             source, end = f"{file.name}:{end + 1}", reader.line_num
             if not cells:
                 continue
@@ -234,8 +236,8 @@ def load_hub(name: str, split: str) -> "Dataset":
         ) from error
 
 
-def numbered(rows: Iterable[Row], name: str) -> Iterator[tuple[Row, str]]:
-    """Rows with their places."""
+def numbered(rows: Iterable[T], name: str) -> Iterator[tuple[T, str]]:
+    """Yields rows with their places."""
     for number, row in enumerate(rows, start=1):
         yield row, f"{name}, row {number}"
 

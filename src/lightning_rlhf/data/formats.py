@@ -1,10 +1,11 @@
-"""Recognises the layouts that data come in, and makes one kind of record of them all."""
+"""Recognises the layout of data, and converts every row into a record."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from lightning_rlhf.data.fields import Fields, Message, WrongRow
+from lightning_rlhf.data.files import Row
 from lightning_rlhf.data.layouts import KNOWN_LAYOUTS, UnknownLayout, answer_field, conversation, same, without_answer
 from lightning_rlhf.data.sources import Data, Source, source_of
 from lightning_rlhf.errors import UserError
@@ -13,7 +14,8 @@ __all__ = ["Message", "Need", "Record", "Records", "OnError", "read_records", "r
 
 Need = Literal["completion", "pair", "score", "prompt"]
 OnError = Literal["raise", "skip"]
-
+OtherColumns = Row
+"""The columns of a row that no layout reads, by name."""
 _NEEDS: dict[Need, str] = {
     "completion": "stage=sft needs an answer: prompt/completion, messages, instruction/output, user_input/completion, "
     "or the chosen one of a pair",
@@ -22,21 +24,21 @@ _NEEDS: dict[Need, str] = {
     "prompt": "stage=ppo needs a prompt: prompt, messages, user_input, instruction, or chosen transcripts",
 }
 
-# So many wrong rows are listed before reading stops.
+# Number of invalid rows that are listed before reading stops.
 _MOST_ERRORS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One row, whatever layout it came in.
+    """One row, independent of its layout.
 
     Attributes:
-        messages: The whole conversation; the last turn is the assistant's iff the row carries an answer (of a pair,
-            the chosen one). Never two turns of one role in a row.
-        rejected: The whole rejected conversation; pairs only.
+        messages: The whole conversation. The last turn is the assistant's if and only if the row contains an answer; in
+            a pair, it is the chosen answer. Consecutive turns have different roles.
+        rejected: The whole rejected conversation; only in pairs.
         score: How good the answer is, on the scale of the data.
-        margin: How much better the chosen answer is than the rejected one; pairs only.
-        columns: All columns of the row that are none of the above, for reward functions.
+        margin: How much better the chosen answer is than the rejected one; only in pairs.
+        columns: All other columns of the row, for reward functions.
         source: The place of the row, such as `train.jsonl:12`.
     """
 
@@ -44,22 +46,22 @@ class Record:
     rejected: list[Message] | None
     score: float | None
     margin: float | None
-    columns: dict[str, Any]
+    columns: OtherColumns
     source: str
 
     @property
     def prompt(self) -> list[Message]:
-        """The messages without the answer."""
+        """The conversation without the answer."""
         return without_answer(self.messages)
 
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """The rows that can be used, and what was wrong with those that were skipped.
+    """The rows that can be used, and messages about those that were skipped.
 
     Attributes:
-        rows: Never empty.
-        skipped: One message for each row skipped.
+        rows: The records, of which there is at least one.
+        skipped: One message for each skipped row.
     """
 
     rows: list[Record]
@@ -67,19 +69,19 @@ class Records:
 
 
 def read_records(data: Data, need: Need, *, on_error: OnError = "raise", split: str = "train") -> Records:
-    """Reads and checks a data set, see `records_of`.
+    """Reads and checks a data set; see `records_of`.
 
     Args:
         data: Path, name or rows.
-        need: What each row has to carry.
-        on_error: Raise on wrong rows, or skip and list them.
-        split: Which split of a Hugging Face data set to read.
+        need: What each row must contain.
+        on_error: Whether invalid rows raise an error, or are skipped and listed.
+        split: Split of a Hugging Face data set to read.
 
     Returns:
-        The records in the order of the rows, and the messages of the rows skipped.
+        The records in the order of the rows, and messages about the skipped rows.
 
     Raises:
-        UserError: If the data cannot be read, if rows are wrong, or if no row is right.
+        UserError: If the data cannot be read, if rows are invalid, or if no row is valid.
     """
     skipped: list[str] = []
     records = records_of(source_of(data, split), need=need, skipped=skipped, on_error=on_error)
@@ -91,13 +93,13 @@ def records_of(source: Source, *, need: Need, skipped: list[str], on_error: OnEr
 
     Args:
         source: The data.
-        need: What each row has to carry: an answer, a pair of answers, an answer with a score, or no more than a
-            prompt. A layout that carries more will do: of a pair, SFT takes the chosen answer.
-        skipped: Gets one message for each wrong row.
-        on_error: Raise on wrong rows, or skip them. Files that are damaged raise in any case.
+        need: What each row must contain: an answer, a pair of answers, an answer with a score, or only a prompt. Rows
+            that contain more are accepted: SFT, for example, takes the chosen answer of a pair.
+        skipped: List to which a message about each invalid row is appended.
+        on_error: Whether invalid rows raise an error, or are skipped. Damaged files always raise an error.
 
     Raises:
-        UserError: If the data cannot be read, if rows are wrong (the first few are listed), or if no row is right.
+        UserError: If the data cannot be read, if rows are invalid (the first few are listed), or if no row is valid.
     """
     unknown = some = False
     for row, place in source.rows():
@@ -117,7 +119,7 @@ def records_of(source: Source, *, need: Need, skipped: list[str], on_error: OnEr
         raise UserError("\n".join([f"data '{source.name}' holds rows that cannot be used", *lines]))
 
 
-def _record(row: dict[str, Any], need: Need, source: str) -> Record:
+def _record(row: Row, need: Need, source: str) -> Record:
     fields = Fields(row)
     answer = answer_field(fields)
     if need == "pair" and answer != "chosen":

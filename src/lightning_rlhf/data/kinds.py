@@ -1,6 +1,6 @@
-"""The kinds of rows that the stages read: what a record becomes in a table, and what a row is made of."""
+"""The kinds of rows that the stages read: how a record becomes columns of a table, and how columns become a row."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
@@ -13,43 +13,45 @@ from lightning_rlhf.data.rows import Rows
 from lightning_rlhf.data.sources import Source
 from lightning_rlhf.errors import UserError
 
-Row = TypeVar("Row")
+Row = TypeVar("Row", covariant=True)
 Columns = dict[str, Any]
-"""The columns of one row, by name. Every kind has `length`: tokens of the longest text that nets read of a row."""
+"""The columns of one row, by name. Every kind has `length`, the length in tokens of the longest text of a row."""
 
 TOKENS = "tokens"
-"""The type of a column of ids, which are as narrow as the vocabulary allows."""
+"""The type of a column of ids, whose integers are as narrow as the vocabulary allows."""
 
 
 @dataclass(frozen=True)
 class Kind(Generic[Row]):
-    """One kind of rows.
+    """A kind of rows.
 
     Attributes:
-        name: Of the kind and its settings: tables of two that differ have different names.
-        records: Reads the records of data, appends what is wrong with others to a list, and is told whether to raise.
+        name: Name of the kind and its settings; kinds with different tables have different names.
+        records: Function that reads the records of data. It appends a message about each invalid row to a list, and
+            raises an error or skips the row.
         schema: The type of each column.
-        render: Makes the columns of many records, or says why one cannot be rendered.
-        make: Makes a row of columns, which it takes by their names; lists are arrays.
+        render: Function that makes the columns of many records; its result has an error for a record that cannot be
+            rendered.
+        make: Function that makes a row from its columns, which are its parameters; lists are arrays.
     """
 
     name: str
     records: Callable[[Source, list[str], OnError], Iterator[Record]]
-    schema: dict[str, Any]
+    schema: Mapping[str, pa.DataType | str]
     render: Callable[[Renderer, Sequence[Record]], Sequence[Columns | UserError]]
     make: Callable[..., Row]
 
     @property
     def keeps_columns(self) -> bool:
-        """Whether rows hold the columns of records that no layout reads."""
+        """Whether rows contain the columns of records that no layout reads."""
         return "columns" in self.schema
 
     def table(self, rows: Iterable[Columns], vocabulary: int) -> pa.Table:
-        """The table of some rows.
+        """Makes a table of some rows.
 
         Args:
-            rows: Their columns.
-            vocabulary: Ids are below it.
+            rows: The columns of each row.
+            vocabulary: Exclusive upper bound of the ids.
         """
         tokens = pa.list_(pa.from_numpy_dtype(np.min_scalar_type(max(vocabulary - 1, 0))))
         types = {name: tokens if isinstance(kind, str) else kind for name, kind in self.schema.items()}
@@ -57,21 +59,21 @@ class Kind(Generic[Row]):
 
 
 def records_with(need: Need) -> Callable[[Source, list[str], OnError], Iterator[Record]]:
-    """Reads records in any known layout, each of which has to carry something."""
+    """Returns a function that reads records in any known layout; every record must contain `need`."""
     return lambda source, skipped, on_error: records_of(source, need=need, skipped=skipped, on_error=on_error)
 
 
 class Conversation(NamedTuple):
-    """A row that is a conversation: `Rendered` as arrays."""
+    """A row that is a conversation: the arrays of a `Rendered`."""
 
     ids: np.ndarray
     """(tokens,) unsigned integers."""
     loss_mask: np.ndarray
-    """(tokens,) bool: True on what is learnt."""
+    """(tokens,) bool: True on the tokens to learn."""
 
 
 def conversation_columns(rendered: Rendered) -> Columns:
-    """The columns of a conversation; what is learnt is kept as the places where stretches of it begin and end."""
+    """Makes the columns of a conversation. The mask is stored as the positions where runs of True begin and end."""
     return {
         "length": len(rendered.ids),
         "num_labels": sum(rendered.loss_mask),
@@ -81,7 +83,7 @@ def conversation_columns(rendered: Rendered) -> Columns:
 
 
 def conversation_row(ids: np.ndarray, learnt: np.ndarray) -> Conversation:
-    """The row of these columns."""
+    """Makes the row from the columns of `conversation_columns`."""
     mask = np.zeros(len(ids), dtype=bool)
     for begin, end in learnt.reshape(-1, 2):
         mask[begin:end] = True
@@ -89,7 +91,7 @@ def conversation_row(ids: np.ndarray, learnt: np.ndarray) -> Conversation:
 
 
 def stretches(mask: Sequence[bool]) -> list[int]:
-    """Where stretches of True begin and end, one after the other."""
+    """Returns the positions where runs of True begin and end, in alternation."""
     return np.flatnonzero(np.diff(np.asarray([False, *mask, False], dtype=np.int8))).tolist()
 
 
@@ -98,7 +100,7 @@ def conversations(
     records: Callable[[Source, list[str], OnError], Iterator[Record]],
     render: Callable[[Renderer, Sequence[Record]], Sequence[Rendered | UserError]],
 ) -> Kind[Conversation]:
-    """A kind whose rows are conversations."""
+    """Makes a kind whose rows are conversations."""
     return Kind(
         name,
         records,
@@ -111,7 +113,7 @@ def conversations(
 
 
 def demonstrations(loss_on: Literal["all", "last"] = "all") -> Kind[Conversation]:
-    """Conversations whose answers are to be imitated: all of them, or the last one."""
+    """Makes the kind of conversations whose answers, all or only the last, are to be imitated."""
     return conversations(
         f"demonstrations, {loss_on}",
         records_with("completion"),
@@ -120,7 +122,7 @@ def demonstrations(loss_on: Literal["all", "last"] = "all") -> Kind[Conversation
 
 
 def conversation_rows(rendered: Sequence[Rendered]) -> Rows[Conversation]:
-    """Conversations that are in memory, as rows."""
+    """Makes rows from conversations in memory."""
     largest = max(max(one.ids, default=0) for one in rendered)
     table = demonstrations().table(map(conversation_columns, rendered), largest + 1)
     return Rows(table, conversation_row)

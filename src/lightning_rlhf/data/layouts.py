@@ -1,4 +1,4 @@
-"""The layouts that data come in: which columns make a conversation."""
+"""The known layouts of data, and how their columns form a conversation."""
 
 from lightning_rlhf.data.fields import Fields, Message, WrongRow, merged
 
@@ -11,7 +11,7 @@ KNOWN_LAYOUTS = """Known layouts:
   chosen, rejected [, margin]           transcripts "\\n\\nHuman: ...\\n\\nAssistant: ...", or lists of messages
   prompt                                text, a list of messages, or a transcript that ends with "\\n\\nAssistant:\""""
 
-# The first of these columns that a row has decides where its answer is.
+# The first of these columns that a row has determines which field contains its answer.
 _ANSWERS = {
     "chosen": "chosen",
     "rejected": "chosen",
@@ -23,14 +23,14 @@ _ANSWERS = {
 
 
 class UnknownLayout(WrongRow):
-    """A row whose columns are none of the known layouts."""
+    """Error about a row whose columns match no known layout."""
 
 
 def answer_field(fields: Fields) -> str:
-    """Names the field that the answer is in, be it there or not.
+    """Returns the name of the field for the answer, whether or not the row has this field.
 
     Raises:
-        UnknownLayout: If the columns are none of the known layouts.
+        UnknownLayout: If the columns match no known layout.
     """
     for column, answer in _ANSWERS.items():
         if column in fields:
@@ -43,13 +43,13 @@ def conversation(fields: Fields, answer: str) -> list[Message]:
 
     Args:
         fields: The row.
-        answer: The field with the answer: that of `answer_field`, or `rejected`.
+        answer: The field with the answer: the result of `answer_field`, or `rejected`.
 
     Returns:
-        The turns; without the answer if the field is missing and the prompt has a field of its own.
+        The turns; without the answer if its field is missing and the prompt has a field of its own.
 
     Raises:
-        WrongRow: If a field is missing, or is neither text nor messages, or does not fit to the prompt.
+        WrongRow: If a field is missing, is neither text nor messages, or does not fit the prompt.
     """
     prompt = _prompt(fields, answer)
     if not prompt:
@@ -69,19 +69,19 @@ def conversation(fields: Fields, answer: str) -> list[Message]:
 
 
 def without_answer(messages: list[Message]) -> list[Message]:
-    """The conversation without the assistant's turn at its end, if it has one."""
+    """Removes the assistant's turn at the end of a conversation, if there is one."""
     return messages[:-1] if messages and messages[-1]["role"] == "assistant" else messages
 
 
 def same(one: list[Message], other: list[Message]) -> bool:
-    """Says whether two conversations are equal but for the space around their turns."""
+    """Checks whether two conversations are equal, apart from whitespace around their turns."""
     return [(turn["role"], turn["content"].strip()) for turn in one] == [
         (turn["role"], turn["content"].strip()) for turn in other
     ]
 
 
 def _prompt(fields: Fields, answer: str) -> list[Message]:
-    """The turns in front of the answer, or none if they are in the same field."""
+    """Reads the turns before the answer; returns no turns if they are in the same field as the answer."""
     if answer == "output":
         parts = [fields.text("instruction"), fields.text("input") if "input" in fields else ""]
         return [{"role": "user", "content": "\n\n".join(part for part in parts if part.strip())}]
@@ -90,7 +90,7 @@ def _prompt(fields: Fields, answer: str) -> list[Message]:
         return []
     turns = fields.turns(name, "user")
     if turns[-1]["role"] == "assistant":
-        # A transcript that is to be gone on with ends with a bare "Assistant:".
+        # A transcript that is a prompt ends with an empty "Assistant:" turn.
         if turns[-1]["content"].strip():
             raise WrongRow(f"field '{name}' ends with an assistant turn, expected a user turn")
         turns = turns[:-1]

@@ -1,7 +1,7 @@
-"""Minibatches: global, shuffled, spread over ranks and accumulated parts."""
+"""Loaders: shuffled global minibatches, shared by ranks and accumulated parts, and ordered passes for validation."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Generic, TypeVar
 
 import numpy as np
 from lightning.pytorch import Trainer
@@ -10,19 +10,22 @@ from lightning_rlhf.data.shares import Shares, check_enough
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.seeding import ROWS, permutation
 
+Row = TypeVar("Row")
+Batch = TypeVar("Batch", covariant=True)
 
-class MinibatchLoader:
+
+class MinibatchLoader(Generic[Row, Batch]):
     """Yields this rank's micro-batches of each global minibatch; one pass is an epoch.
 
-    `minibatch_size` counts the sequences behind one optimizer step, over all ranks and accumulated parts. Every epoch
-    has a fresh order; rows that do not fill a minibatch wait for the next epoch. The epoch and the position in it are
-    saved in checkpoints, so that a resumed run sees the rows that it would have seen.
+    `minibatch_size` is the number of sequences of one optimizer step, over all ranks and accumulated parts. Every epoch
+    has a new order; rows that do not fill a minibatch are left for the next epoch. Checkpoints contain the epoch and
+    the position in it, so a resumed run reads the rows that it would have read without the interruption.
     """
 
     def __init__(
         self,
-        rows: Sequence[Any],
-        collate: Callable[[list[Any], int], Any],
+        rows: Sequence[Row],
+        collate: Callable[[list[Row], int], Batch],
         sizes: np.ndarray,
         *,
         minibatch_size: int,
@@ -33,14 +36,14 @@ class MinibatchLoader:
 
         Args:
             rows: The data set.
-            collate: Makes a batch of some rows, given the size of their whole minibatch.
-            sizes: (rows,) what each adds to the size of its minibatch: 1, or its number of tokens.
-            minibatch_size: Sequences for each optimizer step.
-            trainer: Says how many ranks and accumulated parts share a minibatch.
-            seed: Of the order.
+            collate: Function that makes a batch of some rows, given the size of their whole minibatch.
+            sizes: (rows,) contribution of each row to the size of its minibatch: 1, or its number of tokens.
+            minibatch_size: Number of sequences of each optimizer step.
+            trainer: Knows how many ranks and accumulated parts share a minibatch.
+            seed: Seed of the order.
 
         Raises:
-            UserError: If the minibatch cannot be shared equally, or there are too few rows for one.
+            UserError: If the minibatch cannot be shared equally, or there are too few rows for a minibatch.
         """
         self.rows, self.collate, self.sizes, self.seed = rows, collate, sizes, seed
         self.shares = Shares.of(minibatch_size, trainer)
@@ -48,11 +51,11 @@ class MinibatchLoader:
         self.epoch = self.position = 0
 
     def __len__(self) -> int:
-        """Micro-batches of an epoch, on each rank."""
+        """Number of micro-batches of an epoch, on each rank."""
         return len(self.rows) // self.shares.minibatch_size * self.shares.num_parts
 
-    def __iter__(self) -> Iterator[Any]:
-        """Starts or continues an epoch; nothing moves before the first batch is asked for."""
+    def __iter__(self) -> Iterator[Batch]:
+        """Starts or continues an epoch; the position does not change before the first batch is requested."""
         if self.position == len(self):
             self.epoch, self.position = self.epoch + 1, 0
         order = permutation(len(self.rows), self.seed, ROWS, self.epoch)
@@ -65,7 +68,7 @@ class MinibatchLoader:
             )
 
     def progress(self) -> dict[str, int]:
-        """Where the loader stands, in rows of the epoch, and what the rows depend on."""
+        """Returns the position in rows of the epoch, and the sizes on which the order of rows depends."""
         over = self.position == len(self)
         return {
             "epoch": self.epoch + over,
@@ -76,28 +79,28 @@ class MinibatchLoader:
         }
 
     def go_on(self, progress: dict[str, int]) -> None:
-        """Continues from there, in minibatches of another size too.
+        """Continues from a saved position; the size of a minibatch may have changed.
 
         Raises:
-            UserError: If the rows of an epoch that is not over are others now, or no minibatch begins there.
+            UserError: If the rows have changed in the middle of an epoch, or no minibatch begins at the position.
         """
         row, num_rows = progress["row"], progress["num_rows"]
         if row and num_rows != len(self.rows):
             raise UserError(
                 f"the data had {num_rows} rows to train on when the checkpoint was written, after {row} rows of an "
-                f"epoch, and have {len(self.rows)} now: go on with the same data, or from the end of an epoch"
+                f"epoch, and have {len(self.rows)} now: continue with the same data, or from the end of an epoch"
             )
         self.epoch = progress["epoch"]
         self.position = self.shares.position(row, progress)
 
 
-class OrderedLoader:
-    """This rank's batches of one pass in order, as many and as wide as on every other rank."""
+class OrderedLoader(Generic[Batch]):
+    """Yields this rank's batches of one pass in order; all ranks have equally many batches of equal size."""
 
     def __init__(
         self,
         num_rows: int,
-        collate: Callable[[list[int], list[bool]], Any],
+        collate: Callable[[list[int], list[bool]], Batch],
         *,
         batch_size: int,
         trainer: Trainer,
@@ -105,20 +108,20 @@ class OrderedLoader:
         """Prepares the loader.
 
         Args:
-            num_rows: Length of the data set.
-            collate: Makes a batch of the rows at some places, and is told which of them count: the last batch is
-                filled up with rows that do not.
-            batch_size: Rows of a batch on each rank.
-            trainer: Says how many ranks share the rows.
+            num_rows: Number of rows of the data set.
+            collate: Function that makes a batch of the rows with some indices, and is told which of them count: the
+                last batch is filled up with rows that do not count.
+            batch_size: Number of rows of a batch on each rank.
+            trainer: Knows how many ranks share the rows.
         """
         self.num_rows, self.collate, self.batch_size = num_rows, collate, batch_size
         self.rank, self.world_size = trainer.global_rank, trainer.world_size
 
     def __len__(self) -> int:
-        """Batches of a pass, on each rank."""
+        """Number of batches of a pass, on each rank."""
         return -(-self.num_rows // (self.batch_size * self.world_size))
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Batch]:
         """Starts a pass."""
         for start in range(0, self.num_rows, self.batch_size * self.world_size):
             # A short last batch is short on every rank.

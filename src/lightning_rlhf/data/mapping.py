@@ -1,4 +1,4 @@
-"""Maps a file of Arrow record batches to others: here where there are few rows, else by `datasets` in processes."""
+"""Maps a file of Arrow record batches: few rows in this process, many rows in several processes with `datasets`."""
 
 import os
 import sys
@@ -9,21 +9,23 @@ from pathlib import Path
 import pyarrow as pa
 
 BATCH = 200
-"""Rows of a batch. With five times as many, the garbage collector, which counts objects, takes a third of the time."""
+"""Rows in a batch. With five times as many, the garbage collector, which counts objects, takes a third of the time."""
 
-# So many rows are some seconds of work: worth the import of `datasets`, a progress bar, and the start of a process.
+# This number of rows takes some seconds, which justifies importing `datasets`, a progress bar, and another process.
 _MANY = 5000
 
 
 def map_file(source: Path, folder: Path, function: Callable[[pa.Table], pa.Table], *, count: int, title: str) -> None:
-    """Writes what a function makes of the batches of a file to `.arrow` files, whose names have the order of the rows.
+    """Applies a function to the batches of a file, and writes the results to `.arrow` files.
+
+    The names of the files are in the order of the rows.
 
     Args:
         source: A stream of record batches.
-        folder: Where the files go.
-        function: Makes as many rows of a table; other processes may run it.
-        count: Rows in all.
-        title: Stands at the progress bar.
+        folder: Folder for the files.
+        function: Function that maps a table to a table with the same number of rows; other processes may run it.
+        count: Total number of rows.
+        title: Title of the progress bar.
 
     Raises:
         UserError: If the function raises one.
@@ -44,14 +46,14 @@ def map_file(source: Path, folder: Path, function: Callable[[pa.Table], pa.Table
             num_proc=processes if processes > 1 else None,
             cache_file_name=str(folder / "rows.arrow"),
             load_from_cache_file=False,
-            # Nobody looks for it by a digest of the function.
+            # The result is never looked up by a digest of the function.
             new_fingerprint="rows",
             desc=title,
         )
 
 
 def read_mapped(folder: Path) -> pa.Table:
-    """The table in the files of a folder, which are mapped into memory."""
+    """Returns the table in the files of a folder, which are mapped into memory."""
     return pa.concat_tables(
         pa.ipc.open_stream(pa.memory_map(str(file))).read_all() for file in sorted(folder.glob("*.arrow"))
     )
@@ -68,13 +70,13 @@ def _map_here(source: Path, target: Path, function: Callable[[pa.Table], pa.Tabl
 
 
 def _cores() -> int:
-    """Cores that this process may use, which are fewer than the machine's in a container or a SLURM job."""
+    """Counts the cores that this process may use; a container or a SLURM job may restrict them."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def _bar_for_people() -> Iterator[None]:
-    """No progress bar where the output is not a terminal."""
+    """Context without a progress bar if the output is not a terminal."""
     from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     hide = not sys.stderr.isatty() and not are_progress_bars_disabled()
@@ -89,7 +91,7 @@ def _bar_for_people() -> Iterator[None]:
 
 @contextmanager
 def _one_core_each(processes: int) -> Iterator[None]:
-    """Tells tokenizers not to start threads in each of several processes; they warn of a fork otherwise."""
+    """Context in which tokenizers start no threads in each of several processes, and do not warn about a fork."""
     name = "TOKENIZERS_PARALLELISM"
     told = processes > 1 and name not in os.environ
     if told:

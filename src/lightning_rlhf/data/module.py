@@ -1,33 +1,36 @@
-"""What the data modules share: a training loader whose place is kept in checkpoints."""
+"""The base of the data modules: their training loader saves its position in checkpoints."""
 
 from abc import abstractmethod
 from typing import Any, Protocol
 
 from lightning.pytorch import LightningDataModule, Trainer
 
+Progress = dict[str, Any]
+"""Position of a loader by name, in values that a checkpoint can contain."""
+
 
 class ResumableLoader(Protocol):
-    """A loader that can say where it stands, and go on from there."""
+    """A loader that can report its position and continue from it."""
 
-    def progress(self) -> dict[str, Any]:
-        """Where it stands, in values that a checkpoint holds."""
+    def progress(self) -> Progress:
+        """Returns the position."""
 
-    def go_on(self, progress: dict[str, Any]) -> None:
-        """Continues from there."""
+    def go_on(self, progress: Progress) -> None:
+        """Continues from a saved position."""
 
 
 class ResumableDataModule(LightningDataModule):
-    """Saves where the training loader stands, and goes on from there.
+    """Saves the position of the training loader, and continues from it.
 
-    Lightning's own way, loaders with a `state_dict`, restores nothing from a checkpoint at the end of an epoch, where
-    ours would have to know which epoch comes next.
+    Lightning's own mechanism, loaders with a `state_dict`, restores nothing from a checkpoint at the end of an epoch.
+    Our loaders must know there which epoch comes next.
     """
 
     def __init__(self) -> None:
-        """Starts at the beginning."""
+        """Starts at the beginning of the data."""
         super().__init__()
         self._loader: ResumableLoader | None = None
-        self._progress: dict[str, Any] | None = None
+        self._progress: Progress | None = None
 
     @property
     def attached_trainer(self) -> Trainer:
@@ -40,18 +43,18 @@ class ResumableDataModule(LightningDataModule):
         """Makes the training loader."""
 
     def train_dataloader(self) -> ResumableLoader:
-        """The training loader, where a checkpoint left it."""
+        """Makes the training loader, at the position from the checkpoint."""
         self._loader = self.make_train_loader()
         if self._progress is not None:
             self._loader.go_on(self._progress)
         return self._loader
 
-    def state_dict(self) -> dict[str, Any]:
-        """The place of the training loader."""
+    def state_dict(self) -> dict[str, Progress]:
+        """Returns the position of the training loader."""
         return {} if self._loader is None else {"loader": self._loader.progress()}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes the place of the training loader, before or after it was made: strategies differ in the order."""
+    def load_state_dict(self, state_dict: dict[str, Progress]) -> None:
+        """Restores the position; the loader may exist already or not, because strategies differ in the order."""
         self._progress = state_dict.get("loader")
         if self._loader is not None and self._progress is not None:
             self._loader.go_on(self._progress)

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from lightning_rlhf.data.formats import Record
+from lightning_rlhf.data.formats import OtherColumns, Record
 from lightning_rlhf.data.kinds import TOKENS, Columns, Conversation, Kind, conversation_row, records_with, stretches
 from lightning_rlhf.data.prompts import Prompt, prompt_columns, prompt_row
 from lightning_rlhf.data.render import Rendered, Renderer
@@ -30,9 +30,9 @@ class Scored(NamedTuple):
 
 
 def cut_at_end(conversation: Rendered) -> Rendered:
-    """The conversation without what its template puts after the last stop token, as a sampled one ends.
+    """Removes everything that the template adds after the last stop token, since a sampled response ends there.
 
-    So the score is read at the same token when the reward model is trained and when it judges samples.
+    The score is therefore read at the same token when the reward model is trained and when it judges samples.
     """
     end = len(conversation.loss_mask) - conversation.loss_mask[::-1].index(True)
     return Rendered(conversation.ids[:end], conversation.loss_mask[:end])
@@ -56,7 +56,7 @@ def _render_scores(renderer: Renderer, records: Sequence[Record]) -> list[Column
 
 
 def _columns(record: Record, answers: dict[str, Rendered | UserError], others: Columns) -> Columns | UserError:
-    """The columns of a row: its answers, of which one that cannot be rendered is its error."""
+    """Makes the columns of a row from its answers; returns the error if an answer cannot be rendered."""
     columns = {**others, **prompt_columns(record)}
     lengths = []
     for name, answer in answers.items():
@@ -65,7 +65,7 @@ def _columns(record: Record, answers: dict[str, Rendered | UserError], others: C
         ids, mask = cut_at_end(answer)
         columns |= {name: ids, f"{name}_learnt": stretches(mask)}
         lengths.append(len(ids))
-    # Ids of a prompt are a prefix of those of its conversation, and the last answer is all that is learnt.
+    # The ids of a prompt are a prefix of those of its conversation, and only the last answer is learnt.
     return {**columns, "length": max(lengths), "prompt_length": columns["chosen_learnt"][0]}
 
 
@@ -79,8 +79,8 @@ def _scored(chosen: np.ndarray, chosen_learnt: np.ndarray, score: float) -> Scor
     return Scored(conversation_row(chosen, chosen_learnt), score)
 
 
-def prompt_of(chosen: np.ndarray, prompt_length: int, prompt: str, columns: str | dict[str, Any]) -> Prompt:
-    """The prompt of a row of either kind."""
+def prompt_of(chosen: np.ndarray, prompt_length: int, prompt: str, columns: str | OtherColumns) -> Prompt:
+    """Makes the prompt of a row of either kind."""
     return prompt_row(chosen[:prompt_length], prompt, columns)
 
 

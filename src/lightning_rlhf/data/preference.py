@@ -1,14 +1,14 @@
-"""Data of reward modelling and DPO: pairs of answers, one preferred; or answers with a score."""
+"""Data of reward modelling and DPO: pairs of a chosen and a rejected answer, or answers with a score."""
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_rlhf.data.batches import PairBatch, ScoreBatch, pad
+from lightning_rlhf.data.batches import PairBatch, PromptBatch, ScoreBatch, pad
 from lightning_rlhf.data.kinds import Conversation, Kind
 from lightning_rlhf.data.loader import MinibatchLoader, OrderedLoader
 from lightning_rlhf.data.module import ResumableDataModule
@@ -43,22 +43,23 @@ class PreferenceDataModule(ResumableDataModule):
         on_error: Literal["raise", "skip"] = "raise",
         seed: int = 0,
     ) -> None:
-        """Remembers what to read; nothing is read before `setup`.
+        """Stores the settings; nothing is read before `setup`.
 
         Args:
             path: File, folder, or name of a Hugging Face data set; or rows: a `datasets.Dataset`, a torch `Dataset` of
                 dicts, or a list of dicts.
-            renderer: Makes tokens of conversations.
-            objective: Learn from pairs, or from scores.
-            minibatch_size: Pairs (or scored answers) for each optimizer step, over all processes and parts.
-            val_path: Held-out rows; if None, those of `val_fraction` of the prompts are held out.
+            renderer: Turns conversations into tokens.
+            objective: `pairwise` to learn from pairs, `regression` to learn from scores.
+            minibatch_size: Number of pairs or scored answers of each optimizer step, over all processes and accumulated
+                parts.
+            val_path: Held-out rows; if None, the rows of `val_fraction` of the prompts are held out.
             val_fraction: Share of the prompts to hold out.
-            val_batch_size: Pairs, scored answers or prompts that each process validates at a time.
-            answer_prompts: Also give prompts to answer during validation.
-            prompts_held_out: Those prompts; if None, the prompts of the held-out rows.
-            max_length: Rows with a longer answer, prompt included, in tokens, are left out and counted.
-            on_error: What a wrong row does: stop, or be skipped and counted.
-            seed: Of the order of the rows.
+            val_batch_size: Number of pairs, scored answers or prompts that each process validates at a time.
+            answer_prompts: Whether the model answers prompts during validation.
+            prompts_held_out: Prompts to answer; if None, the prompts of the held-out rows.
+            max_length: Length limit of a prompt with an answer, in tokens; longer rows are skipped and counted.
+            on_error: Whether an invalid row raises an error, or is skipped and counted.
+            seed: Seed of the order of the rows.
         """
         super().__init__()
         self.path, self.renderer, self.objective, self.seed = path, renderer, objective, seed
@@ -68,10 +69,10 @@ class PreferenceDataModule(ResumableDataModule):
         self.train_rows: Rows[Pair | Scored]
 
     def setup(self, stage: str) -> None:
-        """Reads and renders, once."""
+        """Reads and renders the data once."""
         if hasattr(self, "train_rows"):
             return
-        kind: Kind[Any] = PAIRS if self.objective == "pairwise" else SCORES
+        kind: Kind[Pair | Scored] = PAIRS if self.objective == "pairwise" else SCORES
         train, held_out = read_split(
             self.path,
             kind,
@@ -92,19 +93,22 @@ class PreferenceDataModule(ResumableDataModule):
         self.train_rows = rows
 
     def reference_prompts(self, count: int) -> Rows[Prompt]:
-        """The first prompts of the training rows, each once: to sample from the reference policy."""
+        """Returns the first distinct prompts of the training rows, to sample from the reference policy."""
         return self._prompts(*self._all_train, count)
 
     def _prompts(self, name: str, rows: Rows[Pair | Scored], count: int | None = None) -> Rows[Prompt]:
-        """The prompts of rows, long ones too, each once: where it stands first, with the columns of its last row."""
+        """Returns the distinct prompts of rows, including long rows.
+
+        A prompt has the place of its first row and the columns of its last row.
+        """
         texts = rows.table["prompt"]
         digests = (hashlib.blake2b(texts[int(place)].as_buffer(), digest_size=16).digest() for place in rows.places)
         places = np.asarray(list(dict(zip(digests, rows.places, strict=True)).values())[:count])
         prompts = Rows(rows.table, prompt_of, places, rows.beyond)
         return fitting(name, prompts, self.max_length, prompts.numbers("prompt_length"))
 
-    def make_train_loader(self) -> MinibatchLoader:
-        """Shuffled minibatches of `PairBatch` or `ScoreBatch`."""
+    def make_train_loader(self) -> MinibatchLoader[Pair | Scored, PairBatch | ScoreBatch]:
+        """Makes the loader of shuffled minibatches."""
         return MinibatchLoader(
             self.train_rows,
             self._collate,
@@ -114,8 +118,8 @@ class PreferenceDataModule(ResumableDataModule):
             seed=self.seed,
         )
 
-    def val_dataloader(self) -> list[OrderedLoader]:
-        """Held-out rows in order, and the prompts to answer if there are any."""
+    def val_dataloader(self) -> list[OrderedLoader[PairBatch | ScoreBatch | PromptBatch]]:
+        """Makes the loaders of held-out rows in order, and of prompts to answer if there are any."""
 
         def collate(places: list[int], count: list[bool]) -> PairBatch | ScoreBatch:
             batch = self._collate([self.val_rows[i] for i in places], len(places))
@@ -135,7 +139,7 @@ def collate_pairs(pairs: Sequence[Pair], num_pairs: int) -> PairBatch:
 
     Args:
         pairs: B pairs.
-        num_pairs: Pairs of their whole minibatch.
+        num_pairs: Number of pairs in the whole minibatch.
     """
     conversations: list[Conversation] = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
     ids, mask = pad([conversation.ids for conversation in conversations])
@@ -150,7 +154,7 @@ def collate_pairs(pairs: Sequence[Pair], num_pairs: int) -> PairBatch:
 
 
 def answer_lengths(conversations: Sequence[Conversation]) -> Tensor:
-    """(B,) tokens of the last answers."""
+    """Counts the tokens of the last answers, (B,)."""
     return torch.tensor([int(np.sum(conversation.loss_mask)) for conversation in conversations])
 
 
@@ -159,7 +163,7 @@ def collate_scores(rows: list[Scored], num_rows: int) -> ScoreBatch:
 
     Args:
         rows: B scored answers.
-        num_rows: Rows of their whole minibatch.
+        num_rows: Number of rows in the whole minibatch.
     """
     ids, mask = pad([row.conversation.ids for row in rows])
     return ScoreBatch(ids, mask, torch.tensor([row.score for row in rows]), torch.ones(len(rows)), num_rows)

@@ -1,7 +1,7 @@
-"""Reads, renders and tokenizes data into a table on disk, or finds the one that was made of the same data before.
+"""Reads, renders and tokenizes data into a table on disk, or finds the table that an earlier run made of the same data.
 
-The records are written first, as text and a few at a time, and then mapped to rows. So no more than a batch of them is
-ever in memory.
+The records are first written as text, a few at a time, and then mapped to rows, so only one batch of them is in memory
+at any time.
 """
 
 import hashlib
@@ -12,13 +12,13 @@ from functools import cache, partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from lightning_rlhf.data.cache import kept
-from lightning_rlhf.data.formats import OnError, Record
+from lightning_rlhf.data.formats import OnError, OtherColumns, Record
 from lightning_rlhf.data.kinds import Kind
 from lightning_rlhf.data.mapping import BATCH, map_file, read_mapped
 from lightning_rlhf.data.render import Renderer
@@ -37,13 +37,13 @@ _RECORDS = pa.schema({"position": pa.float64(), "record": pa.string()})
 
 @dataclass(frozen=True)
 class Prepared(Generic[Row]):
-    """What was made of data.
+    """The result of preparing data.
 
     Attributes:
-        name: What messages call the data.
-        rows: All rows that could be used, long ones too.
-        positions: (rows,) where each one's prompt lies, for the split.
-        skipped: What was wrong with rows that were skipped.
+        name: Name of the data in messages.
+        rows: All valid rows, including long ones.
+        positions: (rows,) `position` of the prompt of each row, for the split.
+        skipped: Messages about the skipped rows.
     """
 
     name: str
@@ -57,16 +57,16 @@ def prepare(data: Data, kind: Kind[Row], renderer: Renderer, on_error: OnError) 
 
     Args:
         data: Path, name or rows.
-        kind: What is made of them.
-        renderer: Makes tokens of texts.
-        on_error: What a wrong row does: stop, or be skipped and counted.
+        kind: The kind of rows to make.
+        renderer: Turns texts into tokens.
+        on_error: Whether an invalid row raises an error, or is skipped and counted.
 
     Raises:
-        UserError: If the data cannot be read or rendered, with the place of what is wrong.
+        UserError: If the data cannot be read or rendered; the message names the place of the problem.
     """
     source = source_of(data)
-    # Columns that JSON cannot hold are kept in memory, by the number of the record, and nothing on disk.
-    beyond: dict[int, dict[str, Any]] = {}
+    # Columns that JSON cannot represent are kept in memory, by the index of the record. The table is not cached then.
+    beyond: dict[int, OtherColumns] = {}
     table, skipped = kept(
         _key(source, kind, renderer, on_error),
         lambda folder: _write(folder, source, kind, renderer, on_error, beyond),
@@ -83,17 +83,17 @@ def _read(folder: Path) -> tuple[pa.Table, list[str]]:
 def _write(
     folder: Path,
     source: Source,
-    kind: Kind[Any],
+    kind: Kind[object],
     renderer: Renderer,
     on_error: OnError,
-    beyond: dict[int, dict[str, Any]],
+    beyond: dict[int, OtherColumns],
 ) -> bool:
-    """Writes the table; says whether it may be kept."""
+    """Writes the table, and returns whether it may be cached."""
     folder.mkdir(parents=True)
     skipped: list[str] = []
     texts = folder / "records"
     count = _write_records(texts, kind.records(source, skipped, on_error), beyond if kind.keeps_columns else None)
-    # Not the number of tokens, since ids may have gaps.
+    # The largest id is used instead of the number of tokens, since ids may have gaps.
     vocabulary = 1 + max(renderer.tokenizer.get_vocab().values())
     render = partial(_rendered, kind=kind, renderer=renderer, vocabulary=vocabulary)
     map_file(texts, folder, render, count=count, title=f"tokenizing {source.name}")
@@ -102,8 +102,14 @@ def _write(
     return not beyond
 
 
-def _write_records(file: Path, records: Iterable[Record], beyond: dict[int, dict[str, Any]] | None) -> int:
-    """Writes records, and says how many; without their columns where nobody asks for those that JSON cannot hold."""
+def _write_records(file: Path, records: Iterable[Record], beyond: dict[int, OtherColumns] | None) -> int:
+    """Writes records, and returns their number.
+
+    Args:
+        file: The file to write.
+        records: The records.
+        beyond: Receives the columns that JSON cannot represent; None leaves out all columns.
+    """
     count = 0
     records = iter(records)
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, _RECORDS) as stream:
@@ -120,20 +126,20 @@ def _write_records(file: Path, records: Iterable[Record], beyond: dict[int, dict
     return count
 
 
-def _fields(record: Record) -> dict[str, Any]:
+def _fields(record: Record) -> dict[str, object]:
     return {field.name: getattr(record, field.name) for field in fields(record)}
 
 
-def _is_json(columns: dict[str, Any]) -> bool:
-    """Whether JSON gives back what it takes, which it does not of tuples, say."""
+def _is_json(columns: OtherColumns) -> bool:
+    """Checks whether JSON preserves the columns; it does not preserve tuples, for example."""
     try:
         return not columns or json.loads(json.dumps(columns)) == columns
     except (TypeError, ValueError, RecursionError):
         return False
 
 
-def _rendered(texts: pa.Table, kind: Kind[Any], renderer: Renderer, vocabulary: int) -> pa.Table:
-    """The rows of some records."""
+def _rendered(texts: pa.Table, kind: Kind[object], renderer: Renderer, vocabulary: int) -> pa.Table:
+    """Makes the rows of some records."""
     positions, values = (texts[name].to_pylist() for name in _RECORDS.names)
     records = [Record(**json.loads(value)) for value in values]
     rows = []
@@ -144,10 +150,10 @@ def _rendered(texts: pa.Table, kind: Kind[Any], renderer: Renderer, vocabulary: 
     return kind.table(rows, vocabulary).append_column("position", pa.array(positions, pa.float64()))
 
 
-def _key(source: Source, kind: Kind[Any], renderer: Renderer, on_error: OnError) -> str | None:
-    """A digest of all that the rows depend on; None if that cannot be told."""
+def _key(source: Source, kind: Kind[object], renderer: Renderer, on_error: OnError) -> str | None:
+    """Computes a digest of everything that the rows depend on; None if there is no such digest."""
     tokenizer = _tokenizer_digest(renderer.tokenizer)
-    # Of a class that is derived from the renderer, the code is not known here.
+    # The digest would not include the code of a subclass of the renderer.
     if source.content is None or tokenizer is None or type(renderer) is not Renderer:
         return None
     parts = [source.content, kind.name, on_error, tokenizer, *map(str, renderer.stop_ids), *_code()]
@@ -155,7 +161,7 @@ def _key(source: Source, kind: Kind[Any], renderer: Renderer, on_error: OnError)
 
 
 def _tokenizer_digest(tokenizer: "PreTrainedTokenizerBase") -> str | None:
-    """Of a fast tokenizer, which can be written as a text, and its template."""
+    """Computes a digest of a fast tokenizer, which can be written as text, and its template; None for a slow one."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return None
@@ -172,7 +178,10 @@ def _tokenizer_digest(tokenizer: "PreTrainedTokenizerBase") -> str | None:
 
 @cache
 def _code() -> tuple[str, ...]:
-    """The versions of what renders, and of this package the code, which may change while its version does not."""
+    """Returns the versions of the libraries that render, and a digest of the code of this package.
+
+    The code is included because it may change while the version of the package does not.
+    """
     modules = sorted(Path(__file__).parent.glob("*.py"))
     own = hashlib.blake2b(b"".join(module.read_bytes() for module in modules), digest_size=16).hexdigest()
     return own, *map(version, ("transformers", "tokenizers", "jinja2"))

@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
 from lightning.pytorch import Trainer
 
 from lightning_rlhf.data.batches import PromptBatch, pad
-from lightning_rlhf.data.formats import OnError, Record
+from lightning_rlhf.data.formats import OnError, OtherColumns, Record
 from lightning_rlhf.data.kinds import TOKENS, Columns, Conversation, Kind, records_with
 from lightning_rlhf.data.loader import OrderedLoader
 from lightning_rlhf.data.module import ResumableDataModule, ResumableLoader
@@ -29,27 +29,27 @@ class Prompt(NamedTuple):
     """(tokens,) unsigned integers."""
     text: str
     """The last user turn, for people and for text rewards."""
-    columns: dict[str, Any]
-    """The other columns of the row, and as `messages` the whole prompt."""
+    columns: OtherColumns
+    """The other columns of the row, and the whole prompt as `messages`."""
 
 
 @runtime_checkable
 class SamplesResponses(Protocol):
-    """A module that trains on responses to prompts, which it samples: what `PromptDataModule` feeds."""
+    """A module that samples responses to prompts and trains on them; `PromptDataModule` requires such a module."""
 
     def rollout_dataset(self, prompts: Sequence[Prompt], ptx: Rows[Conversation] | None) -> ResumableLoader:
-        """Samples responses to the prompts, and reads them in minibatches.
+        """Makes the data set of responses to the prompts.
 
         Args:
-            prompts: To sample from.
+            prompts: Prompts to sample responses to.
             ptx: Texts to mix into the updates, if any.
         """
 
 
 class PromptDataModule(ResumableDataModule):
-    """Reads prompts from any known layout.
+    """Reads prompts in any known layout.
 
-    What is trained on are not the prompts but responses to them, which the module samples.
+    Training does not use the prompts directly, but the responses that the module samples to them.
     """
 
     def __init__(
@@ -65,19 +65,19 @@ class PromptDataModule(ResumableDataModule):
         ptx_max_length: int = 1024,
         on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
-        """Remembers what to read; nothing is read before `setup`.
+        """Stores the settings; nothing is read before `setup`.
 
         Args:
             path: File, folder, or name of a Hugging Face data set; or rows: a `datasets.Dataset`, a torch `Dataset` of
                 dicts, or a list of dicts.
-            renderer: Makes tokens of conversations.
-            val_path: Held-out prompts; if None, `val_fraction` of them are held out.
+            renderer: Turns conversations into tokens.
+            val_path: Held-out prompts; if None, `val_fraction` of the prompts are held out.
             val_fraction: Share of the prompts to hold out.
-            val_batch_size: Prompts that each process answers at a time.
-            max_prompt_length: Longer prompts, in tokens, are left out and counted.
-            ptx_path: Texts to mix into the updates, if any, see `read_ptx`.
-            ptx_max_length: Their longest, in tokens.
-            on_error: What a wrong row does: stop, or be skipped and counted.
+            val_batch_size: Number of prompts that each process answers at a time.
+            max_prompt_length: Length limit of a prompt, in tokens; longer prompts are skipped and counted.
+            ptx_path: Texts to mix into the updates, if any; see `read_ptx`.
+            ptx_max_length: Length limit of these texts, in tokens.
+            on_error: Whether an invalid row raises an error, or is skipped and counted.
         """
         super().__init__()
         self.path, self.renderer, self.val_path, self.val_fraction = path, renderer, val_path, val_fraction
@@ -87,7 +87,7 @@ class PromptDataModule(ResumableDataModule):
         self.ptx: Rows[Conversation] | None = None
 
     def setup(self, stage: str) -> None:
-        """Reads and renders, once."""
+        """Reads and renders the data once."""
         if hasattr(self, "train_prompts"):
             return
         train, held_out = read_split(
@@ -105,10 +105,10 @@ class PromptDataModule(ResumableDataModule):
         self.train_prompts = prompts
 
     def make_train_loader(self) -> ResumableLoader:
-        """The module's rollouts on the prompts.
+        """Asks the module for the data set of responses to the prompts.
 
         Raises:
-            UserError: If the module that is trained makes none.
+            UserError: If the module does not sample responses.
         """
         module = self.attached_trainer.lightning_module
         if not isinstance(module, SamplesResponses):
@@ -117,8 +117,8 @@ class PromptDataModule(ResumableDataModule):
             )
         return module.rollout_dataset(self.train_prompts, self.ptx)
 
-    def val_dataloader(self) -> OrderedLoader:
-        """Held-out prompts in order."""
+    def val_dataloader(self) -> OrderedLoader[PromptBatch]:
+        """Makes the loader of held-out prompts in order."""
         return prompt_loader(self.val_prompts, self.val_batch_size, self.attached_trainer)
 
 
@@ -131,12 +131,12 @@ def _render(renderer: Renderer, records: Sequence[Record]) -> list[Columns | Use
 
 
 def prompt_columns(record: Record) -> Columns:
-    """The columns of what is kept of a prompt beside its ids: its messages and the other columns of its row."""
+    """Makes the columns of a prompt in addition to its ids: its messages, and the other columns of its row."""
     return {"prompt": json.dumps(record.prompt), "columns": json.dumps(record.columns)}
 
 
-def prompt_row(ids: np.ndarray, prompt: str, columns: str | dict[str, Any]) -> Prompt:
-    """The row of these columns."""
+def prompt_row(ids: np.ndarray, prompt: str, columns: str | OtherColumns) -> Prompt:
+    """Makes a row from the columns of `prompt_columns`."""
     messages = json.loads(prompt)
     others = json.loads(columns) if isinstance(columns, str) else columns
     return Prompt(ids, messages[-1]["content"], {**others, "messages": messages})
@@ -152,7 +152,7 @@ PROMPT = Kind(
 
 
 def read_prompts(data: Data, renderer: Renderer, max_length: int, on_error: OnError) -> Rows[Prompt]:
-    """Reads all prompts of data."""
+    """Reads all prompts of data that are not too long."""
     prepared = read(data, PROMPT, renderer, on_error)
     return fitting(prepared.name, prepared.rows, max_length)
 
@@ -163,8 +163,8 @@ def collate_prompts(prompts: list[Prompt], indices: list[int]) -> PromptBatch:
     return PromptBatch(ids, mask, [p.text for p in prompts], [p.columns for p in prompts], indices)
 
 
-def prompt_loader(prompts: Sequence[Prompt], batch_size: int, trainer: Trainer) -> OrderedLoader:
-    """This rank's share of the prompts, in order."""
+def prompt_loader(prompts: Sequence[Prompt], batch_size: int, trainer: Trainer) -> OrderedLoader[PromptBatch]:
+    """Makes the loader of this rank's share of the prompts, in order."""
     return OrderedLoader(
         len(prompts),
         lambda places, count: collate_prompts([prompts[i] for i in places], places),
@@ -176,17 +176,17 @@ def prompt_loader(prompts: Sequence[Prompt], batch_size: int, trainer: Trainer) 
 def iteration_prompts(
     prompts: Sequence[Prompt], num_rows: int, group_size: int, seed: int, iteration: int
 ) -> PromptBatch:
-    """The prompts of an iteration: passes over all of them, each in fresh order, cut into pieces.
+    """Selects the prompts of an iteration: consecutive pieces of passes over all prompts, each pass in a new order.
 
     Args:
-        prompts: All that there are.
-        num_rows: Responses of an iteration.
-        group_size: Responses to each prompt, which stand in rows one after the other.
-        seed: Of the order.
-        iteration: Which piece.
+        prompts: All prompts.
+        num_rows: Number of responses of an iteration.
+        group_size: Number of responses to each prompt, which are adjacent rows.
+        seed: Seed of the order.
+        iteration: Number of the iteration, which selects the piece.
 
     Returns:
-        A batch of `num_rows`.
+        A batch of `num_rows` prompts.
     """
     count = num_rows // group_size
     places = endless(len(prompts), iteration * count, count, seed, PROMPTS)

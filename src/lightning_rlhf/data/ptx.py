@@ -1,4 +1,4 @@
-"""Texts that PPO goes on imitating: demonstrations, or plain text as in pretraining."""
+"""Texts that are mixed into PPO's updates: demonstrations, or plain text as in pretraining."""
 
 from collections.abc import Iterator, Sequence
 
@@ -13,14 +13,14 @@ from lightning_rlhf.errors import UserError
 
 
 def read_ptx(data: Data, renderer: Renderer, max_length: int, on_error: OnError) -> Rows[Conversation]:
-    """Reads texts.
+    """Reads the texts.
 
     Args:
-        data: Rows with a field `text` are plain text, of which every token is learnt; otherwise demonstrations in any
-            known layout, of which the answers are.
-        renderer: Makes tokens of texts.
-        max_length: In tokens: plain texts are cut there, longer demonstrations are left out and counted.
-        on_error: What a wrong demonstration does: stop, or be skipped and counted.
+        data: Rows with a field `text` are plain texts, whose tokens are all learnt. Other rows are demonstrations in
+            any known layout, whose answers are learnt.
+        renderer: Turns texts into tokens.
+        max_length: Limit in tokens. Plain texts are truncated to it; longer demonstrations are skipped and counted.
+        on_error: Whether an invalid demonstration raises an error, or is skipped and counted.
 
     Raises:
         UserError: If there is nothing to learn.
@@ -32,7 +32,7 @@ def read_ptx(data: Data, renderer: Renderer, max_length: int, on_error: OnError)
 
 def _plain_texts(max_length: int) -> Kind[Conversation]:
     def render(renderer: Renderer, records: Sequence[Record]) -> list[Rendered | UserError]:
-        # Special tokens as the tokenizer sets them, and an end.
+        # The tokenizer adds its own special tokens; EOS is added here.
         encoded = renderer.tokenizer([record.messages[0]["content"] for record in records])["input_ids"]
         return [_learnt([*ids, renderer.tokenizer.eos_token_id][:max_length]) for ids in encoded]
 
@@ -43,10 +43,10 @@ def _texts(source: Source, skipped: list[str], on_error: OnError) -> Iterator[Re
     for row, place in source.rows():
         text = row.get("text")
         if not isinstance(text, str) or not text.strip():
-            raise UserError(f"{place}: field 'text' has to hold a text, as in the first row")
+            raise UserError(f"{place}: field 'text' must contain a text, as in the first row")
         yield Record([Message(role="assistant", content=text)], None, None, None, {}, place)
 
 
 def _learnt(ids: list[int]) -> Rendered:
-    # Nothing predicts the first token, so it is no label: labels are what the loss is divided by.
+    # Nothing predicts the first token, so it is not a label. The loss is divided by the number of labels.
     return Rendered(ids, [False] + [True] * (len(ids) - 1))

@@ -1,4 +1,4 @@
-"""What the data modules share: rows with a held-out part, and saying which rows were left out."""
+"""Reads the rows of the data modules, splits off held-out rows, and reports the rows that are skipped."""
 
 import logging
 from typing import TypeVar
@@ -20,7 +20,7 @@ Row = TypeVar("Row")
 
 
 def read(data: Data, kind: Kind[Row], renderer: Renderer, on_error: OnError) -> Prepared[Row]:
-    """Prepares data and reports what was skipped."""
+    """Prepares data, and reports how many rows were skipped."""
     prepared = prepare(data, kind, renderer, on_error)
     if prepared.skipped and is_first_process():
         log.warning(
@@ -38,10 +38,10 @@ def read_split(
     val_fraction: float,
     on_error: OnError,
 ) -> tuple[tuple[str, Rows[Row]], tuple[str, Rows[Row]]]:
-    """Prepares the rows to train on and the held-out ones: data of their own, or a share of the prompts.
+    """Prepares training rows and held-out rows, which come from `val_data` or from a share of the prompts.
 
     Returns:
-        The names of both and their rows, long ones too.
+        Name and rows of the training data, and of the held-out data; long rows are included.
     """
     train = read(data, kind, renderer, on_error)
     if val_data is not None:
@@ -53,16 +53,16 @@ def read_split(
 
 
 def fitting(name: str, rows: Rows[Row], max_length: int, lengths: np.ndarray | None = None) -> Rows[Row]:
-    """Leaves out rows that are too long, and says how many.
+    """Skips rows that are too long, and reports how many.
 
     Args:
-        name: What to call the data.
+        name: Name of the data in messages.
         rows: The rows.
-        max_length: In tokens.
-        lengths: (rows,) of what is measured by it; the column `length` if None.
+        max_length: Length limit in tokens.
+        lengths: (rows,) lengths to compare with the limit; None takes the column `length`.
 
     Raises:
-        UserError: If none is left.
+        UserError: If no row is left.
     """
     short = (rows.numbers("length") if lengths is None else lengths) <= max_length
     too_long = int((~short).sum())

@@ -1,14 +1,14 @@
-"""From messages to token ids: the one renderer for all stages.
+"""Turns messages into token ids. All stages use the same renderer.
 
-A conversation is rendered as text with the chat template and cut where turns begin and end; every piece is tokenised
-by itself. So the ids of a prompt are always a prefix of the ids of that prompt with an answer, whichever stage asks.
-They are those that the tokenizer makes of the whole text, since that is what a server gives the exported model.
+The chat template renders a conversation as text, which is cut where turns begin and end; each piece is tokenized by
+itself. The ids of a prompt are therefore always a prefix of the ids of that prompt with an answer, in every stage. They
+equal the ids that the tokenizer makes of the whole text, since a server gives those to the exported model.
 """
 
 import re
 from collections.abc import Callable, Sequence
 from itertools import chain, pairwise
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 from lightning_rlhf.data.encoding import CUT, PieceEncoder
 from lightning_rlhf.data.fields import Message
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Rendered(NamedTuple):
-    """Token ids of a conversation, and which of them are learnt; both of the same length."""
+    """Token ids of a conversation, and a mask of equal length that says which of them are learnt."""
 
     ids: list[int]
     loss_mask: list[bool]
@@ -32,17 +32,17 @@ class Rendered(NamedTuple):
 class Renderer:
     """Turns messages into token ids and sampled ids back into text.
 
-    - BOS: exactly one if the tokenizer adds one by itself or the template brings it, else none. If the template lacks
-      it, it is put in front of the template, so that an exported model is prompted in the way it was trained.
-    - EOS: a turn of the assistant is learnt up to and including its first stop token. What the template puts behind
-      that (a newline, say) is not learnt. If the template ends the last answer without a stop token, EOS is appended.
+    - BOS: there is exactly one if the tokenizer or the template adds it, otherwise none. If the tokenizer adds BOS and
+      the template does not, BOS is prepended to the template, so that an exported model is prompted as in training.
+    - EOS: a turn of the assistant is learnt up to and including its first stop token. What the template adds after that
+      (a newline, for example) is not learnt. If the template ends the last answer without a stop token, EOS is added.
     - Contents are text, never control tokens: `<|im_end|>` inside a message becomes the tokens of these characters.
-    - Contents are stripped, except with the template "raw", where data decide about every space.
-    - The mask comes from the structure. Which token pads, be it EOS itself, makes no difference.
+    - Contents are stripped, except with the template "raw", which preserves every space of the data.
+    - The mask comes from the structure of the conversation. It does not depend on the padding token, which may be EOS.
 
     Attributes:
-        tokenizer: The tokenizer given; its `chat_template` is now the one in use, so that an export carries it.
-        stop_ids: Sorted ids that end an answer: the tokenizer's EOS and those given.
+        tokenizer: The given tokenizer; its `chat_template` is set to the one in use, so that exports contain it.
+        stop_ids: Sorted ids that end an answer: the tokenizer's EOS and the given ids.
     """
 
     def __init__(
@@ -51,17 +51,17 @@ class Renderer:
         template: str | None = None,
         stop_ids: Sequence[int] | None = None,
     ) -> None:
-        """Sets and tries the chat template.
+        """Sets and tests the chat template.
 
         Args:
             tokenizer: Any tokenizer with an EOS token.
             template: "plain" (turns begin with "Human:" and "Assistant:"), "raw" (contents and EOS, nothing else) or
-                the text of a Jinja chat template. None takes the tokenizer's own, or "plain" if it has none.
-            stop_ids: More ids that end an answer, such as the `eos_token_id` list of the generation config.
+                the text of a Jinja chat template. None takes the tokenizer's template, or "plain" if it has none.
+            stop_ids: Further ids that end an answer, such as the `eos_token_id` list of the generation config.
 
         Raises:
-            UserError: If the tokenizer has no EOS token, the template cannot render a plain question, or an id that
-                ends an answer is no token, or begins a turn.
+            UserError: If the tokenizer has no EOS token, if the template cannot render a simple question, or if an id
+                that ends an answer is not a token, or begins a turn.
         """
         if tokenizer.eos_token_id is None:
             raise UserError("the tokenizer has no EOS token, so no answer could ever end; set its eos_token")
@@ -70,7 +70,7 @@ class Renderer:
         self._control = _control_tokens(tokenizer, self.stop_ids)
         self._encoder = PieceEncoder(tokenizer)
         tokenizer.chat_template = chosen_template(tokenizer, template)
-        # By the text and not by the name, which an exported tokenizer does not carry.
+        # The text of the template is compared, because an exported tokenizer does not contain its name.
         self._keeps_space = tokenizer.chat_template.endswith(TEMPLATES["raw"])
         self._texts = ChatTexts(tokenizer)
         text = self._text([{"role": "user", "content": "Hello"}])
@@ -95,7 +95,7 @@ class Renderer:
         return _or_raise(self.prompts([messages])[0])
 
     def prompts(self, conversations: Sequence[Sequence[Message]]) -> list[list[int] | UserError]:
-        """Renders many prompts, as `prompt` does each of them, or says why one cannot be rendered."""
+        """Renders many prompts as `prompt` does; the result for a prompt that cannot be rendered is the error."""
         turns = [self._turns(messages) for messages in conversations]
         texts = self._texts.texts(chain.from_iterable(map(_cuts, turns)))
         pieces = [_caught(_prompt_pieces, one, texts) for one in turns]
@@ -106,7 +106,7 @@ class Renderer:
 
         Args:
             messages: A conversation that ends with a turn of the assistant.
-            loss_on: Learn every turn of the assistant that answers something, or the last one alone.
+            loss_on: Whether every turn of the assistant that answers something is learnt, or only the last.
 
         Returns:
             The ids, and a mask that is True on every token that is learnt.
@@ -120,7 +120,7 @@ class Renderer:
     def conversations(
         self, conversations: Sequence[Sequence[Message]], loss_on: Literal["all", "last"] = "all"
     ) -> list[Rendered | UserError]:
-        """Renders many conversations, as `conversation` does each of them, or says why one cannot be rendered."""
+        """Renders many conversations as `conversation` does; the result is the error if one cannot be rendered."""
         turns = [self._turns(messages) for messages in conversations]
         asked = (ask for one in turns if len(one) > 1 for ask in (*_cuts(one[:-1]), Asked(one, False)))
         texts = self._texts.texts(asked)
@@ -128,11 +128,11 @@ class Renderer:
         return self._encoded(pieces, lambda ids: self.labelled(ids, loss_on))
 
     def labelled(self, pieces: list[list[int]], loss_on: Literal["all", "last"]) -> Rendered:
-        """Marks what is learnt in a conversation: up to its first stop token, an answer and what it ends with.
+        """Marks the tokens to learn in a conversation: each answer up to and including its first stop token.
 
         Args:
             pieces: Ids of prompt, answer, prompt, ..., answer.
-            loss_on: Learn all answers, or the last one.
+            loss_on: Whether all answers are learnt, or only the last.
         """
         ids: list[int] = []
         mask: list[bool] = []
@@ -151,7 +151,7 @@ class Renderer:
         """Turns sampled ids back into the text of an answer.
 
         Args:
-            ids: The response, with whatever stands behind its end.
+            ids: The response, possibly with further ids after its end.
 
         Returns:
             The text up to the first stop token, without special tokens.
@@ -164,7 +164,7 @@ class Renderer:
     def _encoded(
         self, pieces: Sequence[list[str] | UserError], made: Callable[[list[list[int]]], T]
     ) -> list[T | UserError]:
-        """What is made of the ids of each text; an error stays what it is."""
+        """Encodes each text and applies a function to its ids; errors are passed on."""
         ids = iter(self._encoder.encode([one for one in pieces if not isinstance(one, UserError)]))
         return [one if isinstance(one, UserError) else made(next(ids)) for one in pieces]
 
@@ -186,8 +186,8 @@ class Renderer:
 
 
 def _cuts(turns: tuple[Turn, ...]) -> list[Asked]:
-    """The beginnings of a prompt that end where an answer begins or ends, and the prompt itself."""
-    # Nothing prompts an assistant that speaks first, so such a greeting is context.
+    """Returns the prefixes of a prompt that end where an answer begins or ends, and the whole prompt."""
+    # If the assistant speaks first, nothing prompts it, so this greeting is context rather than an answer.
     answers = [n for n, (role, _) in enumerate(turns) if n and role == "assistant"]
     return [
         *(cut for n in answers for cut in (Asked(turns[:n], True), Asked(turns[: n + 1], False))),
@@ -196,7 +196,7 @@ def _cuts(turns: tuple[Turn, ...]) -> list[Asked]:
 
 
 def _prompt_pieces(turns: tuple[Turn, ...], texts: dict[Asked, str | UserError]) -> list[str]:
-    """Cuts the text of a prompt into prompt, answer, prompt, ..., prompt; one piece if turns get rewritten."""
+    """Cuts the text of a prompt into prompt, answer, prompt, ..., prompt; one piece if the template rewrites turns."""
     cuts = ["", *(_or_raise(texts[cut]) for cut in _cuts(turns))]
     if not all(after.startswith(before) for before, after in pairwise(cuts)):
         return [cuts[-1]]
@@ -206,7 +206,7 @@ def _prompt_pieces(turns: tuple[Turn, ...], texts: dict[Asked, str | UserError])
 def _conversation_pieces(
     turns: tuple[Turn, ...], texts: dict[Asked, str | UserError], loss_on: Literal["all", "last"]
 ) -> list[str]:
-    """Those of its prompt, and the last answer with what the template puts behind it."""
+    """Returns the pieces of the prompt, and the last answer with what the template adds after it."""
     if len(turns) < 2 or turns[-1][0] != "assistant":
         raise UserError("there is no token to learn: the conversation must end with an assistant's answer")
     prompt, whole = _prompt_pieces(turns[:-1], texts), _or_raise(texts[Asked(turns, False)])
@@ -230,7 +230,7 @@ def _or_raise(result: T | UserError) -> T:
     return result
 
 
-def _caught(function: Callable[..., T], *arguments: Any) -> T | UserError:
+def _caught(function: Callable[..., T], *arguments: object) -> T | UserError:
     try:
         return function(*arguments)
     except UserError as error:
@@ -240,6 +240,6 @@ def _caught(function: Callable[..., T], *arguments: Any) -> T | UserError:
 def _control_tokens(tokenizer: "PreTrainedTokenizerBase", stop_ids: Sequence[int]) -> re.Pattern[str]:
     added = tokenizer.added_tokens_decoder.items()
     texts = {token.content for number, token in added if token.special or number in stop_ids}
-    # A token of one character cannot be taken apart.
+    # A token of one character cannot be split.
     longest_first = sorted((text for text in texts if len(text) > 1), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")

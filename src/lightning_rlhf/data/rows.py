@@ -1,9 +1,9 @@
-"""Rows in Arrow tables, mostly in files that are mapped into memory: arrays that are made when they are read."""
+"""Rows in Arrow tables, mostly in files that are mapped into memory. Arrays are made when a row is read."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Any, Generic, TypeVar, cast, overload
+from typing import Generic, TypeVar, cast, overload
 
 import numpy as np
 import pyarrow as pa
@@ -12,22 +12,22 @@ Row = TypeVar("Row", covariant=True)
 
 
 class Rows(Sequence[Row], Generic[Row]):
-    """Some rows of a table, in order; processes that map the same file share its memory."""
+    """Some rows of a table, in order. Processes that map the same file share its memory."""
 
     def __init__(
         self,
         table: pa.Table,
         make: Callable[..., Row],
         places: np.ndarray | None = None,
-        beyond: Mapping[int, Any] | None = None,
+        beyond: Mapping[int, object] | None = None,
     ) -> None:
-        """Takes a table.
+        """Stores the table.
 
         Args:
-            table: Any number of record batches.
-            make: Makes a row of its columns, which it takes by their names; lists of numbers are arrays.
-            places: Which rows of the table these are; all of them if None.
-            beyond: What stands for the value of `columns` in some rows, by their place in the table.
+            table: A table of any number of record batches.
+            make: Function that makes a row from its columns, which are its parameters; lists of numbers are arrays.
+            places: Indices of the rows in the table; None for all rows.
+            beyond: Values that replace the column `columns` of some rows, by their index in the table.
         """
         self.table, self.make, self.beyond = table, make, beyond or {}
         self.places = np.arange(len(table)) if places is None else places
@@ -35,7 +35,7 @@ class Rows(Sequence[Row], Generic[Row]):
         self._columns = {name: _Column(table[name]) for name in names}
 
     def __len__(self) -> int:
-        """How many rows there are."""
+        """Number of rows."""
         return len(self.places)
 
     @overload
@@ -43,7 +43,7 @@ class Rows(Sequence[Row], Generic[Row]):
     @overload
     def __getitem__(self, index: slice) -> "Rows[Row]": ...
     def __getitem__(self, index: int | slice) -> "Row | Rows[Row]":
-        """A row, or the rows of a slice."""
+        """Returns a row, or the rows of a slice."""
         if isinstance(index, slice):
             return self.at(self.places[index])
         place = int(self.places[index])
@@ -53,30 +53,30 @@ class Rows(Sequence[Row], Generic[Row]):
         return self.make(**values)
 
     def __iter__(self) -> Iterator[Row]:
-        """The rows in order."""
+        """Iterates over the rows in order."""
         return (self[index] for index in range(len(self)))
 
     def at(self, places: np.ndarray) -> "Rows[Row]":
-        """Other rows of the same table."""
+        """Returns other rows of the same table."""
         return Rows(self.table, self.make, places, self.beyond)
 
     def numbers(self, name: str) -> np.ndarray:
-        """(rows,) a column of numbers."""
+        """Returns a column of numbers, (rows,)."""
         return self.table[name].to_numpy()[self.places]
 
 
 class _Column:
-    """One column, without the work that Arrow does for each access."""
+    """A column that avoids the overhead of Arrow at each access."""
 
     def __init__(self, column: pa.ChunkedArray) -> None:
         self._starts = list(accumulate((len(chunk) for chunk in column.chunks), initial=0))
         self._lists = pa.types.is_list(column.type)
-        # Nothing is copied: these arrays lie in the mapped file. Offsets are those of the values, also of a slice.
+        # Nothing is copied: these arrays are views of the mapped file. Offsets refer to the values, even in a slice.
         self._chunks = [
             (chunk.values.to_numpy(), chunk.offsets.to_numpy()) if self._lists else chunk for chunk in column.chunks
         ]
 
-    def __getitem__(self, place: int) -> Any:
+    def __getitem__(self, place: int) -> object:
         number = bisect_right(self._starts, place) - 1
         place -= self._starts[number]
         if not self._lists:

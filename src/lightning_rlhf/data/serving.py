@@ -1,4 +1,4 @@
-"""Sees that a server, which lets the tokenizer render a conversation, gives a model the ids that it was trained on."""
+"""Checks that a server, which renders conversations with the tokenizer, gives the model the same ids as training."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +19,16 @@ _TALK = [
 
 
 def served_otherwise(renderer: Renderer, tokenizer: "PreTrainedTokenizerBase") -> str | None:
-    """How the prompts that a tokenizer makes by its chat template differ from those of training, if they do.
+    """Describes how the ids that a tokenizer makes with its chat template differ from those of training.
 
-    Several turns are tried, and a single one where the template takes no more.
+    A conversation of several turns is compared; if the template accepts no more, a single turn is compared.
 
     Args:
-        renderer: Makes the ids of training.
-        tokenizer: What is served with: that of the export.
+        renderer: The renderer of the training.
+        tokenizer: The tokenizer of the export, which a server uses.
+
+    Returns:
+        A description of the first difference; None if there is no difference.
     """
     for talk in (_TALK, _TALK[:1]):
         try:
@@ -37,7 +40,7 @@ def served_otherwise(renderer: Renderer, tokenizer: "PreTrainedTokenizerBase") -
             messages, tokenize=True, add_generation_prompt=True, return_dict=False
         )
         if served != trained:
-            # Where one ends first, all of it agrees.
+            # If no pair differs, one list is the beginning of the other.
             pairs = enumerate(zip(served, trained, strict=False))
             at = next((n for n, (one, other) in pairs if one != other), min(len(served), len(trained)))
             tokens = [tokenizer.convert_ids_to_tokens(ids[max(0, at - 2) : at + 3]) for ids in (trained, served)]

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from lightning_rlhf.data.batches import SFTBatch, pad
+from lightning_rlhf.data.batches import PromptBatch, SFTBatch, pad
 from lightning_rlhf.data.kinds import Conversation, demonstrations
 from lightning_rlhf.data.loader import MinibatchLoader, OrderedLoader
 from lightning_rlhf.data.module import ResumableDataModule
@@ -39,21 +39,21 @@ class SFTDataModule(ResumableDataModule):
         on_error: Literal["raise", "skip"] = "raise",
         seed: int = 0,
     ) -> None:
-        """Remembers what to read; nothing is read before `setup`.
+        """Stores the settings; nothing is read before `setup`.
 
         Args:
             path: File, folder, or name of a Hugging Face data set; or rows: a `datasets.Dataset`, a torch `Dataset` of
                 dicts, or a list of dicts.
-            renderer: Makes tokens of conversations.
-            minibatch_size: Sequences for each optimizer step, over all processes and accumulated parts.
+            renderer: Turns conversations into tokens.
+            minibatch_size: Number of sequences of each optimizer step, over all processes and accumulated parts.
             val_path: Held-out demonstrations; if None, `val_fraction` of the prompts are held out.
             val_fraction: Share of the prompts to hold out.
-            val_batch_size: Sequences that each process validates at a time.
+            val_batch_size: Number of sequences that each process validates at a time.
             prompts_held_out: Prompts to answer during validation, if any.
-            max_length: Longer rows, in tokens, are left out and counted.
-            loss_on: Learn every assistant turn, or the last one.
-            on_error: What a wrong row does: stop, or be skipped and counted.
-            seed: Of the order of the rows.
+            max_length: Length limit of a row, in tokens; longer rows are skipped and counted.
+            loss_on: Whether every assistant turn is learnt (`all`) or only the last (`last`).
+            on_error: Whether an invalid row raises an error, or is skipped and counted.
+            seed: Seed of the order of the rows.
         """
         super().__init__()
         self.path, self.renderer, self.minibatch_size, self.seed = path, renderer, minibatch_size, seed
@@ -63,7 +63,7 @@ class SFTDataModule(ResumableDataModule):
         self.train_rows: Rows[Conversation]
 
     def setup(self, stage: str) -> None:
-        """Reads and renders, once."""
+        """Reads and renders the data once."""
         if hasattr(self, "train_rows"):
             return
         train, held_out = read_split(
@@ -82,8 +82,8 @@ class SFTDataModule(ResumableDataModule):
             self.prompts = read_prompts(self.prompts_held_out, self.renderer, self.max_length, self.on_error)
         self.train_rows = rows
 
-    def make_train_loader(self) -> MinibatchLoader:
-        """Shuffled minibatches of `SFTBatch`."""
+    def make_train_loader(self) -> MinibatchLoader[Conversation, SFTBatch]:
+        """Makes the loader of shuffled minibatches."""
         return MinibatchLoader(
             self.train_rows,
             collate_sft,
@@ -93,8 +93,8 @@ class SFTDataModule(ResumableDataModule):
             seed=self.seed,
         )
 
-    def val_dataloader(self) -> list[OrderedLoader]:
-        """Held-out demonstrations, and the held-out prompts if there are any."""
+    def val_dataloader(self) -> list[OrderedLoader[SFTBatch | PromptBatch]]:
+        """Makes the loaders of held-out demonstrations, and of held-out prompts if there are any."""
 
         def collate(places: list[int], count: list[bool]) -> SFTBatch:
             rows = [
@@ -112,12 +112,12 @@ class SFTDataModule(ResumableDataModule):
 
 
 def num_labels(row: Conversation) -> int:
-    """Tokens of a row that are to be learnt."""
+    """Counts the tokens of a row that are to be learnt."""
     return int(np.sum(row.loss_mask))
 
 
 def unlabelled(row: Conversation) -> Conversation:
-    """The row with nothing to learn: it fills a batch and counts for nothing."""
+    """Returns the row with nothing to learn: it fills a batch, but does not count."""
     return row._replace(loss_mask=np.zeros(len(row.ids), dtype=bool))
 
 
@@ -126,7 +126,7 @@ def collate_sft(rows: list[Conversation], num_tokens: int) -> SFTBatch:
 
     Args:
         rows: Conversations.
-        num_tokens: Tokens to learn in their whole minibatch.
+        num_tokens: Number of tokens to learn in the whole minibatch of these rows.
     """
     ids, mask = pad([row.ids for row in rows])
     loss_mask = torch.zeros_like(mask)

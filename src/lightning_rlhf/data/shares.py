@@ -1,11 +1,12 @@
-"""The share of a minibatch: which of its rows each rank puts through its nets in each accumulated part.
+"""The share of a minibatch: the rows that each rank processes in each accumulated part.
 
-This arithmetic stands here alone. Loaders of demonstrations, pairs and experience use it, and so do the checks before
-a run and its table of batch sizes.
+This arithmetic is in this module alone. The loaders of demonstrations, pairs and experience use it, and so do the
+checks before a run and its table of batch sizes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from lightning.pytorch import Trainer
 
@@ -16,13 +17,13 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True)
 class Shares:
-    """How ranks and accumulated parts share each minibatch equally: the rows of rank 0's parts stand first.
+    """Equal shares of the ranks and their accumulated parts in each minibatch; the rows of rank 0's parts come first.
 
     Attributes:
-        minibatch_size: Rows behind one optimizer step, over all ranks and accumulated parts.
-        processes: Ranks that share a minibatch.
-        num_parts: Parts of a rank's share, which accumulate to one optimizer step.
-        rank: Whose share it is.
+        minibatch_size: Number of rows of one optimizer step, over all ranks and accumulated parts.
+        processes: Number of ranks that share a minibatch.
+        num_parts: Number of parts of a rank's share, which are accumulated into one optimizer step.
+        rank: The rank whose share is computed.
     """
 
     minibatch_size: int
@@ -31,73 +32,73 @@ class Shares:
     rank: int = 0
 
     def __post_init__(self) -> None:
-        """Checks that there are equal shares.
+        """Checks that the shares are equal.
 
         Raises:
-            UserError: If ranks and accumulated parts do not divide the minibatch.
+            UserError: If the minibatch does not divide among ranks and accumulated parts.
         """
         shares = self.processes * self.num_parts
         if self.minibatch_size < 1 or self.minibatch_size % shares:
             raise UserError(
-                f"minibatch_size={self.minibatch_size} does not divide by {shares} = {self.processes} processes x "
+                f"minibatch_size={self.minibatch_size} is not divisible by {shares} = {self.processes} processes x "
                 f"accumulate_grad_batches={self.num_parts}: change one of them"
             )
 
     @classmethod
     def of(cls, minibatch_size: int, trainer: Trainer) -> Self:
-        """The shares of the ranks and accumulated parts of a trainer.
+        """Makes the shares for the ranks and accumulated parts of a trainer.
 
         Raises:
-            UserError: If they do not divide the minibatch.
+            UserError: If the minibatch does not divide among them.
         """
         return cls(minibatch_size, trainer.world_size, trainer.accumulate_grad_batches, trainer.global_rank)
 
     @property
     def micro_batch_size(self) -> int:
-        """Rows that one rank puts through its nets at a time."""
+        """Number of rows that one rank processes at a time."""
         return self.minibatch_size // (self.processes * self.num_parts)
 
     def place(self, position: int) -> tuple[int, int]:
-        """The minibatch and the part of it that are read at a position, which counts this rank's micro-batches."""
+        """Returns the numbers of minibatch and part at a position, which counts this rank's micro-batches."""
         return divmod(position, self.num_parts)
 
     def minibatch(self, rows: list[Row], number: int) -> list[Row]:
-        """The rows of a minibatch, over all ranks and parts."""
+        """Returns the rows of a minibatch, over all ranks and parts."""
         return rows[number * self.minibatch_size :][: self.minibatch_size]
 
     def mine(self, minibatch: list[Row], part: int) -> list[Row]:
-        """This rank's rows of a minibatch in one of its parts."""
+        """Returns this rank's rows in one part of a minibatch."""
         first = (self.rank * self.num_parts + part) * self.micro_batch_size
         return minibatch[first : first + self.micro_batch_size]
 
     def row(self, position: int) -> int:
-        """How many rows lie in the minibatches that are over at a position."""
+        """Counts the rows in the minibatches that are complete at a position."""
         return position // self.num_parts * self.minibatch_size
 
-    def position(self, row: int, progress: dict[str, Any]) -> int:
-        """The position at which the minibatch begins that starts with a row, in a run that may have another size.
+    def position(self, row: int, progress: Mapping[str, int]) -> int:
+        """Converts a number of rows from a checkpoint into a position; the size of a minibatch may have changed.
 
         Args:
-            row: Rows that were read when a checkpoint was written.
-            progress: What the checkpoint holds beside it: the `minibatch_size` of then.
+            row: Number of rows that had been read when the checkpoint was written.
+            progress: The saved progress, which contains the former `minibatch_size`.
 
         Raises:
-            UserError: If no minibatch begins there.
+            UserError: If no minibatch begins after this number of rows.
         """
         if row % self.minibatch_size:
             raise UserError(
                 f"minibatch_size was {progress['minibatch_size']} when the checkpoint was written and is "
                 f"{self.minibatch_size} now, and no minibatch of that size begins after the {row} rows that were "
-                f"read: go on with a size that divides {row}"
+                f"read: continue with a size that divides {row}"
             )
         return row // self.minibatch_size * self.num_parts
 
 
 def check_enough(num_rows: int, minibatch_size: int) -> None:
-    """Checks that the rows fill a minibatch.
+    """Checks that there are enough rows to fill a minibatch.
 
     Raises:
-        UserError: If they do not.
+        UserError: If there are not.
     """
     if num_rows < minibatch_size:
         raise UserError(

@@ -1,4 +1,4 @@
-"""What data may be given as: a path, or rows that are in memory already; all of them are read by one reader."""
+"""The forms in which data may be given: a path, or rows in memory. The same reader reads all of them."""
 
 import hashlib
 import json
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 Data = Union[str, "Dataset", TorchDataset, Sequence[Row]]
-"""A path or name as `read_rows` takes it, a `datasets.Dataset`, a torch `Dataset` of dicts, or a list of dicts."""
+"""A path or name for `read_rows`, a `datasets.Dataset`, a torch `Dataset` of dicts, or a list of dicts."""
 
 
 class Source(NamedTuple):
-    """Rows, wherever they come from.
+    """Rows from any source.
 
     Attributes:
-        name: What messages call it.
-        content: A digest of all that is in it; None if that cannot be told.
-        rows: Reads the rows, each with its place.
+        name: Name of the data in messages.
+        content: Digest of the content; None if there is no digest.
+        rows: Function that reads the rows, each with its place.
     """
 
     name: str
@@ -34,14 +34,14 @@ class Source(NamedTuple):
 
 
 def source_of(data: Data, split: str = "train") -> Source:
-    """Looks at data; rows of files are not read yet.
+    """Makes a source from data, without reading the rows of files.
 
     Args:
         data: A path or name, or rows.
-        split: Which split of a Hugging Face data set to read; others have none.
+        split: Split of a Hugging Face data set to read; other data have no splits.
 
     Raises:
-        UserError: If there are no such data.
+        UserError: If the data do not exist.
     """
     if isinstance(data, str):
         files = local_files(data)
@@ -53,17 +53,17 @@ def source_of(data: Data, split: str = "train") -> Source:
     rows: Any = data
     content: str | None = None
     if hasattr(data, "with_format"):
-        # Of `datasets`: it knows the digest of all that made it, but where it is streamed.
+        # A data set of `datasets` has a digest of everything that produced it, unless it is streamed.
         rows, content = data.with_format(None), getattr(data, "_fingerprint", None)
     elif isinstance(data, TorchDataset) and hasattr(data, "__len__"):
-        # Not all of these end by themselves when they are iterated over; and what they draw at random stays as it is.
+        # Some of these do not end when they are iterated over. The list also fixes what they draw at random.
         rows = [data[place] for place in range(len(data))]
     if isinstance(rows, Sequence):
         content = _digest_of_rows(name, rows)
     return Source(name, content, partial(_not_empty, rows, name))
 
 
-def _not_empty(rows: Iterable[Any], name: str) -> Iterator[tuple[Row, str]]:
+def _not_empty(rows: Iterable[object], name: str) -> Iterator[tuple[Row, str]]:
     place = None
     for row, place in numbered(rows, name):
         if not isinstance(row, Mapping):
@@ -74,7 +74,7 @@ def _not_empty(rows: Iterable[Any], name: str) -> Iterator[tuple[Row, str]]:
 
 
 def _digest(split: str, files: Sequence[Path]) -> str | None:
-    """Of names and contents; None if a file cannot be read, which is said when it is to be."""
+    """Computes a digest of names and contents; None if a file cannot be read, which is reported when it is read."""
     found = hashlib.blake2b(split.encode(), digest_size=16)
     try:
         for file in files:
@@ -86,8 +86,8 @@ def _digest(split: str, files: Sequence[Path]) -> str | None:
     return found.hexdigest()
 
 
-def _digest_of_rows(name: str, rows: Iterable[Any]) -> str | None:
-    """Of rows in memory; None if they hold what JSON does not."""
+def _digest_of_rows(name: str, rows: Iterable[object]) -> str | None:
+    """Computes a digest of rows in memory; None if they contain values that JSON cannot represent."""
     found = hashlib.blake2b(name.encode(), digest_size=16)
     try:
         for row in rows:

@@ -1,4 +1,4 @@
-"""Sets validation data apart, the same for every stage."""
+"""Splits off validation data in the same way for every stage."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,20 +10,20 @@ from lightning_rlhf.errors import UserError
 
 
 def split_by_position(positions: np.ndarray, val_fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Splits into training and validation data by the position of the prompt.
+    """Splits rows into training and validation data by the position of their prompts.
 
-    A prompt falls on the same side in every stage, file and run, so that no stage is validated on prompts that
-    another one trained on. Rows with the same prompt stay together; so the fraction is met only roughly.
+    A prompt is on the same side in every stage, file and run, so no stage is validated on prompts that another stage
+    has trained on. Rows with the same prompt stay together, so the fraction is met only approximately.
 
     Args:
         positions: (rows,) `position` of the prompt of each row.
-        val_fraction: The expected share of prompts in the validation data, between 0 and 1.
+        val_fraction: Expected share of prompts in the validation data, between 0 and 1.
 
     Returns:
-        Places of the rows of training and validation data, both in order.
+        Indices of the training rows and of the validation rows, both in order.
 
     Raises:
-        UserError: If the fraction is not between 0 and 1, or if either side would be empty.
+        UserError: If the fraction is not between 0 and 1, or if one side would be empty.
     """
     if not 0 < val_fraction < 1:
         raise UserError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
@@ -39,6 +39,6 @@ def split_by_position(positions: np.ndarray, val_fraction: float) -> tuple[np.nd
 
 
 def position(prompt: Sequence[Message]) -> float:
-    """Where a prompt lies in [0, 1), evenly spread over all prompts: a hash of its text."""
+    """Hashes the text of a prompt to a number in [0, 1); the numbers of all prompts are uniformly distributed."""
     text = "\0".join(f"{turn['role']}:{turn['content'].strip()}" for turn in prompt)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest()) / 2**48

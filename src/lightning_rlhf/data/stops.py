@@ -1,4 +1,4 @@
-"""Which tokens may end an answer: none that the model cannot give, and none with which a turn begins."""
+"""Checks the tokens that end an answer: the tokenizer must have them, and no turn may begin with them."""
 
 import re
 from collections.abc import Callable, Collection
@@ -10,7 +10,7 @@ from lightning_rlhf.errors import UserError, raise_problems
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# What no template says by itself.
+# No template contains these texts itself.
 _FIRST, _ANSWER, _SECOND = "How deep is the well?", "Nine fathoms.", "How wide?"
 _TALK = [
     Message(role="user", content=_FIRST),
@@ -26,11 +26,11 @@ def check_stops(
 
     Args:
         stop_ids: The ids.
-        tokenizer: Knows which tokens there are.
-        render: Makes a text of messages, with or without the generation prompt.
+        tokenizer: The tokenizer, which knows all tokens.
+        render: Function that turns messages into text, with or without the generation prompt.
 
     Raises:
-        UserError: If one is no token of the tokenizer, or begins a turn in the chat template.
+        UserError: If an id is not a token of the tokenizer, or begins a turn in the chat template.
     """
     known, markers = set(tokenizer.get_vocab().values()), _role_markers(tokenizer, render)
     wrong = {stop: "the tokenizer has no token of this id" for stop in stop_ids if stop not in known}
@@ -47,10 +47,11 @@ def check_stops(
 
 
 def _role_markers(tokenizer: "PreTrainedTokenizerBase", render: Callable[[list[Message], bool], str]) -> dict[int, str]:
-    """The tokens with which the chat template begins a turn, by their ids.
+    """Finds the tokens with which the chat template begins a turn, by their ids.
 
-    Those of the generation prompt, and the last one before a question. Not BOS, which may be EOS; and not what stands
-    first behind an answer: where a template has no token for the end, as GLM-4's, the next turn's marker is that end.
+    These are the tokens of the generation prompt, and the last token before a question. BOS is left out, since it may
+    be EOS. The first token after an answer is left out too: in a template without an end token, such as GLM-4's, the
+    marker of the next turn ends the answer.
     """
     ids = {token.content: number for number, token in tokenizer.added_tokens_decoder.items()}
     longest_first = sorted(ids, key=len, reverse=True)

@@ -1,7 +1,7 @@
-"""The texts of many conversations at a time by a chat template, which renders no turn more often than it has to.
+"""Renders many conversations at a time with a chat template, and no turn more often than necessary.
 
-Most of what it costs to apply a template lies around it, in checks and copies of the messages. Where the text of a
-turn depends on that turn alone, each turn is rendered once, however many prefixes of conversations it stands in.
+Most of the cost of applying a template lies in checking and copying the messages. If the text of a turn depends on that
+turn alone, each turn is rendered once, no matter how many prefixes of conversations contain it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -34,29 +34,29 @@ TEMPLATES = {
 Turn = tuple[Role, str]
 
 
-# A Unicode noncharacter: texts do not hold it.
+# The mark is a Unicode noncharacter, so texts do not contain it.
 _MARK: Turn = ("user", "\ufdd1")
 _PROBES: list[tuple[tuple[Turn, ...], bool]] = [((), False), ((), True), ((_MARK,), False)]
 
 
 class _TurnByTurn(NamedTuple):
-    """What a template adds to the texts of turns."""
+    """The texts that a template adds to those of turns."""
 
     begin: str
     prompt: str
     mark: str
-    """The text of a turn that marks where another one ends."""
+    """The text of a turn that marks the end of another turn."""
 
 
 class Asked(NamedTuple):
-    """A text that is asked for: some turns, with or without the generation prompt behind them."""
+    """A text to render: some turns, with or without the generation prompt after them."""
 
     turns: tuple[Turn, ...]
     prompt: bool
 
 
 def chosen_template(tokenizer: "PreTrainedTokenizerBase", template: str | None) -> str:
-    """The Jinja text of a template by its name, or as it is given; without one the tokenizer's, or plain."""
+    """Returns the Jinja text of a template that is given by name or as text; None takes the tokenizer's, or plain."""
     if template is None:
         return tokenizer.get_chat_template() if tokenizer.chat_template else TEMPLATES["plain"]
     if template not in TEMPLATES and "{" not in template:
@@ -65,10 +65,10 @@ def chosen_template(tokenizer: "PreTrainedTokenizerBase", template: str | None) 
 
 
 class ChatTexts:
-    """Applies the chat template that a tokenizer has when this is made."""
+    """Applies the chat template that the tokenizer has when this object is made."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
-        """Looks at the template."""
+        """Analyses the template."""
         self._tokenizer = tokenizer
         self._turns: _TurnByTurn | None = None
         if is_turn_by_turn(str(tokenizer.chat_template)):
@@ -78,7 +78,7 @@ class ChatTexts:
                 self._turns = found if found.mark.count(_MARK[1]) == 1 else None
 
     def texts(self, asked: Iterable[Asked]) -> dict[Asked, str | UserError]:
-        """The texts that are asked for, or why the template refuses the turns."""
+        """Renders the texts; the result for turns that the template refuses is the error."""
         wanted = set(asked)
         empty = {one: UserError("there are no messages to render") for one in wanted if not one.turns}
         return {**self._texts(wanted - empty.keys()), **empty}
@@ -90,11 +90,11 @@ class ChatTexts:
         return {one: begin + "".join(said[turn] for turn in one.turns) + prompt * one.prompt for one in wanted}
 
     def _said(self, turns: set[Turn]) -> dict[Turn, str] | None:
-        """The text of each turn by itself: the template is applied once to all of them, with marks between them."""
+        """Renders each turn by itself, by applying the template once to all turns with marks between them."""
         assert self._turns is not None
         every = self._apply([tuple(part for turn in turns for part in (turn, _MARK))], False)
         said = every[0].removeprefix(self._turns.begin).split(self._turns.mark) if isinstance(every, list) else []
-        # Otherwise, the template refuses a turn, or one holds the mark.
+        # Otherwise the template refuses a turn, or a turn contains the mark.
         return dict(zip(turns, said, strict=False)) if len(said) == len(turns) + 1 else None
 
     def _rendered(self, asked: set[Asked]) -> dict[Asked, str | UserError]:
@@ -105,7 +105,7 @@ class ChatTexts:
             if isinstance(texts, list):
                 found.update(zip(some, texts, strict=True))
             else:
-                # At least one of them is refused.
+                # The template refuses at least one of them.
                 for one in some:
                     alone = self._apply([one.turns], prompt)
                     found[one] = alone[0] if isinstance(alone, list) else alone
@@ -126,7 +126,7 @@ class ChatTexts:
 
 
 _SPECIAL = {"bos_token", "eos_token", "pad_token", "unk_token"}
-# What a template may be made of that looks at one turn after the other, beside names, calls and filters.
+# The syntax that a template may use if it handles one turn after the other, in addition to names, calls and filters.
 _PLAIN_NODES = (
     *(nodes.TemplateData, nodes.Output, nodes.If, nodes.CondExpr, nodes.Const, nodes.Getattr),
     *(nodes.Getitem, nodes.Add, nodes.Concat, nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not),
@@ -134,10 +134,10 @@ _PLAIN_NODES = (
 
 
 def is_turn_by_turn(template: str) -> bool:
-    """Whether its syntax shows that a text is a beginning, each turn by itself, and the generation prompt.
+    """Checks by its syntax whether a template renders a beginning, each turn by itself, and the generation prompt.
 
-    So it is where all that a template does is one loop over the messages, whose body looks at nothing but its message,
-    and, behind it, what `add_generation_prompt` asks for. Many templates do more, such as counting turns.
+    Such a template consists of one loop over the messages, whose body depends on its message alone, followed by what
+    `add_generation_prompt` requests. Many templates do more, such as counting turns.
     """
     try:
         body = Environment().parse(template).body
@@ -171,7 +171,7 @@ def _is_generation_prompt(node: nodes.Node) -> bool:
 
 
 def _knows_only(parts: list[nodes.Node], names: set[str]) -> bool:
-    """Whether parts of a template read nothing but some names; they may refuse a message by `raise_exception`."""
+    """Checks whether parts of a template read only the given names; they may call `raise_exception`."""
     for node in (node for part in parts for node in (part, *part.find_all(nodes.Node))):
         if isinstance(node, nodes.Name):
             plain = node.name in names or node.name == "raise_exception"

@@ -1,16 +1,17 @@
 """The gold rule of the demo: how content a person would be with an answer of the household help desk.
 
-No trainer reads this rule. The preference pairs carry it, and an evaluation may ask it what was really learnt.
+No trainer reads this rule. The preference pairs reflect it, and an evaluation measures with it what was really learnt.
 
-An answer is held against its prompt by four criteria, each on text alone, without regard to case:
+The rule compares an answer with its prompt by four criteria, which look at the text alone and ignore case:
 
-* ``thing``: of ``THINGS`` it names exactly those that the prompt names (a plural counts as the thing).
-* ``step``: it advises steps, and for exactly the problems that the prompt reports. A prompt reports a problem by one
-  of the problem's ``signs``; a step for it is ``"<verb> the <part>"`` of one of its ``verbs`` and one of its ``parts``.
-* ``manner``: it says something, and none of the ``RUDE`` phrases.
-* ``ending``: it is finished: 6 to 40 words, the last of which ends with ``.``, ``!`` or ``?``, and no sentence twice.
+* ``thing``: the answer names exactly those of ``THINGS`` that the prompt names (a plural counts as the thing).
+* ``step``: the answer advises steps for exactly the problems that the prompt reports, and at least one step. A prompt
+  reports a problem by one of the problem's ``signs``. A step is ``"<verb> the <part>"`` with one of the problem's
+  ``verbs`` and one of its ``parts``.
+* ``manner``: the answer is not empty, and contains none of the ``RUDE`` phrases.
+* ``ending``: the answer is finished: it has 6 to 40 words, ends with ``.``, ``!`` or ``?``, and repeats no sentence.
 
-The score is the share of criteria met: 1.0 only if all four are, 0.0 for an empty answer.
+The score is the share of criteria that are met: 1.0 if all four are met, and 0.0 for an empty answer.
 """
 
 import re
@@ -37,7 +38,7 @@ THINGS = (
 
 
 class Problem(NamedTuple):
-    """How prompts report a problem, and the verbs and parts that make a step against it."""
+    """The signs by which prompts report a problem, and the verbs and parts of the steps that solve it."""
 
     signs: tuple[str, ...]
     verbs: tuple[str, ...]
@@ -45,7 +46,7 @@ class Problem(NamedTuple):
 
     @property
     def steps(self) -> tuple[str, ...]:
-        """Every step that fits: each verb with each part."""
+        """All steps that solve the problem: each verb with each part."""
         return tuple(f"{verb} the {part}" for verb in self.verbs for part in self.parts)
 
 
@@ -86,17 +87,17 @@ _RUDE = re.compile(rf"\b({'|'.join(RUDE)})\b")
 
 
 def things(text: str) -> set[str]:
-    """The ``THINGS`` that ``text`` names."""
+    """Returns the ``THINGS`` that ``text`` names."""
     return set(_THING.findall(text.lower()))
 
 
 def reported(prompt: str) -> set[str]:
-    """The ``PROBLEMS`` that ``prompt`` reports."""
+    """Returns the ``PROBLEMS`` that ``prompt`` reports."""
     return {_PROBLEM_OF_SIGN[sign] for sign in _SIGN.findall(prompt.lower())}
 
 
 def treated(response: str) -> set[str]:
-    """The ``PROBLEMS`` against which ``response`` advises a step."""
+    """Returns the ``PROBLEMS`` against which ``response`` advises a step."""
     return {_PROBLEM_OF_STEP[words] for words in _STEP.findall(response.lower()) if words in _PROBLEM_OF_STEP}
 
 
@@ -107,7 +108,7 @@ def _is_finished(response: str) -> bool:
 
 
 def faults(prompt: str, response: str) -> tuple[str, ...]:
-    """The ``CRITERIA`` that ``response`` fails as an answer to ``prompt``, in their order; empty means fully good."""
+    """Returns the ``CRITERIA`` that ``response`` does not meet as an answer to ``prompt``, in their order."""
     named, problems = things(response), treated(response)
     met = {
         "thing": bool(named) and named == things(prompt),
@@ -119,17 +120,17 @@ def faults(prompt: str, response: str) -> tuple[str, ...]:
 
 
 def gold(prompts: list[str], responses: list[str]) -> list[float]:
-    """Score each response to its prompt by the gold rule: the share of ``CRITERIA`` that it meets.
+    """Scores each response to its prompt by the gold rule: the share of ``CRITERIA`` that it meets.
 
     Args:
-        prompts: What the person wrote, without chat markup.
+        prompts: Texts of the person, without chat markup.
         responses: One answer for each prompt, without chat markup.
 
     Returns:
         One score in [0, 1] for each pair; 1.0 is an answer with which the person would be content.
 
     Raises:
-        ValueError: The two lists differ in length.
+        ValueError: If the two lists differ in length.
     """
     pairs = zip(prompts, responses, strict=True)
     return [1 - len(faults(prompt, response)) / len(CRITERIA) for prompt, response in pairs]

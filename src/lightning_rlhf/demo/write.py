@@ -1,16 +1,16 @@
-"""Write the data files and the tokenizer of the demo: ``python -m lightning_rlhf.demo.write``.
+"""Writes the data files and the tokenizer of the demo: ``python -m lightning_rlhf.demo.write``.
 
-Every answer is drawn from one mixture: each criterion of the gold rule is broken on its own at its rate in ``RATES``.
-Demonstrations therefore show good and bad answers (0.374 are fully good), and preference pairs teach each
-criterion. A pair holds either two independent answers to one prompt or, by ``NEAR_MISSES``, the same answer with one
-fault more; chosen is the one with the higher gold score. As with human annotators, ``LABEL_NOISE`` of the pairs are
-labelled the wrong way round; the held-out pairs, which measure, are not. No two rows of all files share a prompt.
+Every answer is drawn from one mixture, which violates each criterion of the gold rule independently, at its rate in
+``RATES``. Demonstrations therefore contain good and bad answers (0.374 are fully good), and preference pairs teach each
+criterion. A pair consists of two independent answers to one prompt or, in a share of ``NEAR_MISSES``, of an answer and
+the same answer with one more fault; the answer with the higher gold score is chosen. As with human annotators, the
+labels of a share of ``LABEL_NOISE`` are swapped, except in the held-out pairs. All prompts in all files are different.
 
-A fault of ``thing`` or ``step`` is mostly one that the answer alone shows ("object", a step that is none). In a share
-of ``BESIDE_THE_PROMPT`` it is another thing or a step for another problem, which only a look at the prompt reveals: a
-reward model of this size learns little of that, so some room for reward hacking remains, as in life.
+A fault of ``thing`` or ``step`` is mostly visible in the answer alone ("object", or vague advice). In a share of
+``BESIDE_THE_PROMPT`` it is another thing or a step for another problem, visible only in comparison with the prompt. A
+reward model of this size learns little of the latter, so some room for reward hacking remains, as in reality.
 
-Good and bad parts come in twins of like length and like words, so that neither length nor a single word tells.
+Good and bad parts form pairs of similar length and similar words, so neither the length nor a single word reveals them.
 """
 
 import json
@@ -126,7 +126,7 @@ def _prompt(rng: Random, thing: str, problem: str) -> str:
 
 
 def _questions(rng: Random) -> Iterator[tuple[str, str, str]]:
-    """Endless (prompt, thing, problem), each prompt once."""
+    """Yields (prompt, thing, problem) without end; each prompt occurs once."""
     problems = {thing: [name for name, of in HAPPENS_TO.items() if thing in of.split()] for thing in THINGS}
     seen = set()
     while True:
@@ -139,9 +139,9 @@ def _questions(rng: Random) -> Iterator[tuple[str, str, str]]:
 
 
 def _answer(rng: Random, thing: str, problem: str, broken: set[str]) -> str:
-    """An answer that breaks the criteria in ``broken``.
+    """Draws an answer that violates the criteria in ``broken``.
 
-    Whatever is broken, it draws the same from ``rng``: answers from equal generators differ in their faults alone.
+    The draws from ``rng`` do not depend on ``broken``, so answers from equal generators differ only in their faults.
     """
     other = rng.choice([name for name in THINGS if name != thing])
     wrong_name = other if rng.random() < BESIDE_THE_PROMPT else "object"
@@ -171,7 +171,7 @@ def _broken(rng: Random) -> set[str]:
 
 
 def _pair(rng: Random, prompt: str, thing: str, problem: str) -> tuple[str, str]:
-    """Two answers, the better one first."""
+    """Draws two answers, and returns the better one first."""
     while True:
         seed, broken = rng.random(), _broken(rng)
         first = _answer(Random(seed), thing, problem, broken)
@@ -202,7 +202,7 @@ def _prompts(questions: Iterator[tuple[str, str, str]], count: int) -> Iterator[
 
 
 def _write_tokenizer(folder: Path, corpus: list[str]) -> None:
-    """A byte-level BPE, lossless for any text; ``AutoTokenizer.from_pretrained(folder)`` loads it."""
+    """Writes a byte-level BPE tokenizer, lossless for any text; ``AutoTokenizer.from_pretrained(folder)`` loads it."""
     special = {"pad_token": "<|pad|>", "eos_token": "<|end|>"}
     roles = ["<|user|>", "<|assistant|>"]
     tokenizer = Tokenizer(BPE())
@@ -217,7 +217,7 @@ def _write_tokenizer(folder: Path, corpus: list[str]) -> None:
     tokenizer.train_from_iterator(corpus, trainer)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
-    # Only keys that every transformers since 4.57 reads alike; what save_pretrained writes differs between its majors.
+    # All versions of transformers since 4.57 read these keys alike; the output of save_pretrained differs between them.
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **special,
@@ -229,7 +229,7 @@ def _write_tokenizer(folder: Path, corpus: list[str]) -> None:
 
 
 def write(folder: Path = HERE) -> None:
-    """Write all data files and ``tokenizer/`` into ``folder``, the same bytes each time."""
+    """Writes all data files and ``tokenizer/`` into ``folder``; the bytes are always the same."""
     rng = Random(SEED)
     questions = _questions(rng)
     files = {

@@ -1,4 +1,4 @@
-"""The stages as LightningModules: small siblings that share functions, not a parent."""
+"""The stages as LightningModules. They share functions rather than a base class."""
 
 from lightning_rlhf.modules.dpo import DPOModule
 from lightning_rlhf.modules.ppo import PPOModule

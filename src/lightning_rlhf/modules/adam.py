@@ -1,34 +1,36 @@
-"""Adam in the form that OpenAI's first RLHF code was tuned with."""
+"""Adam in the form with which OpenAI's first RLHF code was tuned."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.optim.optimizer import ParamsT
 
 
 class AdamTF(torch.optim.AdamW):
     """AdamW as TensorFlow computes it: epsilon does not shrink with the bias correction of the second moment.
 
-    With m and v the averages of the gradient and of its square, both not corrected, a step is
+    If m and v are the running averages of the gradient and of its square, without bias correction, a step is
 
         PyTorch     lr / (1 - beta1^t) · m / (sqrt(v) / sqrt(1 - beta2^t) + epsilon)
         TensorFlow  lr · sqrt(1 - beta2^t) / (1 - beta1^t) · m / (sqrt(v) + epsilon)
 
-    The second is the first with epsilon / sqrt(1 - beta2^t): at the first step 32 times the epsilon, so that weights
-    with tiny gradients begin slowly. Huang et al., "The N Implementation Details of RLHF with PPO" (2023), compared the
-    two early in PPO with GPT-2: an approximate KL of 0.00038 in this form, and of 0.0024 in PyTorch's.
+    TensorFlow's form is PyTorch's with epsilon / sqrt(1 - beta2^t) in place of epsilon. At the first step that is 32
+    times epsilon, so weights with tiny gradients start slowly. Huang et al., "The N Implementation Details of RLHF with
+    PPO" (2023), compared the two early in PPO with GPT-2: the approximate KL was 0.00038 with TensorFlow's form, and
+    0.0024 with PyTorch's.
 
-    Source: Kingma and Ba, "Adam" (2015), end of section 2, where this epsilon is called epsilon hat.
+    Source: Kingma and Ba, "Adam" (2015), end of section 2, which calls this epsilon "epsilon hat".
     """
 
-    def __init__(self, params: Any, lr: float = 1e-3, *, eps: float = 1e-5, **settings: Any) -> None:
-        """Takes what `torch.optim.AdamW` takes.
+    def __init__(self, params: ParamsT, lr: float = 1e-3, *, eps: float = 1e-5, **settings: Any) -> None:
+        """Accepts the arguments of `torch.optim.AdamW`.
 
         Args:
-            params: Parameters or groups of them.
-            lr: Learning rate of groups that carry none.
+            params: Parameters, or parameter groups.
+            lr: Learning rate of groups that have no learning rate of their own.
             eps: Epsilon of TensorFlow's form.
-            **settings: Such as `betas` and `weight_decay`.
+            **settings: Other arguments, such as `betas` and `weight_decay`.
         """
         super().__init__(params, lr, eps=eps, **settings)
         self.epsilon_hat = eps
@@ -37,13 +39,13 @@ class AdamTF(torch.optim.AdamW):
         """Takes a step.
 
         Args:
-            closure: Computes the loss again, if given.
+            closure: Function that computes the loss again, if there is one.
 
         Returns:
-            What the closure returned.
+            The result of the closure.
         """
         for group in self.param_groups:
-            # Counted in the group, so that it is saved with it.
+            # Steps are counted in the group, so that checkpoints contain the count.
             group["num_steps"] = group.get("num_steps", 0) + 1
             group["eps"] = self.epsilon_hat / (1 - group["betas"][1] ** group["num_steps"]) ** 0.5
         return super().step(closure)

@@ -1,4 +1,4 @@
-"""A checkpoint holds what changes; nets that stay as they were built come from where they came from."""
+"""Keeps checkpoints small: they contain only weights that change, since frozen models are loaded from their source."""
 
 from typing import Any
 
@@ -9,11 +9,15 @@ from transformers import PreTrainedModel
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapters.active import adapter_layers
 
+Checkpoint = dict[str, Any]
+"""A Lightning checkpoint: weights, optimizer states, progress of the loops and of the data, each by its key."""
+
 
 def beside_adapters(module: nn.Module) -> tuple[str, ...]:
-    """Prefixes of the frozen weights of nets that have adapters.
+    """Returns the prefixes of the frozen weights of models that have adapters.
 
-    Of layers only, and whole ones: a quantized layer has more to its name than a weight.
+    A prefix always names a whole layer without sublayers: a quantized layer saves more entries than its weight, and
+    all of them have to be left out together.
     """
     found: dict[str, None] = {}
     for path, net in module.named_modules():
@@ -25,30 +29,31 @@ def beside_adapters(module: nn.Module) -> tuple[str, ...]:
     return tuple(found)
 
 
-def leave_out(checkpoint: dict[str, Any], unchanged: tuple[str, ...]) -> None:
-    """Takes weights out of a checkpoint that is to be written.
+def leave_out(checkpoint: Checkpoint, unchanged: tuple[str, ...]) -> None:
+    """Removes weights from a checkpoint before it is written.
 
     Args:
-        checkpoint: Without `state_dict` where a strategy writes the weights itself.
-        unchanged: Prefixes of their names.
+        checkpoint: The checkpoint; it has no `state_dict` if the strategy writes the weights itself.
+        unchanged: Prefixes of the names of the weights to remove.
     """
     if "state_dict" in checkpoint:
         weights = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in weights.items() if not k.startswith(unchanged)}
 
 
-def fill_in(checkpoint: dict[str, Any], unchanged: tuple[str, ...], module: LightningModule) -> None:
-    """Lets a checkpoint be loaded into a module that has the weights that were left out already.
+def fill_in(checkpoint: Checkpoint, unchanged: tuple[str, ...], module: LightningModule) -> None:
+    """Allows a module to load a checkpoint without the weights that `leave_out` removed.
 
-    They are not put into the checkpoint: a quantized layer cannot load what it saves.
+    The module already has these weights. They are not added to the checkpoint, since a quantized layer cannot load its
+    own saved state.
 
     Args:
-        checkpoint: What was read, without `state_dict` where a strategy reads the weights itself.
-        unchanged: Prefixes of the names of what was left out.
-        module: What is going to load it.
+        checkpoint: The checkpoint; it has no `state_dict` if the strategy reads the weights itself.
+        unchanged: Prefixes of the names of the weights that were removed.
+        module: The module that is going to load the checkpoint.
 
     Raises:
-        UserError: If it does not hold all others, or holds more.
+        UserError: If the names of the other weights are not exactly those of the module.
     """
     _recount_batches(checkpoint, module)
     if not unchanged or "state_dict" not in checkpoint:
@@ -56,17 +61,19 @@ def fill_in(checkpoint: dict[str, Any], unchanged: tuple[str, ...], module: Ligh
     expected = {name for name in module.state_dict() if not name.startswith(unchanged)}
     differing = expected ^ checkpoint["state_dict"].keys()
     if differing:
-        raise UserError(f"the checkpoint is of another net: they differ in {', '.join(sorted(differing)[:3])}…")
+        raise UserError(
+            f"the checkpoint is of another model: their weights differ in {', '.join(sorted(differing)[:3])}…"
+        )
     module.strict_loading = False
 
 
-def _recount_batches(checkpoint: dict[str, Any], module: LightningModule) -> None:
-    """Counts the batches of an epoch that is not over in their present size: Lightning ends an epoch by their number.
+def _recount_batches(checkpoint: Checkpoint, module: LightningModule) -> None:
+    """Converts the number of batches of an unfinished epoch to the current size of a batch.
 
-    The data modules keep their place in rows.
+    Lightning ends an epoch after a number of batches, whereas the data modules save their position in rows.
 
     Raises:
-        UserError: If more epochs were trained than are asked for.
+        UserError: If the checkpoint was trained for more epochs than `max_epochs`.
     """
     data: Any = None if module._trainer is None else getattr(module.trainer, "datamodule", None)
     loader = checkpoint.get(type(data).__qualname__, {}).get("loader")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -18,7 +18,7 @@ from lightning_rlhf.errors import raise_problems
 from lightning_rlhf.experience import Sequences
 from lightning_rlhf.models.forward import response_logprobs
 from lightning_rlhf.models.roles import Net, build_policies, build_trained
-from lightning_rlhf.modules.checkpoint import beside_adapters, fill_in, leave_out
+from lightning_rlhf.modules.checkpoint import Checkpoint, beside_adapters, fill_in, leave_out
 from lightning_rlhf.modules.evaluation import load_before, log_evaluation, save_before
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.modules.reward import wins
@@ -34,7 +34,7 @@ from lightning_rlhf.rollout.sampling import Sampling
 
 
 class DPOModule(LightningModule):
-    """Learns from pairs of answers which one people prefer, without a reward model and without sampling.
+    """Learns preferences directly from pairs of answers, without a reward model and without sampling.
 
     Source: Rafailov et al., "Direct Preference Optimization: Your Language Model is Secretly a Reward Model" (2023).
     """
@@ -60,26 +60,27 @@ class DPOModule(LightningModule):
         gold: TextReward | None = None,
         seed: int = 0,
     ) -> None:
-        """Prepares the stage; the nets are built in `configure_model`.
+        """Prepares the stage; the models are built in `configure_model`.
 
         Args:
-            actor: The net to train, or a function that builds it; starts as a fine-tuned model.
-            reference: What the actor must stay near; a second copy of the actor's start, in the same dtype.
-            renderer: Makes tokens of conversations, and text of tokens.
-            loss: `sigmoid` is DPO's, `ipo` regresses to a finite margin.
-            beta: The larger, the nearer the actor stays to the reference.
-            label_smoothing: The share of pairs whose label is taken to be wrong.
-            reference_free: Take all answers for equally likely under the reference, of which none is built then.
+            actor: The model to train, or a function that builds it; usually a fine-tuned model.
+            reference: The model that the actor must stay near: a second copy of the initial actor, in the same dtype.
+            renderer: Turns conversations into tokens, and tokens into text.
+            loss: `sigmoid` is the loss of DPO; `ipo` regresses to a finite margin.
+            beta: Strength of the reference: with a larger beta the actor stays nearer to it.
+            label_smoothing: Assumed share of pairs with a wrong label.
+            reference_free: Whether to assume that all answers are equally likely under the reference, which is not
+                built then.
             lr: Learning rate.
             optim: Optimizer and schedule.
-            evaluation: How held-out prompts are answered during validation, if the data module has any.
-            engine: Builds what draws the answers.
-            gold: The true aim, for evaluation only.
-            seed: Of the evaluation's random numbers.
+            evaluation: Sampling distribution of answers to held-out prompts, if the data module has any.
+            engine: Builds the engine that draws the answers.
+            gold: The gold metric, for evaluation only.
+            seed: Seed of the random numbers of the evaluation.
 
         Raises:
-            UserError: If a value is impossible; all of them at once.
-            ValueError: If the actor is its own reference.
+            UserError: If values are invalid; the message names all of them.
+            ValueError: If actor and reference are the same object.
         """
         super().__init__()
         raise_problems(
@@ -95,7 +96,7 @@ class DPOModule(LightningModule):
         )
         if actor is reference and isinstance(actor, torch.nn.Module):
             raise ValueError("actor and reference are the same object: no answer would ever gain; pass a copy")
-        # In a dict, since a net that is an attribute would be a submodule at once.
+        # Builders are kept in a dict, because a model that is an attribute would become a submodule at once.
         self.builders: dict[str, Net] = {"actor": actor}
         if reference is not None and not reference_free:
             self.builders["reference"] = reference
@@ -107,7 +108,7 @@ class DPOModule(LightningModule):
         self.answers = HeldOutAnswers(evaluation or Sampling(max_new_tokens=128), renderer, gold, seed)
 
     def configure_model(self) -> None:
-        """Builds the nets, once; the frozen one too, so that sharded strategies shard it.
+        """Builds the models once, including the frozen reference, so that sharded strategies shard it too.
 
         Raises:
             UserError: If actor and reference have different dtypes.
@@ -119,11 +120,11 @@ class DPOModule(LightningModule):
                 self.actor = build_trained(self.builders["actor"])
 
     def export_nets(self) -> dict[str, torch.nn.Module]:
-        """What an export holds."""
+        """Returns the model to export."""
         return {"model": self.actor}
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
-        """This micro-batch's share of the minibatch's mean loss per pair."""
+        """Computes the share of this micro-batch in the mean loss per pair of the minibatch."""
         losses, measures = self.losses(batch)
         loss = losses.sum() / batch.num_pairs * undo_averaging(self.trainer)
         self.log("train/loss", loss, batch_size=len(losses))
@@ -132,7 +133,7 @@ class DPOModule(LightningModule):
         return loss
 
     def losses(self, batch: PairBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Losses (B,) of the pairs, and what is measured of them, each (B,); margins in the data play no part."""
+        """Returns the losses (B,) of the pairs, and measurements (B,) by name; ignores the margins of the data."""
         sequences = as_sequences(batch)
         logprobs = response_logprobs(self.actor, sequences)
         ref_logprobs = self.ref_logprobs(sequences)
@@ -149,13 +150,13 @@ class DPOModule(LightningModule):
 
     @torch.no_grad()
     def ref_logprobs(self, sequences: Sequences) -> Tensor:
-        """Log-probs (B,) of whole responses under the reference, in nats; 0 without one."""
+        """Returns log-probs (B,) of whole responses under the reference, in nats; 0 if there is no reference."""
         if "reference" not in self.builders:
             return torch.zeros(len(sequences.input_ids), device=self.device)
         return response_logprobs(self.reference, sequences)
 
     def validation_step(self, batch: PairBatch | PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Measures held-out pairs, beside what the length of the answers would tell; or answers held-out prompts."""
+        """Measures accuracy on held-out pairs and that of the answers' length alone, or answers held-out prompts."""
         if isinstance(batch, PromptBatch):
             with self.engine.phase(self.trainer, self, generator=self.actor) as engine:
                 sequences = self.answers.answer(engine, batch).sequences.rows(slice(None))
@@ -177,35 +178,36 @@ class DPOModule(LightningModule):
             self.means[name].update(values, batch.weight)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs averages over all ranks, and what the answers are like."""
+        """Logs averages over all ranks, and metrics of the answers."""
         metrics = {name: float(mean.compute()) for name, mean in self.means.items()}
         for mean in self.means.values():
             mean.reset()
         log_evaluation(self, self.answers, metrics)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """One parameter group with weight decay, one without."""
+        """Makes one parameter group with weight decay and one without."""
         return configure(self, self.optim, {"model": (self.actor, self.lr)})
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps what changes; the reference is not written again and again."""
+    def on_save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Leaves out the weights that never change, and adds the answers before training."""
         leave_out(checkpoint, self.unchanged())
         save_before(self.answers, checkpoint)
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores what `on_save_checkpoint` kept, and expects no others."""
+    def on_load_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Restores the state that `on_save_checkpoint` saved."""
         load_before(self, self.answers, checkpoint)
         fill_in(checkpoint, self.unchanged(), self)
 
     def unchanged(self) -> tuple[str, ...]:
-        """Prefixes of the weights that stay as they were built: the reference's, and those beside adapters."""
+        """Returns the prefixes of weights that never change: the reference's, and frozen weights beside adapters."""
         return ("reference.", *beside_adapters(self))
 
 
 def as_sequences(batch: PairBatch) -> Sequences:
-    """The conversations (2B, T) as prompts with responses: the columns from the first answer's first token on.
+    """Splits the conversations (2B, T) into prompts and responses.
 
-    Answers end their rows (`cut_at_end`), so their lengths say where they begin.
+    The response columns begin at the first token of the answer that begins first. An answer is at the end of its row
+    (`cut_at_end`), so its length says where it begins.
     """
     ends = batch.attention_mask.sum(1, keepdim=True)
     positions = torch.arange(batch.input_ids.shape[1], device=ends.device)

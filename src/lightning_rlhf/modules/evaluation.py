@@ -1,10 +1,9 @@
-"""Logs what a stage measures on held-out data, and keeps the state before training to compare with."""
-
-from typing import Any
+"""Logs the measurements of a stage on held-out data, and keeps the answers before training for comparison."""
 
 from lightning.pytorch import LightningModule
 
 from lightning_rlhf.hooks import notify
+from lightning_rlhf.modules.checkpoint import Checkpoint
 from lightning_rlhf.modules.finite import check_finite
 from lightning_rlhf.rollout.evaluate import HeldOutAnswers, summarize
 
@@ -12,15 +11,15 @@ _KEY = "answers_before"
 
 
 def log_evaluation(module: LightningModule, answers: HeldOutAnswers, metrics: dict[str, float]) -> None:
-    """Logs the metrics of a validation pass, and of its answers to held-out prompts if there are any.
+    """Logs the metrics of a validation pass, including those of its answers to held-out prompts if there are any.
 
-    Lightning's sanity check is the state before training: it is logged as epoch -1, and its answers are what later
-    ones are compared with.
+    Lightning's sanity check measures the state before training. It is logged as epoch -1, and later answers are
+    compared with its answers.
 
     Args:
         module: The module, at the end of the pass.
-        answers: Those of the pass.
-        metrics: What else was measured.
+        answers: The answers of the pass.
+        metrics: Other metrics of the pass, by name.
 
     Raises:
         UserError: If a metric is not finite.
@@ -32,7 +31,7 @@ def log_evaluation(module: LightningModule, answers: HeldOutAnswers, metrics: di
     check_finite(trainer, named)
     if trainer.sanity_checking:
         answers.before = samples
-        # Lightning drops what is logged during its sanity check.
+        # Lightning discards everything that is logged during its sanity check.
         for logger in trainer.loggers:
             logger.log_metrics(named | {"epoch": -1}, step=0)
     else:
@@ -41,15 +40,15 @@ def log_evaluation(module: LightningModule, answers: HeldOutAnswers, metrics: di
         notify(trainer, "on_evaluation_end", 0 if trainer.sanity_checking else trainer.current_epoch + 1, samples)
 
 
-def save_before(answers: HeldOutAnswers, checkpoint: dict[str, Any]) -> None:
-    """Puts the answers before training into a checkpoint."""
+def save_before(answers: HeldOutAnswers, checkpoint: Checkpoint) -> None:
+    """Adds the answers before training to a checkpoint."""
     checkpoint[_KEY] = answers.before
 
 
-def load_before(module: LightningModule, answers: HeldOutAnswers, checkpoint: dict[str, Any]) -> None:
-    """Takes the answers before training from a checkpoint; the run that goes on does not evaluate them again."""
+def load_before(module: LightningModule, answers: HeldOutAnswers, checkpoint: Checkpoint) -> None:
+    """Restores the answers before training from a checkpoint, so that a resumed run does not draw them again."""
     answers.before = checkpoint.get(_KEY)
-    # From a checkpoint at the end of an epoch Lightning would make its sanity check, with weights that have been
-    # trained. There is no trainer where a checkpoint is only looked at.
+    # After a checkpoint at the end of an epoch, Lightning would run its sanity check again, with trained weights.
+    # There is no trainer if a checkpoint is only inspected.
     if module._trainer is not None:
         module.trainer.num_sanity_val_steps = 0

@@ -1,4 +1,4 @@
-"""Ends a run whose numbers are no longer finite: on all ranks together, before something else fails because of them."""
+"""Stops a run whose numbers are no longer finite, on all ranks together, before they cause another error."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,14 +13,15 @@ from lightning_rlhf.strategies.checkpoint_weights import read_weights
 
 
 def check_finite(trainer: Trainer, numbers: Mapping[str, Tensor | float]) -> None:
-    """Ends the run if a number is NaN or infinite.
+    """Stops the run if a number is NaN or infinite.
 
     Args:
-        trainer: Knows how far the run has come, and its checkpoints.
-        numbers: By what they are. They must be the same on every rank, or only some of the ranks would end.
+        trainer: Knows the progress and the checkpoints of the run.
+        numbers: Numbers by a name for people. They must be the same on every rank, or only some ranks would stop.
 
     Raises:
-        UserError: If one is not finite; names the iteration or epoch, and the checkpoint to go back to.
+        UserError: If a number is not finite. The message names the iteration or epoch, and the checkpoint from which to
+            continue.
     """
     broken = [name for name, values in numbers.items() if not torch.as_tensor(values).isfinite().all()]
     if not broken:
@@ -30,7 +31,7 @@ def check_finite(trainer: Trainer, numbers: Mapping[str, Tensor | float]) -> Non
     checkpoint = trainer.strategy.broadcast(last_finite_checkpoint(trainer) if trainer.is_global_zero else None)
     back = "there is no checkpoint with finite weights: start again"
     if checkpoint is not None:
-        back = f"the last checkpoint with finite weights is {checkpoint}: go on from it"
+        back = f"the last checkpoint with finite weights is {checkpoint}: continue from it"
     raise UserError(
         f"{'before training' if trainer.sanity_checking else when}: not finite: {', '.join(broken)}. Weights are lost, "
         f"or numbers are too large for the precision; {back}, with a lower learning rate or trainer.precision=32-true"
@@ -38,9 +39,10 @@ def check_finite(trainer: Trainer, numbers: Mapping[str, Tensor | float]) -> Non
 
 
 def last_finite_checkpoint(trainer: Trainer) -> str | None:
-    """The newest checkpoint of the run, or else the one that it started from, of which all weights are finite."""
+    """Finds the newest checkpoint with finite weights, among those of the run and the one that the run started from."""
     folders = {callback.dirpath for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)}
-    # Not those that a callback remembers: it may write `last.ckpt` besides, or be asked for none but the newest.
+    # The files are listed, because a callback does not remember all of them: it may also write `last.ckpt`, and it may
+    # be configured to keep only the newest.
     saved = {path for folder in folders if folder for path in Path(folder).glob("*.ckpt")}
     newest_first = sorted(saved, key=lambda path: path.stat().st_mtime, reverse=True)
     started_from = [Path(trainer.ckpt_path)] if trainer.ckpt_path else []
@@ -50,7 +52,7 @@ def last_finite_checkpoint(trainer: Trainer) -> str | None:
 def _has_finite_weights(checkpoint: Path) -> bool:
     try:
         return all(bool(weight.isfinite().all()) for weight in read_weights(checkpoint).values())
-    # Whatever is wrong with a checkpoint, such as a strategy of somebody else: it is not one to recommend, and the run
-    # has something else to say.
+    # Whatever is wrong with a checkpoint, for example that an unknown strategy wrote it, it cannot be recommended. The
+    # error to report is the one about the numbers.
     except Exception:
         return False

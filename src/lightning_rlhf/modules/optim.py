@@ -1,9 +1,8 @@
-"""Optimizer, parameter groups and schedule, shared by the stages."""
+"""Optimizer, parameter groups and learning-rate schedule of all stages."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -19,16 +18,16 @@ from lightning_rlhf.errors import raise_problems
 
 @dataclass(frozen=True, kw_only=True)
 class Optim:
-    """What to optimize with."""
+    """Settings of the optimizer and of the learning-rate schedule."""
 
-    optimizer: Callable[[Iterable[dict[str, Any]]], torch.optim.Optimizer] = partial(torch.optim.AdamW, lr=0.0)
-    """Makes the optimizer of parameter groups, which carry their own learning rates."""
+    optimizer: Callable[[list[dict[str, object]]], torch.optim.Optimizer] = partial(torch.optim.AdamW, lr=0.0)
+    """Makes the optimizer from parameter groups, each of which has its own learning rate."""
     weight_decay: float = 0.01
-    """Of matrices; norms and biases get none."""
+    """Weight decay of matrices; norms and biases have none."""
     schedule: str = "constant"
-    """What transformers' `get_scheduler` knows: constant, linear, cosine…"""
+    """Name of a schedule of transformers' `get_scheduler`: constant, linear, cosine…"""
     warmup: float = 0.0
-    """Share of all steps in which the learning rate rises from 0."""
+    """Share of all steps over which the learning rate rises from 0."""
 
     def __post_init__(self) -> None:
         """Checks the values."""
@@ -41,27 +40,27 @@ class Optim:
 
 
 def configure(module: LightningModule, optim: Optim, nets: dict[str, tuple[nn.Module, float]]) -> OptimizerLRScheduler:
-    """One optimizer with parameter groups, since not every strategy allows a second one.
+    """Makes a single optimizer with parameter groups, since not every strategy allows a second optimizer.
 
     Args:
-        module: Its trainer knows the number of steps.
-        optim: What to optimize with.
-        nets: For each name a net and its learning rate.
+        module: The module, whose trainer knows the number of steps.
+        optim: Settings of the optimizer and of the schedule.
+        nets: Models with their learning rates, by name.
 
     Returns:
-        What `configure_optimizers` returns.
+        The result of the hook `configure_optimizers`.
     """
-    groups = []
+    groups: list[dict[str, object]] = []
     for name, (net, lr) in nets.items():
         parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
         decayed = [parameter for parameter in parameters if len(whole_shape(parameter)) > 1]
         others = [parameter for parameter in parameters if len(whole_shape(parameter)) <= 1]
         groups.append({"params": decayed, "lr": lr, "weight_decay": optim.weight_decay, "name": name})
         groups.append({"params": others, "lr": lr, "weight_decay": 0.0, "name": name + NO_DECAY})
-    # Adapters have matrices only, and strategies lose groups that are empty.
+    # Adapters consist of matrices only, and some strategies lose empty groups.
     optimizer = optim.optimizer([group for group in groups if group["params"]])
     if sharding(module.trainer) is None:
-        # Lightning keeps gradients until the next loss is there, through a whole rollout.
+        # Lightning keeps gradients until the next loss is computed, and so through a whole rollout.
         optimizer.register_step_post_hook(lambda optimizer, *_: optimizer.zero_grad())
     steps = int(module.trainer.estimated_stepping_batches)
     scheduler = get_scheduler(optim.schedule, optimizer, int(optim.warmup * steps), steps)
@@ -69,10 +68,10 @@ def configure(module: LightningModule, optim: Optim, nets: dict[str, tuple[nn.Mo
 
 
 def undo_averaging(trainer: Trainer) -> int:
-    """The factor that turns a share of a global loss into what Lightning expects.
+    """Returns the factor by which a module multiplies its share of the loss, to undo averages that follow.
 
-    Our losses are sums over a micro-batch divided by the size of the whole minibatch, so their sum over ranks and
-    accumulated parts is the loss of the minibatch, however it was shared. Lightning divides by the number of parts,
-    and gradients are averaged over the ranks.
+    Our losses are sums over a micro-batch divided by the size of the whole minibatch. Their sum over ranks and
+    accumulated parts is the loss of the minibatch, however the minibatch is shared. Lightning, however, divides by the
+    number of parts, and averages gradients over the ranks.
     """
     return trainer.world_size * trainer.accumulate_grad_batches

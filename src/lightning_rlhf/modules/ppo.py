@@ -1,8 +1,8 @@
-"""Proximal policy optimization, and its relatives without a critic."""
+"""Proximal policy optimization (PPO), and related algorithms without a critic."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -16,16 +16,16 @@ from lightning_rlhf.data.prompts import Prompt
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.data.rows import Rows
 from lightning_rlhf.distributed.phases import clip_by_role
-from lightning_rlhf.errors import UserError, raise_problems
+from lightning_rlhf.errors import raise_problems
 from lightning_rlhf.hooks import notify
 from lightning_rlhf.models.roles import Net, SeparateRoles
 from lightning_rlhf.models.shared import Shared, SharedRoles
-from lightning_rlhf.modules.checkpoint import beside_adapters, fill_in, leave_out
+from lightning_rlhf.modules.checkpoint import Checkpoint, beside_adapters, fill_in, leave_out
 from lightning_rlhf.modules.evaluation import load_before, log_evaluation, save_before
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.modules.ppo_loss import PPOLoss
 from lightning_rlhf.modules.ppo_roles import build_roles, role_builders, without_own_net
-from lightning_rlhf.modules.ppo_rollout import collect_rollout
+from lightning_rlhf.modules.ppo_rollout import make_rollout_dataset
 from lightning_rlhf.modules.trainer_setup import set_up_trainer
 from lightning_rlhf.ops.masked import masked_sum
 from lightning_rlhf.ops.moments import Moments
@@ -38,15 +38,15 @@ from lightning_rlhf.rollout.engines.engine import BuildEngine
 from lightning_rlhf.rollout.engines.padded import PaddedEngine
 from lightning_rlhf.rollout.engines.phase import EngineHandle
 from lightning_rlhf.rollout.evaluate import HeldOutAnswers
-from lightning_rlhf.rollout.ptx import PTX
 from lightning_rlhf.rollout.sampling import Sampling
 
 
 class PPOModule(LightningModule):
-    """Maximises a reward near a reference: a Lightning epoch is a PPO iteration, a batch is a PPO minibatch.
+    """Maximises a reward while the actor stays near a reference.
 
+    A Lightning epoch is a PPO iteration, and a batch is a part of a PPO minibatch.
     Source: Ziegler et al. (2019); Stiennon et al. (2020); Ouyang et al., "Training language models to follow
-    instructions with human feedback" (2022). Minibatches: Schulman et al. (2017), algorithm 1.
+    instructions with human feedback" (2022). The minibatches follow Schulman et al. (2017), algorithm 1.
     """
 
     roles: SeparateRoles | SharedRoles
@@ -81,42 +81,43 @@ class PPOModule(LightningModule):
         clip_gradients_by: Literal["role", "all"] = "role",
         seed: int = 0,
     ) -> None:
-        """Prepares the stage; the nets are built in `configure_model`.
+        """Prepares the stage; the models are built in `configure_model`.
 
         Args:
-            actor: The net to train, or a function that builds it; starts as a fine-tuned model. Or one net that plays
-                all roles.
-            reward: Where scores come from: a trained `ScalarModel` or its builder, a `TextReward`, a `WeightedSum`,
-                see `rewards.build.as_reward`.
-            renderer: Makes tokens of prompts, and text of tokens.
-            sampling: How responses are drawn in rollouts.
-            reference: What the actor must stay near; a second copy of its start; None if one net plays all roles.
-            critic: Estimates what score is to be expected, for each token; a `ScalarModel` or its builder. Not built
-                if the advantage estimator needs none; None if one net plays all roles.
-            evaluation: How held-out prompts are answered; as in rollouts if None.
-            engine: Builds what draws the responses, for rollouts and evaluation; None: a `PaddedEngine` with
-                micro-batches of `rollout_micro_batch_size`.
-            gold: The true aim, for evaluation only.
+            actor: The model to train, or a function that builds it, usually a fine-tuned model; or one model for all
+                roles.
+            reward: Source of the scores: a trained `ScalarModel` or its builder, a `TextReward`, a `WeightedSum`, see
+                `rewards.build.as_reward`.
+            renderer: Turns prompts into tokens, and tokens into text.
+            sampling: Sampling distribution of the rollouts.
+            reference: The model that the actor must stay near: a second copy of the initial actor. It is None if one
+                model plays all roles.
+            critic: Predicts the score at each token: a `ScalarModel` or its builder. It is not built if the advantage
+                estimator needs no critic, and is None if one model plays all roles.
+            evaluation: Sampling distribution of answers to held-out prompts; None stands for `sampling`.
+            engine: Builds the engine that draws responses in rollouts and evaluation; None stands for a `PaddedEngine`
+                with micro-batches of `rollout_micro_batch_size`.
+            gold: The gold metric, for evaluation only.
             optim: Optimizer and schedule.
             lr: Learning rate of the actor.
             critic_lr: Learning rate of the critic.
-            rollout_batch_size: Responses of an iteration, over all processes.
-            rollout_micro_batch_size: Responses that one process scores at a time.
-            minibatch_size: Responses behind one optimizer step, over all processes and accumulated parts.
-            ppo_epochs: Passes over the responses of an iteration.
-            credit: How responses are judged: advantage estimator, group size, KL penalty, reward shaping.
-            loss: What an update minimises: policy loss, aggregation, weights of value loss and entropy bonus.
+            rollout_batch_size: Number of responses of an iteration, over all processes.
+            rollout_micro_batch_size: Number of responses that one process scores at a time.
+            minibatch_size: Number of responses of one optimizer step, over all processes and accumulated parts.
+            ppo_epochs: Number of passes over the responses of an iteration.
+            credit: Settings of credit assignment: advantage estimator, group size, KL penalty, reward shaping.
+            loss: Settings of the loss: policy loss, aggregation, weights of value loss and entropy bonus.
             kl_coef: Weight of the KL penalty.
-            exact_kl: Also log the KL over the whole vocabulary; two more passes over each rollout.
-            ptx_coef: Weight of the loss on texts that the data module mixes in (PPO-ptx).
-            ptx_minibatch_size: Texts for each optimizer step; as many as responses if None.
-            refresh_reference_every: The actor becomes the reference after every so many iterations; 0: never.
-            clip_gradients_by: What the trainer's `gradient_clip_val` bounds: the norm of the actor's gradient and that
-                of the critic's, each by itself (role), or the norm of both together (all).
-            seed: Of prompts, sampling and the order of minibatches.
+            exact_kl: Whether to log the KL over the whole vocabulary too, which takes two more passes over a rollout.
+            ptx_coef: Weight of the loss on texts that are mixed into the updates (PPO-ptx).
+            ptx_minibatch_size: Number of texts for each optimizer step; None stands for `minibatch_size`.
+            refresh_reference_every: Number of iterations after which the actor becomes the reference; 0 for never.
+            clip_gradients_by: Norms that the trainer's `gradient_clip_val` bounds: those of actor and critic separately
+                (role), or that of both together (all).
+            seed: Seed of the prompts, of sampling, and of the order of minibatches.
 
         Raises:
-            UserError: If a value is impossible.
+            UserError: If a value is invalid.
         """
         super().__init__()
         sampling.check_for_rollout()
@@ -132,14 +133,14 @@ class PPOModule(LightningModule):
                 ("kl_coef", kl_coef, kl_coef >= 0, "not be negative"),
                 ("ptx_coef", ptx_coef, ptx_coef >= 0, "not be negative"),
                 ("refresh_reference_every", refresh_reference_every, refresh_reference_every >= 0, "not be negative"),
+                ("clip_gradients_by", clip_gradients_by, clip_gradients_by in ("role", "all"), "be role or all"),
             ]
             if not holds
         )
-        if clip_gradients_by not in ("role", "all"):
-            raise UserError(f"clip_gradients_by={clip_gradients_by}: must be role or all")
         self.credit, self.loss = credit or Credit(), loss or PPOLoss()
         self.credit.shaping.check_limit(sampling.max_new_tokens)
-        # In a dict, since a net that is an attribute would be a submodule at once, and a second time as a role.
+        # Builders are kept in dicts, because a model that is an attribute would become a submodule, in addition to its
+        # place among the roles.
         self.builders = role_builders(actor, reference, critic, self.credit)
         self.reward = {"reward": reward}
         self.renderer, self.sampling, self.optim = renderer, sampling, optim or Optim()
@@ -154,54 +155,27 @@ class PPOModule(LightningModule):
         self.answers = HeldOutAnswers(evaluation or sampling, renderer, gold, seed)
 
     def configure_model(self) -> None:
-        """Builds the nets, once; frozen ones too, so that sharded strategies shard them."""
+        """Builds the models once, including the frozen ones, so that sharded strategies shard them too."""
         if not hasattr(self, "roles"):
             self.roles = build_roles(self.builders, self.reward["reward"], self.renderer, self.credit)
 
     def export_nets(self) -> dict[str, nn.Module]:
-        """What an export holds."""
+        """Returns the model to export."""
         return {"model": self.roles.exported()}
 
     def absent_nets(self) -> dict[str, str]:
-        """Roles that no net of their own plays, and why."""
+        """Returns the roles that have no model of their own, with the reason."""
         return without_own_net(self.roles, self.credit)
 
     def rollout_dataset(self, prompts: Sequence[Prompt], ptx: Rows[Conversation] | None) -> RolloutDataset:
-        """Samples responses to the prompts, and reads them in minibatches: what the data module trains on.
-
-        Args:
-            prompts: To sample from.
-            ptx: Texts to mix in, if any.
-
-        Raises:
-            UserError: If sizes do not divide, or texts are to be mixed in and there are none.
-        """
-        group = self.credit.num_samples_per_prompt
-        if self.rollout_batch_size % group:
-            raise UserError(
-                f"rollout_batch_size={self.rollout_batch_size} does not divide by num_samples_per_prompt={group}: "
-                "change one of them"
-            )
-        if self.ptx_coef and ptx is None:
-            raise UserError(f"ptx_coef={self.ptx_coef}, but there are no texts to mix in: give ptx_path")
-        mixed = None
-        if self.ptx_coef and ptx is not None:
-            mixed = PTX(ptx, minibatch_size=self.ptx_minibatch_size, trainer=self.trainer, seed=self.seed)
-        return RolloutDataset(
-            partial(collect_rollout, self, prompts),
-            rollout_batch_size=self.rollout_batch_size,
-            minibatch_size=self.minibatch_size,
-            ppo_epochs=self.ppo_epochs,
-            max_length=self.sampling.max_new_tokens,
-            trainer=self.trainer,
-            seed=self.seed,
-            ptx=mixed,
-        )
+        """Makes the data set of sampled responses; see `make_rollout_dataset`. The data module calls this method."""
+        return make_rollout_dataset(self, prompts, ptx)
 
     def training_step(self, batch: Minibatch, batch_idx: int) -> Tensor:
-        """This micro-batch's share of the minibatch's loss."""
+        """Computes the share of this micro-batch in the loss of the minibatch."""
         sequences = batch.experience.sequences
-        # The backward pass goes the other way: so logits are gone before any block is computed again.
+        # Values come first, because the backward pass runs in reverse order: it frees the logits of the actor before
+        # any block is computed again.
         values = self.roles.values(sequences)
         new = self.roles.actor_stats(
             sequences, temperature=self.sampling.temperature, entropy_grad=self.loss.ent_coef != 0
@@ -223,7 +197,7 @@ class PPOModule(LightningModule):
         return loss * scale
 
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        """Answers held-out prompts, and scores the answers."""
+        """Answers held-out prompts and scores the answers."""
         with self.engine.phase(self.trainer, self.roles, generator=self.roles.generator()) as engine:
             sampled = self.answers.answer(engine, batch)
             scores = self.roles.scores(to_answers(sampled.sequences, batch, self.renderer))
@@ -233,11 +207,11 @@ class PPOModule(LightningModule):
         self.answers.add(batch, "kl", kl)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs what the answers are like."""
+        """Logs metrics of the answers."""
         log_evaluation(self, self.answers, {})
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Groups for actor and critic, each with its own learning rate."""
+        """Makes parameter groups for actor and critic, each with its own learning rate."""
         rates = {"actor": self.lr, "critic": self.critic_lr}
         return configure(self, self.optim, {name: (net, rates[name]) for name, net in self.roles.trainable().items()})
 
@@ -247,29 +221,29 @@ class PPOModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips actor and critic each by its own norm, so that a steep critic does not take the actor's step."""
+        """Clips actor and critic separately, so that a large critic gradient does not shorten the actor's step."""
         alone = self.clip_gradients_by == "role" and self.credit.estimator.critic
         if alone and gradient_clip_val and gradient_clip_algorithm != "value":
             clip_by_role(self.trainer, optimizer, gradient_clip_val)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps what changes; frozen nets are not written again and again."""
+    def on_save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Leaves out the weights that never change, and adds the other state of the module."""
         leave_out(checkpoint, self.unchanged())
         save_before(self.answers, checkpoint)
         checkpoint["kl_coef"] = self.kl_coef
         checkpoint["moments"] = list(self.moments)
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores what `on_save_checkpoint` kept, and expects no others."""
+    def on_load_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Restores the state that `on_save_checkpoint` saved."""
         load_before(self, self.answers, checkpoint)
         self.kl_coef = checkpoint["kl_coef"]
         self.moments = Moments(*checkpoint["moments"])
         fill_in(checkpoint, self.unchanged(), self)
 
     def unchanged(self) -> tuple[str, ...]:
-        """Prefixes of the weights that stay as they were built: a reference that is refreshed does not."""
+        """Returns the prefixes of weights that never change; those of a refreshed reference do change."""
         prefixes = (*(f"roles.{name}." for name in self.roles.frozen()), *beside_adapters(self))
         refreshed = {"reference"} if self.refresh_reference_every else set()
         return tuple(prefix for prefix in prefixes if refreshed.isdisjoint(prefix.split(".")))

@@ -1,4 +1,4 @@
-"""What an update of PPO minimises.
+"""The loss of a PPO update.
 
 Shapes: B rows, R response tokens.
 """
@@ -6,7 +6,7 @@ Shapes: B rows, R response tokens.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,29 +28,29 @@ from lightning_rlhf.rollout.dataset import Minibatch
 
 
 class Terms(NamedTuple):
-    """A loss, and what is worth logging of it; scalars."""
+    """A loss and its metrics by name; all are scalars."""
 
     loss: Tensor
     sums: dict[str, Tensor]
-    """Shares of what belongs to the whole minibatch: they add up over its parts."""
+    """Shares of this part in metrics of the whole minibatch, which add up over its parts."""
     means: dict[str, Tensor]
-    """Of this part."""
+    """Metrics of this part."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PPOLoss:
-    """The policy loss, and with it value loss, entropy bonus and KL penalty."""
+    """The policy loss, together with value loss, entropy bonus and KL penalty."""
 
     policy: str = "clipped"
     """Name of a policy loss in `ops.losses`, or `module:name` for one that a module of yours registers."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Settings that this policy loss has for itself."""
+    options: Mapping[str, object] = field(default_factory=dict)
+    """Settings that only this policy loss has."""
     aggregation: Literal["token_mean", "sequence_mean", "fixed_length"] = "token_mean"
-    """How the losses of tokens become one."""
+    """How the losses of tokens are combined into one loss."""
     clip_range: float = 0.2
-    """The ratio is clipped to at least 1 - this."""
+    """The ratio is clipped to at least 1 - clip_range."""
     clip_range_high: float | None = None
-    """The ratio is clipped to at most 1 + this; None: as far as below."""
+    """The ratio is clipped to at most 1 + clip_range_high; None stands for `clip_range`."""
     clip_range_value: float = 0.2
     """How far a value may move within an iteration."""
     vf_coef: float = 0.1
@@ -84,7 +84,7 @@ class PPOLoss:
 
     @property
     def policy_loss(self) -> Callable[[PolicyBatch], TokenLosses]:
-        """The policy loss with its settings."""
+        """The policy loss, with its settings filled in."""
         return partial(self._function, **arguments(self._function, self._shared, self.options))
 
     @property
@@ -92,8 +92,8 @@ class PPOLoss:
         return registered(POLICY_LOSSES, self.policy, "policy")
 
     @property
-    def _shared(self) -> dict[str, Any]:
-        """The settings that several policy losses have."""
+    def _shared(self) -> dict[str, float | None]:
+        """The settings that several policy losses have in common."""
         return {"clip_range": self.clip_range, "clip_range_high": self.clip_range_high}
 
     def __call__(
@@ -103,16 +103,16 @@ class PPOLoss:
         batch: Minibatch,
         kl_loss: Callable[[Tensor, Tensor], Tensor] | None,
     ) -> Terms:
-        """The share of a part of a minibatch.
+        """Computes the share of a part of a minibatch in the loss.
 
         Args:
             new: Log-probs and entropies under the current actor.
-            values: (B, R) under the current critic, if there is one.
-            batch: The part.
-            kl_loss: The estimator of the KL penalty, if that is in the loss.
+            values: (B, R) values of the current critic, if there is a critic.
+            batch: The part of the minibatch.
+            kl_loss: The estimator of the KL penalty, if the penalty is in the loss.
 
         Returns:
-            The loss of the part, and its terms.
+            The loss of the part, and its metrics.
         """
         old, mask = batch.experience, batch.experience.sequences.response_mask
         weights = AGGREGATIONS[self.aggregation](mask, batch.size)
@@ -136,7 +136,7 @@ class PPOLoss:
             loss = loss + self.vf_coef * value.loss
             sums["value_loss"], means["value_clip_fraction"] = value.loss, value.clip_fraction
         if kl_loss:
-            # Masked before, not behind: where a weight is 0, the gradient of NaN is still NaN.
+            # The mask is applied before the estimator: where a weight is 0, the gradient of NaN is still NaN.
             kl = kl_loss(new.logprobs.where(mask, 0), old.ref_logprobs.where(mask, 0))
             sums["kl_loss"] = (kl * weights).sum()
             loss = loss + (old.kl_coef * kl * weights).sum()

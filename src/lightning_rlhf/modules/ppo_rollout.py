@@ -1,11 +1,15 @@
-"""The rollout of a PPO iteration: prompts, samples, scores, credit."""
+"""The rollouts of PPO: prompts, samples, scores and credit of an iteration, and the data set that is made of them."""
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
+from lightning_rlhf.data.kinds import Conversation
 from lightning_rlhf.data.prompts import Prompt, iteration_prompts
+from lightning_rlhf.data.rows import Rows
 from lightning_rlhf.distributed.phases import whole
+from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Experience, Rollout
 from lightning_rlhf.hooks import notify
 from lightning_rlhf.modules.finite import check_finite
@@ -13,7 +17,9 @@ from lightning_rlhf.ops.masked import masked_sum
 from lightning_rlhf.ops.moments import update_moments
 from lightning_rlhf.rollout.collect import collect, gather_samples, said_of
 from lightning_rlhf.rollout.credit import to_experience
+from lightning_rlhf.rollout.dataset import RolloutDataset
 from lightning_rlhf.rollout.metrics import rollout_metrics
+from lightning_rlhf.rollout.ptx import PTX
 from lightning_rlhf.rollout.texts import decode
 from lightning_rlhf.seeding import SAMPLING, RandomKey
 
@@ -21,20 +27,57 @@ if TYPE_CHECKING:
     from lightning_rlhf.modules.ppo import PPOModule
 
 
-def collect_rollout(module: "PPOModule", train_prompts: Sequence[Prompt], iteration: int) -> Experience:
-    """Samples and scores the responses of an iteration; every rank gets those of all ranks.
+def make_rollout_dataset(
+    module: "PPOModule", prompts: Sequence[Prompt], ptx: Rows[Conversation] | None
+) -> RolloutDataset:
+    """Makes the data set of the update, which collects a rollout at the start of each iteration.
 
     Args:
-        module: The module, in training.
-        train_prompts: To sample from.
-        iteration: Counted from 0.
+        module: The module, which is attached to its trainer.
+        prompts: Prompts to sample responses to.
+        ptx: Texts to mix into the updates, if any.
+
+    Raises:
+        UserError: If the batch sizes do not divide, or `ptx_coef` is set and there are no texts.
+    """
+    group = module.credit.num_samples_per_prompt
+    if module.rollout_batch_size % group:
+        raise UserError(
+            f"rollout_batch_size={module.rollout_batch_size} is not divisible by num_samples_per_prompt={group}: "
+            "change one of them"
+        )
+    if module.ptx_coef and ptx is None:
+        raise UserError(f"ptx_coef={module.ptx_coef}, but there are no texts to mix in: give ptx_path")
+    mixed = None
+    if module.ptx_coef and ptx is not None:
+        mixed = PTX(ptx, minibatch_size=module.ptx_minibatch_size, trainer=module.trainer, seed=module.seed)
+    return RolloutDataset(
+        partial(collect_rollout, module, prompts),
+        rollout_batch_size=module.rollout_batch_size,
+        minibatch_size=module.minibatch_size,
+        ppo_epochs=module.ppo_epochs,
+        max_length=module.sampling.max_new_tokens,
+        trainer=module.trainer,
+        seed=module.seed,
+        ptx=mixed,
+    )
+
+
+def collect_rollout(module: "PPOModule", train_prompts: Sequence[Prompt], iteration: int) -> Experience:
+    """Samples and scores the responses of an iteration, and gives every rank the responses of all ranks.
+
+    Args:
+        module: The module, during training.
+        train_prompts: Prompts to sample responses to.
+        iteration: Number of the iteration, counted from 0.
 
     Raises:
         UserError: If a log-prob, value or score is not finite.
     """
     notify(module.trainer, "on_rollout_start")
     start = time.perf_counter()
-    # Here and not at the end of an iteration, which does not come again for a run that goes on from there.
+    # The reference is refreshed here rather than at the end of an iteration, because a run that resumes after that end
+    # would not refresh it again.
     if module.refresh_reference_every and iteration and iteration % module.refresh_reference_every == 0:
         with whole(module.trainer, module.roles, write=True):
             module.roles.refresh_reference()
@@ -42,7 +85,7 @@ def collect_rollout(module: "PPOModule", train_prompts: Sequence[Prompt], iterat
     prompts = iteration_prompts(train_prompts, module.rollout_batch_size, group, module.seed, iteration)
     per_rank = module.rollout_batch_size // module.trainer.world_size
     mine = slice(module.global_rank * per_rank, (module.global_rank + 1) * per_rank)
-    # Each response of the global batch has numbers of its own, whichever rank samples it.
+    # Each response of the global batch has its own random numbers, whichever rank samples it.
     keys = [RandomKey(module.seed, (SAMPLING, iteration), row) for row in prompts.indices]
     with module.engine.phase(module.trainer, module.roles, generator=module.roles.generator()) as engine:
         samples = collect(

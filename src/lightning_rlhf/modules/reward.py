@@ -1,7 +1,7 @@
 """Reward modelling."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -15,7 +15,7 @@ from lightning_rlhf.distributed.phases import rollout_phase
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.roles import build_trained
 from lightning_rlhf.models.scalar import ScalarModel
-from lightning_rlhf.modules.checkpoint import beside_adapters, fill_in, leave_out
+from lightning_rlhf.modules.checkpoint import Checkpoint, beside_adapters, fill_in, leave_out
 from lightning_rlhf.modules.finite import check_finite
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.modules.trainer_setup import set_up_trainer
@@ -23,7 +23,7 @@ from lightning_rlhf.ops.losses import pairwise_loss
 
 
 class RewardModule(LightningModule):
-    """Learns a score of whole conversations: from pairs (Bradley-Terry), or from given scores (squared error)."""
+    """Learns to score whole conversations, from pairs (Bradley-Terry) or from given scores (squared error)."""
 
     net: ScalarModel
     setup = set_up_trainer
@@ -37,12 +37,12 @@ class RewardModule(LightningModule):
         lr: float = 1e-5,
         optim: Optim | None = None,
     ) -> None:
-        """Prepares the stage; the net is built in `configure_model`.
+        """Prepares the stage; the model is built in `configure_model`.
 
         Args:
             net: A scalar model, or a function that builds one.
-            renderer: The one that the data module uses; its tokenizer goes into the export.
-            objective: What the data module gives: pairs, or scores.
+            renderer: The renderer of the data module; its tokenizer becomes part of the export.
+            objective: `pairwise` if the data module provides pairs, `regression` if it provides scores.
             lr: Learning rate.
             optim: Optimizer and schedule.
 
@@ -57,18 +57,19 @@ class RewardModule(LightningModule):
         self.means: dict[str, MeanMetric] = {}
 
     def configure_model(self) -> None:
-        """Builds the net, once."""
+        """Builds the model once."""
         if not hasattr(self, "net"):
             self.net = build_trained(self.builders["net"])
-            # Pairs say nothing of it: its gradient is rounding noise, which Adam would blow up to full steps.
+            # The loss of pairs does not depend on the bias. Its gradient would be rounding noise, which Adam would
+            # scale up to full steps.
             self.net.bias.requires_grad_(self.objective == "regression")
 
     def export_nets(self) -> dict[str, torch.nn.Module]:
-        """What an export holds."""
+        """Returns the model to export."""
         return {"model": self.net}
 
     def training_step(self, batch: PairBatch | ScoreBatch, batch_idx: int) -> Tensor:
-        """This micro-batch's share of the minibatch's mean loss per pair or answer."""
+        """Computes the share of this micro-batch in the mean loss per pair or answer of the minibatch."""
         losses, scores = self.losses(batch)
         count = batch.num_pairs if isinstance(batch, PairBatch) else batch.num_rows
         loss = losses.sum() / count * undo_averaging(self.trainer)
@@ -79,7 +80,7 @@ class RewardModule(LightningModule):
         return loss
 
     def losses(self, batch: PairBatch | ScoreBatch) -> tuple[Tensor, Tensor]:
-        """Losses (B,) of the pairs or answers, and scores (2B,) or (B,)."""
+        """Returns the losses (B,) of the pairs or answers, and the scores (2B,) or (B,)."""
         scores = self.net.scores(batch.input_ids, batch.attention_mask)
         if isinstance(batch, ScoreBatch):
             return (scores - batch.scores).square(), scores
@@ -87,7 +88,7 @@ class RewardModule(LightningModule):
         return pairwise_loss(chosen, rejected, batch.margin), scores
 
     def validation_step(self, batch: PairBatch | ScoreBatch, batch_idx: int) -> None:
-        """Loss and accuracy, beside what the length of the answers alone would tell."""
+        """Measures loss and accuracy, and the accuracy of the answers' length alone."""
         with rollout_phase(self.trainer, self):
             losses, scores = self.losses(batch)
         measures = {"loss": losses}
@@ -115,23 +116,23 @@ class RewardModule(LightningModule):
         check_finite(self.trainer, metrics)
         self.log_dict(metrics, batch_size=1, sync_dist=True)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps what changes."""
+    def on_save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Leaves out the weights that never change."""
         leave_out(checkpoint, self.unchanged())
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Expects what `on_save_checkpoint` kept."""
+    def on_load_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Accepts a checkpoint without the weights that never change."""
         fill_in(checkpoint, self.unchanged(), self)
 
     def unchanged(self) -> tuple[str, ...]:
-        """Prefixes of the weights that stay as they were built: those beside adapters."""
+        """Returns the prefixes of weights that never change: frozen weights beside adapters."""
         return beside_adapters(self)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """One parameter group with weight decay, one without."""
+        """Makes one parameter group with weight decay and one without."""
         return configure(self, self.optim, {"model": (self.net, self.lr)})
 
 
 def wins(first: Tensor, second: Tensor) -> Tensor:
-    """1 where the first is larger, 0 where it is smaller, a half for a tie."""
+    """Returns 1 where `first` is larger, 0 where it is smaller, and a half for a tie."""
     return ((first > second).float() + (first >= second).float()) / 2

@@ -1,7 +1,6 @@
 """Supervised fine-tuning."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -16,7 +15,7 @@ from lightning_rlhf.distributed.phases import rollout_phase
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.forward import label_logprobs
 from lightning_rlhf.models.roles import build_trained
-from lightning_rlhf.modules.checkpoint import beside_adapters, fill_in, leave_out
+from lightning_rlhf.modules.checkpoint import Checkpoint, beside_adapters, fill_in, leave_out
 from lightning_rlhf.modules.evaluation import load_before, log_evaluation, save_before
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.modules.trainer_setup import set_up_trainer
@@ -29,7 +28,7 @@ from lightning_rlhf.rollout.sampling import Sampling
 
 
 class SFTModule(LightningModule):
-    """Learns to give the answers of demonstrations: cross-entropy on the tokens of the answers, EOS included."""
+    """Learns to imitate the answers of demonstrations, by cross-entropy on their tokens, including EOS."""
 
     net: PreTrainedModel
     setup = set_up_trainer
@@ -46,17 +45,17 @@ class SFTModule(LightningModule):
         gold: TextReward | None = None,
         seed: int = 0,
     ) -> None:
-        """Prepares the stage; the net is built in `configure_model`.
+        """Prepares the stage; the model is built in `configure_model`.
 
         Args:
             net: A causal language model, or a function that builds one.
-            renderer: Makes tokens of conversations, and text of tokens.
+            renderer: Turns conversations into tokens, and tokens into text.
             lr: Learning rate.
             optim: Optimizer and schedule.
-            evaluation: How held-out prompts are answered during validation, if the data module has any.
-            engine: Builds what draws the answers.
-            gold: The true aim, for evaluation only.
-            seed: Of the evaluation's random numbers.
+            evaluation: Sampling distribution of answers to held-out prompts, if the data module has any.
+            engine: Builds the engine that draws the answers.
+            gold: The gold metric, for evaluation only.
+            seed: Seed of the random numbers of the evaluation.
 
         Raises:
             UserError: If the learning rate is negative.
@@ -70,22 +69,22 @@ class SFTModule(LightningModule):
         self.answers = HeldOutAnswers(evaluation or Sampling(max_new_tokens=128), renderer, gold, seed)
 
     def configure_model(self) -> None:
-        """Builds the net, once."""
+        """Builds the model once."""
         if not hasattr(self, "net"):
             self.net = build_trained(self.builders["net"])
 
     def export_nets(self) -> dict[str, torch.nn.Module]:
-        """What an export holds."""
+        """Returns the model to export."""
         return {"model": self.net}
 
     def training_step(self, batch: SFTBatch, batch_idx: int) -> Tensor:
-        """This micro-batch's share of the minibatch's mean loss per token."""
+        """Computes the share of this micro-batch in the mean loss per token of the minibatch."""
         loss = -label_logprobs(self.net, *batch[:3]).sum() / batch.num_tokens * undo_averaging(self.trainer)
         self.log("train/loss", loss, batch_size=len(batch.input_ids))
         return loss
 
     def validation_step(self, batch: SFTBatch | PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Loss on held-out demonstrations, or answers to held-out prompts."""
+        """Measures the loss on held-out demonstrations, or answers held-out prompts."""
         if isinstance(batch, PromptBatch):
             with self.engine.phase(self.trainer, self, generator=self.net) as engine:
                 self.answers.answer(engine, batch)
@@ -96,25 +95,25 @@ class SFTModule(LightningModule):
             self.val_loss.update(-logprobs.mean(), batch.num_tokens)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the loss over all ranks, and what the answers are like."""
+        """Logs the loss over all ranks, and metrics of the answers."""
         loss = self.val_loss.compute()
         self.val_loss.reset()
         log_evaluation(self, self.answers, {"loss": float(loss), "perplexity": float(loss.exp())})
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps what changes."""
+    def on_save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Leaves out the weights that never change, and adds the answers before training."""
         leave_out(checkpoint, self.unchanged())
         save_before(self.answers, checkpoint)
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores what `on_save_checkpoint` kept, and expects no others."""
+    def on_load_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Restores the state that `on_save_checkpoint` saved."""
         load_before(self, self.answers, checkpoint)
         fill_in(checkpoint, self.unchanged(), self)
 
     def unchanged(self) -> tuple[str, ...]:
-        """Prefixes of the weights that stay as they were built: those beside adapters."""
+        """Returns the prefixes of weights that never change: frozen weights beside adapters."""
         return beside_adapters(self)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """One parameter group with weight decay, one without."""
+        """Makes one parameter group with weight decay and one without."""
         return configure(self, self.optim, {"model": (self.net, self.lr)})

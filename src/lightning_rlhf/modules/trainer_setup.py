@@ -1,4 +1,4 @@
-"""What every stage gives its trainer, whoever makes it: the command line or a user of the library."""
+"""Settings that every stage applies to its trainer, whether the command line or a user of the library made it."""
 
 from lightning.pytorch import LightningModule
 
@@ -7,10 +7,10 @@ from lightning_rlhf.distributed.half_precision import keep_digits
 
 
 def set_up_trainer(module: LightningModule, stage: str) -> None:
-    """The hook `setup` of every stage's module.
+    """Serves as the hook `setup` of every stage's module.
 
     Raises:
-        UserError: If the trainer's precision would round the numbers of a batch.
+        UserError: If the precision of the trainer would round the numbers of a batch.
     """
     keep_digits(module.trainer)
     keep_last_file(module.trainer)

@@ -1,7 +1,7 @@
-"""Advantage estimators, and their registry: a new one is one decorated function.
+"""Advantage estimators and their registry. To add an estimator, decorate a function with `estimator`.
 
-Shapes: B rows, R response tokens, G responses of a prompt, which stand in rows one after the other.
-Masks are True on response tokens, which stand at the left.
+Shapes: B rows, R response tokens, G responses to a prompt, which are adjacent rows.
+Masks are True on response tokens, which are aligned at the left.
 """
 
 from collections.abc import Callable
@@ -12,50 +12,51 @@ from torch import Tensor
 
 
 class Trajectories(NamedTuple):
-    """What an estimator may look at."""
+    """The input of an estimator."""
 
     rewards: Tensor
-    """(B, R): the score of a response at its last token, the scores of single tokens at theirs, and at each token the
-    KL penalty, if it is in the rewards."""
+    """(B, R) rewards: the score of a response at its last token, plus the scores of single tokens at those tokens, plus
+    the KL penalty at each token if the penalty is in the rewards."""
     mask: Tensor
     """(B, R) response mask."""
     scores: Tensor
-    """(B,) score of each response as a whole, after shaping; the rewards have it already."""
+    """(B,) score of each response as a whole, after shaping; the rewards contain it already."""
     token_scores: Tensor
-    """(B, R) scores of single tokens, 0 where there is none; the rewards have them already."""
+    """(B, R) scores of single tokens, 0 where there is none; the rewards contain them already."""
     group_size: int = 1
-    """G."""
+    """G, the number of responses to each prompt."""
     values: Tensor | None = None
-    """(B, R) of the critic, if the estimator needs one."""
+    """(B, R) values of the critic, if the estimator needs a critic."""
     greedy_scores: Tensor | None = None
-    """(B,) score of the greedy response to the row's prompt, its tokens' included, if the estimator needs it."""
+    """(B,) score of the greedy response to the prompt of the row, including the scores of its tokens, if the estimator
+    needs it."""
 
 
 class Advantages(NamedTuple):
-    """What an estimator gives."""
+    """The output of an estimator."""
 
     advantages: Tensor
-    """(B, R), zero outside the mask."""
+    """(B, R) advantages, zero outside the mask."""
     returns: Tensor | None = None
     """(B, R) targets of the critic, zero outside the mask."""
 
 
 Estimate = Callable[..., Advantages]
-"""Takes `Trajectories`, and as keyword-only parameters its settings: `gamma`, `gae_lambda`, or some of its own."""
+"""Takes `Trajectories`; its keyword-only parameters are its settings: `gamma`, `gae_lambda`, or options of its own."""
 
 
 class Estimator(NamedTuple):
-    """An estimator, and what it needs."""
+    """An estimator and its needs."""
 
     estimate: Estimate
     critic: bool
-    """Values of a critic; without it no critic is built."""
+    """Whether it needs the values of a critic; otherwise no critic is built."""
     group: bool
-    """Several responses to each prompt."""
+    """Whether it needs several responses to each prompt."""
     greedy: bool
-    """The score of a greedy response to each prompt."""
+    """Whether it needs the score of a greedy response to each prompt."""
     whiten: bool
-    """The advantages are whitened over all tokens of the iteration afterwards."""
+    """Whether its advantages are whitened over all tokens of the iteration."""
 
 
 ESTIMATORS: dict[str, Estimator] = {}
@@ -65,7 +66,7 @@ ESTIMATORS: dict[str, Estimator] = {}
 def estimator(
     name: str, *, critic: bool = False, group: bool = False, greedy: bool = False, whiten: bool = False
 ) -> Callable[[Estimate], Estimate]:
-    """Registers a function as an estimator; says what it needs, see `Estimator`."""
+    """Registers a function as an estimator with the given needs (see `Estimator`)."""
 
     def register(function: Estimate) -> Estimate:
         ESTIMATORS[name] = Estimator(function, critic, group, greedy, whiten)
@@ -75,18 +76,18 @@ def estimator(
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, gae_lambda: float) -> tuple[Tensor, Tensor]:
-    """Generalized advantage estimation; a response ends in a state of value 0.
+    """Computes generalized advantage estimates (GAE); a response ends in a state of value 0.
 
     delta_t = r_t + gamma · V_{t+1} - V_t, A_t = delta_t + gamma · lambda · A_{t+1}, returns = A + V.
     Source: Schulman et al., "High-Dimensional Continuous Control Using Generalized Advantage Estimation" (2016),
     equation 16.
 
     Args:
-        rewards: (B, R).
+        rewards: (B, R) rewards.
         values: (B, R) value estimates of the states in which each token was chosen.
-        mask: (B, R) response mask. Where it is False between tokens, such as on what a tool wrote, the estimate looks
-            across.
-        gamma: Discount.
+        mask: (B, R) response mask. Tokens between response tokens where it is False, such as the output of a tool, are
+            skipped: the response token before them is followed by the response token after them.
+        gamma: Discount factor.
         gae_lambda: Weight between one-step estimates (0) and whole returns (1).
 
     Returns:
@@ -105,42 +106,42 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, gae_lamb
 
 
 def returns_to_go(rewards: Tensor, mask: Tensor, *, gamma: float) -> Tensor:
-    """Discounted sum of the rewards from each token on.
+    """Sums the discounted rewards from each token to the end of the response.
 
     Args:
-        rewards: (B, R).
+        rewards: (B, R) rewards.
         mask: (B, R) response mask.
-        gamma: Discount.
+        gamma: Discount factor.
 
     Returns:
-        (B, R), zero outside the mask.
+        (B, R) returns, zero outside the mask.
     """
     return gae(rewards, torch.zeros_like(rewards), mask, gamma=gamma, gae_lambda=1.0)[0]
 
 
 def group_means(values: Tensor, group_size: int) -> Tensor:
-    """For each row (B,) the mean over its group."""
+    """Returns the mean over the group of each row, (B,)."""
     return values.view(-1, group_size).mean(1).repeat_interleave(group_size)
 
 
 def group_stds(values: Tensor, group_size: int) -> Tensor:
-    """For each row (B,) the sample standard deviation over its group."""
+    """Returns the sample standard deviation over the group of each row, (B,)."""
     return values.view(-1, group_size).std(1).repeat_interleave(group_size)
 
 
 def _on_tokens(advantages: Tensor, mask: Tensor) -> Advantages:
-    """One number of each response (B,) on all of its tokens."""
+    """Gives all tokens of a response the same advantage, from one number for each response (B,)."""
     return Advantages(torch.where(mask, advantages[:, None], 0))
 
 
 def _totals(trajectories: Trajectories) -> Tensor:
-    """(B,) sums of the rewards of each response."""
+    """Sums the rewards of each response, (B,)."""
     return torch.where(trajectories.mask, trajectories.rewards, 0).sum(1)
 
 
 @estimator("gae", critic=True, whiten=True)
 def gae_advantages(trajectories: Trajectories, *, gamma: float, gae_lambda: float) -> Advantages:
-    """PPO's: `gae` on a critic's values."""
+    """Computes `gae` with the values of the critic (PPO)."""
     assert trajectories.values is not None
     rewards, values, mask = trajectories.rewards, trajectories.values, trajectories.mask
     return Advantages(*gae(rewards, values, mask, gamma=gamma, gae_lambda=gae_lambda))
@@ -148,9 +149,9 @@ def gae_advantages(trajectories: Trajectories, *, gamma: float, gae_lambda: floa
 
 @estimator("grpo", group=True)
 def grpo_advantages(trajectories: Trajectories) -> Advantages:
-    """Distance to the group's mean, in standard deviations of the group.
+    """Measures the distance of a response to the mean of its group, in standard deviations of the group.
 
-    Source: Shao et al., "DeepSeekMath" (2024), section 4.1.2. The standard deviation is that of a sample.
+    Source: Shao et al., "DeepSeekMath" (2024), section 4.1.2. The standard deviation is the sample standard deviation.
     """
     totals, size = _totals(trajectories), trajectories.group_size
     return _on_tokens((totals - group_means(totals, size)) / (group_stds(totals, size) + 1e-4), trajectories.mask)
@@ -158,7 +159,9 @@ def grpo_advantages(trajectories: Trajectories) -> Advantages:
 
 @estimator("grpo_no_std", group=True)
 def grpo_no_std_advantages(trajectories: Trajectories) -> Advantages:
-    """Distance to the group's mean: questions that are too easy or too hard do not count more than others.
+    """Measures the distance of a response to the mean of its group, which is not divided by the standard deviation.
+
+    Questions that are too easy or too hard therefore do not count more than others.
 
     Source: Liu et al., "Understanding R1-Zero-Like Training" (2025), Dr. GRPO.
     """
@@ -168,7 +171,7 @@ def grpo_no_std_advantages(trajectories: Trajectories) -> Advantages:
 
 @estimator("rloo", group=True)
 def rloo_advantages(trajectories: Trajectories) -> Advantages:
-    """Distance to the mean of the others of the group.
+    """Measures the distance of a response to the mean of the other responses of its group.
 
     Source: Ahmadian et al., "Back to Basics: Revisiting REINFORCE Style Optimization" (2024).
     """
@@ -179,7 +182,7 @@ def rloo_advantages(trajectories: Trajectories) -> Advantages:
 
 @estimator("reinforce_pp", whiten=True)
 def reinforce_pp_advantages(trajectories: Trajectories, *, gamma: float) -> Advantages:
-    """Returns to go, whitened over the whole iteration.
+    """Computes returns to go, which are whitened over the whole iteration.
 
     Source: Hu, "REINFORCE++" (2025).
     """
@@ -188,7 +191,7 @@ def reinforce_pp_advantages(trajectories: Trajectories, *, gamma: float) -> Adva
 
 @estimator("reinforce_pp_baseline", group=True, whiten=True)
 def reinforce_pp_baseline_advantages(trajectories: Trajectories, *, gamma: float) -> Advantages:
-    """Returns to go less the mean of the group, whitened over the whole iteration.
+    """Computes returns to go minus the mean of the group, which are whitened over the whole iteration.
 
     Source: Hu, "REINFORCE++" (2025), REINFORCE++-baseline.
     """
@@ -199,7 +202,7 @@ def reinforce_pp_baseline_advantages(trajectories: Trajectories, *, gamma: float
 
 @estimator("remax", greedy=True)
 def remax_advantages(trajectories: Trajectories, *, gamma: float) -> Advantages:
-    """Returns to go less the score of the greedy response to the same prompt.
+    """Computes returns to go minus the score of the greedy response to the same prompt.
 
     Source: Li et al., "ReMax" (2023), algorithm 1.
     """
@@ -209,11 +212,13 @@ def remax_advantages(trajectories: Trajectories, *, gamma: float) -> Advantages:
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
-    """Share of the variance of the returns that the critic foresaw: 1 is perfect, 0 is no better than a constant.
+    """Computes the share of the variance of the returns that the critic predicted.
+
+    A perfect critic has 1, and a critic that is no better than a constant has 0.
 
     Args:
-        values: (B, R) predictions.
-        returns: (B, R) what came.
+        values: (B, R) predictions of the critic.
+        returns: (B, R) actual returns.
         mask: (B, R) response mask.
     """
     predicted, actual = values[mask], returns[mask]

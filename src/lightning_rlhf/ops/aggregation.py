@@ -1,7 +1,7 @@
-"""How the losses of tokens become the loss of a minibatch.
+"""Aggregations, which turn the losses of tokens into the loss of a minibatch.
 
-An aggregation gives each token its weight; the loss is the weighted sum. Weights divide by counts of the whole
-minibatch, over all ranks and accumulated parts, so that neither changes the loss.
+An aggregation gives each token a weight, and the loss is the weighted sum. Weights are divided by counts of the whole
+minibatch, over all ranks and accumulated parts, so the loss depends on neither the ranks nor the parts.
 
 Shapes: B rows, R response tokens. Masks are True on the tokens that count.
 """
@@ -13,24 +13,24 @@ from torch import Tensor
 
 
 class MinibatchSize(NamedTuple):
-    """Of a whole minibatch, whichever part of it is at hand."""
+    """Size of a whole minibatch, over all ranks and accumulated parts."""
 
     num_sequences: int
     num_tokens: int
-    """Response tokens."""
+    """Number of response tokens."""
     max_length: int
-    """Most tokens that a response may have."""
+    """Length limit of a response, in tokens."""
 
 
 Aggregation = Callable[[Tensor, MinibatchSize], Tensor]
 
 
 def token_mean(mask: Tensor, size: MinibatchSize) -> Tensor:
-    """Every token counts the same, so long responses count more (PPO; DAPO, Yu et al., 2025, equation 12).
+    """Weights all tokens equally, so long responses count more (PPO; DAPO, Yu et al., 2025, equation 12).
 
     Args:
         mask: (B, R) response mask.
-        size: Of the minibatch.
+        size: Size of the whole minibatch.
 
     Returns:
         (B, R) weights, zero outside the mask.
@@ -39,11 +39,11 @@ def token_mean(mask: Tensor, size: MinibatchSize) -> Tensor:
 
 
 def sequence_mean(mask: Tensor, size: MinibatchSize) -> Tensor:
-    """Every response counts the same: the mean over its tokens, then over responses (GRPO, Shao et al., 2024).
+    """Weights all responses equally: the mean over tokens, then over responses (GRPO, Shao et al., 2024).
 
     Args:
         mask: (B, R) response mask.
-        size: Of the minibatch.
+        size: Size of the whole minibatch.
 
     Returns:
         (B, R) weights, zero outside the mask.
@@ -52,13 +52,13 @@ def sequence_mean(mask: Tensor, size: MinibatchSize) -> Tensor:
 
 
 def fixed_length(mask: Tensor, size: MinibatchSize) -> Tensor:
-    """The sum over tokens, divided by the length limit: the length of a response biases nothing.
+    """Divides the sum over tokens by the length limit, so that the length of a response introduces no bias.
 
     Source: Liu et al., "Understanding R1-Zero-Like Training" (2025), Dr. GRPO.
 
     Args:
         mask: (B, R) response mask.
-        size: Of the minibatch.
+        size: Size of the whole minibatch.
 
     Returns:
         (B, R) weights, zero outside the mask.

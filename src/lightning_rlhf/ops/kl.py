@@ -1,16 +1,16 @@
-"""Estimators of KL(actor || reference) from tokens that the actor sampled, and the controller of its weight.
+"""Estimators of KL(actor || reference) from tokens that the actor sampled, and the controller of the penalty's weight.
 
 Source: J. Schulman, "Approximating KL Divergence" (2020). With d = log p_actor - log p_reference:
 k1 = d is unbiased; k2 = d²/2 is biased with low variance; k3 = exp(-d) - 1 + d is unbiased and never negative.
 
-As a penalty in the rewards each of them is a number. As a loss it is the gradient that counts, and there things are
-the other way round: the gradient of k1 is 0 on average, that of k3 is the gradient of another divergence, that of k2
-is the gradient of the KL at each token (Tang and Munos, "On a few pitfalls in KL divergence gradient estimation for
-RL", 2025). It leaves out what a token does to the KL of later ones; only a penalty in the rewards counts that.
+In the rewards, the value of the estimate matters. In the loss, its gradient matters, and the ranking is reversed: the
+gradient of k1 is 0 on average, that of k3 is the gradient of another divergence, and that of k2 is the gradient of the
+KL at each token (Tang and Munos, "On a few pitfalls in KL divergence gradient estimation for RL", 2025). The gradient
+of k2 ignores the effect of a token on the KL of later tokens, which only a penalty in the rewards includes.
 
-k3 grows exponentially where the actor falls below the reference, and is infinite in fp32 from a difference of -89 on.
-The difference is therefore held at -10 or above in k3: it is at most exp(10) - 11 = 22,015, and as a loss has no
-gradient beyond. Other implementations bound it likewise (verl and OpenRLHF: k3 itself at 10).
+k3 grows exponentially where the actor's probability falls below the reference's, and overflows in fp32 at a difference
+of -89. In k3 the difference is therefore bounded below at -10: k3 is at most exp(10) - 11 = 22,015, and as a loss it
+has no gradient beyond that bound. Other implementations bound it too (verl and OpenRLHF bound k3 itself at 10).
 """
 
 from collections.abc import Callable
@@ -33,8 +33,8 @@ def kl_estimates(logprobs: Tensor, ref_logprobs: Tensor) -> KL:
     """Estimates KL(actor || reference) at each token.
 
     Args:
-        logprobs: (B, R) of the sampled tokens under the actor.
-        ref_logprobs: (B, R) of the same tokens under the reference.
+        logprobs: (B, R) log-probs of the sampled tokens under the actor.
+        ref_logprobs: (B, R) log-probs of the same tokens under the reference.
     """
     difference = logprobs - ref_logprobs
     bounded = difference.clamp(min=_LEAST_DIFFERENCE)
@@ -42,14 +42,14 @@ def kl_estimates(logprobs: Tensor, ref_logprobs: Tensor) -> KL:
 
 
 def exact_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
-    """KL(actor || reference) over the whole vocabulary at each position: no estimate.
+    """Computes KL(actor || reference) at each position exactly, by a sum over the whole vocabulary.
 
     Args:
-        logits: (B, R, V) of the actor, divided by the temperature.
-        ref_logits: (B, R, V) of the reference, likewise.
+        logits: (B, R, V) logits of the actor, divided by the temperature.
+        ref_logits: (B, R, V) logits of the reference, divided by the temperature.
 
     Returns:
-        (B, R), in nats.
+        (B, R) KL, in nats.
     """
     logprobs, ref_logprobs = logits.float().log_softmax(-1), ref_logits.float().log_softmax(-1)
     return (logprobs.exp() * (logprobs - ref_logprobs)).sum(-1)
@@ -73,10 +73,11 @@ def _k3_plus(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 
 
 KL_IN_REWARD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"k1": _k1, "k2": _k2, "k3": _k3}
-"""Per-token penalties (B, R) of log-probs and the reference's."""
+"""Penalties of tokens (B, R) by name, computed from the log-probs under the actor and under the reference."""
 
 KL_IN_LOSS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"k2": _k2, "k3": _k3, "k3+": _k3_plus}
-"""Per-token losses (B, R). `k3+` has the value of k3 and the gradient of k2; k1 is left out, since it has none."""
+"""Losses of tokens (B, R) by name. `k3+` has the value of k3 and the gradient of k2. k1 is left out, because its
+gradient is 0 on average."""
 
 
 def adaptive_kl_coef(kl_coef: float, kl: float, *, target: float, horizon: float, num_episodes: int) -> float:
@@ -87,10 +88,10 @@ def adaptive_kl_coef(kl_coef: float, kl: float, *, target: float, horizon: float
 
     Args:
         kl_coef: Weight in this iteration.
-        kl: Measured KL, in nats a response.
-        target: KL to keep, in nats a response.
-        horizon: Episodes over which the weight adapts; the smaller, the faster.
-        num_episodes: Responses sampled in this iteration.
+        kl: Measured KL, in nats per response.
+        target: Target KL, in nats per response.
+        horizon: Number of episodes over which the weight adapts; a smaller horizon adapts faster.
+        num_episodes: Number of responses sampled in this iteration.
 
     Returns:
         The weight for the next iteration.

@@ -1,6 +1,6 @@
-"""Losses, and the registry of policy losses: a new one is one decorated function.
+"""Losses, and the registry of policy losses. To add a policy loss, decorate a function with `policy_loss`.
 
-Each loss is a weighted sum over tokens: the weights come from an aggregation, or are one number for all tokens.
+Each loss is a weighted sum over tokens. The weights come from an aggregation, or are one number for all tokens.
 
 Shapes: B rows, R response tokens. Masks are True on the tokens that count.
 """
@@ -14,67 +14,68 @@ from torch.nn.functional import logsigmoid
 
 from lightning_rlhf.ops.masked import masked_mean, masked_sum
 
-# Keeps exp() finite, at a ratio far outside of any clip range.
+# This bound keeps exp() finite. It is far outside of any clip range.
 _MAX_LOG_RATIO = 20.0
 
 
 def token_log_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
-    """Log of the probability ratio of each token (PPO).
+    """Computes the log of the probability ratio of each token (PPO).
 
     Args:
-        logprobs: (B, R) under the current actor.
-        old_logprobs: (B, R) under the actor that sampled.
+        logprobs: (B, R) log-probs under the current actor.
+        old_logprobs: (B, R) log-probs under the actor that sampled.
         mask: (B, R) response mask.
 
     Returns:
-        (B, R), 0 outside the mask: masked before any exp(), so that padding is a ratio of 1.
+        (B, R) log-ratios, 0 outside the mask. They are masked before any exp(), so the ratio of padding is 1.
     """
     return torch.where(mask, logprobs - old_logprobs, 0).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
 
 
 def sequence_log_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
-    """Mean over a response of the log-ratios of its tokens, at each of them: so a response is clipped as a whole.
+    """Averages the log-ratios of the tokens of each response, and repeats the mean at each of its tokens.
 
+    Since all tokens of a response have the same ratio, a response is clipped as a whole.
     Source: Zheng et al., "Group Sequence Policy Optimization" (2025), equation 7.
 
     Args:
-        logprobs: (B, R) under the current actor.
-        old_logprobs: (B, R) under the actor that sampled.
+        logprobs: (B, R) log-probs under the current actor.
+        old_logprobs: (B, R) log-probs under the actor that sampled.
         mask: (B, R) response mask.
 
     Returns:
-        (B, R), 0 outside the mask.
+        (B, R) log-ratios, 0 outside the mask.
     """
     mean = masked_mean(token_log_ratio(logprobs, old_logprobs, mask), mask, dim=1)
     return torch.where(mask, mean[:, None], 0)
 
 
 class PolicyBatch(NamedTuple):
-    """What a policy loss may look at."""
+    """The input of a policy loss."""
 
     logprobs: Tensor
-    """(B, R) under the current actor."""
+    """(B, R) log-probs under the current actor."""
     old_logprobs: Tensor
-    """(B, R) under the actor that sampled."""
+    """(B, R) log-probs under the actor that sampled."""
     advantages: Tensor
-    """(B, R)."""
+    """(B, R) advantages."""
     mask: Tensor
     """(B, R) response mask."""
 
 
 class TokenLosses(NamedTuple):
-    """What a policy loss gives; how the losses of tokens become one is up to an aggregation."""
+    """The output of a policy loss, which an aggregation combines into one loss."""
 
     losses: Tensor
-    """(B, R)."""
+    """(B, R) losses of tokens."""
     log_ratio: Tensor
     """(B, R) log of the probability ratio that the loss uses."""
     clipped: Tensor
-    """(B, R) bool: a bound holds the ratio back, so that the token pushes nothing."""
+    """(B, R) bool: True if the ratio is clipped, so that the token has no gradient."""
 
 
 PolicyLossFunction = Callable[..., TokenLosses]
-"""Takes a `PolicyBatch`, and as keyword-only parameters its settings."""
+"""Takes a `PolicyBatch`; its keyword-only parameters are its settings."""
 
 POLICY_LOSSES: dict[str, PolicyLossFunction] = {}
 """Policy losses by name."""
@@ -91,7 +92,7 @@ def policy_loss(name: str) -> Callable[[PolicyLossFunction], PolicyLossFunction]
 
 
 def _surrogate(log_ratio: Tensor, advantages: Tensor, clip_range: float, clip_range_high: float | None) -> TokenLosses:
-    """The clipped objective of each token, on one ratio or another."""
+    """Computes the clipped objective of each token from the given log-ratios."""
     ratio = log_ratio.exp()
     held = ratio.clamp(1 - clip_range, 1 + (clip_range if clip_range_high is None else clip_range_high))
     losses = torch.maximum(-advantages * ratio, -advantages * held)
@@ -100,15 +101,15 @@ def _surrogate(log_ratio: Tensor, advantages: Tensor, clip_range: float, clip_ra
 
 @policy_loss("clipped")
 def clipped(batch: PolicyBatch, *, clip_range: float, clip_range_high: float | None = None) -> TokenLosses:
-    """PPO's clipped surrogate objective, on the ratio of each token.
+    """Computes PPO's clipped surrogate objective from the ratio of each token.
 
-    Source: Schulman et al., "Proximal Policy Optimization Algorithms" (2017), equation 7. A wider upper side:
-    Yu et al., "DAPO" (2025), "clip higher".
+    Source: Schulman et al., "Proximal Policy Optimization Algorithms" (2017), equation 7. A larger upper range is the
+    "clip higher" of Yu et al., "DAPO" (2025).
 
     Args:
-        batch: What it looks at.
-        clip_range: The ratio is clipped to at least 1 - this.
-        clip_range_high: The ratio is clipped to at most 1 + this; None: as far as below.
+        batch: Log-probs and advantages.
+        clip_range: The ratio is clipped to at least 1 - clip_range.
+        clip_range_high: The ratio is clipped to at most 1 + clip_range_high; None stands for `clip_range`.
     """
     log_ratio = token_log_ratio(batch.logprobs, batch.old_logprobs, batch.mask)
     return _surrogate(log_ratio, batch.advantages, clip_range, clip_range_high)
@@ -118,15 +119,16 @@ def clipped(batch: PolicyBatch, *, clip_range: float, clip_range_high: float | N
 def dual_clip(
     batch: PolicyBatch, *, clip_range: float, clip_range_high: float | None = None, dual_clip: float = 3.0
 ) -> TokenLosses:
-    """`clipped`, with a bound on bad tokens, so that a ratio that has run away does not dominate.
+    """Computes `clipped` with a bound on tokens of negative advantage, so that a very large ratio does not dominate.
 
     Source: Ye et al., "Mastering Complex Control in MOBA Games with Deep Reinforcement Learning" (2020).
 
     Args:
-        batch: What it looks at.
+        batch: Log-probs and advantages.
         clip_range: As in `clipped`.
         clip_range_high: As in `clipped`.
-        dual_clip: Where the advantage is negative, the objective is at least this times the advantage; above 1.
+        dual_clip: Where the advantage is negative, the objective is at least `dual_clip` times the advantage. It must
+            be above 1.
 
     Raises:
         ValueError: If `dual_clip` is not above 1.
@@ -141,12 +143,12 @@ def dual_clip(
 
 @policy_loss("gspo")
 def gspo(batch: PolicyBatch, *, clip_range: float, clip_range_high: float | None = None) -> TokenLosses:
-    """`clipped` on the ratio of a response as a whole.
+    """Computes `clipped` from the ratio of each response as a whole.
 
     Source: Zheng et al., "Group Sequence Policy Optimization" (2025), equation 5.
 
     Args:
-        batch: What it looks at.
+        batch: Log-probs and advantages.
         clip_range: As in `clipped`; the paper's ranges are much narrower than those for tokens.
         clip_range_high: As in `clipped`.
     """
@@ -155,7 +157,7 @@ def gspo(batch: PolicyBatch, *, clip_range: float, clip_range_high: float | None
 
 
 class PolicyLoss(NamedTuple):
-    """Scalars: the loss, and two measures of how far the actor has moved within this iteration."""
+    """The loss, and two measures of how far the actor has moved within this iteration; all are scalars."""
 
     loss: Tensor
     clip_fraction: Tensor
@@ -163,12 +165,12 @@ class PolicyLoss(NamedTuple):
 
 
 def weighted_policy_loss(tokens: TokenLosses, mask: Tensor, weights: Tensor | float) -> PolicyLoss:
-    """Sums the losses of tokens.
+    """Computes the weighted sum of the losses of tokens.
 
     Args:
-        tokens: What a policy loss gave.
+        tokens: The output of a policy loss.
         mask: (B, R) response mask.
-        weights: (B, R) of the tokens, or one number for all.
+        weights: (B, R) weights of the tokens, or one number for all tokens.
     """
     with torch.no_grad():
         clip_fraction = masked_mean(tokens.clipped.float(), mask)
@@ -177,7 +179,7 @@ def weighted_policy_loss(tokens: TokenLosses, mask: Tensor, weights: Tensor | fl
 
 
 class ValueLoss(NamedTuple):
-    """Scalars: the loss, and the share of values that the clip held back."""
+    """The loss, and the share of values whose loss is clipped; both are scalars."""
 
     loss: Tensor
     clip_fraction: Tensor
@@ -192,22 +194,23 @@ def ppo_value_loss(
     clip_range_value: float,
     weights: Tensor | float,
 ) -> ValueLoss:
-    """Half of the larger of the plain and the clipped squared error.
+    """Takes half of the larger of the plain and the clipped squared error of each value.
 
-    Source: OpenAI baselines' PPO2, as kept by lm-human-preferences.
+    Source: PPO2 of OpenAI's baselines, which lm-human-preferences adopted.
 
     Args:
-        values: (B, R) under the current critic.
-        old_values: (B, R) when the responses were sampled.
+        values: (B, R) values of the current critic.
+        old_values: (B, R) values of the critic when the responses were sampled.
         returns: (B, R) targets.
         mask: (B, R) response mask.
-        clip_range_value: How far a value may move from the old one.
-        weights: (B, R) of the tokens, or one number for all.
+        clip_range_value: How far a value may move from its old value.
+        weights: (B, R) weights of the tokens, or one number for all tokens.
     """
-    # Masked before squaring: the gradient of the square of a NaN is NaN, even where the loss leaves it out.
+    # The mask is applied before squaring: the gradient of the square of NaN is NaN, even where the loss leaves it out.
     values, old_values, returns = (torch.where(mask, tensor, 0) for tensor in (values, old_values, returns))
     moves = values - old_values
-    # Within the range the value itself: old + (value - old) may differ from it by rounding, and count as clipped.
+    # Within the range the value itself is taken, because old + (value - old) may differ from it by rounding, and would
+    # then count as clipped.
     inside = moves.abs() <= clip_range_value
     clipped = torch.where(inside, values, old_values + moves.clamp(-clip_range_value, clip_range_value))
     plain_error, clipped_error = (values - returns).square(), (clipped - returns).square()
@@ -217,16 +220,16 @@ def ppo_value_loss(
 
 
 def pairwise_loss(chosen: Tensor, rejected: Tensor, margin: Tensor | float = 0.0) -> Tensor:
-    """Bradley-Terry loss of each pair: -logsigmoid(chosen - rejected - margin).
+    """Computes the Bradley-Terry loss of each pair: -logsigmoid(chosen - rejected - margin).
 
-    Source: Stiennon et al. (2020), equation 1; the margin is Llama 2's (Touvron et al., 2023, equation 2).
+    Source: Stiennon et al. (2020), equation 1; the margin is that of Llama 2 (Touvron et al., 2023, equation 2).
 
     Args:
-        chosen: (B,) scores of the preferred responses.
-        rejected: (B,) scores of the others.
-        margin: (B,) or a number: by how much the chosen one should win.
+        chosen: (B,) scores of the chosen responses.
+        rejected: (B,) scores of the rejected responses.
+        margin: Number or (B,) numbers by which the chosen score should exceed the rejected score.
 
     Returns:
-        (B,).
+        (B,) losses.
     """
     return -logsigmoid(chosen - rejected - margin)

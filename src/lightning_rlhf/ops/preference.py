@@ -1,10 +1,10 @@
-"""Losses of direct preference optimization: they learn from pairs of responses, without a reward model.
+"""Losses of direct preference optimization, which learn from pairs of responses without a reward model.
 
-The implicit reward of a response is r = beta · (log p_policy - log p_reference). A loss sees of a pair how far the
-log-ratio of the chosen response lies above that of the rejected one.
+The implicit reward of a response is r = beta · (log p_policy - log p_reference). The loss of a pair depends only on the
+margin by which the log-ratio of the chosen response exceeds that of the rejected one.
 
-Shapes: B pairs. Log-probs are those of whole responses, summed over tokens up to and including the stop token, in nats;
-those of the reference may be 0 (reference-free).
+Shapes: B pairs. Log-probs are those of whole responses, summed over tokens up to and including the stop token, in nats.
+The log-probs of the reference may be 0 (reference-free).
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from torch.nn.functional import logsigmoid
 def log_ratio_margin(
     policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor | float, ref_rejected: Tensor | float
 ) -> Tensor:
-    """How much more the policy favours the chosen responses than the reference does: the h of Azar et al. (2023).
+    """Computes how much more the policy favours the chosen responses than the reference does (h in Azar et al., 2023).
 
     Args:
         policy_chosen: (B,) log-probs of the chosen responses under the policy.
@@ -25,7 +25,7 @@ def log_ratio_margin(
         ref_rejected: (B,) of the rejected ones, or 0.
 
     Returns:
-        (B,), in nats.
+        (B,) margins, in nats.
     """
     return (policy_chosen - ref_chosen) - (policy_rejected - ref_rejected)
 
@@ -39,10 +39,10 @@ def dpo_loss(
     beta: float,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Loss of each pair: -(1 - e) logsigmoid(beta·h) - e logsigmoid(-beta·h), with h of `log_ratio_margin`.
+    """Computes -(1 - e) logsigmoid(beta·h) - e logsigmoid(-beta·h) for each pair, with h of `log_ratio_margin`.
 
-    Source: Rafailov et al., "Direct Preference Optimization" (2023), equation 7. Label smoothing e: E. Mitchell, "A
-    note on DPO with noisy preferences & relationship to IPO" (2023), the conservative loss.
+    Source: Rafailov et al., "Direct Preference Optimization" (2023), equation 7. Label smoothing e is that of the
+    conservative loss of E. Mitchell, "A note on DPO with noisy preferences & relationship to IPO" (2023).
 
     Args:
         policy_chosen: (B,) log-probs of the chosen responses under the policy.
@@ -68,13 +68,13 @@ def ipo_loss(
     beta: float,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Loss of each pair: (1 - e) (h - 1/(2·beta))² + e (h + 1/(2·beta))², with h of `log_ratio_margin`.
+    """Computes (1 - e) (h - 1/(2·beta))² + e (h + 1/(2·beta))² for each pair, with h of `log_ratio_margin`.
 
-    Where labels are certain, h has a finite aim; DPO's grows without end. As in the paper, log-probs are sums over
-    tokens. TRL takes their means: divide a beta from there by about the length of a response.
+    Where labels are certain, h has a finite target, whereas h of DPO grows without bound. As in the paper, log-probs
+    are sums over tokens. TRL uses means over tokens, so divide a beta for TRL by the approximate length of a response.
 
     Source: Azar et al., "A General Theoretical Paradigm to Understand Learning from Human Preferences" (2023),
-    equation 17, whose tau is beta. Label smoothing e weighs the losses of both labels, as for `dpo_loss`.
+    equation 17, where beta is called tau. Label smoothing e weights the losses of both labels, as in `dpo_loss`.
 
     Args:
         policy_chosen: (B,) log-probs of the chosen responses under the policy.
@@ -92,4 +92,4 @@ def ipo_loss(
 
 
 PREFERENCE_LOSSES: dict[str, Callable[..., Tensor]] = {"sigmoid": dpo_loss, "ipo": ipo_loss}
-"""By the names that the field gives them; all take the same arguments."""
+"""Losses by the names that are common in the literature; all take the same arguments."""

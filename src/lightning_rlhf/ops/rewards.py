@@ -1,6 +1,6 @@
-"""Per-token rewards from scores.
+"""Rewards of tokens, computed from scores.
 
-Shapes: B rows, R response tokens. Masks are True on response tokens, which stand at the left.
+Shapes: B rows, R response tokens. Masks are True on response tokens, which are aligned at the left.
 """
 
 import torch
@@ -8,13 +8,13 @@ from torch import Tensor
 
 
 def last_token_index(mask: Tensor) -> Tensor:
-    """Index of the last True of each row; 0 for a row without any.
+    """Finds the index of the last True in each row; the index of a row without any True is 0.
 
     Args:
-        mask: (B, T).
+        mask: (B, T) bool.
 
     Returns:
-        (B,) int64.
+        (B,) int64 indices.
     """
     positions = torch.arange(mask.shape[1], device=mask.device)
     return torch.where(mask, positions, 0).amax(dim=1)
@@ -23,22 +23,22 @@ def last_token_index(mask: Tensor) -> Tensor:
 def shape_rewards(
     scores: Tensor, kl: Tensor, mask: Tensor, *, kl_coef: float, token_scores: Tensor | None = None
 ) -> Tensor:
-    """Puts the score on the last response token, the scores of tokens on theirs, and the KL penalty on every one.
+    """Adds the score at the last response token, the scores of single tokens, and the KL penalty at every token.
 
     r_t = -kl_coef · kl_t + token_score_t + [t is the last token] · score. Source: Ziegler et al. (2019), equation 2;
-    Stiennon et al., "Learning to summarize from human feedback" (2020). Scores of tokens: Lightman et al., "Let's
-    Verify Step by Step" (2023), whose model scores each step; Wang et al., "Math-Shepherd" (2024), which gives PPO
-    the score of each step at its end.
+    Stiennon et al., "Learning to summarize from human feedback" (2020). Scores of tokens follow Lightman et al., "Let's
+    Verify Step by Step" (2023), whose model scores each step, and Wang et al., "Math-Shepherd" (2024), which gives PPO
+    the score of each step at the end of the step.
 
     Args:
         scores: (B,) score of each whole response.
-        kl: (B, R) per-token estimate of KL(actor || reference), in nats.
+        kl: (B, R) estimate of KL(actor || reference) at each token, in nats.
         mask: (B, R) response mask.
         kl_coef: Weight of the penalty.
         token_scores: (B, R) scores of single tokens, if there are any.
 
     Returns:
-        (B, R), zero outside the mask. A row without a response token gets no score.
+        (B, R) rewards, zero outside the mask. A row without a response token gets no score.
     """
     rewards = torch.where(mask, -kl_coef * kl, 0)
     if token_scores is not None:
@@ -48,16 +48,16 @@ def shape_rewards(
 
 
 def overlong_penalty(lengths: Tensor, *, max_length: int, buffer: int) -> Tensor:
-    """Punishment of responses that come near the length limit: 0 up to the buffer, then falling linearly to -1.
+    """Penalizes responses that come near the length limit: 0 before the buffer, then falling linearly to -1.
 
     Source: Yu et al., "DAPO" (2025), equation 13.
 
     Args:
-        lengths: (B,) tokens of the responses.
-        max_length: The limit.
-        buffer: Tokens before the limit in which the punishment grows; at least 1.
+        lengths: (B,) lengths of the responses, in tokens.
+        max_length: Length limit, in tokens.
+        buffer: Number of tokens before the limit over which the penalty grows; at least 1.
 
     Returns:
-        (B,) between -1 and 0.
+        (B,) penalties between -1 and 0.
     """
     return ((max_length - buffer - lengths) / buffer).clamp(min=-1, max=0)

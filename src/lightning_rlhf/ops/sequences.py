@@ -8,23 +8,23 @@ from torch import Tensor
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:
-    """Position of each token among the real ones of its row, so that padding moves nothing; 0 on padding.
+    """Numbers the real tokens of each row from 0, so that padding shifts no position; padding has position 0.
 
     Args:
         attention_mask: (B, T) bool.
 
     Returns:
-        (B, T) int64.
+        (B, T) int64 positions.
     """
     return torch.where(attention_mask, attention_mask.long().cumsum(1) - 1, 0)
 
 
 def response_mask(lengths: Tensor, width: int) -> Tensor:
-    """Marks the tokens of responses, the stop token included.
+    """Marks the tokens of responses, including the stop token.
 
     Args:
-        lengths: (B,) tokens of each response.
-        width: R, the columns that there are.
+        lengths: (B,) lengths of the responses, in tokens.
+        width: R, the number of columns.
 
     Returns:
         (B, R) bool.
@@ -33,7 +33,7 @@ def response_mask(lengths: Tensor, width: int) -> Tensor:
 
 
 def used_columns(mask: Tensor) -> slice:
-    """The columns from the first to the last one that any row uses; at least one.
+    """Returns the range from the first to the last column that any row uses; it contains at least one column.
 
     Args:
         mask: (B, T) bool.

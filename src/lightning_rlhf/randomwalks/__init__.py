@@ -1,1 +1,1 @@
-"""The random walks of trlx: a published task that is computed, from its data to its metric."""
+"""The random walks of trlx, a published task whose data and metric are computed."""

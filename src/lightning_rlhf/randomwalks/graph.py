@@ -1,7 +1,7 @@
-"""Random walks on a directed graph, and how near a walk comes to the shortest way to the goal.
+"""Random walks on a directed graph, and a measure of how near a walk comes to the shortest path to the goal.
 
 Source: `examples/randomwalks` of trlx (CarperAI, 2022), after an experiment of the Decision Transformer (Chen et al.,
-2021). The draws are the same: a seed gives the graph and the walks that it gives there.
+2021). The random draws are the same, so a seed gives the same graph and the same walks as in trlx.
 """
 
 import string
@@ -15,15 +15,15 @@ import numpy as np
 from lightning_rlhf.errors import UserError, raise_problems
 
 NODES = string.ascii_lowercase + string.ascii_uppercase + string.digits
-"""The names of nodes, a character each; a graph has no more nodes than these."""
+"""The names of nodes, one character each; a graph has at most this number of nodes."""
 GOAL = NODES[0]
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A directed graph whose first node is the goal, where walks end; every other node has an edge to somewhere.
+    """A directed graph. Walks end at its first node, the goal; every node has an edge to another node.
 
-    Lengths of walks count nodes, start and goal included. A walk is written as the names of its nodes.
+    The length of a walk is its number of nodes, including start and goal. A walk is written as the names of its nodes.
 
     Example:
         >>> Graph(seed=1000).shortest["b"]
@@ -31,18 +31,19 @@ class Graph:
     """
 
     seed: int
-    """Of the edges and of the walks."""
+    """Seed of the edges and of the walks."""
     num_nodes: int = 21
     edge_probability: float = 0.1
-    """Of each edge between two nodes."""
+    """Probability of each edge between two nodes."""
     max_length: int = 10
-    """Walks stop at this length; one that does is worth nothing."""
+    """Walks stop at this length; a walk that reaches it has optimality 0."""
 
     def __post_init__(self) -> None:
         """Checks the values.
 
         Raises:
-            UserError: If there is no such graph, or so few that the draw would not end; all problems at once.
+            UserError: If there is no such graph, or if such graphs are so rare that drawing one would not end. The
+                message names all problems.
         """
         problems = [
             f"{name}={value}: must {rule}"
@@ -65,15 +66,15 @@ class Graph:
 
     @cached_property
     def successors(self) -> dict[str, str]:
-        """Of each node but the goal, the nodes that it has an edge to."""
+        """The nodes to which each node has an edge, for all nodes except the goal."""
         successors, _ = self._draw()
         return successors
 
     @cached_property
     def shortest(self) -> dict[str, int]:
-        """Of each node, the goal included, the length of its shortest walk to the goal.
+        """The length of the shortest walk to the goal from each node, including the goal itself.
 
-        Only of nodes where that is below `max_length`: from the others no walk is worth more than another.
+        Nodes whose shortest walk is not below `max_length` are left out, since all walks from them have optimality 0.
         """
         found = {GOAL: 1}
         for length in range(2, self.max_length):
@@ -87,32 +88,32 @@ class Graph:
 
     @property
     def starts(self) -> list[str]:
-        """The nodes to start from: all that `shortest` knows but the goal.
+        """The nodes to start from: those in `shortest` except the goal.
 
         Raises:
-            UserError: If there is none.
+            UserError: If there is no such node.
         """
         starts = [node for node in self.successors if node in self.shortest]
         if not starts:
-            raise UserError(f"seed={self.seed}: no node of {self} reaches the goal: take another seed")
+            raise UserError(f"seed={self.seed}: no node of {self} reaches the goal: choose another seed")
         return starts
 
     def walks(self, count: int) -> list[str]:
-        """Draws walks from any node but the goal, a uniform step at a time, up to the goal or `max_length`."""
+        """Draws walks from random nodes other than the goal; uniform steps lead to the goal or up to `max_length`."""
         successors, rng = self._draw()
         return [self._walk(successors, rng) for _ in range(count)]
 
     def optimality(self, walk: str) -> float:
-        """How near a walk comes to the shortest one: (M - L) / (M - L*) with M = `max_length`.
+        """Measures how near a walk comes to the shortest walk: (M - L) / (M - L*) with M = `max_length`.
 
-        L is the length up to the goal, and L* that of the shortest walk from the same start. L is M for a walk that
-        does not get to the goal in fewer steps, or uses an edge that is not there.
+        L is the length of the walk up to the goal, and L* the length of the shortest walk from the same start. L is M
+        if the walk does not reach the goal with fewer nodes, or uses an edge that does not exist.
 
         Args:
-            walk: Names of nodes; what stands behind the goal does not count.
+            walk: Names of nodes; nodes after the goal are ignored.
 
         Returns:
-            A number in [0, 1], where 1 is a shortest walk; 0 for every walk from a start that `shortest` does not know.
+            A number in [0, 1]: 1 for a shortest walk, and 0 for every walk from a node that is not in `shortest`.
         """
         way, goal, _ = walk.partition(GOAL)
         length = len(way + goal)
@@ -123,7 +124,7 @@ class Graph:
         return (self.max_length - length) / (self.max_length - self.shortest[walk[0]])
 
     def _draw(self) -> tuple[dict[str, str], np.random.RandomState]:
-        """Draws the edges, and returns the generator as it is afterwards."""
+        """Draws the edges, and returns them with the generator in its state after the draw."""
         rng = np.random.RandomState(self.seed)
         while True:
             edges = rng.rand(self.num_nodes, self.num_nodes) > 1 - self.edge_probability
@@ -145,11 +146,11 @@ class Graph:
 
 @dataclass(frozen=True)
 class Optimality:
-    """`Graph.optimality` of prompt and response together: the reward and the metric of the task."""
+    """The reward and the metric of the task: `Graph.optimality` of prompt and response together."""
 
     graph: Graph
     metric_name: ClassVar[str] = "optimality"
 
     def __call__(self, prompts: list[str], responses: list[str]) -> list[float]:
-        """One number in [0, 1] for each response."""
+        """Returns one number in [0, 1] for each response."""
         return [self.graph.optimality(prompt + response) for prompt, response in zip(prompts, responses, strict=True)]

@@ -1,4 +1,4 @@
-"""Writes the data of a graph before a run, and, by `python -m lightning_rlhf.randomwalks.write`, the tokenizer."""
+"""Writes the data of a graph before a run. `python -m lightning_rlhf.randomwalks.write` writes the tokenizer."""
 
 import json
 import os
@@ -17,16 +17,16 @@ Row = dict[str, str]
 def write_data(graph: Graph, folder: str, *, num_walks: int, num_walks_held_out: int, answers_per_start: int) -> None:
     """Writes `demonstrations`, `demonstrations_held_out`, `prompts` and `prompts_held_out` as JSONL files.
 
-    The prompt is the start and the completion the rest of a walk. The same arguments give the same bytes, and each
-    file appears as a whole: several processes may write the same files at once.
+    The prompt is the start of a walk, and the completion is the rest of it. The same arguments give the same bytes, and
+    each file is put in place as a whole, so several processes may write the same files at once.
 
     Args:
-        graph: Where to walk.
-        folder: Where the files go.
-        num_walks: Walks to learn from.
-        num_walks_held_out: Walks to measure the loss on; drawn after the others.
-        answers_per_start: How often each start stands among the held-out prompts, so that the mean over sampled
-            answers is not a matter of luck.
+        graph: The graph to walk on.
+        folder: Folder for the files.
+        num_walks: Number of walks to learn from.
+        num_walks_held_out: Number of walks to measure the loss on, which are drawn after the others.
+        answers_per_start: How often each start occurs among the held-out prompts; more answers make the mean over
+            sampled answers more reliable.
 
     Raises:
         UserError: If no node of the graph reaches the goal.
@@ -52,7 +52,7 @@ def _write_rows(path: Path, rows: Iterable[Row]) -> None:
 def write_tokenizer(folder: Path = HERE / "tokenizer") -> None:
     """Writes a tokenizer whose tokens are characters; `AutoTokenizer.from_pretrained(folder)` loads it.
 
-    The names of nodes come first; the rest of printable ASCII is there so that any plain text can be asked.
+    The names of nodes come first, followed by the rest of printable ASCII, so that any plain text can be a prompt.
     """
     from tokenizers import Tokenizer
     from tokenizers.decoders import Fuse
@@ -61,13 +61,13 @@ def write_tokenizer(folder: Path = HERE / "tokenizer") -> None:
     special = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
     characters = [*NODES, *string.punctuation, " "]
     vocabulary = {token: number for number, token in enumerate([*special.values(), *characters])}
-    # Without merges, every character stays a token of its own.
+    # Without merges, every character remains a separate token.
     tokenizer = Tokenizer(BPE(vocabulary, merges=[], unk_token=special["unk_token"]))
     tokenizer.decoder = Fuse()
     tokenizer.add_special_tokens(list(special.values()))
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
-    # Only keys that every transformers since 4.57 reads alike; what save_pretrained writes differs between its majors.
+    # All versions of transformers since 4.57 read these keys alike; the output of save_pretrained differs between them.
     config = {"tokenizer_class": "PreTrainedTokenizerFast", **special, "clean_up_tokenization_spaces": False}
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 

@@ -1,7 +1,7 @@
-"""Where scores come from: reward models, functions of texts, rules, servers, judges, and sums of them."""
+"""Sources of scores: reward models, functions of texts, rules, servers, judges, and sums of them."""
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lightning_rlhf.rewards.function import TextReward
 from lightning_rlhf.rewards.http import HTTPReward
@@ -34,8 +34,8 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Imports what needs torch when it is first asked for, so that a function of texts can be tried without."""
+def __getattr__(name: str) -> object:
+    """Imports names that need torch when they are first used, so that functions of texts can be tried without torch."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.build"), name)

@@ -1,7 +1,7 @@
-"""What a reward source may be, and how it becomes what PPO calls.
+"""Defines the sources of scores, and builds from them the reward function that PPO calls.
 
-Nets may be given as functions that build them, since sharded strategies want to be there when a net is built. A reward
-that holds nets is a module with these nets in it, since what is to be sharded is looked for in the tree of modules.
+A model may be given as a function that builds it, because sharded strategies must be active while a model is built. A
+reward that contains models is itself a module, because strategies look for models to shard in the tree of modules.
 """
 
 import inspect
@@ -33,40 +33,40 @@ Reward = Callable[[Answers], Scores]
 
 
 class LoadedReward(NamedTuple):
-    """A trained reward model, and how it reads conversations."""
+    """A trained reward model, together with the renderer of the conversations that it reads."""
 
     net: Scalar
     renderer: Renderer
 
 
 class AdapterReward:
-    """A reward model that was trained as an adapter of the net which plays all roles (`models.shared.Shared`)."""
+    """A reward model that was trained as an adapter of the model that plays all roles (`models.shared.Shared`)."""
 
     as_adapter: ClassVar[None] = None
-    """It is one already, see `LoadsRewardModel`."""
+    """None, because this class loads an adapter already; see `LoadsRewardModel`."""
 
     def __init__(self, path: str, template: str | None = None, setting: str = "reward.path") -> None:
-        """Says where it is.
+        """Stores where the reward model is.
 
         Args:
-            path: Folder of its export, beside which the adapter is.
-            template: Chat template that it was trained with: `plain`, `raw`, or Jinja text; None takes the tokenizer's.
-            setting: What messages call `path`.
+            path: Folder of its export, which has the adapter beside it.
+            template: Chat template of its training: `plain`, `raw`, or Jinja text; None takes the tokenizer's.
+            setting: Name of `path` in error messages.
         """
         self.path, self.template, self.setting = path, template, setting
 
     def on(self, backbone: Backbone) -> LoadedReward:
-        """Adds the adapter to the net.
+        """Adds the adapter to the model.
 
         Raises:
-            UserError: If there is none, or it is no reward model, or of another net.
+            UserError: If there is no adapter, or if it is not a reward model or belongs to another model.
         """
         net, names = backbone.net, cast(Any, backbone.net).peft_config
         name = f"reward_{len(names)}"
         try:
             head = load_adapter(net, adapter_folder(Path(self.path)), name)
         except UserError as error:
-            raise UserError(f"{self.setting}={self.path}: {error}; or take roles=separate") from error
+            raise UserError(f"{self.setting}={self.path}: {error}; or set roles=separate") from error
         if head is None:
             raise UserError(f"{self.setting}={self.path}: its adapter has no head, so it is no reward model")
         source = ModelSource(pretrained=self.path, setting=self.setting)
@@ -75,7 +75,7 @@ class AdapterReward:
 
 
 class WeightedSum:
-    """A score that is a weighted sum of other scores; each part is logged by its name.
+    """A weighted sum of other scores. Each part is logged under its name.
 
     Example:
         >>> WeightedSum(
@@ -85,11 +85,11 @@ class WeightedSum:
     """
 
     def __init__(self, parts: Mapping[str, "RewardSource"], weights: Mapping[str, float]) -> None:
-        """Takes the parts and their weights, under the same names.
+        """Stores the parts and their weights, which have the same names.
 
         Args:
-            parts: What `as_reward` takes.
-            weights: Of each part; a negative one punishes.
+            parts: Sources of scores, as `as_reward` accepts them.
+            weights: Weight of each part; a negative weight makes the part a penalty.
 
         Raises:
             UserError: If the names differ, a weight is not finite, or there is no part.
@@ -108,20 +108,20 @@ class WeightedSum:
 RewardSource = (
     ScalarModel | LoadedReward | AdapterReward | TextReward | WeightedSum | Callable[[], ScalarModel | LoadedReward]
 )
-"""What PPO's `reward` may be."""
+"""The types that the argument `reward` of PPO accepts."""
 
 
 @loads_reward_model(as_adapter=AdapterReward)
 def load_reward(
     path: str, dtype: str = "float32", template: str | None = None, setting: str = "reward.path"
 ) -> LoadedReward:
-    """Loads an exported reward model with its own tokenizer; a head that would be drawn at random is an error.
+    """Loads an exported reward model with its own tokenizer; the export must contain a trained head.
 
     Args:
         path: Folder of the export, or hub name of a `…ForSequenceClassification` model with one label.
-        dtype: Of its weights.
-        template: Chat template that it was trained with: `plain`, `raw`, or Jinja text; None takes the tokenizer's.
-        setting: What messages call `path`.
+        dtype: Data type of its weights.
+        template: Chat template of its training: `plain`, `raw`, or Jinja text; None takes the tokenizer's.
+        setting: Name of `path` in error messages.
 
     Raises:
         UserError: If the folder is not a trained reward model.
@@ -132,17 +132,17 @@ def load_reward(
 
 
 def as_reward(source: RewardSource, renderer: Renderer, backbone: Backbone | None = None) -> Reward:
-    """Builds what is still to be built, and gives all sources one form.
+    """Turns any source of scores into a function, building models where necessary.
 
     Args:
-        source: A `ScalarModel`, which reads the actor's ids; what `load_reward` returns, which reads them if its
-            tokenizer and template are the actor's, and else the text; a function that builds one of these; a
+        source: A `ScalarModel`, which reads the actor's ids; a `LoadedReward`, which reads the ids if its tokenizer and
+            template are those of the actor, and otherwise reads the text; a function that builds one of these; a
             `TextReward`; an `AdapterReward`; or a `WeightedSum` of any of them.
-        renderer: The actor's.
-        backbone: The net that plays all roles, if one does.
+        renderer: The renderer of the actor.
+        backbone: The model that plays all roles, if there is one.
 
     Returns:
-        A function; if it holds nets, an `nn.Module` with these in it.
+        A function; if it contains models, it is an `nn.Module` that contains them.
 
     Raises:
         UserError: If the source is none of these, or cannot be built.
@@ -155,7 +155,7 @@ def as_reward(source: RewardSource, renderer: Renderer, backbone: Backbone | Non
         return partial(score_texts, source, renderer)
     if isinstance(source, AdapterReward):
         if backbone is None:
-            raise UserError(f"{source.setting}={source.path}: an AdapterReward needs a net that plays all roles")
+            raise UserError(f"{source.setting}={source.path}: an AdapterReward needs a model that plays all roles")
         source = source.on(backbone)
     if isinstance(source, ScalarModel):
         return NetReward(source)
@@ -172,22 +172,22 @@ def as_reward(source: RewardSource, renderer: Renderer, backbone: Backbone | Non
 
 
 class NetSum(nn.Module):
-    """A weighted sum with nets among its parts."""
+    """A weighted sum that has models among its parts."""
 
     def __init__(self, parts: Mapping[str, Reward], weights: Mapping[str, float]) -> None:
-        """Takes parts and weights under the same names."""
+        """Stores parts and weights, which have the same names."""
         super().__init__()
         nets = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
         self.nets, self.weights = nn.ModuleDict(nets), weights
         self.functions = {name: part for name, part in parts.items() if name not in nets}
 
     def forward(self, answers: Answers) -> Scores:
-        """The sum."""
+        """Computes the weighted sum of the scores of a batch."""
         return add_up({**self.nets, **self.functions}, self.weights, answers)
 
 
 def add_up(parts: Mapping[str, Reward], weights: Mapping[str, float], answers: Answers) -> Scores:
-    """Scores a batch by each part, and sums scores of responses and scores of tokens."""
+    """Scores a batch with each part, and computes the weighted sums of scores of responses and of tokens."""
     scores = {name: part(answers) for name, part in parts.items()}
     whole = torch.stack([weights[name] * score.whole for name, score in scores.items()]).sum(0)
     tokens = [weights[name] * score.tokens for name, score in scores.items() if score.tokens is not None]
@@ -196,7 +196,7 @@ def add_up(parts: Mapping[str, Reward], weights: Mapping[str, float], answers: A
 
 
 def score_texts(function: TextReward, renderer: Renderer, answers: Answers) -> Scores:
-    """Scores a batch by a function of texts, which can ask for `finished` and `response_tokens` beside the data."""
+    """Scores a batch with a function of texts, which may request `finished` and `response_tokens` like columns."""
     sequences, mask = answers.sequences, answers.sequences.response_mask
     finished = ended(sequences, renderer.stop_ids)
     columns = [{**row, "finished": end} for row, end in zip(answers.columns, finished, strict=True)]
@@ -212,18 +212,18 @@ def score_texts(function: TextReward, renderer: Renderer, answers: Answers) -> S
 
 
 def _reads_alike(first: Renderer, second: Renderer) -> bool:
-    """Whether both make the same ids of a conversation."""
+    """Checks whether both renderers turn a conversation into the same ids."""
     one, other = first.tokenizer, second.tokenizer
     return (
         one.get_vocab() == other.get_vocab()
         and one.chat_template == other.chat_template
-        # Templates write these by name.
+        # Chat templates refer to these tokens by name.
         and (one.bos_token, one.eos_token) == (other.bos_token, other.eos_token)
     )
 
 
 def _takes_nothing(source: object) -> bool:
-    """Whether something can be called without arguments."""
+    """Checks whether an object can be called without arguments."""
     try:
         inspect.signature(source).bind()  # type: ignore[arg-type]
     except (TypeError, ValueError):

@@ -1,20 +1,20 @@
-"""What counts as a score, wherever it comes from."""
+"""Checks whether a value is a score, for all sources of scores."""
 
 from numbers import Real
 
 _LARGEST = 3.4e38
-"""About the largest number that fp32 holds; a larger one would become infinite there."""
+"""Approximately the largest finite number in fp32; a larger number would become infinite."""
 
 
 def as_score(value: object) -> float | None:
-    """Reads a score.
+    """Converts a value into a score.
 
     Args:
-        value: What a reward source gave for one response.
+        value: The value that a reward source returned for one response.
 
     Returns:
-        The number; None if the value is no number (a text that spells one is none), is NaN, or has no finite
-        counterpart in fp32.
+        The number. It is None if the value is not a number, is NaN, or is not finite in fp32; a text that spells a
+        number is not a number.
     """
     if not isinstance(value, Real):
         return None
@@ -22,5 +22,5 @@ def as_score(value: object) -> float | None:
         number = float(value)
     except OverflowError:
         return None
-    # False for NaN too.
+    # The comparison is False for NaN too.
     return number if abs(number) <= _LARGEST else None

@@ -1,24 +1,26 @@
-"""Scores by a Python function of texts: verifiable rewards, rules, servers, judges, and the gold metric."""
+"""Scores from a Python function of texts: verifiable rewards, rules, servers, judges, and the gold metric."""
 
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.rewards.check import as_score
 
-ScoreFunction = Callable[..., Sequence[Any]]
-"""Gives a number for each response; for a reward, it may also give a list with a number for each token."""
+ScoreFunction = Callable[..., Sequence[object]]
+"""Returns a number for each response. The function of a reward may return a list of numbers, one for each token."""
+
+Columns = Sequence[Mapping[str, object]]
+"""The other columns of each row, by name."""
 
 
 class TextReward:
-    """Calls `function(prompts, responses, **columns)` and checks what it returns.
+    """Calls `function(prompts, responses, **columns)` and checks the result.
 
-    The function gets two lists of texts, and of the data's other columns those that its signature names, each as a
-    list with None where a row has nothing. It returns a list, a tuple or a one-dimensional array with one number for
-    each response; True counts as 1 and False as 0. A reward may score tokens instead: then a list, or a row of a
-    two-dimensional array, stands for each response, with one number for each of its tokens.
+    The function gets two lists of texts, and the other columns of the data that its signature names. Each column is a
+    list, with None where a row has no value. The function returns a list, a tuple or a one-dimensional array with one
+    number for each response; True counts as 1 and False as 0. A reward may score tokens instead: it then returns for
+    each response a list, or a row of a two-dimensional array, with one number for each of its tokens.
 
     Example:
         >>> TextReward(lambda prompts, responses: [float(len(r) < 80) for r in responses])
@@ -26,7 +28,7 @@ class TextReward:
     """
 
     def __init__(self, function: str | ScoreFunction) -> None:
-        """Takes the function, or finds it by its name `module:function`.
+        """Stores the function, or finds it by its name `module:function`.
 
         Raises:
             UserError: If there is no such function.
@@ -38,38 +40,39 @@ class TextReward:
         self.columns = [p.name for p in parameters[2:]]
         self.required = [p.name for p in parameters[2:] if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
 
-    def __call__(self, prompts: list[str], responses: list[str], columns: list[dict[str, Any]]) -> list[float]:
+    def __call__(self, prompts: list[str], responses: list[str], columns: Columns) -> list[float]:
         """Scores responses as a whole.
 
         Args:
-            prompts: Last user turns.
+            prompts: The last user turn of each conversation.
             responses: The answers.
             columns: The other columns of each row.
 
         Raises:
-            UserError: If the data lack a column that the function needs, or it returns anything but one finite number
-                for each response.
+            UserError: If the data lack a column that the function needs, or the function returns anything but one
+                finite number for each response.
         """
         found = self._rows(prompts, responses, columns)
         return [self._score(*row) for row in zip(found, responses, strict=True)]
 
     def score(
-        self, prompts: list[str], responses: list[str], columns: list[dict[str, Any]], num_tokens: list[int]
+        self, prompts: list[str], responses: list[str], columns: Columns, num_tokens: list[int]
     ) -> tuple[list[float], list[list[float]] | None]:
-        """Scores responses as a whole, or their tokens, as the function does.
+        """Scores responses as a whole or by their tokens, depending on the function.
 
         Args:
-            prompts: Last user turns.
+            prompts: The last user turn of each conversation.
             responses: The answers.
             columns: The other columns of each row.
-            num_tokens: Tokens of each response.
+            num_tokens: Number of tokens of each response.
 
         Returns:
-            A number for each response as a whole, and for each of its tokens; None if the function scores none.
+            One number for each response as a whole, and one for each of its tokens, or None if the function does not
+            score tokens.
 
         Raises:
-            UserError: If the data lack a column that the function needs, or it returns anything else; numbers behind
-                the tokens of a response have to be 0.
+            UserError: If the data lack a column that the function needs, or the function returns anything else. Numbers
+                after the tokens of a response must be 0.
         """
         found = self._rows(prompts, responses, columns)
         rows = list(zip(found, responses, num_tokens, strict=True))
@@ -77,8 +80,8 @@ class TextReward:
             return [0.0] * len(rows), [self._token_scores(*row) for row in rows]
         return [self._score(row, response) for row, response, _ in rows], None
 
-    def _rows(self, prompts: list[str], responses: list[str], columns: list[dict[str, Any]]) -> Sequence[Any]:
-        """What the function returns, one thing for each response."""
+    def _rows(self, prompts: list[str], responses: list[str], columns: Columns) -> Sequence[object]:
+        """Calls the function and returns its result, one element for each response."""
         known = sorted(set().union(*columns))
         if missing := [name for name in self.required if name not in known]:
             raise UserError(f"{self.name} needs the column {', '.join(missing)}; the data have {', '.join(known)}")
@@ -86,7 +89,7 @@ class TextReward:
         wanted = {name: [row.get(name) for row in columns] for name in names}
         returned = self.function(prompts, responses, **wanted)
         found = _plain(returned)
-        # Dicts, texts, bytes and sets can be iterated over as well, but what they yield is not one score for each row.
+        # Dicts, texts, bytes and sets are iterable too, but their elements are not one score for each row.
         if not isinstance(found, list | tuple):
             raise UserError(
                 f"{self.name} returned a value of type {type(returned).__name__}; expected a list with one number for "
@@ -110,7 +113,7 @@ class TextReward:
             )
         if any(scores[count:]):
             raise UserError(
-                f"{self.name} returned {next(filter(None, scores[count:]))} behind the {count} tokens of the response "
+                f"{self.name} returned {next(filter(None, scores[count:]))} after the {count} tokens of the response "
                 f"{response[:80]!r}: only its tokens can have a score"
             )
         return scores[:count]
@@ -124,8 +127,8 @@ class TextReward:
         return score
 
 
-def _plain(value: Any) -> Any:
-    """Arrays and tensors as lists of numbers, and those without a dimension as numbers; all else as it is."""
+def _plain(value: object) -> object:
+    """Converts arrays and tensors into lists of numbers, or into a number if they have no dimension."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 

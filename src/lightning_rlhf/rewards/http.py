@@ -1,11 +1,10 @@
-"""Scores from a server: `lightning-rlhf serve-reward`, or anything else that speaks the same few words of JSON."""
+"""Scores from a server: `lightning-rlhf serve-reward`, or any other server with the same JSON protocol."""
 
 import json
 import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import httpx
 
@@ -17,10 +16,10 @@ _TOO_MANY_REQUESTS = 429
 
 @dataclass(frozen=True)
 class HTTPReward:
-    """Asks a server for the scores of a batch; a `TextReward` takes it as its function.
+    """Requests the scores of a batch from a server. It serves as the function of a `TextReward`.
 
-    Each request is a POST of `{"prompts": […], "responses": […]}`, and with `messages`, `finished` and `columns` where
-    they are known. The answer is `{"scores": […]}`, one number for each response. docs/rewards.md has the protocol.
+    Each request is a POST of `{"prompts": […], "responses": […]}`, with `messages`, `finished` and `columns` if they
+    are known. The answer is `{"scores": […]}`, one number for each response. docs/rewards.md documents the protocol.
 
     Example:
         >>> TextReward(HTTPReward("http://127.0.0.1:8000/score"))
@@ -28,20 +27,20 @@ class HTTPReward:
 
     url: str
     batch_size: int = 64
-    """Responses in one request."""
+    """Number of responses in one request."""
     timeout: float = 60.0
     """Seconds that a request may take."""
     retries: int = 3
-    """How often a request is sent again where there is no connection, or the server fails (5xx) or is busy (429)."""
+    """How often a request is repeated if there is no connection, or the server fails (5xx) or is busy (429)."""
     backoff: float = 1.0
-    """Seconds before the first repetition; before each further one it is twice as long."""
+    """Seconds before the first repetition; the time doubles with each further repetition."""
     token_env: str | None = None
-    """Environment variable with a token, sent as `Authorization: Bearer …`."""
+    """Name of an environment variable that contains a token, which is sent as `Authorization: Bearer …`."""
     columns: Sequence[str] = ()
-    """Columns of the data to send along."""
+    """Columns of the data to send in addition."""
 
     def __post_init__(self) -> None:
-        """Checks what can be checked before the first request."""
+        """Checks the settings, without sending a request."""
         try:
             url = httpx.URL(self.url)
         except httpx.InvalidURL as error:
@@ -53,8 +52,8 @@ class HTTPReward:
         if self.token_env and not os.environ.get(self.token_env):
             raise UserError(f"token_env={self.token_env}: there is no such environment variable")
 
-    def __call__(self, prompts: Sequence[str], responses: Sequence[str], **columns: Sequence[Any]) -> list[float]:
-        """Scores responses, batch by batch.
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str], **columns: Sequence[object]) -> list[float]:
+        """Scores responses batch by batch.
 
         Raises:
             UserError: If the server cannot be reached, refuses, or does not answer with one score for each response.
@@ -69,15 +68,15 @@ class HTTPReward:
         return scores
 
     def _requests(
-        self, prompts: Sequence[str], responses: Sequence[str], columns: dict[str, Sequence[Any]]
+        self, prompts: Sequence[str], responses: Sequence[str], columns: dict[str, Sequence[object]]
     ) -> Iterator[tuple[str, int]]:
-        """The body of each request, and how many responses are in it."""
+        """Yields the body of each request, and the number of responses in it."""
         if missing := [name for name in self.columns if name not in columns]:
             raise UserError(f"columns: the data have no {', '.join(missing)}; they have {', '.join(columns)}")
         known = {name: columns[name] for name in ("messages", "finished") if name in columns}
         for start in range(0, len(responses), self.batch_size):
             rows = slice(start, start + self.batch_size)
-            body: dict[str, Any] = {"prompts": prompts[rows], "responses": responses[rows]}
+            body: dict[str, object] = {"prompts": prompts[rows], "responses": responses[rows]}
             body |= {name: column[rows] for name, column in known.items()}
             if self.columns:
                 body["columns"] = {name: columns[name][rows] for name in self.columns}
@@ -87,7 +86,7 @@ class HTTPReward:
                 raise UserError(f"columns={list(self.columns)}: cannot be sent as JSON: {error}") from error
 
     def _send(self, client: httpx.Client, body: str) -> httpx.Response:
-        """Sends a request until it is answered, or often enough."""
+        """Sends a request until it is answered, or until it was repeated `retries` times."""
         for attempt in range(self.retries + 1):
             if attempt:
                 time.sleep(self.backoff * 2 ** (attempt - 1))
@@ -126,7 +125,7 @@ class HTTPReward:
 
 
 def _is_score(value: object) -> bool:
-    # In JSON, true and false are no numbers, though Python's are.
+    # In JSON, true and false are not numbers, although Python's True and False are.
     return not isinstance(value, bool) and as_score(value) is not None
 
 

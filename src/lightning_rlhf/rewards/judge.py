@@ -1,11 +1,14 @@
-"""Scores by a chat model that is asked for them: any that LangChain knows, at a provider or on one's own server."""
+"""Scores from a chat model: any model that LangChain supports, at a provider or on a server of your own."""
 
 import re
 from collections.abc import Mapping, Sequence
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning_rlhf.errors import UserError, require
+
+if TYPE_CHECKING:
+    from lightning_rlhf.data.fields import Message
 
 _INSTRUCTIONS = """You grade the last answer in a conversation.
 
@@ -24,14 +27,14 @@ _QUESTION = """<conversation>
 
 _AGAIN = 'Your reply does not end with a line "Score:" and a number from {low:g} to {high:g}. Give that line alone.'
 
-# Models like to write it as **Score:** 7/10.
+# Models often write this line as **Score:** 7/10.
 _SCORE_LINE = re.compile(r"[*_]*score[*_ ]*:[*_ ]*(-?\d+(?:\.\d+)?)(?: ?/ ?(\d+(?:\.\d+)?))?[*_.]*", re.IGNORECASE)
 
 
 class LLMJudge:
-    """Asks a chat model how good each response is; a `TextReward` takes it as its function.
+    """Asks a chat model how good each response is. It serves as the function of a `TextReward`.
 
-    The answer is a number between 0 and 1: the lower end of the scale is 0, the upper one is 1.
+    Scores are mapped to numbers between 0 (the lower end of the scale) and 1 (the upper end).
 
     Example:
         >>> TextReward(LLMJudge("openai:gpt-4o-mini", rubric="Is the answer polite?"))
@@ -45,17 +48,17 @@ class LLMJudge:
         max_concurrency: int = 8,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        """Connects to the model's provider, whose LangChain package must be installed, such as `langchain-openai`.
+        """Makes the client of the provider, whose LangChain package must be installed, such as `langchain-openai`.
 
         Args:
-            model: `provider:name`, as LangChain's `init_chat_model` takes it.
-            rubric: What counts, in words that the model reads.
+            model: `provider:name`, in the form that LangChain's `init_chat_model` accepts.
+            rubric: The criteria, in words that the model reads.
             scale: Lowest and highest score to ask for.
-            max_concurrency: Requests at a time.
-            settings: What else the provider's class takes, such as `temperature`, `base_url`, `timeout`.
+            max_concurrency: Number of requests at a time.
+            settings: Further arguments of the provider's class, such as `temperature`, `base_url`, `timeout`.
 
         Raises:
-            UserError: If the scale is empty, or LangChain cannot make such a model.
+            UserError: If the scale is empty, or LangChain cannot create the model.
         """
         require("langchain", "langchain", "LLMJudge")
         from langchain.chat_models import init_chat_model
@@ -67,25 +70,28 @@ class LLMJudge:
         self.instructions = _INSTRUCTIONS.format(rubric=rubric, low=self.low, high=self.high)
         try:
             self.model = init_chat_model(model, **(settings or {}))
-        # Every provider has errors of its own.
+        # The errors of the providers have no common class.
         except Exception as error:
             raise UserError(f"model={model}: {error}") from error
 
     def __call__(
-        self, prompts: Sequence[str], responses: Sequence[str], messages: Sequence[Any] | None = None
+        self,
+        prompts: Sequence[str],
+        responses: Sequence[str],
+        messages: Sequence[Sequence["Message"]] | None = None,
     ) -> list[float]:
         """Scores responses.
 
         Args:
             prompts: B last user turns.
             responses: B answers.
-            messages: B conversations before the answer, if there is more to them than the prompts.
+            messages: B conversations before the answer; None stands for conversations that consist of the prompt alone.
 
         Returns:
             B numbers in [0, 1].
 
         Raises:
-            UserError: If the model cannot be reached, or twice gives no score for an answer.
+            UserError: If the model cannot be reached, or gives no score for an answer in two attempts.
         """
         before = messages or [[{"role": "user", "content": prompt}] for prompt in prompts]
         chats = [self._chat(*row) for row in zip(before, responses, strict=True)]
@@ -103,7 +109,7 @@ class LLMJudge:
                 )
         return [score for score in scores if score is not None]
 
-    def _chat(self, messages: Sequence[Any], response: str) -> list[tuple[str, str]]:
+    def _chat(self, messages: Sequence["Message"], response: str) -> list[tuple[str, str]]:
         conversation = "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
         question = _QUESTION.format(conversation=conversation, answer=response)
         return [("system", self.instructions), ("user", question)]
@@ -111,15 +117,15 @@ class LLMJudge:
     def _replies(self, chats: Sequence[Sequence[tuple[str, str]]]) -> list[str]:
         try:
             replies = self.model.batch([list(chat) for chat in chats], {"max_concurrency": self.max_concurrency})
-        # Every provider has errors of its own.
+        # The errors of the providers have no common class.
         except Exception as error:
             raise UserError(f"model={self.name}: {error}") from error
         return [str(reply.text) for reply in replies]
 
     def _score(self, reply: str) -> float | None:
-        """The score in the last line of a reply, mapped to [0, 1]; None if that line is anything else.
+        """Reads the score in the last line of a reply, mapped to [0, 1]; None if the last line contains no score.
 
-        Nothing is read from the rest of the reply: it may weigh other scores, or say that there is none to give.
+        The rest of the reply is ignored, since it may discuss other scores, or say that the model cannot give one.
         """
         found = _SCORE_LINE.fullmatch(reply.rstrip().rpartition("\n")[2].strip())
         if found is None:

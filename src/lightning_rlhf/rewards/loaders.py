@@ -1,29 +1,30 @@
-"""What makes a function or a class of a configuration one that loads a reward model."""
+"""Marks the functions and classes in a configuration that load a reward model."""
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
-Loader = TypeVar("Loader", bound=Callable[..., Any])
+Loader = TypeVar("Loader", bound=Callable[..., object])
 
 
 @runtime_checkable
 class LoadsRewardModel(Protocol):
-    """Loads a reward model from the folder that its argument `path` names.
+    """A function or class that loads a reward model from the folder that its argument `path` names.
 
-    A run finds its reward models by this attribute: it fills in the path of the one that it trains, and starts the
-    critic from one. A subclass has the attribute from its class, and a function from `loads_reward_model`.
+    A run recognises its reward models by the attribute `as_adapter`. It fills in the path of the reward model that it
+    trains itself, and can start the critic from a reward model. A class defines the attribute and passes it on to its
+    subclasses; a function gets it from `loads_reward_model`.
     """
 
     as_adapter: type | None
-    """What takes its place if the model is an adapter of the net that plays all roles; None: nothing does."""
+    """Class that replaces the loader if the model is an adapter of the model that plays all roles; or None."""
 
 
 def loads_reward_model(as_adapter: type | None = None) -> Callable[[Loader], Loader]:
-    """Marks a function that loads a reward model, see `LoadsRewardModel`.
+    """Marks a function as one that loads a reward model; see `LoadsRewardModel`.
 
     Args:
-        as_adapter: A class that takes the place of the function if the model is an adapter of the net that plays all
-            roles; it is given `path`, `template` and `setting`. None: the function loads a net of its own there too.
+        as_adapter: Class that replaces the function if the reward model is an adapter of the model that plays all
+            roles. It is called with `path`, `template` and `setting`. None if the function loads a model then too.
 
     Example:
         >>> @loads_reward_model()

@@ -1,6 +1,6 @@
-"""Rules that verify a response: 1 if it is right, 0 if not. A `TextReward` takes each as its function.
+"""Rules that verify a response: 1 if it is right, 0 if it is not. Each serves as the function of a `TextReward`.
 
-What needs more than a comparison, such as running tests on code that a response holds, is a function of one's own.
+A check that is more than a comparison, such as running tests on code in a response, needs a function of your own.
 """
 
 import re
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from math import isnan
-from typing import Any, Literal
+from typing import Literal
 
 from lightning_rlhf.errors import UserError
 
@@ -17,9 +17,9 @@ _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 @dataclass(frozen=True)
 class ExactAnswer:
-    r"""Whether the response gives the answer that stands in a column of the data.
+    r"""Checks whether the response gives the answer in a column of the data.
 
-    Spaces and upper case make no difference, and numbers are compared as numbers: "1,000.0" is 1000.
+    Whitespace and case are ignored, and numbers are compared as numbers: "1,000.0" equals 1000.
 
     Example:
         >>> ExactAnswer(pattern=r"#### *(.+)")(["2 + 2?"], ["That makes\n#### 4"], answer=["4.0"])
@@ -27,20 +27,20 @@ class ExactAnswer:
     """
 
     column: str = "answer"
-    """Holds the right answers: texts or numbers."""
+    """Column of the right answers, which are texts or numbers."""
     pattern: str | None = None
-    r"""Regular expression that finds the answer: of its last match, what is in the first group, or all of it. It is
-    applied to the column too if it matches there. None takes the whole text."""
+    r"""Regular expression that finds the answer: the first group of its last match, or the whole match if it has no
+    group. It is applied to the column too, if it matches there. None takes the whole text."""
 
     def __post_init__(self) -> None:
         """Checks the pattern."""
         _check(self.pattern or "")
 
-    def __call__(self, prompts: Sequence[str], responses: Sequence[str], **columns: Sequence[Any]) -> list[float]:
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str], **columns: Sequence[object]) -> list[float]:
         """Scores responses.
 
         Raises:
-            UserError: If the data have no such column, or a row has no text or number in it.
+            UserError: If the data have no such column, or a row has neither a text nor a number in it.
         """
         if self.column not in columns:
             raise UserError(f"column={self.column}: the data have {', '.join(columns) or 'no other columns'}")
@@ -70,7 +70,7 @@ class ExactAnswer:
 
 @dataclass(frozen=True)
 class Pattern:
-    r"""Whether a regular expression is found in the response, or is not.
+    r"""Checks whether a regular expression is found in the response, or is absent from it.
 
     Example:
         >>> Pattern(r"(?i)\bsorry\b", wanted=False)(["Hello"], ["Sorry, no."])
@@ -78,9 +78,9 @@ class Pattern:
     """
 
     pattern: str
-    """Found anywhere in the response; `^` and `$` tie it to both ends."""
+    """Regular expression, which may match anywhere in the response; `^` and `$` anchor it to the ends."""
     wanted: bool = True
-    """Whether a match is right, or wrong."""
+    """Whether a match is right (True) or wrong (False)."""
 
     def __post_init__(self) -> None:
         """Checks the pattern."""
@@ -93,7 +93,7 @@ class Pattern:
 
 @dataclass(frozen=True)
 class Length:
-    """Whether the length of the response lies within bounds, which count as within.
+    """Checks whether the length of the response lies within bounds, inclusively.
 
     Example:
         >>> Length(minimum=2, maximum=4, unit="words")(["Hello"], ["Hello to you"])
@@ -102,12 +102,12 @@ class Length:
 
     minimum: int = 0
     maximum: int | None = None
-    """None sets no limit."""
+    """Upper bound; None for no bound."""
     unit: Literal["characters", "words"] = "words"
-    """Words are what spaces and line ends set apart."""
+    """Unit of the length; words are separated by whitespace."""
 
     def __post_init__(self) -> None:
-        """Checks that a length can lie between the bounds."""
+        """Checks that some length lies within the bounds."""
         if self.maximum is not None and self.maximum < self.minimum:
             raise UserError(f"maximum={self.maximum}: less than minimum={self.minimum}, so no response would be right")
 
@@ -119,14 +119,14 @@ class Length:
 
 
 def _is_answer(answer: object) -> bool:
-    """Whether a cell holds an answer: an empty text is none, nor is the NaN that some readers put for an empty cell."""
+    """Checks whether a cell contains an answer; an empty text does not, nor does NaN, which can mean an empty cell."""
     if isinstance(answer, str):
         return bool(answer.strip())
     return isinstance(answer, int | Decimal) or (isinstance(answer, float) and not isnan(answer))
 
 
 def _comparable(text: str) -> str | Decimal:
-    """A number if the text is one; else the text in lower case, with single spaces."""
+    """Returns the number that the text spells, or else the text in lower case with single spaces."""
     words = " ".join(text.split()).casefold()
     try:
         number = Decimal(_THOUSANDS.sub("", words))

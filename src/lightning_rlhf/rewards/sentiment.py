@@ -1,21 +1,25 @@
-"""How kind or pleased a text sounds, by the words in it: a reward for trying things out.
+"""The sentiment of a text, judged by its words: a reward for quick experiments.
 
 Source: Hutto and Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text" (2014).
 """
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Protocol
 
 from lightning_rlhf.errors import require
 
 
+class _Analyzer(Protocol):
+    def polarity_scores(self, text: str) -> dict[str, float]: ...
+
+
 def vader(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-    """The sentiment of each response, from -1 to 1, as the package vaderSentiment rates it in English.
+    """Rates the sentiment of each English response from -1 to 1, with the package vaderSentiment.
 
     Args:
-        prompts: Of no account.
-        responses: The texts.
+        prompts: The prompts, which are ignored.
+        responses: The texts to rate.
 
     Returns:
         VADER's compound scores.
@@ -28,8 +32,8 @@ def vader(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
 
 
 @lru_cache(maxsize=1)
-def _analyzer() -> Any:
-    """Reads its list of words once."""
+def _analyzer() -> _Analyzer:
+    """Makes the analyzer once, since it reads a list of words."""
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
     return SentimentIntensityAnalyzer()

@@ -2,10 +2,11 @@
 
 from math import isfinite
 from threading import Lock
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import torch
 
+from lightning_rlhf.data import fields
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.rewards.net import TextNetReward
 
@@ -18,8 +19,8 @@ def make_app(reward: TextNetReward, name: str, batch_size: int) -> "FastAPI":
 
     Args:
         reward: The model, in evaluation mode.
-        name: What `/health` calls it.
-        batch_size: Answers that go through the model at a time.
+        name: Name of the model in the answer of `/health`.
+        batch_size: Number of answers that the model scores at a time.
     """
     from fastapi import FastAPI, HTTPException
     from pydantic import BaseModel, Field, model_validator
@@ -43,7 +44,7 @@ def make_app(reward: TextNetReward, name: str, batch_size: int) -> "FastAPI":
             return self
 
     app = FastAPI(title="lightning-rlhf serve-reward")
-    # Requests come in threads: one at a time goes through the model, so that batch_size bounds its memory.
+    # Requests arrive in several threads. Only one at a time may use the model, so that batch_size bounds its memory.
     lock = Lock()
 
     @app.get("/health")
@@ -52,12 +53,12 @@ def make_app(reward: TextNetReward, name: str, batch_size: int) -> "FastAPI":
 
     @app.post("/score")
     def score(batch: Batch) -> dict[str, list[float]]:
-        before: list[Any] = (
-            [[message.model_dump() for message in messages] for messages in batch.messages]
+        before: list[list[fields.Message]] = (
+            [[{"role": turn.role, "content": turn.content} for turn in messages] for messages in batch.messages]
             if batch.messages
             else [[{"role": "user", "content": prompt}] for prompt in batch.prompts]
         )
-        conversations = [
+        conversations: list[list[fields.Message]] = [
             [*messages, {"role": "assistant", "content": response}]
             for messages, response in zip(before, batch.responses, strict=True)
         ]
@@ -71,7 +72,7 @@ def make_app(reward: TextNetReward, name: str, batch_size: int) -> "FastAPI":
         except UserError as error:
             raise HTTPException(422, str(error)) from error
         if not all(map(isfinite, scores)):
-            # JSON has no NaN: the web framework would fail on it, or put null in its place.
+            # JSON has no NaN: the web framework would fail, or replace it by null.
             raise HTTPException(500, f"{name} gives scores that are not finite: its weights are broken, or overflow")
         return {"scores": scores}
 

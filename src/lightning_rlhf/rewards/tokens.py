@@ -4,17 +4,17 @@ from collections.abc import Sequence
 
 from lightning_rlhf.data.render import Renderer
 
-# What stands for the bytes of a character that is not complete.
+# This character stands for the bytes of an incomplete character.
 _INCOMPLETE = "\ufffd"
 
 
 def token_texts(renderer: Renderer, ids: Sequence[int]) -> list[str]:
-    """The text that each token of a response adds; together they are the response, but for spaces at its ends.
+    """Returns the text that each token adds; together the texts are the response, except for spaces at its ends.
 
-    A stop token adds nothing. Of a character that takes several tokens, the last one adds it.
+    A stop token adds nothing. If a character consists of several tokens, the last of them adds it.
 
     Args:
-        renderer: The actor's.
+        renderer: The renderer of the actor.
         ids: The response, up to and including its stop token if it has one.
     """
 
@@ -27,8 +27,8 @@ def token_texts(renderer: Renderer, ids: Sequence[int]) -> list[str]:
 
     length = len(ids) - (ids[-1] in renderer.stop_ids)
     texts: list[str] = []
-    # Each piece is decoded together with the one before it, from `start` on: some tokenizers leave a space out at the
-    # beginning of a text.
+    # Each piece is decoded together with the previous piece, from `start` on, because some tokenizers omit a space at
+    # the beginning of a text.
     start = known = 0
     for end in range(1, length + 1):
         now = text(start, end)

@@ -1,1 +1,1 @@
-"""From prompts to experience: sampling, scoring, and the data set that the update reads."""
+"""Turns prompts into experience: sampling, scoring, and the data set that the update reads."""

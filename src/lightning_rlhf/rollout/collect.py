@@ -1,11 +1,11 @@
-"""From prompts to samples: sampled responses, and what the four roles say of them.
+"""Turns prompts into samples: responses, together with what the four roles compute for them.
 
 Shapes: B rows of this rank, P prompt tokens, R response tokens.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -22,43 +22,45 @@ from lightning_rlhf.rollout.sampling import Sampling
 from lightning_rlhf.rollout.texts import decode
 from lightning_rlhf.seeding import RandomKey
 
+T = TypeVar("T")
+
 
 class Greedy(NamedTuple):
-    """Of the greedy response to the prompt of each row."""
+    """Measurements of the greedy response to the prompt of each row."""
 
     scores: Tensor
-    """(B,), as a whole."""
+    """(B,) scores of whole responses."""
     lengths: Tensor
-    """(B,) tokens."""
+    """(B,) numbers of tokens."""
     finished: Tensor
-    """(B,) bool."""
+    """(B,) bool: the response ended with a stop token."""
     token_scores: Tensor
-    """(B,) sums of the scores of its tokens."""
+    """(B,) sums of the scores of single tokens."""
 
 
 class Samples(NamedTuple):
-    """Sampled responses and what the four roles say of them."""
+    """Sampled responses, together with what the four roles compute for them."""
 
     sequences: Sequences
     scores: Scores
     finished: Tensor
-    """(B,) bool."""
+    """(B,) bool: the response ended with a stop token."""
     sampler_logprobs: Tensor
-    """(B, R) in the distribution that the sampler drew from."""
+    """(B, R) log-probs in the distribution that the sampler drew from."""
     weights_version: Tensor
-    """(B, 1) int64, of the weights that the sampler drew with."""
+    """(B, 1) int64 version of the weights that the sampler drew with."""
     logprobs: Tensor
-    """(B, R) under the actor, by the scorer that the update uses."""
+    """(B, R) log-probs under the actor, computed by the same code that the update uses."""
     entropy: Tensor
-    """(B, R) of the actor."""
+    """(B, R) entropy of the actor."""
     ref_logprobs: Tensor
-    """(B, R) under the reference."""
+    """(B, R) log-probs under the reference."""
     values: Tensor | None
-    """(B, R) of the critic, if there is one."""
+    """(B, R) values of the critic, if there is one."""
     exact_kl: Tensor | None = None
-    """(B, R) over the whole vocabulary, if asked for."""
+    """(B, R) KL over the whole vocabulary, if it was asked for."""
     greedy: Greedy | None = None
-    """Of greedy responses, if asked for."""
+    """Measurements of greedy responses, if they were asked for."""
 
 
 def collect(
@@ -73,18 +75,18 @@ def collect(
     exact_kl: bool = False,
     greedy: bool = False,
 ) -> Samples:
-    """Samples a response to each prompt of this rank, and scores the responses a few rows at a time.
+    """Samples a response to each prompt of this rank, and scores the responses in micro-batches.
 
     Args:
-        engine: Draws the responses.
+        engine: The engine that draws the responses.
         roles: The four roles.
-        prompts: B prompts, on the device of the nets.
-        sampling: How to draw.
-        renderer: Makes text of tokens.
-        keys: B names of random numbers.
-        micro_batch_size: Rows that are scored at a time.
-        exact_kl: Also compute the KL over the whole vocabulary.
-        greedy: Also score a greedy response to each prompt.
+        prompts: B prompts, on the device of the models.
+        sampling: Settings of the sampling distribution.
+        renderer: Turns tokens into text.
+        keys: B keys, each of which names the random numbers of one response.
+        micro_batch_size: Number of rows that are scored at a time.
+        exact_kl: Whether to compute the KL over the whole vocabulary too.
+        greedy: Whether to score a greedy response to each prompt too.
     """
 
     def drawn(sampling: Sampling) -> Sampled:
@@ -108,12 +110,12 @@ def collect(
 
 
 def _rows(sampled: Sampled, rows: slice) -> Sampled:
-    """Some of the rows, with all columns."""
+    """Returns some of the rows, with all columns."""
     return _combined([sampled], lambda tensors: tensors[0][rows])
 
 
 def to_answers(sequences: Sequences, prompts: PromptBatch, renderer: Renderer) -> Answers:
-    """Responses with their texts, as a reward source gets them."""
+    """Adds the texts of prompts and responses, as a reward source needs them."""
     texts = decode(sequences, renderer)
     return Answers(sequences.rows(slice(None)), prompts.texts, texts, prompts.columns)
 
@@ -121,10 +123,10 @@ def to_answers(sequences: Sequences, prompts: PromptBatch, renderer: Renderer) -
 def score_samples(
     roles: Roles, sampled: Sampled, scores: Scores, temperature: float, *, exact_kl: bool = False
 ) -> Samples:
-    """Asks actor, reference and critic about sampled sequences.
+    """Evaluates sampled sequences with the actor, the reference and the critic.
 
-    The actor's log-probs come from the scorer that the update uses, not from the sampler: so the ratio of the first
-    update is 1 up to rounding. Columns that no row uses are not computed.
+    The actor's log-probs are computed by the same code that the update uses, and do not come from the sampler. The
+    ratio of the first update is therefore 1 up to rounding. Columns that no row uses are not computed.
     """
     trimmed = sampled.sequences.rows(slice(None))
     width = sampled.sequences.response_mask.shape[1]
@@ -134,7 +136,7 @@ def score_samples(
 
     stats, ref_logprobs = roles.policy_stats(trimmed, temperature=temperature)
     values = roles.values(trimmed)
-    # Zeros from a source that scores no tokens, so that all micro-batches and ranks have the same tensors.
+    # A source that scores no tokens counts as zeros, so that all micro-batches and ranks have the same tensors.
     tokens = scores.whole.new_zeros(trimmed.response_mask.shape) if scores.tokens is None else scores.tokens
     return Samples(
         sampled.sequences,
@@ -151,12 +153,12 @@ def score_samples(
 
 
 def gather_samples(samples: Samples) -> Samples:
-    """The samples of all ranks, in the order of the global rollout batch, on every rank."""
+    """Gives every rank the samples of all ranks, in the order of the global rollout batch."""
     return _combined([samples], lambda tensors: gather_rows(tensors[0]))
 
 
 def said_of(samples: Samples) -> dict[str, Tensor]:
-    """What the roles say of the responses, by words for people; 0 behind the responses."""
+    """Collects what the roles computed under names for people; numbers after the end of a response are 0."""
     said = {
         "log-probs of the actor that samples": samples.sampler_logprobs,
         "log-probs of the actor": samples.logprobs,
@@ -168,13 +170,17 @@ def said_of(samples: Samples) -> dict[str, Tensor]:
     return {**tokens, "scores": samples.scores.total}
 
 
-def _combined(parts: list[Any], combine: Callable[[list[Tensor]], Tensor]) -> Any:
-    """Combines tensors that stand at the same place in named tuples and dicts."""
+def _combined(parts: Sequence[T], combine: Callable[[list[Tensor]], Tensor]) -> T:
+    """Combines the tensors that are at the same place in nested named tuples and dicts."""
+    return cast(T, _combined_parts(parts, combine))
+
+
+def _combined_parts(parts: Sequence[Any], combine: Callable[[list[Tensor]], Tensor]) -> object:
     first = parts[0]
     if first is None:
         return None
     if isinstance(first, Tensor):
-        return combine(parts)
+        return combine(list(parts))
     if isinstance(first, dict):
-        return {name: _combined([part[name] for part in parts], combine) for name in first}
-    return type(first)(*(_combined(list(places), combine) for places in zip(*parts, strict=True)))
+        return {name: _combined_parts([part[name] for part in parts], combine) for name in first}
+    return type(first)(*(_combined_parts(places, combine) for places in zip(*parts, strict=True)))

@@ -1,11 +1,11 @@
-"""Credit assignment: from the samples of all ranks to advantages and returns.
+"""Credit assignment: computes advantages and returns from the samples of all ranks.
 
 Shapes: B rows, R response tokens.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,24 +24,24 @@ from lightning_rlhf.rollout.shaping import RewardShaping, shape_scores
 
 @dataclass(frozen=True, kw_only=True)
 class Credit:
-    """How responses are judged."""
+    """Settings of credit assignment."""
 
     advantage: str = "gae"
     """Name of an estimator in `ops.advantages`, or `module:name` for one that a module of yours registers."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Settings that this estimator has for itself."""
+    options: Mapping[str, object] = field(default_factory=dict)
+    """Settings that only this estimator has."""
     gamma: float = 1.0
-    """Discount; for estimators that declare it."""
+    """Discount factor; passed to estimators that declare it."""
     gae_lambda: float = 0.95
-    """Weight of GAE between one-step estimates (0) and whole returns (1); for estimators that declare it."""
+    """Weight of GAE between one-step estimates (0) and whole returns (1); passed to estimators that declare it."""
     kl_in: Literal["reward", "loss"] = "reward"
-    """Where the KL penalty is: in the rewards of the tokens, or in the loss."""
+    """Where the KL penalty is applied: to the rewards of the tokens, or to the loss."""
     kl_estimator: str = "k1"
-    """In the rewards k1, k2, k3; in the loss k2, k3, k3+."""
+    """Estimator of the KL: k1, k2 or k3 in the rewards; k2, k3 or k3+ in the loss."""
     shaping: RewardShaping = field(default_factory=RewardShaping)
-    """What is done to scores and rewards."""
+    """How scores and rewards are transformed."""
     num_samples_per_prompt: int = 1
-    """Size of a group."""
+    """Size of a group: the number of responses to each prompt."""
 
     def __post_init__(self) -> None:
         """Checks the values."""
@@ -72,31 +72,31 @@ class Credit:
 
     @property
     def kl_loss(self) -> Callable[[Tensor, Tensor], Tensor] | None:
-        """The estimator of the KL penalty, if that is in the loss."""
+        """The estimator of the KL penalty, if the penalty is in the loss; otherwise None."""
         return KL_IN_LOSS[self.kl_estimator] if self.kl_in == "loss" else None
 
     @property
     def estimator(self) -> Estimator:
-        """The estimator.
+        """The advantage estimator.
 
         Raises:
-            UserError: If there is none of this name.
+            UserError: If no estimator has this name.
         """
         return registered(ESTIMATORS, self.advantage, "advantage")
 
     def estimate(self, trajectories: Trajectories) -> Advantages:
-        """Estimates advantages, with the settings of the estimator; they are not whitened."""
+        """Estimates advantages with the settings of the estimator; does not whiten them."""
         function = self.estimator.estimate
         return function(trajectories, **arguments(function, self._shared, self.options))
 
     @property
-    def _shared(self) -> dict[str, Any]:
-        """The settings that several estimators have."""
+    def _shared(self) -> dict[str, float]:
+        """The settings that several estimators have in common."""
         return {"gamma": self.gamma, "gae_lambda": self.gae_lambda}
 
 
 def _example(group_size: int) -> Trajectories:
-    """Responses of one token to one prompt, to try an estimator on."""
+    """Makes responses of one token to one prompt, on which an estimator is tried out."""
     tokens, scores = torch.zeros(group_size, 1), torch.zeros(group_size)
     return Trajectories(tokens, tokens == 0, scores, tokens, group_size, values=tokens, greedy_scores=scores)
 
@@ -104,17 +104,17 @@ def _example(group_size: int) -> Trajectories:
 def to_experience(
     samples: Samples, credit: Credit, *, kl_coef: float, moments: Moments, max_length: int
 ) -> tuple[Experience, dict[str, float]]:
-    """Turns the samples of all ranks to advantages and returns.
+    """Computes advantages and returns from the samples of all ranks.
 
     Args:
-        samples: Of all ranks; the responses to one prompt stand one after the other.
-        credit: How responses are judged.
+        samples: The samples of all ranks; the responses to one prompt are adjacent.
+        credit: Settings of credit assignment.
         kl_coef: Weight of the KL penalty.
-        moments: Of all scores of whole responses of the run, these included.
-        max_length: Most tokens that a response may have. It is not the width of the tensors, which may be trimmed.
+        moments: Moments of the scores of all whole responses of the run, including these samples.
+        max_length: Length limit of a response, in tokens. The tensors may be narrower, since they may be trimmed.
 
     Returns:
-        The experience, and what is worth logging of how it was judged.
+        The experience, and metrics of its rewards.
     """
     mask = samples.sequences.response_mask
 

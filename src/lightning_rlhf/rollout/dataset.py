@@ -1,12 +1,13 @@
 """The data set of the update: a pass samples new experience and then reads it in minibatches."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lightning.pytorch import Trainer
 from torch import Tensor
 
 from lightning_rlhf.data.batches import SFTBatch
+from lightning_rlhf.data.module import Progress
 from lightning_rlhf.data.shares import Shares
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Experience
@@ -16,22 +17,22 @@ from lightning_rlhf.seeding import MINIBATCHES, permutation
 
 
 class Minibatch(NamedTuple):
-    """What one training step gets: a part of a minibatch, and the size of the whole."""
+    """The input of one training step: a part of a minibatch, and the size of the whole minibatch."""
 
     experience: Experience
     size: MinibatchSize
-    """Of the whole minibatch, over all ranks and accumulated parts."""
+    """Size of the whole minibatch, over all ranks and accumulated parts."""
     ptx: SFTBatch | None = None
-    """Texts to go on imitating, if any are mixed in."""
+    """Texts that are mixed into the update (PPO-ptx), if there are any."""
 
 
 class RolloutDataset:
-    """One pass is one PPO iteration: a rollout, then `ppo_epochs` times all its minibatches in fresh order.
+    """A data set whose passes are PPO iterations: a rollout, then `ppo_epochs` passes over it, each in a new order.
 
-    The experience is that of all ranks, and every rank takes its share of each minibatch: so minibatches, and what
-    losses are divided by, do not depend on the number of ranks. The rollout happens when the first batch is asked for,
-    since Lightning asks for an iterator before training starts. Buffer and position are saved in checkpoints: a run
-    that was stopped in the middle of an iteration goes on there, on any number of ranks.
+    Every rank holds the experience of all ranks and takes its share of each minibatch. Minibatches, and the counts that
+    losses are divided by, therefore do not depend on the number of ranks. The rollout happens when the first batch is
+    requested, since Lightning creates the iterator before training starts. Checkpoints contain the experience and the
+    position, so a run that was stopped in the middle of an iteration continues there, on any number of ranks.
     """
 
     def __init__(
@@ -49,18 +50,18 @@ class RolloutDataset:
         """Prepares the data set.
 
         Args:
-            collect: Samples the experience of an iteration, over all ranks.
-            rollout_batch_size: Responses of an iteration, over all ranks.
-            minibatch_size: Responses behind one optimizer step, over all ranks and accumulated parts.
-            ppo_epochs: Passes over the experience of an iteration.
-            max_length: Most tokens that a response may have. It is not the width of the experience, which may be
-                trimmed.
-            trainer: Says how many ranks and accumulated parts share a minibatch.
-            seed: Of the order.
+            collect: Samples the experience of the iteration with a given number, over all ranks.
+            rollout_batch_size: Number of responses of an iteration, over all ranks.
+            minibatch_size: Number of responses of one optimizer step, over all ranks and accumulated parts.
+            ppo_epochs: Number of passes over the experience of an iteration.
+            max_length: Length limit of a response, in tokens. The experience may be narrower, since it may be trimmed.
+            trainer: Knows how many ranks and accumulated parts share a minibatch.
+            seed: Seed of the order.
             ptx: Texts to mix into the updates, if any.
 
         Raises:
-            UserError: If sizes do not divide.
+            UserError: If `minibatch_size` or the number of ranks does not divide `rollout_batch_size`, or a minibatch
+                cannot be shared equally.
         """
         check_sizes(rollout_batch_size, minibatch_size, trainer.world_size)
         self.collect, self.ppo_epochs, self.seed = collect, ppo_epochs, seed
@@ -72,16 +73,16 @@ class RolloutDataset:
         self.max_length = self.max_length_of_experience = max_length
 
     def __len__(self) -> int:
-        """Micro-batches of an iteration, on each rank."""
+        """Number of micro-batches of an iteration, on each rank."""
         return self.num_updates * self.shares.num_parts
 
     @property
     def num_updates(self) -> int:
-        """Minibatches of an iteration."""
+        """Number of minibatches of an iteration."""
         return self.ppo_epochs * (self.rollout_batch_size // self.shares.minibatch_size)
 
     def __iter__(self) -> Iterator[Minibatch]:
-        """Starts or continues an iteration; nothing happens before the first batch is asked for."""
+        """Starts or continues an iteration; nothing happens before the first batch is requested."""
         if self.position == len(self):
             self.iteration, self.position, self.experience = self.iteration + 1, 0, None
         if self.experience is None:
@@ -99,8 +100,8 @@ class RolloutDataset:
                 self.ptx.part(self.iteration * self.num_updates + update, part) if self.ptx else None,
             )
 
-    def progress(self) -> dict[str, Any]:
-        """Where the data set stands, in rows of the iteration; with the experience, unless the iteration is over."""
+    def progress(self) -> Progress:
+        """Returns the position in rows of the iteration, and the experience unless the iteration is over."""
         buffer: dict[str, Tensor | None] | None = None
         if self.experience is not None and self.position < len(self):
             # Plain tensors, so that a checkpoint loads with weights_only=True.
@@ -110,7 +111,7 @@ class RolloutDataset:
         over = self.position == len(self)
         return {
             "iteration": self.iteration + over,
-            # Of all passes over the experience.
+            # Counted over all passes over the experience.
             "row": 0 if over else self.shares.row(self.position),
             "rollout_batch_size": self.rollout_batch_size,
             "minibatch_size": self.shares.minibatch_size,
@@ -120,33 +121,33 @@ class RolloutDataset:
             "buffer": buffer,
         }
 
-    def go_on(self, progress: dict[str, Any]) -> None:
-        """Continues from there, in minibatches of another size too.
+    def go_on(self, progress: Progress) -> None:
+        """Continues from a saved position; the size of a minibatch may have changed.
 
         Raises:
-            UserError: If an iteration that is not over has other sizes now, or no minibatch begins there.
+            UserError: If another size has changed in the middle of an iteration, or no minibatch begins there.
         """
         row = progress["row"]
         sizes = {"rollout_batch_size": self.rollout_batch_size, "ppo_epochs": self.ppo_epochs}
         changed = [f"{name} was {progress[name]} and is {now}" for name, now in sizes.items() if now != progress[name]]
         if row and changed:
             raise UserError(
-                f"the checkpoint was written within an iteration, and {' and '.join(changed)} now: go on with the old "
-                "value, or from the end of an iteration"
+                f"the checkpoint was written within an iteration, and {' and '.join(changed)} now: continue with the "
+                "old value, or from the end of an iteration"
             )
         self.iteration = progress["iteration"]
         self.position = self.shares.position(row, progress)
         if progress["buffer"] is not None:
             self.experience = Experience.from_names(progress["buffer"])
-            # The one that the experience was sampled with: the limit of the next iterations may be another.
+            # The limit that the experience was sampled with; that of the next iterations may be different.
             self.max_length_of_experience = progress["max_length"]
 
 
 def check_sizes(rollout_batch_size: int, minibatch_size: int, processes: int) -> None:
-    """Checks that minibatches and ranks divide a rollout.
+    """Checks that a rollout divides into minibatches and among ranks.
 
     Raises:
-        UserError: If they do not.
+        UserError: If it does not.
     """
     divisors = {
         f"minibatch_size={minibatch_size}": minibatch_size,
@@ -154,4 +155,4 @@ def check_sizes(rollout_batch_size: int, minibatch_size: int, processes: int) ->
     }
     for name, size in divisors.items():
         if rollout_batch_size % size:
-            raise UserError(f"rollout_batch_size={rollout_batch_size} does not divide by {name}: change one of them")
+            raise UserError(f"rollout_batch_size={rollout_batch_size} is not divisible by {name}: change one of them")

@@ -1,4 +1,4 @@
-"""Answers to held-out prompts: what a stage is judged by."""
+"""Answers held-out prompts, and summarizes the answers as metrics of a stage."""
 
 from typing import Any
 
@@ -20,25 +20,26 @@ Sample = dict[str, Any]
 class HeldOutAnswers:
     """Gathers the answers of one validation pass.
 
-    Each prompt has random numbers of its own, the same in every pass: so two models are compared on the same luck.
+    Each prompt has its own random numbers, which are the same in every pass, so that two models are compared under the
+    same randomness.
     """
 
     def __init__(self, sampling: Sampling, renderer: Renderer, gold: TextReward | None, seed: int) -> None:
         """Prepares an empty pass.
 
         Args:
-            sampling: How to draw; temperature 0 is greedy.
-            renderer: Makes text of tokens.
-            gold: The true aim, in [0, 1] where 1 is fully met; if there is one. If its function has an attribute
-                `metric_name`, that is what its mean is called.
-            seed: Of the random numbers.
+            sampling: Settings of the sampling distribution; temperature 0 is greedy.
+            renderer: Turns tokens into text.
+            gold: The gold metric, between 0 and 1 (fully met), if there is one. If its function has an attribute
+                `metric_name`, the mean is logged under that name.
+            seed: Seed of the random numbers.
         """
         self.sampling, self.renderer, self.gold, self.seed = sampling, renderer, gold, seed
         name = getattr(gold and gold.function, "metric_name", None)
         self.gold_name = {} if name is None else {"gold_name": name}
         self.samples: dict[int, Sample] = {}
         self.before: list[Sample] | None = None
-        """Answers before training, which later ones are compared with."""
+        """Answers before training, with which later answers are compared."""
 
     def answer(self, engine: RolloutEngine, batch: PromptBatch) -> Sampled:
         """Draws an answer to each prompt of a batch and keeps it."""
@@ -71,24 +72,24 @@ class HeldOutAnswers:
             self.samples[index][name] = value
 
     def finish(self) -> list[Sample]:
-        """All answers of all ranks in the order of the prompts; the next pass starts empty."""
+        """Returns the answers of all ranks in the order of the prompts, and empties this pass for the next one."""
         everyone = dict(gather_objects(list(self.samples.items())))
         self.samples = {}
         return [everyone[index] for index in sorted(everyone)]
 
 
 def summarize(samples: list[Sample], before: list[Sample] | None = None) -> dict[str, float]:
-    """Averages over the answers.
+    """Averages measurements over the answers.
 
     Args:
         samples: Answers of a pass.
-        before: Answers before training, perhaps to a part of the prompts only. An answer is compared with the one to
-            the same row of the held-out data, since prompts may occur more than once, and conversations may end alike.
+        before: Answers before training, perhaps to only some of the prompts. Answers to the same row of the held-out
+            data are compared, since a prompt may occur more than once, and conversations may end alike.
 
     Returns:
-        `response_length`, `eos_rate`, and where known `score`, `kl`, `gold_mean` (mean of the gold metric, under its
-        own name if it has one), `gold_rate` (share of answers that meet it fully) and `gold_win_rate` (share that beat
-        the answer before training by it; a tie counts half).
+        `response_length`, `eos_rate`, and if they are known `score`, `kl`, `gold_mean` (mean of the gold metric, under
+        its own name if it has one), `gold_rate` (share of answers that meet it fully) and `gold_win_rate` (share of
+        answers with a higher gold metric than the answer before training; a tie counts half).
     """
     metrics = {
         "response_length": _mean([sample["length"] for sample in samples]),
@@ -108,9 +109,9 @@ def summarize(samples: list[Sample], before: list[Sample] | None = None) -> dict
 
 
 def _place(sample: Sample) -> tuple[int, str]:
-    """What two answers to one prompt have in common: the row; the prompt tells when the held-out data are others."""
+    """Identifies the prompt of an answer by its row, and by its text in case the held-out data have changed."""
     return sample["row"], sample["prompt"]
 
 
-def _mean(values: list) -> float:
+def _mean(values: list[float]) -> float:
     return float(sum(values) / len(values))

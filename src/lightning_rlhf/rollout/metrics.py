@@ -1,4 +1,4 @@
-"""What is worth logging of a rollout."""
+"""Metrics of a rollout."""
 
 from lightning_rlhf.experience import Experience
 from lightning_rlhf.ops.advantages import explained_variance
@@ -8,14 +8,14 @@ from lightning_rlhf.rollout.collect import Samples
 
 
 def rollout_metrics(samples: Samples, experience: Experience) -> dict[str, float]:
-    """Averages over responses, of sums over tokens.
+    """Computes means over responses; measurements of tokens are summed over each response first.
 
     Args:
-        samples: Of all ranks.
-        experience: What became of them.
+        samples: Samples of all ranks.
+        experience: The experience that was computed from the samples.
 
     Returns:
-        Names without prefix, such as `score_mean`; docs/metrics.md says what each means.
+        Metrics by name without a prefix, such as `score_mean`; docs/metrics.md explains each of them.
     """
     mask, scores = samples.sequences.response_mask, samples.scores
     kl = kl_estimates(samples.logprobs, samples.ref_logprobs)

@@ -1,4 +1,4 @@
-"""Texts that are mixed into PPO's updates, so that the actor does not forget how to write them.
+"""Texts that are mixed into PPO's updates, so that the actor does not forget how to write such texts.
 
 Source: Ouyang et al., "Training language models to follow instructions with human feedback" (2022), PPO-ptx.
 """
@@ -15,29 +15,32 @@ from lightning_rlhf.seeding import endless
 
 
 class PTX:
-    """Gives each minibatch of PPO a minibatch of texts, as a function of its number: there is no place to keep."""
+    """Provides a minibatch of texts for each minibatch of PPO.
+
+    The texts depend on the number of the minibatch alone, so a checkpoint need not contain a position.
+    """
 
     def __init__(self, rows: Rows[Conversation], *, minibatch_size: int, trainer: Trainer, seed: int) -> None:
-        """Takes the texts.
+        """Stores the texts.
 
         Args:
             rows: Conversations, with the column `num_labels`.
-            minibatch_size: Texts for each optimizer step, over all ranks and accumulated parts.
-            trainer: Says how many ranks and accumulated parts share them.
-            seed: Of the order.
+            minibatch_size: Number of texts for each optimizer step, over all ranks and accumulated parts.
+            trainer: Knows how many ranks and accumulated parts share the texts.
+            seed: Seed of the order.
 
         Raises:
-            UserError: If they cannot be shared equally.
+            UserError: If the texts of a step cannot be shared equally.
         """
         self.rows, self.seed = rows, seed
         self.num_labels = rows.numbers("num_labels")
         self.shares = Shares.of(minibatch_size, trainer)
 
     def part(self, update: int, part: int) -> SFTBatch:
-        """This rank's share of one part of one update.
+        """Returns this rank's share of one part of one update.
 
         Args:
-            update: Number of the minibatch, over all iterations.
+            update: Number of the minibatch, counted over all iterations.
             part: Number of the accumulated part.
         """
         size = self.shares.minibatch_size

@@ -21,14 +21,14 @@ class Sampled(NamedTuple):
 
     sequences: Sequences
     finished: Tensor
-    """(B,) bool: ended with a stop token; otherwise the length limit cut it."""
+    """(B,) bool: True if the response ended with a stop token, False if it reached the length limit."""
     logprobs: Tensor
-    """(B, R) of the drawn tokens in the distribution that they were drawn from, in nats; 0 after the response.
+    """(B, R) log-probs of the tokens in the distribution that they were drawn from, in nats; 0 after the response.
 
-    NaN if the net's logits are: then the tokens mean nothing.
+    They are NaN if the model's logits are NaN; the tokens are meaningless then.
     """
     weights_version: Tensor
-    """(B, 1) int64, of the weights that the engine drew with: the number of optimizer steps behind them."""
+    """(B, 1) int64 version of the weights that the engine drew with: the number of optimizer steps that led to them."""
 
 
 def sample(
@@ -40,18 +40,18 @@ def sample(
     *,
     stop_ids: tuple[int, ...],
 ) -> Sampled:
-    """Has an engine draw a response to each prompt of a batch.
+    """Draws a response to each prompt of a batch.
 
     Args:
-        engine: What draws.
+        engine: The engine that draws the responses.
         input_ids: (B, P) prompts, padded at the left.
         attention_mask: (B, P) bool.
-        keys: B names of random numbers.
-        sampling: How to draw.
-        stop_ids: Ids that end a response; each of them counts.
+        keys: B keys, each of which names the random numbers of one response.
+        sampling: Settings of the sampling distribution.
+        stop_ids: Token ids, any of which ends a response.
 
     Returns:
-        Responses of R = `max_new_tokens` columns, 0 after the stop token, on the device of the prompts.
+        Responses with R = `max_new_tokens` columns, 0 after the stop token, on the device of the prompts.
     """
     prompts = [ids[mask].tolist() for ids, mask in zip(input_ids.cpu(), attention_mask.cpu(), strict=True)]
     requests = [Request(prompt, key) for prompt, key in zip(prompts, keys, strict=True)]
@@ -68,7 +68,7 @@ def sample(
 
 
 def _padded(rows: Sequence[Sequence[float]], width: int, dtype: torch.dtype) -> Tensor:
-    """(B, width) with 0 behind each row."""
+    """Pads each row with 0 on the right, to shape (B, width)."""
     padded = torch.zeros(len(rows), width, dtype=dtype)
     for place, row in enumerate(rows):
         padded[place, : len(row)] = torch.tensor(row, dtype=dtype)

@@ -1,4 +1,4 @@
-"""How responses are drawn: what every engine is told."""
+"""Settings of the sampling distribution, which every engine follows."""
 
 from dataclasses import dataclass
 
@@ -7,16 +7,16 @@ from lightning_rlhf.errors import UserError, raise_problems
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How responses are drawn."""
+    """Settings of the sampling distribution."""
 
     max_new_tokens: int
-    """Length limit of a response."""
+    """Length limit of a response, in tokens."""
     temperature: float = 1.0
-    """Logits are divided by it; 0 takes the likeliest token each time (greedy)."""
+    """The logits are divided by the temperature; 0 takes the likeliest token each time (greedy)."""
     top_k: int = 0
-    """Draw from the likeliest so many tokens only; 0 from all."""
+    """Draw from this number of likeliest tokens; 0 draws from all tokens."""
     top_p: float = 1.0
-    """Draw from the smallest set of tokens with this probability; 1 from all."""
+    """Draw from the smallest set of tokens with this probability; 1 draws from all tokens."""
 
     def __post_init__(self) -> None:
         """Checks the values."""
@@ -32,10 +32,10 @@ class Sampling:
         raise_problems(problems)
 
     def check_for_rollout(self) -> None:
-        """Checks that the sampling distribution is one whose log-probs PPO can compute again.
+        """Checks that PPO can recompute the log-probs of the sampling distribution.
 
         Raises:
-            UserError: If tokens are cut off or sampling is greedy.
+            UserError: If tokens are excluded, or sampling is greedy.
         """
         if self.temperature == 0 or self.top_k or self.top_p < 1:
             raise UserError(

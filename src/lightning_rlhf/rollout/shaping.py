@@ -1,4 +1,4 @@
-"""What is done to the scores of responses before they become rewards.
+"""Transforms the scores of responses before they become rewards.
 
 Shapes: B rows.
 """
@@ -15,24 +15,28 @@ from lightning_rlhf.ops.rewards import overlong_penalty
 
 @dataclass(frozen=True, kw_only=True)
 class RewardShaping:
-    """In this order: normalised, clipped, replaced or punished for a missing end, punished for length."""
+    """Settings of reward shaping.
+
+    Scores are first normalised, then clipped, then replaced or lowered if the response has no stop token, and finally
+    lowered for the length of the response.
+    """
 
     normalize: bool = False
-    """Scores get mean 0 and standard deviation 1 over all responses of the run so far."""
+    """Whether scores get mean 0 and standard deviation 1 over all responses of the run so far."""
     clip: float | None = None
-    """Scores are clipped to ± this."""
+    """Scores are clipped to the range from -clip to clip."""
     missing_eos_score: float | None = None
-    """The score of a response that the length limit cut, whatever the reward source says (Stiennon et al.: -1)."""
+    """Replaces the score of a response that reached the length limit (Stiennon et al.: -1)."""
     missing_eos_penalty: float = 0.0
-    """Taken from the score of a response that the length limit cut."""
+    """Subtracted from the score of a response that reached the length limit."""
     length_penalty: float = 0.0
-    """Taken from the score for each token."""
+    """Subtracted from the score for each token."""
     overlong_buffer: int = 0
-    """Tokens before the length limit in which a penalty grows (DAPO's soft over-long punishment); 0: none."""
+    """Number of tokens before the limit over which a penalty grows (DAPO's soft overlong punishment); 0 for none."""
     overlong_penalty: float = 1.0
-    """That penalty at the limit."""
+    """The value of that penalty at the limit."""
     whiten: bool = False
-    """Rewards of tokens get standard deviation 1, around the mean that they have."""
+    """Whether the rewards of tokens are scaled to standard deviation 1; their mean is kept."""
 
     def __post_init__(self) -> None:
         """Checks the values."""
@@ -50,10 +54,10 @@ class RewardShaping:
         raise_problems(problems)
 
     def check_limit(self, max_length: int) -> None:
-        """Checks that the buffer lies within the longest response.
+        """Checks that the overlong buffer is shorter than the longest response.
 
         Raises:
-            UserError: If it does not.
+            UserError: If it is not.
         """
         if self.overlong_buffer >= max_length:
             raise UserError(
@@ -68,15 +72,15 @@ def shape_scores(
     """Applies `shaping` to the scores of responses.
 
     Args:
-        scores: (B,) from the reward source.
-        lengths: (B,) tokens.
-        finished: (B,) bool: ended with a stop token.
-        shaping: What to do.
-        moments: Of all scores of the run, these included.
-        max_length: The length limit.
+        scores: (B,) scores from the reward source.
+        lengths: (B,) lengths of the responses, in tokens.
+        finished: (B,) bool: True if the response ended with a stop token.
+        shaping: Settings of reward shaping.
+        moments: Moments of all scores of the run, including these.
+        max_length: Length limit of a response, in tokens.
 
     Returns:
-        (B,).
+        (B,) shaped scores.
     """
     if shaping.normalize:
         scores = (scores - moments.mean) / max(moments.std, 1e-8)

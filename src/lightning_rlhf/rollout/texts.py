@@ -1,4 +1,4 @@
-"""Responses in words."""
+"""Texts of responses."""
 
 import torch
 
@@ -8,7 +8,7 @@ from lightning_rlhf.rollout.engines.engine import FinishReason
 
 
 def decode(sequences: Sequences, renderer: Renderer) -> list[str]:
-    """Texts of the responses."""
+    """Decodes the responses into texts."""
     return [
         renderer.decode(ids[mask].tolist())
         for ids, mask in zip(sequences.responses.cpu(), sequences.response_mask.cpu(), strict=True)
@@ -16,5 +16,5 @@ def decode(sequences: Sequences, renderer: Renderer) -> list[str]:
 
 
 def finish_reason(finished: torch.Tensor | bool) -> FinishReason:
-    """Why a response ended: `stop` at a stop token, `length` at the limit."""
+    """Returns why a response ended: `stop` for a stop token, `length` for the length limit."""
     return "stop" if finished else "length"

@@ -216,7 +216,7 @@ WRONG: dict[str, tuple[Need, dict[str, Any], str]] = {
         {"messages": [{"role": "user", "content": ["x"]}]},
         "field 'messages[0].content' is a list ([\"x\"]), expected text",
     ),
-    "half a character": ("prompt", {"prompt": "a\ud800"}, "field 'prompt' holds half a character"),
+    "half a character": ("prompt", {"prompt": "a\ud800"}, "field 'prompt' contains half a character"),
     "no score": ("score", {"user_input": "Why?", "completion": "x", "score": None}, "field 'score' is missing"),
     "a score in words": (
         "score",

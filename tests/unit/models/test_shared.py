@@ -289,7 +289,7 @@ def test_an_adapter_without_a_head_is_no_reward_model(make_source: MakeSource, t
 
 def test_without_one_net_an_adapter_scores_nothing(make_source: MakeSource) -> None:
     renderer = Renderer(make_source().load_tokenizer(), "plain")
-    with pytest.raises(UserError, match="needs a net that plays all roles"):
+    with pytest.raises(UserError, match="needs a model that plays all roles"):
         as_reward(AdapterReward("somewhere"), renderer)
 
 

@@ -138,7 +138,7 @@ def test_a_graph_that_cannot_be_drawn_is_refused(settings: dict[str, Any], messa
 
 
 def test_a_graph_whose_goal_no_node_reaches_says_so() -> None:
-    with pytest.raises(UserError, match=r"^seed=1001: no node .* take another seed$"):
+    with pytest.raises(UserError, match=r"^seed=1001: no node .* choose another seed$"):
         _ = Graph(seed=1001).starts
 
 

@@ -106,7 +106,7 @@ def test_rows_of_an_array_may_go_on_with_zeros(kind: Callable, renderer: Rendere
     ("change", "message"),
     [
         (lambda rows: [rows[0], rows[1][:-1]], "fixed returned {less} numbers for the {count} tokens of the response"),
-        (lambda rows: [rows[0], [*rows[1], 0.5]], "fixed returned 0.5 behind the {count} tokens of the response"),
+        (lambda rows: [rows[0], [*rows[1], 0.5]], "fixed returned 0.5 after the {count} tokens of the response"),
         (lambda rows: [rows[0], 1.0], "fixed returned 1.0 for the response 'Tighten the seal', and lists for others"),
         (
             lambda rows: [rows[0], [float("nan"), *rows[1][1:]]],

@@ -169,7 +169,7 @@ def test_a_place_in_an_iteration_that_is_none_any_more_is_an_error_with_old_and_
     list(islice(stopped, 1))
     with pytest.raises(UserError, match=r"minibatch_size was 4 .* is 6 now, .* after the 4 rows"):
         make_dataset(12, 6).go_on(stopped.progress())
-    with pytest.raises(UserError, match="rollout_batch_size was 12 and is 24 now: go on with the old value"):
+    with pytest.raises(UserError, match="rollout_batch_size was 12 and is 24 now: continue with the old value"):
         make_dataset(24, 4).go_on(stopped.progress())
     list(stopped)
     resumed = make_dataset(24, 6)
@@ -219,9 +219,9 @@ def test_an_experience_of_other_fields_is_an_error_that_names_them(other: str | 
 @pytest.mark.parametrize(
     ("sizes", "world_size", "message"),
     [
-        ((12, 5), 1, "rollout_batch_size=12 does not divide by minibatch_size=5"),
-        ((10, 5), 4, "rollout_batch_size=10 does not divide by 4 processes"),
-        ((12, 6), 4, "minibatch_size=6 does not divide by 4 = 4 processes x accumulate_grad_batches=1"),
+        ((12, 5), 1, "rollout_batch_size=12 is not divisible by minibatch_size=5"),
+        ((10, 5), 4, "rollout_batch_size=10 is not divisible by 4 processes"),
+        ((12, 6), 4, "minibatch_size=6 is not divisible by 4 = 4 processes x accumulate_grad_batches=1"),
     ],
 )
 def test_sizes_that_do_not_divide_are_named(sizes: tuple[int, int], world_size: int, message: str) -> None:

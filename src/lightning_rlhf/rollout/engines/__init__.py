@@ -1,1 +1,1 @@
-"""Engines that draw responses, behind one door: `engine.RolloutEngine`."""
+"""Engines that draw responses. All of them implement the protocol `engine.RolloutEngine`."""

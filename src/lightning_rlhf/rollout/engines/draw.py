@@ -1,7 +1,7 @@
-"""Draws tokens from logits by given random numbers.
+"""Draws tokens from logits with given random numbers.
 
-Tokens are drawn by the inverse of the distribution function, whose sums are in fp64: each of 128,000 tokens is drawn
-with its probability to within 10⁻¹¹.
+A token is found by inverting the cumulative distribution function, which is summed in fp64. Each of 128,000 tokens is
+therefore drawn with its probability to within 10⁻¹¹.
 
 Shapes: B rows, V vocabulary.
 """
@@ -14,11 +14,11 @@ from lightning_rlhf.rollout.sampling import Sampling
 
 
 def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """Draws a token from each row of logits (B, V), by the numbers (B,) in (0, 1].
+    """Draws a token from each row of logits (B, V), using the random numbers (B,) in (0, 1].
 
     Returns:
         Tokens, and their log-probs in the distribution that they are drawn from, in nats and fp32, both (B,). Where
-        logits are NaN the log-prob is NaN as well, and the token means nothing.
+        logits are NaN, the log-prob is NaN as well, and the token is meaningless.
     """
     if sampling.temperature == 0:
         largest, tokens = logits.float().max(-1)
@@ -34,10 +34,11 @@ def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, 
 
 
 def invert(probs: Tensor, uniforms: Tensor) -> Tensor:
-    """Finds the tokens at which the distribution function reaches given numbers.
+    """Finds the tokens at which the cumulative distribution function reaches the given numbers.
 
-    In fp32, the sums of a large vocabulary would swallow the smallest probabilities. An exponential race would be exact
-    as well, but takes a random number for each token of the vocabulary: four times as long for 128,000 on a CPU.
+    In fp32, the sums over a large vocabulary would lose the smallest probabilities. An exponential race would be exact
+    as well, but needs a random number for each token of the vocabulary: with 128,000 tokens it takes four times as long
+    on a CPU.
 
     Args:
         probs: (B, V) in fp32, which need not add up to 1 exactly.
@@ -47,7 +48,8 @@ def invert(probs: Tensor, uniforms: Tensor) -> Tensor:
         (B,) tokens, on the device of `probs`.
     """
     cumulative = probs.to(uniforms.device).cumsum(-1, dtype=torch.float64)
-    # The numbers are above 0 and the total is the last entry: so a token of probability 0 is never found.
+    # The numbers are above 0 and are scaled by the last entry, so a token of probability 0 is never found.
     found = torch.searchsorted(cumulative, uniforms.double()[:, None] * cumulative[:, -1:])
-    # NaN is not found at all: the place behind the last token would be an error of indices, or end a GPU's process.
+    # NaN is never found, and the search returns an index beyond the last token. That index would raise an error on a
+    # CPU, and abort the process on a GPU.
     return found[:, 0].clamp(max=probs.shape[-1] - 1).to(probs.device)

@@ -1,4 +1,4 @@
-"""The door to everything that draws responses: ids go in, ids come out, and nothing is padded."""
+"""The interface of everything that draws responses: ids go in, ids come out, and nothing is padded."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple, Protocol
@@ -17,7 +17,7 @@ class Request(NamedTuple):
     """One prompt that is to be answered once."""
 
     prompt: list[int]
-    """Ids; at least one."""
+    """Token ids; at least one."""
     key: RandomKey
     """Names the random numbers of the response."""
 
@@ -27,39 +27,39 @@ class Token(NamedTuple):
 
     id: int
     logprob: float
-    """In the distribution that the token was drawn from, in nats."""
+    """Log-prob in the distribution that the token was drawn from, in nats."""
     finish_reason: FinishReason | None
-    """Set on the last token of a response only."""
+    """Why the response ended; None unless this is its last token."""
 
 
 class Completion(NamedTuple):
     """The response to a request."""
 
     request: int
-    """The place of the request in the call."""
+    """Index of the request in the call."""
     ids: list[int]
-    """The stop token, if there is one, is the last of them."""
+    """Token ids; the stop token, if there is one, is the last."""
     logprobs: list[float]
-    """Of each id in the distribution that it was drawn from, in nats; NaN if the logits of the net are."""
+    """Log-prob of each id in the distribution that it was drawn from, in nats; NaN if the model's logits are NaN."""
     finish_reason: FinishReason
     weights_version: int
-    """The version of the weights that the response was drawn with."""
+    """Version of the weights that the response was drawn with."""
 
 
 class RolloutEngine(Protocol):
     """Draws responses with the weights that it was given last.
 
-    The same key gets the same response, in whatever batch, but for rounding where the batch has another shape. Under a
-    strategy that shards, all processes make the same calls together, with as many requests as each has, and read an
-    iterator to its end.
+    The same key gives the same response in any batch, apart from rounding where the shape of the batch differs. Under a
+    strategy that shards, all processes make the same calls together and read each iterator to its end; each process may
+    have a different number of requests.
     """
 
     shares_weights: bool
-    """Whether the engine samples with the very weights that are trained, so that these must be there when it does."""
+    """Whether the engine samples with the trained model itself, whose weights must then be present while it samples."""
 
     @property
     def weights_version(self) -> int | None:
-        """The version of the weights that the engine has; None while it has none."""
+        """Version of the weights that the engine has; None while it has no weights."""
 
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, *, stop_ids: tuple[int, ...]
@@ -68,8 +68,8 @@ class RolloutEngine(Protocol):
 
         Args:
             requests: Prompts with the keys of their random numbers.
-            sampling: How to draw.
-            stop_ids: Ids that end a response; each of them counts.
+            sampling: Settings of the sampling distribution.
+            stop_ids: Token ids, any of which ends a response.
 
         Returns:
             One completion for each request, in the order of the requests.
@@ -87,27 +87,27 @@ class RolloutEngine(Protocol):
         """Takes new weights.
 
         Args:
-            weights: Name, as in the net's `state_dict`, and whole tensor of each weight and buffer. All processes read
-                the iterator to its end, or none begins: where weights are sharded, each step of it is a collective,
-                and a tensor is there only until the next one is asked for. An engine that shares its weights leaves
-                the iterator unread.
-            version: Which weights these are: the number of optimizer steps behind them. Whatever the engine has
-                computed with others, such as cached keys and values of prompts, is void.
+            weights: Name, as in the model's `state_dict`, and whole tensor of each weight and buffer. Either all
+                processes read the iterator to its end, or none reads it: where weights are sharded, each step of the
+                iterator is a collective, and a tensor exists only until the next one is requested. An engine that
+                shares its weights leaves the iterator unread.
+            version: Number of optimizer steps that led to these weights. What the engine has computed with other
+                weights, such as cached keys and values of prompts, becomes invalid.
         """
 
     def release(self) -> None:
-        """Frees the memory that the engine can do without while nobody samples; nothing if it is free already."""
+        """Frees the memory that the engine needs only for sampling; does nothing if it is free already."""
 
     def resume(self) -> None:
-        """Undoes `release`: the engine has the same weights and version as before."""
+        """Undoes `release`: afterwards the engine has the same weights and version as before."""
 
 
 BuildEngine = Callable[[nn.Module, torch.device], RolloutEngine]
-"""Builds an engine that samples as a net does, which has its configuration too, on the device of the process."""
+"""Builds an engine that samples from a given model, on the device of the process."""
 
 
 def in_order(completions: Iterable[Completion], num_requests: int) -> list[Completion]:
-    """Completions in the order of their requests.
+    """Sorts completions into the order of their requests.
 
     Raises:
         RuntimeError: If not every request has been answered exactly once.

@@ -1,10 +1,10 @@
-"""The reference engine: samples with the net of the module, in rectangles of padded prompts, with a key-value cache.
+"""The reference engine: samples from the trained model itself, in batches of padded prompts, with a key-value cache.
 
-The random numbers of a response are those of its key, whichever process draws it and in whatever batch. How requests
-are spread over processes and micro-batches therefore changes a response only where rounding changes the net's logits,
-since batches of another size go through other kernels. In fp32 that is rare: of 256 responses, 0 to 2 come out
-differently. In bf16 and with weights in int8 nothing is promised: in bf16, 20 to 70% of them do, since one other token
-changes all that follow.
+The key of a response determines its random numbers, whichever process draws it and in whatever batch. The distribution
+of requests over processes and micro-batches therefore changes a response only where rounding changes the logits,
+because batches of different sizes use different kernels. In fp32 that is rare: 0 to 2 of 256 responses change. In bf16
+and with int8 weights it is not: in bf16, 20 to 70% of the responses change, because a single different token changes
+all tokens after it.
 
 Shapes: B rows, P prompt tokens (padded at the left), R new tokens.
 """
@@ -26,21 +26,21 @@ from lightning_rlhf.seeding import keyed_uniforms
 
 
 class PaddedEngine:
-    """See `RolloutEngine`; rows that are finished leave the batch once half of it is done."""
+    """See `RolloutEngine`. Finished rows are removed from the batch once they make up half of it."""
 
     shares_weights = True
 
     def __init__(self, net: nn.Module, device: torch.device, *, micro_batch_size: int = 64) -> None:
-        """Takes the net.
+        """Stores the model.
 
         Args:
-            net: A causal language model, in evaluation mode when it is asked; one of Hugging Face's, or called like
-                one.
-            device: Where the net computes.
-            micro_batch_size: Requests that are answered at a time.
+            net: A causal language model that is called as those of Hugging Face are, and is in evaluation mode whenever
+                the engine samples.
+            device: The device of the model.
+            micro_batch_size: Number of requests that are answered at a time.
 
         Raises:
-            UserError: If the size is not positive.
+            UserError: If `micro_batch_size` is not positive.
         """
         if micro_batch_size < 1:
             raise UserError(f"rollout.engine.micro_batch_size={micro_batch_size}: must be positive")
@@ -70,23 +70,23 @@ class PaddedEngine:
             yield token
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Notes the version only: the net has the weights already."""
+        """Stores the version only, because the model already has the weights."""
         self.weights_version = version
 
     def release(self) -> None:
-        """Does nothing: a cache lives no longer than the micro-batch that it belongs to."""
+        """Does nothing, because a cache is freed with its micro-batch."""
 
     def resume(self) -> None:
-        """Does nothing, see `release`."""
+        """Does nothing; see `release`."""
 
     def _tokens(
         self, requests: Sequence[Request], sampling: Sampling, stop_ids: tuple[int, ...]
     ) -> Iterator[tuple[int, Token]]:
-        """Yields each token with the place of its request, a micro-batch after the other."""
+        """Yields each token with the index of its request, one micro-batch after the other."""
         numbers = keyed_uniforms([request.key for request in requests], sampling.max_new_tokens)
         left = deque(chunks(len(requests), self.micro_batch_size))
         while not finished_everywhere(not left):
-            # Where each call of the net is one of all processes, one without requests goes along with the others.
+            # Where all processes must call the model together, a process that has no requests left takes part too.
             rows = left.popleft() if left else slice(0, 0)
             prompts = [request.prompt for request in requests[rows]]
             for row, token in self._decode(prompts, numbers[rows], sampling, stop_ids):
@@ -99,10 +99,10 @@ class PaddedEngine:
         """Yields each token of a micro-batch with the row that it belongs to.
 
         Args:
-            prompts: B lists of ids; without any, the net is called as long as other processes call it.
-            numbers: (B, R) in (0, 1], one for each token that may be drawn.
-            sampling: How to draw.
-            stop_ids: Ids that end a response.
+            prompts: B lists of ids; if there are none, the model is called as long as other processes call it.
+            numbers: (B, R) random numbers in (0, 1], one for each token that may be drawn.
+            sampling: Settings of the sampling distribution.
+            stop_ids: Token ids, any of which ends a response.
         """
         open_rows = set(range(len(prompts)))
         if not prompts:
@@ -117,7 +117,7 @@ class PaddedEngine:
             cache = output.past_key_values
             drawn, logprobs = draw(logits[:, -1], numbers[:, step], sampling)
             is_last = step == sampling.max_new_tokens - 1
-            # Rows that are finished draw on until they leave the batch.
+            # Finished rows continue to draw until they are removed from the batch.
             for row, token, logprob in zip(rows, drawn.tolist(), logprobs.tolist(), strict=True):
                 if row in open_rows:
                     reason: FinishReason | None = "stop" if token in stop_ids else "length" if is_last else None

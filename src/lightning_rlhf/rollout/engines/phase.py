@@ -1,8 +1,7 @@
-"""When a module's engine samples: awake, with the weights of now, in a `rollout_phase`."""
+"""Lets a module's engine sample: wakes it, gives it the current weights, and enters a `rollout_phase`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from lightning.pytorch import Trainer
 from torch import nn
@@ -12,29 +11,29 @@ from lightning_rlhf.rollout.engines.engine import BuildEngine, RolloutEngine
 
 
 class EngineHandle:
-    """The engine of a module: built when it is first needed, awake only while it samples.
+    """The engine of a module, which is built when it is first needed, and holds its memory only while it samples.
 
-    It is built anew for another trainer, which counts its steps from the beginning.
+    Another trainer gets a new engine, because it counts its steps from the beginning.
     """
 
     def __init__(self, build: BuildEngine) -> None:
-        """Takes what builds the engine."""
+        """Stores the function that builds the engine."""
         self.build = build
         self._engine: RolloutEngine | None = None
         self._built_for: tuple[Trainer, nn.Module] | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        """A copy, in this process or another, builds an engine of its own."""
+    def __getstate__(self) -> dict[str, object]:
+        """Leaves the engine out: a copy, in this process or another, builds an engine of its own."""
         return {"build": self.build, "_engine": None, "_built_for": None}
 
     @contextmanager
     def phase(self, trainer: Trainer, *nets: nn.Module, generator: nn.Module) -> Iterator[RolloutEngine]:
-        """Sampling and scoring, see `rollout_phase`: gives the engine, with the weights of the last optimizer step.
+        """Context for sampling and scoring (see `rollout_phase`) that gives the engine, with the current weights.
 
         Args:
-            trainer: Counts the optimizer steps; a run that is resumed counts on.
-            *nets: The modules that hold all nets that the phase calls.
-            generator: The net that samples.
+            trainer: Counts the optimizer steps; a resumed run continues the count.
+            *nets: The modules that contain all models that the phase calls.
+            generator: The model that samples.
         """
         if self._engine is None or self._built_for != (trainer, generator):
             self._engine, self._built_for = self.build(generator, trainer.strategy.root_device), (trainer, generator)
