@@ -80,7 +80,8 @@ def test_the_settings_of_a_run_from_somebody_else_are_read_as_data(
     settings = OmegaConf.load(stopped / "config.yaml")
     settings.ppo.module.lr = "${oc.env:SECRET}"
     OmegaConf.save(settings, stopped / "config.yaml")
-    with pytest.raises(UserError, match=r"config.yaml: ppo.module.lr=\$\{oc.env:SECRET\}: this is an interpolation") as error:
+    problem = r"config.yaml: ppo.module.lr=\$\{oc.env:SECRET\}: this is an interpolation"
+    with pytest.raises(UserError, match=problem) as error:
         check_unchanged(config(), "ppo", stopped, finished=False, handed_on=False)
     assert "a password" not in str(error.value)
 
