@@ -16,6 +16,7 @@ from lightning_rlhf.report.run import Run
 from lightning_rlhf.report.samples import before_and_after, rollouts_over_time
 
 _TEMPLATE = Path(__file__).with_name("page.html.j2")
+_STYLE = Path(__file__).with_name("page.css")
 _MAX_CHARACTERS = 1200
 _STATUS = {
     "running": "This run is still going: the numbers and curves show its progress so far.",
@@ -78,6 +79,7 @@ def render(run: Run) -> str:
     overrides = run.overrides
     return environment.from_string(_TEMPLATE.read_text("utf-8")).render(
         run=run,
+        style=Markup(_STYLE.read_text("utf-8")),
         title=" → ".join(stage.record.short_title for stage in run.stages),
         warning=None if run.result.status == "finished" else _STATUS.get(run.result.status, run.result.status),
         summary=summary(run),
