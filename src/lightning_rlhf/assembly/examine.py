@@ -113,7 +113,7 @@ def _examine_stage(
         watch.phase = "data"
         with _warnings() as said:
             stage.data.setup("fit")
-        found += [Finding("data", "warning", line, "raise the limit, or mend the rows") for line in said]
+        found += [Finding("data", "warning", line, "raise the limit, or correct the rows") for line in said]
         found += _look_at_data(stage.data, renderer)
         stage.trainer.callbacks += [start, watch]  # type: ignore[attr-defined]
         pl.seed_everything(config.seed, verbose=False)

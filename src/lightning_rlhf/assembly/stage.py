@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import cast
 
 import lightning.pytorch as pl
 from hydra.utils import instantiate
@@ -60,7 +60,7 @@ def prepare(
     config = handed_on(config, models)
     config.run_dir = str(folder)
     block = config[record.block]
-    plain: Any = OmegaConf.to_container(config, resolve=True)
+    plain = cast(dict[str, object], OmegaConf.to_container(config, resolve=True))
     check_targets({key: plain[key] for key in ("model", "data", "trainer", "logger", "callbacks", record.block)})
     if "write" in config.data:
         # The data are computed first, and then read like any others.
