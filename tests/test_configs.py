@@ -252,5 +252,5 @@ def test_a_misspelt_key_of_a_stage_is_found_whichever_it_is(stage: str, part: st
             continue
         node = plain(config)
         node[f"{key}_"] = node.pop(key)
-        with pytest.raises(UserError, match=rf"^x\.{key}_: .* knows no such setting"):
+        with pytest.raises(UserError, match=rf"^x\.{key}_: .* has no such setting"):
             check_targets({"x": node})

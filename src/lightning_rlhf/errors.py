@@ -1,21 +1,21 @@
-"""Errors that are meant for the user, and the checks that raise them."""
+"""The error for mistakes of the user, and the checks that raise it."""
 
 from collections.abc import Iterable
 from importlib.util import find_spec
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend: the message names what, its value, and the remedy.
+    """A mistake that the user can correct. The message names the setting, its value, and the remedy.
 
-    The command line prints it as one message, without a traceback, and exits with code 2.
+    The command line prints the message without a traceback, and exits with code 2.
     """
 
 
 def raise_problems(problems: Iterable[str]) -> None:
-    """Raises all problems as one error, so that a user mends them in one go.
+    """Raises all problems as one error, so that the user can correct them together.
 
     Args:
-        problems: One line each; empty means that all is well.
+        problems: One line for each problem; nothing is raised if there are none.
 
     Raises:
         UserError: If there is at least one problem.
@@ -26,15 +26,15 @@ def raise_problems(problems: Iterable[str]) -> None:
 
 
 def require(module: str, extra: str, wanted_by: str) -> None:
-    """Checks that an optional dependency is installed, where it is needed and not before.
+    """Checks that an optional dependency is installed. Call it only where the dependency is needed.
 
     Args:
         module: Name of the module to import.
-        extra: The extra of this package that brings it.
-        wanted_by: What the user asked for, as they wrote it, such as `logger=tensorboard`.
+        extra: The extra of this package that installs the module.
+        wanted_by: The setting that needs the module, as the user wrote it, such as `logger=tensorboard`.
 
     Raises:
-        UserError: If the module is missing; names the line that installs it.
+        UserError: If the module is missing. The message names the command that installs it.
     """
     if find_spec(module) is None:
         raise UserError(f"{wanted_by} needs the '{extra}' extra: pip install 'lightning-rlhf[{extra}]'")

@@ -1,7 +1,7 @@
-"""What travels from the rollout to the update.
+"""The data that a rollout hands to the update.
 
-Shapes: B rows, P prompt tokens (padded at the left), R response tokens (padded at the right), T = P + R.
-They are named tuples of tensors, so that Lightning moves them between devices as they are.
+Shapes: B rows, P prompt tokens (padded on the left), R response tokens (padded on the right), T = P + R.
+The classes are named tuples of tensors, which Lightning can move between devices.
 """
 
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from lightning_rlhf.ops.sequences import used_columns
 class Sequences(NamedTuple):
     """Prompts with their responses.
 
-    With P = 3 and R = 3, a prompt of two tokens that got the answer "c, EOS":
+    For P = 3 and R = 3, a prompt of two tokens with the answer "c, EOS" is:
 
         input_ids       0    a    b    c   EOS   0
         attention_mask  .    x    x    x    x    .
@@ -24,7 +24,7 @@ class Sequences(NamedTuple):
     """
 
     input_ids: Tensor
-    """(B, T) int64; 0 under the padding."""
+    """(B, T) int64; 0 at padding."""
     attention_mask: Tensor
     """(B, T) bool."""
     response_mask: Tensor
@@ -32,11 +32,11 @@ class Sequences(NamedTuple):
 
     @property
     def responses(self) -> Tensor:
-        """(B, R) ids of the responses."""
+        """(B, R) token ids of the responses."""
         return self.input_ids[:, -self.response_mask.shape[1] :]
 
     def rows(self, index: list[int] | slice) -> "Sequences":
-        """The chosen rows, without the columns that none of them uses."""
+        """The selected rows, without the columns that none of them uses."""
         mask, response_mask = self.attention_mask[index], self.response_mask[index]
         num_prompt_columns = mask.shape[1] - response_mask.shape[1]
         responses = slice(0, used_columns(response_mask).stop)
@@ -46,35 +46,35 @@ class Sequences(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """Responses as a reward source gets them: as ids, and as texts."""
+    """Responses as a reward source receives them: as token ids, and as texts."""
 
     sequences: Sequences
     prompts: list[str]
-    """B last user turns."""
+    """The last user turn of each of the B rows."""
     responses: list[str]
-    """B texts, without special tokens."""
+    """The text of each of the B responses, without special tokens."""
     columns: list[dict[str, Any]]
-    """The other columns of each row, and as `messages` the conversation before the answer."""
+    """The other columns of each row, with the conversation before the answer as `messages`."""
 
 
 class Scores(NamedTuple):
-    """What a reward source gives."""
+    """The scores that a reward source gives."""
 
     whole: Tensor
-    """(B,) fp32, of each response as a whole."""
+    """(B,) fp32, the score of each response as a whole."""
     parts: dict[str, Tensor]
-    """(B,) totals of each part of a sum before its weight, by name; empty for a source that is no sum."""
+    """(B,) unweighted total of each part of a sum, by name; empty for a source that is not a sum."""
     tokens: Tensor | None = None
-    """(B, R) fp32, of single tokens, 0 outside the response mask; None if the source scores none."""
+    """(B, R) fp32, the scores of single tokens, 0 outside the response mask; None if the source scores no tokens."""
 
     @property
     def token_sums(self) -> Tensor:
-        """(B,) sums of the scores of tokens."""
+        """(B,) sum of the token scores of each response."""
         return torch.zeros_like(self.whole) if self.tokens is None else self.tokens.sum(1)
 
     @property
     def total(self) -> Tensor:
-        """(B,) score of each response as a whole, and of its tokens."""
+        """(B,) score of each response as a whole plus the scores of its tokens."""
         return self.whole + self.token_sums
 
 
@@ -83,65 +83,66 @@ class Experience(NamedTuple):
 
     sequences: Sequences
     old_logprobs: Tensor
-    """(B, R) under the actor that sampled, in nats."""
+    """(B, R) log-probs under the actor that sampled the responses, in nats."""
     ref_logprobs: Tensor
-    """(B, R) under the reference, in nats."""
+    """(B, R) log-probs under the reference, in nats."""
     advantages: Tensor
     """(B, R)."""
     old_values: Tensor | None
-    """(B, R) of the critic at the time of sampling, if there is a critic."""
+    """(B, R) values of the critic at the time of sampling; None if there is no critic."""
     returns: Tensor | None
-    """(B, R), targets of the critic."""
+    """(B, R) targets of the critic; None if there is no critic."""
     kl_coef: Tensor
-    """(B, 1) weight of the KL penalty in the iteration of the rollout; the one for the next may be another already."""
+    """(B, 1) weight of the KL penalty in the iteration of the rollout. The weight of the next iteration may have been
+    set already."""
     sampler_logprobs: Tensor
-    """(B, R) in the distribution that the engine drew the tokens from, in nats."""
+    """(B, R) log-probs under the distribution from which the engine drew the tokens, in nats."""
     weights_version: Tensor
-    """(B, 1) int64, of the weights that the engine drew with: the number of optimizer steps behind them."""
+    """(B, 1) int64, the version of the weights that the engine sampled with: their number of optimizer steps."""
 
     def rows(self, index: list[int]) -> "Experience":
-        """The chosen rows, without the columns that none of them uses."""
+        """The selected rows, without the columns that none of them uses."""
         sequences = self.sequences.rows(index)
         width = sequences.response_mask.shape[1]
-        columns: Any = (None if tensor is None else tensor[index, :width] for tensor in self[1:])
-        return Experience(sequences, *columns)
+        return Experience._make(
+            [sequences, *(None if tensor is None else tensor[index, :width] for tensor in self[1:])]
+        )
 
     def by_name(self) -> dict[str, Tensor | None]:
-        """All tensors by the names of their fields, those of the sequences among them."""
+        """All tensors by the names of their fields, including the tensors of the sequences."""
         others = self._asdict()
         return {**others.pop("sequences")._asdict(), **others}
 
     @staticmethod
     def from_names(tensors: dict[str, Tensor | None]) -> "Experience":
-        """Undoes `by_name`.
+        """The inverse of `by_name`.
 
         Raises:
-            UserError: If there are not the same names.
+            UserError: If the names are not those of `by_name`.
         """
         expected = {*Sequences._fields, *Experience._fields} - {"sequences"}
         if differing := expected ^ tensors.keys():
             raise UserError(
                 f"the checkpoint was written within an iteration, by a version whose experience differs in "
-                f"{', '.join(sorted(differing))}: go on with that version, or from the end of an iteration"
+                f"{', '.join(sorted(differing))}: resume with that version, or from the end of an iteration"
             )
-        others: Any = dict(tensors)
-        sequences = Sequences(*(others.pop(name) for name in Sequences._fields))
-        return Experience(sequences, **others)
+        sequences = Sequences._make(tensors[name] for name in Sequences._fields)
+        return Experience._make([sequences, *(tensors[name] for name in Experience._fields[1:])])
 
 
 class Rollout(NamedTuple):
-    """Everything about one iteration's samples, over all ranks; for callbacks."""
+    """The samples of one iteration from all ranks, for callbacks."""
 
     iteration: int
     experience: Experience
     prompts: list[str]
     responses: list[str]
     scores: Tensor
-    """(B,) what the reward source gave."""
+    """(B,) scores from the reward source."""
     kl: Tensor
-    """(B,) k1 estimate of KL(actor || reference), in nats a response."""
+    """(B,) k1 estimate of KL(actor || reference), in nats per response."""
     finished: Tensor
-    """(B,) bool: the response ended with a stop token, not at the length limit."""
+    """(B,) bool, whether the response ended with a stop token and not at the length limit."""
     metrics: dict[str, float]
-    """Names without prefix, such as `score_mean`."""
+    """Metrics by their names without prefix, such as `score_mean`."""
     seconds: float

@@ -1,4 +1,4 @@
-"""Events that Lightning does not know: callbacks that want them derive from `RLHFCallback`."""
+"""Events that Lightning does not have. A callback that wants them derives from `RLHFCallback`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,23 +10,24 @@ from lightning_rlhf.experience import Rollout
 
 
 class RLHFCallback(Callback):
-    """A Lightning callback that also hears about rollouts, PPO's losses, and answers to held-out prompts."""
+    """A Lightning callback with additional hooks for rollouts, PPO's losses, and answers to held-out prompts."""
 
     def on_rollout_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Called on every rank before an iteration's responses are sampled."""
+        """Called on every rank before the responses of an iteration are sampled."""
 
     def on_rollout_end(self, trainer: Trainer, module: LightningModule, rollout: Rollout) -> None:
         """Called on every rank with the samples of all ranks, before the update."""
 
     def on_loss(self, trainer: Trainer, module: LightningModule, batch_idx: int, terms: Mapping[str, Tensor]) -> None:
-        """Called on every rank with what PPO's loss of a micro-batch is made of, before the backward pass.
+        """Called on every rank with the terms of PPO's loss on a micro-batch, before the backward pass.
 
         Args:
             trainer: The trainer.
             module: The module.
             batch_idx: Number of the micro-batch in this iteration, on this rank.
-            terms: Scalars, such as `policy_loss` and `approx_kl`, by the names under which `train/` logs them. Those of
-                losses are the share of this micro-batch in its minibatch, the others are its own means.
+            terms: Scalars, such as `policy_loss` and `approx_kl`, by the names under which `train/` logs them. A loss
+                is the share of this micro-batch in the loss of its minibatch; any other term is the mean over this
+                micro-batch.
         """
 
     def on_evaluation_end(
@@ -37,16 +38,16 @@ class RLHFCallback(Callback):
         Args:
             trainer: The trainer.
             module: The module.
-            iteration: Iterations (or epochs) of training behind the answers; 0 before the first.
-            samples: Keys `row` (place of the prompt in the held-out data), `prompt`, `response`, `length` (tokens),
-                `finish_reason`, `weights_version` (optimizer steps behind the weights that answered), and where known
-                `score`, `kl` (nats), `gold`.
+            iteration: Number of iterations (or epochs) of training before the answers; 0 before the first.
+            samples: One dict for each prompt. Its keys are `row` (index of the prompt in the held-out data), `prompt`,
+                `response`, `length` (tokens), `finish_reason`, `weights_version` (number of optimizer steps of the
+                weights that answered), and, where they are known, `score`, `kl` (nats) and `gold`.
         """
 
 
-def notify(trainer: Trainer, hook: str, *args: Any) -> None:
-    """Calls a hook of every `RLHFCallback`; Lightning's own dispatch only knows Lightning's hooks."""
-    # `callbacks` is set by the Trainer's connector, which type checkers do not see.
+def notify(trainer: Trainer, hook: str, *args: object) -> None:
+    """Calls a hook of every `RLHFCallback`. Lightning itself dispatches only its own hooks."""
+    # The Trainer's connector sets `callbacks`, which a type checker cannot see.
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, RLHFCallback):
             getattr(callback, hook)(trainer, trainer.lightning_module, *args)

@@ -1,8 +1,8 @@
-"""Files and folders that are there whole or not at all, whenever the process is killed or the machine loses its power.
+"""Writes files and folders atomically: they are complete or absent, even if the process is killed or the power fails.
 
-They are written beside the place where they go: between two file systems, such as that of TMPDIR and that of the run
-folder, there is no renaming, only a copy, which can be cut. Before a file gets its name its content is on the disk
-(fsync), or a crash could leave the name without it.
+Each is written under a temporary name in the folder where it belongs, and then renamed. A temporary file in TMPDIR
+would not do: a rename between two file systems is a copy, which can be interrupted. The content is flushed to the disk
+(fsync) before the rename, because a crash could otherwise leave the name without the content.
 """
 
 import os
@@ -14,13 +14,15 @@ from pathlib import Path
 
 @contextmanager
 def appearing(target: Path) -> Iterator[Path]:
-    """A file or folder that gets its name in one step, when it is whole; an error leaves what was there before.
+    """Context that writes a file or folder, and renames it in one step when it is complete.
+
+    If the context ends with an error, the target stays as it was before.
 
     Args:
-        target: Where it goes; what is there is replaced.
+        target: The final path. A file or folder that exists there is replaced.
 
     Yields:
-        A path beside it, at which nothing is yet.
+        A path in the same folder, at which nothing exists yet.
     """
     partial = partial_of(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -34,15 +36,15 @@ def appearing(target: Path) -> Iterator[Path]:
 
 
 def partial_of(target: Path) -> Path:
-    """Where a file or folder is written."""
+    """The temporary path under which a file or folder is written."""
     return target.with_name(f".{target.name}.partial")
 
 
 def put(partial: Path, target: Path) -> None:
-    """Gives a file or folder, whose content is on the disk, the name of another one.
+    """Renames a file or folder, whose content is on the disk, to its final name, and replaces what has that name.
 
-    No system call can replace a folder by another. A process that is killed between the two that it takes leaves the
-    older one under another name: see `restore`.
+    No system call replaces one folder by another, so it takes two renames. If the process is killed between them, the
+    older folder is left under another name; `restore` repairs this.
     """
     old = _old(target)
     if target.is_dir() and not target.is_symlink():
@@ -56,9 +58,9 @@ def put(partial: Path, target: Path) -> None:
 
 
 def restore(target: Path) -> None:
-    """Gives an older folder its name back, if a process was killed when its replacement had not taken it yet.
+    """Renames an older folder back, if a process was killed before the replacement took its name.
 
-    All processes may do it at once.
+    All processes may call it at the same time.
     """
     if not target.exists():
         with suppress(FileNotFoundError):
@@ -66,7 +68,7 @@ def restore(target: Path) -> None:
 
 
 def flush(path: Path, *, inside: bool = True) -> None:
-    """Waits until a file, or a folder with all that is in it, is on the disk."""
+    """Waits until a file, or a folder with everything in it, is on the disk."""
     if inside and path.is_dir():
         for child in path.iterdir():
             flush(child)
@@ -78,7 +80,7 @@ def flush(path: Path, *, inside: bool = True) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file or folder, if it is there."""
+    """Removes a file or folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

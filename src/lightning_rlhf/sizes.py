@@ -8,14 +8,14 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "
 
 
 def parse_bytes(text: str | int | float, name: str) -> int:
-    """Bytes of `80GB` (10^9), `24GiB` (2^30) or a plain number.
+    """Parses a size such as `80GB` (units of 10^9 bytes), `24GiB` (units of 2^30 bytes) or a plain number of bytes.
 
     Args:
-        text: What was given.
-        name: The setting, for the message.
+        text: The size as the user gave it.
+        name: Name of the setting, for the message.
 
     Raises:
-        UserError: If it is none of these, or less than a byte.
+        UserError: If the text is not a size, or the size is less than one byte.
     """
     match = re.fullmatch(r"\s*([\d.eE+]+)\s*([KMGT]?I?)B?\s*", str(text).upper())
     try:
@@ -28,7 +28,7 @@ def parse_bytes(text: str | int | float, name: str) -> int:
 
 
 def readable(size: float) -> str:
-    """Bytes as people read them, such as `12.3 GiB`."""
+    """Formats a number of bytes for people, such as `12.3 GiB`."""
     for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if abs(size) >= factor:
             return f"{size / factor:,.1f} {unit}"

@@ -11,44 +11,46 @@ from typing import Literal
 from lightning_rlhf.errors import UserError
 
 Net = Literal["policy", "reference", "critic", "reward model", "score"]
-"""What a stage builds. `policy` is a causal language model that is trained, `reference` its start, which is not.
-`reward model` is a scalar model that is trained, `critic` one that starts where `critic_init` of the stage says.
-`score` is whatever the group `reward` of the configuration names."""
+"""The role of a model in a stage. `policy` is a causal language model that the stage trains, and `reference` is a copy
+of its start that the stage does not train. `reward model` is a scalar model that the stage trains, and `critic` is one
+that starts where `critic_init` of the stage says. `score` is whatever the group `reward` of the configuration names."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageRecord:
-    """What the parts of this package need to know of a stage."""
+    """What the rest of this package needs to know about a stage."""
 
     name: str
-    """On the command line, in `stages` of the configuration, and in `result.json`."""
+    """The name of the stage on the command line, in `stages` of the configuration, and in `result.json`."""
     title: str
-    """On the run card and in messages."""
+    """The name of the stage on the run card and in messages."""
     short_title: str = ""
-    """Where there is less room; empty: the title."""
+    """The title where space is short; `title` if empty."""
     block: str = ""
-    """The block of the configuration that holds the settings of the stage; empty: its name."""
+    """The block of the configuration that holds the settings of the stage; `name` if empty."""
     nets: Mapping[str, Net]
-    """The arguments of its module that are nets, or build them."""
+    """The arguments of the stage's module that are models, or that build them, with the role of each."""
     reads: Literal["texts", "answers", "prompts"]
-    """What a row of its data is: `texts` are read as a whole, `answers` follow a prompt, and `prompts` are answered by
-    the stage itself."""
+    """What a row of the data is: the stage reads `texts` as a whole, `answers` follow a prompt, and the stage itself
+    answers `prompts`."""
     rows: int = 1
-    """Rows that a net reads for each sequence of a minibatch: both answers of a pair are 2."""
+    """Rows that a model reads for each sequence of a minibatch: 2 for a pair, which has two answers."""
     exported: str
-    """Where its module keeps the net that it exports. Later stages of a run start from an exported policy, and take the
-    score from an exported reward model."""
+    """The attribute of the module that holds the model to export. Later stages of a run start from an exported policy,
+    and take the score from an exported reward model."""
     in_terminal: tuple[str, ...]
-    """Held-out metrics that `train` prints at its end."""
+    """The held-out metrics that `train` prints at the end of the run."""
     headline: tuple[str, ...]
-    """Held-out metrics at the top of the run card."""
+    """The held-out metrics at the top of the run card."""
     headline_of_pipeline: tuple[str, ...] = ()
-    """Those at the top if the stage is the last of several, each from the last one that has it; empty: the same."""
+    """The metrics at the top of the run card if the stage is the last of several. Each comes from the last stage that
+    has it. `headline` if empty."""
     logs: tuple[str, ...] = ()
-    """Beginnings of the names of metrics that tell its log from those of the stages before it in `STAGES`."""
+    """Prefixes of metric names that distinguish the log of this stage from the logs of the stages before it in
+    `STAGES`."""
 
     def __post_init__(self) -> None:
-        """Fills in what is left empty."""
+        """Fills in the defaults of the fields that are empty."""
         vars(self).update(
             short_title=self.short_title or self.title,
             block=self.block or self.name,
@@ -57,27 +59,27 @@ class StageRecord:
 
     @property
     def samples(self) -> bool:
-        """Whether an epoch is an iteration of rollout and update."""
+        """Whether the stage samples its responses, so that an epoch is an iteration of rollout and update."""
         return self.reads == "prompts"
 
     @property
     def unit(self) -> str:
-        """What an epoch is called."""
+        """The word for an epoch of the stage."""
         return "iteration" if self.samples else "epoch"
 
     @property
     def trains_reward_model(self) -> bool:
-        """Whether it trains and exports a reward model; every other stage does a policy."""
+        """Whether the stage trains and exports a reward model; every other stage trains and exports a policy."""
         return "reward model" in self.nets.values()
 
     @property
     def has_reference(self) -> bool:
-        """Whether a policy is compared with its start."""
+        """Whether the stage compares the policy with its start."""
         return "reference" in self.nets.values()
 
     @property
     def has_four_roles(self) -> bool:
-        """Whether adapters of one net can play all its nets (`roles=shared`)."""
+        """Whether adapters of one model can take all the roles of the stage (`roles=shared`)."""
         return set(self.nets.values()) == {"policy", "reference", "critic", "score"}
 
 
@@ -95,7 +97,7 @@ _RECORDS = (
     StageRecord(
         name="reward",
         title="Reward model",
-        # `reward` itself is where the score of PPO comes from.
+        # The block `reward` says where the score of PPO comes from.
         block="reward_model",
         nets={"net": "reward model"},
         reads="texts",
@@ -131,14 +133,14 @@ _RECORDS = (
 )
 
 STAGES: Mapping[str, StageRecord] = MappingProxyType({record.name: record for record in _RECORDS})
-"""All stages by their names, in the order in which a pipeline runs them."""
+"""All stages by name, in the order in which a pipeline runs them."""
 
 
 def stage_record(name: str) -> StageRecord:
-    """The record of a stage.
+    """Looks up the record of a stage.
 
     Raises:
-        UserError: If there is no such stage.
+        UserError: If no stage has this name.
     """
     if name not in STAGES:
         raise UserError(f"stages: there is no stage {name}; there are {', '.join(STAGES)}")

@@ -1,4 +1,4 @@
-"""Whether a value from a configuration fits a parameter's annotation, and what to tell the user if it does not."""
+"""Checks whether a value from a configuration fits the annotation of a parameter, and puts annotations into words."""
 
 import inspect
 import types
@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Any, Literal, Union
 
 
-def annotations(target: Callable[..., Any]) -> dict[str, Any]:
-    """The annotations of a function's parameters, or of a class's `__init__`, by name.
+def annotations(target: Callable[..., object]) -> dict[str, object]:
+    """The annotations of the parameters of a function, or of the `__init__` of a class, by name.
 
     A name that is imported for type checkers only stands for any value.
     """
     function = target.__init__ if inspect.isclass(target) else target
-    unknown: dict[str, Any] = {}
+    unknown: dict[str, object] = {}
     while True:
         try:
             return typing.get_type_hints(function, localns=unknown)
@@ -21,8 +21,8 @@ def annotations(target: Callable[..., Any]) -> dict[str, Any]:
             unknown[str(error.name)] = Any
 
 
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value may stand for a parameter with this annotation; unknown annotations accept anything."""
+def fits(value: object, hint: object) -> bool:
+    """Whether a plain value fits a parameter with this annotation. An annotation that is not handled fits any value."""
     origin = typing.get_origin(hint)
     if origin in (Union, types.UnionType):
         return any(fits(value, option) for option in typing.get_args(hint))
@@ -39,12 +39,18 @@ def fits(value: Any, hint: Any) -> bool:
     return True
 
 
-def in_words(hint: Any) -> str:
-    """An annotation in words."""
+def in_words(hint: object) -> str:
+    """Describes an annotation in words for the user."""
     origin = typing.get_origin(hint)
     if origin in (Union, types.UnionType):
         return " or ".join(in_words(option) for option in typing.get_args(hint))
     if origin is Literal:
         return "one of " + ", ".join(str(option) for option in typing.get_args(hint))
-    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
+    names: dict[object, str] = {
+        int: "a whole number",
+        float: "a number",
+        str: "a text",
+        bool: "true or false",
+        type(None): "null",
+    }
     return names.get(hint, str(hint))

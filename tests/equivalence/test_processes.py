@@ -121,7 +121,7 @@ def test_a_rank_of_torchrun_that_is_killed_ends_the_other_with_a_message(tmp_pat
     os.kill(ranks[1], signal.SIGKILL)
     assert first.wait(timeout=90) != 0
     assert not any(map(_runs, ranks)), log.read_text()
-    assert "rank 0 exchanges with another process, which has ended, so it ends too" in log.read_text()
+    assert "rank 0 ends because it lost the connection to another process, which has ended" in log.read_text()
     # Only torchrun shows where it was, none of the ranks.
     assert "lightning_rlhf/assembly/run.py" not in log.read_text()
 

@@ -129,7 +129,7 @@ def test_a_finished_pipeline_is_not_trained_again_and_takes_no_other_settings(
     refused = command(tmp_path, *TINY, "sft.module.lr=0.5", f"resume={pipeline[0]}")
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: sft.module.lr=0.5 was ")
-    assert "where sft is finished" in refused.stderr
+    assert "where sft has finished" in refused.stderr
 
 
 @pytest.mark.slow
@@ -138,7 +138,7 @@ def test_ctrl_c_in_the_update_phase_leaves_no_model(tmp_path: Path) -> None:
     overrides.remove("+sft.trainer.limit_train_batches=2")
     stopped = _interrupt(tmp_path, overrides, lambda: list(tmp_path.glob("outputs/*/*/result.json")))
     assert stopped.returncode == 130
-    assert stopped.stderr.strip().splitlines()[-1].startswith("interrupted; go on with: ")
+    assert stopped.stderr.strip().splitlines()[-1].startswith("interrupted; resume with: ")
     assert (run_folder(tmp_path) / "checkpoints" / "last.ckpt").exists()
     assert "Traceback" not in stopped.stderr
     assert result_of(run_folder(tmp_path))["status"] == "interrupted"
@@ -233,7 +233,7 @@ MISTAKES = {
     ),
     "an architecture beside one that is loaded": (
         [*SFT, "experiment=none", "model=gpt2/small", "model.config.n_layer=6"],
-        "model.config.n_layer is set, but model.pretrained=openai-community/gpt2 brings an architecture and ",
+        "model.config.n_layer is set, but model.pretrained=openai-community/gpt2 has its own architecture and ",
     ),
     "an unknown option": (["model=nope"], "there is no model=nope; there are bloom/176b"),
     "a wrong type": ([*SFT, "sft.module.lr=fast"], "sft.module.lr=fast: expected a number"),

@@ -60,7 +60,7 @@ def test_a_folder_that_is_not_empty_is_left_alone(tmp_path: Path) -> None:
     convert(str(tmp_path), str(out), None, "5GB")
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     for place in (out, tmp_path / "params.json"):
-        with pytest.raises(UserError, match="there is something already; choose a folder that is new or empty"):
+        with pytest.raises(UserError, match="it is not empty; choose a folder that is new or empty"):
             convert(str(tmp_path), str(place), None, "5GB")
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
 

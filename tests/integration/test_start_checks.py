@@ -125,7 +125,7 @@ def test_a_context_that_is_too_short_stops_the_run_before_anything_is_answered(
         )
     told = stopped(tmp_path, module, data, num_sanity_val_steps=-1, limit_val_batches=1.0)
     assert told.startswith("context length: the longest ")
-    assert "the nets read 20; lower data.max_length" in told
+    assert "the models read 20; lower data.max_length" in told
 
 
 @pytest.mark.parametrize(("stage", "prompts"), [("ppo", "val_prompts"), ("dpo", "prompts")])
@@ -137,7 +137,7 @@ def test_a_held_out_prompt_whose_answer_does_not_fit_stops_the_run(
     setattr(data, prompts, [getattr(data, prompts)[0]._replace(ids=[5] * 505)])
     told = stopped(tmp_path, module, data)
     assert told.startswith(
-        "context length: the longest held-out prompt and 8 new tokens: 513 tokens; the nets read 512"
+        "context length: the longest held-out prompt and 8 new tokens: 513 tokens; the models read 512"
     )
 
 
@@ -215,8 +215,8 @@ def test_a_warning_is_said_once_and_stops_nothing(
         trainer(tmp_path, StartChecks(), max_epochs=2).fit(module, data)
     said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("scores: ")]
     assert said == [
-        "scores: 1 for all of 16 responses; nothing can be learnt from equal scores: look at the reward source, or "
-        "start from a better model"
+        "scores: 1 for all of 16 responses; the model can learn nothing from equal scores: look at the reward source, "
+        "or start from a better model"
     ]
 
 

@@ -51,7 +51,10 @@ def test_options_that_fit_are_no_problem() -> None:
             {"share": 0.5, "leest": 1},
             "options.leest=1: the options of advantage=trimmed are share, side, least; did you mean options.least?",
         ),
-        ({"share": 0.5, "gamma": 1.0}, "options.gamma=1.0: gamma has a place of its own; set gamma=1.0"),
+        (
+            {"share": 0.5, "gamma": 1.0},
+            "options.gamma=1.0: gamma is not an option but a setting of its own; set gamma=1.0",
+        ),
         ({"share": 2.0}, "advantage=trimmed: share=2.0: must lie in [0, 1]"),
     ],
 )

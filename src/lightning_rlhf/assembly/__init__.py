@@ -1,1 +1,1 @@
-"""From a configuration to a run: what the commands call, and what Python users may call as well."""
+"""Turns a configuration into a run. The commands call these functions, and Python users may call them too."""

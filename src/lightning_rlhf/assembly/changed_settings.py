@@ -1,7 +1,6 @@
-"""Settings that a run that goes on gives otherwise than the stopped one: those that cannot apply are refused."""
+"""Compares the settings of a resumed run with those of the stopped run, and refuses changes that cannot take effect."""
 
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -9,34 +8,35 @@ from lightning_rlhf.assembly.run_files import read_settings
 from lightning_rlhf.errors import raise_problems
 from lightning_rlhf.stages import stage_record
 
-# Weights, and what they are like, come from the checkpoint; so do the order of rows and the random numbers behind what
-# was read, and Lightning restores the optimizer with its learning rates.
+# The checkpoint determines the weights and their kind, the order of the rows and the random numbers, and Lightning
+# restores the optimizer with its learning rates.
 _OF_CHECKPOINT = ("model", "roles", "seed")
 _OF_BLOCK = ("module.lr", "module.critic_lr", "module.optim", "module.kl_coef", "module.refresh_reference_every")
 _OF_START = ("critic_init", "critic_head")
-# What earlier stages of a pipeline hand on: the same model in a folder that may have been moved. And what changes how a
-# net is computed, but not what it is.
+# Earlier stages of a pipeline hand on the same model, in a folder that may have been moved.
 _FREE = ("model.pretrained", "model.tokenizer", "model.meta_dir", "model.adapter_dir")
+# These change how a model is computed, but not the model.
 _HOW = ("model.gradient_checkpointing", "model.compile", "model.attn_implementation")
-# Named as `seed` already.
+# Follows `seed`, which is compared already.
 _TWICE = ("model.seed",)
 
 
 def check_unchanged(config: DictConfig, name: str, stopped: Path, *, finished: bool, handed_on: bool) -> None:
-    """Compares the settings of a stage with those of the stage that it goes on from.
+    """Compares the settings of a stage with those of the earlier run that it resumes.
 
-    Settings that take effect from here on may change, such as `trainer`, `data`, `callbacks`, or the number of epochs.
+    Settings that take effect after the resumption may change, such as `trainer`, `data`, `callbacks`, or the number of
+    epochs.
 
     Args:
-        config: The new settings, with what earlier stages have handed on.
-        name: Of the stage.
-        stopped: Its folder in the earlier run; where there are no settings in it, nothing is compared.
-        finished: Whether the stage is not run again, so that none of its own settings would apply.
-        handed_on: Whether an earlier stage of the pipeline says which model it starts from.
+        config: The new settings, after the handoff from earlier stages.
+        name: Name of the stage.
+        stopped: Folder of the stage in the earlier run. Nothing is compared if the folder holds no settings.
+        finished: Whether the stage has finished and is not run again, so that none of its own settings would apply.
+        handed_on: Whether an earlier stage of the pipeline determines the model that the stage starts from.
 
     Raises:
-        UserError: If a setting would be recorded and not applied: names each with its old and new value; or if the
-            settings of the earlier run name something that would be run.
+        UserError: If a changed setting would be recorded but have no effect; the message names each with its old and
+            new value. Also if the settings of the earlier run name code that would be run.
     """
     record = stopped / "config.yaml"
     if not record.is_file():
@@ -50,15 +50,15 @@ def check_unchanged(config: DictConfig, name: str, stopped: Path, *, finished: b
         fixed, free = [block], []
     raise_problems(
         f"{key}={new.get(key)} was {old.get(key)} in {stopped}, "
-        + (f"where {name} is finished" if finished else "and the checkpoint holds it")
-        + ": a run that goes on cannot change it; leave it as it was, or start a new run"
+        + (f"where {name} has finished" if finished else "and the checkpoint holds it")
+        + ": a resumed run cannot change it; leave it as it was, or start a new run"
         for key in sorted(old.keys() | new.keys())
         if _below(key, fixed) and not _below(key, free) and old.get(key) != new.get(key)
     )
 
 
-def _settings(config: DictConfig) -> dict[str, Any]:
-    """All settings by their dotted names; files that a run writes for itself are the same in another folder."""
+def _settings(config: DictConfig) -> dict[str, object]:
+    """All settings by their dotted names; paths within the run folder are relative to it, so that two runs compare."""
     flat = _flat(OmegaConf.to_container(config, resolve=True))
     folder = str(flat["run_dir"])
     return {
@@ -71,11 +71,11 @@ def _below(key: str, prefixes: list[str]) -> bool:
     return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
 
 
-def _flat(node: Any, path: str = "") -> dict[str, Any]:
-    """Leaves by their dotted names."""
+def _flat(node: object, path: str = "") -> dict[str, object]:
+    """The leaves of a configuration by their dotted names."""
     if not isinstance(node, dict):
         return {path: node}
-    leaves: dict[str, Any] = {}
+    leaves: dict[str, object] = {}
     for key, child in node.items():
         leaves |= _flat(child, f"{path}.{key}" if path else str(key))
     return leaves

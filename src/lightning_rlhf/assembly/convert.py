@@ -1,4 +1,4 @@
-"""Makes a plain Hugging Face folder of Meta's original LLaMA weights."""
+"""Converts Meta's original LLaMA weights to a plain Hugging Face folder."""
 
 import time
 from pathlib import Path
@@ -10,16 +10,16 @@ def convert(input_dir: str, output_dir: str, dtype: str | None, max_shard_size: 
     """Converts a checkpoint.
 
     Args:
-        input_dir: Meta's folder.
-        output_dir: Where the model goes.
-        dtype: Of the weights written; None keeps them.
-        max_shard_size: Largest file of weights, such as 5GB.
+        input_dir: Folder of Meta's checkpoint.
+        output_dir: Folder in which the model is written.
+        dtype: The dtype of the written weights; None keeps that of the checkpoint.
+        max_shard_size: Size of the largest file of weights, such as 5GB.
 
     Returns:
-        The folder of the model, in which `result.json` says the same.
+        The folder of the model, which also contains `result.json`.
 
     Raises:
-        UserError: If the checkpoint is not whole, or the folder of the model is not empty.
+        UserError: If the checkpoint is incomplete, or the folder of the model is not empty.
     """
     from lightning_rlhf.assembly.library_messages import silence_libraries
     from lightning_rlhf.callbacks.run_record import versions, write_json
@@ -33,7 +33,7 @@ def convert(input_dir: str, output_dir: str, dtype: str | None, max_shard_size: 
     size = parse_bytes(max_shard_size, "max_shard_size")
     folder, place = Path(output_dir).expanduser(), Path(output_dir).expanduser().resolve()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UserError(f"output_dir={output_dir}: there is something already; choose a folder that is new or empty")
+        raise UserError(f"output_dir={output_dir}: it is not empty; choose a folder that is new or empty")
     silence_libraries()
     start = time.perf_counter()
     checkpoint = open_checkpoint(input_dir, "input_dir")

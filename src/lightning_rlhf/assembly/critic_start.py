@@ -1,4 +1,4 @@
-"""What a critic starts from, by `critic_init` and `critic_head` of the stage."""
+"""Finds the model that a critic starts from, by `critic_init` and `critic_head` of the stage."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,14 +23,14 @@ _WAY = (
     "quantization",
     "seed",
 )
-"""Settings that are not of a model, but of how it is trained."""
+"""Settings that do not describe a model, but how it is trained."""
 
 
 def reward_sources(config: DictConfig, models: Models) -> list[ModelSource]:
-    """Where the reward models come from; those that earlier stages of the run leave are not looked for.
+    """The sources of the reward models. A model that an earlier stage of the run will leave need not exist yet.
 
     Raises:
-        UserError: If one is not named, or cannot be found.
+        UserError: If a reward model is not named, or cannot be found.
     """
     sources = []
     for place, node in reward_models(config).items():
@@ -54,22 +54,22 @@ def critic_source(
     renderer: Renderer,
     models: Models,
 ) -> ModelSource:
-    """Where the critic of a stage starts.
+    """The source that the critic of a stage starts from.
 
     Args:
-        config: Of the stage.
-        block: The name of the stage's own part of it.
-        policy: What the actor starts from.
-        rewards: The reward models behind the score, of which the critic may start from the first.
-        renderer: The actor's.
-        models: What earlier stages leave.
+        config: The configuration of the stage.
+        block: Name of the block of the configuration with the settings of the stage.
+        policy: Source of the actor.
+        rewards: Sources of the reward models behind the score. The critic may start from the first.
+        renderer: Renderer of the actor.
+        models: Folders of the models that earlier stages leave.
 
     Raises:
-        UserError: If it cannot start there, or there is no such head.
+        UserError: If the critic cannot start from what `critic_init` names, or `critic_head` is unknown.
     """
     start, head = config[block].critic_init, config[block].critic_head
     if start not in (None, "reward", "policy"):
-        raise UserError(f"{block}.critic_init={start}: must be reward, policy, or null for what fits")
+        raise UserError(f"{block}.critic_init={start}: must be reward, policy, or null to choose automatically")
     if head not in ("zero", "normal", "trained"):
         raise UserError(f"{block}.critic_head={head}: must be zero, normal, or trained")
     if start == "reward" and not rewards:
@@ -84,7 +84,7 @@ def critic_source(
     if not is_of_run(path, models):
         check_critic(rewards[0], block, renderer)
     if policy.quantization and is_adapter(path, config, models):
-        # The merged weights would be quantized back to what they were before the adapter.
+        # Quantization would round merged weights back to their values before the adapter.
         if head == "trained":
             raise UserError(
                 f"{block}.critic_head=trained with model.quantization={policy.quantization}: the critic starts from "
@@ -95,18 +95,18 @@ def critic_source(
 
 
 def like_policy(model: ModelSource, policy: ModelSource) -> ModelSource:
-    """A net that starts from a reward model, and is trained in the way of the actor."""
+    """The source of a model that starts from a reward model, and is trained in the same way as the actor."""
     return replace(model, **{name: getattr(policy, name) for name in _WAY})
 
 
 def check_critic(source: ModelSource, block: str, renderer: Renderer) -> None:
-    """Checks that a critic which starts from a reward model reads the ids that the actor writes.
+    """Checks that a critic that starts from a reward model reads the token ids that the actor writes.
 
     Raises:
         UserError: If the vocabularies of the two differ.
     """
     if source.load_tokenizer().get_vocab() != renderer.tokenizer.get_vocab():
         raise UserError(
-            f"{source.setting}={source.pretrained}: its tokenizer is not the actor's, so no critic can start from it: "
-            f"set {block}.critic_init=policy"
+            f"{source.setting}={source.pretrained}: its tokenizer differs from the actor's, so the critic cannot start "
+            f"from it: set {block}.critic_init=policy"
         )

@@ -1,4 +1,4 @@
-"""Examines the stages of a configuration: each is run for two optimizer steps on the real data, and looked at."""
+"""Examines the stages of a configuration: runs each for two optimizer steps on the real data, and checks it."""
 
 import logging
 import shutil
@@ -31,29 +31,29 @@ from lightning_rlhf.distributed.phases import release
 from lightning_rlhf.stages import stage_record
 
 _MOST_PROMPTS = 64
-# What to do about an error, by how far the stage came.
+# The remedy for an error, by the phase that the stage had reached.
 _REMEDIES = {
     "settings": "change what the message names",
-    "data": "mend what the message names; data.on_error=skip leaves wrong rows out",
+    "data": "correct what the message names; data.on_error=skip leaves out bad rows",
     "nets": "change what the message names",
-    "two steps": "mend what the message names: the first steps of this stage fail",
-    "held-out data": "mend what the message names: the stage would fail when its first epoch is through",
-    "export": "what is served would not be what was trained",
+    "two steps": "correct what the message names: the first steps of this stage fail",
+    "held-out data": "correct what the message names: the stage would fail at the end of its first epoch",
+    "export": "the exported model would differ from the trained model",
 }
 
 
 def examine(config: DictConfig, folder: Path) -> dict[str, Any]:
-    """Examines all stages, in order; each starts from what the one before it exported.
+    """Examines all stages in order. Each starts from the export of the stage before it.
 
     Args:
         config: The composed configuration of `train`.
-        folder: Where the result goes.
+        folder: Folder in which `result.json` is written.
 
     Returns:
-        What `result.json` holds.
+        The content of `result.json`.
 
     Raises:
-        UserError: If there is no such stage.
+        UserError: If a stage does not exist.
     """
     silence_libraries()
     start = time.perf_counter()
@@ -94,10 +94,10 @@ def _examine_all(config: DictConfig, work: Path) -> Iterator[tuple[str, list[Fin
     for number, name in enumerate(config.stages):
         found, came_to_its_end = _examine_stage(config, name, work / name, renderer, models)
         yield name, found
-        # The ranks agree on it, since only the first one writes the export.
+        # Only the first rank writes the export, so all ranks have to agree whether it succeeded.
         if not all(gather_objects([came_to_its_end])):
             for rest in config.stages[number + 1 :]:
-                yield rest, [Finding("stage", "warning", "not examined", f"it starts from what {name} leaves")]
+                yield rest, [Finding("stage", "warning", "not examined", f"it starts from the export of {name}")]
             return
         models[name] = work / name / "model"
 
@@ -105,7 +105,7 @@ def _examine_all(config: DictConfig, work: Path) -> Iterator[tuple[str, list[Fin
 def _examine_stage(
     config: DictConfig, name: str, folder: Path, renderer: Renderer, models: Models
 ) -> tuple[list[Finding], bool]:
-    """The findings about one stage, and whether it came to its end."""
+    """The findings about one stage, and whether the stage ran to its end."""
     start, watch = StartChecks(fatal=False), Watch()
     found: list[Finding] = []
     try:
@@ -113,28 +113,28 @@ def _examine_stage(
         watch.phase = "data"
         with _warnings() as said:
             stage.data.setup("fit")
-        found += [Finding("data", "warning", line, "raise the limit, or mend the rows") for line in said]
+        found += [Finding("data", "warning", line, "raise the limit, or correct the rows") for line in said]
         found += _look_at_data(stage.data, renderer)
         stage.trainer.callbacks += [start, watch]  # type: ignore[attr-defined]
         pl.seed_everything(config.seed, verbose=False)
         stage.trainer.fit(stage.module, stage.data)
     except SystemExit as error:
-        # Lightning's way to end after Ctrl-C.
+        # Lightning exits like this after Ctrl-C.
         raise KeyboardInterrupt from error
     except Exception as error:
         message = str(error) if watch.phase == "export" else _told(error)
         return [*found, *start.findings.values(), Finding(watch.phase, "error", message, _REMEDIES[watch.phase])], False
     if models:
-        # The stage before has only made two steps.
+        # The stage before this one has made only two steps, so its model need not end its responses.
         start.findings.pop("responses end", None)
     findings = [
-        Finding("settings", "ok", "all are known, and all batch sizes divide"),
+        Finding("settings", "ok", "all settings are known, and all batch sizes divide"),
         *found,
         *start.findings.values(),
         watch.gradients(stage.module),
         watch.movement_of_weights(),
-        Finding("two steps", "ok", "went through, and so did a batch of held-out data"),
-        Finding("export", "ok", "reloads to the same numbers"),
+        Finding("two steps", "ok", "two steps and a batch of held-out data ran without an error"),
+        Finding("export", "ok", "the exported model reloads and gives the same numbers"),
         *examine_reward(stage, models),
     ]
     release(stage.trainer)
@@ -142,7 +142,7 @@ def _examine_stage(
 
 
 def _shortened(config: DictConfig, name: str) -> DictConfig:
-    """The configuration with two optimizer steps and one batch of held-out data, and no callback but the export."""
+    """The configuration for two optimizer steps, one batch of held-out data, and no callback except the export."""
     config = config.copy()
     block = config[stage_record(name).block]
     with open_dict(config):
@@ -155,14 +155,14 @@ def _shortened(config: DictConfig, name: str) -> DictConfig:
 
 
 def _told(error: Exception) -> str:
-    """What to tell the user; raises the error if it is not theirs to mend."""
+    """The message for the user; raises the error if it is a defect and not a mistake of the user."""
     message = user_message(error)
     if message is None:
         raise error
     return message
 
 
-def _look_at_data(data: Any, renderer: Renderer) -> Iterator[Finding]:
+def _look_at_data(data: pl.LightningDataModule, renderer: Renderer) -> Iterator[Finding]:
     rows = getattr(data, "train_rows", [])
     if rows and isinstance(rows[0], Pair):
         yield length_tells(rows)
@@ -172,7 +172,7 @@ def _look_at_data(data: Any, renderer: Renderer) -> Iterator[Finding]:
 
 @contextmanager
 def _warnings() -> Iterator[list[str]]:
-    """Collects what is said about the data, such as rows that are left out, instead of printing it."""
+    """Collects the warnings about the data, such as rows that are left out, instead of printing them."""
     said: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""Looks at the reward models behind the score of a stage: how they read, and whether they tell more than length."""
+"""Examines the reward models behind the score of a stage: what they read, and whether they beat the answer length."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
@@ -17,24 +17,24 @@ _MOST_PAIRS, _BATCH_SIZE = 256, 16
 
 
 def examine_reward(stage: PreparedStage, models: Models) -> Iterator[Finding]:
-    """The findings about all reward models, if there are any.
+    """The findings about all reward models of a stage, if it has any.
 
     Args:
         stage: A stage that has run.
-        models: What earlier stages have left.
+        models: Folders of the models that earlier stages have left.
     """
     for reward in stage.module.modules():
         if isinstance(reward, NetReward | TextNetReward):
             yield _how_it_reads(reward)
-            # What this run would train itself has only made two steps.
+            # A reward model that this run trains itself has made only two steps.
             if not any(stage_record(name).trains_reward_model for name in models):
                 yield from _beside_length(stage, reward)
 
 
 def _how_it_reads(reward: NetReward | TextNetReward) -> Finding:
     if isinstance(reward, NetReward):
-        return Finding("reward model: tokenizer", "ok", "tokenizer and template are the actor's: it reads the ids")
-    return Finding("reward model: tokenizer", "ok", "tokenizer or template are not the actor's: it reads the texts")
+        return Finding("reward model: tokenizer", "ok", "tokenizer and template match the actor's: it reads token ids")
+    return Finding("reward model: tokenizer", "ok", "tokenizer or template differ from the actor's: it reads texts")
 
 
 def _beside_length(stage: PreparedStage, reward: NetReward | TextNetReward) -> Iterator[Finding]:
@@ -42,7 +42,7 @@ def _beside_length(stage: PreparedStage, reward: NetReward | TextNetReward) -> I
     pairs = PreferenceDataModule(
         data.preferences_held_out or data.preferences,
         module.renderer if isinstance(reward, NetReward) else reward.renderer,
-        # A file of held-out pairs is one whole; of others, the part that no reward model has been trained on.
+        # A file of held-out pairs is used whole. Of other pairs, only the part that no reward model was trained on is.
         val_path=data.preferences_held_out,
         val_fraction=data.val_fraction,
         minibatch_size=1,
@@ -52,6 +52,6 @@ def _beside_length(stage: PreparedStage, reward: NetReward | TextNetReward) -> I
     try:
         pairs.setup("fit")
     except UserError:
-        # The data hold no pairs.
+        # The data contain no pairs.
         return
     yield tells_more_than_length(reward.net.eval(), cast(Sequence[Pair], pairs.val_rows[:_MOST_PAIRS]), _BATCH_SIZE)

@@ -1,16 +1,18 @@
-"""Makes a plain Hugging Face folder of a checkpoint, whatever strategy wrote it, without a GPU."""
+"""Exports a checkpoint of any strategy as a plain Hugging Face folder, without a GPU."""
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from torch import nn
 
 from lightning_rlhf.assembly.library_messages import silence_libraries
 from lightning_rlhf.assembly.renderer import load_renderer
 from lightning_rlhf.assembly.run_files import read_record, read_settings
 from lightning_rlhf.callbacks.run_record import versions, write_json
+from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapters.lora import ADAPTER, is_part_of_adapter
 from lightning_rlhf.models.export import adapted, empty_net, export_model, rebuilt
@@ -20,20 +22,21 @@ from lightning_rlhf.strategies.checkpoint_weights import read_weights
 
 
 def export(checkpoint: str, output_dir: str | None, dtype: str | None, trust_remote_code: bool = False) -> Path:
-    """Exports the net that the stage trained; the checkpoint and the settings beside it may come from anybody.
+    """Exports the model that a stage trained. Neither the checkpoint nor the settings next to it need be trusted.
 
     Args:
-        checkpoint: What a run has saved: a file or a folder.
-        output_dir: Where the model goes; None: `export/` in the stage's folder.
-        dtype: Of the weights written; None: `model.dtype`, or that in the checkpoint if it has fewer digits.
-        trust_remote_code: Let Python code run that the run's model brings, if its settings say that it brings any.
+        checkpoint: File or folder of a checkpoint that a run has saved.
+        output_dir: Folder in which the model is written; None means `export/` in the folder of the stage.
+        dtype: The dtype of the written weights; None means `model.dtype`, or that of the checkpoint if it has fewer
+            digits.
+        trust_remote_code: Whether to run Python code that comes with the model, if the settings of the run allow it.
 
     Returns:
-        The folder of the model, beside which `result.json` says the same.
+        The folder of the model, which also contains `result.json`.
 
     Raises:
-        UserError: If there is no such checkpoint, the run's settings are not beside it, or they name something that
-            would be run.
+        UserError: If the checkpoint or the settings of its run do not exist, or the settings name code that would be
+            run.
     """
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"dtype={dtype}: expected one of {', '.join(DTYPES)}, or null")
@@ -52,37 +55,39 @@ def export(checkpoint: str, output_dir: str | None, dtype: str | None, trust_rem
 
 
 def _settings(run: Path, checkpoint: str, trust_remote_code: bool) -> tuple[DictConfig, StageRecord]:
-    """The settings of the stage that a folder holds, and its record."""
+    """Reads the settings of the stage that a folder belongs to, and finds the record of the stage."""
     config, result = run / "config.yaml", run / "result.json"
     for file in (config, result):
         if not file.is_file():
             raise UserError(
-                f"checkpoint={checkpoint}: there is no {file.name} in {run}; leave a checkpoint in the folder of its "
-                "run, where the settings of the net are"
+                f"checkpoint={checkpoint}: there is no {file.name} in {run}; leave the checkpoint in the folder of its "
+                "run, which holds the settings of the model"
             )
-    stage: Any = read_record(result).get("stage")
-    if stage not in STAGES:
+    stage = read_record(result).get("stage")
+    if not isinstance(stage, str) or stage not in STAGES:
         raise UserError(f"{result}: stage={stage}: expected one of {', '.join(STAGES)}")
     loaded = read_settings(config, trust_remote_code=trust_remote_code)
-    # What computes attention says nothing about weights, and may be a kernel from the hub.
+    # The attention implementation has no effect on the weights, and could be a kernel that is loaded from the hub.
     loaded.model.attn_implementation = None
     return loaded, STAGES[stage]
 
 
-def _net(config: DictConfig, record: StageRecord, checkpoint: Path, dtype: Any) -> tuple[Any, Any]:
-    """The trained net, on the CPU, and the renderer of the run."""
+def _net(
+    config: DictConfig, record: StageRecord, checkpoint: Path, dtype: torch.dtype | None
+) -> tuple[nn.Module, Renderer]:
+    """The trained model, on the CPU, and the renderer of the run."""
     source: ModelSource = instantiate(config.model, _convert_="all")
     scalar = record.trains_reward_model
     shared = record.has_four_roles and config.get("roles") == "shared"
     prefix = "roles.backbone.net." if shared else f"{record.exported}."
     saved = read_weights(checkpoint)
     if shared:
-        # There are adapters of other roles.
+        # The checkpoint also holds the adapters of the other roles.
         saved = {k: v for k, v in saved.items() if not is_part_of_adapter(k) or is_part_of_adapter(k, ADAPTER)}
     weights = {k.removeprefix(prefix): v.to(dtype or v.dtype) for k, v in saved.items() if k.startswith(prefix)}
     if not weights:
         raise UserError(
-            f"checkpoint={checkpoint}: holds no weights of the net that stage={record.name} trains ({prefix}…)"
+            f"checkpoint={checkpoint}: holds no weights of the model that stage={record.name} trains ({prefix}…)"
         )
     if source.adapter is None:
         source = source if dtype is None else replace(source, dtype=str(dtype).removeprefix("torch."))

@@ -1,4 +1,4 @@
-"""Prints what the checks of a run have found."""
+"""Prints the findings of the checks of a run."""
 
 import textwrap
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
 
 
 def show(stage: str, findings: Sequence[Finding]) -> None:
-    """Prints the findings about a stage, one to a line; lines are folded on a terminal only."""
+    """Prints the findings about a stage, one per line. Lines are wrapped on a terminal only."""
     if not is_first_process():
         return
     console = Console(highlight=False, soft_wrap=True)
@@ -36,7 +36,7 @@ def _folded(text: str, width: int) -> list[str]:
 
 
 def sum_up(statuses: Sequence[str], result: Path) -> None:
-    """Prints how many findings are of which kind, and where the result is."""
+    """Prints the number of findings of each status, and the path of the result."""
     console = Console(highlight=False, soft_wrap=True)
     console.print(", ".join(f"{statuses.count(status)} {status}" for status in _STYLES))
     console.print(f"  result    {result}")

@@ -1,4 +1,4 @@
-"""The handoff between stages: from the configuration of a run to that of its next stage."""
+"""The handoff between stages: derives the configuration of a stage from that of the run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,21 +10,21 @@ from lightning_rlhf.models.adapters.files import adapter_folder, holds_adapter
 from lightning_rlhf.stages import stage_record
 
 Models = Mapping[str, Path]
-"""The folders of the models that the earlier stages of a run leave, by stage and in order; none need be there yet."""
+"""The folders of the models that the earlier stages of a run leave, by stage and in order. They need not exist yet."""
 
 
 def handed_on(config: DictConfig, models: Models) -> DictConfig:
-    """The configuration of a stage that starts from what earlier stages leave.
+    """The configuration of a stage that starts from the models of earlier stages.
 
-    The policy starts from the last one that was trained. A reward model that was trained gives the score wherever the
-    user names no other. If one net plays all roles, reward models that are adapters of it are put on it.
+    The policy starts from the last policy that was trained. A reward model that was trained gives the score wherever
+    the user names no other. If one model takes all roles, reward models that are adapters of it are added to it.
 
     Args:
-        config: Of the run, or what this function has returned; it stays as it is.
-        models: What earlier stages leave.
+        config: The configuration of the run, or one that this function has returned. It is not changed.
+        models: Folders of the models that earlier stages leave.
 
     Raises:
-        UserError: If there is no such stage.
+        UserError: If a stage does not exist.
     """
     config = config.copy()
     for name, folder in models.items():
@@ -42,21 +42,23 @@ def handed_on(config: DictConfig, models: Models) -> DictConfig:
 
 
 def goes_on_with_adapter(config: DictConfig) -> bool:
-    """Whether a stage trains the adapter of the stage before it further, and not a new one of the merged net.
+    """Whether a stage continues to train the adapter of the stage before it, instead of a new one on merged weights.
 
-    One net that plays all roles is the same in all stages; and merged weights would be quantized again, back to the
-    numbers that they had before the adapter.
+    It does if one model takes all roles, because that model is the same in all stages. It also does if the model is
+    quantized, because quantization would round merged weights back to their values before the adapter.
     """
     return bool(config.roles == "shared" or config.model.quantization)
 
 
 def is_adapter(path: str, config: DictConfig, models: Models) -> bool:
-    """Whether a reward model is an adapter of the net that the policy is one of, by its files, or as it will be.
+    """Whether a reward model is an adapter of the same base model as the policy.
+
+    The files of the reward model decide, or, before the run has trained it, the settings.
 
     Args:
-        path: Its folder or hub name.
-        config: Of the run.
-        models: What earlier stages leave.
+        path: Folder or hub name of the reward model.
+        config: The configuration of the run.
+        models: Folders of the models that earlier stages leave.
     """
     if is_of_run(path, models) and config.model.adapter:
         return True
@@ -64,7 +66,7 @@ def is_adapter(path: str, config: DictConfig, models: Models) -> bool:
 
 
 def is_of_run(path: str | None, models: Models) -> bool:
-    """Whether an earlier stage of the run leaves a model, which may not be there yet."""
+    """Whether a path is that of a model that an earlier stage of the run leaves. It need not exist yet."""
     return Path(str(path)) in models.values()
 
 

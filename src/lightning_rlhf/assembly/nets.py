@@ -1,8 +1,7 @@
-"""What the module of a stage is given to build its nets with."""
+"""Makes the arguments with which the module of a stage builds its models."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -21,23 +20,23 @@ from lightning_rlhf.stages import Net, StageRecord
 
 def nets_of(
     config: DictConfig, record: StageRecord, source: ModelSource, renderer: Renderer, models: Models
-) -> dict[str, Any]:
-    """The arguments of a stage's module that are nets, and the gold metric of one that trains a policy.
+) -> dict[str, object]:
+    """The arguments of a stage's module that build its models, and the gold metric if the stage trains a policy.
 
     Args:
-        config: Of the stage.
-        record: Which nets the stage has.
-        source: Of the policy.
-        renderer: Of the policy.
-        models: What earlier stages leave.
+        config: The configuration of the stage.
+        record: The record of the stage, which lists its models.
+        source: Source of the policy.
+        renderer: Renderer of the policy.
+        models: Folders of the models that earlier stages leave.
 
     Raises:
-        UserError: If a reward model or a start of the critic cannot be had.
+        UserError: If a reward model cannot be found, or the critic cannot start from what the settings name.
     """
     rewards = reward_sources(config, models) if "score" in record.nets.values() else []
-    builders: dict[Net, Callable[[], Any]] = {
+    builders: dict[Net, Callable[[], object]] = {
         "policy": lambda: partial(load_causal_lm, source),
-        # Not trained, so nothing is beside its weights.
+        # The reference is not trained, so it gets no new adapter.
         "reference": lambda: partial(load_causal_lm, source.frozen),
         "reward model": lambda: partial(load_scalar_model, source, "normal"),
         "critic": lambda: partial(
@@ -54,15 +53,17 @@ def nets_of(
 
 
 def reference_changes(source: ModelSource, block: DictConfig) -> bool:
-    """Whether the reference of one net that plays all roles is an adapter, and not that net without any."""
+    """Whether the reference of a shared model is an adapter of its own, and not the model without an adapter."""
     return bool(source.adapter_dir or block.module.refresh_reference_every)
 
 
-def _on_one_net(nets: dict[str, Any], block: DictConfig, record: StageRecord, source: ModelSource) -> dict[str, Any]:
-    """The actor plays reference and critic too."""
+def _on_one_net(
+    nets: dict[str, object], block: DictConfig, record: StageRecord, source: ModelSource
+) -> dict[str, object]:
+    """Replaces actor, reference and critic by one model with adapters for these roles."""
     of = {kind: name for name, kind in record.nets.items()}
     shared = Shared(
-        net=nets[of["policy"]],
+        net=partial(load_causal_lm, source),
         reference="adapter" if reference_changes(source, block) else "base",
         critic_init=block.critic_init,
         critic_head=block.critic_head,
@@ -70,12 +71,12 @@ def _on_one_net(nets: dict[str, Any], block: DictConfig, record: StageRecord, so
     return {of["policy"]: shared, of["score"]: nets[of["score"]]}
 
 
-def _score(config: DictConfig) -> Any:
+def _score(config: DictConfig) -> object:
     check_targets({"reward": OmegaConf.to_container(config.reward, resolve=True)})
     return instantiate(config.reward)
 
 
 def _gold(config: DictConfig) -> TextReward | None:
-    # The name of a function, or a node that builds one.
+    # `gold` is the name of a function, or a node that builds one.
     function = instantiate(config.data.gold) if isinstance(config.data.gold, DictConfig) else config.data.gold
     return TextReward(function) if function else None

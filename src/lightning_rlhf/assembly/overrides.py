@@ -1,4 +1,4 @@
-"""Checks what was set on the command line, and on no other: a recipe may hold settings of all stages."""
+"""Checks the overrides of the command line only, because a recipe may hold settings of all stages."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,23 +9,23 @@ from lightning_rlhf.stages import STAGES
 
 
 def check_command_line(config: DictConfig, overrides: Sequence[str], choices: Mapping[str, str | None]) -> None:
-    """Checks that nothing was set that would have no effect, or would belong to another model.
+    """Checks that every override has an effect, and that none belongs to another model.
 
     Args:
         config: The composed configuration.
-        overrides: What was set, such as `sft.module.lr=1e-3`.
-        choices: The option of each group, such as `demo` of `model`.
+        overrides: The overrides, such as `sft.module.lr=1e-3`.
+        choices: The chosen option of each group, such as `demo` of `model`.
 
     Raises:
-        UserError: If the recipe of the demo is taken for another model, or something was set for a stage that does not
-            run, or for an architecture that is not built.
+        UserError: If the recipe of the demo is used with another model, or an override is for a stage that does not
+            run or for an architecture that is not built.
     """
     if choices.get("experiment") == "demo" and choices.get("model") not in ("demo", "tiny"):
         raise UserError(
-            f"model={choices.get('model')} with experiment=demo, whose learning rates are for a net of 2 million "
+            f"model={choices.get('model')} with experiment=demo, whose learning rates are for a model of 2 million "
             "parameters: add experiment=none"
         )
-    # Each size has an architecture beside its weights, so Hydra takes settings of it.
+    # Each model size has an architecture as well as weights, so Hydra accepts settings of the architecture.
     loaded = next((name for name in ("meta_dir", "pretrained") if config.model.get(name) is not None), None)
     idle = {record.block: record.name for record in STAGES.values() if record.name not in config.stages}
     for override in overrides:
@@ -34,6 +34,6 @@ def check_command_line(config: DictConfig, overrides: Sequence[str], choices: Ma
             raise UserError(f"{key} is set, but stage={idle[block]} does not run here")
         if loaded and key.split(".")[:2] in (["model", "config"], ["model", "config_tokenizer"]):
             raise UserError(
-                f"{key} is set, but model.{loaded}={config.model[loaded]} brings an architecture and a tokenizer of "
-                "its own; model.pretrained=null builds model.config, with random weights; model.tokenizer names another"
+                f"{key} is set, but model.{loaded}={config.model[loaded]} has its own architecture and tokenizer; "
+                "model.pretrained=null builds model.config with random weights; model.tokenizer names another tokenizer"
             )

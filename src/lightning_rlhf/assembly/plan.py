@@ -1,4 +1,4 @@
-"""Plans all stages of a configuration: what each needs, whether it fits, and what makes it fit."""
+"""Plans all stages of a configuration: the memory that each needs, whether it fits, and which settings make it fit."""
 
 import time
 from pathlib import Path
@@ -13,14 +13,14 @@ def plan(config: DictConfig, folder: Path) -> dict[str, Any]:
     """Plans all stages of a configuration.
 
     Args:
-        config: That of `train`, and what conf/plan.yaml adds.
-        folder: Gets `result.json`.
+        config: The configuration of `train` with the settings that conf/plan.yaml adds.
+        folder: Folder in which `result.json` is written.
 
     Returns:
-        What `result.json` holds.
+        The content of `result.json`.
 
     Raises:
-        UserError: For anything that the user can mend.
+        UserError: If the user can correct the error.
     """
     asked = Asked.of(config)
     from lightning_rlhf.assembly.library_messages import silence_libraries
@@ -54,7 +54,7 @@ def plan(config: DictConfig, folder: Path) -> dict[str, Any]:
 
 
 def _micro_batches(records: list[dict[str, Any]]) -> str:
-    """The largest micro-batch of each stage that fits, or what is needed with the smallest one."""
+    """The largest micro-batch of each stage that fits, or the memory that the smallest one needs."""
     cells = []
     for record in records:
         needs = f"needs {record['peak_of_one_row'] / 2**30:.1f} GiB"

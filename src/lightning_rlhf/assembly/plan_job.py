@@ -1,5 +1,6 @@
-"""From the configuration of a stage to what the planner takes."""
+"""Derives the input of the planner, a `Job`, from the configuration of a stage."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,16 +23,16 @@ from lightning_rlhf.stages import StageRecord, stage_record
 
 
 def job_of(config: DictConfig, stage: str) -> Job:
-    """What the planner takes of a stage; no weights are read.
+    """The job of a stage. No weights are read.
 
-    A model that an earlier stage is still to train is planned as one of the kind that it starts from.
+    A model that an earlier stage has yet to train is planned like the model that it starts from.
 
     Args:
-        config: Of the run, or of the stage.
-        stage: Its name.
+        config: The configuration of the run, or of the stage.
+        stage: Name of the stage.
 
     Raises:
-        UserError: If a setting is wrong, or the planner does not know what the configuration names.
+        UserError: If a setting is wrong, or the planner does not support what the configuration names.
     """
     record, models = stage_record(stage), _earlier(config, stage)
     config = _with_start(handed_on(config, models), config)
@@ -70,33 +71,33 @@ def job_of(config: DictConfig, stage: str) -> Job:
 
 
 def _earlier(config: DictConfig, stage: str) -> Models:
-    """What the stages before a stage are to leave, in folders that are not there yet."""
+    """The models that the stages before a stage will leave, in folders that do not exist yet."""
     names = list(config.stages)
     return {name: Path(name) / "model" for name in names[: names.index(stage) if stage in names else 0]}
 
 
 def _with_start(config: DictConfig, before: DictConfig) -> DictConfig:
-    """The same with the weights that the policy had before a handoff, since no file says yet what comes of them."""
+    """Restores the source that the policy had before the handoff, because the handed-on files do not exist yet."""
     for name in ("pretrained", "tokenizer", "meta_dir"):
         config.model[name] = before.model[name]
     return config
 
 
 def layout_of(config: DictConfig) -> Layout:
-    """What the strategy of a configuration holds where, if its devices are GPUs.
+    """The layout of the strategy of a configuration: what it holds where, if its devices are GPUs.
 
     Raises:
-        UserError: If the planner does not know it.
+        UserError: If the planner does not support the strategy.
     """
     node = config.trainer.strategy
     return layout(OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node)
 
 
 def lengths(config: DictConfig, record: StageRecord) -> tuple[int, int]:
-    """Tokens of prompt and response: those that a plan is asked for, or the longest that are allowed.
+    """Lengths of prompt and response in tokens: those that the user asks for, or the longest that are allowed.
 
     Raises:
-        UserError: If they cannot be.
+        UserError: If the user gives only one length, but a row of the stage consists of both.
     """
     prompt, response = config.get("prompt_length"), config.get("response_length")
     block = config[record.block]
@@ -104,7 +105,7 @@ def lengths(config: DictConfig, record: StageRecord) -> tuple[int, int]:
         return prompt or block.data.max_prompt_length, response or block.module.sampling.max_new_tokens
     if (prompt is None) != (response is None):
         given = f"prompt_length={prompt}" if response is None else f"response_length={response}"
-        raise UserError(f"{given}: rows of stage={record.name} are of prompt and response: give both lengths")
+        raise UserError(f"{given}: a row of stage={record.name} has a prompt and a response: give both lengths")
     if prompt is not None and response is not None:
         return prompt, response
     # The longest answer has a prompt of one token.
@@ -119,7 +120,7 @@ def _of_rollouts(config: DictConfig, block: DictConfig, source: ModelSource, mod
     critic = None
     if instantiate(module.credit).estimator.critic:
         critic = source if block.critic_init == "policy" or scorer is None else like_policy(scorer, source)
-    # Also of four nets, which may be planned as one.
+    # This also holds for four separate models, which may be planned as one.
     policy_changed = any(not stage_record(name).trains_reward_model for name in models)
     return {
         "critic": critic,
@@ -144,7 +145,7 @@ def _reward_source(node: DictConfig, source: ModelSource, models: Models) -> Mod
 
 
 def _reward_adapter(node: DictConfig, source: ModelSource, models: Models) -> Lora | None:
-    """What a reward model adds to one net that plays all roles; None: it stays a net of its own (`handed_on`)."""
+    """The adapter of a reward model on the shared model; None if it stays a model of its own (see `handed_on`)."""
     if _is_to_come(node, models):
         return source.adapter or Lora()
     folder = adapter_folder(Path(node.path))
@@ -152,7 +153,7 @@ def _reward_adapter(node: DictConfig, source: ModelSource, models: Models) -> Lo
 
 
 def _is_to_come(node: DictConfig, models: Models) -> bool:
-    """Whether a reward model is still to be trained, by this run or by one that `reward.path` will name."""
+    """Whether a reward model has yet to be trained, by this run or by the run whose folder `reward.path` names."""
     if OmegaConf.is_missing(node, "path") or is_of_run(node.path, models):
         return True
     return Path(node.path).name == "model" and not Path(node.path).exists()
@@ -163,17 +164,17 @@ def _on_gpu(trainer: DictConfig) -> bool:
 
 
 def num_gpus() -> int:
-    """GPUs of this machine."""
+    """The number of GPUs of this machine."""
     import torch
 
     return torch.cuda.device_count()
 
 
-def num_devices(devices: Any, *, on_gpu: bool) -> int:
-    """Processes of a machine behind `trainer.devices`.
+def num_devices(devices: int | str | Sequence[int], *, on_gpu: bool) -> int:
+    """The number of processes on a machine that `trainer.devices` asks for.
 
     Raises:
-        UserError: If it is none of what Lightning takes.
+        UserError: If the list of devices is empty.
     """
     if devices in ("auto", -1, "-1"):
         return max(1, num_gpus()) if on_gpu else 1

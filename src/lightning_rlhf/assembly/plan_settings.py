@@ -1,10 +1,10 @@
-"""What only a plan needs of its settings, checked before anything is imported that takes seconds."""
+"""The settings that only a plan has. They are checked before imports that take seconds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import isfinite
-from typing import Any
+from typing import TypeVar
 
 from omegaconf import DictConfig
 
@@ -12,44 +12,48 @@ from lightning_rlhf.errors import UserError, raise_problems
 from lightning_rlhf.sizes import parse_bytes
 
 _LEAST = 2**20
-"""Bytes of memory that any device has: fewer, and the unit was left out."""
+"""Bytes of memory that any device has. If the user gives fewer, the unit was left out."""
+
+_Parsed = TypeVar("_Parsed")
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Settings of a plan."""
+    """The settings of a plan, parsed."""
 
     memory: dict[str, int]
-    """Bytes by `device_memory` and `host_memory`, where they are given."""
+    """`device_memory` and `host_memory` in bytes, where the user gives them."""
     as_given: dict[str, str]
-    """The same, as they were written."""
+    """The same settings as the user wrote them."""
     fragmentation: float
     device_flops: float
     mfu: float
 
     @classmethod
     def of(cls, config: DictConfig) -> "Asked":
-        """Those of a configuration.
+        """Parses the settings of a configuration.
 
         Raises:
-            UserError: If any is impossible; all of them at once.
+            UserError: If any setting is impossible. The message names all of them.
         """
         problems: list[str] = []
 
-        def read(name: str, parse: Callable[[Any], Any]) -> Any:
+        def read(name: str, parse: Callable[[object], _Parsed], otherwise: _Parsed) -> _Parsed:
+            """Parses a setting, or notes the problem and returns a placeholder."""
             try:
                 return parse(config[name])
             except UserError as error:
                 problems.append(str(error))
+                return otherwise
 
         places = [name for name in ("device_memory", "host_memory") if config[name] is not None]
-        memory = {name: read(name, partial(_memory, name=name)) for name in places}
+        memory = {name: read(name, partial(_memory, name=name), 0) for name in places}
         found = cls(
             memory,
             as_given={name: str(config[name]) for name in places},
-            fragmentation=read("fragmentation", _number("fragmentation", "in [0, 1)", lambda x: 0 <= x < 1)),
-            device_flops=read("device_flops", _number("device_flops", "above 0, such as 312e12", lambda x: x > 0)),
-            mfu=read("mfu", _number("mfu", "in (0, 1]", lambda x: 0 < x <= 1)),
+            fragmentation=read("fragmentation", _number("fragmentation", "in [0, 1)", lambda x: 0 <= x < 1), 0.0),
+            device_flops=read("device_flops", _number("device_flops", "above 0, such as 312e12", lambda x: x > 0), 0.0),
+            mfu=read("mfu", _number("mfu", "in (0, 1]", lambda x: 0 < x <= 1), 0.0),
         )
         for name in ("prompt_length", "response_length"):
             length = config[name]
@@ -59,18 +63,18 @@ class Asked:
         return found
 
 
-def _memory(value: Any, name: str) -> int:
-    size = parse_bytes(value, name)
+def _memory(value: object, name: str) -> int:
+    size = parse_bytes(str(value), name)
     if size < _LEAST:
-        raise UserError(f"{name}={value}: these are bytes: give a unit, as in {name}=24GB or 24GiB")
+        raise UserError(f"{name}={value}: this is a number of bytes: give a unit, as in {name}=24GB or 24GiB")
     return size
 
 
-def _number(name: str, rule: str, holds: Callable[[float], bool]) -> Callable[[Any], float]:
-    def parse(value: Any) -> float:
+def _number(name: str, rule: str, holds: Callable[[float], bool]) -> Callable[[object], float]:
+    def parse(value: object) -> float:
         try:
-            number = float(value)
-        except (TypeError, ValueError):
+            number = float(value) if isinstance(value, str | int | float) else float("nan")
+        except ValueError:
             number = float("nan")
         if not (isfinite(number) and holds(number)):
             raise UserError(f"{name}={value}: must be a number {rule}")

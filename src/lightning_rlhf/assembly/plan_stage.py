@@ -1,4 +1,4 @@
-"""The plan of a stage: all of it for `plan`, a line for a stage that is about to run."""
+"""The plan of a stage: the whole plan for `plan`, and one line for a stage that is about to run."""
 
 from dataclasses import replace
 from importlib.resources import files
@@ -20,10 +20,10 @@ from lightning_rlhf.sizes import readable
 
 
 def planned_stage(config: DictConfig, stage: str, asked: Asked) -> tuple[Plan, dict[str, Any]]:
-    """The plan of a stage, and what `result.json` says of it.
+    """The plan of a stage, and its record in `result.json`.
 
     Raises:
-        UserError: If a setting is wrong, or the planner does not know what the configuration names.
+        UserError: If a setting is wrong, or the planner does not support what the configuration names.
     """
     plan = Plan(job_of(config, stage), asked.fragmentation)
     memory = asked.memory
@@ -58,26 +58,26 @@ def planned_stage(config: DictConfig, stage: str, asked: Asked) -> tuple[Plan, d
 
 
 def _about_cpus(config: DictConfig, plan: Plan, limits: Limits) -> list[str]:
-    """That the devices are CPUs, where GPUs may be meant."""
+    """A note that the devices are CPUs, if the user may have meant GPUs."""
     meant = limits.device is not None or plan.job.processes > plan.job.processes_per_node
     if plan.job.on_gpu or not (meant or layout_of(config).offloads):
         return []
-    return ["the devices are CPUs, whose own memory holds what is offloaded: add trainer=gpu to plan GPUs"]
+    return ["the devices are CPUs, so what is offloaded stays in the same memory: add trainer=gpu to plan for GPUs"]
 
 
 def print_plan_line(config: DictConfig, stage: str, folder: Path) -> None:
-    """Prints the planned peak, and leaves `plan.json` for the run card; a run never fails for want of a plan.
+    """Prints the planned peak, and writes `plan.json` for the run card. A run does not fail if it cannot be planned.
 
     Args:
-        config: Of the run.
-        stage: Its name.
-        folder: Of the stage.
+        config: The configuration of the run.
+        stage: Name of the stage.
+        folder: Folder of the stage.
     """
     console = Console(soft_wrap=True, highlight=False)
     try:
         plan = Plan(job_of(config, stage), _fragmentation())
         peak = plan.peak
-    except Exception as error:  # whatever an architecture or a strategy of the user's own does on fake tensors
+    except Exception as error:  # a custom architecture or strategy may raise anything on fake tensors
         reason = str(error).strip().splitlines() or [type(error).__name__]
         console.print(f" no plan: {reason[0]}", markup=False)
         return
@@ -88,5 +88,5 @@ def print_plan_line(config: DictConfig, stage: str, folder: Path) -> None:
 
 
 def _fragmentation() -> float:
-    """The margin of `plan`, so that both say the same of a run."""
+    """The default of `plan`, so that both predict the same for a run."""
     return float(OmegaConf.load(str(files("lightning_rlhf.conf") / "plan.yaml")).fragmentation)

@@ -1,4 +1,4 @@
-"""A plan as people read it."""
+"""Prints a plan as tables."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from lightning_rlhf.planner.memory import KINDS, Bytes, by_kind, by_role, total
 from lightning_rlhf.planner.plan import Plan
 from lightning_rlhf.sizes import readable
 
-# So that a table with all of them is no wider than 80 characters.
+# Short names keep a table with all columns within 80 characters.
 _SHORT = {
     "parameters": "weights",
     "gradients": "grads",
@@ -26,10 +26,10 @@ def print_plan(stage: str, plan: Plan, record: dict[str, Any], asked: Asked) -> 
     """Prints the plan of a stage: phases by kind, the peak by role, the verdict, what would help, and the time.
 
     Args:
-        stage: Its name.
+        stage: Name of the stage.
         plan: The plan.
-        record: What `result.json` says of it.
-        asked: What it was asked for.
+        record: The record of the plan in `result.json`.
+        asked: The settings of the plan.
     """
     console, job = Console(soft_wrap=True, highlight=False), plan.job
     lengths = f"{job.prompt_length} + {job.response_length}" if job.prompt_length else str(job.response_length)
@@ -53,7 +53,7 @@ def print_plan(stage: str, plan: Plan, record: dict[str, Any], asked: Asked) -> 
 
 
 def _print_sizes(console: Console, phases: dict[str, Bytes], largest: str, what: str) -> None:
-    """Phases by kind, and the largest one by role."""
+    """Prints the memory of each phase by kind, and that of the largest phase by role."""
     unit, factor = _unit(total(phases[largest]))
     console.print(_sizes(unit, factor, {name: by_kind(held) for name, held in phases.items()}, largest))
     console.print(f" peak in {largest}: {what}")
@@ -91,7 +91,7 @@ def _print_verdict(console: Console, record: dict[str, Any], asked: Asked, unit:
     if record["fits"] is False:
         remedy = record["remedy"]
         if remedy is None:
-            console.print(" none of the settings below makes it fit, nor do several: take more devices, or less model")
+            console.print(" no combination of the settings below makes it fit: use more devices or a smaller model")
         else:
             console.print(f" it fits with: [bold]{' '.join(remedy)}[/]")
     if record["knobs"] and record["fits"] is not True:
@@ -111,13 +111,13 @@ def _print_knobs(console: Console, knobs: list[dict[str, Any]], unit: str, facto
 
 
 def _limit(asked: Asked, name: str) -> str:
-    """A limit as it was written, and in the unit of the tables."""
+    """A limit as the user wrote it, and in the unit of the tables."""
     given = asked.as_given[name]
     return given if given.lower().endswith("ib") else f"{given} ({readable(asked.memory[name])})"
 
 
 def _like_given(size: int, given: str) -> str:
-    """A size in the unit of the tables, and in that of the limit."""
+    """A size in the unit of the tables, and in the unit of the limit."""
     return readable(size) if given.lower().endswith("ib") else f"{readable(size)} ({size / 1e9:,.1f} GB)"
 
 

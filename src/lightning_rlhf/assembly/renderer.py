@@ -1,4 +1,4 @@
-"""The renderer of a run."""
+"""Loads the renderer of a run."""
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -9,10 +9,10 @@ from lightning_rlhf.models.source import ModelSource
 
 
 def load_renderer(config: DictConfig) -> Renderer:
-    """What makes tokens of conversations for all stages.
+    """Loads the renderer, which turns conversations into tokens for all stages.
 
     Raises:
-        UserError: If `model` has settings that do not exist, or there is no such tokenizer.
+        UserError: If `model` has settings that do not exist, or the tokenizer cannot be found.
     """
     check_targets({"model": dict(config.model)})
     source: ModelSource = instantiate(config.model, _convert_="all")

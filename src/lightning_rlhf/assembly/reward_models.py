@@ -1,4 +1,4 @@
-"""Finds the reward models behind a score: the group `reward` of the configuration is one, or parts of a sum are."""
+"""Finds the reward models behind a score: the group `reward` of the configuration names one, or a sum of several."""
 
 from collections.abc import Iterator
 
@@ -9,9 +9,9 @@ from lightning_rlhf.rewards.loaders import LoadsRewardModel
 
 
 def reward_models(config: DictConfig) -> dict[str, DictConfig]:
-    """The nodes that load a reward model, by their place, such as `reward` or `reward.parts.model`.
+    """The nodes that load a reward model, by their place in the configuration, such as `reward.parts.model`.
 
-    As a net of its own, or as an adapter of the net that plays all roles.
+    A node loads it as a model of its own, or as an adapter of the model that takes all roles.
     """
     return dict(_loaders(config.reward, "reward"))
 
@@ -26,5 +26,5 @@ def _loaders(node: DictConfig, place: str) -> Iterator[tuple[str, DictConfig]]:
 
 
 def adapter_class(node: DictConfig) -> type | None:
-    """What loads the same reward model as an adapter; None if the node is such already, or knows none."""
+    """The class that loads the same reward model as an adapter; None if the node's class does so itself or cannot."""
     return get_object(node["_target_"]).as_adapter

@@ -1,8 +1,7 @@
-"""Runs stages one after the other, each on what the ones before it have left."""
+"""Runs the stages of a configuration one after the other. Each starts from the models of earlier stages."""
 
 import logging
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
@@ -10,6 +9,7 @@ from lightning_rlhf.assembly.changed_settings import check_unchanged
 from lightning_rlhf.assembly.handoff import handed_on
 from lightning_rlhf.assembly.library_messages import silence_libraries
 from lightning_rlhf.assembly.renderer import load_renderer
+from lightning_rlhf.assembly.result import RunResult
 from lightning_rlhf.assembly.resume import Resumed, find_resumed
 from lightning_rlhf.assembly.stage import PreparedStage, fit, prepare
 from lightning_rlhf.assembly.summary import print_summary
@@ -19,19 +19,19 @@ from lightning_rlhf.distributed.collectives import is_first_process
 log = logging.getLogger(__name__)
 
 
-def run(config: DictConfig, folder: Path) -> dict[str, Any]:
+def run(config: DictConfig, folder: Path) -> RunResult:
     """Runs the stages of a configuration.
 
     Args:
-        config: The composed configuration; it stays as it is.
-        folder: Where the run writes, one stage right there and several each into a folder of its name.
+        config: The composed configuration. It is not changed.
+        folder: Folder of the run. A single stage writes directly into it, and each of several into a subfolder.
 
     Returns:
-        What `result.json` holds.
+        The content of `result.json`.
 
     Raises:
-        UserError: For anything that the user can mend.
-        KeyboardInterrupt: If the user stopped the run.
+        UserError: If the user can correct the error.
+        KeyboardInterrupt: If the user stops the run.
 
     Example:
         >>> with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
@@ -44,7 +44,8 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
     names = list(config.stages)
     resumed = find_resumed(config.resume, names)
     renderer = load_renderer(config)
-    # All settings before all data before all training: a mistake about the last stage shows at once.
+    # All settings are checked first, then all data, and then the training begins. A mistake in the settings of the last
+    # stage therefore shows at once.
     stages, models = [], dict[str, Path]()
     for name in names:
         own = folder / name if len(names) > 1 else folder
@@ -53,7 +54,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
             check_unchanged(handed_on(config, models), name, stopped, finished=finished, handed_on=bool(models))
         if name not in resumed.finished:
             stages.append(prepare(config, name, own, renderer, models))
-        models[name] = Path(resumed.finished.get(name, {}).get("model_dir", own / "model"))
+        models[name] = resumed.model_of(name) or own / "model"
     for stage in stages:
         stage.data.setup("fit")
     if len(names) == 1:
@@ -67,16 +68,16 @@ def run(config: DictConfig, folder: Path) -> dict[str, Any]:
 
 def _run_pipeline(
     names: list[str], stages: list[PreparedStage], folder: Path, resumed: Resumed, seed: int
-) -> dict[str, Any]:
-    results: dict[str, Any] = dict(resumed.finished)
+) -> RunResult:
+    results = dict(resumed.finished)
 
-    def write(status: str) -> dict[str, Any]:
-        result = {
+    def write(status: str) -> RunResult:
+        result: RunResult = {
             "stage": "pipeline",
             "status": status,
             "metrics": {},
-            "model_dir": results.get(names[-1], {}).get("model_dir"),
-            # Of those in other folders too.
+            "model_dir": results[names[-1]]["model_dir"] if names[-1] in results else None,
+            # Includes finished stages in other folders.
             "seconds": round(sum(result["seconds"] for result in results.values()), 3),
             "versions": versions(),
             "seed": seed,
@@ -85,13 +86,13 @@ def _run_pipeline(
         if is_first_process():
             from lightning_rlhf.report import write_report
 
-            write_json(folder / "result.json", result)
+            write_json(folder / "result.json", dict(result))
             write_report(folder)
         return result
 
     for name, result in resumed.finished.items():
-        _say(f"{name}: finished already, {result['model_dir']}")
-    # Before anything is trained: whoever goes on from this folder has to find what is finished.
+        _say(f"{name}: has finished already, {result['model_dir']}")
+    # Written before the training, so that a run that resumes from this folder finds the finished stages.
     write("running")
     try:
         for number, stage in enumerate(stages, len(results) + 1):

@@ -1,12 +1,12 @@
-"""Reads what a run has left in its folder as data: it may come from anybody, so nothing that it names is run.
+"""Reads the files in the folder of a run without running any code that they name, because they need not be trusted.
 
-What users write on their own command line, or into files that `--config-dir` names, may name anything.
+Overrides on the command line, and files that `--config-dir` names, are the user's own and may name any code.
 """
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -19,26 +19,26 @@ _TARGETS = {
     "model": "lightning_rlhf.models.source.ModelSource",
     "model.adapter": "lightning_rlhf.models.adapters.lora.Lora",
 }
-"""What may be built of a found configuration, by its place: all that `export` builds."""
+"""The targets that a found configuration may name, by their place: those that `export` builds."""
 _CALLS = {"_partial_", "_args_", "_recursive_"}
 _SECTIONS = ("model", "data")
 
 
 def read_settings(file: Path, *, trust_remote_code: bool = False) -> DictConfig:
-    """The settings of a stage, of which `model` may be instantiated.
+    """Reads the settings of a stage. The caller may instantiate `model`.
 
     Args:
         file: `config.yaml` in the folder of a stage.
-        trust_remote_code: Whether the model may bring Python code of its own, if it says that it does.
+        trust_remote_code: Whether to accept a model whose settings say that it brings its own Python code.
 
     Raises:
-        UserError: If it is no such file, or names something that would be run.
+        UserError: If the file does not hold the settings of a stage, or names code that would be run.
     """
     try:
         config = OmegaConf.load(file)
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise UserError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
-    plain: Any = OmegaConf.to_container(config, resolve=False)
+    plain = cast(object, OmegaConf.to_container(config, resolve=False))
     if not isinstance(plain, dict) or any(not isinstance(plain.get(name), dict) for name in _SECTIONS):
         raise UserError(f"{file}: not the settings of a stage: it needs {' and '.join(_SECTIONS)}")
     raise_problems(f"{file}: {problem}" for problem in _problems(plain))
@@ -48,7 +48,7 @@ def read_settings(file: Path, *, trust_remote_code: bool = False) -> DictConfig:
         raise UserError(f"{file}: {error}") from error
     if plain["model"].get("trust_remote_code") and not trust_remote_code:
         raise UserError(
-            f"{file}: model.trust_remote_code=true: the model of this run brings Python code of its own; if you trust "
+            f"{file}: model.trust_remote_code=true: the model of this run brings its own Python code; if you trust "
             f"{plain['model'].get('pretrained')}, add trust_remote_code=true"
         )
     template = plain["data"].get("template")
@@ -58,14 +58,14 @@ def read_settings(file: Path, *, trust_remote_code: bool = False) -> DictConfig:
     return config
 
 
-def read_record(file: Path) -> dict[str, Any]:
-    """What a run has left for scripts.
+def read_record(file: Path) -> dict[str, object]:
+    """Reads the result of a run.
 
     Args:
-        file: `result.json`.
+        file: `result.json` in the folder of a run.
 
     Raises:
-        UserError: If it is no such file.
+        UserError: If the file does not hold the result of a run.
     """
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
@@ -77,10 +77,10 @@ def read_record(file: Path) -> dict[str, Any]:
 
 
 def _problems(config: dict[str, Any]) -> Iterator[str]:
-    """What would be run, or computed, if these settings were used."""
+    """Names everything in the settings that would be run or computed if they were used."""
     for place, node in _nodes(config, ""):
         if isinstance(node, str) and "${" in node:
-            yield f"{place}={node}: an interpolation, and a run leaves none in its settings"
+            yield f"{place}={node}: this is an interpolation, but a run leaves none in its settings"
     for place, node in _nodes(config["model"], "model"):
         if not isinstance(node, dict):
             continue
@@ -91,8 +91,8 @@ def _problems(config: dict[str, Any]) -> Iterator[str]:
         yield from (f"{place}.{name}: a run leaves no such setting" for name in _CALLS & node.keys())
 
 
-def _nodes(node: Any, place: str) -> Iterator[tuple[str, Any]]:
-    """All parts of a configuration by their places, itself first."""
+def _nodes(node: object, place: str) -> Iterator[tuple[str, object]]:
+    """All nodes of a configuration with their places, starting with itself."""
     yield place, node
     if isinstance(node, list):
         for index, child in enumerate(node):

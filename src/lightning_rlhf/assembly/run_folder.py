@@ -1,14 +1,15 @@
-"""One run folder for all processes of a run that torchrun or SLURM started: each reads the clock for itself."""
+"""Agrees on one run folder for all processes that torchrun or SLURM started, although each has its own clock."""
 
 import os
 import time
 
 
 def agreed_time() -> str | None:
-    """The time at which the first process started, as run folders are named.
+    """The time at which the first process started, in the format of the names of run folders.
 
     Returns:
-        None for a process that was not started as one of several: Lightning hands its folder to those that it starts.
+        The time, or None if neither torchrun nor SLURM started several processes. Lightning passes the run folder to
+        the processes that it starts itself.
     """
     own = time.strftime("%Y-%m-%d_%H-%M-%S")
     if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -19,7 +20,7 @@ def agreed_time() -> str | None:
 
 
 def _torchrun() -> tuple[object, int]:
-    """Its key-value store, and the rank of this process."""
+    """The key-value store of torchrun, and the rank of this process."""
     from torch.distributed import rendezvous
 
     store, rank, _ = next(rendezvous("env://"))
@@ -27,7 +28,7 @@ def _torchrun() -> tuple[object, int]:
 
 
 def _slurm() -> tuple[object, int]:
-    """A key-value store beside the address where Lightning will connect the processes, and the rank of this one."""
+    """A key-value store at another port than the one where Lightning will connect the processes, and this rank."""
     from lightning.fabric.plugins.environments import SLURMEnvironment
     from torch.distributed import TCPStore
 
@@ -37,7 +38,7 @@ def _slurm() -> tuple[object, int]:
 
 
 def _free_of_jobs(port: int) -> int:
-    """A port that is no job's own: Lightning's are 15000 and the last four digits of the job's number."""
+    """A port that no job uses for Lightning, which takes 15000 plus the last four digits of the job number."""
     distance = 10_000
     return port + distance if port < 2**16 - distance else port - distance
 
@@ -49,7 +50,7 @@ def _agree(own: str, store: object, rank: int) -> str:
     if rank == 0:
         shared.set("start", own)
     agreed = shared.get("start").decode()
-    # The first process holds the store: it must not leave before all have read.
+    # The first process hosts the store, so it must not leave before all processes have read the value.
     shared.add("read", 1)
     while rank == 0 and shared.add("read", 0) < int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1))):
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Serves a trained reward model over HTTP, for `reward=http` and for everybody else."""
+"""Serves a trained reward model over HTTP, for `reward=http` and for any other client."""
 
 import socket
 from contextlib import suppress
@@ -7,24 +7,25 @@ from lightning_rlhf.errors import UserError, require
 
 
 def serve(model_dir: str, host: str, port: int, batch_size: int, dtype: str, template: str | None) -> None:
-    """Serves until it is stopped by Ctrl-C.
+    """Serves a reward model until Ctrl-C stops the server.
 
     Args:
         model_dir: Folder of an exported reward model.
-        host: Address to listen at; 0.0.0.0 lets other machines in.
-        port: Port to listen at; 0 takes a free one.
-        batch_size: Answers that go through the model at a time.
-        dtype: Of the weights.
+        host: Address to listen at; 0.0.0.0 allows other machines to connect.
+        port: Port to listen at; 0 means any free port.
+        batch_size: Number of answers that the model scores at a time.
+        dtype: The dtype of the weights.
         template: Chat template, as `load_reward` takes it.
 
     Raises:
-        UserError: If the folder is not a trained reward model, the port cannot be had, or a batch would be empty.
+        UserError: If the folder does not hold a trained reward model, the port is not available, or `batch_size` is not
+            positive.
     """
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size}: must be positive")
     require("fastapi", "web", "serve-reward")
     require("uvicorn", "web", "serve-reward")
-    # Before the model, which may take minutes to load.
+    # Opens the port before the model is loaded, which may take minutes.
     listener = listen(host, port)
     import torch
     import uvicorn
@@ -40,17 +41,17 @@ def serve(model_dir: str, host: str, port: int, batch_size: int, dtype: str, tem
     app = make_app(TextNetReward(net, renderer, renderer.stop_ids), model_dir, batch_size)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
     print(f"serving {model_dir} at http://{host}:{listener.getsockname()[1]}/score; Ctrl-C stops it", flush=True)
-    # The server ends by itself, and then raises what it was ended by.
+    # The server shuts down by itself, and then raises the KeyboardInterrupt again.
     with suppress(KeyboardInterrupt):
         server.run([listener])
     print("stopped")
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Opens a port; who connects already waits until there is an answer.
+    """Opens a port. A client that connects before the server runs waits for its answer.
 
     Raises:
-        UserError: If it is in use, or cannot be had.
+        UserError: If the port is in use or not available.
     """
     try:
         return socket.create_server((host, port))

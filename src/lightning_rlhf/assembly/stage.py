@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import cast
 
 import lightning.pytorch as pl
 from hydra.utils import instantiate
@@ -16,6 +16,7 @@ from rich.table import Table
 from lightning_rlhf.assembly.handoff import Models, handed_on
 from lightning_rlhf.assembly.nets import nets_of
 from lightning_rlhf.assembly.plan_stage import print_plan_line
+from lightning_rlhf.assembly.result import RunResult
 from lightning_rlhf.assembly.stage_checks import check_quantization, check_roles, minibatch_settings
 from lightning_rlhf.assembly.target_checks import check_targets
 from lightning_rlhf.assembly.trainer import build_trainer
@@ -30,7 +31,7 @@ from lightning_rlhf.stages import StageRecord, stage_record
 
 @dataclass(frozen=True)
 class PreparedStage:
-    """A stage that is ready to run. Its nets are not built yet, so that all stages can be prepared before the first."""
+    """A stage that is ready to run. Its models are not built yet, so that all stages can be prepared beforehand."""
 
     record: StageRecord
     config: DictConfig
@@ -43,32 +44,32 @@ class PreparedStage:
 def prepare(
     config: DictConfig, name: str, folder: Path, renderer: Renderer, models: Models = MappingProxyType({})
 ) -> PreparedStage:
-    """Checks the settings of a stage and builds everything but the nets; its data are not read yet.
+    """Checks the settings of a stage and builds everything except the models. The data are not read yet.
 
     Args:
-        config: Of the run; it stays as it is.
-        name: Of the stage, see `lightning_rlhf.stages`.
-        folder: Where the stage writes.
-        renderer: Makes tokens of conversations.
-        models: What earlier stages of the run leave.
+        config: The configuration of the run. It is not changed.
+        name: Name of the stage, see `lightning_rlhf.stages`.
+        folder: Folder of the stage.
+        renderer: Turns conversations into tokens.
+        models: Folders of the models that earlier stages of the run leave.
 
     Raises:
-        UserError: If a setting is wrong, or there is no such stage.
+        UserError: If a setting is wrong, or the stage does not exist.
     """
     record = stage_record(name)
     config = handed_on(config, models)
     config.run_dir = str(folder)
     block = config[record.block]
-    plain: Any = OmegaConf.to_container(config, resolve=True)
+    plain = cast(dict[str, object], OmegaConf.to_container(config, resolve=True))
     check_targets({key: plain[key] for key in ("model", "data", "trainer", "logger", "callbacks", record.block)})
     if "write" in config.data:
-        # Data that are computed, not read.
+        # The data are computed first, and then read like any others.
         instantiate(config.data.write)
     source: ModelSource = instantiate(config.model, _convert_="all")
     trainer = build_trainer(config, record, source)
     check_quantization(source, block, config.roles, divides=shards_parameters(trainer))
     check_roles(config.roles, record, source)
-    # Plain lists, since an optimizer keeps its settings in checkpoints, which hold no classes.
+    # Converts to plain lists, because an optimizer saves its settings in checkpoints, which hold no classes.
     nets = nets_of(config, record, source, renderer, models)
     module = instantiate(block.module, _convert_="all", renderer=renderer, **nets)
     sizes = minibatch_settings(block)
@@ -79,41 +80,41 @@ def prepare(
     return PreparedStage(record, config, folder, trainer, module, data)
 
 
-def fit(stage: PreparedStage, checkpoint: Path | None) -> dict[str, Any]:
+def fit(stage: PreparedStage, checkpoint: Path | None) -> RunResult:
     """Runs a prepared stage.
 
     Args:
         stage: The stage.
-        checkpoint: Where to go on from, if a run was stopped.
+        checkpoint: The checkpoint to resume from, if an earlier run was stopped.
 
     Returns:
-        What its `result.json` holds.
+        The content of the `result.json` of the stage.
 
     Raises:
-        KeyboardInterrupt: If the user stopped it; Lightning has cleaned up by then.
+        KeyboardInterrupt: If the user stops the stage. Lightning has cleaned up by then.
     """
     stage.folder.mkdir(parents=True, exist_ok=True)
     trainer = stage.trainer
     pl.seed_everything(stage.config.seed, verbose=False)
     resolved = OmegaConf.to_container(stage.config, resolve=True)
     if trainer.is_global_zero:
-        # What `export` reads beside a checkpoint: with what earlier stages of a pipeline have handed on.
+        # `export` reads these settings next to a checkpoint, so they include what earlier stages have handed on.
         OmegaConf.save(OmegaConf.create(resolved), stage.folder / "config.yaml")
         _print_batches(stage)
         print_plan_line(stage.config, stage.record.name, stage.folder)
     for logger in trainer.loggers:
         logger.log_hyperparams({"config": resolved, "versions": versions()})
     try:
-        # Weights only: a checkpoint may come from anybody, and must not run code.
+        # Loads weights only, because a checkpoint need not be trusted and must not run code.
         trainer.fit(stage.module, stage.data, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
     except SystemExit:
-        # Lightning's way to end after Ctrl-C.
+        # Lightning exits like this after Ctrl-C.
         if not trainer.interrupted:
             raise
     finally:
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                # Otherwise the next stage would log into this stage's run.
+                # Otherwise the next stage would log into the run of this stage.
                 logger.experiment.finish()
     if trainer.interrupted:
         raise KeyboardInterrupt
@@ -122,7 +123,7 @@ def fit(stage: PreparedStage, checkpoint: Path | None) -> dict[str, Any]:
 
 
 def _print_batches(stage: PreparedStage) -> None:
-    """Prints how a minibatch is shared: the one unit is sequences, over all processes."""
+    """Prints how the processes share a minibatch. All sizes are in sequences."""
     sizes, trainer = minibatch_settings(stage.config[stage.record.block]), stage.trainer
     cells = {
         "minibatch": sizes.minibatch_size,

@@ -1,4 +1,4 @@
-"""Settings of a stage that cannot be together: what `train` refuses, and `plan` too."""
+"""Checks for settings of a stage that contradict each other, which both `train` and `plan` make."""
 
 from collections.abc import Iterator
 
@@ -14,37 +14,37 @@ from lightning_rlhf.stages import StageRecord
 
 
 def minibatch_settings(block: DictConfig) -> DictConfig:
-    """The node of a stage's settings that says `minibatch_size`: a module that samples makes its own minibatches."""
+    """The node that holds `minibatch_size`: `module` if the module makes its own minibatches, otherwise `data`."""
     return block.module if "minibatch_size" in block.module else block.data
 
 
 def check_roles(roles: str, record: StageRecord, source: ModelSource) -> None:
-    """Checks whether one net can play all roles, if it is to.
+    """Checks that one model can take all roles of a stage, if the settings ask for it.
 
     Raises:
-        UserError: If it cannot.
+        UserError: If it cannot, or `roles` is unknown.
     """
     if roles not in ("separate", "shared"):
         raise UserError(f"roles={roles}: expected separate or shared")
     if roles == "separate":
         return
     if len(record.nets) > 1 and not record.has_four_roles:
-        raise UserError(f"roles=shared: {record.title} has no four roles: take roles=separate")
+        raise UserError(f"roles=shared: {record.title} does not have the four roles of PPO: set roles=separate")
     if source.adapter is None:
-        raise UserError("roles=shared: each role is an adapter of one net: add adapter=lora")
+        raise UserError("roles=shared: each role is an adapter of one model: add adapter=lora")
 
 
 def check_quantization(source: ModelSource, block: DictConfig, roles: str, *, divides: bool) -> None:
-    """Checks that quantized weights need not do what they cannot.
+    """Checks that the settings do not ask for anything that quantized weights cannot do.
 
     Args:
-        source: The net.
+        source: Source of the policy.
         block: Settings of the stage.
-        roles: Whether one net plays all.
+        roles: `separate`, or `shared` if one model takes all roles.
         divides: Whether the strategy divides weights among the processes.
 
     Raises:
-        UserError: If they do.
+        UserError: If quantized weights would be trained, divided, or copied to a reference.
     """
     given = f"model.quantization={source.quantization}"
     if source.quantization is None:
@@ -52,13 +52,13 @@ def check_quantization(source: ModelSource, block: DictConfig, roles: str, *, di
     if source.adapter is None:
         raise UserError(f"{given}: quantized weights cannot be trained: add adapter=lora")
     if divides:
-        raise UserError(f"{given}: quantized weights cannot be divided: take strategy=ddp or deepspeed_zero2")
+        raise UserError(f"{given}: quantized weights cannot be divided: set strategy=ddp or deepspeed_zero2")
     if roles == "separate" and block.module.get("refresh_reference_every"):
         raise UserError(f"{given}: a quantized reference cannot change: set ppo.module.refresh_reference_every=0")
 
 
 def refused(job: Job) -> list[str]:
-    """What `train` refuses of a stage that can be planned all the same: uneven shares, and rows that are too long."""
+    """What `train` would refuse about a job that can still be planned: uneven shares, and rows that are too long."""
     return list(_problems(job))
 
 
@@ -70,7 +70,7 @@ def _problems(job: Job) -> Iterator[str]:
             yield str(error)
     length, positions = job.prompt_length + job.response_length, num_positions(job.model)
     if positions is not None and length > positions:
-        yield f"rows of {length} tokens, the longest that are allowed: the model reads {positions}"
+        yield f"the longest allowed rows have {length} tokens, but the model reads at most {positions}"
 
 
 def _shares(job: Job) -> None:

@@ -1,19 +1,19 @@
-"""Tells what came of a run."""
+"""Prints the results of a run."""
 
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
+from lightning_rlhf.assembly.result import RunResult
 from lightning_rlhf.stages import STAGES
 
 
-def print_summary(result: dict[str, Any], folder: Path) -> None:
-    """Prints the metrics of each stage, and where things are.
+def print_summary(result: RunResult, folder: Path) -> None:
+    """Prints the metrics of each stage, and the paths of model, result and run card.
 
     Args:
-        result: What `result.json` holds.
-        folder: The run's folder.
+        result: The content of `result.json`.
+        folder: Folder of the run.
     """
     console = Console(soft_wrap=True, highlight=False)
     console.print("\nOn held-out data:")

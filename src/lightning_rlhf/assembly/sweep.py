@@ -1,9 +1,8 @@
-"""A table of all runs of a sweep."""
+"""Makes a table of all runs of a sweep."""
 
 import csv
 import json
 from pathlib import Path
-from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -12,10 +11,10 @@ from rich.table import Table
 
 
 class SweepTable(Callback):
-    """A Hydra callback: when a sweep ends, writes `sweep.csv` into its folder and prints it."""
+    """A Hydra callback that writes and prints a table of all runs, `sweep.csv`, when a sweep ends."""
 
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Reads the `result.json` of each run."""
+    def on_multirun_end(self, config: DictConfig, **kwargs: object) -> None:
+        """Makes the table from the `result.json` of each run."""
         folder = Path(config.hydra.sweep.dir)
         rows = sweep_rows(folder)
         if not rows:
@@ -25,7 +24,7 @@ class SweepTable(Callback):
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)
-        # On the screen only what differs between the runs.
+        # The terminal shows only the columns that differ between the runs.
         shown = [column for column in columns if len({str(row.get(column)) for row in rows}) > 1 or len(rows) == 1]
         table = Table(box=None, padding=(0, 1), header_style="dim")
         for column in shown:
@@ -38,8 +37,8 @@ class SweepTable(Callback):
         console.print(f"\n  table     {folder / 'sweep.csv'}", highlight=False)
 
 
-def sweep_rows(folder: Path) -> list[dict[str, Any]]:
-    """One row for each run below a folder: what was set, how it ended, its metrics."""
+def sweep_rows(folder: Path) -> list[dict[str, object]]:
+    """One row for each run below a folder: its overrides, its status and its metrics."""
     rows = []
     numbered = [path for path in folder.iterdir() if path.is_dir() and path.name.isdigit()]
     for job in sorted(numbered, key=lambda path: int(path.name)):
@@ -47,10 +46,10 @@ def sweep_rows(folder: Path) -> list[dict[str, Any]]:
         if not record.is_file():
             continue
         result = json.loads(record.read_text(encoding="utf-8"))
-        # Unresolved: ${oc.env:KEY} is for the run, not for the table.
-        given: Any = OmegaConf.to_container(OmegaConf.load(job / ".hydra" / "overrides.yaml"), resolve=False)
-        overrides = [str(override) for override in given]
-        row: dict[str, Any] = {"run": job.name}
+        # Interpolations such as ${oc.env:KEY} stay unresolved, because their values may be secret.
+        given = OmegaConf.to_container(OmegaConf.load(job / ".hydra" / "overrides.yaml"), resolve=False)
+        overrides = [str(override) for override in given] if isinstance(given, list) else []
+        row: dict[str, object] = {"run": job.name}
         row |= dict(override.lstrip("+~").split("=", 1) for override in overrides)
         row |= {"status": result["status"], "seconds": result["seconds"]}
         for stage, part in result.get("stages", {"": result}).items():
@@ -59,5 +58,5 @@ def sweep_rows(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)

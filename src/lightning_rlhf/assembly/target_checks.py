@@ -1,8 +1,8 @@
-"""Checks a configuration against what it is going to call, before anything is built."""
+"""Checks a configuration against the signatures of its targets, before anything is built."""
 
 import inspect
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
@@ -13,34 +13,35 @@ from lightning_rlhf.typechecks import annotations, fits, in_words
 _KNOWN_BY_HYDRA = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 
 
-def check_targets(config: Any) -> None:
+def check_targets(config: object) -> None:
     """Compares every node that has a `_target_` with the signature of that target.
 
     Args:
         config: A resolved configuration, as plain dicts and lists.
 
     Raises:
-        UserError: If a name is unknown to a target or a value has the wrong type; all such at once.
+        UserError: If a target has no parameter of that name, or a value has the wrong type. The message names all
+            mistakes.
     """
     raise_problems(_problems(config, ""))
 
 
 def arguments(config: DictConfig, target: str) -> dict[str, Any]:
-    """The settings of a command that calls a function with them.
+    """The settings of a command, checked as keyword arguments of the function that the command calls.
 
     Args:
-        config: Of the command.
+        config: The configuration of the command.
         target: Dotted name of the function.
 
     Raises:
-        UserError: If a name is unknown to the function or a value has the wrong type.
+        UserError: If the function has no parameter of that name, or a value has the wrong type.
     """
-    settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    settings = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     check_targets({"_target_": target, **settings})
     return settings
 
 
-def _problems(node: Any, path: str) -> Iterator[str]:
+def _problems(node: object, path: str) -> Iterator[str]:
     if isinstance(node, list):
         for index, child in enumerate(node):
             yield from _problems(child, f"{path}[{index}]")
@@ -52,8 +53,8 @@ def _problems(node: Any, path: str) -> Iterator[str]:
         yield from _problems(child, f"{path}.{name}" if path else str(name))
 
 
-def _mismatches(node: dict[str, Any], path: str) -> Iterator[str]:
-    target = get_object(node["_target_"])
+def _mismatches(node: dict[str, object], path: str) -> Iterator[str]:
+    target = get_object(str(node["_target_"]))
     parameters = inspect.signature(target).parameters
     hints = annotations(target)
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
@@ -63,6 +64,6 @@ def _mismatches(node: dict[str, Any], path: str) -> Iterator[str]:
             continue
         if name not in parameters:
             if not takes_any:
-                yield f"{setting}: {node['_target_']} knows no such setting; it knows {', '.join(parameters)}"
-        elif not isinstance(value, dict | list) and not fits(value, hints.get(name, Any)):
+                yield f"{setting}: {node['_target_']} has no such setting; it has {', '.join(parameters)}"
+        elif not isinstance(value, dict | list) and not fits(value, hints.get(name, object)):
             yield f"{setting}={value}: expected {in_words(hints[name])}"

@@ -1,9 +1,8 @@
-"""Builds the trainer of a stage, and checks what Lightning would only warn of."""
+"""Builds the trainer of a stage, and raises errors where Lightning would only warn."""
 
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 from hydra.utils import instantiate
@@ -17,28 +16,28 @@ from lightning_rlhf.stages import StageRecord
 
 
 def build_trainer(config: DictConfig, record: StageRecord, source: ModelSource) -> pl.Trainer:
-    """The trainer of a stage: `trainer` of the configuration, with what the stage's own `trainer` says.
+    """Builds the trainer of a stage from `trainer` of the configuration and `trainer` of the block of the stage.
 
     Args:
-        config: Of the stage.
-        record: Of the stage.
-        source: Of the policy.
+        config: The configuration of the stage.
+        record: The record of the stage.
+        source: Source of the policy.
 
     Raises:
-        UserError: If Lightning would take another precision, the last epoch would not be evaluated, or a logger is
-            not installed.
+        UserError: If Lightning would use another precision than the settings ask for, the last epoch would not be
+            evaluated, or a logger is not installed.
     """
     block = config[record.block]
     if "tensorboard" in config.logger:
         require("tensorboard", "tensorboard", "logger=tensorboard")
-    # What the settings of a callback or logger cannot say.
-    added: dict[str, dict[str, Any]] = {
+    # Arguments of callbacks and loggers that do not come from their settings.
+    added: dict[str, dict[str, object]] = {
         "export": {"stage": record.name},
         "ema": {"stage": record.name},
         "record": {"stage": record.name},
         "progress": {"unit": record.unit},
         "normalize": {"reference": partial(load_causal_lm, source.frozen)},
-        # In W&B the stages of a pipeline are runs of one group.
+        # In W&B, the stages of a pipeline are runs of one group.
         "wandb": ({"name": record.name, "group": Path(config.run_dir).parent.name} if len(config.stages) > 1 else {}),
     }
     nodes = {**config.callbacks, **block.callbacks}
@@ -56,21 +55,21 @@ def build_trainer(config: DictConfig, record: StageRecord, source: ModelSource) 
     if trainer.max_epochs % every:
         path = f"{record.block}.trainer"
         raise UserError(
-            f"{path}.max_epochs={trainer.max_epochs} does not divide by {path}.check_val_every_n_epoch={every}, "
-            "so the end would not be evaluated: change one of them"
+            f"{path}.max_epochs={trainer.max_epochs} is not divisible by {path}.check_val_every_n_epoch={every}, "
+            "so the last epoch would not be evaluated: change one of them"
         )
     return trainer
 
 
-def _check_precision(asked: Any, trainer: pl.Trainer) -> None:
-    """Checks that Lightning has not taken another precision than the one asked for, of which it only warns."""
+def _check_precision(asked: str | int | None, trainer: pl.Trainer) -> None:
+    """Checks that Lightning uses the precision that was asked for. Lightning only warns if it does not."""
     with warnings.catch_warnings():
-        # Of other names, such as 16: the trainer has said so.
+        # The trainer has already warned about old names of precisions, such as 16.
         warnings.simplefilter("ignore")
-        wanted = _convert_precision_to_unified_args(asked)
-    # Not that of the plugin, which a strategy may bring and tell only when it is set up.
+        wanted = _convert_precision_to_unified_args(asked)  # type: ignore[arg-type]
+    # The precision of the plugin would not do: a strategy may have its own plugin, and know it only after its setup.
     taken = trainer._accelerator_connector._precision_flag
     if wanted not in (None, taken):
         raise UserError(
-            f"trainer.precision={asked}: on this device Lightning would compute in {taken}: ask for {taken} or 32-true"
+            f"trainer.precision={asked}: on this device Lightning would compute in {taken}: set {taken} or 32-true"
         )

@@ -1,4 +1,4 @@
-"""Tells errors that users can mend from defects of ours, and words those of Hydra and OmegaConf for users."""
+"""Distinguishes mistakes of the user from defects of this package, and rewords errors of Hydra and OmegaConf."""
 
 import difflib
 import re
@@ -6,17 +6,16 @@ import sys
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_rlhf.errors import UserError
 
-# What no constructor says of a value: Hydra wraps these like a ValueError.
+# Errors that no constructor raises to reject a value. Hydra wraps them in the same way as a ValueError.
 _DEFECTS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError)
 
-# Settings that were renamed, and what to write in their place.
+# Settings that were renamed, and their replacements.
 _RENAMED = {
     "ppo.module.loss.ratio": "ppo.module.loss.policy=clipped or gspo",
     "ppo.module.loss.dual_clip": "ppo.module.loss.policy=dual_clip +ppo.module.loss.options.dual_clip=VALUE",
@@ -24,15 +23,16 @@ _RENAMED = {
 
 
 def user_message(error: BaseException) -> str | None:
-    """What to tell the user, if the error is theirs to mend; None for a defect of ours.
+    """The message for the user, if the error is a mistake of the user; None if it is a defect of this package.
 
-    Theirs is an error that was raised from their mistake, but not one that merely came while that was handled.
+    An error that was raised from a mistake (`raise … from`) is also a mistake. An error that merely occurred while a
+    mistake was handled is not.
     """
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, UserError):
             return str(cause)
-        # By name, since these libraries are not imported for a mistake that comes before they are needed.
+        # Compares names, because these libraries are not imported if the mistake occurs before they are needed.
         origin = type(cause).__module__
         if origin.startswith("wandb."):
             return f"Weights & Biases: {cause} (logger.wandb.mode=offline needs no account)"
@@ -47,12 +47,12 @@ def user_message(error: BaseException) -> str | None:
 
 
 def _hydra_message(error: BaseException) -> str:
-    """The first telling line of an error of Hydra or OmegaConf, with a suggestion for a misspelt key."""
+    """The first meaningful line of an error of Hydra or OmegaConf, with a suggestion for a misspelt key."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     message = lines[0] if lines else type(error).__name__
     if isinstance(error, MissingConfigException):
         wanted = str(error.missing_cfg_file)
-        # Our groups have folders of options (gpt2/small), Hydra's have groups of groups (hydra/launcher).
+        # Our groups have folders of options (gpt2/small), whereas Hydra's groups contain groups (hydra/launcher).
         group, _, option = wanted.rpartition("/") if wanted.startswith("hydra/") else wanted.partition("/")
         return f"there is no {group}={option}; there are {', '.join(_options(group, error.options))}"
     if isinstance(error, InstantiationException):
@@ -66,10 +66,10 @@ def _hydra_message(error: BaseException) -> str:
 
 
 def _options(group: str, found: Sequence[str] | None) -> list[str]:
-    """Options of a group: those that Hydra found, and those in folders, such as gpt2/small, that it leaves out."""
+    """The options of a group: those that Hydra found, and those in subfolders, such as gpt2/small, which it omits."""
     folder = Path(str(files("lightning_rlhf.conf"))) / group
     nested = [path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")]
-    # What options share is none.
+    # `base` holds what several options share, and is not an option itself.
     return sorted(name for name in {*nested, *(found or ())} if name.rpartition("/")[2] != "base")
 
 
@@ -80,7 +80,7 @@ def _suggestion(key: str) -> str:
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
-    # A command may have a configuration of its own, named like its file.
+    # A command may have its own configuration, with the name of its file.
     command = Path(sys.argv[0]).stem
     name = command if (Path(str(files("lightning_rlhf.conf"))) / f"{command}.yaml").is_file() else "train"
     GlobalHydra.instance().clear()
@@ -88,7 +88,7 @@ def _suggestion(key: str) -> str:
         config = OmegaConf.to_container(compose(name), resolve=False)
     keys: list[str] = []
 
-    def walk(node: Any, path: str) -> None:
+    def walk(node: object, path: str) -> None:
         if path:
             keys.append(path)
         if isinstance(node, dict):
@@ -100,7 +100,7 @@ def _suggestion(key: str) -> str:
         return " in a run of this stage"
     parent = key.rpartition(".")[0]
     if parent.endswith(".options") and parent in keys:
-        # What a function declares for itself is not listed.
+        # The options that a function declares are not listed in the configuration.
         return f" yet; +{key}=VALUE adds it"
     close = difflib.get_close_matches(key, keys, n=1, cutoff=0.7)
     return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,1 +1,1 @@
-"""Checks of a run: is what it is about to do what its user means? `train` makes the cheap ones, `doctor` all."""
+"""Checks whether a run will do what its user means. `train` makes the inexpensive checks, and `doctor` makes all."""

@@ -1,4 +1,4 @@
-"""Checks of pairs of answers: what the length alone tells, and whether a reward model tells more."""
+"""Checks of preference pairs: how well the length alone predicts the choice, and whether a reward model is better."""
 
 from collections.abc import Sequence
 
@@ -15,31 +15,31 @@ from lightning_rlhf.modules.reward import wins
 
 
 def length_tells(pairs: Sequence[Pair]) -> Finding:
-    """How far the length alone tells which answer was chosen.
+    """Checks how well the length alone predicts which answer was chosen.
 
     Args:
-        pairs: To train a reward model on.
+        pairs: Pairs to train a reward model on.
     """
-    # Not as a batch: it would pad all pairs to the longest of them.
+    # The lengths are taken without making a batch, which would pad all pairs to the longest of them.
     answers = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
     longer = float(_by_length(answer_lengths(answers)).mean())
     return judged(
         "length in the pairs",
         0.35 < longer < 0.65,
         f"the longer answer was chosen in {longer:.1%} of {len(pairs)} pairs",
-        "the length is what will be learnt first: add pairs in which it says nothing",
+        "the model will learn the length first: add pairs in which the length says nothing about the choice",
         severity="warning",
     )
 
 
 @torch.no_grad()
 def tells_more_than_length(net: Scalar, pairs: Sequence[Pair], batch_size: int) -> Finding:
-    """Whether a trained reward model beats the length of the answers on held-out pairs.
+    """Checks whether a trained reward model is more accurate than the length of the answers on held-out pairs.
 
     Args:
-        net: In evaluation mode.
-        pairs: Held-out ones, in its own tokens.
-        batch_size: Pairs that it reads at a time.
+        net: The reward model, in evaluation mode.
+        pairs: Held-out pairs, in the tokens of the reward model.
+        batch_size: Number of pairs that the model reads at a time.
     """
     batches = [collate_pairs(pairs[rows], 0) for rows in chunks(len(pairs), batch_size)]
     device = net.bias.device
@@ -51,5 +51,5 @@ def tells_more_than_length(net: Scalar, pairs: Sequence[Pair], batch_size: int) 
 
 
 def _by_length(lengths: Tensor) -> Tensor:
-    """(B,) 1 where the chosen answer is longer, 0 where it is shorter, a half for a tie; of (2B,) chosen ones first."""
+    """(B,) 1 where the chosen answer is longer, 0 where it is shorter, 0.5 for a tie; from (2B,), chosen first."""
     return wins(*lengths.float().chunk(2))

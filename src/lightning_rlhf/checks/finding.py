@@ -1,4 +1,4 @@
-"""What a check finds."""
+"""The result of a check."""
 
 from typing import Literal, NamedTuple
 
@@ -9,34 +9,34 @@ class Finding(NamedTuple):
     """The result of one check."""
 
     check: str
-    """Its name."""
+    """Name of the check."""
     status: Literal["ok", "warning", "error"]
     found: str
-    """What was found, with numbers."""
+    """What the check found, with numbers."""
     remedy: str = ""
-    """What to do, unless all is well."""
+    """What the user should do; empty if the status is ok."""
 
 
 def judged(check: str, holds: bool, found: str, remedy: str, *, severity: Literal["warning", "error"]) -> Finding:
-    """A finding that is ok if something holds.
+    """A finding that is ok if a condition holds.
 
     Args:
-        check: Its name.
-        holds: Whether all is well.
-        found: What was found.
-        remedy: What to do if it does not hold.
-        severity: What it is if it does not hold.
+        check: Name of the check.
+        holds: The condition.
+        found: What the check found.
+        remedy: What the user should do if the condition does not hold.
+        severity: The status if the condition does not hold.
     """
     return Finding(check, "ok", found) if holds else Finding(check, severity, found, remedy)
 
 
 def tolerance(dtype: torch.dtype, precision: str) -> float:
-    """How far two ways to compute the same log-prob, or the same score by its size, may lie apart.
+    """The largest difference between two computations of the same log-prob, or of the same score relative to its size.
 
     Half precision keeps 8 to 11 bits, and other batch shapes use other kernels.
 
     Args:
-        dtype: Of the weights.
-        precision: Of the trainer, such as 32-true or bf16-mixed.
+        dtype: The dtype of the weights.
+        precision: The precision of the trainer, such as 32-true or bf16-mixed.
     """
     return 1e-3 if dtype == torch.float32 and precision.startswith("32") else 5e-2

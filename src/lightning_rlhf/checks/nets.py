@@ -1,6 +1,6 @@
-"""Checks of reward model and critic: they read no padding, and the reward model reads the last token.
+"""Checks of reward model and critic: they ignore padding, and the reward model reads the last token.
 
-All ranks have to call them, with the same rows: a sharded net gathers its weights.
+All ranks have to call these checks with the same rows, because a sharded model gathers its weights.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,20 +13,20 @@ from lightning_rlhf.checks.finding import Finding, judged
 from lightning_rlhf.data.batches import Ids, pad
 from lightning_rlhf.models.scalar import Scalar
 
-# Columns of padding that no row needs: rows of one length are padded too.
+# Additional columns of padding, so that rows of equal length are padded too.
 _EXTRA = 3
 
 
 def ignores_padding(name: str, net: Scalar, rows: Sequence[Ids], limit: float) -> Finding:
-    """Whether what the backbone makes of each token depends on the padding around a row.
+    """Checks that the hidden states of the backbone do not depend on the padding around a row.
 
-    The head is left out: that of a critic is 0 at first, and would say 0 of everything.
+    The head is left out, because the head of a critic is 0 at first and would give 0 for every row.
 
     Args:
-        name: What to call the net.
-        net: In evaluation mode, without gradients.
-        rows: Token ids.
-        limit: How far two results may lie apart, by the size of the largest.
+        name: Name of the model in the finding.
+        net: The model, in evaluation mode and without gradients.
+        rows: Token ids of each row.
+        limit: The largest allowed difference of two results, relative to the largest result.
     """
 
     def read(ids: Tensor, mask: Tensor) -> Tensor:
@@ -37,20 +37,20 @@ def ignores_padding(name: str, net: Scalar, rows: Sequence[Ids], limit: float) -
     return judged(
         f"{name}: padding",
         difference <= limit,
-        f"changes hidden states by {difference:.2g} of the largest",
-        "the net reads padding: look at the attention mask, the positions and model.attn_implementation",
+        f"padding changes hidden states by {difference:.2g} of the largest",
+        "the model reads padding: look at the attention mask, the positions and model.attn_implementation",
         severity="error",
     )
 
 
 def reads_last_token(name: str, net: Scalar, rows: Sequence[Ids], limit: float) -> Finding:
-    """Whether a score is what the net says at the last token of a row, whatever is padded around it.
+    """Checks that the score is the output of the model at the last token of a row, whatever the padding.
 
     Args:
-        name: What to call the net.
-        net: In evaluation mode, without gradients.
-        rows: Token ids.
-        limit: How far two scores of a row may lie apart, by the size of the largest number that the net says.
+        name: Name of the model in the finding.
+        net: The model, in evaluation mode and without gradients.
+        rows: Token ids of each row.
+        limit: The largest allowed difference of two scores of a row, relative to the largest output of the model.
     """
     alone = [net(*row) for row in _alone(net, rows)]  # (1, T) each
     last, largest = torch.cat([numbers[:, -1] for numbers in alone]), torch.cat(alone, dim=1).abs().max()
@@ -58,8 +58,8 @@ def reads_last_token(name: str, net: Scalar, rows: Sequence[Ids], limit: float) 
     return judged(
         f"{name}: last token",
         difference <= limit,
-        f"the score is what the net says there, but for {difference:.2g} of the largest",
-        "a score is to be read at the last real token of its row: not at padding, and no average",
+        f"the score differs from the output at the last token by {difference:.2g} of the largest",
+        "read the score at the last real token of the row, not at padding and not as an average",
         severity="error",
     )
 
@@ -72,25 +72,25 @@ def _alone(net: Scalar, rows: Sequence[Ids]) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _padded(net: Scalar, rows: Sequence[Ids]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Ids and mask of all rows, padded at the right and then at the left."""
+    """Ids and mask of all rows, padded on the right and then on the left."""
     for side, columns in {"right": (0, _EXTRA), "left": (_EXTRA, 0)}.items():
         ids, mask = pad(list(rows), side)
         yield widen(ids, columns).to(net.bias.device), widen(mask, columns).to(net.bias.device)
 
 
 def _distance(numbers: Tensor, expected: Tensor, largest: Tensor | None = None) -> float:
-    """Largest difference, by the size of the largest number."""
+    """The largest difference, relative to the largest expected number."""
     largest = expected.abs().max() if largest is None else largest
     return float((numbers - expected).abs().max() / largest.clamp(min=torch.finfo(largest.dtype).tiny))
 
 
 def beats_length(accuracy: float, longer: float, num_pairs: int) -> Finding:
-    """Whether a reward model tells more than the length of the answers does.
+    """Checks whether a reward model is more accurate than the length of the answers.
 
     Args:
         accuracy: Share of the pairs in which the chosen answer scores higher.
         longer: Share of the pairs in which the chosen answer is longer.
-        num_pairs: How many pairs.
+        num_pairs: Number of pairs.
     """
     best = max(longer, 1 - longer)
     return judged(

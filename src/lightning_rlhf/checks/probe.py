@@ -1,14 +1,15 @@
-"""A few short responses, drawn under settings that show mistakes which those of the run hide.
+"""Samples a few short responses under settings that reveal mistakes which the settings of the run would hide.
 
-Temperature 1 hides whether the scorer divides by the temperature, and responses that reach the length limit hide
+A temperature of 1 hides whether the scorer divides by the temperature, and responses that reach the length limit hide
 where the mask ends.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
 from lightning_rlhf.experience import Scores, Sequences
+from lightning_rlhf.modules.ppo import PPOModule
 from lightning_rlhf.ops.masked import masked_mean
 from lightning_rlhf.rollout.collect import score_samples
 from lightning_rlhf.rollout.engines.engine import RolloutEngine
@@ -17,30 +18,33 @@ from lightning_rlhf.rollout.sampling import Sampling
 from lightning_rlhf.seeding import SAMPLING, RandomKey
 
 TEMPERATURE = 2.0
-"""A flat distribution: a net that is sure of itself, too, draws tokens whose log-probs depend on the temperature."""
+"""A high temperature gives a flat distribution, so that even a confident model draws tokens whose log-probs depend on
+the temperature."""
 _NUM_PROMPTS, _NUM_TOKENS = 4, 8
 
 
 class Probe(NamedTuple):
-    """What came of it."""
+    """The result of the probe."""
 
     mismatch: float
-    """Mean distance of a token's log-probs between sampler and scorer at `TEMPERATURE`, in nats."""
+    """Mean absolute difference of a token's log-prob between sampler and scorer at `TEMPERATURE`, in nats."""
     distance: float
-    """The same between actor and reference."""
+    """Mean absolute difference of a token's log-prob between actor and reference at `TEMPERATURE`, in nats."""
     stopped: Sampled
-    """The responses, drawn again with one of their tokens as the stop token."""
+    """The responses, sampled again with one of their tokens as the stop token."""
     stop_id: int
-    """That token."""
+    """Id of that stop token."""
 
 
-def probe(module: Any, engine: RolloutEngine, sequences: Sequences) -> Probe:
-    """Samples, scores, and samples again, by the functions of a rollout; in the engine's phase, on every rank alike.
+def probe(module: PPOModule, engine: RolloutEngine, sequences: Sequences) -> Probe:
+    """Samples, scores, and samples again with the functions of a rollout.
+
+    All ranks call it with the same sequences, in the phase of the engine.
 
     Args:
-        module: The `PPOModule`.
-        engine: Its engine.
-        sequences: Some whose prompts are answered.
+        module: The module.
+        engine: The rollout engine of the module.
+        sequences: Sequences whose prompts the probe answers.
     """
     some = sequences.rows(slice(_NUM_PROMPTS))
     prompts = slice(some.input_ids.shape[1] - some.response_mask.shape[1])
@@ -57,8 +61,8 @@ def probe(module: Any, engine: RolloutEngine, sequences: Sequences) -> Probe:
             stop_ids=stop_ids,
         )
 
-    free = draw(-1)  # is no token, so none of them stops
-    # The scores play no part.
+    free = draw(-1)  # -1 is not a token, so no response stops
+    # `score_samples` needs scores, but the probe does not use them.
     samples = score_samples(module.roles, free, Scores(free.logprobs[:, 0], {}), TEMPERATURE)
     mask = free.sequences.response_mask
 

@@ -1,7 +1,6 @@
-"""Checks of PPO's first rollout and first update, before anything is learnt."""
+"""Checks of PPO's first rollout and first update, before the model has learned anything."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,6 +8,7 @@ from torch import Tensor
 from lightning_rlhf.checks.finding import Finding, judged
 from lightning_rlhf.checks.probe import TEMPERATURE, probe
 from lightning_rlhf.experience import Rollout, Scores, Sequences
+from lightning_rlhf.modules.ppo import PPOModule
 from lightning_rlhf.ops.masked import masked_mean
 from lightning_rlhf.ops.moments import Moments
 from lightning_rlhf.ops.rewards import last_token_index
@@ -17,14 +17,14 @@ from lightning_rlhf.rollout.credit import Credit, to_experience
 from lightning_rlhf.rollout.engines.engine import RolloutEngine
 
 
-def first_rollout(module: Any, engine: RolloutEngine, rollout: Rollout, limit: float) -> Iterator[Finding]:
-    """What the first rollout tells; in the engine's phase, on every rank alike.
+def first_rollout(module: PPOModule, engine: RolloutEngine, rollout: Rollout, limit: float) -> Iterator[Finding]:
+    """Checks the first rollout. All ranks call it, in the phase of the engine.
 
     Args:
-        module: The `PPOModule`.
-        engine: Its engine.
-        rollout: Of all ranks.
-        limit: What rounding may account for, see `tolerance`.
+        module: The module.
+        engine: The rollout engine of the module.
+        rollout: The rollout of all ranks.
+        limit: The largest difference that rounding may cause, see `tolerance`.
     """
     experience = rollout.experience
     mask = experience.sequences.response_mask
@@ -45,12 +45,12 @@ def first_rollout(module: Any, engine: RolloutEngine, rollout: Rollout, limit: f
 
 
 def mask_is_right(sequences: Sequences, finished: Tensor, stop_ids: tuple[int, ...]) -> Tensor:
-    """Whether each response counts up to and including its first stop token.
+    """Whether the mask of each response extends up to and including its first stop token.
 
     Args:
-        sequences: Sampled ones.
-        finished: (B,) bool: ended with a stop token.
-        stop_ids: Ids that end a response.
+        sequences: Sampled sequences.
+        finished: (B,) bool, whether the response ended with a stop token.
+        stop_ids: Token ids that end a response.
 
     Returns:
         (B,) bool.
@@ -60,7 +60,7 @@ def mask_is_right(sequences: Sequences, finished: Tensor, stop_ids: tuple[int, .
     lengths, last = mask.sum(1), last_token_index(mask)
     ends_with_stop = stops.gather(1, last[:, None])[:, 0]
     return (
-        (lengths == last + 1)  # no holes, and not empty
+        (lengths == last + 1)  # the mask has no gaps and is not empty
         & (stops.sum(1) == finished)
         & (ends_with_stop == finished)
         & (finished | (lengths == mask.shape[1]))
@@ -68,7 +68,7 @@ def mask_is_right(sequences: Sequences, finished: Tensor, stop_ids: tuple[int, .
 
 
 def response_mask(right: Tensor) -> Finding:
-    """Whether all response masks are right.
+    """Checks that all response masks are right.
 
     Args:
         right: (B,) bool from `mask_is_right`.
@@ -76,35 +76,35 @@ def response_mask(right: Tensor) -> Finding:
     return judged(
         "response mask",
         bool(right.all()),
-        f"{int(right.sum())} of {len(right)} responses count up to and including their first stop token",
-        "the mask decides what is learnt: log-probs, rewards and advantages would belong to other tokens",
+        f"{int(right.sum())} of {len(right)} response masks end with the first stop token, or at the length limit",
+        "the mask decides what the model learns: log-probs, rewards and advantages would belong to other tokens",
         severity="error",
     )
 
 
 def sampler_agrees(mismatch: float, probed: float, limit: float) -> Finding:
-    """Whether the update's log-probs are those of the distribution that was sampled from.
+    """Checks that the log-probs of the update are those of the distribution from which the engine sampled.
 
     Args:
-        mismatch: Mean distance of a token's log-probs in the rollout, in nats.
-        probed: The same at `TEMPERATURE`.
-        limit: What rounding may account for.
+        mismatch: Mean absolute difference of a token's log-probs in the rollout, in nats.
+        probed: The same difference at `TEMPERATURE`.
+        limit: The largest difference that rounding may cause.
     """
     return judged(
         "sampler and scorer",
         max(mismatch, probed) <= limit,
         f"their log-probs of a token differ by {mismatch:.2g} nats, and at temperature {TEMPERATURE:g} by {probed:.2g}",
-        "the two differ in temperature, positions or attention mask: what is learnt would not be what was sampled",
+        "the two differ in temperature, positions or attention mask, so the model would not learn from what it sampled",
         severity="error",
     )
 
 
 def starts_at_reference(distance: float, limit: float) -> Finding:
-    """Whether the actor starts as its reference.
+    """Checks that the actor starts equal to its reference.
 
     Args:
-        distance: Mean distance of a token's log-probs before the first update, in nats.
-        limit: What rounding may account for.
+        distance: Mean absolute difference of a token's log-probs before the first update, in nats.
+        limit: The largest difference that rounding may cause.
     """
     return judged(
         "KL at the start",
@@ -116,26 +116,26 @@ def starts_at_reference(distance: float, limit: float) -> Finding:
 
 
 def ratio_is_one(log_ratio: float, limit: float) -> Finding:
-    """Whether the probability ratio is 1 before the first update.
+    """Checks that the probability ratio is 1 before the first update.
 
     Args:
         log_ratio: Root mean square of the log-ratios of the tokens of the first minibatch, in nats.
-        limit: What rounding may account for.
+        limit: The largest log-ratio that rounding may cause.
     """
     return judged(
         "ratio at the start",
         log_ratio <= limit,
         f"the log of the probability ratio is {log_ratio:.2g} before the first update",
-        "rollout and update see different nets: set model.dropout=0, and the same precision for both",
+        "rollout and update see different models: set model.dropout=0, and the same precision for both",
         severity="error",
     )
 
 
 def scores_differ(scores: Tensor) -> Finding:
-    """Whether scores are numbers, and not all the same.
+    """Checks that the scores are finite, and not all equal.
 
     Args:
-        scores: (B,) of the responses.
+        scores: (B,) scores of the responses.
     """
     finite = bool(scores.isfinite().all())
     low, high = float(scores.min()), float(scores.max())
@@ -143,7 +143,7 @@ def scores_differ(scores: Tensor) -> Finding:
         "scores",
         finite and low < high,
         f"{low:.3g} for all of {len(scores)} responses" if low == high else f"{low:.3g} to {high:.3g}",
-        "nothing can be learnt from equal scores: look at the reward source, or start from a better model"
+        "the model can learn nothing from equal scores: look at the reward source, or start from a better model"
         if finite
         else "the reward model overflows: load it in bfloat16 or float32",
         severity="warning" if finite else "error",
@@ -151,25 +151,25 @@ def scores_differ(scores: Tensor) -> Finding:
 
 
 def responses_end(finished: Tensor) -> Finding:
-    """Whether some response ends by itself.
+    """Checks that at least one response ends with a stop token.
 
     Args:
-        finished: (B,) bool.
+        finished: (B,) bool, whether the response ended with a stop token.
     """
     return judged(
         "responses end",
         bool(finished.any()),
         f"{finished.float().mean():.0%} of {len(finished)} responses end by themselves, the others at the length limit",
-        "raise rollout.sampling.max_new_tokens, or start from a model that has learnt to stop",
+        "raise rollout.sampling.max_new_tokens, or start from a model that has learned to stop",
         severity="warning",
     )
 
 
 def penalty_punishes(credit: Credit) -> Iterator[Finding]:
-    """Whether moving away from the reference lowers the reward, or raises the loss: on made-up log-probs.
+    """Checks with made-up log-probs that moving away from the reference lowers the reward, or raises the loss.
 
     Args:
-        credit: How responses are judged.
+        credit: The rules for rewards and advantages.
     """
     remedy = "the KL penalty has the wrong sign: it would drive the actor away from the reference"
     if credit.kl_loss is not None:
@@ -196,7 +196,7 @@ def penalty_punishes(credit: Credit) -> Iterator[Finding]:
 
 
 def _mean_reward(credit: Credit, kl_coef: float) -> float:
-    """Of responses of two tokens that the actor likes more than the reference does."""
+    """The mean reward of two-token responses that are more probable under the actor than under the reference."""
     num = 2 * credit.num_samples_per_prompt
     mask = torch.ones(num, 2, dtype=torch.bool)
     zeros, ones = torch.zeros(num, 2), torch.ones(num, dtype=torch.bool)

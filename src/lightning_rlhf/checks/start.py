@@ -1,4 +1,4 @@
-"""The checks that every run makes when it starts: cheap, and before anything is learnt."""
+"""The inexpensive checks that every run makes at its start, before the model has learned anything."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -25,8 +25,8 @@ from lightning_rlhf.rewards.net import TextNetReward
 
 
 def at_fit_start(trainer: Trainer, module: Any) -> Iterator[Finding]:
-    """What rows and nets tell before the first step."""
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    """Checks the rows and the models before the first step."""
+    data: object = trainer.datamodule  # type: ignore[attr-defined]
     conversations = list(conversations_of(getattr(data, "train_rows", [])))
     prompts = [prompt.ids for prompt in getattr(data, "train_prompts", [])]
     rows = [row.ids for row in conversations] + prompts
@@ -43,8 +43,8 @@ def at_fit_start(trainer: Trainer, module: Any) -> Iterator[Finding]:
             yield from scalar_nets(trainer, module, [by_length[0], by_length[-1]])
 
 
-def longest_fits(module: Any, data: Any, rows: Sequence[Ids]) -> Finding:
-    """Whether the longest row of all that the nets read fits into their context."""
+def longest_fits(module: Any, data: object, rows: Sequence[Ids]) -> Finding:
+    """Checks that the longest row that the models read fits into their context."""
     texts = [row.ids for row in getattr(data, "ptx", None) or ()]
     lengths = {"the longest text to mix in": max(map(len, texts), default=0)}
     if isinstance(module, PPOModule):
@@ -60,8 +60,9 @@ def longest_fits(module: Any, data: Any, rows: Sequence[Ids]) -> Finding:
     return fits_context(longest, lengths[longest], smallest(module, "max_position_embeddings"))
 
 
-def at_first_rollout(trainer: Trainer, module: Any, rollout: Rollout) -> Iterator[Finding]:
-    """What PPO's first rollout tells."""
+def at_first_rollout(trainer: Trainer, module: object, rollout: Rollout) -> Iterator[Finding]:
+    """Checks PPO's first rollout."""
+    assert isinstance(module, PPOModule)
     sequences = rollout.experience.sequences
     lengths = sequences.attention_mask.sum(1)
     rows = [
@@ -72,8 +73,8 @@ def at_first_rollout(trainer: Trainer, module: Any, rollout: Rollout) -> Iterato
         yield from scalar_nets(trainer, module, rows)
 
 
-def at_first_batch(trainer: Trainer, module: Any, batch: Any) -> Iterator[Finding]:
-    """What DPO's first pairs tell; without dropout, which DPO allows."""
+def at_first_batch(trainer: Trainer, module: object, batch: object) -> Iterator[Finding]:
+    """Checks DPO's first pairs, without the dropout that DPO allows."""
     if isinstance(module, DPOModule) and isinstance(batch, PairBatch) and "reference" in module.builders:
         with rollout_phase(trainer, module):
             sequences = as_sequences(batch)
@@ -81,24 +82,27 @@ def at_first_batch(trainer: Trainer, module: Any, batch: Any) -> Iterator[Findin
         yield starts_at_reference(float((difference / batch.answer_lengths).abs().mean()), allowed(trainer, module))
 
 
-def at_first_loss(trainer: Trainer, module: Any, approx_kl: float) -> Iterator[Finding]:
-    """What PPO's first minibatch tells, as the update sees it.
+def at_first_loss(trainer: Trainer, module: object, approx_kl: float) -> Iterator[Finding]:
+    """Checks PPO's first minibatch as the update sees it.
 
     Args:
-        trainer: Knows the precision.
+        trainer: The trainer, which knows the precision.
         module: The module.
         approx_kl: Half the mean square of the log-ratio of the tokens.
     """
+    assert isinstance(module, PPOModule)
     yield ratio_is_one((2 * approx_kl) ** 0.5, allowed(trainer, module))
 
 
 def scalar_nets(trainer: Trainer, module: nn.Module, rows: Sequence[Ids]) -> Iterator[Finding]:
-    """Whether reward models and critic read the last token, and no padding; in a `rollout_phase`.
+    """Checks that reward models and critic ignore padding, and that reward models read the last token.
+
+    The caller is in a `rollout_phase`.
 
     Args:
-        trainer: Knows the precision.
-        module: Holds the nets.
-        rows: Ids for those nets that read the actor's.
+        trainer: The trainer, which knows the precision.
+        module: The module that holds the models.
+        rows: Token ids for the models that read the ids of the actor.
     """
     own = {text.net: text.renderer for text in module.modules() if isinstance(text, TextNetReward)}
     for path, net in module.named_modules():
@@ -111,7 +115,7 @@ def scalar_nets(trainer: Trainer, module: nn.Module, rows: Sequence[Ids]) -> Ite
             read: list[Ids] = [question, 2 * question]
         else:
             read = list(rows)
-        # They call parts of a net, which a strategy that shards has no hook for.
+        # The checks call parts of a model, for which a sharding strategy has no hooks.
         with whole(trainer, *net.called):
             yield ignores_padding(name, net, read, limit)
             if not is_critic:
@@ -119,12 +123,12 @@ def scalar_nets(trainer: Trainer, module: nn.Module, rows: Sequence[Ids]) -> Ite
 
 
 def _reward_name(path: str) -> str:
-    """Of a net at a path: in a sum, with the name of its part."""
+    """The name of the reward model at a path. In a sum it includes the name of the part."""
     _, _, part = path.partition(".nets.")
     return f"reward model {part.partition('.')[0]}" if part else "reward model"
 
 
-def conversations_of(rows: Iterable[Any]) -> Iterator[Conversation]:
+def conversations_of(rows: Iterable[Pair | Scored | Conversation]) -> Iterator[Conversation]:
     """The conversations in the rows of a data module."""
     for row in rows:
         if isinstance(row, Pair):
@@ -135,7 +139,7 @@ def conversations_of(rows: Iterable[Any]) -> Iterator[Conversation]:
 
 
 def smallest(module: nn.Module, name: str) -> int | None:
-    """The smallest value that the configurations of the nets which read the actor's ids have; None if none has it."""
+    """The smallest value of a setting among the models that read the actor's ids; None if no model has the setting."""
     others = {net for text in module.modules() if isinstance(text, TextNetReward) for net in text.modules()}
     configs = [net.config for net in module.modules() if isinstance(net, PreTrainedModel) and net not in others]
     values = [getattr(config, name, None) for config in configs]
@@ -143,5 +147,5 @@ def smallest(module: nn.Module, name: str) -> int | None:
 
 
 def allowed(trainer: Trainer, module: nn.Module) -> float:
-    """What rounding may account for."""
+    """The largest difference that rounding may cause."""
     return tolerance(next(module.parameters()).dtype, str(trainer.precision))

@@ -1,10 +1,9 @@
-"""Runs a Hydra app the way users of a command line expect: a mistake is one message and exit code 2."""
+"""Runs a Hydra app as users of a command line expect: a mistake gives one message and exit code 2."""
 
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
 
@@ -13,7 +12,7 @@ from lightning_rlhf.assembly.user_message import user_message
 from lightning_rlhf.distributed.shutdown import without_finalization
 
 _INTERRUPTED = 130
-# What gloo, NCCL and PyTorch's store say of it.
+# What gloo, NCCL and the store of PyTorch report when a connection is lost.
 _CONNECTION_LOST = (
     "Connection closed by peer",
     "Connection reset by peer",
@@ -21,16 +20,16 @@ _CONNECTION_LOST = (
     "remote process exit",
     "remote server shutdown",
 )
-# Whether the user asked Hydra for tracebacks, before we did.
+# Environment variable that keeps the user's own HYDRA_FULL_ERROR, which `run_app` overwrites.
 _TRACEBACK = "LIGHTNING_RLHF_TRACEBACK"
 
 
-def run_app(app: Callable[[], Any]) -> None:
-    """Calls a function that `hydra.main` has wrapped, and reports errors in composing the configuration."""
-    # Idle threads sleep instead of spinning: beside another busy process, spinning ones made training seven times
-    # slower. It must be set before torch is imported.
+def run_app(app: Callable[[], object]) -> None:
+    """Calls a function that `hydra.main` has wrapped, and reports errors of composing the configuration."""
+    # Makes idle OpenMP threads sleep instead of spin. Next to another busy process, spinning threads made training
+    # seven times slower. The variable must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Otherwise Hydra prints its own shortened traceback and exits with 1.
+    # Without HYDRA_FULL_ERROR, Hydra prints its own shortened traceback and exits with code 1.
     os.environ.setdefault(_TRACEBACK, os.environ.get("HYDRA_FULL_ERROR", "0"))
     os.environ["HYDRA_FULL_ERROR"] = "1"
     silence_loggers()
@@ -42,8 +41,8 @@ def run_app(app: Callable[[], Any]) -> None:
 def exit_codes() -> Iterator[None]:
     """Turns a mistake of the user into one message and exit code 2, and Ctrl-C into one line and exit code 130.
 
-    A rank whose partner has died ends with one message and code 1: its own traceback would hide the other's.
-    With HYDRA_FULL_ERROR=1 in the environment, tracebacks are shown.
+    A rank that has lost another process ends with one message and code 1, because its own traceback would hide the
+    error of that process. HYDRA_FULL_ERROR=1 in the environment shows all tracebacks.
     """
     try:
         yield
@@ -59,14 +58,14 @@ def exit_codes() -> Iterator[None]:
 
 
 def _lost_process(error: BaseException) -> str | None:
-    """What to say where an exchange failed since a process at its other end is gone; None if that is not so."""
+    """The message for an exchange that failed because the other process has ended; None for any other error."""
     text = str(error)
     if not isinstance(error, RuntimeError) or not any(sign in text for sign in _CONNECTION_LOST):
         return None
     rank = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
     return (
-        f"rank {rank} exchanges with another process, which has ended, so it ends too: the other one says why, unless "
-        f"it was killed, for want of memory perhaps ({text.splitlines()[0]})"
+        f"rank {rank} ends because it lost the connection to another process, which has ended; that process says why, "
+        f"unless it was killed, perhaps for lack of memory ({text.splitlines()[0]})"
     )
 
 

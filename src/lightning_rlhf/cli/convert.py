@@ -1,4 +1,4 @@
-"""`convert`: makes a plain Hugging Face folder of Meta's original LLaMA weights."""
+"""`convert`: converts Meta's original LLaMA weights to a plain Hugging Face folder."""
 
 import signal
 import sys
@@ -14,7 +14,7 @@ def _app(config: DictConfig) -> None:
     from lightning_rlhf.assembly.convert import convert
     from lightning_rlhf.assembly.target_checks import arguments
 
-    # Unlike Ctrl-C it would end the process on the spot, and what is half written would stay.
+    # By default, SIGTERM ends the process at once, and partly written files would stay. As an exit, it cleans them up.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with exit_codes():
         print(f"model in {convert(**arguments(config, 'lightning_rlhf.assembly.convert.convert'))}")

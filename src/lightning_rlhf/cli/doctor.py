@@ -2,7 +2,6 @@
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -17,19 +16,20 @@ def _app(config: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     with exit_codes():
         check_command_line(config, hydra_config.overrides.task, hydra_config.runtime.choices)
-        # torch and Lightning take seconds to import: not before the configuration is known to be sound.
+        # Importing torch and Lightning takes seconds, so the configuration is checked first.
         from lightning_rlhf.assembly.examine import examine
         from lightning_rlhf.distributed.collectives import is_first_process
 
-        record: dict[str, Any] = examine(config, Path(hydra_config.runtime.output_dir))
-    # Another process that ends with 1 would make Lightning end the first one, which may not have written yet.
-    if is_first_process() and any(check["status"] == "error" for check in record["checks"]):
+        checks = examine(config, Path(hydra_config.runtime.output_dir))["checks"]
+    # Only the first process exits with 1. If another one did, Lightning would end the first, which may not have written
+    # its result yet.
+    if is_first_process() and any(check["status"] == "error" for check in checks):
         sys.exit(1)
 
 
 def main() -> None:
     """Entry point of the command."""
-    # First, so that the user's own wins.
+    # Comes first, so that an override of the user wins.
     sys.argv.insert(1, "hydra.run.dir=outputs/doctor/${now:%Y-%m-%d}_${now:%H-%M-%S}")
     run_app(_app)
 

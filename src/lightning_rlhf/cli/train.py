@@ -1,4 +1,4 @@
-"""`train`: runs the stages that the configuration names, and hands each one's export to the next."""
+"""`train`: runs the stages that the configuration names, and hands the export of each stage to the next."""
 
 import logging
 import sys
@@ -20,9 +20,10 @@ from lightning_rlhf.distributed.launcher_watch import end_with_launcher
 def _app(config: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     if hydra_config.mode == RunMode.MULTIRUN:
-        # Lightning starts the other processes of a node by these arguments: they must be this job's, not the sweep's.
+        # Lightning starts the other processes of a node with these arguments, so they must be those of this job and not
+        # those of the sweep.
         sys.argv[1:] = list(hydra_config.overrides.task)
-        # Hydra reports the error of a job when all jobs are through.
+        # Hydra reports the error of a job when all jobs have ended.
         _train(config, hydra_config)
     else:
         with exit_codes():
@@ -32,16 +33,16 @@ def _app(config: DictConfig) -> None:
 def _train(config: DictConfig, hydra_config: HydraConf) -> None:
     overrides, folder = list(hydra_config.overrides.task), Path(hydra_config.runtime.output_dir)
     check_command_line(config, overrides, hydra_config.runtime.choices)
-    # torch and Lightning take seconds to import: not before the configuration is known to be sound.
+    # Importing torch and Lightning takes seconds, so the configuration is checked first.
     from lightning_rlhf.assembly.resume import how_to_go_on
     from lightning_rlhf.assembly.run import run
 
-    # Not before these imports, of which libraries would tell: Hydra has left only errors to be logged.
+    # Hydra has set up logging for errors only. INFO is enabled after these imports, during which libraries would log.
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     try:
         run(config, folder)
     except KeyboardInterrupt as error:
-        # The command's own file stands in argv when the installed program was called.
+        # The installed program puts the file of the command into argv.
         program = ["python", "train.py"] if Path(sys.argv[0]).parent.name != "cli" else ["lightning-rlhf", "train"]
         raise KeyboardInterrupt(how_to_go_on(folder, list(config.stages), [*program, *overrides])) from error
 
@@ -51,7 +52,7 @@ def main() -> None:
     end_with_launcher()
     agreed = agreed_time()
     if agreed is not None:
-        # First, so that the user's own wins.
+        # Comes first, so that an override of the user wins.
         sys.argv.insert(1, "hydra.run.dir=outputs/${hydra:runtime.choices.stage}/" + agreed)
     run_app(_app)
 

@@ -1,1 +1,1 @@
-"""Memory, FLOPs and time of a run, from its configuration alone: no weights are read, and none are made."""
+"""Predicts memory, FLOPs and time of a run from its configuration alone, without reading or creating weights."""

@@ -1,4 +1,4 @@
-"""What optimizers keep of each weight, and what their step takes."""
+"""Memory of optimizers: the state that they keep for each weight, and the working memory of a step."""
 
 from collections import Counter
 
@@ -8,30 +8,30 @@ from lightning_rlhf.planner.weights import Weights
 
 
 def moments_size(bits: int, size: float, count: float) -> float:
-    """Bytes of Adam's two averages (Kingma and Ba, 2015).
+    """Bytes of Adam's two moving averages (Kingma and Ba, 2015).
 
     Args:
-        bits: Of a number of the averages, if 8.
-        size: Bytes of the weights: the averages have their dtype.
-        count: How many there are. In 8 bits a byte for each average, and 4 for each 256 (Dettmers et al., "8-bit
-            Optimizers via Block-wise Quantization", 2022; bitsandbytes takes blocks of 256).
+        bits: 8 for averages in 8 bits; otherwise the averages have the dtype of the weights.
+        size: Bytes of the weights.
+        count: Number of weights. In 8 bits, each average takes one byte, and each block of 256 takes 4 more (Dettmers
+            et al., "8-bit Optimizers via Block-wise Quantization", 2022; bitsandbytes uses blocks of 256).
     """
     return count * 2 * (1 + 4 / 256) if bits == 8 else 2 * size
 
 
 def step_work(job: Job, weights: dict[str, Weights], processes: int, *, flat: bool = False) -> Bytes:
-    """Bytes that a step takes for a moment.
+    """Bytes of temporary memory during a step.
 
     Args:
-        job: The stage.
-        weights: By role.
-        processes: Which share the weights.
-        flat: Whether all weights of a group are one tensor.
+        job: The job.
+        weights: Sizes of the weights by role.
+        processes: Number of processes that share the weights.
+        flat: Whether all weights of a parameter group are one tensor.
     """
     sizes = [net.trained_size for net in weights.values()]
     groups = max(sizes, default=0)
-    # torch/optim/adam.py: `_single_tensor_adam` takes two tensors for a weight, `_multi_tensor_adam` (on GPUs) one for
-    # all weights of a group. Kernels of their own take none.
+    # torch/optim/adam.py: `_single_tensor_adam` needs two tensors, for one weight at a time. `_multi_tensor_adam` (on
+    # GPUs) needs one for each weight of a group at once. Optimizers with their own kernels need none.
     if any(name in job.optimizer for name in ("low_bit_optimizers", "cpu_adamw", "hybrid_adam")):
         work = 0.0
     elif job.on_gpu or flat:

@@ -1,4 +1,4 @@
-"""Which rules a strategy has; those of processes that hold everything."""
+"""Chooses the rules of a strategy, and defines those of strategies whose processes hold whole models."""
 
 from collections import Counter
 
@@ -12,10 +12,10 @@ from lightning_rlhf.planner.zero_deepspeed import deepspeed
 
 
 def single(job: Job, sizes: Sizes) -> Rules:
-    """Everything in each process."""
+    """Rules for processes that hold whole models."""
     weights = sizes.held
     gradients = per_role(weights, "gradients", lambda net: net.trained_size)
-    # Parts of a minibatch are added to what is there; after the optimizer's step they are freed.
+    # Gradients of further micro-batches are added to those that exist. The optimizer step frees them.
     parts = Counter() if job.accumulate == 1 else gradients
     return Rules(
         parameters=per_role(weights, "parameters", lambda net: net.size),
@@ -32,9 +32,9 @@ def single(job: Job, sizes: Sizes) -> Rules:
 
 
 def ddp(job: Job, sizes: Sizes) -> Rules:
-    """Everything in each process, and buckets."""
+    """Rules for processes that hold whole models and send gradients in buckets."""
     found = single(job, sizes)
-    # Gradients are copied into buckets, since Lightning leaves `gradient_as_bucket_view` off (DistributedDataParallel).
+    # DistributedDataParallel copies gradients into buckets, because Lightning leaves `gradient_as_bucket_view` off.
     found.always = per_role(sizes.held, "buckets", lambda net: net.trained_size)
     return found
 
@@ -50,5 +50,5 @@ _ENGINES = {
 
 
 def rules(job: Job, sizes: Sizes) -> Rules:
-    """The rules of a stage's strategy."""
+    """The rules of the strategy of a job."""
     return _ENGINES[job.layout.engine](job, sizes)

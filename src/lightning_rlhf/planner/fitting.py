@@ -1,4 +1,4 @@
-"""What makes a plan fit: each setting by itself with what it saves, a few together, and smaller micro-batches."""
+"""Finds what makes a plan fit: single settings and what each saves, combinations of settings, and micro-batch sizes."""
 
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -9,11 +9,12 @@ from lightning_rlhf.planner.plan import Plan
 
 
 class Limits(NamedTuple):
-    """Bytes that there are; None: nobody asks."""
+    """Available memory in bytes; None means that there is no limit."""
 
     device: int | None = None
+    """Memory of each device."""
     host: int | None = None
-    """Of each machine."""
+    """Memory of each machine."""
 
 
 NO_LIMITS = Limits()
@@ -21,21 +22,23 @@ NO_LIMITS = Limits()
 
 @dataclass(frozen=True)
 class Saving:
-    """What a knob does to a plan."""
+    """The effect of a knob on a plan."""
 
     knob: Knob
     peak: int
-    """Bytes on a device with it."""
+    """Peak on a device with the knob, in bytes."""
     saves: int
+    """Bytes that the knob saves on a device."""
     host_peak: int
-    """Bytes of a machine with it."""
+    """Peak of a machine with the knob, in bytes."""
     host_saves: int
+    """Bytes that the knob saves on a machine."""
     fits: bool | None
-    """None: there is no limit."""
+    """Whether the plan fits with the knob; None if there is no limit."""
 
 
 def savings(plan: Plan, limits: Limits = NO_LIMITS) -> list[Saving]:
-    """What each knob saves by itself, the largest saving first; those that save nothing are left out."""
+    """What each knob saves by itself, with the largest saving first. Knobs that save nothing are left out."""
     found = []
     for knob in knobs(plan.job):
         changed = turned(plan, [knob])
@@ -47,7 +50,7 @@ def savings(plan: Plan, limits: Limits = NO_LIMITS) -> list[Saving]:
 
 
 def turned(plan: Plan, chosen: list[Knob]) -> Plan:
-    """The plan with some knobs turned, in order."""
+    """The plan after turning some knobs in order."""
     job = plan.job
     for knob in chosen:
         job = knob.turn(job)
@@ -55,18 +58,22 @@ def turned(plan: Plan, chosen: list[Knob]) -> Plan:
 
 
 def smallest(plan: Plan, limits: Limits) -> list[Knob] | None:
-    """The mildest knob that makes a plan fit, or a few of which none is idle; empty if it fits, None if none do."""
+    """The mildest knob that makes a plan fit, or a minimal combination of several.
+
+    Returns:
+        The knobs; empty if the plan fits already, and None if no combination makes it fit.
+    """
     if plan.fits(*limits):
         return []
     for knob in knobs(plan.job):
         if turned(plan, [knob]).fits(*limits):
             return [knob]
-    # What is quantized cannot be divided, so that it is one or the other.
+    # Quantized weights cannot be divided, so a combination contains one or the other.
     return _together(plan, limits, without="quantizes") or _together(plan, limits, without="divides")
 
 
 def _together(plan: Plan, limits: Limits, without: str) -> list[Knob] | None:
-    """Turns one knob after the other, the mildest first, and lists them again: a strategy has knobs of its own."""
+    """Turns one knob after the other, the mildest first. Lists them again each time, because a strategy adds knobs."""
     chosen: list[Knob] = []
     tried: set[str] = set()
     while not turned(plan, chosen).fits(*limits):
@@ -75,9 +82,9 @@ def _together(plan: Plan, limits: Limits, without: str) -> list[Knob] | None:
         if knob is None:
             return None
         tried.add(knob.key)
-        # A strategy takes the place of another, and of what was set of it.
+        # A strategy replaces an earlier strategy and the settings of that strategy.
         chosen = [other for other in chosen if not (knob.is_strategy and other.of_strategy)] + [knob]
-    # What came first may not be needed, now that the last is there.
+    # Earlier knobs may have become unnecessary.
     for knob in chosen[:-1]:
         fewer = [other for other in chosen if other is not knob]
         if possible(plan.job, fewer) and turned(plan, fewer).fits(*limits):
@@ -86,7 +93,7 @@ def _together(plan: Plan, limits: Limits, without: str) -> list[Knob] | None:
 
 
 def possible(job: Job, chosen: list[Knob]) -> bool:
-    """Whether each knob is there, as it is written, when those before it are turned."""
+    """Whether each knob is still offered with the same setting after turning those before it."""
     for knob in chosen:
         if knob.setting not in {other.setting for other in knobs(job)}:
             return False
@@ -96,14 +103,14 @@ def possible(job: Job, chosen: list[Knob]) -> bool:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Sequences that a process puts through an update at a time, and the setting that makes them so many."""
+    """The number of sequences that a process updates on at a time, and the setting that leads to this number."""
 
     rows: int
     setting: str
 
 
 def largest_micro_batch(plan: Plan, limits: Limits) -> MicroBatch | None:
-    """The largest that fits, of those that divide a process's share of the minibatch; None if not even one row does."""
+    """The largest micro-batch that fits and divides the share of a process; None if not even one row fits."""
     job = plan.job
     share = max(1, job.minibatch_size // job.processes)
     sizes = [rows for rows in range(1, share + 1) if share % rows == 0]
@@ -111,7 +118,7 @@ def largest_micro_batch(plan: Plan, limits: Limits) -> MicroBatch | None:
     def fits(rows: int) -> bool:
         return replace(plan, job=job.with_rows(rows)).fits(*limits)
 
-    # Those below `low` fit, those from `high` on do not.
+    # Sizes before index `low` fit, and sizes from index `high` on do not.
     low, high = 0, len(sizes)
     while low < high:
         middle = (low + high) // 2

@@ -1,7 +1,8 @@
 """Floating point operations of an iteration, and the time that they take.
 
-Source: Kaplan et al., "Scaling Laws for Neural Language Models" (2020), section 2.1: 2 for each weight and token that
-passes it, twice that again backwards; Chowdhery et al., "PaLM" (2022), appendix B, for attention.
+Sources: Kaplan et al., "Scaling Laws for Neural Language Models" (2020), section 2.1: 2 operations for each weight and
+token in the forward pass, and twice as many in the backward pass; Chowdhery et al., "PaLM" (2022), appendix B, for
+attention.
 """
 
 from lightning_rlhf.planner.job import Job
@@ -9,20 +10,20 @@ from lightning_rlhf.planner.weights import Sizes, Weights
 
 
 def forward_flops(net: Weights, tokens: int, length: int) -> float:
-    """Of a forward pass.
+    """FLOPs of a forward pass.
 
     Args:
-        net: Embeddings that are looked up count nothing; a head does.
-        tokens: That pass, over all rows.
-        length: Of a row, which attention sees as a whole.
+        net: Sizes of the model. Embeddings that are looked up do not count, but a head does.
+        tokens: Number of tokens over all rows.
+        length: Length of a row, over which attention extends.
     """
     return tokens * (2 * net.multiplied + 4 * net.blocks * net.width * length)
 
 
 def backward_flops(net: Weights, tokens: int, length: int, *, checkpointing: bool) -> float:
-    """Of a backward pass: what comes to the activations, and to weights that are trained.
+    """FLOPs of a backward pass: the gradients of activations and of trained weights.
 
-    With checkpointing, the forward pass once more.
+    With checkpointing, the forward pass is computed once more.
     """
     forward = forward_flops(net, tokens, length)
     trained = net.trained / max(net.count, 1)
@@ -30,7 +31,7 @@ def backward_flops(net: Weights, tokens: int, length: int, *, checkpointing: boo
 
 
 def iteration_flops(job: Job, sizes: Sizes) -> dict[str, float]:
-    """Of an iteration, or of an optimizer step of a stage that samples nothing, by phase; over all processes."""
+    """FLOPs of an iteration, or of an optimizer step of a stage that does not sample, by phase, over all processes."""
     length, weights = job.prompt_length + job.response_length, sizes.passed
     if not job.record.samples:
         rows = job.minibatch_size * job.record.rows
@@ -40,7 +41,7 @@ def iteration_flops(job: Job, sizes: Sizes) -> dict[str, float]:
     scoring = sum(forward_flops(net, tokens, length) for net in weights.values())
     update = sum(_update(job, net, tokens, length) for net in weights.values() if net.trained)
     return {
-        # With a cache each token passes once.
+        # With a cache, each token passes through the model once.
         "rollout": forward_flops(actor, tokens, length // 2),
         "scoring": scoring + (forward_flops(actor, tokens, length) if job.exact_kl else 0),
         "update": job.ppo_epochs * update,
@@ -55,5 +56,5 @@ def _update(job: Job, net: Weights, tokens: int, length: int) -> float:
 
 
 def seconds(flops: dict[str, float], processes: int, device_flops: float, mfu: float) -> dict[str, float]:
-    """Time of each phase at a share `mfu` of what the devices can do; sampling token by token reaches less."""
+    """The time of each phase if the devices reach the share `mfu` of their peak. Sampling reaches a smaller share."""
     return {phase: count / (processes * device_flops * mfu) for phase, count in flops.items()}

@@ -1,4 +1,4 @@
-"""What the processes of a machine hold in its memory: nets that are being read, what is offloaded, exports."""
+"""Host memory of the processes of a machine: models while they are loaded, offloaded state, and exports."""
 
 from collections import Counter
 
@@ -10,15 +10,15 @@ from lightning_rlhf.planner.weights import POLICY, Sizes, Weights
 
 
 def host_bytes(job: Job, sizes: Sizes) -> dict[str, Bytes]:
-    """Of all processes of one machine, by phase, beside what Python and libraries take.
+    """Bytes that all processes of one machine hold in each phase, without those of Python and libraries.
 
-    Empty on CPUs, which are the devices themselves there.
+    The result is empty if the devices are CPUs, whose memory is the device memory.
     """
     if not job.on_gpu:
         return {}
     each = job.processes_per_node
-    # Nets are built on the CPU, one after the other, and moved when all are there; under ZeRO 3 each process keeps its
-    # share of those that are read, in what they compute in.
+    # Models are built on the CPU one after the other, and moved when all of them exist. Under ZeRO 3, each process
+    # keeps its share of the models that are loaded, in the dtype in which they compute.
     spread = job.layout.engine == "deepspeed" and job.layout.stage == 3
 
     def size(net: Weights) -> int:
@@ -33,12 +33,12 @@ def host_bytes(job: Job, sizes: Sizes) -> dict[str, Bytes]:
     if spread:
         load["", "gathered"] = max((size(net) for net in sizes.nets.values()), default=0)
     held = _offloaded(job, sizes.held)
-    # The first process writes the trained net, and reads it once more to compare.
+    # The first process writes the trained model, and reads it again to compare.
     export = Counter(held)
     export["", "parameters"] += (2 if job.layout.stage else 1) * sizes.generator.size
     found = {"load": load, "training": held, "export": export}
     if sizes.policy is not None:
-        # Built on the CPU by each process, before it is moved.
+        # Each process builds the policy on the CPU before it is moved.
         found["normalize"] = held + Counter({(POLICY, "parameters"): each * sizes.policy.size})
     return found
 
@@ -46,7 +46,7 @@ def host_bytes(job: Job, sizes: Sizes) -> dict[str, Bytes]:
 def _offloaded(job: Job, weights: dict[str, Weights]) -> Bytes:
     part = job.processes_per_node / job.processes
     held: Bytes = Counter()
-    # FSDP has no copies in fp32: what it offloads are the weights themselves, in their dtype.
+    # FSDP has no fp32 copies. It offloads the weights themselves, in their dtype.
     copies = job.layout.engine != "fsdp"
     for role, net in weights.items():
         item = job.dtype.itemsize if job.dtype and copies else net.size / net.count

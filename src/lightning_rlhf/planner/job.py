@@ -1,4 +1,4 @@
-"""What a plan is made of: the settings of one stage, without anything that needs weights."""
+"""The input of a plan: the settings of one stage, without anything that needs weights."""
 
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -13,98 +13,98 @@ from lightning_rlhf.stages import STAGES, StageRecord
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One stage of a run; sizes of batches are in sequences, lengths in tokens."""
+    """One stage of a run. Batch sizes are in sequences, and lengths are in tokens."""
 
     stage: str
-    """Its name, see `lightning_rlhf.stages`."""
+    """Name of the stage, see `lightning_rlhf.stages`."""
     model: ModelSource
-    """Of the net that the stage exports: the actor, or the reward model that it trains."""
+    """Source of the model that the stage exports: the actor, or the reward model that it trains."""
     critic: ModelSource | None = None
-    """None: the advantage estimator needs none."""
+    """Source of the critic; None if the advantage estimator needs none."""
     reward: ModelSource | None = None
-    """None: the score comes from no net."""
+    """Source of the reward model behind the score; None if no model gives the score."""
     shared: bool = False
-    """Whether one backbone plays all four roles; `critic` then says only whether there is one."""
+    """Whether one backbone takes all four roles. `critic` then only says whether there is a critic."""
     critic_init: Literal["reward", "policy"] | None = None
-    """Of such a backbone: whose adapter the critic starts with."""
+    """The adapter from which the critic starts, if there is a shared backbone."""
     adapter_reference: bool = False
-    """Whether its reference is an adapter, not the net without any."""
+    """Whether the reference of a shared backbone is an adapter, and not the backbone without an adapter."""
     reward_adapter: Lora | None = None
-    """What a reward model adds to it; None: a net of its own gives the score."""
+    """The adapter of the reward model on a shared backbone; None if a separate model gives the score."""
     reference: bool = True
-    """Whether a stage that has one in its record does not do without."""
+    """False if the stage has a reference in its record, but its settings do without."""
     layout: Layout = field(default_factory=Layout)
     precision: str = "32-true"
     on_gpu: bool = False
     processes: int = 1
     processes_per_node: int = 1
     optimizer: str = "torch.optim.AdamW"
-    """Dotted name of what makes it."""
+    """Dotted name of the class or function that makes the optimizer."""
     optimizer_bits: int = 32
-    """Of each of the optimizer's averages; 8, or as many as the weights have."""
+    """8 if the optimizer keeps its averages in 8 bits; otherwise they have the dtype of the weights."""
     prompt_length: int
     response_length: int
     minibatch_size: int
     accumulate: int = 1
-    """Parts of a process's share of a minibatch."""
+    """Number of micro-batches into which a process divides its share of a minibatch."""
     rollout_batch_size: int = 0
-    """Responses of an iteration, or those that a reward model is normalised on."""
+    """Number of responses of an iteration, or of responses on which a reward model is normalised."""
     rollout_micro_batch_size: int = 0
     normalizing_length: int = 0
-    """Most tokens of a response that a reward model is normalised on; 0: it is not."""
+    """Maximum length of the responses on which a reward model is normalised; 0 if it is not normalised."""
     ppo_epochs: int = 1
     entropy_grad: bool = False
     exact_kl: bool = False
     ptx_length: int = 0
-    """Of texts that are mixed in; 0: none are."""
+    """Length of the pretraining texts that are mixed in; 0 if there are none."""
     steps: int = 1
-    """Optimizer steps of an epoch, for FLOPs; PPO's follow from its batches."""
+    """Optimizer steps of an epoch, for FLOPs. Those of PPO follow from its batch sizes."""
 
     @property
     def record(self) -> StageRecord:
-        """What the stage is."""
+        """The record of the stage."""
         return STAGES[self.stage]
 
     @property
     def reward_plays(self) -> bool:
-        """Whether the net behind the score is the backbone."""
+        """Whether the backbone gives the score."""
         return self.shared and self.reward_adapter is not None
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """What nets compute in, if it is not the dtype of their weights."""
+        """The dtype in which models compute; None if it is that of their weights."""
         return {"b": torch.bfloat16, "1": torch.float16}.get(self.precision[0])
 
     @property
     def holds_16_bits(self) -> bool:
-        """Whether trained weights are held in 16 bits: the engines that cast keep fp32 copies all the same."""
+        """Whether trained weights are held in 16 bits. DeepSpeed and ColossalAI keep fp32 copies in any case."""
         return self.precision in ("bf16-true", "16-true") and self.layout.engine not in ("deepspeed", "colossalai")
 
     @property
     def autocast(self) -> bool:
-        """Whether weights keep their dtype, and autocast chooses for each operator."""
+        """Whether weights keep their dtype, and autocast chooses the dtype of each operator."""
         return "mixed" in self.precision and not self.layout.casts
 
     @property
     def micro_batch_size(self) -> int:
-        """Sequences that one process puts through its nets at a time in an update."""
+        """Number of sequences on which one process computes at a time in an update."""
         return max(1, self.minibatch_size // (self.processes * self.accumulate))
 
     @property
     def rollout_rows(self) -> int:
-        """Sequences that one process samples and scores at a time."""
+        """Number of sequences that one process samples and scores at a time."""
         return max(1, min(self.rollout_micro_batch_size, -(-self.rollout_batch_size // self.processes)))
 
     @property
     def normalizing_prompt(self) -> int:
-        """Tokens of a prompt that a reward model is normalised on; without a length of its own, those of a row."""
+        """Length of the prompts on which a reward model is normalised; that of a row if no prompt length is given."""
         return self.prompt_length or self.response_length
 
     def with_rows(self, rows: int) -> "Job":
-        """The same with micro-batches of so many sequences, which divide a process's share of the minibatch."""
+        """The job with micro-batches of `rows` sequences, which must divide a process's share of the minibatch."""
         return replace(self, accumulate=max(1, self.minibatch_size // (rows * self.processes)))
 
     def with_model(self, **changes: object) -> "Job":
-        """The same with other settings of the models."""
+        """The job with other settings of its models."""
         nets = {name: getattr(self, name) for name in ("model", "critic", "reward")}
         return replace(self, **{name: net and replace(net, **changes) for name, net in nets.items()})

@@ -1,14 +1,15 @@
-"""Settings that make a run smaller."""
+"""Settings that reduce the memory of a run."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from lightning_rlhf.models.adapters.lora import Lora
+from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.planner.job import Job
 from lightning_rlhf.planner.layout import Layout, layout
 
 _ADAMW = "torch.optim.AdamW"
-"""The optimizer where the configuration names none."""
+"""The optimizer if the configuration names none."""
 
 
 @dataclass(frozen=True)
@@ -16,41 +17,42 @@ class Knob:
     """A change of settings."""
 
     setting: str
-    """As it is written on the command line."""
+    """The setting as the user writes it on the command line."""
     cost: str
-    """What it costs, or changes."""
+    """What the setting costs, or changes."""
     turn: Callable[[Job], Job]
+    """Applies the setting to a job."""
 
     @property
     def key(self) -> str:
-        """The same for each value of one setting."""
+        """A name that is the same for all values of one setting."""
         return self.setting if self.is_strategy else self.setting.rpartition("=")[0]
 
     @property
     def is_strategy(self) -> bool:
-        """Whether it chooses a strategy."""
+        """Whether the knob chooses a strategy."""
         return self.setting.startswith("strategy=")
 
     @property
     def of_strategy(self) -> bool:
-        """Whether it goes when another strategy is chosen."""
+        """Whether the knob has no effect any more once another strategy is chosen."""
         return self.is_strategy or self.setting.startswith("trainer.strategy.")
 
     @property
     def divides(self) -> bool:
-        """Whether weights are divided with it."""
+        """Whether the knob divides weights among the processes."""
         return self.of_strategy
 
     @property
     def quantizes(self) -> bool:
-        """Whether weights are quantized with it."""
+        """Whether the knob quantizes weights."""
         return "model.quantization=" in self.setting
 
 
 def knobs(job: Job) -> Iterator[Knob]:
-    """Those that a job has left, the mildest first.
+    """The knobs that can still be turned for a job, the mildest first.
 
-    First what changes no number, then strategies, then what trains less or in fewer digits.
+    First come knobs that change no number, then strategies, then knobs that train fewer weights or use fewer digits.
     """
     if not job.model.gradient_checkpointing:
         yield Knob(
@@ -72,7 +74,7 @@ def knobs(job: Job) -> Iterator[Knob]:
             lambda job: replace(job, rollout_micro_batch_size=fewer),
         )
     if job.model.quantization is None:
-        # What is quantized cannot be divided.
+        # Quantized weights cannot be divided.
         yield from _strategies(job)
     yield from _smaller(job)
 
@@ -80,7 +82,7 @@ def knobs(job: Job) -> Iterator[Knob]:
 def _strategies(job: Job) -> Iterator[Knob]:
     offloads = job.layout.offloads
     if job.processes > 1 and (not job.layout.divides_weights or offloads):
-        cost = "optimizer's step and weights on the devices" if offloads else "communication"
+        cost = "optimizer step and weights on the devices" if offloads else "communication"
         fully = Layout(engine="fsdp2", stage=3)
         yield Knob("strategy=fsdp2", cost, lambda job: _with_layout(job, fully, _ADAMW))
     if job.on_gpu and job.layout.parameters_on == "device":
@@ -89,7 +91,7 @@ def _strategies(job: Job) -> Iterator[Knob]:
         )
         yield Knob(
             "strategy=deepspeed_zero3_offload",
-            "optimizer's step on the host, weights over the bus",
+            "optimizer step on the host, weights sent over the bus",
             lambda job: _with_layout(job, offloaded, "lightning_rlhf.strategies.deepspeed.ops.cpu_adamw"),
         )
     samples = job.record.samples or job.normalizing_length
@@ -102,7 +104,7 @@ def _strategies(job: Job) -> Iterator[Knob]:
 
 
 def _with_layout(job: Job, changed: Layout, optimizer: str) -> Job:
-    """Another strategy; it brings its optimizer, unless the user has named one."""
+    """The job with another strategy, which brings its own optimizer unless the user has chosen one."""
     usual = job.optimizer == _ADAMW or job.optimizer.rpartition(".")[2] in ("cpu_adamw", "hybrid_adam")
     return replace(job, layout=changed, optimizer=optimizer if usual else job.optimizer)
 
@@ -111,7 +113,7 @@ def _smaller(job: Job) -> Iterator[Knob]:
     if job.model.dtype == "float32":
         yield Knob(
             "model.dtype=bfloat16",
-            "weights that are not trained in three digits",
+            "frozen weights with three digits",
             lambda job: job.with_model(dtype="bfloat16"),
         )
     if job.optimizer_bits == 32 and job.layout.stage == 0 and job.on_gpu:
@@ -121,14 +123,14 @@ def _smaller(job: Job) -> Iterator[Knob]:
             lambda job: replace(job, optimizer="lightning_rlhf.modules.low_bit_optimizers.adamw", optimizer_bits=8),
         )
     quantizes = job.model.quantization is None and not job.layout.divides_weights
-    # One net has no critic that starts as a reward model beside it.
+    # The critic of a shared model cannot start from a separate reward model.
     starts_beside = job.critic_init == "reward" and job.reward_adapter is None
     shares = job.record.has_four_roles and not job.shared and not starts_beside
     adapted = "" if job.model.adapter else "adapter=lora "
     if job.model.adapter is None:
         yield Knob("adapter=lora", "trains an adapter only", _with_adapter)
     if shares:
-        yield Knob(f"{adapted}roles=shared", "adapters of one net in all roles", _with_shared)
+        yield Knob(f"{adapted}roles=shared", "adapters of one model in all roles", _with_shared)
     if quantizes:
         yield Knob(
             f"{adapted}model.quantization=nf4",
@@ -138,29 +140,29 @@ def _smaller(job: Job) -> Iterator[Knob]:
     if shares and quantizes:
         yield Knob(
             f"{adapted}roles=shared model.quantization=nf4",
-            "one net, in 4 bits",
+            "one model, in 4 bits",
             lambda job: _with_quantization(_with_shared(job)),
         )
     if not job.holds_16_bits and job.layout.engine not in ("deepspeed", "colossalai"):
         yield Knob(
             "trainer.precision=bf16-true",
-            "weights and optimizer in three digits: few weights move at a small learning rate",
+            "weights and optimizer with three digits: few weights move at a small learning rate",
             lambda job: replace(job, precision="bf16-true"),
         )
 
 
 def _with_shared(job: Job) -> Job:
-    """One net in all four roles."""
+    """The job with one model in all four roles."""
     return replace(_with_adapter(job), shared=True)
 
 
 def _with_adapter(job: Job) -> Job:
-    """Adapters on what is trained."""
+    """The job with adapters on the models that it trains."""
 
-    def adapted(source: object) -> object:
-        return source and replace(source, adapter=source.adapter or Lora())  # type: ignore[attr-defined, type-var]
+    def adapted(source: ModelSource) -> ModelSource:
+        return replace(source, adapter=source.adapter or Lora())
 
-    return replace(job, model=adapted(job.model), critic=adapted(job.critic))  # type: ignore[arg-type]
+    return replace(job, model=adapted(job.model), critic=job.critic and adapted(job.critic))
 
 
 def _with_quantization(job: Job) -> Job:

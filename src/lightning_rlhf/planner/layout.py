@@ -1,4 +1,4 @@
-"""What a strategy holds where: read from the node `trainer.strategy`."""
+"""The layout of a strategy, which says what it holds where. It is read from the node `trainer.strategy`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,38 +11,38 @@ Place = Literal["device", "cpu", "nvme"]
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Which parts of a run each process holds a share of, and what rests on the host."""
+    """The parts of a run that the processes divide among them, and those that the host memory holds."""
 
     engine: Literal["single", "ddp", "fsdp", "fsdp2", "deepspeed", "colossalai"] = "single"
     stage: Literal[0, 1, 2, 3] = 0
-    """1: the optimizer is divided among the processes, 2: gradients too, 3: weights too."""
+    """1 if the processes divide the optimizer state among them, 2 if they also divide gradients, 3 if also weights."""
     optimizer_on: Place = "device"
     parameters_on: Place = "device"
     gather_for_generation: bool = True
     reduce_bucket: int = 0
-    """Weights whose gradients are sent together."""
+    """Number of weights whose gradients are sent together."""
     overlap: bool = True
     """Whether one bucket is filled while another is sent."""
     chunk: int = 32 * 2**20
-    """Weights of Gemini's smallest chunk."""
+    """Number of weights of Gemini's smallest chunk."""
 
     @property
     def casts(self) -> bool:
-        """Whether weights are cast to 16 bits, and the optimizer has fp32 copies; otherwise autocast is in charge."""
+        """Whether the strategy casts weights to 16 bits and keeps fp32 copies for the optimizer, without autocast."""
         return self.engine in ("deepspeed", "colossalai", "fsdp2")
 
     @property
     def divides_weights(self) -> bool:
-        """Whether no process holds whole nets."""
+        """Whether no process holds whole models."""
         return self.engine in ("fsdp", "fsdp2") or self.stage == 3
 
     @property
     def offloads(self) -> bool:
-        """Whether anything rests beside the device."""
+        """Whether the strategy keeps anything outside the device."""
         return (self.optimizer_on, self.parameters_on) != ("device", "device")
 
     def on_cpus(self) -> "Layout":
-        """The same where the devices are CPUs: what is offloaded to their memory never leaves it."""
+        """The layout if the devices are CPUs. What is offloaded to the memory of the CPU stays on the device."""
 
         def moved(place: Place) -> Place:
             return "device" if place == "cpu" else place
@@ -50,14 +50,14 @@ class Layout:
         return replace(self, optimizer_on=moved(self.optimizer_on), parameters_on=moved(self.parameters_on))
 
 
-def layout(node: Any) -> Layout:
-    """The layout behind `trainer.strategy`.
+def layout(node: object) -> Layout:
+    """The layout of the strategy in `trainer.strategy`.
 
     Args:
         node: A name that Lightning knows, or a node with `_target_`.
 
     Raises:
-        UserError: If the planner does not know it.
+        UserError: If the planner does not support the strategy.
     """
     if node in ("auto", "single", None):
         return Layout()
@@ -65,8 +65,8 @@ def layout(node: Any) -> Layout:
         return Layout(engine="ddp")
     target = node.get("_target_", "") if isinstance(node, Mapping) else ""
     kind = target.rpartition(".")[2]
-    if kind not in _KINDS:
-        raise UserError(f"trainer.strategy={target or node}: the planner does not know how it spreads nets")
+    if not isinstance(node, Mapping) or kind not in _KINDS:
+        raise UserError(f"trainer.strategy={target or node}: the planner does not support this strategy")
     return _KINDS[kind](node)
 
 

@@ -1,11 +1,10 @@
-"""The nets of a stage on fake tensors: the real classes, built by the real builders, without a byte of weights."""
+"""Builds the models of a stage on fake tensors: the real classes and the real builders, but no memory for weights."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from transformers import PreTrainedModel
 
 from lightning_rlhf.distributed.blocks import blocks
 from lightning_rlhf.distributed.half_precision import cast_weights
+from lightning_rlhf.experience import Answers, Scores
 from lightning_rlhf.models.adapters.lora import inject, is_part_of_adapter
 from lightning_rlhf.models.adapters.scalar import AdapterScalar
 from lightning_rlhf.models.backbone import Backbone
@@ -30,29 +30,32 @@ from lightning_rlhf.rewards.net import NetReward
 
 @dataclass
 class Nets:
-    """The nets of a stage, with at most `DEPTH` blocks, and what they are at their whole depth."""
+    """The models of a stage with at most `DEPTH` blocks, and their sizes at full depth."""
 
     module: nn.Module
-    """Holds them all."""
+    """The module that holds all models."""
     members: dict[str, nn.Module]
-    """The nets with blocks by role; one that plays several is `backbone`."""
+    """The models with blocks by role. A model that takes several roles is `backbone`."""
     depths: dict[str, int]
-    """Blocks of the net behind each role, at its whole depth."""
+    """Number of blocks of the model of each role, at full depth."""
     sizes: Sizes
+    """Sizes of the models at full depth."""
 
 
-def architecture(source: ModelSource) -> dict[str, Any]:
-    """The configuration of a source, as plain values: of a folder that is here, else of `model.config`, else the hub's.
+def architecture(source: ModelSource) -> dict[str, object]:
+    """The configuration of a source as plain values.
+
+    It comes from a folder if that exists on this machine, otherwise from `model.config`, otherwise from the hub.
 
     Raises:
-        UserError: If there is none.
+        UserError: If there is no configuration.
     """
     config = _known(source).hf_config()
     return {key: value for key, value in config.to_dict().items() if key not in ("dtype", "transformers_version")}
 
 
 def num_positions(source: ModelSource) -> int | None:
-    """Tokens that a net can read; None if there is no limit."""
+    """The number of tokens that a model can read; None if there is no limit."""
     return getattr(_known(source).hf_config(), "max_position_embeddings", None)
 
 
@@ -62,9 +65,9 @@ def _known(source: ModelSource) -> ModelSource:
 
 
 def shallow(source: ModelSource) -> tuple[ModelSource, int]:
-    """The same kind of net with random weights and no more than `DEPTH` blocks; and how many blocks there are."""
+    """The source of a model of the same kind with random weights and at most `DEPTH` blocks, and the full depth."""
     fields = architecture(source)
-    # New adapters are as large as those that are there. bitsandbytes has no fake tensors; `count` knows its sizes.
+    # New adapters have the size of existing ones. bitsandbytes does not support fake tensors; `count` knows its sizes.
     plain = replace(
         source,
         pretrained=None,
@@ -87,10 +90,10 @@ def shallow(source: ModelSource) -> tuple[ModelSource, int]:
 
 @contextmanager
 def built(job: Job) -> Iterator[Nets]:
-    """In it the nets of a stage exist."""
+    """Context in which the models of a stage exist."""
     with FakeTensorMode(), _replacing_weights():
         module = _module(job)
-        # The policy that samples for a normalisation is no part of what the strategy holds.
+        # The strategy does not hold the policy that samples for a normalisation.
         of_run = nn.ModuleDict({name: net for name, net in module.named_children() if name != POLICY})
         _cast_as_held(of_run, job)
         sources = _sources(job)
@@ -109,21 +112,21 @@ def built(job: Job) -> Iterator[Nets]:
 
 
 def _cast_as_held(module: nn.Module, job: Job) -> None:
-    """Gives weights the dtype that they are held in, where a strategy or a precision has a say (`strategies/`)."""
+    """Casts weights to the dtype in which they are held, if the strategy or the precision determines it."""
     if job.holds_16_bits:
         assert job.dtype is not None
         cast_weights(module, job.dtype)
     elif job.layout.engine == "fsdp":
-        # Frozen weights lie in one tensor with trained ones.
+        # Frozen weights share a flat tensor with trained weights.
         cast_weights(module, next(weight.dtype for weight in module.parameters() if weight.requires_grad))
 
 
 @contextmanager
 def _replacing_weights() -> Iterator[None]:
-    """In it a module that is moved or cast gets new weights.
+    """Context in which moving or casting a module replaces its weights.
 
-    torch swaps fake ones in place, which fails where anything else refers to them (nn/modules/module.py, `_apply`);
-    peft moves each of its layers.
+    By default, torch swaps fake weights in place, which fails if anything else refers to them (nn/modules/module.py,
+    `_apply`). peft moves each of its layers.
     """
 
     def apply(self: nn.Module, function: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
@@ -160,7 +163,7 @@ def _is_tied(net: PreTrainedModel) -> bool:
 
 
 def _sources(job: Job) -> dict[str, ModelSource]:
-    """What the net behind each role is made of."""
+    """The source of the model of each role."""
     nets = {"actor": job.model, "reference": job.model}
     if job.normalizing_length:
         nets[POLICY] = job.model
@@ -186,12 +189,15 @@ def _reference(job: Job) -> PreTrainedModel:
 
 
 def _shared(job: Job, model: ModelSource) -> SharedRoles:
-    reference: Any = "adapter" if job.adapter_reference else "base"
-    shared = Shared(partial(load_causal_lm, model), reference=reference, critic_init=job.critic_init)
+    shared = Shared(
+        partial(load_causal_lm, model),
+        reference="adapter" if job.adapter_reference else "base",
+        critic_init=job.critic_init,
+    )
     return shared_roles(shared, partial(_reward, job), with_critic=job.critic is not None)
 
 
-def _reward(job: Job, backbone: Backbone) -> Any:
+def _reward(job: Job, backbone: Backbone) -> Callable[[Answers], Scores]:
     if job.reward is None:
         return _no_scores
     if not job.reward_plays:
@@ -202,12 +208,13 @@ def _reward(job: Job, backbone: Backbone) -> Any:
     return NetReward(AdapterScalar(backbone, "reward", torch.zeros(1, size), 0.0))
 
 
-def _no_scores(answers: Any) -> Any:
-    return None
+def _no_scores(answers: Answers) -> Scores:
+    """Stands for a score that comes from no model, and takes no memory that the plan counts."""
+    return Scores(torch.zeros(0), {})
 
 
 def _of_backbone(roles: SharedRoles, depth: int, quantization: str | None) -> dict[str, Weights]:
-    """The net without adapters, and what each role adds to it."""
+    """The sizes of the model without adapters, and of what each role adds to it."""
     named = dict(roles.backbone.named_parameters())
 
     def adapter(name: str) -> list[nn.Parameter]:

@@ -1,14 +1,14 @@
-"""Runs what PPO asks of its nets, and what the other stages do, on fake tensors under a trace.
+"""Runs the passes of PPO and of the other stages on fake tensors under a trace.
 
 Shapes: B rows, P prompt tokens, R response tokens, T = P + R, V vocabulary.
 """
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import Cache
 
 from lightning_rlhf.experience import Answers, Sequences
 from lightning_rlhf.models.forward import label_logprobs, last_logits, position_arguments, response_logprobs
@@ -25,13 +25,13 @@ def sequences(rows: int, prompt: int, response: int) -> Sequences:
     return Sequences(ids, mask, mask[:, prompt:])
 
 
-def traced(module: nn.Module, nets: Mapping[str, nn.Module], work: Callable[[Trace], Any]) -> list[Segment]:
-    """The segments of some work.
+def traced(module: nn.Module, nets: Mapping[str, nn.Module], work: Callable[[Trace], None]) -> list[Segment]:
+    """Runs some work and returns its segments.
 
     Args:
-        module: Holds all nets that the work calls.
-        nets: Those nets by role.
-        work: Enters a role before it calls it.
+        module: The module that holds all models that the work calls.
+        nets: These models by role.
+        work: The work. It enters a role of the trace before it calls the model of the role.
     """
     trace = Trace(module)
     with ExitStack() as stack:
@@ -44,11 +44,12 @@ def traced(module: nn.Module, nets: Mapping[str, nn.Module], work: Callable[[Tra
 
 
 def scoring(roles: Roles, rows: int, prompt: int, response: int, *, exact_kl: bool) -> Callable[[Trace], None]:
-    """What scores B sampled responses, in the order of `rollout.collect`; without gradients."""
+    """Scores B sampled responses in the order of `rollout.collect`, without gradients."""
 
     def work(trace: Trace) -> None:
         batch = sequences(rows, prompt, response)
-        results: list[Any] = []
+        # Keeps all results alive, as `rollout.collect` does.
+        results: list[object] = []
         with torch.no_grad():
             trace.enter("reward", "input")
             results.append(roles.scores(Answers(batch, [], [], [])))
@@ -66,7 +67,10 @@ def scoring(roles: Roles, rows: int, prompt: int, response: int, *, exact_kl: bo
 def updating(
     roles: Roles, rows: int, prompt: int, response: int, *, entropy_grad: bool, ptx: tuple[int, int]
 ) -> Callable[[Trace], None]:
-    """A training step of PPO on B responses, and its backward pass; with `ptx` texts of so many tokens mixed in."""
+    """A training step of PPO on B responses, with its backward pass.
+
+    `ptx` is the number and the length of the pretraining texts that are mixed in.
+    """
 
     def work(trace: Trace) -> None:
         batch = sequences(rows, prompt, response)
@@ -89,7 +93,7 @@ def updating(
 
 
 def imitating(net: nn.Module, rows: int, length: int) -> Callable[[Trace], None]:
-    """A training step of SFT on B texts, all of whose tokens are learnt."""
+    """A training step of SFT on B texts, with a loss on every token."""
 
     def work(trace: Trace) -> None:
         texts = sequences(rows, 0, length)
@@ -112,7 +116,7 @@ def judging(net: ScalarModel, rows: int, length: int) -> Callable[[Trace], None]
 
 
 def preferring(nets: Mapping[str, nn.Module], rows: int, prompt: int, response: int) -> Callable[[Trace], None]:
-    """A training step of DPO on B answers, behind one prompt token or more, which predicts a response's first."""
+    """A training step of DPO on B answers. A prompt has at least one token, which predicts the first response token."""
 
     def work(trace: Trace) -> None:
         batch = sequences(rows, prompt, response)
@@ -128,7 +132,7 @@ def preferring(nets: Mapping[str, nn.Module], rows: int, prompt: int, response: 
 
 
 def _backward(trace: Trace, parts: dict[str, list[Tensor]]) -> None:
-    """The backward pass of a loss on what roles have given; each begins when the engine comes to it."""
+    """The backward pass of a loss on the outputs of roles. A role is entered when autograd reaches its output."""
     for role, given in parts.items():
         for part in given:
             part.register_hook(lambda gradient, role=role: trace.enter(role, "head"))
@@ -139,7 +143,7 @@ def _backward(trace: Trace, parts: dict[str, list[Tensor]]) -> None:
 
 
 def grading(net: ScalarModel, rows: int, length: int) -> Callable[[Trace], None]:
-    """What a reward model says of B sampled answers, without gradients."""
+    """Scores B sampled answers with a reward model, without gradients."""
 
     def work(trace: Trace) -> None:
         texts = sequences(rows, 0, length)
@@ -153,7 +157,7 @@ def grading(net: ScalarModel, rows: int, length: int) -> Callable[[Trace], None]
 def prefill(
     net: nn.Module, rows: int, prompt: int, sizes: dict[str, int], role: str = "actor"
 ) -> Callable[[Trace], None]:
-    """The first forward of sampling, which reads B prompts; puts the size of the key-value cache into `sizes`."""
+    """The first forward pass of sampling, which reads B prompts. Puts the size of the key-value cache into `sizes`."""
 
     def work(trace: Trace) -> None:
         sizes["prefill"] = cache_size(_sampled(trace, role, net, rows, prompt, None))
@@ -164,7 +168,7 @@ def prefill(
 def decoding(
     net: nn.Module, rows: int, length: int, sizes: dict[str, int], role: str = "actor"
 ) -> Callable[[Trace], None]:
-    """The last forward of sampling, behind `length` tokens, whose cache is there when the trace begins."""
+    """The last forward pass of sampling, after `length` tokens. Their cache exists before the trace begins."""
 
     def work(trace: Trace) -> None:
         cache = _sampled(trace, role, net, rows, length, None)
@@ -175,13 +179,13 @@ def decoding(
     return work
 
 
-def cache_size(cache: Any) -> int:
+def cache_size(cache: Cache) -> int:
     """Bytes of a key-value cache of transformers."""
     held = [tensor for layer in cache.layers for tensor in vars(layer).values() if isinstance(tensor, Tensor)]
     return sum(tensor.nbytes for tensor in held)
 
 
-def _sampled(trace: Trace, role: str, net: nn.Module, rows: int, length: int, cache: Any) -> Any:
+def _sampled(trace: Trace, role: str, net: nn.Module, rows: int, length: int, cache: Cache | None) -> Cache:
     trace.enter(role, "input")
     num_new = length if cache is None else 1
     ids = torch.zeros(rows, num_new, dtype=torch.long)
@@ -189,7 +193,7 @@ def _sampled(trace: Trace, role: str, net: nn.Module, rows: int, length: int, ca
     with torch.no_grad():
         positions = position_arguments(net, mask, num_new=num_new)
         logits, output = last_logits(net, ids, 1, past_key_values=cache, use_cache=True, **positions)
-        # As `rollout.engines.draw` draws.
+        # These are the operations of `rollout.engines.draw`.
         probabilities = logits[:, -1].float().softmax(-1)
         probabilities.cumsum(-1, dtype=torch.float64)
     return output.past_key_values

@@ -1,14 +1,15 @@
-"""The phases of a stage, moment by moment: what is held, and what its passes add."""
+"""The phases of a stage, moment by moment: the memory that is held throughout, and what the passes add."""
 
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 
 from lightning_rlhf.distributed.blocks import blocks
+from lightning_rlhf.models.roles import Roles
 from lightning_rlhf.models.scalar import ScalarModel
 from lightning_rlhf.planner import passes
 from lightning_rlhf.planner.engines import rules
@@ -22,17 +23,17 @@ from lightning_rlhf.planner.weights import POLICY, Sizes, Weights
 
 @dataclass(frozen=True)
 class Passes:
-    """What the nets of a stage do in each phase, and their sizes."""
+    """The passes of the models of a stage in each phase, and the sizes of the models."""
 
     sizes: Sizes
     segments: dict[str, list[Segment]]
-    """`prefill` and `decoding` are the first and the last forward of a rollout; `scoring`, `update`."""
+    """Segments of `prefill` and `decoding` (first and last forward pass of a rollout), `scoring` and `update`."""
     cache: dict[str, int]
     """Bytes of the key-value cache in `prefill` and `decoding`."""
 
     @property
     def casts(self) -> int:
-        """Bytes that a forward of sampling leaves behind beside its cache: weights that autocast has cast."""
+        """Bytes that a forward pass of sampling leaves in addition to its cache: weights that autocast has cast."""
         return max(0, sum(segment.kept for segment in self.segments["prefill"]) - self.cache["prefill"])
 
 
@@ -43,7 +44,7 @@ def moments(job: Job) -> list[Moment]:
     experience: Bytes = Counter({("", "experience"): experience_size(job)} if job.record.samples else {})
     base = rule.parameters + rule.optimizer + rule.always + experience
     whole = base + rule.gradients
-    moments = [Moment("load", "nets are there", rule.parameters + rule.always)]
+    moments = [Moment("load", "models are loaded", rule.parameters + rule.always)]
     if job.record.samples:
         sampling = whole + rule.generation
         moments += _sampling("rollout", "actor", sampling, found, rule)
@@ -59,16 +60,16 @@ def moments(job: Job) -> list[Moment]:
 
 
 def _held_of_policy(job: Job, policy: Weights) -> Bytes:
-    """Of the net whose samples a reward model is normalised on, see `strategies.phases.place_generator`."""
+    """Memory of the policy whose samples normalise a reward model, see `strategies.phases.place_generator`."""
     if not job.layout.divides_weights or job.layout.gather_for_generation:
         return Counter({(POLICY, "parameters"): policy.size})
-    # As in `sharded.gathered_by_block`.
+    # The same as in `sharded.gathered_by_block`.
     gathered = policy.outer + 2 * policy.block
     return Counter({(POLICY, "parameters"): round(policy.size / job.processes), (POLICY, "gathered"): gathered})
 
 
 def _sampling(phase: str, role: str, held: Bytes, found: Passes, rule: Rules) -> list[Moment]:
-    """Moments of sampling with the net of a role."""
+    """Moments of sampling with the model of a role."""
     kept: Bytes = Counter({(role, "kv_cache"): found.cache["decoding"], (role, "activations"): found.casts})
     moments = []
     for what, before in (("prefill", Counter()), ("decoding", kept)):
@@ -77,10 +78,10 @@ def _sampling(phase: str, role: str, held: Bytes, found: Passes, rule: Rules) ->
 
 
 def experience_size(job: Job) -> int:
-    """Bytes of a rollout's experience, of all ranks on each (`experience.Experience`)."""
+    """Bytes of the experience of a rollout (`experience.Experience`). Each rank holds that of all ranks."""
     length = job.prompt_length + job.response_length
-    # Ids and a mask for each token; a mask and floats for each token of a response; the weight of the KL, and the
-    # version of the weights that sampled.
+    # Each token has an id and a mask, each response token has a mask and floats, and each row has the weight of the KL
+    # penalty and the version of the weights that sampled it.
     return job.rollout_batch_size * (9 * length + (1 + 4 * (6 if job.critic else 4)) * job.response_length + 12)
 
 
@@ -90,12 +91,12 @@ def _walk(
     """Moments of a pass, one for each segment.
 
     Args:
-        phase: Of the stage.
-        what: Said before role and part.
-        segments: Of the pass.
-        bases: What is held beside the pass, forwards and backwards.
-        rule: What the strategy makes of gradients and weights.
-        sizes: Of the nets.
+        phase: Name of the phase.
+        what: A word for the pass, which precedes role and part in the name of a moment.
+        segments: Segments of the pass.
+        bases: Memory that is held in addition to the pass, in its forward part and in its backward part.
+        rule: Rules of the strategy for gradients and weights.
+        sizes: Sizes of the models.
     """
     live: Bytes = Counter()
     found = []
@@ -125,11 +126,11 @@ def _kind(segment: Segment) -> Kind:
 
 _SIZES: dict[str, Sizes] = {}
 _SEGMENTS: dict[str, tuple[list[Segment], int]] = {}
-"""What was run before, with the size of the cache; a source holds a dict and has no hash, so keys are texts."""
+"""Passes that were run before, with the sizes of their caches. The keys are texts, because a source is not hashable."""
 
 
 def run_passes(job: Job) -> Passes:
-    """The passes of a stage; those that were asked for before are not run again."""
+    """The passes of a stage. Passes that were run before are not run again."""
     models = (job.model, job.critic, job.reward, job.reference)
     shared = job.shared and (job.critic_init, job.adapter_reference, job.reward_adapter)
     nets = repr((job.stage, models, shared, job.precision, job.autocast, job.layout.engine, job.normalizing_length))
@@ -176,7 +177,7 @@ def _work(job: Job, nets: Nets, sizes: dict[str, int]) -> dict[str, Callable]:
 
 
 def _iteration(job: Job, nets: Nets, sizes: dict[str, int]) -> dict[str, Callable]:
-    roles: Any = nets.module
+    roles = cast(Roles, nets.module)
     prompt, response, rows = job.prompt_length, job.response_length, job.micro_batch_size
     actor, sampled = roles.generator(), job.rollout_rows
     return {

@@ -1,4 +1,4 @@
-"""The plan of a stage: the peak of each phase, whether it fits, and what it takes in time."""
+"""The plan of a stage: the peak of each phase, whether it fits, and its FLOPs."""
 
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -14,14 +14,14 @@ from lightning_rlhf.planner.phases import moments, run_passes
 
 @dataclass(frozen=True)
 class Plan:
-    """Of one stage."""
+    """The plan of one stage."""
 
     job: Job
     fragmentation: float = 0.0
 
     @cached_property
     def phases(self) -> dict[str, Moment]:
-        """The peak of each phase, on each device."""
+        """The peak of each phase on each device."""
         found = moments(self.job)
         names = dict.fromkeys(moment.phase for moment in found)
         peaks = (peak([moment for moment in found if moment.phase == name]) for name in names)
@@ -29,37 +29,37 @@ class Plan:
 
     @property
     def peak(self) -> Moment:
-        """The highest of the peaks."""
+        """The highest peak of all phases."""
         return peak(list(self.phases.values()))
 
     @property
     def host(self) -> dict[str, Bytes]:
-        """What all processes of a machine hold in its memory, by phase."""
+        """The host memory of all processes of a machine, by phase."""
         return host_bytes(self.job, run_passes(self.job).sizes)
 
     @property
     def host_peak(self) -> int:
-        """Bytes; where the devices are CPUs, what its processes take as devices."""
+        """The peak of the host memory in bytes. If the devices are CPUs, it is the device memory of the processes."""
         if not self.job.on_gpu:
             return self.job.processes_per_node * self.peak.total
         return max(map(total, self.host.values()), default=0)
 
     def fits(self, device_memory: int | None, host_memory: int | None = None) -> bool:
-        """Whether it does; what is not limited is not looked at."""
+        """Whether the plan fits into the memory that is limited."""
         return not self.short(device_memory, host_memory)
 
     def short(self, device_memory: int | None, host_memory: int | None = None) -> dict[str, int]:
-        """Bytes that are wanting, by the setting that limits them; empty if it fits."""
+        """Missing bytes, by the setting that limits them; empty if the plan fits."""
         needs = {"device_memory": (self.peak.total, device_memory), "host_memory": (self.host_peak, host_memory)}
         return {name: peak - limit for name, (peak, limit) in needs.items() if limit is not None and peak > limit}
 
     @property
     def flops(self) -> dict[str, float]:
-        """Of an iteration (other stages: of an optimizer step), by phase."""
+        """FLOPs by phase, of an iteration of PPO or of an optimizer step of another stage."""
         return iteration_flops(self.job, run_passes(self.job).sizes)
 
     def record(self) -> dict[str, Any]:
-        """All of it, JSON-like."""
+        """The plan as plain values for JSON."""
         return {
             "peak_bytes_per_device": self.peak.total,
             "peak_phase": self.peak.phase,

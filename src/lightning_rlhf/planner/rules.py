@@ -1,7 +1,7 @@
-"""What each strategy holds on a device beside the passes: weights, gradients, the optimizer's state, buffers.
+"""The memory that a strategy holds on a device in addition to the passes: weights, gradients, optimizer and buffers.
 
-W processes share; N weights are trained. Shares: Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training
-Trillion Parameter Models" (2020), section 5. What the libraries hold beside is read off their sources, as named.
+Source of the shares: Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models" (2020),
+section 5. The buffers of the libraries follow from their source code; each file names it.
 """
 
 from collections import Counter
@@ -17,44 +17,49 @@ from lightning_rlhf.planner.weights import Sizes, Weights
 
 @dataclass
 class Rules:
-    """Of one stage."""
+    """The rules of a strategy for one stage."""
 
     parameters: Bytes
+    """Weights."""
     optimizer: Bytes
+    """State of the optimizer."""
     gradients: Bytes
-    """Those that are there all the time."""
+    """Gradients that exist all the time."""
     always: Bytes = field(default_factory=Counter)
-    """Buffers that are there from the beginning."""
+    """Buffers that exist from the beginning."""
     forward: Bytes = field(default_factory=Counter)
-    """Gradients of parts of the same minibatch, in a forward pass of an update."""
+    """Gradients of earlier micro-batches of the same minibatch, in a forward pass of an update."""
     backward: Bytes = field(default_factory=Counter)
-    """Buffers, and gradients that are not the passes' own, in a backward pass."""
+    """Buffers, and gradients that the backward pass itself does not make, in a backward pass."""
     step: Bytes = field(default_factory=Counter)
-    """In the optimizer's step, beside all of the above but `backward`."""
+    """Memory of the optimizer step, in addition to all of the above except `backward`."""
     generation: Bytes = field(default_factory=Counter)
-    """Of the net that samples, gathered for a rollout."""
+    """Weights of the sampling model that are gathered for a rollout."""
     whole_gradients: bool = True
-    """Whether gradients of a backward pass stay as the passes make them."""
+    """Whether the gradients of a backward pass stay as autograd makes them."""
     gathered: Callable[[Segment, str], int] = lambda segment, phase: 0
     """Bytes of weights that a segment of a phase gathers."""
     extra: Callable[[Segment], int] = lambda segment: 0
-    """Bytes that a segment of a backward pass takes to hand on its gradients."""
+    """Bytes that a segment of a backward pass needs to reduce its gradients."""
     left: Callable[[Segment], int] = lambda segment: segment.gradients
-    """Bytes of gradients that a segment leaves behind."""
+    """Bytes of gradients that remain after a segment."""
 
 
 def per_role(weights: dict[str, Weights], kind: Kind, size: Callable[[Weights], float]) -> Bytes:
-    """Bytes of a kind, for each role."""
+    """Bytes of a kind for each role."""
     return Counter({(role, kind): round(size(net)) for role, net in weights.items()})
 
 
 def item_size(job: Job, net: Weights) -> float:
-    """Bytes of a weight where the strategy casts all of them."""
+    """Bytes of a weight, if the strategy casts all weights."""
     return job.dtype.itemsize if job.dtype else net.size / net.count
 
 
 def on_device(job: Job, weights: dict[str, Weights], master: int) -> Bytes:
-    """The share of the optimizer, if it is on the device; `master` bytes for a copy of each weight."""
+    """A process's share of the optimizer state, if that is on the device.
+
+    `master` is the number of bytes for a copy of each weight.
+    """
     if job.layout.optimizer_on != "device":
         return Counter()
     per_weight = master + moments_size(job.optimizer_bits, 4, 1)
@@ -62,7 +67,7 @@ def on_device(job: Job, weights: dict[str, Weights], master: int) -> Bytes:
 
 
 def generator(job: Job, sizes: Sizes) -> Bytes:
-    """The net that samples, gathered once for a rollout, if it is."""
+    """The weights of the sampling model, if the strategy gathers them once for a rollout."""
     if not job.layout.gather_for_generation:
         return Counter()
     net = sizes.generator

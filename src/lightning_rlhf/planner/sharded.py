@@ -1,4 +1,4 @@
-"""What torch's FSDP holds on a device, the new one and the old one."""
+"""The memory that torch's FSDP2 and FSDP hold on a device."""
 
 from collections import Counter
 
@@ -9,11 +9,11 @@ from lightning_rlhf.planner.trace import Segment
 from lightning_rlhf.planner.weights import Sizes, Weights
 
 SAMPLING = ("rollout", "scoring")
-"""Phases in which the net that samples may be gathered."""
+"""Phases in which the sampling model may be gathered."""
 
 
 def fsdp2(job: Job, sizes: Sizes) -> Rules:
-    """torch/distributed/fsdp/_fully_shard/_fsdp_param_group.py, _fsdp_collectives.py."""
+    """Rules of FSDP2. Source: torch/distributed/fsdp/_fully_shard/_fsdp_param_group.py, _fsdp_collectives.py."""
     processes, weights = job.processes, sizes.held
     share = per_role(weights, "gradients", lambda net: net.trained_size / processes)
 
@@ -24,7 +24,7 @@ def fsdp2(job: Job, sizes: Sizes) -> Rules:
         return gathered_by_block(job, net, segment)
 
     def extra(segment: Segment) -> int:
-        # `foreach_reduce` copies the gradients of a block, in fp32, into what it sends, and makes its share.
+        # `foreach_reduce` copies the gradients of a block in fp32 into a buffer to send, and allocates its own share.
         return round(segment.gradients * (1 + 1 / processes)) if segment.part == "block" else 0
 
     def left(segment: Segment) -> int:
@@ -48,18 +48,19 @@ def fsdp2(job: Job, sizes: Sizes) -> Rules:
 
 
 def gathered_by_block(job: Job, net: Weights, segment: Segment) -> int:
-    """Bytes of a net that `fully_shard` has divided, while it is called."""
+    """Bytes that a model divided by `fully_shard` gathers while it is called."""
     scale = item_size(job, net) * net.count / net.size
-    # Weights outside the blocks stay until the net is through; a block's are gathered into one buffer, which lives on
-    # until the next one's are there (`wait_for_unshard`), and copied out of it.
+    # Weights outside the blocks stay until the model has finished. Those of a block are gathered into one buffer and
+    # copied out of it. The buffer exists until the weights of the next block have arrived (`wait_for_unshard`).
     return round(scale * (net.outer + 2 * net.block * (segment.part == "block")))
 
 
 def fsdp(job: Job, sizes: Sizes) -> Rules:
-    """torch/distributed/fsdp/_flat_param.py, _runtime_utils.py."""
+    """Rules of FSDP. Source: torch/distributed/fsdp/_flat_param.py, _runtime_utils.py."""
     found = fsdp2(job, sizes)
     outer = sum(net.outer for net in sizes.held.values())
-    # The root's flat tensor holds what all nets have outside their blocks, trained or not; so does its gradient.
+    # The flat tensor of the root holds the weights of all models outside their blocks, whether trained or not. Its
+    # gradient has the same size.
     found.generation = Counter({("", "gathered"): outer}) + Counter(
         {("actor", "gathered"): sizes.generator.block * sizes.generator.blocks}
         if job.layout.gather_for_generation
@@ -73,12 +74,12 @@ def fsdp(job: Job, sizes: Sizes) -> Rules:
             return root
         own = phase in SAMPLING and sizes.samples(segment.role) and job.layout.gather_for_generation
         block = 0 if own or segment.part != "block" else net.block
-        # Backwards the next block is gathered ahead (BACKWARD_PRE).
+        # The backward pass gathers the next block in advance (BACKWARD_PRE).
         return block * (2 if segment.backward else 1) + root
 
     found.gathered = gathered
     if job.layout.parameters_on != "device":
-        # `CPUOffload`: weights, their gradients and the optimizer rest on the host, which computes the step.
+        # With `CPUOffload`, weights, gradients and optimizer are on the host, which also computes the step.
         found.parameters, found.optimizer, found.gradients = Counter(), Counter(), Counter()
         found.backward, found.step = Counter(), Counter()
     found.backward = Counter(found.backward)

@@ -1,7 +1,8 @@
-"""Counts the bytes of tensors that are alive while a net is run on fake tensors: shapes without numbers.
+"""Counts the bytes of live tensors while a model runs on fake tensors, which have shapes but no numbers.
 
-A pass is cut into segments by the blocks of the nets: what a net does before its first block, each block, what comes
-behind the last one, and the same backwards. Blocks are alike, so that a net of three says what one of eighty needs.
+The blocks of a model cut a pass into segments: the part before the first block, each block, the part after the last
+block, and the same for the backward pass. All blocks are alike, so a model with three blocks shows what a model with
+eighty blocks needs.
 """
 
 import weakref
@@ -22,39 +23,39 @@ from lightning_rlhf.distributed.blocks import blocks
 
 _INDEXED = {torch.ops.aten.index.Tensor, torch.ops.aten._index_put_impl_.default, torch.ops.aten.index_put_.default}
 DEPTH = 3
-"""Blocks that say what any number of them needs: a first one, one in the middle, a last one."""
+"""Number of blocks that suffices to predict any number of them: the first, one in the middle, and the last."""
 
 
 Part = Literal["input", "block", "head"]
-"""Of a net: embeddings and masks, one of its blocks, what comes behind the last one (up to log-probs)."""
+"""A part of a model: embeddings and masks, one of its blocks, or everything after the last block (up to log-probs)."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of a pass; bytes."""
+    """A piece of a pass. All sizes are in bytes."""
 
     role: str
-    """Whose net computes."""
+    """The role whose model computes."""
     part: Part
     backward: bool
     kept: int
-    """What it leaves behind; below zero if it frees more than it makes."""
+    """Memory that remains after the segment; negative if the segment frees more than it allocates."""
     work: int
-    """The most that is alive in it beside what was there before."""
+    """The peak within the segment, above what existed before it."""
     gradients: int
-    """Of weights, which it leaves behind as well."""
+    """Gradients of weights that remain after the segment."""
     work_with_gradients: int
-    """The most that is alive in it beside what was there before, with the gradients that it has made by then."""
+    """The peak within the segment, above what existed before it, including the gradients made so far."""
 
 
 class Trace(TorchDispatchMode):
-    """Counts, and cuts."""
+    """Counts the bytes of live tensors, and cuts the work into segments."""
 
     def __init__(self, module: nn.Module) -> None:
-        """Starts at nothing.
+        """Starts at zero bytes.
 
         Args:
-            module: Holds the nets, whose weights are not counted.
+            module: The module that holds the models, whose weights are not counted.
         """
         super().__init__()
         kept = [*module.parameters(), *module.buffers()]
@@ -67,9 +68,10 @@ class Trace(TorchDispatchMode):
         self._begin()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs an operator, and counts what it has made."""
+        """Runs an operator, and counts its results."""
         if function is torch.ops.aten._local_scalar_dense.default:
-            # What depends on numbers, such as whether any token is padding: it is.
+            # Fake tensors have no numbers to test. False means, for instance, that not all tokens are real, so that
+            # the model builds a mask for padding.
             return False
         if function in _INDEXED:
             args = (args[0], [part for index in args[1] for part in _as_numbers(index)], *args[2:])
@@ -80,23 +82,23 @@ class Trace(TorchDispatchMode):
         return outputs
 
     def enter(self, role: str, part: Part) -> None:
-        """Ends a segment, and begins one of a role's forward pass, or of its backward pass."""
+        """Ends a segment, and begins one of the forward or backward pass of a role."""
         self._end()
         self.role, self.part = role, part
         self._begin()
 
     def forget(self) -> None:
-        """Drops the segments so far; what is alive stays alive."""
+        """Drops the segments so far. Live tensors stay counted."""
         self.segments = []
         self._begin()
 
     def finish(self) -> list[Segment]:
-        """All segments."""
+        """Ends the last segment, and returns all of them."""
         self._end()
         return [segment for segment in self.segments if segment.role]
 
     def keep(self, gradient: Tensor) -> None:
-        """Counts a tensor as a weight's gradient from here on."""
+        """Counts a tensor as the gradient of a weight from now on."""
         key = id(gradient.untyped_storage())
         self.live -= self.seen.get(key, 0)
         self.seen[key] = 0
@@ -140,7 +142,7 @@ class Trace(TorchDispatchMode):
 
 
 def _as_numbers(index: Tensor | None) -> list[Tensor | None]:
-    """An index as numbers: of a mask, as if it were True everywhere."""
+    """Converts an index to numbers. A mask is treated as if it were True everywhere."""
     if index is None or index.dtype != torch.bool:
         return [index]
     return [torch.zeros(index.numel(), dtype=torch.long) for _ in index.shape]
@@ -148,18 +150,18 @@ def _as_numbers(index: Tensor | None) -> list[Tensor | None]:
 
 @contextmanager
 def cuts(trace: Trace, net: nn.Module, role: str | None) -> Iterator[None]:
-    """In it the blocks of a net cut a trace, forwards and backwards.
+    """Context in which the blocks of a model cut a trace, in the forward and in the backward pass.
 
     Args:
-        trace: Of what calls the net.
-        net: Has blocks.
-        role: That the net plays; None: the one that the trace is in.
+        trace: The trace of the work that calls the model.
+        net: A model with blocks.
+        role: The role of the model; None means the current role of the trace.
     """
     members = blocks(net)
 
     def before(index: int, block: nn.Module, args: Any, kwargs: Any) -> None:
         if trace.backward:
-            # Activations that are computed again.
+            # Checkpointing computes activations again.
             return
         hidden = args[0] if args else kwargs["hidden_states"]
         plays = role or trace.role
@@ -181,7 +183,7 @@ def cuts(trace: Trace, net: nn.Module, role: str | None) -> Iterator[None]:
 
 @contextmanager
 def gradients(trace: Trace, module: nn.Module) -> Iterator[None]:
-    """In it a trace knows which tensors are gradients of a module's weights."""
+    """Context in which a trace knows which tensors are gradients of the weights of a module."""
     trained = [weight for weight in module.parameters() if weight.requires_grad]
     with _until_the_end([w.register_post_accumulate_grad_hook(lambda w: trace.keep(w.grad)) for w in trained]):
         yield
@@ -197,17 +199,17 @@ def _until_the_end(handles: Sequence[RemovableHandle]) -> Iterator[None]:
 
 
 def _when_ready(tensor: Tensor, trace: Trace, role: str, part: Part) -> None:
-    """Cuts when the gradient of a tensor is there: the backward pass of what made it begins."""
+    """Cuts when the gradient of a tensor is ready, which is when the backward pass of its producer begins."""
     if tensor.requires_grad:
         tensor.register_hook(lambda gradient: trace.enter(role, part))
 
 
 def stretched(segments: list[Segment], depths: dict[str, int]) -> list[Segment]:
-    """The segments of nets that have more blocks than those that were run.
+    """Extends segments to models that have more blocks than those that were run.
 
     Args:
-        segments: Of nets with `DEPTH` blocks, or with all of theirs.
-        depths: Blocks of each role's net.
+        segments: Segments of models with `DEPTH` blocks, or with all of their blocks.
+        depths: Number of blocks of the model of each role.
     """
     found: list[Segment] = []
     for (role, part, _), group in groupby(segments, lambda s: (s.role, s.part, s.backward)):

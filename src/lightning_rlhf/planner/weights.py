@@ -1,61 +1,63 @@
-"""Sizes of nets: what is held of each role, and what is called for it."""
+"""Sizes of models: the weights that each role holds, and those that are called for it."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
-from torch import nn
-from transformers import PreTrainedModel
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lightning_rlhf.distributed.blocks import blocks
 from lightning_rlhf.models.adapters.lora import is_part_of_adapter
 
 BACKBONE = "backbone"
-"""What the net is called that plays several roles."""
+"""Name of the model that takes several roles."""
 
 POLICY = "policy"
-"""What the net is called whose samples a reward model is normalised on."""
+"""Name of the model whose samples normalise a reward model."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Sizes of a net's weights, or of a part of them, at its whole depth."""
+    """Sizes of the weights of a model, or of a part of them, at full depth."""
 
     count: int
+    """Number of weights."""
     trained: int
-    """How many of them are trained."""
+    """Number of trained weights."""
     size: int
-    """Bytes, as they were loaded."""
+    """Bytes of all weights as they were loaded."""
     trained_size: int
+    """Bytes of trained weights as they were loaded."""
     block: int
-    """Of `size`, in each block."""
+    """Bytes of the weights of each block."""
     blocks: int
+    """Number of blocks."""
     largest: int
-    """The largest weight that is trained, in numbers."""
+    """Number of elements of the largest trained tensor."""
     widest: int
-    """The largest weight of all, in numbers."""
+    """Number of elements of the largest tensor."""
     multiplied: int
-    """How many are multiplied with each token: all but embeddings that are looked up."""
+    """Number of weights that are multiplied for each token: all except embeddings that are looked up."""
     width: int
-    """Of the hidden state."""
+    """Size of the hidden state."""
     dequantized: int
-    """Bytes of the largest weight that is kept in 4 or 8 bits and computes as a whole tensor; 0: none is."""
+    """Bytes of the largest tensor that is stored in 4 or 8 bits and dequantized as a whole; 0 if there is none."""
 
     @property
     def outer(self) -> int:
-        """Of `size`, outside the blocks."""
+        """Bytes of the weights outside the blocks."""
         return self.size - self.block * self.blocks
 
     def __add__(self, other: "Weights") -> "Weights":
-        """Both, as parts of one net."""
+        """The sizes of both together, as parts of one model."""
         pairs = {name: (value, vars(other)[name]) for name, value in vars(self).items()}
         return Weights(**{name: max(pair) if name in _LARGEST else sum(pair) for name, pair in pairs.items()})
 
 
 _LARGEST = ("blocks", "largest", "widest", "width", "dequantized")
-"""What parts of a net do not add up."""
+"""Fields that are maxima and not sums over the parts of a model."""
 
 
 @dataclass(frozen=True)
@@ -63,21 +65,21 @@ class Sizes:
     """The weights of a stage."""
 
     held: dict[str, Weights]
-    """By role, each weight once: of a role that the backbone plays, what it adds to that."""
+    """Sizes by role. Each weight counts once: a role of the backbone has only what it adds to the backbone."""
     played: tuple[str, ...] = ()
-    """Roles that the backbone plays."""
+    """Roles that the backbone takes."""
     policy: Weights | None = None
-    """The net whose samples a reward model is normalised on: there only then."""
+    """The model whose samples normalise a reward model; None if no reward model is normalised."""
     own_head: bool = False
-    """Whether the backbone's head is a weight of its own, which a critic does not call, and no embedding."""
+    """Whether the head of the backbone is a weight of its own, not tied to the embedding. A critic does not call it."""
 
     def owner(self, role: str) -> str:
-        """Name of the net that is called for a role."""
+        """Name of the model that is called for a role."""
         return BACKBONE if role in self.played else role
 
     @cached_property
     def nets(self) -> dict[str, Weights]:
-        """Whole nets, by their name."""
+        """Whole models by name."""
         found: dict[str, Weights] = {}
         for role, part in self.held.items():
             name = self.owner(role)
@@ -85,21 +87,21 @@ class Sizes:
         return found
 
     def called(self, role: str) -> Weights | None:
-        """The whole net that is called for a role; None: there is none."""
+        """The whole model that is called for a role; None if there is none."""
         return self.nets.get(self.owner(role))
 
     @property
     def generator(self) -> Weights:
-        """The net that samples; in other stages than PPO, the one that is trained."""
+        """The model that samples, or, in stages other than PPO, the model that is trained."""
         return self.called("actor") or next(iter(self.nets.values()))
 
     def samples(self, role: str) -> bool:
-        """Whether a role is played by the net that samples."""
+        """Whether the model of a role is the one that samples."""
         return self.owner(role) == self.owner("actor")
 
     @property
     def passed(self) -> dict[str, Weights]:
-        """What a token goes through, for each role: of the backbone, with what is the role's own."""
+        """The weights through which a token passes for each role: those of the backbone include those of the role."""
         backbone = self.held.get(BACKBONE)
         own = {role: net for role, net in self.held.items() if self.owner(role) == role != BACKBONE}
         if backbone is None:
@@ -108,19 +110,19 @@ class Sizes:
 
 
 _QUANTIZED = {"nf4": 0.5 + 4 / 64, "fp4": 0.5 + 4 / 64, "int8": 1.0}
-"""Bytes of a number; in 4 bits each 64 of them share a scale in fp32 (bitsandbytes, functional.py, `quantize_4bit`)."""
+"""Bytes of a weight. In 4 bits, 64 weights share a scale in fp32 (bitsandbytes, functional.py, `quantize_4bit`)."""
 
 
 def count(
     net: nn.Module, depth: int, quantization: str | None, members: Iterable[nn.Parameter] | None = None
 ) -> Weights:
-    """Counts the weights of a net, whose blocks are alike if it has more of them than were built.
+    """Counts the weights of a model. If it has more blocks than were built, they are assumed to be alike.
 
     Args:
-        net: With a net of Hugging Face's in it.
-        depth: How many blocks it has.
-        quantization: Of the linear layers that are not trained, which are not quantized yet.
-        members: Which weights to count; None: all.
+        net: A module that contains a Hugging Face model.
+        depth: Number of blocks at full depth.
+        quantization: Quantization of the frozen linear layers, which are not quantized yet.
+        members: The weights to count; None means all.
     """
     weights = list(net.parameters() if members is None else members)
     parts = blocks(net)
@@ -152,8 +154,8 @@ def count(
     )
 
 
-def _quantized(blocks: Sequence[nn.Module]) -> set[Any]:
-    """The weights that are kept in 4 or 8 bits."""
+def _quantized(blocks: Sequence[nn.Module]) -> set[Tensor]:
+    """The weights that are stored in 4 or 8 bits."""
     return {
         part.weight
         for block in blocks
@@ -162,11 +164,11 @@ def _quantized(blocks: Sequence[nn.Module]) -> set[Any]:
     }
 
 
-def _looked_up(net: nn.Module) -> set[Any]:
-    """Embeddings that are no head as well."""
+def _looked_up(net: nn.Module) -> set[Tensor]:
+    """Embeddings that are not also a head."""
     heads = {module.weight for module in net.modules() if isinstance(module, nn.Linear)}
     return {module.weight for module in net.modules() if isinstance(module, nn.Embedding)} - heads
 
 
-def _config(net: nn.Module) -> Any:
+def _config(net: nn.Module) -> PretrainedConfig:
     return next(part.config for part in net.modules() if isinstance(part, PreTrainedModel))

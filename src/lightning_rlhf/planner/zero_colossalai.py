@@ -1,4 +1,4 @@
-"""What ColossalAI's ZeRO and Gemini hold on a device."""
+"""The memory that ColossalAI's ZeRO and Gemini hold on a device."""
 
 from collections import Counter
 
@@ -11,18 +11,18 @@ from lightning_rlhf.planner.weights import Sizes, Weights
 
 
 def colossalai(job: Job, sizes: Sizes) -> Rules:
-    """Of its three stages; the third is Gemini."""
+    """Rules of ColossalAI. Its stage 3 is Gemini."""
     return _gemini(job, sizes) if job.layout.stage == 3 else _colossalai12(job, sizes)
 
 
 def _colossalai12(job: Job, sizes: Sizes) -> Rules:
-    """colossalai/zero/low_level/low_level_optim.py."""
+    """Rules of stages 1 and 2. Source: colossalai/zero/low_level/low_level_optim.py."""
     processes, weights = job.processes, sizes.held
     item = max(item_size(job, net) for net in weights.values())
     bucket = round(job.layout.reduce_bucket * item)
     share = per_role(weights, "gradients", lambda net: net.trained * item / processes)
     whole = per_role(weights, "gradients", lambda net: net.trained * item)
-    # Stage 1 keeps gradients whole until the step; both send them in buckets, flattened.
+    # Stage 1 keeps whole gradients until the step. Both stages send them in flattened buckets.
     backward = Counter(share if job.layout.stage == 2 else whole)
     backward["", "buckets"] += 2 * bucket
     step = Counter(share if job.layout.stage == 2 else whole)
@@ -31,7 +31,7 @@ def _colossalai12(job: Job, sizes: Sizes) -> Rules:
         step += step_work(job, weights, processes)
     return Rules(
         parameters=per_role(weights, "parameters", lambda net: net.count * item_size(job, net)),
-        # `_create_master_param_current_rank`: copies, even of fp32 weights.
+        # `_create_master_param_current_rank` copies weights even if they are fp32.
         optimizer=on_device(job, weights, 4),
         gradients=Counter(),
         backward=backward,
@@ -42,10 +42,10 @@ def _colossalai12(job: Job, sizes: Sizes) -> Rules:
 
 
 def _gemini(job: Job, sizes: Sizes) -> Rules:
-    """colossalai/zero/gemini: chunks of trained weights, whose gradients take their place.
+    """Rules of Gemini, whose chunks hold trained weights, and later their gradients in the same place.
 
-    What is frozen in a net that trains is whole; frozen nets are divided by `fully_shard`, see
-    `strategies.colossalai.frozen`.
+    Source: colossalai/zero/gemini. Frozen weights of a trained model stay whole. Frozen models are divided by
+    `fully_shard`, see `strategies.colossalai.frozen`.
     """
     processes, item, weights = job.processes, 2, sizes.held
     resident = processes if job.layout.parameters_on == "device" else float("inf")
@@ -60,7 +60,7 @@ def _gemini(job: Job, sizes: Sizes) -> Rules:
             return 0
         if not net.trained:
             return gathered_by_block(job, net, segment)
-        # Two chunks at a time: the one that computes, and the one that comes.
+        # There are two chunks at a time: the one in use, and the one that is being gathered.
         return round(item * min(net.trained, 2 * max(job.layout.chunk, net.largest)))
 
     return Rules(

@@ -1,4 +1,4 @@
-"""Draws the logged metrics of a stage as small inline SVG pictures that follow the theme of the page."""
+"""Draws the logged metrics of a stage as small inline SVG pictures that follow the light or dark theme of the page."""
 
 import io
 import re
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from lightning_rlhf.report.numbers import decimal
 from lightning_rlhf.report.plots import HELD_OUT, PLOTS, SECOND, Ink, Line, Plot
-from lightning_rlhf.report.read import Series, Stage
+from lightning_rlhf.report.run import Series, Stage
 
-# Placeholders for colours of the page's style sheet, so that a picture turns dark when the page does.
+# Placeholders for the colours of the page's style sheet, so that a picture turns dark when the page does.
 _HEX = {"accent": "#a10001", "contrast": "#a10002", "muted": "#a10003", "faint": "#a10004"}
 _STYLE: dict[Any, Any] = {"svg.fonttype": "none", "path.simplify": True, "font.size": 8.5}
 _SIZE_INCHES = (4.2, 2.4)
@@ -27,7 +27,7 @@ _MAX_DOTS = 30
 
 @dataclass(frozen=True)
 class Key:
-    """One legend entry: the look of its line and its last finite value, empty if it has none."""
+    """One legend entry: the style of its line, and the last finite value, which is empty if there is none."""
 
     label: str
     ink: Ink
@@ -37,7 +37,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Picture:
-    """One drawn plot; `svg` holds no text of the run, so it is safe to embed as it is."""
+    """One drawn plot. `svg` contains no text of the run, so it is safe to embed without escaping."""
 
     title: str
     caption: str
@@ -46,7 +46,7 @@ class Picture:
 
 
 def draw_curves(stage: Stage, *, health: bool) -> list[Picture]:
-    """Draws the signs of health, or the other plots, for which the stage logged a line of two finite points."""
+    """Draws the plots of health, or all others, for which the stage logged a line with at least two finite points."""
     pictures = []
     for plot in PLOTS:
         if plot.health != health:
@@ -58,7 +58,7 @@ def draw_curves(stage: Stage, *, health: bool) -> list[Picture]:
 
 
 def _series(logged: Mapping[str, Series], line: Line, plot: Plot) -> Series | None:
-    """The line's points; for a plot against another metric, those positions where both were logged."""
+    """The points of a line. In a plot against another metric, they are the positions where both were logged."""
     y = logged.get(line.column)
     if y is None or plot.against is None:
         return y
@@ -72,7 +72,7 @@ def _series(logged: Mapping[str, Series], line: Line, plot: Plot) -> Series | No
 def _draw(stage: Stage, plot: Plot, lines: list[tuple[Line, Series]]) -> Picture:
     show = _percent if plot.percent else decimal
     keys = []
-    # The salt makes the ids in a picture the same for each writing, and different from the next picture's.
+    # The salt makes the ids in a picture reproducible, and different from those in other pictures.
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": f"{stage.name} {plot.title}"}):
         figure = Figure(figsize=_SIZE_INCHES)
         axes = figure.add_axes((0.135, 0.155, 0.825, 0.72))
@@ -104,13 +104,17 @@ def _plot_line(axes: Axes, line: Line, series: Series, spread: Series | None) ->
         _, width = thin(spread)
         axes.fill_between(x, y - width, y + width, color=color, alpha=0.13, linewidth=0)
     style = (0, (3, 2)) if line.dashed else "-"
-    # Few or isolated points would be invisible as a line alone, and held-out points are few by nature.
+    # Few or isolated points would be invisible as a line alone, and held-out points are always few.
     dots = "o" if len(x) <= _MAX_DOTS and (line.ink == HELD_OUT or len(x) <= 10) else ""
     axes.plot(x, y, color=color, linestyle=style, linewidth=1.6, marker=dots, markersize=3, solid_capstyle="round")
 
 
 def thin(series: Series) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The x and y of at most 400 points, each the mean of a few neighbours; a single NaN stays a gap."""
+    """Reduces a series to at most 400 points, each the mean of a few neighbours. A single NaN stays a gap.
+
+    Returns:
+        x and y of the points.
+    """
     size = -(-len(series.x) // _MAX_POINTS)
     if size <= 1:
         return series.x, series.y
@@ -136,7 +140,7 @@ def _dress(axes: Axes, plot: Plot, x_label: str) -> None:
 
 
 def _svg(figure: Figure) -> str:
-    """The figure as an `<svg>` element: no prolog, no metadata, no fixed size, colours as style variables."""
+    """The figure as an `<svg>` element without prolog, metadata and fixed size, and with colours as style variables."""
     file = io.StringIO()
     figure.patch.set_visible(False)
     for axes in figure.axes:
@@ -144,7 +148,7 @@ def _svg(figure: Figure) -> str:
     figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :]
-    # Each picture names its groups alike, which one page must not; nothing refers to them.
+    # All pictures use the same ids for their groups, but ids must be unique on a page. Nothing refers to these ids.
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)

@@ -1,11 +1,11 @@
-"""The health of a run: which alarms rang, as the run's results have them."""
+"""The health of a run: the alarms that its results record."""
 
 from lightning_rlhf.report.numbers import Table
-from lightning_rlhf.report.read import Run
+from lightning_rlhf.report.run import Run
 
 
 def rung(run: Run) -> Table | None:
-    """The alarms of all stages, each where it rang first; None if no stage was watched."""
+    """The alarms of all stages, each with the time of its first occurrence; None if no stage was watched."""
     if all(stage.result.alarms is None for stage in run.stages):
         return None
     rows = [
@@ -23,5 +23,5 @@ def rung(run: Run) -> Table | None:
 
 
 def stopped_by(run: Run) -> str | None:
-    """The alarm that stopped a stage, if one did."""
+    """The alarm that stopped a stage; None if no alarm did."""
     return next((stage.result.stopped_by for stage in run.stages if stage.result.stopped_by), None)

@@ -1,4 +1,4 @@
-"""The numbers of a run card: big ones at the top, held-out metrics and costs per stage in tables."""
+"""The numbers of a run card: the headline at the top, and tables of held-out metrics and costs of each stage."""
 
 import math
 from collections.abc import Callable
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_rlhf.report.read import Run, Stage
+from lightning_rlhf.report.run import Run, Stage
 
 
 @dataclass(frozen=True)
 class Number:
-    """One labelled value; `before` is its value before training, where that was measured."""
+    """One labelled value. `before` is the value before training, if it was measured."""
 
     label: str
     value: str
@@ -21,19 +21,19 @@ class Number:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text: the first column names the row."""
+    """A table of text. The first column names the row."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
 
 def percent(value: float) -> str:
-    """A share as a percentage, such as `83.2%`; `NaN` where it is not finite."""
+    """Formats a share as a percentage, such as `83.2%`, or `NaN` if it is not finite."""
     return f"{100 * value:.1f}%".replace(".0%", "%") if math.isfinite(value) else "NaN"
 
 
 def decimal(value: float) -> str:
-    """A number to three digits, such as `0.0312`, `2.5e−4` or `12,345`; `NaN` where it is not finite."""
+    """Formats a number with three digits, such as `0.0312`, `2.5e−4` or `12,345`, or `NaN` if it is not finite."""
     if not math.isfinite(value):
         return "NaN"
     if abs(value) >= 1000:
@@ -47,7 +47,7 @@ def decimal(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A duration such as `42 s`, `7 min 5 s` or `3 h 12 min`."""
+    """Formats a duration, such as `42 s`, `7 min 5 s` or `3 h 12 min`."""
     if seconds < 60:
         return f"{seconds:.3g} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -72,18 +72,18 @@ METRICS: dict[str, tuple[str, Callable[[float], str], str]] = {
     "response_length": ("Response length", decimal, "tokens, mean over held-out answers"),
     "eos_rate": ("Ends by itself", percent, "held-out answers with an end token before the length limit"),
 }
-# What these are before training is the same for every model, or for every data set: that is no news.
+# Before training, these metrics have the same value for every model or every data set, so it is not shown.
 _NO_BEFORE = ("kl", "gold_win_rate", "reward_accuracy", "longer_wins_accuracy", "shorter_wins_accuracy")
 
 
 def final(stage: Stage, name: str) -> float | None:
-    """A held-out metric: as in the result, else, in a run that has none yet, as last logged."""
+    """A held-out metric from the result or, if the run has no result yet, the value that was logged last."""
     logged = stage.series.get(f"val/{name}")
     return stage.result.metrics.get(name, logged.last if logged else None)
 
 
 def before(stage: Stage, name: str) -> float | None:
-    """A held-out metric of the model that a policy with a reference started from, or None."""
+    """A held-out metric of the model from which a policy started; None if the stage has no reference or no value."""
     logged = stage.series.get(f"val/{name}")
     if not stage.record.has_reference or logged is None or logged.x[0] != 0:
         return None
@@ -92,7 +92,7 @@ def before(stage: Stage, name: str) -> float | None:
 
 
 def stage_numbers(stage: Stage, names: tuple[str, ...] = tuple(METRICS)) -> list[Number]:
-    """Those held-out metrics of a stage that are known, in the order of `names`."""
+    """The held-out metrics of a stage that are known, in the order of `names`."""
     numbers = []
     for name in names:
         label, show, note = METRICS.get(name, (name.replace("_", " ").capitalize(), decimal, ""))
@@ -105,7 +105,7 @@ def stage_numbers(stage: Stage, names: tuple[str, ...] = tuple(METRICS)) -> list
 
 
 def headline(run: Run) -> list[Number]:
-    """The up to four numbers that say how the run went."""
+    """The numbers at the top of the page, which show how the run went; usually at most four."""
     if len(run.stages) == 1:
         (stage,) = run.stages
         return stage_numbers(stage, stage.record.headline)
@@ -116,7 +116,7 @@ def headline(run: Run) -> list[Number]:
 
 
 def summary(run: Run) -> str:
-    """One sentence on the last stage that has something to tell, or an empty text."""
+    """One sentence on the last stage that has a result; empty if no stage has one."""
     texts = (_policy_sentence(stage) or _reward_sentence(stage) or _text_sentence(stage) for stage in run.stages[::-1])
     return next(filter(None, texts), "")
 
@@ -150,7 +150,7 @@ def _text_sentence(stage: Stage) -> str:
 
 
 def costs(run: Run) -> Table:
-    """Time, speed and memory per stage; columns that no stage has are left out."""
+    """Time, speed and memory of each stage. Columns without values are left out."""
     columns: dict[str, Callable[[Stage], str]] = {
         "Time": lambda stage: "" if stage.result.seconds is None else duration(stage.result.seconds),
         "Rollouts": lambda stage: _reduced(stage, "perf/rollout_seconds", np.nansum, duration),
@@ -180,7 +180,7 @@ def _planned(stage: Stage) -> str:
 
 def _peak(stage: Stage) -> str:
     if stage.result.peak_bytes is not None:
-        # A process holds Python and libraries too, which no plan has.
+        # The memory of a process includes Python and libraries, which a plan does not.
         what = ", whole process" if stage.result.peak_of == "whole process" else ""
         return f"{stage.result.peak_bytes / 2**30:.2f} GiB{what}"
     return _reduced(stage, "perf/peak_gib", np.nanmax, lambda gib: f"{gib:.2f} GiB")

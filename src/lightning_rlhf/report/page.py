@@ -1,4 +1,4 @@
-"""Renders a run folder as one page that needs nothing but itself."""
+"""Renders the folder of a run as one self-contained page."""
 
 import os
 import shlex
@@ -11,24 +11,26 @@ from markupsafe import Markup
 from lightning_rlhf.report.curves import draw_curves
 from lightning_rlhf.report.health import rung, stopped_by
 from lightning_rlhf.report.numbers import costs, decimal, duration, headline, stage_numbers, summary
-from lightning_rlhf.report.read import Run, read_run
+from lightning_rlhf.report.read import read_run
+from lightning_rlhf.report.run import Run
 from lightning_rlhf.report.samples import before_and_after, rollouts_over_time
 
 _TEMPLATE = Path(__file__).with_name("page.html.j2")
+_STYLE = Path(__file__).with_name("page.css")
 _MAX_CHARACTERS = 1200
 _STATUS = {
-    "running": "This run is still going: the numbers and curves are as far as it has come.",
-    "stopped": "This run was ended by an alarm or a time limit before its first evaluation.",
-    "interrupted": "This run was interrupted: the numbers and curves are as far as it came.",
-    "failed": "This run failed: the numbers and curves are as far as it came.",
+    "running": "This run is still going: the numbers and curves show its progress so far.",
+    "stopped": "An alarm or a time limit ended this run before its first evaluation.",
+    "interrupted": "This run was interrupted: the numbers and curves end at that point.",
+    "failed": "This run failed: the numbers and curves end at that point.",
     "unfinished": "This run has written no result yet: it is still going, or it was stopped.",
 }
 
 
 def write_report(run_dir: Path) -> Path:
-    """Writes the run card of a run, whether that is finished, running or interrupted.
+    """Writes the run card of a run that has finished, is running or was interrupted.
 
-    The page depends on nothing but the files of the run, and replaces an older one in a single step.
+    The page depends only on the files of the run. It replaces an older page in a single step.
 
     Args:
         run_dir: Folder of one stage, or of a pipeline with a folder for each stage.
@@ -44,7 +46,7 @@ def write_report(run_dir: Path) -> Path:
     handle, temporary = tempfile.mkstemp(dir=run_dir, prefix=".report-", suffix=".html")
     try:
         with os.fdopen(handle, "wb") as file:
-            # Model output may hold half of a surrogate pair, which UTF-8 cannot.
+            # Model output may contain half of a surrogate pair, which UTF-8 cannot encode.
             file.write(html.encode("utf-8", "replace"))
         os.chmod(temporary, 0o644)
         os.replace(temporary, target)
@@ -55,11 +57,11 @@ def write_report(run_dir: Path) -> Path:
 
 
 def render(run: Run) -> str:
-    """The page of a run, as HTML; all text of the run is escaped."""
+    """The page of a run as HTML. All text from the run is escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"clip": _clip, "svg": Markup, "decimal": _decimal, "duration": duration, "python": repr}
     big = headline(run)
-    # Of a pipeline the last stage's: what came of it all.
+    # In a pipeline, only the last stage shows answers, because they are the result of the whole pipeline.
     answered = [stage for stage in run.stages if before_and_after(stage)][-1:]
     stages = [
         {
@@ -77,6 +79,7 @@ def render(run: Run) -> str:
     overrides = run.overrides
     return environment.from_string(_TEMPLATE.read_text("utf-8")).render(
         run=run,
+        style=Markup(_STYLE.read_text("utf-8")),
         title=" → ".join(stage.record.short_title for stage in run.stages),
         warning=None if run.result.status == "finished" else _STATUS.get(run.result.status, run.result.status),
         summary=summary(run),

@@ -1,10 +1,10 @@
-"""The plots of a run card: which metrics share one picture, and what a healthy run looks like."""
+"""The plots of a run card: which metrics share a picture, and what a healthy run looks like."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 Ink = Literal["accent", "contrast", "muted"]
-# One meaning for each colour on the whole page: training, held-out prompts, and whatever is secondary.
+# Each colour has one meaning on the whole page: training, held-out prompts, or anything secondary.
 TRAINING: Ink = "accent"
 HELD_OUT: Ink = "contrast"
 SECOND: Ink = "muted"
@@ -12,7 +12,7 @@ SECOND: Ink = "muted"
 
 @dataclass(frozen=True)
 class Line:
-    """One metric in a plot; `spread` names the metric that is drawn as a band of plus and minus one."""
+    """One metric in a plot. `spread` names a metric that is drawn around the line as a band of plus and minus."""
 
     column: str
     label: str
@@ -25,9 +25,9 @@ class Line:
 class Plot:
     """One picture.
 
-    `percent` shows shares as percentages and `from_zero` starts the y axis there; `against` names the metric of
-    the x axis where that is not training time; `levels` are final metrics drawn as horizontal lines, and their labels;
-    `health` puts it where the alarms are.
+    `percent` shows shares as percentages, and `from_zero` starts the y axis at zero. `against` names the metric of the
+    x axis, if that is not training time. `levels` are final metrics that are drawn as horizontal lines, with their
+    labels. `health` places the picture next to the alarms.
     """
 
     title: str
@@ -67,13 +67,13 @@ PLOTS = (
         "Implicit reward",
         "nats, times beta",
         (Line("val/chosen_reward", "chosen", HELD_OUT), Line("val/rejected_reward", "rejected", SECOND)),
-        "The two part; both may fall, as long as the rejected one falls faster.",
+        "The two separate; both may fall, as long as the rejected one falls faster.",
     ),
     Plot(
         "Log-probability of chosen answers",
         "nats per response",
         (Line("val/chosen_logprob", "held-out", HELD_OUT),),
-        "Falls a little; a steep fall means that probability flows to answers that are in no pair.",
+        "Falls a little; a steep fall means that probability moves to answers that are in no pair.",
     ),
     Plot(
         "Reward-model score",
@@ -96,7 +96,7 @@ PLOTS = (
         "What the KL bought",
         "gold rate",
         (Line("val/gold_rate", "held-out", HELD_OUT),),
-        "Up first, then right: each nat away from the start model should buy something.",
+        "Goes up first, then right: each nat away from the start model should buy something.",
         percent=True,
         from_zero=True,
         against="val/kl",
@@ -182,7 +182,7 @@ PLOTS = (
         "Gradient norm",
         "norm before clipping",
         (Line("train/grad_norm", "updates", TRAINING),),
-        "Of one order of magnitude throughout; a rise that lasts means updates that are too large.",
+        "Stays within one order of magnitude; a lasting rise means updates that are too large.",
         from_zero=True,
         health=True,
     ),

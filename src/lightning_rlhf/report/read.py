@@ -1,112 +1,24 @@
-"""Reads a run folder, finished or not, into plain values that the run card shows."""
+"""Reads the folder of a run, whether it has finished or not."""
 
 import csv
 import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.stages import STAGES, StageRecord
-
-_UNKNOWN = StageRecord(name="run", title="Run", nets={}, reads="prompts", exported="", in_terminal=(), headline=())
-"""Of a run that does not say which stage it is of."""
-
-
-@dataclass(frozen=True)
-class Series:
-    """One logged metric: `y[i]` at `x[i]`, x ascending, both float64 [points]; NaN where a value was not finite."""
-
-    x: NDArray[np.float64]
-    y: NDArray[np.float64]
-
-    @property
-    def last(self) -> float | None:
-        """The last finite value, or None."""
-        finite = self.y[np.isfinite(self.y)]
-        return float(finite[-1]) if finite.size else None
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One generated answer; `length` is in tokens, `kl` in nats a response; None where it was not written.
-
-    `row` is the place of the prompt in the held-out data, and None for a rollout.
-    """
-
-    iteration: int
-    phase: str
-    row: int | None
-    prompt: str
-    response: str
-    score: float | None
-    kl: float | None
-    length: float | None
-    gold: float | None
-    finish_reason: str
-
-
-@dataclass(frozen=True)
-class Result:
-    """What `result.json` says; `status` is `unfinished` where there is no such file.
-
-    `alarms` have `name`, `iteration`, `step`, `message` and `remedy`, and are None where nothing watched.
-    """
-
-    stage: str | None
-    status: str
-    metrics: Mapping[str, float]
-    model_dir: str | None
-    seconds: float | None
-    peak_bytes: float | None
-    peak_of: str | None
-    """`tensors` or `whole process`."""
-    seed: int | None
-    versions: Mapping[str, str]
-    alarms: tuple[Mapping[str, Any], ...] | None
-    stopped_by: str | None
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of a run: its result, its metrics over time by name, and its samples."""
-
-    name: str
-    result: Result
-    series: Mapping[str, Series]
-    samples: tuple[Sample, ...]
-    planned_bytes: float | None = None
-    """The peak of each device by the plan, before the run."""
-
-    @property
-    def record(self) -> StageRecord:
-        """What the stage is."""
-        return STAGES.get(self.name, _UNKNOWN)
-
-
-@dataclass(frozen=True)
-class Run:
-    """All that a run folder holds; `last_change` is when its newest result or metric was written."""
-
-    name: str
-    result: Result
-    stages: tuple[Stage, ...]
-    config: str | None
-    overrides: tuple[str, ...] | None
-    last_change: datetime | None
-    notices: tuple[str, ...]
+from lightning_rlhf.report.run import UNKNOWN, Result, Run, Sample, Series, Stage
+from lightning_rlhf.stages import STAGES
 
 
 def read_run(run_dir: Path) -> Run:
-    """Reads whatever a run folder holds; what is missing is None or empty, what is broken becomes a notice.
+    """Reads whatever a run folder holds. Missing values are None or empty, and damaged files give a notice.
 
     Args:
         run_dir: Folder of one stage, or of a pipeline with a folder for each stage.
@@ -142,7 +54,7 @@ def read_run(run_dir: Path) -> Run:
 
 
 def _stage_folder(run_dir: Path, name: str, inner: Mapping[str, Any]) -> Path | None:
-    """Where a stage has written; one that finished before its pipeline was resumed elsewhere is beside its model."""
+    """The folder of a stage. If its pipeline was resumed into another folder, it is the one that holds its model."""
     if (run_dir / name).is_dir():
         return run_dir / name
     model_dir = (inner.get(name) or {}).get("model_dir")
@@ -169,7 +81,7 @@ def _guess_stage(series: Mapping[str, Series]) -> str:
     for record in reversed(list(STAGES.values())):
         if any(name.startswith(record.logs) for name in series):
             return record.name
-    return next(iter(STAGES)) if series else _UNKNOWN.name
+    return next(iter(STAGES)) if series else UNKNOWN.name
 
 
 def _read_json(path: Path, notices: list[str]) -> dict[str, Any]:
@@ -178,7 +90,7 @@ def _read_json(path: Path, notices: list[str]) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text("utf-8", "replace"))
     except json.JSONDecodeError as error:
-        notices.append(f"{path.name} of {path.parent.name} is not JSON (line {error.lineno}) and is left out.")
+        notices.append(f"{path.name} of {path.parent.name} is not JSON (line {error.lineno}) and was ignored.")
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -217,14 +129,14 @@ def _read_series(path: Path, label: str, notices: list[str]) -> dict[str, Series
         for name, text in row.items():
             value = _cell(text)
             if name not in ("", "epoch", "step") and value is not None:
-                # A resumed run logs some positions twice: the later value is of the run that went on.
+                # A resumed run logs some positions twice. The later value belongs to the resumed run.
                 points[name][_position(name, epoch, step, by_iteration)] = value
     series = {}
     for name, values in points.items():
         x = np.array(sorted(values), dtype=np.float64)
         y = np.array([values[position] for position in x.tolist()], dtype=np.float64)
         if bad := int(np.sum(~np.isfinite(y))):
-            notices.append(f"{label}: {bad} of {len(y)} values of {name} are NaN or infinite: gaps in the plot.")
+            notices.append(f"{label}: {bad} of {len(y)} values of {name} are NaN or infinite; the plot has gaps there.")
         series[name] = Series(x, np.where(np.isfinite(y), y, np.nan))
     return series
 
@@ -237,7 +149,7 @@ def _cell(text: object) -> float | None:
 
 
 def _position(name: str, epoch: float | None, step: float | None, by_iteration: bool) -> float:
-    """Where a value lies on the x axis: steps, or for PPO iterations, counted so that 0 is before training."""
+    """The position of a value on the x axis, in steps or, for PPO, in iterations. 0 is before training."""
     if not by_iteration or epoch is None:
         return step or 0.0
     before_training = name.startswith("val/") and epoch == 0 and step == 0
@@ -248,7 +160,7 @@ def _read_samples(path: Path, label: str, notices: list[str]) -> tuple[Sample, .
     if not path.is_file():
         return ()
     samples, broken = [], 0
-    # Not splitlines, which also splits at separators such as U+2028 that an answer may hold.
+    # `splitlines` would also split at separators such as U+2028, which an answer may contain.
     for line in filter(str.strip, path.read_text("utf-8", "replace").split("\n")):
         try:
             row = json.loads(line)
@@ -269,13 +181,13 @@ def _read_samples(path: Path, label: str, notices: list[str]) -> tuple[Sample, .
         except (ValueError, KeyError, TypeError, AttributeError):
             broken += 1
     if broken:
-        notices.append(f"{label}: {broken} of {broken + len(samples)} lines could not be read; they are left out.")
+        notices.append(f"{label}: {broken} of {broken + len(samples)} lines could not be read and were ignored.")
     return tuple(samples)
 
 
 def _read_overrides(path: Path) -> tuple[str, ...] | None:
     if not path.is_file():
         return None
-    # Unresolved: an override may hold an interpolation, which belongs on the command line as it is.
+    # Interpolations stay unresolved, because they belong on the command line as they are.
     overrides = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     return tuple(str(item) for item in overrides) if isinstance(overrides, list) else ()

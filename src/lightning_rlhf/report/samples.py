@@ -1,8 +1,8 @@
-"""Chooses the samples of a run card: answers before and after training, and rollouts along the way."""
+"""Chooses the samples of a run card: answers before and after training, and rollouts during training."""
 
 from dataclasses import dataclass
 
-from lightning_rlhf.report.read import Sample, Stage
+from lightning_rlhf.report.run import Sample, Stage
 
 _PAIRS = 8
 _ROLLOUTS = 6
@@ -10,7 +10,7 @@ _ROLLOUTS = 6
 
 @dataclass(frozen=True)
 class Pair:
-    """Two answers to one prompt; `after` is None while there is nothing but the start model's."""
+    """Two answers to one prompt. `after` is None as long as only the start model has answered."""
 
     prompt: str
     before: Sample
@@ -18,7 +18,7 @@ class Pair:
 
 
 def before_and_after(stage: Stage) -> list[Pair]:
-    """Up to eight prompts with the first and the newest held-out answer, those that changed first."""
+    """Up to eight prompts with their first and newest held-out answers. Those whose answers differ come first."""
     held_out = [sample for sample in stage.samples if sample.row is not None]
     if not held_out:
         return []
@@ -27,22 +27,21 @@ def before_and_after(stage: Stage) -> list[Pair]:
     if len(iterations) == 1:
         return [Pair(sample.prompt, sample, None) for sample in first.values()][:_PAIRS]
     pairs = [Pair(sample.prompt, sample, last[row]) for row, sample in first.items() if row in last]
-    # The sort is stable: among those that changed, and those that did not, the order of the file stays.
+    # The sort is stable, so each of the two groups keeps the order of the file.
     pairs.sort(key=lambda pair: pair.after is not None and pair.before.response == pair.after.response)
     return pairs[:_PAIRS]
 
 
 def _by_row(samples: list[Sample], iteration: int) -> dict[int | None, Sample]:
-    """The answers at an iteration by their rows, in the order of the file.
+    """The answers of an iteration by row, in the order of the file.
 
-    Prompts may occur more than once. A run that goes on may write an answer twice: the later one is of the run that
-    went on.
+    Prompts may occur more than once. A resumed run may write an answer twice; the later one belongs to the resumed run.
     """
     return {sample.row: sample for sample in samples if sample.iteration == iteration}
 
 
 def rollouts_over_time(stage: Stage) -> list[Sample]:
-    """One rollout of each of up to six iterations, evenly spread from the first to the newest."""
+    """One rollout from each of up to six iterations, evenly spaced from the first to the newest."""
     found: dict[int, Sample] = {}
     for sample in stage.samples:
         if sample.phase == "rollout":

@@ -58,7 +58,7 @@ def test_what_takes_effect_may_change(overrides: list[str], stopped: Path) -> No
 
 def test_a_stage_that_is_finished_takes_no_settings(stopped: Path) -> None:
     changed = config("ppo.trainer.max_epochs=500")
-    with pytest.raises(UserError, match="ppo.trainer.max_epochs=500 was .*, where ppo is finished"):
+    with pytest.raises(UserError, match="ppo.trainer.max_epochs=500 was .*, where ppo has finished"):
         check_unchanged(changed, "ppo", stopped, finished=True, handed_on=False)
 
 
@@ -80,7 +80,8 @@ def test_the_settings_of_a_run_from_somebody_else_are_read_as_data(
     settings = OmegaConf.load(stopped / "config.yaml")
     settings.ppo.module.lr = "${oc.env:SECRET}"
     OmegaConf.save(settings, stopped / "config.yaml")
-    with pytest.raises(UserError, match=r"config.yaml: ppo.module.lr=\$\{oc.env:SECRET\}: an interpolation") as error:
+    problem = r"config.yaml: ppo.module.lr=\$\{oc.env:SECRET\}: this is an interpolation"
+    with pytest.raises(UserError, match=problem) as error:
         check_unchanged(config(), "ppo", stopped, finished=False, handed_on=False)
     assert "a password" not in str(error.value)
 

@@ -62,7 +62,7 @@ def test_one_wrong_mask_is_an_error() -> None:
     assert response_mask(torch.tensor([True, True])).status == "ok"
     finding = response_mask(torch.tensor([True, False]))
     assert finding.status == "error"
-    assert finding.found.startswith("1 of 2 responses count up to")
+    assert finding.found.startswith("1 of 2 response masks end with")
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_the_tokens_that_end_an_answer_are_named() -> None:
 def test_a_template_that_ends_answers_with_a_token_that_stops_nothing_is_a_warning() -> None:
     finding = special_tokens(renderer(eos_token=PAD))
     assert finding.status == "warning"
-    assert finding.found.endswith("the template puts <|end|> before")
+    assert finding.found.endswith("the template adds <|end|> before")
     assert "generation_config.json" in finding.remedy
 
 
@@ -131,7 +131,7 @@ def test_an_answer_comes_back_as_it_went_in(template: str | None, found: str) ->
 def test_the_longest_row_fits_into_the_context(context: int | None, status: str) -> None:
     finding = fits_context("the longest row", 8, context)
     assert finding.status == status
-    assert finding.found.startswith("the longest row: 8 tokens; the nets read ")
+    assert finding.found.startswith("the longest row: 8 tokens; the models read ")
 
 
 @pytest.mark.parametrize(("vocabulary", "status"), [(None, "ok"), (9, "ok"), (8, "error")])

@@ -29,14 +29,14 @@ def layers() -> nn.Sequential:
 def test_all_trained_tensors_get_a_gradient() -> None:
     module = layers()
     module[0].bias.requires_grad_(False)
-    assert seen(module, torch.sum) == Finding("gradients", "ok", "3 of 3 trained tensors get one")
+    assert seen(module, torch.sum) == Finding("gradients", "ok", "3 of 3 trained tensors get a gradient")
 
 
 def test_what_gets_its_first_gradient_in_the_second_step_is_fine() -> None:
     # As an adapter whose second half starts at 0.
     module = layers()
     nn.init.zeros_(module[1].weight)
-    assert seen(module, torch.sum).found == "2 of 4 trained tensors get one; not 0.weight, 0.bias"
+    assert seen(module, torch.sum).found == "2 of 4 trained tensors get a gradient; these do not: 0.weight, 0.bias"
 
     watch = Watch()
     for _ in range(2):
@@ -55,13 +55,13 @@ def test_what_is_cut_off_is_named() -> None:
 
     finding = seen(Cut(nn.Linear(2, 2), nn.Linear(2, 1)), torch.sum)
     assert finding.status == "error"
-    assert finding.found == "2 of 4 trained tensors get one; not 0.weight, 0.bias"
+    assert finding.found == "2 of 4 trained tensors get a gradient; these do not: 0.weight, 0.bias"
 
 
 def test_nothing_to_learn_is_a_warning_and_so_is_a_strategy_that_hides_gradients() -> None:
-    assert seen(layers(), lambda output: output.sum() * 0).found == "all are 0"
+    assert seen(layers(), lambda output: output.sum() * 0).found == "all gradients are 0"
     assert seen(layers(), lambda output: output.sum() * 0).status == "warning"
-    assert seen(layers(), None).found == "this strategy shows none"
+    assert seen(layers(), None).found == "this strategy does not show gradients"
     assert seen(layers(), None).status == "warning"
 
 

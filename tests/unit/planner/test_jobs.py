@@ -71,9 +71,15 @@ def test_what_is_offloaded_from_a_cpu_rests_on_it(offloaded: str) -> None:
         (["strategy=fsdp", "trainer.strategy.cpu_offload=true", "trainer.devices=2"], "add trainer=gpu"),
         (["trainer.devices=2"], None),
         (["device_memory=80GB", "trainer=gpu"], None),
+<<<<<<< HEAD
         (["trainer.devices=3"], "minibatch_size=16 is not divisible by 3"),
         (["data.max_length=4096"], "rows of 4096 tokens"),
         (["prompt_length=100", "response_length=9000"], "rows of 9100 tokens"),
+=======
+        (["trainer.devices=3"], "minibatch_size=16 does not divide by 3"),
+        (["data.max_length=4096"], "rows have 4096 tokens"),
+        (["prompt_length=100", "response_length=9000"], "rows have 9100 tokens"),
+>>>>>>> e-words1
     ],
 )
 def test_a_plan_says_what_may_not_be_meant(overrides: list[str], note: str | None) -> None:
@@ -91,8 +97,8 @@ def test_a_plan_says_what_may_not_be_meant(overrides: list[str], note: str | Non
         ("sft", ["model.quantization=nf4", "adapter=lora", "strategy=deepspeed_zero3"], "cannot be divided"),
         ("dpo", ["roles=shared", "adapter=lora"], "roles=shared: DPO"),
         ("ppo", ["roles=shared"], "add adapter=lora"),
-        ("sft", ["prompt_length=8"], "prompt_length=8: rows of stage=sft"),
-        ("reward", ["response_length=8"], "response_length=8: rows of stage=reward"),
+        ("sft", ["prompt_length=8"], "prompt_length=8: a row of stage=sft"),
+        ("reward", ["response_length=8"], "response_length=8: a row of stage=reward"),
     ],
 )
 def test_a_plan_refuses_what_a_run_refuses(stage: str, overrides: list[str], message: str) -> None:
@@ -110,7 +116,7 @@ def test_a_plan_refuses_what_a_run_refuses(stage: str, overrides: list[str], mes
         ("device_flops=nan", "device_flops=nan: must be a number"),
         ("prompt_length=-5", "prompt_length=-5: must be a number of tokens"),
         ("response_length=2.5", "response_length=2.5: must be a number of tokens"),
-        ("device_memory=24", "device_memory=24: these are bytes"),
+        ("device_memory=24", "device_memory=24: this is a number of bytes"),
         ("host_memory=much", "host_memory=much: expected a size"),
     ],
 )

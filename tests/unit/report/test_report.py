@@ -17,7 +17,8 @@ from lightning_rlhf.report import write_report
 from lightning_rlhf.report.curves import thin
 from lightning_rlhf.report.numbers import costs, decimal
 from lightning_rlhf.report.plots import PLOTS
-from lightning_rlhf.report.read import Series, read_run
+from lightning_rlhf.report.read import read_run
+from lightning_rlhf.report.run import Series
 from lightning_rlhf.report.samples import before_and_after, rollouts_over_time
 
 VERSIONS = {"python": "3.11.7", "torch": "2.13.0", "lightning": "2.6.6", "transformers": "5.23.0"}

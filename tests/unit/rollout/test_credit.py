@@ -344,7 +344,7 @@ def test_an_impossible_option_is_an_error_before_anything_is_sampled() -> None:
         Credit(advantage="rloo", num_samples_per_prompt=2, options={"share": 1, "gamma": 0.5})
     assert str(caught.value).splitlines() == [
         "options.share=1: the options of advantage=rloo are none",
-        "options.gamma=0.5: gamma has a place of its own; set gamma=0.5",
+        "options.gamma=0.5: gamma is not an option but a setting of its own; set gamma=0.5",
     ]
 
 

@@ -212,7 +212,7 @@ def test_an_experience_of_other_fields_is_an_error_that_names_them(other: str | 
     numbers = progress["buffer"].pop("weights_version")
     if other:
         progress["buffer"][other] = numbers
-    with pytest.raises(UserError, match="experience differs in (another, )?weights_version: go on with that version"):
+    with pytest.raises(UserError, match="experience differs in (another, )?weights_version: resume with that version"):
         make_dataset().go_on(progress)
 
 

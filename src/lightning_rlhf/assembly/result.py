@@ -1,0 +1,24 @@
+"""The content of `result.json`, which `train` writes for each stage and for a pipeline."""
+
+from typing import NotRequired, TypedDict
+
+
+class RunResult(TypedDict):
+    """The result of a stage, or of a pipeline. Callbacks may add further keys to that of a stage."""
+
+    stage: str
+    """Name of the stage, or `pipeline`."""
+    status: str
+    """Such as `finished`, `running`, `interrupted` or `failed`."""
+    metrics: dict[str, float]
+    """Held-out metrics at the end of the stage; empty for a pipeline."""
+    model_dir: str | None
+    """Folder of the exported model; None for a pipeline whose last stage has not finished."""
+    seconds: float
+    """Duration of the stage, or of all stages that have finished."""
+    versions: dict[str, str]
+    """Versions of Python and of the packages that affect the numbers."""
+    seed: int
+    """Seed of the run."""
+    stages: NotRequired[dict[str, "RunResult"]]
+    """Results of the stages of a pipeline, by name."""
