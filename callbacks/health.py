@@ -11,9 +11,10 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from lightning_rlhf.callbacks import alarm_rules  # noqa: F401 (fills the register)
+from lightning_rlhf.callbacks import alarm_rules, ppo_alarm_rules  # noqa: F401 (importing them registers the alarms)
 from lightning_rlhf.callbacks.alarms import ALARMS
-from lightning_rlhf.distributed.phases import grad_norms, last_grad_norms
+from lightning_rlhf.callbacks.diversity import distinct
+from lightning_rlhf.distributed.clipping import grad_norms, last_grad_norms
 from lightning_rlhf.distributed.weight_movement import Movement
 from lightning_rlhf.errors import raise_problems
 from lightning_rlhf.experience import Rollout
@@ -213,28 +214,6 @@ def health_record(trainer: Trainer) -> dict[str, Any]:
             stopped = {} if callback.stopped_by is None else {"stopped_by": callback.stopped_by}
             return {"alarms": list(callback.begun.values()), **stopped}
     return {}
-
-
-def distinct(ids: Tensor, mask: Tensor, n: int) -> float:
-    """Distinct-n: different n-grams by all n-grams, over all responses together.
-
-    Of token ids, so that it means something in every language. Source: Li et al., "A diversity-promoting objective
-    function for neural conversation models" (2016).
-
-    Args:
-        ids: (B, R) token ids.
-        mask: (B, R) response mask.
-        n: Tokens of an n-gram.
-
-    Returns:
-        A share; 1 where there is no n-gram.
-    """
-    if ids.shape[1] < n:
-        return 1.0
-    ngrams = ids.unfold(1, n, 1)[mask.unfold(1, n, 1).all(-1)]  # (N, n)
-    # A number for each n-gram: to sort numbers is ten times faster than to sort rows.
-    numbers = (ngrams * (ids.max() + 1) ** torch.arange(n, device=ids.device)).sum(1)
-    return len(numbers.unique()) / len(numbers) if len(numbers) else 1.0
 
 
 def _logged(trainer: Trainer, prefix: str) -> dict[str, float]:
