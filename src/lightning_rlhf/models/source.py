@@ -88,8 +88,7 @@ class ModelSource:
             raise UserError(f"model.quantization={self.quantization}: expected one of {', '.join(METHODS)}, or null")
         if self.quantization == "int8" and self.adapter is not None and self.adapter.dora:
             raise UserError(
-                "model.quantization=int8 with model.adapter.dora=true: peft does not support this: set nf4, or use "
-                "plain LoRA"
+                "model.quantization=int8 with model.adapter.dora=true: peft lacks this: set nf4, or use plain LoRA"
             )
         if self.adapter_dir is not None and self.adapter is None:
             raise UserError(f"model.adapter_dir={self.adapter_dir}: nothing would train this adapter: add adapter=lora")
