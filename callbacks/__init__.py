@@ -1,7 +1,7 @@
-"""Callbacks: what a run shows, measures and leaves behind. The package is `lightning_rlhf.callbacks`."""
+"""Callbacks for what a run shows, measures and leaves behind. The package is `lightning_rlhf.callbacks`."""
 
 if __name__ != "lightning_rlhf.callbacks":
-    # From the root of a checkout `import callbacks` also finds this folder, and would make second, different classes.
+    # At the root of a checkout, `import callbacks` would also find this folder, and create each class a second time.
     raise ImportError(f"import 'lightning_rlhf.callbacks', not {__name__!r} (pip install -e . installs it)")
 
 from lightning_rlhf.callbacks.adapter_check import AdapterCheck

@@ -1,4 +1,4 @@
-"""Sees that adapters learn."""
+"""Checks that adapters learn."""
 
 import math
 from collections import Counter, defaultdict
@@ -17,35 +17,35 @@ from lightning_rlhf.models.adapters.lora import is_part_of_adapter
 from lightning_rlhf.models.shared import CRITIC
 from lightning_rlhf.modules.ppo import PPOModule
 
-# The first may have a learning rate of 0, and before the second a critic's head may be 0.
+# The first step may have a learning rate of 0, and before the second step the head of a critic may be 0.
 _STEPS = 3
-# What is left of advantages that are 0, in fp32.
+# The rounding error of advantages of 0 in fp32.
 _ROUNDING = 1e-6
 
 
 class AdapterCheck(RLHFCallback):
-    """Stops a run whose adapters get no gradient: it would end with the model that it began with.
+    """Stops a run whose adapters get no gradient, because it would end with the model with which it began.
 
-    After the first backward pass each of them has one. Its second matrix is 0 before training, so after three steps it
-    is not. In PPO all of a net's may be 0 for longer, but only until three steps had something to learn from: an
-    advantage for the actor, a return that it did not expect for the critic.
+    After the first backward pass, each adapter must have a gradient. Its second matrix is 0 before training, and must
+    not be 0 after three steps. In PPO, all second matrices of a model may stay 0 for longer, but only until three steps
+    had something to learn from: an advantage for the actor, or an unexpected return for the critic.
     """
 
     def __init__(self) -> None:
-        """Has nothing to set."""
+        """Starts without results."""
         self.passed = False
-        # All second matrices of a net were still 0.
+        # Whether all second matrices of a model were still 0.
         self._waits = False
-        # By role: steps that had something to learn from, in this iteration and before it.
+        # The number of steps with something to learn from, by role, in this iteration and before it.
         self._new_lessons: Counter[str] = Counter()
         self._lessons: Counter[str] = Counter()
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Looks whether there is anything to see."""
+        """Checks whether there are adapters."""
         self.passed = not adapter_layers(pl_module)
 
     def on_rollout_end(self, trainer: Trainer, module: LightningModule, rollout: Rollout) -> None:
-        """Counts the steps of this iteration that have something to learn from: no fewer than these, in any order."""
+        """Computes a lower bound of the steps of this iteration with something to learn from, in any order of rows."""
         assert isinstance(module, PPOModule)
         rows = _rows_to_learn_from(rollout.experience)
         self._new_lessons = Counter(
@@ -53,7 +53,7 @@ class AdapterCheck(RLHFCallback):
         )
 
     def on_after_backward(self, trainer: Trainer, pl_module: Any) -> None:
-        """Looks at the gradients of the first step, where a process holds whole ones.
+        """Checks the gradients of the first step, if a process holds whole gradients.
 
         Raises:
             UserError: If an adapter has none.
@@ -64,7 +64,7 @@ class AdapterCheck(RLHFCallback):
         _stop_for([name for name, weight in weights.items() if weight.grad is None], "get no gradient")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: object, *_: object) -> None:
-        """Looks at the second matrices after three steps.
+        """Checks the second matrices after three steps.
 
         Raises:
             UserError: If one has not changed.
@@ -73,10 +73,10 @@ class AdapterCheck(RLHFCallback):
             self._look(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: object) -> None:
-        """Looks again after an iteration, at nets that had nothing to learn from before.
+        """Checks models again after an iteration if they had nothing to learn from before.
 
         Raises:
-            UserError: If one has learnt nothing.
+            UserError: If an adapter has learnt nothing.
         """
         self._lessons += self._new_lessons
         self._new_lessons.clear()
@@ -88,7 +88,7 @@ class AdapterCheck(RLHFCallback):
             return
         self._waits = False
         names = {id(part): name for name, part in module.named_modules()}
-        # One after the other, since nets that are whole may be too large together.
+        # Models are gathered one after the other, because all of them may be too large together.
         for net in models_in(module):
             with whole(trainer, net):
                 for adapter, matrices in _second_matrices(net).items():
@@ -105,7 +105,7 @@ class AdapterCheck(RLHFCallback):
 
 
 def _rows_to_learn_from(experience: Experience) -> dict[str, int]:
-    """How many responses tell actor and critic anything, by role."""
+    """Returns the number of responses with something to learn from, by role."""
     mask = experience.sequences.response_mask
     lessons = {"actor": experience.advantages}
     if experience.returns is not None and experience.old_values is not None:
@@ -114,13 +114,13 @@ def _rows_to_learn_from(experience: Experience) -> dict[str, int]:
 
 
 def _learns(trainer: Trainer, role: str = "") -> bool:
-    """Whether the optimizer's groups of a role, or any, have a learning rate."""
+    """Whether a parameter group of a role, or of any role, has a learning rate above 0."""
     groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
     return any(group["lr"] for group in groups if group.get("name", role).startswith(role))
 
 
 def _second_matrices(net: nn.Module) -> dict[str, dict[str, Tensor]]:
-    """Those that are trained, by adapter."""
+    """Returns the trained second matrices, by adapter."""
     found: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for name, weight in net.named_parameters():
         _, is_second, adapter = name.partition(".lora_B.")

@@ -11,18 +11,18 @@ from lightning_rlhf.ops.kl import adaptive_kl_coef
 
 
 class AdaptiveKL(RLHFCallback):
-    """Moves `kl_coef` after each rollout; without it the weight is fixed.
+    """Adapts `kl_coef` after each rollout; without this callback, `kl_coef` is fixed.
 
-    The new weight holds from the next rollout on, for a penalty in the rewards and for one in the loss: the updates of
-    an iteration take the weight with which its experience was made.
+    The new value applies from the next rollout on, to a penalty in the rewards and to one in the loss. The updates of
+    an iteration use the value with which its experience was made.
     """
 
     def __init__(self, target: float = 6.0, horizon: float = 10_000) -> None:
-        """Takes the aim.
+        """Stores the target.
 
         Args:
-            target: KL to keep, in nats a response.
-            horizon: Responses over which the weight adapts; the smaller, the faster.
+            target: The desired KL, in nats per response.
+            horizon: The number of responses over which `kl_coef` adapts; a smaller number is faster.
 
         Raises:
             UserError: If one of them is not positive.
@@ -32,7 +32,7 @@ class AdaptiveKL(RLHFCallback):
         self.target, self.horizon = target, horizon
 
     def on_rollout_end(self, trainer: Trainer, module: Any, rollout: Rollout) -> None:
-        """Adapts the weight to what was measured."""
+        """Adapts `kl_coef` to the measured KL."""
         module.kl_coef = adaptive_kl_coef(
             module.kl_coef,
             rollout.metrics["kl"],

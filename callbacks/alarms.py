@@ -1,34 +1,34 @@
-"""What an alarm is, and the register of them all: one decorated function adds one."""
+"""The class of alarms, and the registry of all alarms; a decorated function adds one."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 History = Mapping[str, list[float]]
-"""For each watched name its values in the order of time: the first ten, and the latest."""
+"""The values of each watched name in the order of time: the first ten, and the latest."""
 Rule = Callable[[History, float, int], str | None]
-"""Takes the history, the threshold and the window; says in words what it sees, or None while all is well."""
+"""Takes the history, the threshold and the window; returns a problem, or None if there is none."""
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """A rule with its defaults, and words for people."""
+    """A rule with its default settings, its meaning and its remedy."""
 
     rule: Rule
     reads: tuple[str, ...]
-    """Names that the rule reads."""
+    """The names that the rule reads."""
     threshold: float
-    """In the unit that the rule's docstring says."""
+    """In the unit that the docstring of the rule states."""
     window: int
-    """How many values in a row have to look wrong."""
+    """The number of consecutive values that must look wrong."""
     meaning: str
     remedy: str
 
     def knows(self, history: History) -> bool:
-        """Whether all that the rule reads has been seen; a critic-less run, say, has no explained variance."""
+        """Whether the history contains all names that the rule reads; some runs, for instance, have no critic."""
         return all(name in history for name in self.reads)
 
     def evidence(self, history: History) -> str | None:
-        """What the rule sees; None while all is well, or while too little has been seen."""
+        """Returns the rule's description of a problem; None if there is none, or if there are too few values."""
         if any(len(history.get(name, ())) < self.window for name in self.reads):
             return None
         return self.rule(history, self.threshold, self.window)
@@ -40,7 +40,7 @@ ALARMS: dict[str, Alarm] = {}
 def alarm(
     reads: tuple[str, ...], *, threshold: float, window: int, meaning: str, remedy: str
 ) -> Callable[[Rule], Rule]:
-    """Makes a rule an alarm of the rule's name."""
+    """Returns a decorator that registers a rule as an alarm under the name of the rule."""
 
     def register(rule: Rule) -> Rule:
         ALARMS[rule.__name__] = Alarm(rule, reads, threshold, window, meaning, remedy)

@@ -1,4 +1,4 @@
-"""Keeps an average of the trained net over time."""
+"""Keeps a moving average of the trained weights."""
 
 from pathlib import Path
 from typing import Any
@@ -15,23 +15,23 @@ from lightning_rlhf.models.scalar import ScalarModel
 
 
 class EMA(Callback):
-    """Averages the weights of the net that a stage exports, and writes the average as `model_ema/` beside `model/`.
+    """Averages the weights of the exported model, and writes the average as `model_ema/` beside `model/`.
 
-    After each optimizer step, average = decay · average + (1 - decay) · weight, beginning with the weights before the
-    first one. Weights that are not trained need no average. It is kept in fp32, on the device of the weights.
-    A reward model gets none: its scale is set when training is over. Source of the decay: Ouyang et al. (2022), who
-    average the actor.
+    After each optimizer step, average = decay · average + (1 - decay) · weight, starting from the weights before the
+    first step. Frozen weights need no average. The average is kept in fp32, on the device of the weights. A reward
+    model has none, because its scale is set after training. Source of the decay: Ouyang et al. (2022), who average the
+    actor.
     """
 
     def __init__(self, stage: str, decay: float = 0.992) -> None:
-        """Takes how slowly the average moves.
+        """Stores how slowly the average moves.
 
         Args:
             stage: Name of the stage, for the manifest.
             decay: Share of the old average in the new one; the average reaches back over about 1 / (1 - decay) steps.
 
         Raises:
-            UserError: If it does not lie in [0, 1).
+            UserError: If `decay` is not in [0, 1).
         """
         if not 0 <= decay < 1:
             raise UserError(f"EMA: decay={decay} must lie in [0, 1)")
@@ -40,7 +40,7 @@ class EMA(Callback):
         self.step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: object) -> None:
-        """Begins with the weights as they are, or with the average of a checkpoint.
+        """Starts from the current weights, or from the average of a checkpoint.
 
         Raises:
             UserError: If no process holds whole weights.
@@ -58,7 +58,7 @@ class EMA(Callback):
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: object, *_: object) -> None:
-        """Moves the average, if the optimizer has taken a step: not after each accumulated part."""
+        """Updates the average if the optimizer has taken a step, which it does not after each accumulated part."""
         if trainer.global_step == self.step or not self.average:
             return
         self.step = trainer.global_step
@@ -66,7 +66,7 @@ class EMA(Callback):
         get_ema_multi_avg_fn(self.decay)(list(self.average.values()), weights, None)
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Exports the average, unless training was stopped by an error; the net keeps its own weights."""
+        """Exports the average, unless an error has stopped training; the model keeps its own weights."""
         if not trainer.is_global_zero or not self.average:
             return
         weights = _trained(pl_module)
@@ -80,16 +80,16 @@ class EMA(Callback):
             _fill(weights, own)
 
     def state_dict(self) -> dict[str, object]:
-        """The average."""
+        """Returns the average."""
         return {"average": self.average}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes the average of a checkpoint."""
+    def load_state_dict(self, state_dict: dict[str, dict[str, Tensor]]) -> None:
+        """Restores the average from a checkpoint."""
         self.average = state_dict["average"]
 
 
 def _trained(module: Any) -> dict[str, Tensor]:
-    """The trained weights of the net that the stage exports, or none of a reward model."""
+    """Returns the trained weights of the exported model, or nothing for a reward model."""
     net: nn.Module = module.export_nets()["model"]
     if isinstance(net, ScalarModel):
         return {}

@@ -1,4 +1,4 @@
-"""Leaves a plain Hugging Face folder at the end of a stage."""
+"""Writes a plain Hugging Face folder at the end of a stage."""
 
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ class Export(Callback):
     """Writes `model/` into the run folder: weights, configuration, tokenizer with chat template, manifest."""
 
     def __init__(self, stage: str) -> None:
-        """Takes what the manifest says.
+        """Stores the content of the manifest.
 
         Args:
             stage: Name of the stage.
@@ -24,21 +24,21 @@ class Export(Callback):
         self.stage = stage
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Exports, unless training was stopped by an error."""
+        """Exports the models, unless an error has stopped training."""
         write = partial(export_model, renderer=pl_module.renderer, manifest={"stage": self.stage})
         for name, model in pl_module.export_nets().items():
             folder = Path(trainer.default_root_dir) / name
-            # Every process has a quantized model whole.
+            # Every process holds a quantized model as a whole.
             if not sharding(trainer) or is_quantized(model):
                 if trainer.is_global_zero:
                     write(model, folder=folder)
             elif adapter_layers(model):
-                # Weights and adapter are merged layer by layer, in a model that is whole.
+                # Weights and adapter are merged layer by layer, which needs a whole model.
                 weights = full_state_dict(trainer, model)
                 if trainer.is_global_zero:
                     write(rebuilt(model, weights), folder=folder)
             else:
-                # All processes give their parts; the first one writes.
+                # All processes contribute their parts, and the first one writes.
                 with named_weights(trainer, model) as stream:
                     if trainer.is_global_zero:
                         write(model, folder=folder, weights=stream)

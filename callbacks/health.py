@@ -1,4 +1,4 @@
-"""Watches the signs of a run that goes wrong, and says so while it is going on."""
+"""Watches a run for signs of problems, and reports them during the run."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,9 +11,10 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from lightning_rlhf.callbacks import alarm_rules  # noqa: F401 (fills the register)
+from lightning_rlhf.callbacks import alarm_rules, ppo_alarm_rules  # noqa: F401 (importing them registers the alarms)
 from lightning_rlhf.callbacks.alarms import ALARMS
-from lightning_rlhf.distributed.phases import grad_norms, last_grad_norms
+from lightning_rlhf.callbacks.diversity import distinct
+from lightning_rlhf.distributed.clipping import grad_norms, last_grad_norms
 from lightning_rlhf.distributed.weight_movement import Movement
 from lightning_rlhf.errors import raise_problems
 from lightning_rlhf.experience import Rollout
@@ -23,18 +24,18 @@ from lightning_rlhf.modules.finite import check_finite
 log = logging.getLogger(__name__)
 
 _NORM = "train/grad_norm"
-# What no one else logs, of each iteration.
+# Metrics of each iteration that only this callback logs.
 _OWN = ("rollout/distinct_1", "rollout/distinct_2", "train/first_log_ratio")
-# Of each watched value the first ones are kept, which rules compare with, and the latest.
+# The number of first values of each name, to which rules compare, and of latest values that are kept.
 _NUM_FIRST, _NUM_LATEST = 10, 200
-# Of so many optimizer steps, one is looked at: which weights it moves.
+# One of this many optimizer steps is checked for the share of weights that it moves.
 _MOVES = 16
 
 
 class Health(RLHFCallback):
-    """Rings the alarms of `alarm_rules.py`: a line when one rings for the first time, and a note in `result.json`.
+    """Rings the registered alarms: logs a line when one rings for the first time, and stores it for `result.json`.
 
-    A gradient that is not finite ends the run with an error, since the weights would be lost by the next step.
+    A gradient that is not finite ends the run with an error, because the next step would destroy the weights.
 
     Logs `health/<alarm>` (1 if it rang since the last epoch or iteration, else 0), the norm of the gradient before
     clipping (`train/grad_norm` of all trained weights and, if there are several roles, `train/grad_norm_<role>` of
@@ -43,14 +44,14 @@ class Health(RLHFCallback):
     """
 
     def __init__(self, alarms: Mapping[str, Mapping[str, float]] | None = None, stop_on: Sequence[str] = ()) -> None:
-        """Takes what to do otherwise than by default.
+        """Stores the settings that differ from the defaults.
 
         Args:
-            alarms: For each alarm by name another `threshold` or `window`.
-            stop_on: Names of alarms that stop the run.
+            alarms: The changed `threshold` or `window` of alarms, by name.
+            stop_on: The names of the alarms that stop the run.
 
         Raises:
-            UserError: If a name is unknown or a value is impossible; all such at once.
+            UserError: If a name is unknown or a value is impossible; the message lists all of them.
         """
         changes: Mapping[str, Any] = alarms or {}
         raise_problems(_problems(changes, stop_on))
@@ -64,7 +65,7 @@ class Health(RLHFCallback):
         self.movement: Movement | None = None
 
     def on_rollout_end(self, trainer: Trainer, module: LightningModule, rollout: Rollout) -> None:
-        """Watches what was sampled."""
+        """Watches the sampled responses."""
         sequences = rollout.experience.sequences
         self._watch({f"rollout/{name}": value for name, value in rollout.metrics.items()})
         self._watch(
@@ -76,14 +77,14 @@ class Health(RLHFCallback):
         )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Counts steps from here: a run that goes on has taken some."""
+        """Stores the first step; a resumed run does not start at 0."""
         self.step, self.movement = trainer.global_step, None
         self._look_at_weights(trainer)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Watches the gradient of a whole minibatch; outside PPO also rings, since an epoch may be the whole run."""
+        """Watches the gradient of a minibatch; outside PPO it also rings, because an epoch may be the whole run."""
         self._take_norms(trainer, pl_module, grad_norms(trainer, optimizer))
 
     def _take_norms(self, trainer: Trainer, pl_module: LightningModule, norms: Mapping[str, Tensor] | None) -> None:
@@ -95,36 +96,36 @@ class Health(RLHFCallback):
             named |= {f"{_NORM}_{role}": norm for role, norm in norms.items()}
         pl_module.log_dict(named, on_step=not in_ppo, on_epoch=in_ppo, batch_size=1, sync_dist=in_ppo)
         values = {name: float(norm) for name, norm in named.items()}
-        # Under fp16 gradients overflow now and then: the scaler skips that step and lowers its scale.
+        # Under fp16, gradients overflow now and then; the scaler then skips the step and lowers its scale.
         finite = isfinite(values[_NORM])
         if not finite and getattr(trainer.precision_plugin, "scaler", None) is not None:
             return
         self._watch(values)
         if not in_ppo or not finite:
             self._ring(trainer)
-        # The norm is that of all ranks, so they end together: before the step, where it is known by then.
+        # The norm is that of all ranks, so they end together, before the step if the norm is known by then.
         check_finite(trainer, values)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: object) -> None:
-        """Watches a norm that comes late."""
+        """Watches a norm that is known only after the step."""
         if trainer.global_step > self.step:
             self._take_norms(trainer, pl_module, last_grad_norms(trainer))
             self.step = trainer.global_step
             self._look_at_weights(trainer)
 
     def on_loss(self, trainer: Trainer, module: LightningModule, batch_idx: int, terms: Mapping[str, Tensor]) -> None:
-        """Watches the ratio of PPO's first update of an iteration, which has to be 1."""
+        """Watches the ratio in the first update of an iteration of PPO, which must be 1."""
         if batch_idx == 0:
             # approx_kl is half the mean square of the log-ratio.
             self._watch({"train/first_log_ratio": (2 * float(terms["approx_kl"])) ** 0.5})
 
     def _look_at_weights(self, trainer: Trainer) -> None:
-        """Before each 16th step and after it, so that a run that goes on looks at the same ones."""
+        """Compares weights before and after each 16th step, counted so that a resumed run checks the same steps."""
         if self.movement is not None:
             share = self.movement.share(trainer)
-            # Under fp16 none move in a step that is left out.
+            # Under fp16, a skipped step moves no weights.
             if share is not None and (share or getattr(trainer.precision_plugin, "scaler", None) is None):
-                # Not by the module, whose values are logged again with each step until the epoch ends.
+                # The module would log the value again with each step until the epoch ends.
                 for logger in trainer.loggers:
                     logger.log_metrics({"train/moved_fraction": share}, step=self.step - 1)
                 self._watch({"train/moved_fraction": share})
@@ -133,7 +134,7 @@ class Health(RLHFCallback):
     def on_evaluation_end(
         self, trainer: Trainer, module: LightningModule, iteration: int, samples: list[dict[str, Any]]
     ) -> None:
-        """Watches gold beside score and KL of answers to held-out prompts, those before training too."""
+        """Watches gold score, score and KL of answers to held-out prompts, including those before training."""
         if not {"gold", "score", "kl"} <= samples[0].keys():
             return
         gold, score, kl = ([float(sample[name]) for sample in samples] for name in ("gold", "score", "kl"))
@@ -141,12 +142,12 @@ class Health(RLHFCallback):
         self._watch({"gold/score": fmean(score), "gold/kl": fmean(kl)})
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Watches what was measured on held-out data."""
+        """Watches the metrics on held-out data."""
         if not trainer.sanity_checking:
             self._watch(_logged(trainer, "val/"))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Watches what the update was like, rings, and logs."""
+        """Watches the metrics of the update, rings alarms, and logs."""
         own = (_NORM, "train/moved_fraction", *_OWN)
         logged = _logged(trainer, "train/").items()
         self._watch({name: value for name, value in logged if not name.startswith(own)})
@@ -167,7 +168,7 @@ class Health(RLHFCallback):
             del seen[_NUM_FIRST:-_NUM_LATEST]
 
     def _ring(self, trainer: Trainer) -> None:
-        """Rings the alarms whose rule holds now, and stops the run if one of them should."""
+        """Rings the alarms whose rule applies now, and stops the run if one of them is in `stop_on`."""
         found = {name: alarm.evidence(self.history) for name, alarm in self.alarms.items()}
         rings = {name: evidence for name, evidence in found.items() if evidence is not None}
         self.rang |= rings.keys()
@@ -176,7 +177,7 @@ class Health(RLHFCallback):
                 self._begin(trainer, name, evidence)
         if self.stop_on:
             reasons = [name for name in self.stop_on if name in rings]
-            # All ranks stop together, even where gradients are sharded and each sees its own.
+            # All ranks stop together, even if gradients are divided and each rank sees only its own.
             if trainer.strategy.reduce_boolean_decision(bool(reasons), all=False):
                 trainer.should_stop = True
                 self.stopped_by = self.stopped_by or next(iter(reasons), None)
@@ -197,44 +198,22 @@ class Health(RLHFCallback):
             log.warning("alarm %s, %s: %s (%s)%s", name, when, message, remedy, stops)
 
     def state_dict(self) -> dict[str, object]:
-        """What was watched and what has rung."""
+        """Returns the history and the alarms that have rung."""
         return {"history": self.history, "begun": self.begun, "rang": sorted(self.rang)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from there."""
+        """Restores the history and the alarms."""
         self.history, self.begun, self.rang = state_dict["history"], state_dict["begun"], set(state_dict["rang"])
 
 
 def health_record(trainer: Trainer) -> dict[str, Any]:
-    """What `result.json` says: the alarms in the order of their first ring, and which of them stopped the run."""
+    """Returns the entries of `result.json`: alarms in the order of their first ring, and which one stopped the run."""
     # `callbacks` is set by the Trainer's connector, which type checkers do not see.
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Health):
             stopped = {} if callback.stopped_by is None else {"stopped_by": callback.stopped_by}
             return {"alarms": list(callback.begun.values()), **stopped}
     return {}
-
-
-def distinct(ids: Tensor, mask: Tensor, n: int) -> float:
-    """Distinct-n: different n-grams by all n-grams, over all responses together.
-
-    Of token ids, so that it means something in every language. Source: Li et al., "A diversity-promoting objective
-    function for neural conversation models" (2016).
-
-    Args:
-        ids: (B, R) token ids.
-        mask: (B, R) response mask.
-        n: Tokens of an n-gram.
-
-    Returns:
-        A share; 1 where there is no n-gram.
-    """
-    if ids.shape[1] < n:
-        return 1.0
-    ngrams = ids.unfold(1, n, 1)[mask.unfold(1, n, 1).all(-1)]  # (N, n)
-    # A number for each n-gram: to sort numbers is ten times faster than to sort rows.
-    numbers = (ngrams * (ids.max() + 1) ** torch.arange(n, device=ids.device)).sum(1)
-    return len(numbers.unique()) / len(numbers) if len(numbers) else 1.0
 
 
 def _logged(trainer: Trainer, prefix: str) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Carries what a run has logged over to the run that goes on from its checkpoint."""
+"""Carries the logs of a run over to the run that resumes from its checkpoint."""
 
 import csv
 import io
@@ -12,19 +12,19 @@ from lightning_rlhf.distributed.collectives import gather_objects
 
 
 class History(Callback):
-    """Keeps in each checkpoint what was logged until then, so that a resumed run leaves what an uninterrupted one does.
+    """Stores the logs in each checkpoint, so that a resumed run leaves the same logs as an uninterrupted one.
 
-    - The rows of `metrics.csv`: the resumed run begins with them, in the same folder or in another one.
-    - The row of the step or epoch that is just over: Lightning logs it after the checkpoint is written.
-    - The sums behind the means of an epoch that is not over, over all ranks: Lightning begins them anew.
+    - The rows of `metrics.csv`; the resumed run starts with them, in the same folder or in another one.
+    - The row of the step or epoch that has just ended, because Lightning logs it after it writes the checkpoint.
+    - The sums over all ranks behind the means of an unfinished epoch, because Lightning would start them again.
     """
 
     def __init__(self) -> None:
-        """Starts without any."""
+        """Starts without sums."""
         self.sums: dict[str, tuple[float, float]] = {}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, object]) -> None:
-        """Puts what was logged into the checkpoint."""
+        """Stores the logs in the checkpoint."""
         epoch: Any = trainer.fit_loop.epoch_progress.current
         over = epoch.processed == epoch.started
         checkpoint["history"] = {
@@ -34,12 +34,12 @@ class History(Callback):
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Logs again what was logged until then."""
+        """Logs the rows of the checkpoint again."""
         history = checkpoint.get("history")
         if history is None:
             return
         self.sums = dict(history["sums"])
-        # As texts, so that no digit changes.
+        # The values stay strings, so that no digit changes.
         rows = list(csv.DictReader(io.StringIO(history["rows"])))
         for logger in trainer.loggers:
             for row in rows if isinstance(logger, CSVLogger) else []:
@@ -51,7 +51,7 @@ class History(Callback):
             logger.save()
 
     def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
-        """Adds the sums of the part of the epoch that came before the checkpoint, as soon as there is a second one."""
+        """Adds the sums of the epoch before the checkpoint to those after it, as soon as the latter exist."""
         results = trainer.fit_loop.epoch_loop._results
         for key in self.sums.keys() & results.keys():
             value, weight = self.sums.pop(key)
@@ -60,7 +60,7 @@ class History(Callback):
 
 
 def _csv_text(trainer: Trainer) -> str:
-    """What `metrics.csv` holds, of the process that writes it."""
+    """Returns the content of `metrics.csv` on the process that writes it, and an empty string on others."""
     for logger in trainer.loggers:
         if isinstance(logger, CSVLogger) and trainer.is_global_zero:
             logger.save()
@@ -70,8 +70,8 @@ def _csv_text(trainer: Trainer) -> str:
 
 
 def _last_row(trainer: Trainer, *, over: bool) -> dict[str, float] | None:
-    """The row that Lightning is about to log: of the epoch that is over, or of the step."""
-    # It keeps what was logged here alone, and no public name leads to it.
+    """Returns the row that Lightning is about to log, of the epoch that is over or of the step."""
+    # Only this private attribute holds the logged values.
     metrics = trainer.fit_loop.epoch_loop._results.metrics(on_step=not over)["log"]
     if not metrics or not (over or trainer._logger_connector.should_update_logs):
         return None
@@ -80,7 +80,7 @@ def _last_row(trainer: Trainer, *, over: bool) -> dict[str, float] | None:
 
 
 def _sums(trainer: Trainer) -> dict[str, tuple[float, float]]:
-    """Over all ranks: for each mean over the epoch, the sum so far, and the rows in it."""
+    """Returns the sum so far and its number of rows, over all ranks, for each mean over the epoch."""
     results = trainer.fit_loop.epoch_loop._results
     mine = {
         key: (float(metric.value), float(metric.cumulated_batch_size))

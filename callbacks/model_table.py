@@ -1,8 +1,6 @@
-"""Says which nets a run holds, and what they take before anything is computed."""
+"""Prints the models of a run and the memory that they take before anything is computed."""
 
-from typing import Any
-
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -13,10 +11,10 @@ from lightning_rlhf.sizes import readable
 
 
 class NetTable(Callback):
-    """Prints a table of the nets when training begins: parameters, and the memory of weights, gradients, optimizer."""
+    """Prints a table of the models when training begins: parameters and memory of weights, gradients and optimizer."""
 
-    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Prints it."""
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints the table."""
         if not trainer.is_global_zero:
             return
         table = Table(box=None, padding=(0, 1), header_style="dim")
@@ -31,7 +29,7 @@ class NetTable(Callback):
 
 
 def models_by_role(module: nn.Module) -> dict[str, nn.Module]:
-    """The nets of a module by role; where roles share one, it is named once."""
+    """Returns the models of a module by role; a model that several roles share appears once."""
     holder = getattr(module, "roles", module)
     return {name: net for name, net in holder.named_children() if any(True for _ in net.parameters())}
 
@@ -39,7 +37,7 @@ def models_by_role(module: nn.Module) -> dict[str, nn.Module]:
 def _cells(net: nn.Module, trainer: Trainer) -> list[str]:
     count, trained = (num_parameters(trainer, net, trained=only) for only in (False, True))
     item = next(net.parameters()).element_size()
-    # What is quantized is not divided among processes.
+    # Quantized models are not divided among processes.
     weights = sum(weight.nbytes for weight in net.parameters()) if is_quantized(net) else count * item
-    # A gradient and the optimizer's two moments, in the dtype of the weights.
+    # The gradient and the two moments of the optimizer have the dtype of the weights.
     return [f"{count / 1e6:,.2f} M", "yes" if trained else "no", readable(weights), readable(3 * trained * item)]

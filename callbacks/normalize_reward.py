@@ -1,4 +1,4 @@
-"""Gives a reward model mean 0 and standard deviation 1 on samples of the reference policy."""
+"""Scales a reward model to mean 0 and standard deviation 1 on samples of the reference policy."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -24,11 +24,11 @@ log = logging.getLogger(__name__)
 
 
 class NormalizeReward(Callback):
-    """Folds the normalisation into the head when training ends, so that an export carries it.
+    """Folds the normalisation into the head when training ends, so that an export contains it.
 
-    Then `kl_coef` means the same for every reward model. Source: Ziegler et al. (2019), section 2.1. The processes
-    share the samples, which do not depend on their number. The policy is there only while it samples: whole in each
-    process, as the net that samples in PPO is, or block by block where that one is.
+    This gives `kl_coef` the same meaning for every reward model. Source: Ziegler et al. (2019), section 2.1. The
+    processes share the samples, which do not depend on their number. The policy is loaded only while it samples, as a
+    whole in each process or gathered block by block, like the model that samples in PPO.
     """
 
     def __init__(
@@ -40,36 +40,36 @@ class NormalizeReward(Callback):
         seed: int = 0,
         engine: BuildEngine = PaddedEngine,
     ) -> None:
-        """Takes what to sample.
+        """Stores what to sample.
 
         Args:
             reference: Builds the policy that PPO will start from.
             sampling: How responses are drawn.
-            num_samples: Responses to draw, one for each of the first training prompts.
-            batch_size: Responses that one process draws and scores at a time.
-            seed: Of the random numbers.
-            engine: Builds what draws the responses.
+            num_samples: The number of responses, one for each of the first training prompts.
+            batch_size: The number of responses that one process draws and scores at a time.
+            seed: The seed of the random numbers.
+            engine: Builds the engine that draws the responses.
         """
         self.engine = engine
         self.reference, self.sampling, self.num_samples = reference, sampling, num_samples
         self.batch_size, self.seed = batch_size, seed
 
     def on_fit_start(self, trainer: Any, pl_module: object) -> None:
-        """Lets a run that goes on from its end come to its end once more.
+        """Makes a run that resumes from its end reach its end again.
 
-        Lightning would leave `on_train_end` out, since no epoch is left, and the export would have the raw scale. Some
-        strategies read the checkpoint later than this, so all runs get one more epoch here.
+        Otherwise Lightning would skip `on_train_end`, because no epoch is left, and the export would have the raw
+        scale. Some strategies read the checkpoint later than this, so every run gets one more epoch here.
         """
         if trainer.max_epochs >= 0:
             trainer.fit_loop.max_epochs += 1
 
     def on_train_start(self, trainer: Any, pl_module: object) -> None:
-        """Takes the epoch back, before one begins."""
+        """Removes the additional epoch before the first epoch begins."""
         if trainer.max_epochs >= 0:
             trainer.fit_loop.max_epochs -= 1
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Samples, scores, and folds."""
+        """Samples responses, scores them, and folds the normalisation into the head."""
         prompts = trainer.datamodule.reference_prompts(self.num_samples)
         drawn = self._draw(trainer, pl_module, prompts)
         with rollout_phase(trainer, pl_module.net):
@@ -82,11 +82,11 @@ class NormalizeReward(Callback):
             log.info("reward normalised on %d samples: was mean %.3f, std %.3f", len(prompts), mean, std)
 
     def _draw(self, trainer: Any, pl_module: Any, prompts: Sequence[Prompt]) -> list[Sequences]:
-        """This process's share of the samples, a few rows at a time; the policy is gone afterwards."""
+        """Draws this process's share of the samples, a few rows at a time, and releases the policy afterwards."""
         mine = share_of_rows(len(prompts), trainer.global_rank, trainer.world_size)
         policy = self.reference()
         engine = self.engine(policy, pl_module.device)
-        # While the policy is whole, on the CPU; of the version that it is given nobody asks.
+        # The policy is still whole and on the CPU here. The version of the weights is not used.
         engine.update_weights(policy.state_dict().items(), version=0)
         if engine.shares_weights:
             place_generator(trainer, policy)
@@ -100,7 +100,7 @@ class NormalizeReward(Callback):
                     engine,
                     batch.input_ids.to(pl_module.device),
                     batch.attention_mask.to(pl_module.device),
-                    # Each prompt has numbers of its own, whichever rank samples it.
+                    # Each prompt has its own random numbers, whichever rank samples it.
                     [RandomKey(self.seed, (SAMPLING,), row) for row in mine[rows]],
                     self.sampling,
                     stop_ids=pl_module.renderer.stop_ids,
@@ -111,12 +111,12 @@ class NormalizeReward(Callback):
 
 
 def share_of_rows(count: int, rank: int, processes: int) -> list[int]:
-    """The rows of a process; the last one again where they do not divide, since all processes take equally many.
+    """Returns the rows of a process; the last row is repeated so that all processes have equally many.
 
     Args:
-        count: Rows of all processes.
-        rank: Of the process.
-        processes: How many there are.
+        count: The number of rows of all processes.
+        rank: The rank of the process.
+        processes: The number of processes.
     """
     each = -(-count // processes)
     return [min(place, count - 1) for place in range(rank * each, (rank + 1) * each)]

@@ -1,4 +1,4 @@
-"""Shows where a run is: the phase that goes on, and a line for each epoch that is over."""
+"""Shows the progress of a run: the current phase, and a line for each finished epoch."""
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
@@ -25,16 +25,16 @@ _SHOWN = {
 
 
 class PhaseProgress(ProgressBar, RLHFCallback):
-    """A bar for rollout, update and evaluation; and after each epoch (PPO: iteration) one line that stays.
+    """A bar for rollout, update and evaluation, and a permanent line after each epoch (PPO: iteration).
 
-    Where the output is not a terminal there are only the lines.
+    If the output is not a terminal, only the lines are printed.
     """
 
     def __init__(self, unit: str = "epoch") -> None:
-        """Takes the word for an epoch.
+        """Stores the word for an epoch.
 
         Args:
-            unit: What to call it: epoch, or iteration.
+            unit: The word, epoch or iteration.
         """
         super().__init__()
         self.unit = unit
@@ -45,16 +45,16 @@ class PhaseProgress(ProgressBar, RLHFCallback):
         self.enabled = True
 
     def disable(self) -> None:
-        """Called by Lightning on all ranks but the first."""
+        """Disables all output; Lightning calls this on all ranks but the first."""
         self.enabled = False
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
-        """Shows an epoch that goes on, which Lightning does not start again."""
+        """Shows a resumed epoch, for which Lightning does not call `on_train_epoch_start`."""
         if not self.shown:
             self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
-        """Shows the update; a rollout takes its place while it goes on."""
+        """Shows the update; a rollout replaces it while it runs."""
         self.shown = f"{self.unit} {trainer.current_epoch + 1}/{trainer.max_epochs}"
         self._phase(f"{self.shown} update", int(trainer.num_training_batches))
 
@@ -63,7 +63,7 @@ class PhaseProgress(ProgressBar, RLHFCallback):
         self._phase(f"{self.shown} rollout", None)
 
     def on_rollout_end(self, trainer: Trainer, module: LightningModule, rollout: Rollout) -> None:
-        """Shows the update, and the score."""
+        """Shows the update and the score."""
         score, kl = rollout.metrics["score_mean"], rollout.metrics["kl"]
         self._phase(f"{self.shown} update  score {score:.2f}  kl {kl:.2f}", int(trainer.num_training_batches))
 
@@ -83,7 +83,7 @@ class PhaseProgress(ProgressBar, RLHFCallback):
         self._advance()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leaves a line."""
+        """Prints the line of the epoch."""
         if not self.enabled:
             return
         validated = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
@@ -97,11 +97,11 @@ class PhaseProgress(ProgressBar, RLHFCallback):
         self.console.print(f"{self.shown}  " + "  ".join(cells), highlight=False, soft_wrap=True)
 
     def on_train_end(self, *_: object) -> None:
-        """Takes the bar away."""
+        """Removes the bar."""
         self._close()
 
     def on_exception(self, *_: object) -> None:
-        """Takes the bar away."""
+        """Removes the bar."""
         self._close()
 
     def _phase(self, text: str, total: float | None) -> None:

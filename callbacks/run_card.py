@@ -1,4 +1,4 @@
-"""Draws the run card: one page about a run."""
+"""Draws the run card, a page about a run."""
 
 from pathlib import Path
 
@@ -11,20 +11,20 @@ class RunCard(Callback):
     """Writes `report.html` into the run folder, during the run and at its end."""
 
     def __init__(self, every: int = 10) -> None:
-        """Takes how often.
+        """Stores how often the card is drawn.
 
         Args:
-            every: Draw it anew after every so many epochs (PPO: iterations).
+            every: The number of epochs (PPO: iterations) after which it is drawn again.
 
         Raises:
-            UserError: If it is not positive.
+            UserError: If `every` is not positive.
         """
         if every < 1:
             raise UserError(f"run card: every={every} must be at least 1")
         self.every = every
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws the state of things."""
+        """Draws the current state of the run."""
         if (trainer.current_epoch + 1) % self.every == 0:
             self._draw(trainer)
 

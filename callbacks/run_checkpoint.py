@@ -1,4 +1,4 @@
-"""Writes checkpoints: after each epoch, and within one by time and when the run is told to stop."""
+"""Writes checkpoints after each epoch, and within an epoch after some time or when the run is told to stop."""
 
 import os
 import signal
@@ -30,11 +30,11 @@ class RunCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, dirpath: str, every_minutes: float | None = 30.0, **settings: Any) -> None:
-        """Takes where and when.
+        """Stores where and when to write.
 
         Args:
             dirpath: The folder of the checkpoints.
-            every_minutes: Longest time between two checkpoints, if a step takes less; None: at the end of epochs only.
+            every_minutes: The longest time between two checkpoints, if a step takes less; None for ends of epochs only.
             settings: Those of `ModelCheckpoint`, which say what is written at the end of epochs.
 
         Raises:
@@ -50,10 +50,10 @@ class RunCheckpoint(ModelCheckpoint):
         self.handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock, and listens to signals: from here on there is something to lose."""
+        """Starts the clock, and handles signals from here on, when there is work to lose."""
         super().on_train_start(trainer, pl_module)
         self.saved, self.step, self.received = time.monotonic(), trainer.global_step, 0
-        # Only the main thread may; and a process that ignores Ctrl-C, such as one behind nohup, goes on ignoring it.
+        # Only the main thread may do so. A process that ignores Ctrl-C, such as one under nohup, keeps ignoring it.
         if threading.current_thread() is threading.main_thread():
             signals = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if SLURMEnvironment.detect() else [])]
             heard = [number for number in signals if signal.getsignal(number) not in (signal.SIG_IGN, None)]
@@ -62,10 +62,10 @@ class RunCheckpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: object, batch_idx: int
     ) -> None:
-        """Saves if it is time, or the last chance; the last step of an epoch is left to the epoch's end."""
+        """Saves if it is due or the run was told to stop, except after the last step of an epoch."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if trainer.global_step == self.step:
-            # A part of a minibatch.
+            # Only a part of a minibatch has ended.
             return
         self.step = trainer.global_step
         if batch_idx + 1 < trainer.num_training_batches:
@@ -76,7 +76,7 @@ class RunCheckpoint(ModelCheckpoint):
                 self._obey()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves, and stops if the process was told to during the last step or the evaluation."""
+        """Saves, and stops if a signal arrived during the last step or the evaluation."""
         super().on_train_epoch_end(trainer, pl_module)
         self.saved = time.monotonic()
         if trainer.strategy.reduce_boolean_decision(bool(self.received), all=False):
@@ -85,12 +85,12 @@ class RunCheckpoint(ModelCheckpoint):
             self._obey()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leaves signals to those who had them before."""
+        """Restores the previous signal handlers."""
         super().on_train_end(trainer, pl_module)
         self._restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leaves signals to those who had them before, but for Ctrl-C, which Lightning ignores while it cleans up."""
+        """Restores the previous signal handlers, except for Ctrl-C, which Lightning ignores while it cleans up."""
         super().on_exception(trainer, pl_module, exception)
         self.handlers.pop(signal.SIGINT, None)
         self._restore()
@@ -103,11 +103,11 @@ class RunCheckpoint(ModelCheckpoint):
             raise KeyboardInterrupt
         self.received = number
         if number != signal.SIGUSR1 and is_first_process():
-            # Not by print, which may be what the signal has interrupted.
+            # The signal may have interrupted a call of print, so print must not be used here.
             os.write(_STDERR, b"\nstopping after this step, with a checkpoint; Ctrl-C once more stops at once\n")
 
     def _obey(self) -> None:
-        """Does what any rank was told to."""
+        """Obeys the signal that any rank has received."""
         number = max(gather_objects([self.received]))
         if number == signal.SIGUSR1:
             self.received = 0

@@ -1,4 +1,4 @@
-"""Writes `result.json`: what scripts read of a run."""
+"""Writes `result.json`, the results of a run for scripts."""
 
 import json
 import platform
@@ -18,17 +18,17 @@ _PACKAGES = ("lightning-rlhf", "torch", "lightning", "transformers", "hydra-core
 
 
 class RunRecord(Callback):
-    """Keeps `result.json` in the run folder true: running, finished, stopped, interrupted or failed.
+    """Keeps `result.json` in the run folder up to date: running, finished, stopped, interrupted or failed.
 
-    A run that an alarm or `max_time` ends before its first evaluation is `stopped`: it has a model, but no metrics.
+    A run that an alarm or `max_time` ends before its first evaluation is `stopped`; it has a model but no metrics.
     """
 
     def __init__(self, stage: str, seed: int) -> None:
-        """Takes what the record says.
+        """Stores the content of the record.
 
         Args:
             stage: Name of the stage.
-            seed: Of the run.
+            seed: The seed of the run.
         """
         self.stage, self.seed = stage, seed
         self.start = time.perf_counter()
@@ -39,12 +39,12 @@ class RunRecord(Callback):
         self.num_epochs = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Says that the run has begun."""
+        """Records that the run has begun."""
         self.start = time.perf_counter()
         self._write(trainer, pl_module, "running")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Counts steps from here: a run that goes on has taken some."""
+        """Stores the first step; a resumed run does not start at 0."""
         self.first_step = trainer.global_step
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -52,28 +52,28 @@ class RunRecord(Callback):
         self.num_epochs += 1
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keeps what was measured on held-out data."""
+        """Stores the metrics on held-out data."""
         if not trainer.sanity_checking:
             metrics, self.measured_step = trainer.callback_metrics, trainer.global_step
             self.metrics = {n.removeprefix("val/"): float(v) for n, v in metrics.items() if n.startswith("val/")}
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Says how far it has come."""
+        """Records the progress of the run."""
         self._write(trainer, pl_module, "running")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops before a model is exported that was not trained.
+        """Stops before a model without training is exported.
 
         Raises:
-            UserError: If no step was taken, or nothing was measured.
+            UserError: If no step was taken, or the last step was not evaluated.
         """
         self._check(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Says that it is whole.
+        """Records that the run is complete.
 
         Raises:
-            UserError: If it is not, where Lightning has left the training out.
+            UserError: If Lightning has skipped the training, so that the run is not complete.
         """
         try:
             self._check(trainer)
@@ -83,15 +83,15 @@ class RunRecord(Callback):
         self._write(trainer, pl_module, "finished" if self.metrics or not trainer.enable_validation else "stopped")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Says that it is not."""
+        """Records that the run was interrupted or has failed."""
         self._write(trainer, pl_module, "interrupted" if isinstance(exception, KeyboardInterrupt) else "failed")
 
     def state_dict(self) -> dict[str, object]:
-        """What was measured last, and the seconds so far: they belong to the weights."""
+        """Returns the last metrics and the seconds so far, which belong to the weights."""
         return {"metrics": self.metrics, "measured_step": self.measured_step, "seconds": self._seconds()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from there; a run that was stopped after its last evaluation has no other."""
+        """Restores them; a run that was stopped after its last evaluation gets no other metrics."""
         self.metrics, self.measured_step = state_dict["metrics"], state_dict["measured_step"]
         self.seconds_before = state_dict["seconds"]
 
@@ -104,7 +104,7 @@ class RunRecord(Callback):
                 f"{self.stage}: no step was taken, so nothing was trained: give it rows and epochs to train on "
                 f"(max_epochs={trainer.max_epochs}, limit_train_batches={trainer.limit_train_batches})"
             )
-        # What stops a run early, an alarm or max_time, need not wait for the next evaluation.
+        # An alarm or max_time may stop a run before the next evaluation.
         if trainer.enable_validation and self.measured_step != trainer.global_step and not trainer.should_stop:
             raise UserError(
                 f"{self.stage}: the weights of step {trainer.global_step} were not evaluated, so result.json would not "
@@ -134,7 +134,7 @@ class RunRecord(Callback):
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that numbers depend on."""
+    """Returns the versions of Python and of the packages that affect the numbers."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -145,6 +145,6 @@ def versions() -> dict[str, str]:
 
 
 def write_json(path: Path, content: dict[str, object]) -> None:
-    """Writes a JSON file in one step: a reader sees the old one or the new one, never a part."""
+    """Writes a JSON file in one step; a reader sees the old file or the new one, but never a part."""
     with appearing(path) as partial:
         partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

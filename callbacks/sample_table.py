@@ -1,4 +1,4 @@
-"""Keeps samples for people to read."""
+"""Stores samples for people to read."""
 
 import json
 from pathlib import Path
@@ -16,11 +16,11 @@ class SampleTable(RLHFCallback):
     """Appends samples to `samples.jsonl` in the run folder; logs them as a table where a logger has tables (W&B)."""
 
     def __init__(self, every: int = 5, num_rows: int = 16) -> None:
-        """Takes how much to keep.
+        """Stores how many samples to keep.
 
         Args:
-            every: Keep samples of every so many rollouts; answers to held-out prompts are always kept.
-            num_rows: Samples of a rollout to keep.
+            every: The interval of rollouts whose samples are kept; answers to held-out prompts are always kept.
+            num_rows: The number of samples to keep of a rollout.
 
         Raises:
             UserError: If one of them is not positive.
@@ -31,22 +31,22 @@ class SampleTable(RLHFCallback):
         self.file: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begins an empty file: samples of an earlier run in this folder are not of this one."""
+        """Removes the samples of an earlier run in this folder."""
         if trainer.is_global_zero:
             self.file = Path(trainer.default_root_dir) / "samples.jsonl"
             self.file.unlink(missing_ok=True)
 
     def state_dict(self) -> dict[str, object]:
-        """The samples so far: a run that goes on begins with them."""
+        """Returns the samples so far; a resumed run starts with them."""
         return {"samples": self.file.read_text(encoding="utf-8") if self.file and self.file.is_file() else ""}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, str]) -> None:
         """Writes the samples of the earlier run."""
         if self.file and state_dict["samples"]:
             self.file.write_text(state_dict["samples"], encoding="utf-8")
 
     def on_rollout_end(self, trainer: Trainer, module: LightningModule, rollout: Rollout) -> None:
-        """Keeps the first samples of the rollout."""
+        """Stores the first samples of the rollout."""
         if rollout.iteration % self.every:
             return
         lengths = rollout.experience.sequences.response_mask.sum(1)
@@ -67,7 +67,7 @@ class SampleTable(RLHFCallback):
     def on_evaluation_end(
         self, trainer: Trainer, module: LightningModule, iteration: int, samples: list[dict[str, Any]]
     ) -> None:
-        """Keeps all answers."""
+        """Stores all answers."""
         self._write(trainer, "evaluation", iteration, samples)
 
     def _write(self, trainer: Trainer, phase: str, iteration: int, rows: list[dict[str, Any]]) -> None:

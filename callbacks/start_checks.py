@@ -1,4 +1,4 @@
-"""Stops a run that would learn something else than its user means, before it learns anything."""
+"""Stops a run that would learn something other than its user intends, before its first update."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -18,19 +18,19 @@ _SEVERITY = ("ok", "warning", "error")
 
 
 class StartChecks(RLHFCallback):
-    """Makes the cheap checks of `doctor` when a run starts; one that goes on from a checkpoint has passed them."""
+    """Runs the inexpensive checks of `doctor` when a run starts; a resumed run has passed them already."""
 
     def __init__(self, fatal: bool = True) -> None:
-        """Takes what to do about errors.
+        """Stores how to treat errors.
 
         Args:
-            fatal: Stop the run. Otherwise they are only kept in `findings`.
+            fatal: Whether errors stop the run. Otherwise they are only stored in `findings`.
         """
         self.fatal = fatal
         self.findings: dict[str, Finding] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: object) -> None:
-        """Checks rows and nets."""
+        """Checks rows and models."""
         if trainer.ckpt_path is None:
             self._take(trainer, at_fit_start(trainer, pl_module))
 
@@ -50,7 +50,7 @@ class StartChecks(RLHFCallback):
             self._take(trainer, at_first_loss(trainer, module, float(terms["approx_kl"])))
 
     def _take(self, trainer: Trainer, findings: Iterable[Finding]) -> None:
-        """Keeps of each check the worst that any rank finds, and stops all ranks together."""
+        """Stores the worst finding of each check over all ranks, and stops all ranks together."""
         new = gather_objects(list(findings))
         for finding in new:
             kept = self.findings.setdefault(finding.check, finding)

@@ -30,7 +30,7 @@ class Throughput(RLHFCallback):
     """
 
     def __init__(self) -> None:
-        """Starts at zero."""
+        """Starts all counts at zero."""
         self.seconds_before = 0.0
         self._reset()
 
@@ -40,15 +40,15 @@ class Throughput(RLHFCallback):
         self.samples = self.tokens = self.trained_tokens = self.rollout_flops = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forgets the peak of an earlier stage, where that can be."""
+        """Resets the peak memory of an earlier stage, if the device allows it."""
         reset_peak(pl_module.device)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock of an epoch that goes on, which Lightning does not start again."""
+        """Starts the clock of a resumed epoch, for which Lightning does not call `on_train_epoch_start`."""
         self.start = time.perf_counter() - self.seconds_before
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock, and counts from zero."""
+        """Starts the clock and all counts at zero."""
         self._reset()
 
     def on_rollout_end(self, trainer: Trainer, module: Any, rollout: Rollout) -> None:
@@ -61,7 +61,7 @@ class Throughput(RLHFCallback):
         self.rollout_flops = 2 * self.tokens * (sampled + scored)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Counts what the update reads."""
+        """Counts the tokens and samples that the update reads."""
         mask = batch.experience.sequences.attention_mask if isinstance(batch, Minibatch) else batch.attention_mask
         tokens = int(mask.sum()) * trainer.world_size
         self.trained_tokens += tokens
@@ -84,19 +84,19 @@ class Throughput(RLHFCallback):
         pl_module.log("perf/peak_gib", peak_bytes(pl_module.device) / 2**30, reduce_fx="max", sync_dist=True)
 
     def state_dict(self) -> dict[str, object]:
-        """What was counted of an epoch that is not over, and its seconds."""
+        """Returns the counts and seconds of an unfinished epoch."""
         counted = {name: getattr(self, name) for name in _COUNTED}
         return counted | {"seconds": time.perf_counter() - self.start}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from there."""
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """Restores the counts and seconds."""
         for name in _COUNTED:
             setattr(self, name, state_dict[name])
         self.seconds_before = state_dict["seconds"]
 
 
 def _update_flops(trainer: Trainer, module: Any) -> int:
-    """For each token of an update."""
+    """Returns the floating point operations for each token of an update."""
     if isinstance(module, PPOModule):
         learners = [module.roles.nets()[role] for role in module.roles.trainable()]
     else:
@@ -106,18 +106,18 @@ def _update_flops(trainer: Trainer, module: Any) -> int:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Starts the peak of a GPU again at what is held now; that of a process on a CPU counts from its start."""
+    """Resets the peak of a GPU to its current use; the peak on a CPU always counts from the start of the process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_of(device: torch.device) -> str:
-    """Of what `peak_bytes` is."""
+    """Returns what `peak_bytes` measures."""
     return "tensors" if device.type == "cuda" else "whole process"
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most memory that was in use so far: of the GPU's tensors, or of the whole process on a CPU."""
+    """Returns the peak memory so far, of the GPU's tensors, or of the whole process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     # Linux counts KiB, macOS bytes.

@@ -1,4 +1,4 @@
-"""All that the rest of the package may know of several processes and divided models; no strategy is named here."""
+"""What the rest of the package may know about several processes and divided models; no strategy is named here."""
 
 import atexit
 

@@ -1,7 +1,6 @@
-"""Checkpoints that are one file, which takes the place of another when it is complete."""
+"""Checkpoints of one file, which replaces an older file when it is complete."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
@@ -11,14 +10,14 @@ from lightning_rlhf.saving import appearing
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Lightning's, but a file is written beside the one that it replaces.
+    """Lightning's `TorchCheckpointIO`, except that a file is written beside the one that it replaces.
 
-    Lightning writes to the folder for temporary files and moves from there, which is a copy if that is on another file
-    system: a run that was killed then had a part of a checkpoint in place of its only one.
+    Lightning writes to the folder for temporary files and moves the file from there. If that folder is on another file
+    system, the move is a copy, and a run that is killed meanwhile replaces its only checkpoint by a part of one.
     """
 
-    def save_checkpoint(self, checkpoint: dict[str, object], path: Any, storage_options: object = None) -> None:
-        """Writes a file; what is not on a file system of this machine is left to Lightning."""
+    def save_checkpoint(self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None) -> None:
+        """Writes a file; Lightning writes it if it is not on a file system of this machine."""
         if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
@@ -27,6 +26,6 @@ class WholeFiles(TorchCheckpointIO):
 
 
 def keep_last_file(trainer: Trainer) -> None:
-    """Lets a trainer write checkpoints by `WholeFiles`, unless the user has chosen another way."""
+    """Makes a trainer write checkpoints with `WholeFiles`, unless the user has chosen another `CheckpointIO`."""
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = WholeFiles()

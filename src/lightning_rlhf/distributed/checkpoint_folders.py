@@ -1,4 +1,4 @@
-"""Folders that all ranks write together, and that take the place of others when they are complete."""
+"""Folders that all ranks write together, and that replace older ones when they are complete."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,13 +11,13 @@ from lightning_rlhf.saving import flush, partial_of, put, remove
 
 @contextmanager
 def replacing(target: Path, strategy: Strategy) -> Iterator[Path]:
-    """A folder that all ranks write together, and that takes the name of an older one when all are done.
+    """Context for a folder that all ranks write together; it gets the name of an older one when all ranks are done.
 
-    A run that is killed while it writes keeps the older one, maybe under another name: see `saving.restore`.
+    A run that is killed while it writes keeps the older folder, perhaps under another name: see `saving.restore`.
 
     Args:
-        target: Its name in the end; what has it now, file or folder, is removed.
-        strategy: Knows the ranks.
+        target: The final path; a file or folder that is there is removed.
+        strategy: Provides the rank and the barrier.
 
     Yields:
         The folder to write.
@@ -28,7 +28,7 @@ def replacing(target: Path, strategy: Strategy) -> Iterator[Path]:
         partial.mkdir(parents=True)
     strategy.barrier()
     yield partial
-    # A file may go by another name while it is written.
+    # A file may have another name while it is written.
     strategy.barrier()
     # By each rank, which may be on a machine of its own.
     flush(partial)

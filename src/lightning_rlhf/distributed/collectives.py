@@ -1,11 +1,13 @@
 """Collective operations. Each returns its input if there is only one process."""
 
-from typing import Any
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
+
+Item = TypeVar("Item")
 
 
 def is_first_process() -> bool:
@@ -24,17 +26,17 @@ def gather_rows(tensor: Tensor) -> Tensor:
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return tensor
-    # NCCL has no bool.
+    # NCCL does not send bool.
     sent = tensor.to(torch.uint8) if tensor.dtype == torch.bool else tensor.contiguous()
     parts = [torch.empty_like(sent) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, sent)
     return torch.cat(parts).to(tensor.dtype)
 
 
-def gather_objects(items: list[Any]) -> list[Any]:
+def gather_objects(items: list[Item]) -> list[Item]:
     """Concatenates the lists of all ranks in the order of the ranks."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return items
-    parts: list[list[Any]] = [[] for _ in range(dist.get_world_size())]
+    parts: list[list[Item]] = [[] for _ in range(dist.get_world_size())]
     dist.all_gather_object(parts, items)
     return [item for part in parts for item in part]

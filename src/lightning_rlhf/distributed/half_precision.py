@@ -1,7 +1,7 @@
-"""Weights in 16 bits (`bf16-true`, `16-true`), and all else in the digits that it came in."""
+"""Weights in 16 bits (`bf16-true`, `16-true`), while batches and buffers keep their precision."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TypeVar
 
 import torch
 from lightning.pytorch import Trainer
@@ -10,12 +10,14 @@ from torch import nn
 
 from lightning_rlhf.errors import UserError
 
+Batch = TypeVar("Batch")
+
 
 def cast_weights(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Casts the weights of a module, but not its buffers.
 
-    They hold the frequencies of rotary embeddings, on which far positions lie, and an export, which does not hold
-    them, is read back with exact ones.
+    Buffers hold the frequencies of rotary embeddings. Far positions depend on their exact values, and so does an
+    export: it does not contain them, and is read back with exact values.
     """
     for parameter in module.parameters():
         parameter.data = parameter.data.to(dtype)
@@ -25,12 +27,12 @@ def cast_weights(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 class KeepsDigits:
     """The part of a precision plugin that leaves batches, buffers and new tensors as they are.
 
-    Lightning's plugins round them to 16 bits. But nets read ids, and what a batch holds in numbers, such as old
-    log-probs and advantages, is for a loss that is computed in fp32; and a tensor that a loss or a net makes for itself
-    takes its dtype from torch's default, which Lightning's plugins change in `forward_context`.
+    Lightning's plugins round them to 16 bits. But the numbers in a batch, such as old log-probs and advantages, are for
+    losses in fp32; models only read ids. And a tensor that a loss or a model creates gets torch's default dtype, which
+    Lightning's plugins change in `forward_context`.
     """
 
-    def convert_input(self, data: object) -> Any:
+    def convert_input(self, data: Batch) -> Batch:
         """Leaves a batch as it is."""
         return data
 
@@ -39,12 +41,12 @@ class KeepsDigits:
         return nullcontext()
 
     def module_init_context(self) -> AbstractContextManager:
-        """Leaves torch's default dtype as it is: nets know their own."""
+        """Leaves torch's default dtype as it is, because each model states its own."""
         return nullcontext()
 
 
 class HalfPrecisionWeights(KeepsDigits, HalfPrecision):
-    """Lightning's, for weights alone."""
+    """Lightning's plugin, restricted to weights."""
 
     def forward_context(self) -> AbstractContextManager:  # type: ignore[override]
         """Leaves torch's default dtype as it is."""
@@ -56,9 +58,9 @@ class HalfPrecisionWeights(KeepsDigits, HalfPrecision):
 
 
 def keep_digits(trainer: Trainer) -> None:
-    """Lets a trainer that casts whole modules and batches cast weights only; before nets are built.
+    """Makes a trainer that casts whole modules and batches cast weights only; call it before models are built.
 
-    Strategies that cast weights in a way of their own put their own plugins in place.
+    Strategies that cast weights in their own way install their own plugins.
 
     Raises:
         UserError: If the trainer has another plugin that rounds batches, such as that of Transformer Engine.
@@ -71,5 +73,5 @@ def keep_digits(trainer: Trainer) -> None:
     if plugin.convert_input(number) != number:
         raise UserError(
             f"trainer.precision={plugin.precision}: {type(plugin).__name__} rounds the numbers of a batch, such as old "
-            "log-probs, advantages and margins: take bf16-mixed, bf16-true or 32-true"
+            "log-probs, advantages and margins: set bf16-mixed, bf16-true or 32-true"
         )

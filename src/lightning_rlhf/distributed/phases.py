@@ -11,11 +11,9 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
-from lightning_rlhf.distributed.gradient_norms import gradients, shrink, whole_norms
 from lightning_rlhf.distributed.shapes import lift_scalars, whole_shape
 from lightning_rlhf.distributed.shards import shard
 from lightning_rlhf.distributed.weight_stream import WeightStream, on_cpu
-from lightning_rlhf.errors import UserError
 
 Net = TypeVar("Net", bound=nn.Module)
 # Whether all ranks take part in each forward pass of the model that samples, so that they must take equally many steps.
@@ -75,7 +73,7 @@ class Sharding(Protocol):
         """Returns the norms of the optimizer step that was just taken; None if `grad_norms` has returned them."""
 
     def release(self) -> None:
-        """Frees what training has left in the device's memory; the weights of the module may be lost with it."""
+        """Frees the memory that training has left on the device; the weights of the module may be lost."""
 
     def clip_by_role(self, max_norm: float) -> None:
         """Clips the gradients of each role by their own norm, at once or in the next step of the optimizer."""
@@ -131,7 +129,7 @@ def place_generator(trainer: Trainer, net: Net) -> Net:
     strategy, device = sharding(trainer), trainer.strategy.root_device
     if strategy is None or not strategy.shards_parameters or strategy.gather_for_generation:
         return net.to(device)
-    # Any strategy's processes can do this; its own way to divide is for the module that it trains.
+    # This works under any strategy; a strategy's own way to divide is for the module that it trains.
     lift_scalars(net)
     shard(net.requires_grad_(False), init_device_mesh(device.type, (trainer.world_size,)))
     for buffer in net.buffers():
@@ -154,7 +152,7 @@ def finished_everywhere(finished: bool) -> bool:
 
 @contextmanager
 def whole(trainer: Trainer, *nets: nn.Module, write: bool = False) -> Iterator[None]:
-    """Lets this process hold the whole weights of some models for a while; see `Sharding.whole`."""
+    """Context in which this process holds the whole weights of some models; see `Sharding.whole`."""
     strategy = sharding(trainer)
     if strategy is None:
         yield
@@ -185,7 +183,7 @@ def named_weights(trainer: Trainer, model: nn.Module) -> WeightStream:
 
 
 def full_state_dict(trainer: Trainer, model: nn.Module) -> dict[str, Tensor]:
-    """All whole weights and buffers of a model: on the CPU of the first process, and empty on the others.
+    """Returns all whole weights and buffers of a model, on the CPU of the first process; nothing on the others.
 
     A strategy that does not shard gives every process the state of the model itself, which shares its memory.
     """
@@ -203,16 +201,6 @@ def num_parameters(trainer: Trainer, net: nn.Module, *, trained: bool = False) -
     return sum(whole_shape(weight).numel() for weight in net.parameters() if weight.requires_grad or not trained)
 
 
-def grad_norms(trainer: Trainer, optimizer: torch.optim.Optimizer) -> dict[str, Tensor] | None:
-    """Measures the gradients of each role in fp32, before they are clipped and before the optimizer's step.
-
-    Returns:
-        Norms by role, without roles that have no gradients; None if they are known only after the step.
-    """
-    strategy = sharding(trainer)
-    return whole_norms(gradients(optimizer)) if strategy is None else strategy.grad_norms()
-
-
 def trained_weights(trainer: Trainer) -> list[Tensor]:
     """Returns this process's part of the trained weights; see `Sharding.trained_weights`."""
     strategy = sharding(trainer)
@@ -224,43 +212,12 @@ def of_optimizers(optimizers: Sequence[torch.optim.Optimizer]) -> list[Tensor]:
     return [weight for optimizer in optimizers for group in optimizer.param_groups for weight in group["params"]]
 
 
-def last_grad_norms(trainer: Trainer) -> dict[str, Tensor] | None:
-    """Returns the norms of the step that was just taken; None if `grad_norms` has returned them."""
-    strategy = sharding(trainer)
-    return None if strategy is None else strategy.last_grad_norms()
-
-
 def release(trainer: Trainer) -> None:
-    """Frees what training has left in the device's memory, before another module trains in the same process.
+    """Frees the memory that training has left on the device, before another module trains in the same process.
 
-    Without it some strategies keep that memory until the process ends. Nothing may be asked of the trainer's weights
-    afterwards: a module that was divided has none any more.
+    Without this call, some strategies keep that memory until the process ends. Afterwards, the weights of the trainer's
+    module may not be used: a module that was divided has lost them.
     """
     strategy = sharding(trainer)
     if strategy is not None:
         strategy.release()
-
-
-def clip_by_role(trainer: Trainer, optimizer: torch.optim.Optimizer, max_norm: float) -> None:
-    """Clips the gradients of each role by their own norm; for `configure_gradient_clipping`.
-
-    Args:
-        trainer: Knows the strategy.
-        optimizer: Its groups bear the names of roles, see `clipping`.
-        max_norm: Of each role's gradients.
-
-    Raises:
-        UserError: If the optimizer takes the loss scale of fp16 off the gradients only in its step.
-    """
-    # What Lightning's plugin for mixed precision refuses too, when it clips.
-    if getattr(optimizer, "_step_supports_amp_scaling", False) and trainer.scaler is not None:
-        raise UserError(
-            f"trainer.gradient_clip_val={max_norm}: under 16-mixed a fused optimizer unscales gradients in its step, "
-            "after they are clipped: set optim.optimizer.fused=false, or take trainer.precision=bf16-mixed"
-        )
-    strategy = sharding(trainer)
-    if strategy is None:
-        roles = gradients(optimizer)
-        shrink(roles, whole_norms(roles), max_norm)
-    else:
-        strategy.clip_by_role(max_norm)

@@ -95,7 +95,7 @@ def whole_tensor(tensor: Tensor) -> Tensor:
 
 
 def no_inference_mode(trainer: Trainer) -> None:
-    """Turns off inference mode in evaluation: training could not use gathered weights whose memory was made in it.
+    """Turns off inference mode in evaluation, because training cannot use gathered weights that were allocated in it.
 
     Lightning itself does so for one of its strategies (loops/utilities.py, `_no_grad_context`).
     """

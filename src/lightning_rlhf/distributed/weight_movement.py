@@ -1,4 +1,4 @@
-"""Which share of the trained weights an optimizer moves: few, where they have too few digits for its steps."""
+"""The share of the trained weights that an optimizer step changes; it is small if they have too few digits for it."""
 
 import torch
 from lightning.pytorch import Trainer
@@ -7,10 +7,10 @@ from torch import Tensor
 from lightning_rlhf.distributed.phases import trained_weights
 
 FEW = 0.25
-"""A smaller share is too small.
+"""A share below this is too small.
 
-In fp32 all weights move but the embeddings of tokens that did not occur, where they are not tied to the head: up to two
-thirds of the smallest nets. In bfloat16 about a tenth of all do at a learning rate of 1e-5.
+In fp32 all weights move except the embeddings of tokens that did not occur, if they are not tied to the head; those are
+up to two thirds of the smallest models. In bfloat16 about a tenth of all weights move at a learning rate of 1e-5.
 """
 REMEDY = (
     "train in trainer.precision=bf16-mixed or 32-true, which hold trained weights in fp32; bf16-true and 16-true need "
@@ -20,14 +20,14 @@ _PER_TENSOR = 1024
 
 
 class Movement:
-    """Compares the trained weights with what they were when this was made; on a sample of each tensor."""
+    """Compares the trained weights with their values at the time of its creation, on a sample of each tensor."""
 
     def __init__(self, trainer: Trainer) -> None:
-        """Looks at the weights, once the optimizer is there."""
+        """Copies a sample of the weights; the trainer must have its optimizer already."""
         self.before = _sample(trained_weights(trainer))
 
     def share(self, trainer: Trainer) -> float | None:
-        """The share that is not what it was, over all ranks; None where the strategy shows no weights."""
+        """Returns the share that has changed, over all ranks; None if the strategy gives no access to the weights."""
         weights = trained_weights(trainer)
         after = _sample(weights)
         moved = sum(
@@ -41,5 +41,5 @@ class Movement:
 
 
 def _sample(weights: list[Tensor]) -> list[Tensor]:
-    """Up to `_PER_TENSOR` numbers of each tensor, at equal distances."""
+    """Returns about `_PER_TENSOR` numbers of each tensor, at equal distances."""
     return [weight.detach().flatten()[:: max(1, weight.numel() // _PER_TENSOR)].clone() for weight in weights]

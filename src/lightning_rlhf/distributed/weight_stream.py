@@ -1,4 +1,4 @@
-"""Whole weights of a model, one after the other, as `phases.named_weights` gives them."""
+"""Streams of the whole weights of a model, which `phases.named_weights` returns."""
 
 from collections.abc import Iterable, Iterator
 from typing import Self
@@ -7,26 +7,26 @@ from torch import Tensor
 
 
 class WeightStream(Iterator[tuple[str, Tensor]]):
-    """Names and whole tensors, one after the other; a tensor is valid until the next one is asked for.
+    """Iterates over names and whole tensors; a tensor is valid until the next one is requested.
 
-    All processes take part in each tensor, so one that stops early would leave the others waiting for the next. Used as
-    a context, the stream runs to its end in any case, also if work on a tensor has failed or none was asked for.
+    All processes take part in each tensor, so a process that stops early would leave the others waiting. As a context,
+    the stream always runs to its end, even if an error has occurred or no tensor was requested.
     """
 
     def __init__(self, weights: Iterator[tuple[str, Tensor]]) -> None:
-        """Takes what a strategy streams."""
+        """Stores the iterator of a strategy."""
         self._weights = weights
 
     def __next__(self) -> tuple[str, Tensor]:
-        """The next name and tensor."""
+        """Returns the next name and tensor."""
         return next(self._weights)
 
     def __enter__(self) -> Self:
-        """The stream itself."""
+        """Returns the stream itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Takes part in the tensors that are left."""
+        """Takes part in the remaining tensors."""
         for _ in self._weights:
             pass
 

@@ -1,31 +1,30 @@
-"""A net that plays several roles, and is called as one."""
-
-from typing import Any
+"""A model that serves several roles, and is called as one model."""
 
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
 
 
 class Backbone(nn.Module):
-    """A causal language model that is called as one net, for logits or for hidden states.
+    """A causal language model that is called as a whole, for logits or for hidden states.
 
-    Strategies gather the weights of what is called, so what lies outside the blocks would not be there for a call of
-    the part under the head.
+    Strategies gather the weights of the module that is called. If only the part below the head were called, the weights
+    outside the blocks would be missing.
     """
 
     is_one_net = True
-    """See `strategies.blocks.nets`."""
+    """Marks the module as one model for `distributed.blocks.models_in`."""
 
     def __init__(self, net: PreTrainedModel) -> None:
-        """Takes the net."""
+        """Stores the model."""
         super().__init__()
         self.net = net
 
-    def forward(self, *, hidden: bool = False, **arguments: object) -> Any:
-        """Calls the net, or only what lies under its head.
+    def forward(self, *, hidden: bool = False, **arguments: object) -> ModelOutput:
+        """Calls the model, or only the part below its head.
 
         Args:
-            hidden: Give hidden states instead of logits.
-            **arguments: Of the net's forward.
+            hidden: Whether to return hidden states instead of logits.
+            **arguments: Arguments of the model's forward.
         """
         return (self.net.base_model if hidden else self.net)(**arguments)

@@ -7,10 +7,10 @@ from lightning_rlhf.models.source import ModelSource
 
 
 def load_causal_lm(source: ModelSource) -> PreTrainedModel:
-    """Builds a causal language model: pretrained, or with random weights.
+    """Builds a causal language model, pretrained or with random weights.
 
     Raises:
-        UserError: If it cannot be found, its architecture is not known, or weights of it are missing.
+        UserError: If the model cannot be found, its architecture is unknown, or some of its weights are missing.
     """
     net, missing = source.build(AutoModelForCausalLM, source.hf_config())
     if source.pretrained is not None:

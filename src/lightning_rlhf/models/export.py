@@ -1,4 +1,4 @@
-"""Exports: plain Hugging Face folders, whole or not there at all."""
+"""Exports models to plain Hugging Face folders, which appear only when they are complete."""
 
 import copy
 import json
@@ -53,24 +53,24 @@ def export_model(
     """Writes weights (safetensors), configuration, tokenizer with chat template and manifest, and reads them back.
 
     Configuration and generation settings name the renderer's stop set, so that `generate` of transformers ends an
-    answer where it ended in training. If the tokenizer's chat template gives other ids than the renderer does, which is
-    so where a token reaches across the end of a prompt, a warning says so.
+    answer where it ended in training. If the tokenizer's chat template gives other ids than the renderer, which happens
+    if a token crosses the end of a prompt, a warning says so.
 
-    An adapter is merged into the weights, and is written in peft's format to a folder of its own beside this one;
-    weights that were held in fp32 to be trained are rounded to the dtype that the model was built in. All that is done
-    weight by weight, and the model stays as it is.
+    An adapter is merged into the weights, and is also written in peft's format to a separate folder beside this one.
+    Weights that were trained in fp32 are rounded to the dtype in which the model was built. This is done weight by
+    weight, and the model itself does not change.
 
-    The folder appears in one step, after the reloaded model was found to be the same: a run that is killed leaves no
-    half model.
+    The folder appears in one step, after the check that the reloaded model is the same, so a run that is killed leaves
+    no incomplete model.
 
     Args:
         net: A causal language model, or a `ScalarModel`.
-        renderer: Has its tokenizer, and the ids that end an answer.
-        folder: Where to; what is there is replaced.
-        manifest: What to remember beside the weights, JSON-like.
+        renderer: Contains the tokenizer and the ids that end an answer.
+        folder: The folder to write; an existing one is replaced.
+        manifest: Further JSON-like entries of the manifest.
         weights: The whole weights of a model that is divided among processes and has no adapter, as
-            `distributed.phases.named_weights` streams them. None takes those of the model itself.
-        max_shard_bytes: Largest size of a file of weights, and about the memory that an export takes.
+            `distributed.phases.named_weights` streams them. None uses the weights of the model itself.
+        max_shard_bytes: Largest size of a file of weights, which is also about the memory that an export takes.
 
     Returns:
         The folder.
@@ -87,7 +87,7 @@ def export_model(
     _name_special_tokens(empty, renderer)
     with appearing(folder) as partial:
         partial.mkdir()
-        # Before there are weights, since it removes those of another save.
+        # This must come before the weights, because it removes those of an earlier save.
         empty.save_pretrained(partial, state_dict={})
         lost = [] if math.isfinite(exported.bias) else ["bias"]
         stream = noting_lost(exported.stream, lost)
@@ -96,7 +96,7 @@ def export_model(
             stream = folding.applied(stream)
         write_weights(partial, in_files(hf_net, empty, fingerprints.taken(stream)), max_shard_bytes)
         if lost:
-            # Of NaN the comparison below says nothing.
+            # The comparison below cannot detect NaN.
             raise UserError(
                 f"export to {folder}: {len(lost)} weights such as {lost[0]} are not finite: nothing is written"
             )
@@ -128,17 +128,17 @@ def export_model(
 def _problem(
     net: torch.nn.Module, folder: Path, dtype: torch.dtype, fingerprints: Fingerprints, *, whole: bool
 ) -> str | None:
-    """What is wrong with an export, if anything is.
+    """Returns what is wrong with an export; None if it is right.
 
     Args:
-        net: What was exported.
+        net: The exported model.
         folder: The export.
-        dtype: Of its weights.
-        fingerprints: Of the weights that were written.
+        dtype: The dtype of its weights.
+        fingerprints: The checksums of the written weights.
         whole: Whether this process can call the model alone.
     """
     hf_net: Any = net.net if isinstance(net, ScalarModel) else net
-    # In the dtype of its files transformers maps them into memory, and takes none of its own.
+    # In the dtype of the files, transformers maps the files into memory and allocates none of its own.
     computed = hf_net.dtype if whole else dtype
     reloaded = _reload(folder, computed, scalar=isinstance(net, ScalarModel))
     differing = fingerprints.differing(reloaded.net if isinstance(net, ScalarModel) else reloaded)
@@ -151,13 +151,13 @@ def _problem(
 
 
 def _name_special_tokens(net: PreTrainedModel, renderer: Renderer) -> None:
-    """Lets the configuration, and the generation settings of a net that has some, name the tokens of the renderer."""
+    """Sets the special tokens in the configuration, and in the generation settings if the model has some."""
     stops, pad = list(renderer.stop_ids), renderer.tokenizer.pad_token_id
     settings: list[Any] = [net.config, *([net.generation_config] if net.can_generate() else [])]
     for setting in settings:
         setting.bos_token_id = renderer.tokenizer.bos_token_id
         setting.eos_token_id = stops[0] if len(stops) == 1 else stops
-        # PyTorch builds no embedding whose PAD it cannot hold.
+        # PyTorch does not build an embedding if PAD lies outside of it.
         if pad is not None and pad < net.config.get_text_config().vocab_size:
             setting.pad_token_id = pad
 
@@ -168,7 +168,7 @@ def _reload(folder: Path, dtype: torch.dtype, *, scalar: bool) -> Any:
 
 
 def empty_net(source: ModelSource, *, scalar: bool) -> torch.nn.Module:
-    """A net on the meta device: its class and configuration, without weights.
+    """Builds a model on the meta device, with its class and configuration but without weights.
 
     Args:
         source: Where the model comes from.
@@ -187,16 +187,16 @@ def empty_net(source: ModelSource, *, scalar: bool) -> torch.nn.Module:
 def adapted(
     source: ModelSource, weights: dict[str, torch.Tensor], *, scalar: bool, dtype: torch.dtype | None
 ) -> torch.nn.Module:
-    """A net with the adapter that a checkpoint holds, on the CPU.
+    """Builds a model on the CPU with the adapter of a checkpoint.
 
     Args:
-        source: Where the weights come from that were not trained.
-        weights: Those that were.
-        scalar: Whether it is a `ScalarModel`.
-        dtype: Merge the adapter into weights of this type; None leaves it beside them.
+        source: Where the frozen weights come from.
+        weights: The trained weights.
+        scalar: Whether the model is a `ScalarModel`.
+        dtype: The dtype of the weights into which the adapter is merged; None keeps the adapter beside the weights.
 
     Raises:
-        UserError: If the adapter is of another net.
+        UserError: If the adapter belongs to another model.
     """
     net: Any = load_scalar_model(source, "normal") if scalar else load_causal_lm(source)
     result = net.load_state_dict(weights, strict=False)
@@ -213,11 +213,11 @@ def adapted(
 
 
 def rebuilt(net: torch.nn.Module, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
-    """A net on the CPU, like one whose weights are elsewhere, and with the same adapters.
+    """Builds a whole copy of a model on the CPU, with the same adapters.
 
     Args:
-        net: A causal language model, or a `ScalarModel`; on the meta device, or spread over processes.
-        weights: All its weights and buffers, by the names that its `state_dict` has.
+        net: A causal language model or a `ScalarModel`, on the meta device or divided among processes.
+        weights: All its weights and buffers, by their names in its `state_dict`.
     """
     hf_net: Any = net.net if isinstance(net, ScalarModel) else net
     kind = plain_class(hf_net)

@@ -1,4 +1,4 @@
-"""The weights that an export holds, one after the other: merged, rounded, and by the names that files have."""
+"""Streams the weights of an export: merged, rounded, and by their names in files."""
 
 import copy
 import re
@@ -17,7 +17,7 @@ from lightning_rlhf.models.precision import exported_dtype, marked_dtype
 from lightning_rlhf.models.scalar import ScalarModel
 
 Weights = Iterator[tuple[str, Tensor]]
-# What the names of a block's weights begin with, such as "model.layers.3.".
+# The prefix of the names of a block's weights, such as "model.layers.3.".
 _BLOCK = re.compile(r".*?\.\d+\.")
 
 
@@ -27,14 +27,14 @@ class ExportedWeights(NamedTuple):
     dtype: torch.dtype
     stream: Weights
     bias: float
-    """That of a scalar model, which no weight of Hugging Face's model is; otherwise 0."""
+    """The bias of a scalar model, which is not a weight of the Hugging Face model; otherwise 0."""
 
 
 def of_model(model: nn.Module) -> ExportedWeights:
-    """The weights of a model that this process holds whole.
+    """Returns the weights of a model that this process holds as a whole.
 
     Args:
-        model: A causal language model, or a `ScalarModel`; with adapters or quantized layers or neither.
+        model: A causal language model or a `ScalarModel`, which may have adapters or quantized layers.
     """
     scalar = isinstance(model, ScalarModel)
     hf_model: Any = model.net if scalar else model
@@ -44,15 +44,15 @@ def of_model(model: nn.Module) -> ExportedWeights:
 
 
 def of_stream(model: nn.Module, weights: Iterable[tuple[str, Tensor]]) -> ExportedWeights:
-    """The weights of a plain model that is divided among processes.
+    """Returns the weights of a plain model that is divided among processes.
 
     Args:
         model: A causal language model, or a `ScalarModel`.
-        weights: Its whole weights, see `distributed.phases.named_weights`. Without a dtype that exports of the model
-            are rounded to, all get the dtype of the first one.
+        weights: Its whole weights; see `distributed.phases.named_weights`. If the model has no dtype to which exports
+            are rounded, all weights get the dtype of the first one.
     """
     scalar, stream = isinstance(model, ScalarModel), iter(weights)
-    # A module's own parameters come before those of its parts.
+    # The parameters of a module come before those of its submodules, so the bias is first.
     bias = float(next(stream)[1]) if scalar else 0.0
     hf_model: Any = model.net if scalar else model
     name, first = next(stream)
@@ -69,11 +69,11 @@ def _rounded(weight: Tensor, dtype: torch.dtype, *, copied: bool = False) -> Ten
 
 
 def skeleton(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """A model of the same class, configuration and generation settings on the meta device: it has no weights.
+    """Builds a model of the same class, configuration and generation settings on the meta device, without weights.
 
     Args:
-        model: Perhaps with adapters or quantized layers, or divided among processes; it stays as it is.
-        dtype: Of the weights that it would have.
+        model: A model, which may have adapters or quantized layers, or be divided among processes. It does not change.
+        dtype: The dtype of its parameters.
     """
     config = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):
@@ -82,27 +82,27 @@ def skeleton(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
         empty = plain_class(model)(config).to(dtype)
     if empty.can_generate():
         empty.generation_config = copy.deepcopy(model.generation_config)
-    # How names in files become names in the model; a model that was not loaded has none.
+    # The mapping from names in files to names in the model; a model that was not loaded has none.
     empty._weight_conversions = getattr(model, "_weight_conversions", None)
     return empty
 
 
 def plain_class(model: PreTrainedModel) -> Any:
-    """The class of transformers; what divides a model may give it a class of its own, made from that one."""
+    """Returns the class of transformers, because dividing a model may replace its class by a subclass."""
     return next(cls for cls in type(model).__mro__ if not cls.__module__.startswith("torch."))
 
 
 def in_files(model: PreTrainedModel, empty: PreTrainedModel, weights: Weights) -> Weights:
-    """Weights by the names that they have in files, each tied one once, as `save_pretrained` has them.
+    """Yields weights by their names in files, and each tied weight once, as `save_pretrained` does.
 
     Args:
-        model: Says which weights are tied.
+        model: Its settings say which weights are tied.
         empty: Its skeleton.
-        weights: By the names that the model has.
+        weights: Weights by their names in the model.
     """
     left_out = {*model.all_tied_weights_keys, *(model._keys_to_ignore_on_save or ())}
     kept = (named for named in weights if named[0] not in left_out)
-    # transformers joins or splits some weights for its files, such as those of experts: those of one block.
+    # transformers joins or splits some weights of a block for its files, such as those of experts.
     for _, block in groupby(kept, key=_block_of):
         yield from revert_weight_conversion(empty, dict(block)).items()
 
@@ -113,7 +113,7 @@ def _block_of(named: tuple[str, Tensor]) -> str:
 
 
 def noting_lost(weights: Weights, lost: list[str]) -> Weights:
-    """Passes weights on, and adds the names of those that are NaN or infinite to a list."""
+    """Yields weights unchanged, and adds the names of those with NaN or infinity to a list."""
     for name, weight in weights:
         if not weight.isfinite().all():
             lost.append(name)
@@ -121,20 +121,20 @@ def noting_lost(weights: Weights, lost: list[str]) -> Weights:
 
 
 class Fingerprints:
-    """Checksums of the weights that were written: what they were, without the memory that they took."""
+    """Checksums of the written weights, which need no memory for the weights themselves."""
 
     def __init__(self) -> None:
-        """Begins with none."""
+        """Starts without checksums."""
         self._sums: dict[str, tuple[torch.dtype, int]] = {}
 
     def taken(self, weights: Weights) -> Weights:
-        """Passes weights on, and stores the checksum of each."""
+        """Yields weights unchanged, and stores the checksum of each."""
         for name, weight in weights:
             self._sums[name] = weight.dtype, _checksum(weight)
             yield name, weight
 
     def differing(self, model: PreTrainedModel) -> list[str]:
-        """The names of the weights of a model on the CPU that are not what was written, bit by bit."""
+        """Returns the names of weights of a model on the CPU that differ in any bit from the written ones."""
         found = model.state_dict()
         return [
             name

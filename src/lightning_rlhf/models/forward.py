@@ -1,4 +1,4 @@
-"""The one way in which this package calls a Hugging Face net: positions come from the mask, always.
+"""The only way in which this package calls a Hugging Face model: positions always come from the mask.
 
 Shapes: B rows, T tokens, R response tokens, D hidden size, V vocabulary.
 """
@@ -22,17 +22,17 @@ def _parameters(net: nn.Module) -> frozenset[str]:
 
 
 @cache
-def _parameters_of(function: Callable[..., Any]) -> frozenset[str]:
+def _parameters_of(function: Callable[..., object]) -> frozenset[str]:
     return frozenset(inspect.signature(function).parameters)
 
 
 def position_arguments(net: nn.Module, attention_mask: Tensor, num_new: int | None = None) -> dict[str, Tensor]:
-    """The mask, and the positions where the architecture takes any (BLOOM takes none: ALiBi reads the mask).
+    """Returns the mask, and positions if the architecture has them (BLOOM has none, because ALiBi reads the mask).
 
     Args:
         net: A Hugging Face model.
         attention_mask: (B, T) bool.
-        num_new: Give positions for the last so many tokens only: those that no cache holds.
+        num_new: The number of last tokens that need positions because no cache holds them; None for all tokens.
     """
     arguments = {"attention_mask": attention_mask.long()}
     if "position_ids" in _parameters(net):
@@ -42,16 +42,16 @@ def position_arguments(net: nn.Module, attention_mask: Tensor, num_new: int | No
 
 
 def last_logits(net: nn.Module, input_ids: Tensor, num_last: int, **arguments: object) -> tuple[Tensor, Any]:
-    """Logits at the last positions only, since those of a whole batch are the largest tensor of all.
+    """Computes logits at the last positions only, because the logits of a whole batch are the largest tensor.
 
     Args:
         net: A causal language model.
         input_ids: (B, T).
-        num_last: How many positions to keep.
-        **arguments: For the net's forward.
+        num_last: The number of positions to keep.
+        **arguments: Further arguments of the model's forward.
 
     Returns:
-        (B, num_last, V) logits, and the net's whole output.
+        (B, num_last, V) logits, and the model's whole output.
     """
     if "logits_to_keep" in _parameters(net):
         arguments["logits_to_keep"] = num_last
@@ -60,7 +60,7 @@ def last_logits(net: nn.Module, input_ids: Tensor, num_last: int, **arguments: o
 
 
 def response_logits(net: nn.Module, sequences: Sequences, temperature: float = 1.0) -> Tensor:
-    """Logits that predict each response token, over the temperature: those one position before it.
+    """Computes the logits that predict each response token, at the position before it, divided by the temperature.
 
     Returns:
         (B, R, V).
@@ -69,12 +69,12 @@ def response_logits(net: nn.Module, sequences: Sequences, temperature: float = 1
     positions = position_arguments(net, sequences.attention_mask)
     logits, _ = last_logits(net, sequences.input_ids, num_responses + 1, use_cache=False, **positions)
     logits = logits[:, :-1]
-    # No second tensor of this size for a division that changes nothing.
+    # A division by 1 would only create a second tensor of this size.
     return logits if temperature == 1 else logits / temperature
 
 
 def response_logprobs(net: nn.Module, sequences: Sequences) -> Tensor:
-    """Log-probs (B,) of whole responses, stop token included, in nats; logits of padding are left out before fp32."""
+    """Computes (B,) log-probs of whole responses with the stop token, in nats; drops logits of padding before fp32."""
     mask = sequences.response_mask
     logits, tokens = response_logits(net, sequences)[mask], sequences.responses[mask]
     logprobs = token_logprobs(logits[None], tokens[None])[0]
@@ -82,13 +82,13 @@ def response_logprobs(net: nn.Module, sequences: Sequences) -> Tensor:
 
 
 def label_logprobs(net: nn.Module, input_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor) -> Tensor:
-    """Log-probs of the tokens to learn; the others are left out before the vocabulary is gone through.
+    """Computes the log-probs of the tokens to learn; other tokens are dropped before the softmax over the vocabulary.
 
     Args:
         net: A causal language model.
         input_ids: (B, T).
         attention_mask: (B, T) bool.
-        loss_mask: (B, T) bool, True on the N tokens to learn.
+        loss_mask: (B, T) bool, True at the N tokens to learn.
 
     Returns:
         (N,), in nats.
@@ -99,13 +99,13 @@ def label_logprobs(net: nn.Module, input_ids: Tensor, attention_mask: Tensor, lo
 
 
 def hidden_states(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor, **arguments: object) -> Tensor:
-    """Last hidden states.
+    """Computes the last hidden states.
 
     Args:
         backbone: A model without a head.
         input_ids: (B, T).
         attention_mask: (B, T) bool.
-        **arguments: Others for its forward.
+        **arguments: Further arguments of its forward.
 
     Returns:
         (B, T, D).

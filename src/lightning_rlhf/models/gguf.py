@@ -1,6 +1,6 @@
-"""GGUF files, which hold weights, configuration and tokenizer of a model, mostly in few bits: read by transformers.
+"""Reads GGUF files by transformers; such a file holds weights, configuration and tokenizer, usually in few bits.
 
-The weights become plain ones of the dtype asked for, and are trained and exported as any others.
+The weights become plain weights of the requested dtype, and are trained and exported like any others.
 """
 
 from copy import deepcopy
@@ -15,19 +15,19 @@ from lightning_rlhf.models.locations import Place
 
 
 def from_gguf(auto: Any, place: Place, **kwargs: object) -> Any:
-    """What `from_pretrained` gives for a GGUF file.
+    """Returns the result of `from_pretrained` for a GGUF file.
 
     Args:
-        auto: The class of transformers: of a configuration, a tokenizer, or a net.
+        auto: An auto class of transformers for a configuration, a tokenizer or a model.
         place: The file.
-        kwargs: For `from_pretrained`; a quantization is left to be done afterwards.
+        kwargs: Arguments of `from_pretrained`. A quantization is ignored; the caller applies it afterwards.
     """
     folder, file = place.where, str(place.gguf_file)
     if auto is AutoConfig:
         return deepcopy(_config(folder, file, (Path(folder) / file).stat().st_mtime_ns))
     if auto is AutoTokenizer:
         return auto.from_pretrained(folder, gguf_file=file, **kwargs)
-    # Newer ones would leave the weights packed where they have kernels for that, and not save them.
+    # Newer releases would keep weights packed if they have kernels for that, and could not save them.
     plain = transformers.GgufConfig(dequantize=True) if hasattr(transformers, "GgufConfig") else None
     kwargs["quantization_config"] = plain
     return auto.from_pretrained(folder, gguf_file=file, **kwargs)
@@ -35,5 +35,5 @@ def from_gguf(auto: Any, place: Place, **kwargs: object) -> Any:
 
 @lru_cache(maxsize=1)
 def _config(folder: str, file: str, changed: int) -> PretrainedConfig:
-    """Found in seconds, and asked for once for each net."""
+    """Caches the configuration, which takes seconds to read and is needed once for each model."""
     return AutoConfig.from_pretrained(folder, gguf_file=file)

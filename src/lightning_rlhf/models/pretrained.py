@@ -1,4 +1,4 @@
-"""Calls transformers' `from_pretrained`, and says in one line what went wrong."""
+"""Calls transformers' `from_pretrained`, and turns its errors into one line each."""
 
 import re
 import struct
@@ -19,17 +19,17 @@ from lightning_rlhf.models.meta.checkpoint import is_meta_folder, open_checkpoin
 from lightning_rlhf.models.meta.convert import converted
 
 FAILURES = (OSError, ValueError, ImportError, StrictDataclassError, SafetensorError, UnpicklingError, struct.error)
-"""Errors that transformers raises about a folder, a file or a configuration."""
+"""The errors that transformers raises about a folder, a file or a configuration."""
 
-# Buffers that older versions of transformers saved, and compute today: causal masks, rotary frequencies, positions. And
-# the value head that TRL saves beside an actor, which no language model reads.
+# Buffers that older versions of transformers saved and current versions compute: causal masks, rotary frequencies and
+# positions. Also the value head that TRL saves with an actor, which no language model reads.
 _SPARE = re.compile(r"(^|\.)((self_)?att(n|ention)\.bias|masked_bias|inv_freq|position_ids)$|^v_head\.")
 OUTPUTS = ("lm_head.", "embed_out.")
-"""Prefixes of the output weights of a language model, for which a scalar model has no place."""
+"""Prefixes of the output weights of a language model, which a scalar model does not have."""
 
 
 def load_pretrained(auto: Any, where: str, name: str, **kwargs: Any) -> Any:
-    """Calls `from_pretrained`, and turns what transformers says of a mistake into one line."""
+    """Calls `from_pretrained`, and turns the message of transformers about a mistake into one line."""
     place = find_place(where, name)
     if is_meta_folder(Path(place.where)):
         if auto in (AutoConfig, AutoTokenizer):
@@ -42,12 +42,12 @@ def load_pretrained(auto: Any, where: str, name: str, **kwargs: Any) -> Any:
         with loading():
             return auto.from_pretrained(place.where, **kwargs)
     except (*FAILURES, RuntimeError) as error:
-        # What PyTorch says of a file that was cut; other errors of its kind are no mistake in the files.
+        # PyTorch raises this RuntimeError about a truncated file; other RuntimeErrors do not come from the files.
         if isinstance(error, RuntimeError) and "PytorchStreamReader" not in str(error):
             raise
-        # A name that is no folder is asked of the hub, and fails so where that has no such thing.
+        # If a name is not a folder, transformers asks the hub, and raises an OSError if the hub does not have it.
         absent = isinstance(error, OSError) and not Path(place.where).is_dir()
-        what = "not a model folder, and not to be had from the hub" if absent else "cannot be loaded"
+        what = "it is not a model folder, and cannot be downloaded from the hub" if absent else "cannot be loaded"
         attention = in_attention(kwargs.get("attn_implementation"))
         raise UserError(f"{name}={where}{attention}: {what}: {reason(error)}{hint(where)}") from error
 
@@ -59,17 +59,17 @@ def reason(error: BaseException) -> str:
 
 
 def in_attention(implementation: str | None) -> str:
-    """For a message about a net: which kind of attention was asked for, if any was."""
+    """Returns the part of a message that names the requested kind of attention, if one was requested."""
     return "" if implementation is None else f" with model.attn_implementation={implementation}"
 
 
 def check_whole(name: str, where: str, missing: Sequence[str]) -> None:
-    """Checks that all weights of a net were there to load: transformers draws the others at random.
+    """Checks that the files contained all weights of a model; transformers draws missing weights at random.
 
     Args:
-        name: The setting that says where the net comes from.
+        name: The setting that says where the model comes from.
         where: Its value.
-        missing: Names of weights that were not there.
+        missing: The names of the missing weights.
 
     Raises:
         UserError: If there are any.
@@ -78,39 +78,39 @@ def check_whole(name: str, where: str, missing: Sequence[str]) -> None:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise UserError(
             f"{name}={where}: {len(missing)} weights of this architecture are not in its files, and would be random: "
-            f"{', '.join(missing[:3])}{more}; it is a net of another kind, or a file is missing"
+            f"{', '.join(missing[:3])}{more}; it is a model of another kind, or a file is missing"
         )
 
 
 def check_used(name: str, where: str, unexpected: Iterable[str], spare: tuple[str, ...] = ()) -> None:
-    """Checks that the net has a place for all weights in the files: transformers leaves the others out.
+    """Checks that the model uses all weights in the files; transformers skips the others.
 
     Args:
-        name: The setting that says where the net comes from.
+        name: The setting that says where the model comes from.
         where: Its value.
-        unexpected: Names of weights that the net has no place for.
-        spare: Beginnings of names that it may do without.
+        unexpected: The names of weights in the files that the model does not have.
+        spare: Prefixes of the names that may be skipped.
 
     Raises:
-        UserError: If there are others than buffers that are computed.
+        UserError: If there are other such weights, except buffers that are computed.
     """
     unused = sorted(key for key in unexpected if not key.startswith(spare) and not _SPARE.search(key))
     if unused:
         more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
         raise UserError(
             f"{name}={where}: its configuration has no place for {len(unused)} weights in its files: "
-            f"{', '.join(unused[:3])}{more}; config.json is that of a smaller net or of another kind: put weights and "
-            "configuration of one model there"
+            f"{', '.join(unused[:3])}{more}; config.json is that of a smaller model or of another kind: put weights "
+            "and configuration of one model there"
         )
 
 
-def check_shapes(name: str, where: str, mismatched: Iterable[tuple[str, Any, Any]]) -> None:
-    """Checks that all weights in the files fit the net.
+def check_shapes(name: str, where: str, mismatched: Iterable[tuple[str, Sequence[int], Sequence[int]]]) -> None:
+    """Checks that all weights in the files have the shapes of the model.
 
     Args:
-        name: The setting that says where the net comes from.
+        name: The setting that says where the model comes from.
         where: Its value.
-        mismatched: Names of weights, their shapes in the files and in the net.
+        mismatched: The names of weights, their shapes in the files and in the model.
 
     Raises:
         UserError: If there are any.

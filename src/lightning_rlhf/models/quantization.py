@@ -1,4 +1,4 @@
-"""Frozen weights in 8 or 4 bits, by bitsandbytes.
+"""Frozen weights in 8 or 4 bits, quantized by bitsandbytes.
 
 Source: Dettmers et al., "LLM.int8(): 8-bit Matrix Multiplication for Transformers at Scale" (2022); "QLoRA: Efficient
 Finetuning of Quantized LLMs" (2023), for nf4.
@@ -15,11 +15,12 @@ METHODS = ("nf4", "fp4", "int8")
 
 
 def quantization_config(method: str, dtype: torch.dtype) -> BitsAndBytesConfig:
-    """What transformers takes to load a net quantized.
+    """Returns the configuration with which transformers loads a quantized model.
 
     Args:
         method: One of `METHODS`.
-        dtype: Of what is computed: that of the other weights, since bf16 is 36 times slower on a CPU without it.
+        dtype: The dtype of computation. Use that of the other weights, because bf16 is 36 times slower on a CPU without
+            support for it.
 
     Raises:
         UserError: If bitsandbytes is not installed.
@@ -32,10 +33,10 @@ def quantization_config(method: str, dtype: torch.dtype) -> BitsAndBytesConfig:
 
 
 def settle(net: nn.Module) -> None:
-    """Keeps 4-bit layers from turning into bf16 ones where a net is evaluated on a CPU with AVX512.
+    """Prevents 4-bit layers from computing in bf16 when a model is evaluated on a CPU with AVX512.
 
-    bitsandbytes packs the weights for that (nn/modules.py, `Linear4bit.forward`), in place: then rollout and update
-    would not see the same net.
+    bitsandbytes would pack the weights for that in place (nn/modules.py, `Linear4bit.forward`), so rollout and update
+    would use different models.
     """
     for module in net.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -43,5 +44,5 @@ def settle(net: nn.Module) -> None:
 
 
 def quantized(net: PreTrainedModel, config: BitsAndBytesConfig) -> PreTrainedModel:
-    """Returns a quantized copy of a model; transformers quantizes while it loads."""
+    """Returns a quantized copy of a model, because transformers can quantize only while it loads."""
     return of_weights(type(net), net.config, net.state_dict(), dtype=net.dtype, quantization_config=config)

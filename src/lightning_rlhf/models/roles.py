@@ -1,7 +1,7 @@
 """The four roles of PPO: actor, critic, reference and reward.
 
-The algorithm talks to them through `Roles` alone, so that four separate nets, or one backbone that plays them all,
-are two ways of filling the same interface.
+The algorithm uses only the interface `Roles`, which has two implementations: four separate models, or one backbone that
+serves all roles.
 
 Shapes: B rows, R response tokens.
 """
@@ -25,64 +25,64 @@ from lightning_rlhf.ops.logprobs import token_entropy, token_logprobs
 
 
 class TokenStats(NamedTuple):
-    """Of each response token, both (B, R), in nats."""
+    """Log-prob and entropy of each response token, both (B, R), in nats."""
 
     logprobs: Tensor
     entropy: Tensor
 
 
 def token_stats(logits: Tensor, sequences: Sequences, entropy_grad: bool) -> TokenStats:
-    """Of the response tokens, by (B, R, V) logits over the temperature."""
+    """Computes the statistics of the response tokens from (B, R, V) logits, already divided by the temperature."""
     with torch.set_grad_enabled(entropy_grad and torch.is_grad_enabled()):
         entropy = token_entropy(logits)
     return TokenStats(token_logprobs(logits, sequences.responses), entropy)
 
 
 class Roles(Protocol):
-    """What PPO asks of its nets. Log-probs are those of the sampling distribution: logits / temperature."""
+    """What PPO asks of its models. Log-probs are those of the sampling distribution, i.e. of logits / temperature."""
 
     def actor_stats(self, sequences: Sequences, *, temperature: float, entropy_grad: bool) -> TokenStats:
-        """Log-probs and entropies under the actor; the one scorer for old and new log-probs."""
+        """Computes log-probs and entropies under the actor, for old and for new log-probs alike."""
 
     def label_logprobs(self, input_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor) -> Tensor:
-        """(N,) log-probs under the actor of the tokens to imitate, at temperature 1."""
+        """Computes (N,) log-probs of the tokens to imitate under the actor, at temperature 1."""
 
     def ref_logprobs(self, sequences: Sequences, *, temperature: float) -> Tensor:
-        """(B, R) log-probs under the reference."""
+        """Computes (B, R) log-probs under the reference."""
 
     def policy_stats(self, sequences: Sequences, *, temperature: float) -> tuple[TokenStats, Tensor]:
-        """Those of the actor, and (B, R) log-probs under the reference: without gradients, in one go if possible."""
+        """Computes the actor's statistics and the reference's (B, R) log-probs, without gradients."""
 
     def exact_kl(self, sequences: Sequences, *, temperature: float) -> Tensor:
-        """(B, R) KL(actor || reference) over the whole vocabulary before each response token, in nats."""
+        """Computes (B, R) KL(actor || reference) over the whole vocabulary before each response token, in nats."""
 
     def values(self, sequences: Sequences) -> Tensor | None:
-        """(B, R) of the critic, before each response token; None without a critic."""
+        """Computes (B, R) values of the critic before each response token; None without a critic."""
 
     def scores(self, answers: Answers) -> Scores:
-        """(B,) of the reward source."""
+        """Computes (B,) scores of the reward source."""
 
     def generator(self) -> nn.Module:
-        """The net that samples, called like one of Hugging Face's."""
+        """Returns the model that samples, which is called like a Hugging Face model."""
 
     def exported(self) -> PreTrainedModel:
-        """The net that an export holds."""
+        """Returns the model that an export contains."""
 
     def nets(self) -> dict[str, nn.Module]:
-        """The net behind each role that has one."""
+        """Returns the model of each role that has one."""
 
     def trainable(self) -> dict[str, nn.Module]:
-        """What holds the weights to update, by role."""
+        """Returns modules with the weights to update, by role."""
 
     def frozen(self) -> tuple[str, ...]:
-        """Names of the submodules that no optimizer changes."""
+        """Returns the names of the submodules that no optimizer changes."""
 
     def refresh_reference(self) -> None:
-        """Makes the actor, as it is now, the reference."""
+        """Makes the current actor the reference."""
 
 
 class SeparateRoles(nn.Module):
-    """Four separate nets."""
+    """Four separate models."""
 
     def __init__(
         self,
@@ -92,16 +92,16 @@ class SeparateRoles(nn.Module):
         reward: Callable[[Answers], Scores],
         critic: ScalarModel | None = None,
     ) -> None:
-        """Freezes the reference and the reward's nets.
+        """Freezes the reference and the models of the reward.
 
         Args:
-            actor: The net to train.
-            reference: What it must stay near.
-            reward: Gives scores; a module if it holds nets.
-            critic: Estimates what score is to be expected; None for algorithms that need none.
+            actor: The model to train.
+            reference: The model to which the actor must stay close.
+            reward: Gives scores; a module if it contains models.
+            critic: Estimates the expected score; None for algorithms without a critic.
 
         Raises:
-            ValueError: If the actor is its own reference, or the critic the reward model.
+            ValueError: If the actor is also the reference, or the critic is also the reward model.
         """
         super().__init__()
         if actor is reference:
@@ -165,33 +165,33 @@ class SeparateRoles(nn.Module):
     @torch.no_grad()
     def refresh_reference(self) -> None:
         """See `Roles`."""
-        # Not the state of a plain net, for which some strategies gather weights another time.
+        # The state of a plain model is not used, because some strategies would gather the weights again for it.
         weights = dict(self.actor.named_parameters()) if is_plain(self.actor) else dict(merged_weights(self.actor))
         for name, weight in self.reference.named_parameters():
             weight.copy_(weights[name])
 
 
 Net = nn.Module | Callable[[], nn.Module]
-"""A net, or a function that builds it: sharded strategies want to be there when it is built."""
+"""A model, or a function that builds it, because sharding strategies take part in building models."""
 
 
 def build(net: Net) -> Any:
-    """The net itself, or what its function returns; in training mode, which transformers leaves when it loads."""
+    """Returns the model or the function's result, in training mode; transformers loads models in evaluation mode."""
     return (net if isinstance(net, nn.Module) else net()).train()
 
 
 def build_trained(net: Net) -> Any:
-    """A net all of whose weights are trained, or an adapter: it holds what it trains in fp32."""
+    """Builds a model whose weights, or whose adapter, are trained; trained weights are held in fp32."""
     built = build(net)
     hold_in_fp32(built)
     return built
 
 
 def build_policies(actor: Net, reference: Net) -> tuple[Any, Any]:
-    """The actor, and the reference in the dtype of the actor: otherwise they would differ before training.
+    """Builds actor and reference, which must have the same dtype; otherwise they would differ before training.
 
     Raises:
-        UserError: If they are given in different dtypes.
+        UserError: If their dtypes differ.
     """
     built, frozen = build(actor), build(reference).requires_grad_(False).eval()
     if frozen.dtype != built.dtype:

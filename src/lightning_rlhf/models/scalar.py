@@ -1,8 +1,8 @@
-"""A language model that gives a number for each token: the reward model and the critic.
+"""Language models that give a number for each token: the reward model and the critic.
 
-The net is Hugging Face's `…ForSequenceClassification` with one label, so that an export is a plain folder which
-transformers, vLLM and other trainers load. Only its backbone and its head are called: its own forward finds the last
-token by comparing ids with PAD, which is wrong where PAD is EOS or absent.
+The model is Hugging Face's `…ForSequenceClassification` with one label, so an export is a plain folder that
+transformers, vLLM and other trainers load. Only its backbone and its head are called. Its own forward finds the last
+token by comparing ids with PAD, which is wrong if PAD is EOS or absent.
 
 Shapes: B rows, T tokens, R response tokens, D hidden size.
 """
@@ -27,9 +27,9 @@ HeadInit = Literal["normal", "zero", "trained"]
 
 
 class ScalarHead(nn.Linear):
-    """A linear layer that computes in fp32, under autocast and with weights in 16 bits too.
+    """A linear layer that computes in fp32, even under autocast or with weights in 16 bits.
 
-    In bfloat16 the scores of a batch lie on a grid of three digits, and many are equal.
+    In bfloat16, scores would have three digits, and many scores of a batch would be equal.
     """
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -46,29 +46,29 @@ class ScalarHead(nn.Linear):
 
 
 class Scalar(nn.Module, ABC):
-    """A linear head on the hidden state of every token, and a bias."""
+    """A linear head on the hidden state of each token, and a bias."""
 
     head: ScalarHead
     """(1, D) weights."""
     bias: nn.Parameter
-    """Of no dimension."""
+    """A scalar tensor."""
 
     @property
     def called(self) -> tuple[nn.Module, ...]:
-        """The modules that hold its weights, each of which a strategy gathers when it is called."""
+        """The modules that hold its weights; a strategy gathers each of them when it is called."""
         return (self,)
 
     @property
     @abstractmethod
     def hf_config(self) -> PretrainedConfig:
-        """That of the net under the head."""
+        """The configuration of the model below the head."""
 
     @abstractmethod
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """What the head reads, (B, T, D)."""
+        """Computes the (B, T, D) hidden states that the head reads."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """A number for each token.
+        """Computes a number for each token.
 
         Args:
             input_ids: (B, T).
@@ -80,7 +80,7 @@ class Scalar(nn.Module, ABC):
         return self.head(self.hidden_states(input_ids, attention_mask))[..., 0] + self.bias.float()
 
     def scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """The number at the last real token of each row.
+        """Computes the number at the last real token of each row.
 
         Returns:
             (B,) in fp32.
@@ -89,7 +89,7 @@ class Scalar(nn.Module, ABC):
         return per_token.gather(1, last_token_index(attention_mask)[:, None])[:, 0]
 
     def values(self, sequences: Sequences) -> Tensor:
-        """The number in the state before each response token: what a critic knows when the token is chosen.
+        """Computes the number before each response token, i.e. the critic's estimate when the token is chosen.
 
         Returns:
             (B, R) in fp32.
@@ -99,15 +99,15 @@ class Scalar(nn.Module, ABC):
 
     @torch.no_grad()
     def normalize(self, scores: Tensor) -> None:
-        """Shifts and scales head and bias so that these scores get mean 0 and standard deviation 1.
+        """Shifts and scales head and bias so that these scores would have mean 0 and standard deviation 1.
 
         Source: Ziegler et al. (2019), section 2.1, which normalises on samples of the initial policy.
 
         Args:
-            scores: (N,) that this model gave.
+            scores: (N,) scores that this model has given.
 
         Raises:
-            UserError: If there are fewer than two, or they are all the same.
+            UserError: If there are fewer than two scores, or all are equal.
         """
         if len(scores) < 2 or not scores.std() > 0:
             raise UserError(
@@ -120,14 +120,14 @@ class Scalar(nn.Module, ABC):
 
 
 class ScalarModel(Scalar):
-    """A backbone, a linear head on every token, and a bias.
+    """A backbone, a linear head on each token, and a bias.
 
-    The heads of Hugging Face have none, so an export has it in its last norm. Where that takes none, it is `score_bias`
-    in the configuration, and transformers gives scores without it (`models/score_bias.py`).
+    Hugging Face's heads have no bias, so an export puts it into the last norm. If that norm has no bias either, the
+    configuration holds it as `score_bias`, and transformers gives scores without it (`models/score_bias.py`).
     """
 
     def __init__(self, net: PreTrainedModel) -> None:
-        """Wraps a net of the `…ForSequenceClassification` kind with one label."""
+        """Wraps a `…ForSequenceClassification` model with one label."""
         super().__init__()
         self.net = net
         put_head(net)
@@ -137,7 +137,7 @@ class ScalarModel(Scalar):
 
     @property
     def head(self) -> ScalarHead:  # type: ignore[override]
-        """The linear layer of the net, whatever its family calls it."""
+        """The linear layer of the model, whose name depends on the family."""
         return cast(ScalarHead, heads(self.net)[0])
 
     @property
@@ -151,7 +151,7 @@ class ScalarModel(Scalar):
 
 
 def put_head(net: PreTrainedModel) -> None:
-    """Puts a `ScalarHead` with the same weights in the place of a net's own head."""
+    """Replaces a model's own head by a `ScalarHead` with the same weights."""
     for name in HEADS:
         old = getattr(net, name, None)
         if old is not None:
@@ -167,11 +167,11 @@ def load_scalar_model(source: ModelSource, head: HeadInit) -> ScalarModel:
     Args:
         source: Where the backbone comes from.
         head: `normal` draws the head from N(0, 1/sqrt(D + 1)) (Stiennon et al., 2020), for a reward model in
-            training; `zero` for a critic; `trained` demands the head that the folder holds.
+            training; `zero` is for a critic; `trained` requires the head that the folder contains.
 
     Raises:
         UserError: If the model cannot be found, its family has no scalar form, weights of the backbone are missing, or
-            `trained` finds no head.
+            the folder contains no head for `trained`.
     """
     config = source.hf_config()
     config.num_labels = 1
@@ -194,7 +194,7 @@ def load_scalar_model(source: ModelSource, head: HeadInit) -> ScalarModel:
 
 
 def load_reward_model(path: str, dtype: str = "float32") -> ScalarModel:
-    """Loads an exported reward model; a head that would be drawn at random is an error.
+    """Loads an exported reward model, which must contain its trained head.
 
     Raises:
         UserError: If the folder is not a trained reward model.

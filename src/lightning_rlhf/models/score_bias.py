@@ -1,8 +1,8 @@
-"""Puts the bias of a scalar model where transformers reads it.
+"""Moves the bias of a scalar model to a weight that transformers reads.
 
-The heads of Hugging Face's `…ForSequenceClassification` have no bias. Where the last norm has one, as LayerNorm does,
-the head w gives a score that is higher by b if the norm's bias is moved by b w / |w|². An RMSNorm has none, and no
-weights of norm and head can stand in for it: w · γ x / rms(x) changes its sign with x, and a constant does not.
+The heads of Hugging Face's `…ForSequenceClassification` have no bias. If the last norm has a bias, as a LayerNorm does,
+adding b w / |w|² to it raises the score of the head w by b. An RMSNorm has no bias, and no weights of norm and head can
+replace it: w · γ x / rms(x) changes its sign with x, and a constant does not.
 """
 
 from collections.abc import Iterator
@@ -16,25 +16,25 @@ from lightning_rlhf.models.scalar import ScalarModel
 
 
 class Folding:
-    """Streams the weights of a scalar model, with as much of its bias in them as they can take.
+    """Streams the weights of a scalar model, which include as much of its bias as possible.
 
-    Weights in 16 bits take none: what is added to a norm would be rounded away in every hidden state.
+    Weights in 16 bits include none of it, because a change of the norm would be lost in the rounding of hidden states.
     """
 
     def __init__(self, empty: ScalarModel, bias: float) -> None:
-        """Looks for the place.
+        """Finds the norm that the head reads.
 
         Args:
-            empty: A model like it, of which only the structure counts.
-            bias: That of the model.
+            empty: A model with the same structure; its weights are not read.
+            bias: The bias of the model.
         """
-        # As a scalar model holds it that is read in the dtype of these weights.
+        # Rounded as in a scalar model that is loaded in the dtype of these weights.
         self.left = float(torch.tensor(bias, dtype=empty.head.weight.dtype))
-        """The bias that no weight has taken, when the stream has ended: all of it where the last norm has no place."""
+        """When the stream has ended: the part of the bias that is in no weight."""
         self._norm = _last_norm(empty)
 
     def applied(self, weights: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-        """The weights of its Hugging Face model on the CPU; the bias of the last norm comes last."""
+        """Yields the weights of the Hugging Face model, which are on the CPU; the bias of the last norm comes last."""
         before, head = None, torch.empty(0)
         for name, weight in weights:
             if name == self._norm:
@@ -55,9 +55,9 @@ class Folding:
 
 
 def _last_norm(model: ScalarModel) -> str | None:
-    """The name of the bias of the norm that the head reads; None if it has none.
+    """Returns the name of the bias of the norm that the head reads; None if it has no bias.
 
-    The last one outside of the blocks; one of another width has a projection behind it, as in some sizes of OPT.
+    This is the last norm outside the blocks. If it has another width, a projection follows, as in some sizes of OPT.
     """
     inside = {part for block in blocks(model.net) for part in block.modules()}
     norms = [

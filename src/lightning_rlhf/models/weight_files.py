@@ -1,4 +1,4 @@
-"""Weights in safetensors files, as transformers reads them; written as they arrive, so that memory holds one file."""
+"""Writes weights to safetensors files that transformers reads, as they arrive, so that memory holds one file."""
 
 import json
 from collections.abc import Iterable
@@ -8,11 +8,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 SHARD_BYTES = 5 * 10**9
-"""Largest size of a file of weights: 5 GB, which huggingface_hub takes too (`split_torch_state_dict_into_shards`)."""
+"""Largest size of a file of weights, the 5 GB of huggingface_hub (`split_torch_state_dict_into_shards`)."""
 
 
 def write_weights(folder: Path, weights: Iterable[tuple[str, Tensor]], max_shard_bytes: int = SHARD_BYTES) -> None:
-    """Writes `model.safetensors`, or several files with an index if the weights are larger than one may be.
+    """Writes `model.safetensors`, or several files with an index if the weights exceed the size of one file.
 
     Args:
         folder: An existing folder.
@@ -36,12 +36,12 @@ def write_weights(folder: Path, weights: Iterable[tuple[str, Tensor]], max_shard
 
 
 def _unfinished(number: int) -> str:
-    """The name of a file until it is known how many there are."""
+    """Returns the name of a file as long as the number of files is unknown."""
     return f"model-{number}.safetensors"
 
 
 def _name(folder: Path, files: list[dict[str, int]]) -> None:
-    """Gives the files the names that transformers looks for."""
+    """Renames the files to the names that transformers looks for."""
     weight_map: dict[str, str] = {}
     for number, sizes in enumerate(files):
         suffix = f"-{number + 1:05}-of-{len(files):05}" if len(files) > 1 else ""

@@ -15,7 +15,7 @@ from lightning_rlhf.data.kinds import Conversation
 from lightning_rlhf.data.prompts import Prompt
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.data.rows import Rows
-from lightning_rlhf.distributed.phases import clip_by_role
+from lightning_rlhf.distributed.clipping import clip_by_role
 from lightning_rlhf.errors import raise_problems
 from lightning_rlhf.hooks import notify
 from lightning_rlhf.models.roles import Net, SeparateRoles

@@ -1,4 +1,4 @@
-"""Reads the weights of a checkpoint, whatever strategy wrote it: on the CPU, without the processes that wrote it."""
+"""Reads the weights of a checkpoint of any strategy, on the CPU and without the processes that wrote it."""
 
 from pathlib import Path
 
@@ -19,13 +19,13 @@ _FOLDERS = [
 
 
 def read_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """Whole weights by the names that the training module has.
+    """Returns whole weights by their names in the training module.
 
     Args:
-        checkpoint: A file, or the folder of a strategy that shards.
+        checkpoint: A file, or a folder that a sharding strategy has written.
 
     Raises:
-        UserError: If it is none, is damaged, or could run code.
+        UserError: If it is no checkpoint, is damaged or could run code.
     """
     if checkpoint.is_file():
         check_file(checkpoint)

@@ -1,8 +1,9 @@
-"""Checks that a checkpoint runs no code when it is read: a pickle can name any function to be called.
+"""Checks that a checkpoint runs no code when it is read, because a pickle can call any function that it names.
 
-`torch.load` refuses that with `weights_only=True`, but DeepSpeed does not use it, and torch.distributed.checkpoint uses
-it neither for `.metadata` (filesystem.py, `read_metadata`) nor for values that are no tensors (default_planner.py,
-`load_bytes`). Their folders are therefore read here first, and nothing passes but what these libraries write.
+`torch.load` refuses such calls with `weights_only=True`. But DeepSpeed does not set it, and
+torch.distributed.checkpoint sets it neither for `.metadata` (filesystem.py, `read_metadata`) nor for values that are
+not tensors (default_planner.py, `load_bytes`). The folders of both are therefore read here first, and only what these
+libraries write is accepted.
 """
 
 import pickle
@@ -11,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata
@@ -32,14 +32,14 @@ _METADATA = {
     "torch.distributed.checkpoint.metadata._MEM_FORMAT_ENCODING",
     "torch.serialization._get_layout",
 }
-"""What torch writes into `.metadata`, beside dtypes."""
+"""The names that torch writes into `.metadata`, besides dtypes."""
 
 
 def check_file(file: Path) -> None:
     """Checks a file that `torch.save` wrote; its tensors stay on the disk.
 
     Raises:
-        UserError: If it names something that could run, or is damaged.
+        UserError: If it names something that could run code, or is damaged.
     """
     with _refusing(file):
         torch.load(file, map_location="meta", weights_only=True, mmap=True)
@@ -49,7 +49,7 @@ def check_distributed(folder: Path) -> None:
     """Checks a folder of torch.distributed.checkpoint.
 
     Raises:
-        UserError: If it names something that could run, or is damaged.
+        UserError: If it names something that could run code, or is damaged.
     """
     for file in folder.glob("*.metadata"):
         with _refusing(file), file.open("rb") as opened:
@@ -66,7 +66,7 @@ def check_deepspeed(folder: Path) -> None:
     """Checks the files of DeepSpeed's engine.
 
     Raises:
-        UserError: If one names something that could run, or is damaged.
+        UserError: If a file names something that could run code, or is damaged.
     """
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
@@ -80,8 +80,8 @@ def check_deepspeed(folder: Path) -> None:
 class _Metadata(pickle.Unpickler):
     """Reads `.metadata`."""
 
-    def find_class(self, module: str, name: str) -> Any:
-        """What a name stands for."""
+    def find_class(self, module: str, name: str) -> object:
+        """Returns the object of an accepted name."""
         if f"{module}.{name}" in _METADATA or (module == "torch" and isinstance(getattr(torch, name, 0), torch.dtype)):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"it names {module}.{name}, which torch does not write there")
@@ -89,11 +89,11 @@ class _Metadata(pickle.Unpickler):
 
 @contextmanager
 def _refusing(file: Path) -> Iterator[None]:
-    """Turns all that can go wrong with a pickle, which may hold anything, into one message."""
+    """Turns any error into one message, because reading an arbitrary pickle can fail in any way."""
     try:
         yield
     except Exception as error:
-        # torch's own first lines say how to read it all the same.
+        # The first lines of torch's message say how to read the file regardless.
         told = re.search("WeightsUnpickler error: ([^\n]+?)(?:[.] |\n|$)", str(error))
         reason = told[1].strip() if told else f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise UserError(f"checkpoint={file}: not read, since it is damaged or could run code: {reason}") from error

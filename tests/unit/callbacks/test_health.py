@@ -10,7 +10,7 @@ import torch
 
 from lightning_rlhf.callbacks import Health
 from lightning_rlhf.callbacks.alarms import ALARMS, Alarm
-from lightning_rlhf.callbacks.health import distinct
+from lightning_rlhf.callbacks.diversity import distinct
 from lightning_rlhf.distributed.gradient_norms import total_norm
 from lightning_rlhf.errors import UserError
 

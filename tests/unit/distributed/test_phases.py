@@ -14,12 +14,10 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from support import free_port
 from torch import Tensor, nn
 
+from lightning_rlhf.distributed.clipping import clip_by_role, grad_norms, last_grad_norms
 from lightning_rlhf.distributed.phases import (
-    clip_by_role,
     finished_everywhere,
     full_state_dict,
-    grad_norms,
-    last_grad_norms,
     named_weights,
     num_parameters,
     release,

@@ -62,7 +62,7 @@ def test_a_folder_whose_weights_are_of_another_architecture_is_refused_with_some
     other.save_pretrained(tmp_path)
     # Two layers of nine weights, the last norm, the embedding and the output.
     with pytest.raises(
-        UserError, match=r"21 weights .* random: \S+, \S+, \S+ and 18 more; it is a net of another kind"
+        UserError, match=r"21 weights .* random: \S+, \S+, \S+ and 18 more; it is a model of another kind"
     ):
         load_causal_lm(ModelSource(pretrained=str(tmp_path)))
 
@@ -244,7 +244,9 @@ def test_what_is_wrong_in_a_folder_that_exists_is_said_in_one_line(
 
 
 def test_a_name_that_is_no_folder_is_asked_of_the_hub() -> None:
-    with pytest.raises(UserError, match="not a model folder, and not to be had from the hub: We couldn't connect"):
+    with pytest.raises(
+        UserError, match="not a model folder, and cannot be downloaded from the hub: We couldn't connect"
+    ):
         load_causal_lm(ModelSource(pretrained="nobody/no-such-model"))
 
 

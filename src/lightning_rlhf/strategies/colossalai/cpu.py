@@ -1,7 +1,8 @@
-"""ColossalAI 0.5.0 on a CPU, for which its ZeRO optimizer was not made: what is replaced, and only there.
+"""Replaces the parts of ColossalAI 0.5.0 that keep its ZeRO optimizer from running on a CPU; GPUs are unaffected.
 
-Its `CpuAccelerator` raises an error where a GPU would wait for a stream or free memory, and its ZeRO optimizer asserts
-that there is a GPU (zero/low_level/low_level_optim.py, `_sanity_checks`); nothing else in ZeRO 1 and 2 needs one.
+The `CpuAccelerator` of ColossalAI raises an error where a GPU would wait for a stream or free memory, and the ZeRO
+optimizer asserts that there is a GPU (zero/low_level/low_level_optim.py, `_sanity_checks`). Nothing else in ZeRO 1 and
+2 needs a GPU.
 """
 
 from collections.abc import Iterator
@@ -14,10 +15,10 @@ from lightning_rlhf.errors import UserError
 
 
 def choose_accelerator(device: torch.device, stage: int) -> None:
-    """Tells ColossalAI on what device this process computes.
+    """Tells ColossalAI which kind of device this process computes on.
 
     Raises:
-        UserError: If that is a CPU and Gemini is wanted.
+        UserError: If the device is a CPU and the stage is Gemini's.
     """
     from colossalai.accelerator import set_accelerator
 
@@ -27,7 +28,7 @@ def choose_accelerator(device: torch.device, stage: int) -> None:
     if stage == 3:
         raise UserError(
             "ColossalAIStrategy: stage=3 (strategy=colossalai_gemini…) needs a GPU: Gemini moves weights between it "
-            "and the CPU's memory, and has no mode without; take trainer=gpu, or stage 1 or 2 (colossalai_zero2)"
+            "and the CPU's memory, and has no mode without a GPU; set trainer=gpu, or stage 1 or 2 (colossalai_zero2)"
         )
     set_accelerator(_accelerator_class()())
 
@@ -53,23 +54,23 @@ def _accelerator_class() -> type:
     from colossalai.accelerator import CpuAccelerator
 
     class SynchronousCpu(CpuAccelerator):
-        """A CPU on which everything is done as soon as it is asked for: there is nothing to wait for."""
+        """A CPU, which finishes every operation before the call returns, so that there is nothing to wait for."""
 
         def synchronize(self, device: object = None) -> None:
-            """Waits for nothing."""
+            """Does nothing."""
 
         def device_count(self) -> int:
-            """There is one for each process; asked for by the loss scaler of fp16."""
+            """Returns 1, one device for each process; the loss scaler of fp16 asks for it."""
             return 1
 
         def Stream(self, *arguments: object, **settings: object) -> None:
-            """There is one order of work."""
+            """Returns None: a CPU has no streams."""
 
         def current_stream(self, device: object = None) -> None:
-            """There is one order of work."""
+            """Returns None: a CPU has no streams."""
 
         def stream(self, stream: object) -> AbstractContextManager[None]:
-            """There is one order of work."""
+            """Returns an empty context: a CPU has no streams."""
             return nullcontext()
 
     return SynchronousCpu

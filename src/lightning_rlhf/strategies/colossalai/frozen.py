@@ -1,6 +1,6 @@
-"""Frozen nets under Gemini, which divides trained weights only (zero/gemini/gemini_ddp.py, `_init_chunks`).
+"""Frozen models under Gemini, which divides trained weights only (zero/gemini/gemini_ddp.py, `_init_chunks`).
 
-Gemini never sees them: torch's `fully_shard` divides them, and gathers one when it is called, block by block.
+Gemini never sees frozen models. torch's `fully_shard` divides them, and gathers a model block by block in each call.
 """
 
 from collections.abc import Iterator
@@ -18,10 +18,10 @@ from lightning_rlhf.distributed.shapes import lift_scalars
 
 
 class FrozenNets:
-    """The nets of a module none of whose weights is trained."""
+    """The models of a module that have no trained weights."""
 
     def __init__(self, module: nn.Module) -> None:
-        """Finds them."""
+        """Finds the frozen models of a module."""
         self.nets = [
             net
             for net in dict.fromkeys(models_in(module))
@@ -46,12 +46,12 @@ class FrozenNets:
                 owner._modules[name] = net
 
     def divide(self, dtype: torch.dtype, device: torch.device, *, offload: bool) -> None:
-        """Casts their weights and spreads them over the processes; on the CPU they are in memory anyway.
+        """Casts the weights of the models and divides them among the processes.
 
         Args:
-            dtype: Of the weights.
-            device: Of this process.
-            offload: Whether shards rest in the CPU's memory.
+            dtype: The dtype of the weights.
+            device: The device of this process.
+            offload: Whether shards rest in the CPU's memory; on a CPU they always do.
         """
         mesh = init_device_mesh(device.type, (dist.get_world_size(),))
         policy = CPUOffloadPolicy() if offload and device.type != "cpu" else OffloadPolicy()
@@ -64,7 +64,7 @@ class FrozenNets:
                 buffer.data = buffer.data.to(device)
 
     def scatter(self) -> None:
-        """Divides what a call has left gathered: there is no backward pass that would."""
+        """Divides what a call has left gathered, because no backward pass follows that would do so."""
         for part in shards.parts(*self.nets):
             part.reshard()
 
@@ -78,7 +78,7 @@ class FrozenNets:
             yield
 
     def release(self) -> None:
-        """Leaves the GPU; shards stay divided."""
+        """Moves the shards from the GPU to the CPU; they stay divided."""
         self.scatter()
         for net in self.nets:
             net.cpu()

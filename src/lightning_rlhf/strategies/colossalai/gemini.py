@@ -1,9 +1,9 @@
 """Gemini, ColossalAI's ZeRO 3: trained weights lie in chunks that are divided among the processes.
 
-A chunk is gathered when an operation meets one of its weights, which only happens under hooks. Those of Gemini itself
-belong to a training step: they count operations, measure memory and expect a backward pass. Outside one `_Layerwise`
-is used. Frozen nets are divided by other means, see `colossalai.frozen`; a frozen weight in a net that trains stays
-whole in every process.
+Hooks gather a chunk when an operation uses one of its weights. Gemini's own hooks work only in a training step: they
+count operations, measure memory and expect a backward pass. Outside a training step, the hook of `_layerwise` is used.
+Frozen models are divided by other means; see `colossalai.frozen`. A frozen weight in a model that trains stays whole in
+every process.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,13 +16,13 @@ from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_map_only
 
 from lightning_rlhf.distributed import shards
-from lightning_rlhf.strategies.colossalai.clipping import GeminiClipping
+from lightning_rlhf.strategies.colossalai.clipping import GeminiClipping, clip_on_cpu
 from lightning_rlhf.strategies.colossalai.frozen import FrozenNets
 from lightning_rlhf.strategies.colossalai.zero import keep_changes
 
 
 class GeminiEngine:
-    """Does what a `GeminiDDP` needs around training."""
+    """Drives a `GeminiDDP` in training, in rollouts and when weights are read or written."""
 
     def __init__(self, ddp: Any, optimizer: Any, frozen: FrozenNets, device: torch.device) -> None:
         """Takes the boosted module and optimizer.
@@ -30,19 +30,19 @@ class GeminiEngine:
         Args:
             ddp: A `GeminiDDP`.
             optimizer: Its `GeminiOptimizer`.
-            frozen: Nets that it does not know.
-            device: Of this process.
+            frozen: The frozen models, which the `GeminiDDP` does not contain.
+            device: The device of this process.
         """
         self.ddp, self.optimizer, self.chunks, self.frozen = ddp, optimizer, ddp.chunk_manager, frozen
         self.mixin = optimizer.mix_precision_mixin
         self.parameters = {id(parameter): parameter for parameter in ddp.fp16_params}
-        """Those that are trained, by id."""
+        """The trained parameters, by id."""
         self.keys = {id(master): id(p) for p, master in zip(ddp.fp16_params, ddp.fp32_params, strict=True)}
         self.held: list[Any] = []
-        # Not ddp.modules(), which begins with itself.
+        # ddp.modules() would begin with the GeminiDDP itself.
         owners = [module for module in ddp.module.modules() if module._parameters]
         self.hooks = [module.register_forward_hook(_with_plain_output) for module in owners]
-        _clip_on_cpu(optimizer.optim)
+        clip_on_cpu(optimizer.optim)
         self.clipping = GeminiClipping(optimizer, device)
 
     @contextmanager
@@ -50,14 +50,14 @@ class GeminiEngine:
         """Enters the context in which the loss is computed."""
         from colossalai.tensor.param_op_hook import ColoParamOpHookManager
 
-        # What GeminiDDP.forward does, which would also round the floating-point numbers of the batch.
+        # GeminiDDP.forward does the same, but would also round the floating-point numbers of the batch.
         self.ddp.gemini_manager.pre_iter()
         with ColoParamOpHookManager.use_hooks(*self.ddp.hooks):
             yield
 
     def backward(self, loss: Tensor) -> None:
         """Computes gradients, and divides them."""
-        # After the first one placement_policy=auto prints how often it has measured (memstats_collector.py).
+        # After the first backward pass, placement_policy=auto prints how often it has measured (memstats_collector.py).
         with redirect_stdout(None) if self.ddp.gemini_manager.is_warmup() else nullcontext():
             self.optimizer.backward(loss)
 
@@ -74,7 +74,7 @@ class GeminiEngine:
                 self.frozen.scatter()
 
     def no_sync(self) -> AbstractContextManager[None]:
-        """Nothing: Gemini has no room for whole gradients, and reduces them with each backward pass."""
+        """Returns an empty context: Gemini has no room for whole gradients, and reduces them in each backward pass."""
         return nullcontext()
 
     @contextmanager
@@ -92,7 +92,7 @@ class GeminiEngine:
         for chunk in mine:
             self.chunks.access_chunk(chunk)
         try:
-            # A ColoParameter would ask for what is here, and forget what `div_` does to it; see `_with_plain_output`.
+            # A ColoParameter would gather weights that are here already, and ignore `div_`; see `_with_plain_output`.
             for parameter in kinds:
                 parameter.__class__ = nn.Parameter
             with self.frozen.whole(nets, write=write):
@@ -107,14 +107,14 @@ class GeminiEngine:
                 keep_changes(chunk.payload, chunk.paired_chunk.payload)
 
     def gather_for(self, parameters: Iterable[Tensor]) -> None:
-        """Makes the weights of an operation whole; divides all others again but those that are held."""
+        """Gathers the weights of an operation, and divides all others again except those that are held."""
         chunks = self.chunks.get_chunks(p for p in parameters if id(p) in self.parameters)
         self.scatter(but=chunks)
         for chunk in chunks:
             self.chunks.access_chunk(chunk)
 
     def scatter(self, but: tuple[Any, ...] = ()) -> None:
-        """Divides gathered chunks again, and moves them to where they rest: what GeminiDDP does after inference."""
+        """Divides gathered chunks again and moves them to their place of rest, as GeminiDDP does after inference."""
         for chunk in list(self.chunks.accessed_chunks):
             if chunk in but or chunk in self.held:
                 continue
@@ -122,15 +122,15 @@ class GeminiEngine:
                 self.chunks.fake_release_chunk(chunk)
             else:
                 self.chunks.release_chunk(chunk)
-            # By force: weights may have been written.
+            # The copy is forced because the weights may have been written.
             rests_on = self.ddp.grads_device[next(iter(chunk.tensors_info))]
             self.chunks.move_chunk(chunk, rests_on, force_copy=True)
 
     def whole_weights(self, tensors: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Whole master weights of those parameters that are trained, and all other tensors, whole too.
+        """Yields a whole tensor for each tensor: its master weight if it is trained, and otherwise itself.
 
-        One chunk is gathered at a time; neighbours in a module mostly share one. GeminiDDP's own `state_dict` would
-        round master weights to 16 bits.
+        One chunk is gathered at a time, and neighbours in a module usually share a chunk. GeminiDDP's own `state_dict`
+        would round master weights to 16 bits.
         """
         from colossalai.zero.gemini.utils import get_temp_total_chunk_on_cuda
 
@@ -143,14 +143,14 @@ class GeminiEngine:
                 continue
             (chunk,) = self.chunks.get_chunks([master])
             if chunk is not gathered:
-                # The memory of one chunk goes before the next one is gathered.
+                # The memory of one chunk is freed before the next one is gathered.
                 del numbers
                 gathered, numbers = chunk, get_temp_total_chunk_on_cuda(chunk, torch.float32)
             place = chunk.tensors_info[master]
             yield numbers[place.offset : place.end].view(master.shape)
 
     def master_parts(self) -> list[Tensor]:
-        """This process's parts of the chunks of master weights, without what fills them up."""
+        """Returns this process's parts of the chunks of master weights, without padding."""
         return [
             chunk.payload[: chunk.utilized_size if chunk.is_gathered else chunk.valid_end]
             for chunk in self._master_chunks()
@@ -161,7 +161,7 @@ class GeminiEngine:
         """Sets weights and master weights.
 
         Args:
-            weights: Whole ones, by the id of their parameter.
+            weights: Whole weights, by the id of their parameter.
         """
         for chunk in self._master_chunks():
             begin, end = (0, chunk.chunk_size) if chunk.is_gathered else (chunk.shard_begin, chunk.shard_end)
@@ -172,12 +172,12 @@ class GeminiEngine:
                     part = weight.flatten()[first - place.offset : last - place.offset]
                     chunk.payload[first - begin : last - begin].copy_(part)
             chunk.paired_chunk.payload.copy_(chunk.payload)
-            # Copies that lie in pinned memory are old now.
+            # Copies in pinned memory are now out of date.
             chunk.cpu_vis_flag = chunk.paired_chunk.cpu_vis_flag = False
 
     @torch.no_grad()
     def release(self) -> None:
-        """Leaves the GPU; the weights stay divided, since no process may have room for all."""
+        """Moves the weights to the CPU; they stay divided, because a process may not have room for all of them."""
         for hook in self.hooks:
             hook.remove()
         cpu = torch.device("cpu")
@@ -191,7 +191,7 @@ class GeminiEngine:
             for buffer in self.ddp.buffers():
                 buffer.data = buffer.data.cpu()
         self.frozen.release()
-        # These caches belong to the classes and would keep all chunks for ever.
+        # These caches belong to the classes, and would keep all chunks until the process ends.
         type(self.ddp.gemini_manager)._get_layout_info.cache_clear()
         if self.ddp.gemini_manager.policy_name == "auto":
             self.ddp.gemini_manager.placement_policy._sort_can_evict_chunks.cache_clear()
@@ -200,11 +200,11 @@ class GeminiEngine:
         return self.chunks.get_chunks(self.ddp.fp32_params)
 
 
-def _with_plain_output(module: nn.Module, arguments: object, output: object) -> Any:
-    """Takes the type ColoTensor from what a module computes with its weights.
+def _with_plain_output(module: nn.Module, arguments: object, output: object) -> object:
+    """Turns the outputs of a module from ColoTensors into plain tensors.
 
-    ColossalAI gives it to all that comes of them, and needs it for nothing; but on a ColoTensor, or with one, `add_`,
-    `sub_`, `mul_` and `div_` do nothing (tensor/colo_tensor.py, `INPALCE_MAPPING`).
+    ColossalAI makes every result of its weights a ColoTensor, which nothing needs. But `add_`, `sub_`, `mul_` and
+    `div_` do nothing if an operand is a ColoTensor (tensor/colo_tensor.py, `INPALCE_MAPPING`).
     """
     from colossalai.tensor import ColoTensor
 
@@ -216,7 +216,7 @@ def _with_plain_output(module: nn.Module, arguments: object, output: object) -> 
 
 
 def _layerwise(engine: GeminiEngine) -> Any:
-    """A hook that gathers what an operation needs."""
+    """Returns a hook that gathers the weights of each operation."""
     from colossalai.tensor.param_op_hook import ColoParamOpHook
 
     class Layerwise(ColoParamOpHook):
@@ -233,27 +233,3 @@ def _layerwise(engine: GeminiEngine) -> Any:
             pass
 
     return Layerwise()
-
-
-def _clip_on_cpu(optimizer: Any) -> None:
-    """Clips what ColossalAI's Adams forget: bf16 gradients in the CPU's memory (nn/optimizer/hybrid_adam.py).
-
-    They update those with a function of their own, `torch_adam_update`, which knows nothing of `div_scale`.
-
-    Args:
-        optimizer: A `HybridAdam` or `CPUAdam`; `FusedAdam` has only weights on the GPU.
-    """
-    update: Any = getattr(optimizer, "torch_adam_update", None)
-    scale = 1.0
-
-    def take_scale(optimizer: object, arguments: tuple[Any, ...], settings: dict[str, Any]) -> None:
-        nonlocal scale
-        # -1 is ColossalAI's way to say 1.
-        scale = settings["div_scale"] if settings.get("div_scale", -1) > 0 else 1.0
-
-    def clipped_update(weight: Tensor, gradient: Tensor, *others: object) -> None:
-        update(weight, gradient.to(weight.dtype) / scale, *others)
-
-    if update:
-        optimizer.register_step_pre_hook(take_scale)
-        optimizer.torch_adam_update = clipped_update

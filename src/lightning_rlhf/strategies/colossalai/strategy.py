@@ -1,4 +1,4 @@
-"""ColossalAI: ZeRO 1 and 2, and Gemini, as a Lightning strategy on ColossalAI's Booster."""
+"""ColossalAI's ZeRO 1 and 2 and Gemini as a Lightning strategy, built on ColossalAI's Booster."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -6,7 +6,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
@@ -16,30 +15,22 @@ from torch import Tensor, nn
 from lightning_rlhf.distributed.checkpoint_folders import replacing
 from lightning_rlhf.distributed.shards import no_inference_mode
 from lightning_rlhf.distributed.weight_stream import on_cpu
-from lightning_rlhf.errors import UserError
 from lightning_rlhf.strategies.colossalai import checkpoint as folder
+from lightning_rlhf.strategies.colossalai import checks
 from lightning_rlhf.strategies.colossalai import cpu as colossalai_cpu
-from lightning_rlhf.strategies.colossalai.boost import (
-    PLACEMENTS,
-    boost,
-    check_trainer,
-    import_colossalai,
-    require_colossalai,
-    take_first_process_weights,
-)
+from lightning_rlhf.strategies.colossalai.boost import boost, import_colossalai, take_first_process_weights
+from lightning_rlhf.strategies.colossalai.engine import Engine, named_weights
 from lightning_rlhf.strategies.colossalai.frozen import FrozenNets
-from lightning_rlhf.strategies.colossalai.gemini import GeminiEngine
 from lightning_rlhf.strategies.colossalai.precision import ColossalAIPrecision
 from lightning_rlhf.strategies.colossalai.zero import ZeroEngine
-from lightning_rlhf.strategies.pickle_checks import check_file
 
 
 class ColossalAIStrategy(DDPStrategy):
     """Divides the optimizer (stage 1), gradients (2) or weights (3, Gemini) among the processes.
 
     `DDPStrategy` gives launcher, process group and reductions; the module is not wrapped in DDP. Weights compute in
-    fp32, bf16 or fp16 without autocast; the optimizer holds fp32 master weights, which begin as the weights were
-    before they were cast.
+    fp32, bf16 or fp16 without autocast. The optimizer holds fp32 master weights, which start as the weights before the
+    cast.
     """
 
     strategy_name = "colossalai"
@@ -50,19 +41,19 @@ class ColossalAIStrategy(DDPStrategy):
         placement_policy: Literal["cuda", "cpu", "auto"] = "cuda",
         *,
         gather_for_generation: bool = True,
-        plugin: Mapping[str, Any] | None = None,
+        plugin: Mapping[str, object] | None = None,
         process_group_backend: str | None = None,
         timeout: timedelta | None = default_pg_timeout,
         start_method: Literal["popen", "spawn", "fork", "forkserver"] = "popen",
     ) -> None:
-        """Takes what to divide, and where it rests.
+        """Stores what to divide, and where it rests.
 
         Args:
-            stage: 1 and 2 are ColossalAI's `LowLevelZeroPlugin`, 3 is its `GeminiPlugin`.
-            placement_policy: Where the optimizer's state rests, and under Gemini weights too: on the GPU, in the CPU's
-                memory (where the optimizer then computes), or, under Gemini only, wherever there is room.
-            gather_for_generation: Gather a net that samples once for a rollout; otherwise layer by layer for each
-                token. Only Gemini has anything to gather.
+            stage: 1 and 2 select ColossalAI's `LowLevelZeroPlugin`, 3 its `GeminiPlugin`.
+            placement_policy: Where the optimizer's state rests, and under Gemini the weights too: on the GPU, in the
+                CPU's memory (where the optimizer then computes), or, under Gemini only, wherever there is room.
+            gather_for_generation: Gather a model that samples once for a rollout; otherwise it is gathered layer by
+                layer for each token. Only Gemini has weights to gather.
             plugin: Further settings of ColossalAI's plugin.
             process_group_backend: As in `DDPStrategy`.
             timeout: As in `DDPStrategy`.
@@ -71,13 +62,7 @@ class ColossalAIStrategy(DDPStrategy):
         Raises:
             UserError: If a value is impossible, or ColossalAI is not installed.
         """
-        if stage not in (1, 2, 3):
-            raise UserError(f"ColossalAIStrategy: stage={stage} must be 1, 2 or 3")
-        if placement_policy not in PLACEMENTS or (placement_policy == "auto" and stage != 3):
-            raise UserError(
-                f"ColossalAIStrategy: placement_policy={placement_policy} must be cuda or cpu, or auto with stage=3"
-            )
-        require_colossalai("strategy=colossalai… (ColossalAIStrategy)")
+        checks.check_settings(stage, placement_policy)
         super().__init__(
             precision_plugin=ColossalAIPrecision(),
             process_group_backend=process_group_backend,
@@ -86,7 +71,7 @@ class ColossalAIStrategy(DDPStrategy):
         )
         self.stage, self.placement_policy, self.settings = stage, placement_policy, dict(plugin or {})
         self.shards_parameters, self.gather_for_generation = stage == 3, gather_for_generation
-        self.engine: ZeroEngine | GeminiEngine | None = None
+        self.engine: Engine | None = None
 
     @property
     def precision(self) -> ColossalAIPrecision:
@@ -96,20 +81,20 @@ class ColossalAIStrategy(DDPStrategy):
 
     @property
     def restore_checkpoint_after_setup(self) -> bool:
-        """Master weights have to be there."""
+        """True, because a checkpoint is loaded into the master weights, which the setup creates."""
         return True
 
     def setup_environment(self) -> None:
-        """Connects the processes, and checks what can be checked before nets are built.
+        """Connects the processes, after the checks that are possible before models are built.
 
         Raises:
-            UserError: If the trainer wants what ColossalAI cannot do.
+            UserError: If ColossalAI does not support a setting of the trainer.
         """
         trainer = self._module().trainer
-        # A strategy that brings its precision plugin is not told what the user wants, and Lightning's own would turn
-        # fp16 on the CPU into bf16 (accelerator_connector.py, `_check_and_init_precision`).
+        # Lightning does not pass the user's choice to a strategy with its own precision plugin, and Lightning's own
+        # plugin would turn fp16 on the CPU into bf16 (accelerator_connector.py, `_check_and_init_precision`).
         self.precision.precision = trainer._accelerator_connector._precision_flag
-        check_trainer(trainer, self.stage, self.precision.precision)
+        checks.check_trainer(trainer, self.stage, self.precision.precision)
         super().setup_environment()
         import_colossalai()
         colossalai_cpu.choose_accelerator(self.root_device, self.stage)
@@ -117,13 +102,13 @@ class ColossalAIStrategy(DDPStrategy):
     def _get_process_group_backend(self) -> str:
         given = self._process_group_backend
         if given is None and self.stage == 3 and self.placement_policy != "cuda" and self.root_device.type == "cuda":
-            # Frozen nets rest in the CPU's memory there, and `CPUOffloadPolicy` wants a backend for both
-            # (torch/distributed/fsdp/_fully_shard/_fsdp_api.py). Not tried on a GPU yet.
+            # Frozen models then rest in the CPU's memory, and `CPUOffloadPolicy` needs a backend for both devices
+            # (torch/distributed/fsdp/_fully_shard/_fsdp_api.py). This has not been run on a GPU yet.
             return "cpu:gloo,cuda:nccl"
         return super()._get_process_group_backend()
 
     def setup(self, trainer: Trainer) -> None:
-        """Casts and divides the module, and builds the optimizer.
+        """Builds the optimizer, and casts and divides the module.
 
         Raises:
             UserError: If the module or its optimizer does not fit.
@@ -131,18 +116,13 @@ class ColossalAIStrategy(DDPStrategy):
         module = self._module()
         assert self.accelerator is not None
         self.accelerator.setup(trainer)
-        if any(type(parameter).__name__ == "ColoParameter" for parameter in module.parameters()) or self.engine:
-            raise UserError(
-                "ColossalAIStrategy: Gemini has divided this module's weights in an earlier run, and does not put them "
-                "together again: build a new module and trainer, and give ckpt_path or an export"
-            )
+        checks.check_undivided(module, self.engine)
         take_first_process_weights(module, self.root_device)
         if trainer.state.fn != TrainerFn.FITTING:
             self.model_to_device()
             return
         self.setup_optimizers(trainer)
-        if len(self.optimizers) != 1:
-            raise UserError(f"ColossalAIStrategy: {len(self.optimizers)} optimizers; it takes one, with groups")
+        checks.check_one_optimizer(self.optimizers)
         frozen = FrozenNets(module) if self.stage == 3 else None
         with frozen.set_aside() if frozen else nullcontext():
             self.engine = self.precision.engine = boost(
@@ -156,7 +136,7 @@ class ColossalAIStrategy(DDPStrategy):
                 device=self.root_device,
                 frozen=frozen,
             )
-            # Not before, since a GPU may have no room for what is not divided. Moves metrics, and tells the module.
+            # Moves metrics and sets the module's device. A GPU may have no room for the module before it is divided.
             self.model_to_device()
         if frozen:
             no_inference_mode(trainer)
@@ -169,7 +149,7 @@ class ColossalAIStrategy(DDPStrategy):
 
     @contextmanager
     def block_backward_sync(self) -> Iterator[None]:
-        """Lets the gradients of an accumulated part of a minibatch stay unreduced."""
+        """Skips the reduction of gradients for all but the last accumulated part of a minibatch."""
         with self._engine().no_sync():
             yield
 
@@ -182,19 +162,19 @@ class ColossalAIStrategy(DDPStrategy):
         return self.engine.whole(nets, write) if self.engine else nullcontext()
 
     def named_weights(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-        """See `Sharding`; trained weights are the fp32 masters."""
-        return self._named_weights(model, but=())
+        """See `Sharding`; trained weights are the fp32 master weights."""
+        return named_weights(self.engine, model)
 
     def num_parameters(self, net: nn.Module, *, trained: bool = False) -> int:
         """See `Sharding`; a divided weight keeps its shape."""
         return sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad or not trained)
 
     def trained_weights(self) -> list[Tensor]:
-        """See `Sharding`: of the fp32 masters."""
+        """See `Sharding`: parts of the fp32 master weights."""
         return self.engine.master_parts() if self.engine else []
 
     def grad_norms(self) -> dict[str, Tensor] | None:
-        """See `Sharding`: they are not known before the step."""
+        """See `Sharding`: the norms are known only after the step."""
         return None
 
     def last_grad_norms(self) -> dict[str, Tensor] | None:
@@ -202,69 +182,57 @@ class ColossalAIStrategy(DDPStrategy):
         return self.precision.last_norms
 
     def release(self) -> None:
-        """See `Sharding`: what `teardown` leaves goes with the module."""
+        """See `Sharding`: memory that `teardown` does not free is freed with the module."""
 
     def clip_by_role(self, max_norm: float) -> None:
-        """See `Sharding`: the boosted optimizer's step clips, and knows the bound."""
+        """See `Sharding`: the step of the boosted optimizer clips; it has the bound already."""
         self._engine().clipping.by_role = True
 
-    def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Whole weights on the first process, for a checkpoint."""
+    def lightning_module_state_dict(self) -> dict[str, Tensor]:
+        """Returns whole weights for a checkpoint on the first process, and nothing on the others."""
         module = self._module()
-        weights = self._named_weights(module, but=getattr(module, "unchanged", tuple)())
+        weights = named_weights(self.engine, module, skip=getattr(module, "unchanged", tuple)())
         return on_cpu(weights, keep=self.is_global_zero)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: object = None) -> None:
         """Writes a folder; see `colossalai.checkpoint`."""
-        rest = dict(checkpoint)
-        weights, shares = rest.pop("state_dict"), rest.pop("optimizer_states", [])
         with replacing(Path(self.broadcast(filepath)), self) as partial:
-            (partial / folder.OPTIMIZER).mkdir(exist_ok=True)
-            for share in shares:
-                torch.save(share, partial / folder.optimizer_file(self.global_rank, self.world_size))
-            if self.is_global_zero:
-                torch.save(weights, partial / folder.WEIGHTS)
-                self.checkpoint_io.save_checkpoint(rest, partial / folder.STATE, storage_options)
+            folder.save(checkpoint, partial, self, storage_options)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Reads a folder.
 
         Raises:
-            UserError: If it is another strategy's checkpoint, is damaged, or could run code.
+            UserError: If another strategy has written the checkpoint, or it is damaged or could run code.
         """
-        path = Path(checkpoint_path)
-        if not folder.is_colossalai_checkpoint(path):
-            raise UserError(f"checkpoint={path}: no ColossalAI strategy has written it; go on with the one that has")
-        check_file(path / folder.STATE)
-        state = self.checkpoint_io.load_checkpoint(path / folder.STATE, weights_only=weights_only)
-        return state | {"state_dict": folder.read_weights(path), "optimizer_states": [path]}
+        return folder.load(Path(checkpoint_path), self.checkpoint_io, weights_only)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Sets weights and their masters."""
+        """Sets weights and their master weights."""
         if self.engine:
             folder.load_whole_state_dict(self._module(), checkpoint["state_dict"], self.engine, strict)
         else:
             super().load_model_state_dict(checkpoint, strict)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Sets this process's share."""
+        """Sets this process's share of the optimizer's state."""
         (path,) = checkpoint["optimizer_states"]
         self.optimizers[0].load_state_dict(folder.read_optimizer(path, self.global_rank, self.world_size))
 
     def on_train_end(self) -> None:
-        """Gives whole weights the dtype back that they came in, from the masters."""
+        """Gives whole weights their original dtypes and the numbers of the master weights."""
         if isinstance(self.engine, ZeroEngine):
             self.engine.restore()
 
     def teardown(self) -> None:
-        """Ends training; exports come after it, and ask Gemini for its weights."""
+        """Ends training. Exports come later and need the weights, so the engine of Gemini is kept."""
         if self.engine:
             self.engine.release()
         if isinstance(self.engine, ZeroEngine):
             self.engine = self.precision.engine = None
         module = self._lightning_module
         if self.engine:
-            # Lightning would move weights that have no memory of their own.
+            # Lightning would move the weights, which have no memory of their own under Gemini.
             self._lightning_module = None
         super().teardown()
         self._lightning_module = module
@@ -273,14 +241,6 @@ class ColossalAIStrategy(DDPStrategy):
         assert self.lightning_module is not None
         return self.lightning_module
 
-    def _engine(self) -> ZeroEngine | GeminiEngine:
+    def _engine(self) -> Engine:
         assert self.engine is not None
         return self.engine
-
-    def _named_weights(self, module: nn.Module, but: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:
-        """See `named_weights`; leaves out the names that begin with one of `but`."""
-        state = {name: tensor for name, tensor in module.state_dict(keep_vars=True).items() if not name.startswith(but)}
-        whole = self.engine.whole_weights(state.values()) if self.engine else state.values()
-        for name, tensor in zip(state, whole, strict=True):
-            # A checkpoint of tensors of ColossalAI's own types could be read with ColossalAI only.
-            yield name, tensor.detach().as_subclass(Tensor)

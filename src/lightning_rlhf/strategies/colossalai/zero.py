@@ -1,6 +1,6 @@
-"""ZeRO 1 and 2 of ColossalAI: weights are whole in every process; each holds a share of the optimizer.
+"""ZeRO 1 and 2 of ColossalAI: every process holds whole weights and a share of the optimizer.
 
-The share has an fp32 copy of its weights, the master weights, beside the weights that compute ("working").
+The share includes fp32 copies of its weights, the master weights. The weights that compute are the working weights.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,21 +15,21 @@ from lightning_rlhf.strategies.colossalai.clipping import ZeroClipping
 
 
 class ZeroEngine:
-    """Does what a `LowLevelZeroOptimizer` needs around training."""
+    """Drives a `LowLevelZeroOptimizer` in training, in rollouts and when weights are read or written."""
 
     def __init__(self, dtypes: dict[nn.Parameter, torch.dtype], optimizer: Any, device: torch.device) -> None:
         """Takes the boosted optimizer.
 
         Args:
-            dtypes: What all parameters of the module were before they were cast.
+            dtypes: The dtypes of all parameters of the module before they were cast.
             optimizer: A `LowLevelZeroOptimizer`.
-            device: Of this process.
+            device: The device of this process.
         """
         self.dtypes, self.optimizer = dtypes, optimizer
         self.mixin = optimizer.mixed_precision_mixin
         masters = optimizer.get_working_to_master_map()
         self.parameters = {id(parameter): parameter for parameter in dtypes if id(parameter) in masters}
-        """Those that are trained, by id."""
+        """The trained parameters, by id."""
         self.clipping = ZeroClipping(optimizer, device)
 
     def training(self) -> AbstractContextManager[None]:
@@ -37,7 +37,7 @@ class ZeroEngine:
         return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
-        """Computes gradients, and reduces them unless in `no_sync`."""
+        """Computes gradients, and reduces them except in `no_sync`."""
         self.optimizer.backward(loss)
 
     def rollout(self) -> AbstractContextManager[None]:
@@ -45,12 +45,12 @@ class ZeroEngine:
         return nullcontext()
 
     def no_sync(self) -> AbstractContextManager[None]:
-        """Returns a context in which gradients are not reduced; stage 2 has no room for that and reduces them."""
+        """Returns a context in which gradients are not reduced, except in stage 2, which has no room for whole ones."""
         return nullcontext() if self.optimizer._partition_grads else self.optimizer.no_sync()
 
     @contextmanager
     def whole(self, nets: tuple[nn.Module, ...], write: bool) -> Iterator[None]:
-        """Lets weights be written if `write` is set; they are whole in any case."""
+        """Keeps what is written to the weights if `write` is set; the weights are always whole."""
         yield
         if write:
             for parameter in {parameter for net in nets for parameter in net.parameters()}:
@@ -58,12 +58,12 @@ class ZeroEngine:
                     keep_changes(self._share(parameter), self._master(parameter))
 
     def whole_weights(self, tensors: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Whole master weights of those parameters that are trained, and all other tensors as they are."""
+        """Yields a whole tensor for each tensor: its master weight if it is trained, and otherwise itself."""
         for tensor in tensors:
             yield self._whole_master(tensor) if id(tensor) in self.parameters else tensor
 
     def master_parts(self) -> list[Tensor]:
-        """This process's parts of the master weights."""
+        """Returns this process's parts of the master weights."""
         return [self._master(parameter) for parameter in self.parameters.values()]
 
     @torch.no_grad()
@@ -71,7 +71,7 @@ class ZeroEngine:
         """Sets weights and master weights.
 
         Args:
-            weights: Whole ones, by the id of their parameter.
+            weights: Whole weights, by the id of their parameter.
         """
         for key, weight in weights.items():
             parameter = self.parameters[key]
@@ -80,14 +80,14 @@ class ZeroEngine:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Gives the module's weights the dtype back that they came in: the trained ones from the masters."""
+        """Gives the weights their original dtypes back; the numbers of trained weights come from the master weights."""
         for parameter, dtype in self.dtypes.items():
             if parameter.dtype != dtype:
                 trained = id(parameter) in self.parameters
                 parameter.data = (self._whole_master(parameter) if trained else parameter.data).to(dtype)
 
     def release(self) -> None:
-        """Takes the hooks off the module; asks no other process, since one of them may have failed."""
+        """Removes the hooks from the module, without communication, because another process may have failed."""
         for handle in self.optimizer.grad_handles:
             handle.remove()
 
@@ -104,18 +104,18 @@ class ZeroEngine:
 
     @staticmethod
     def _share(weight: Tensor) -> Tensor:
-        """This process's part of a whole weight: an equal one after zeros at the end (`_create_master_param_…`)."""
+        """Returns this process's part of a whole weight; zeros make the parts equal (`_create_master_param_…`)."""
         flat, processes = weight.detach().flatten(), dist.get_world_size()
         return nn.functional.pad(flat, (0, -flat.numel() % processes)).chunk(processes)[dist.get_rank()]
 
 
 @torch.no_grad()
 def keep_changes(working: Tensor, master: Tensor) -> None:
-    """Carries what was written to working weights over to their masters; the others keep their fp32 digits.
+    """Copies changed working weights to the master weights; unchanged weights keep their fp32 digits.
 
     Args:
-        working: (N,) as they are.
-        master: (N,) fp32, perhaps on the CPU; working weights were these, rounded.
+        working: (N,) current working weights, which were the rounded master weights before they were written.
+        master: (N,) fp32 master weights, perhaps on the CPU.
     """
     new = working.to(master.device)
     torch.where(new == master.to(new.dtype), master, new.to(master.dtype), out=master)

@@ -1,4 +1,7 @@
-"""Norms of each role under DeepSpeed, whose optimizer clips in its step, all groups by one norm."""
+"""Gradient norms and clipping of each role under DeepSpeed.
+
+DeepSpeed's optimizer clips in its step, and clips all parameter groups together by one norm.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,17 +13,17 @@ from lightning_rlhf.distributed.gradient_norms import role_of
 
 
 class Clipping:
-    """Notes the norms that ZeRO's optimizer computes of its groups, and gives it those of a role to clip by."""
+    """Records the norms that ZeRO's optimizer computes of its groups, and makes it clip by the norm of each role."""
 
     def __init__(self, optimizer: Any) -> None:
-        """Takes the place of the functions by which the optimizer measures and clips.
+        """Replaces the functions with which the optimizer measures and clips.
 
         Args:
             optimizer: A `DeepSpeedZeroOptimizer` or `DeepSpeedZeroOptimizer_Stage3`. It measures all of its groups in
-                order, by one of two functions, and then clips them in order by `unscale_and_clip_grads`.
+                order with one of two functions, and then clips them in order with `unscale_and_clip_grads`.
         """
         self.optimizer, self.by_role = optimizer, False
-        # ZeRO 3 cuts a parameter group into several of its own.
+        # ZeRO 3 divides a parameter group into several groups of its own.
         groups = getattr(optimizer, "sub_group_to_group_id", None)
         order = range(len(optimizer.optimizer.param_groups)) if groups is None else groups.values()
         self._roles = [role_of(optimizer.optimizer.param_groups[group]) for group in order]
@@ -31,33 +34,42 @@ class Clipping:
         self._clip = optimizer.unscale_and_clip_grads
         optimizer.unscale_and_clip_grads = self._clip_by_role
 
-    def norms(self) -> dict[str, Tensor]:
-        """Norm of each role's gradients in the last step, before clipping."""
-        return {role: self._norm(role) / self._scale for role in dict.fromkeys(self._roles)} if self._measured else {}
+    def norms(self, device: torch.device) -> dict[str, Tensor] | None:
+        """Returns the norm of each role's gradients in the last step, before clipping.
+
+        Args:
+            device: The device that the norms are moved to.
+
+        Returns:
+            Norms by role; None before the first step, or if fp16 gradients overflowed in the last one.
+        """
+        if not self._measured or getattr(self.optimizer, "overflow", False):
+            return None
+        return {role: (self._norm(role) / self._scale).to(device) for role in dict.fromkeys(self._roles)}
 
     def _norm(self, role: str) -> Tensor:
-        """As the optimizer has it: with the gradients, it is multiplied by the loss scale."""
+        """Returns the norm of a role as the optimizer has it: multiplied by the loss scale, as the gradients are."""
         return torch.stack([norm for norm, of in zip(self._measured, self._roles, strict=True) if of == role]).norm()
 
-    def _noting(self, measure: Callable[..., Any]) -> Callable[..., Any]:
-        def noting(*arguments: object, **settings: object) -> Any:
+    def _noting(self, measure: Callable[..., Tensor | float]) -> Callable[..., Tensor | float]:
+        def noting(*arguments: object, **settings: object) -> Tensor | float:
             if len(self._measured) == len(self._roles):
                 self._measured = []
             norm = measure(*arguments, **settings)
             value = torch.as_tensor(norm, dtype=torch.float32)
-            # -1 is DeepSpeed's way to say NaN or infinite (`mask_nan_or_inf_with_val_inplace` in runtime/utils.py).
+            # DeepSpeed writes -1 for NaN and infinity (`mask_nan_or_inf_with_val_inplace` in runtime/utils.py).
             self._measured.append(value.masked_fill(value < 0, float("inf")))
             self._scale = self.optimizer.loss_scale
             return norm
 
         return noting
 
-    def _clip_by_role(self, which: object, total_norm: object) -> None:
-        # Without a bound DeepSpeed need not measure.
+    def _clip_by_role(self, which: int | list[Tensor], total_norm: object) -> None:
+        # Without a bound, DeepSpeed may not measure.
         self._clip(which, self._norm(self._role(which)) if self.by_role and self._measured else total_norm)
 
-    def _role(self, which: Any) -> str:
-        """The role of a group: ZeRO 3 gives its number, ZeRO 1 and 2 a list with its gradients."""
+    def _role(self, which: int | list[Tensor]) -> str:
+        """Returns the role of a group: ZeRO 3 passes its number, ZeRO 1 and 2 pass a list with its gradients."""
         if isinstance(which, int):
             return self._roles[which]
         parts = self.optimizer.single_partition_of_fp32_groups

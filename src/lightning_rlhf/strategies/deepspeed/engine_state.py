@@ -1,4 +1,4 @@
-"""The state of a DeepSpeed engine: weights, and the optimizer's fp32 copies of those that are trained."""
+"""The state of a DeepSpeed engine: weights, and the optimizer's fp32 copies of trained weights."""
 
 import argparse
 from collections.abc import Container, Iterable, Iterator
@@ -14,8 +14,8 @@ from lightning_rlhf.strategies.deepspeed.zero3 import is_spread
 
 def initialize(
     model: nn.Module, optimizer: Optimizer | None, lr_scheduler: object, config: dict[str, object], device_index: int
-) -> tuple[Any, Any]:
-    """Makes the engine of a module, and the optimizer in it."""
+) -> tuple[nn.Module, Optimizer]:
+    """Creates the engine of a module, and the engine's optimizer."""
     import deepspeed
 
     engine, ds_optimizer, _, _ = deepspeed.initialize(
@@ -31,40 +31,40 @@ def initialize(
 
 
 def named_weights(model: nn.Module, *, copies: bool, gathered: Container[Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Whole weights and buffers, gathered one by one by all ranks together.
+    """Yields whole weights and buffers by name; all ranks gather them together, one by one.
 
     Args:
-        model: A submodule of what the engine trains.
-        copies: Take the fp32 copies of trained weights.
-        gathered: What is whole already.
+        model: A submodule of the module that the engine trains.
+        copies: Whether to yield the fp32 copies of trained weights.
+        gathered: The weights that are whole already.
     """
     import deepspeed
     from deepspeed.utils import safe_get_full_fp32_param
 
     for name, tensor in model.state_dict(keep_vars=True).items():
-        # To gather a weight a second time would divide it when that is over.
+        # If a weight were gathered a second time, it would be divided when this context ends.
         with deepspeed.zero.GatheredParameters([] if tensor in gathered else [tensor]):
             yield name, safe_get_full_fp32_param(tensor) if copies and tensor.requires_grad else tensor.detach()
 
 
 def fp32_parts(module: nn.Module) -> list[Tensor]:
-    """This process's parts of the fp32 copies of trained weights."""
+    """Returns this process's parts of the fp32 copies of trained weights."""
     from deepspeed.utils import safe_get_local_fp32_param
 
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if any(is_spread(parameter) for parameter in trained):
         return [safe_get_local_fp32_param(parameter) for parameter in trained]
-    # Of a weight that lies in the parts of other processes there is none here (deepspeed/utils/tensor_fragment.py).
+    # A weight that lies wholly in the parts of other processes has no mapping (deepspeed/utils/tensor_fragment.py).
     mappings = [getattr(parameter, "_hp_mapping", None) for parameter in trained]
     return [mapping.get_hp_fragment() for mapping in mappings if mapping is not None]
 
 
 @torch.no_grad()
 def keep_changes(parameters: Iterable[nn.Parameter]) -> None:
-    """Carries what was written to weights over to the optimizer's fp32 copies; the others keep their digits.
+    """Copies changed weights to the optimizer's fp32 copies; the copies of unchanged weights keep their digits.
 
     Args:
-        parameters: Trained ones, whole; they were their fp32 copies, rounded.
+        parameters: Whole trained weights, which were the rounded fp32 copies before they were written.
     """
     from deepspeed.utils import (
         safe_get_full_fp32_param,
@@ -84,7 +84,7 @@ def keep_changes(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def _own_part(parameter: nn.Parameter) -> Tensor:
-    """This process's part of a weight that is whole now: an equal one after zeros at the end."""
+    """Returns this process's part of a weight that is whole now; zeros at the end make the parts equal."""
     size, processes = parameter.partition_numel(), dist.get_world_size()  # type: ignore[attr-defined]
     padded = nn.functional.pad(parameter.flatten(), (0, size * processes - parameter.numel()))
     return padded.chunk(processes)[dist.get_rank()]
@@ -94,19 +94,19 @@ def release(engine: Any, *, keep_weights: bool) -> None:
     """Frees the memory that training has left on the device.
 
     Args:
-        engine: What trained.
-        keep_weights: Keep weights that are spread; otherwise the module has none any more.
+        engine: The engine that trained.
+        keep_weights: Whether to keep divided weights; otherwise the module loses them.
     """
     from deepspeed.runtime.zero import parameter_offload
 
     engine.destroy()
-    # It would keep each module that was ever trained in this process.
+    # The stack would keep every module that was ever trained in this process.
     parameter_offload.FWD_MODULE_STACK.clear()
     if not keep_weights:
         for parameter in filter(is_spread, engine.module.parameters()):
             parameter.ds_tensor.data = parameter.ds_tensor.data.new_empty(0)
     if engine.basic_optimizer is not None:
-        # Too much refers to them for them to go by themselves.
+        # They have too many references to be freed by themselves.
         engine.basic_optimizer.state.clear()
         engine.basic_optimizer.param_groups.clear()
         vars(engine.optimizer).clear()

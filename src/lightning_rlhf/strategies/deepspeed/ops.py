@@ -1,7 +1,8 @@
-"""Operators that DeepSpeed compiles when they are wanted first; `python -m lightning_rlhf.strategies.deepspeed.ops`.
+"""Operators that DeepSpeed compiles when they are first used, or `python -m lightning_rlhf.strategies.deepspeed.ops`.
 
-That takes a minute or two for each, and they stay in the user's folder for torch's extensions. A process that is
-killed meanwhile leaves a file `lock` there, and later ones wait: tests compile them before they set time limits.
+Compiling takes a minute or two for each operator. The result stays in the user's folder for torch's extensions. A
+process that is killed while it compiles leaves a file `lock` there, for which later processes wait. Tests therefore
+compile the operators before they set time limits.
 """
 
 import logging
@@ -24,19 +25,19 @@ COMMUNICATION, CPU_ADAM, DISK = "ShareMemCommBuilder", "CPUAdamBuilder", "AsyncI
 
 
 def choose_accelerator() -> None:
-    """Tells DeepSpeed, before it is imported, to take the CPU where there is no GPU; it would warn that it does."""
+    """Tells DeepSpeed before its import to use the CPU if there is no GPU; otherwise it would print a warning."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 def load_op(name: str) -> None:
-    """Loads an operator, and says so if it has to be compiled.
+    """Loads an operator, and logs a message if it has to be compiled.
 
     Args:
-        name: Of DeepSpeed's builder.
+        name: The name of DeepSpeed's builder.
 
     Raises:
-        UserError: If this machine lacks what it is made from.
+        UserError: If this machine lacks the libraries or tools to compile it.
     """
     from deepspeed.accelerator import get_accelerator
 
@@ -50,33 +51,33 @@ def load_op(name: str) -> None:
             "waiting for a process that compiles %s; if there is none, remove %s", builder.name, folder / "lock"
         )
     elif not (folder / f"{builder.name}.so").is_file():
-        log.info("compiling %s of DeepSpeed: once, a minute or two (into %s)", builder.name, folder)
+        log.info("compiling %s of DeepSpeed once, which takes a minute or two (into %s)", builder.name, folder)
     with redirect_stdout(StringIO()):
         builder.load()
 
 
 def prepare_disk(zero: dict[str, Any]) -> None:
-    """Loads what writes to the disk, if the optimizer rests there, and says what a user has to know of that.
+    """Loads the operator that writes to the disk if the optimizer rests there, and warns about its checkpoints.
 
     Args:
         zero: DeepSpeed's `zero_optimization`.
 
     Raises:
-        UserError: If this machine lacks what it is made from.
+        UserError: If this machine lacks the libraries or tools to compile it.
     """
     if zero.get("offload_optimizer", {}).get("device") == "nvme":
         load_op(DISK)
-        log.warning("no run goes on from the checkpoints of one whose optimizer is on NVMe; exports are whole")
+        log.warning("a run with its optimizer on NVMe cannot be resumed from its checkpoints; its exports are complete")
 
 
-def cpu_adamw(params: Iterable[dict[str, Any]], lr: float, betas: tuple[float, float], eps: float) -> Optimizer:
-    """AdamW that computes on the CPU, for an optimizer that is offloaded.
+def cpu_adamw(params: Iterable[dict[str, object]], lr: float, betas: tuple[float, float], eps: float) -> Optimizer:
+    """Returns an AdamW that computes on the CPU, for offloading the optimizer.
 
     Args:
         params: Parameter groups.
-        lr: Learning rate of groups that have none of their own.
-        betas: Decay of the averages.
-        eps: Added to the denominator.
+        lr: The learning rate of groups without one of their own.
+        betas: Decay of the averages of the gradient and of its square.
+        eps: The number added to the denominator.
 
     Raises:
         UserError: If DeepSpeed is not installed.
@@ -89,14 +90,14 @@ def cpu_adamw(params: Iterable[dict[str, Any]], lr: float, betas: tuple[float, f
 
 
 def check_offloaded(optimizer: Optimizer, config: dict[str, Any]) -> None:
-    """Checks that an optimizer that is offloaded can compute on the CPU.
+    """Checks that an offloaded optimizer can compute on the CPU.
 
     Args:
-        optimizer: As the module made it.
-        config: DeepSpeed's.
+        optimizer: The optimizer that the module has built.
+        config: The configuration of DeepSpeed.
 
     Raises:
-        UserError: If it cannot; DeepSpeed itself refuses it later and in other words.
+        UserError: If it cannot; DeepSpeed itself would refuse it later, with a message that names no setting.
     """
     from deepspeed.ops.adam import DeepSpeedCPUAdam
     from deepspeed.ops.lion import DeepSpeedCPULion
@@ -105,7 +106,7 @@ def check_offloaded(optimizer: Optimizer, config: dict[str, Any]) -> None:
     forced = config.get("zero_force_ds_cpu_optimizer", True)
     if offloads and forced and not isinstance(optimizer, DeepSpeedCPUAdam | DeepSpeedCPULion):
         raise UserError(
-            f"DeepSpeedStrategy: offload_optimizer=true, but {type(optimizer).__name__} is slow on the CPU: take "
+            f"DeepSpeedStrategy: offload_optimizer=true, but {type(optimizer).__name__} is slow on the CPU: set "
             "optim=cpu_adamw"
         )
 

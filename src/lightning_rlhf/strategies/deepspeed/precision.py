@@ -1,8 +1,7 @@
-"""Precision under DeepSpeed, whose engine casts weights and keeps fp32 copies of trained ones."""
-
-from typing import Any
+"""The precision plugin of DeepSpeed, whose engine casts weights and keeps fp32 copies of trained weights."""
 
 import torch
+from lightning.fabric.utilities.types import Steppable
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.precision import DeepSpeedPrecision
 from torch import Tensor, nn
@@ -20,18 +19,18 @@ DTYPES = {
 
 
 class Precision(KeepsDigits, DeepSpeedPrecision):
-    """Lightning's, without what changes numbers."""
+    """Lightning's plugin without its casts and its second division of the loss."""
 
     def convert_module(self, module: nn.Module) -> nn.Module:
         """Leaves casting to the engine, which keeps buffers, such as rotary frequencies, in fp32."""
         return module
 
     def backward(  # type: ignore[override]
-        self, tensor: Tensor, model: LightningModule, optimizer: Any, *arguments: object, **settings: Any
+        self, tensor: Tensor, model: LightningModule, optimizer: Steppable, *arguments: object, **settings: object
     ) -> None:
         """Computes gradients.
 
-        Lightning has divided the loss by the number of accumulated parts (loops/optimization/automatic.py), and the
-        engine would do it again.
+        Lightning has divided the loss by the number of accumulated parts already (loops/optimization/automatic.py),
+        and the engine must not do so again.
         """
         super().backward(tensor, model, optimizer, *arguments, scale_wrt_gas=False, **settings)

@@ -1,53 +1,43 @@
 """DeepSpeed's ZeRO 1, 2 and 3, with offload to the CPU and to NVMe."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
-from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch import LightningModule
 from lightning.pytorch import strategies as lightning_strategies
 from lightning.pytorch.accelerators.cpu import CPUAccelerator
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_rlhf.distributed.checkpoint_folders import replacing
 from lightning_rlhf.distributed.loading import loading_by
 from lightning_rlhf.distributed.shapes import lift_scalars
-from lightning_rlhf.errors import UserError, require
+from lightning_rlhf.distributed.shards import no_inference_mode
+from lightning_rlhf.errors import require
 from lightning_rlhf.strategies.deepspeed import checkpoint as folder
 from lightning_rlhf.strategies.deepspeed import engine_state as state
 from lightning_rlhf.strategies.deepspeed import zero3 as zero3
-from lightning_rlhf.strategies.deepspeed.checks import check_cpu, check_settings, silence_libraries
+from lightning_rlhf.strategies.deepspeed.checks import check_config, check_cpu, check_settings, silence_libraries
 from lightning_rlhf.strategies.deepspeed.clipping import Clipping
-from lightning_rlhf.strategies.deepspeed.ops import (
-    COMMUNICATION,
-    check_offloaded,
-    choose_accelerator,
-    load_op,
-    prepare_disk,
-)
+from lightning_rlhf.strategies.deepspeed.cpu import connect_on_cpu
+from lightning_rlhf.strategies.deepspeed.ops import check_offloaded, choose_accelerator, prepare_disk
 from lightning_rlhf.strategies.deepspeed.precision import DTYPES, Precision
 
-# Where a module notes whose engine has its hooks in it: exports come after Lightning's `teardown`, so it stays there.
+# A module's attribute with the strategy whose hooks it has: they outlive `teardown`, because exports come later.
 _TRAINED_BY = "_deepspeed_strategy"
 
 
-def _trained_by(module: LightningModule) -> "DeepSpeedStrategy | None":
-    """The strategy of an earlier run whose engine holds the same module still."""
-    return vars(module).get(_TRAINED_BY)
-
-
 class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
-    """Spreads the optimizer's state (1), gradients too (2), weights too (3) over all processes, on GPUs or CPUs.
+    """Divides the optimizer's state (1), also gradients (2), also weights (3) among all processes, on GPUs or CPUs.
 
-    All nets of a module are in one engine; under ZeRO 3 frozen ones are spread like the others. Of a net that is loaded
-    only the first process then reads the weights; one with random weights is built whole by each, on the CPU.
+    One engine holds all models of a module, and ZeRO 3 divides frozen models like the others. If a model is loaded
+    under ZeRO 3, only the first process reads the weights. A model with random weights is built as a whole by each
+    process, on the CPU.
     """
 
     def __init__(
@@ -59,21 +49,21 @@ class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
         offload_device: Literal["cpu", "nvme"] = "cpu",
         nvme_path: str | None = None,
         gather_for_generation: bool = True,
-        zero: Mapping[str, Any] | None = None,
+        zero: Mapping[str, object] | None = None,
         **settings: Any,
     ) -> None:
-        """Takes what to spread, and where it rests.
+        """Stores what to divide, and where it rests.
 
         Args:
-            stage: Of ZeRO.
-            offload_optimizer: The optimizer's state rests on `offload_device`, and the CPU computes its step.
-            offload_parameters: So do weights; ZeRO 3 only.
+            stage: The stage of ZeRO.
+            offload_optimizer: Keep the optimizer's state on `offload_device`, and compute its step on the CPU.
+            offload_parameters: Keep weights on `offload_device` too; ZeRO 3 only.
             offload_device: The CPU's memory, or an NVMe disk.
             nvme_path: A folder on that disk.
-            gather_for_generation: Gather a net that samples once for a rollout; otherwise layer by layer for each
-                token, which takes less memory and much more time. Only ZeRO 3 has anything to gather.
+            gather_for_generation: Gather a model that samples once for a rollout; otherwise it is gathered layer by
+                layer for each token, which takes less memory and much more time. Only ZeRO 3 has weights to gather.
             zero: Further settings of DeepSpeed's `zero_optimization`.
-            **settings: Of Lightning's `DeepSpeedStrategy`, such as `config` for a whole configuration of DeepSpeed.
+            **settings: Settings of Lightning's `DeepSpeedStrategy`, such as `config` for a complete configuration.
 
         Raises:
             UserError: If a value is impossible, or DeepSpeed is not installed.
@@ -88,7 +78,7 @@ class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
             offload_optimizer_device=offload_device,
             offload_params_device=offload_device,
             **{
-                # Lightning would ask the loader, which for PPO means a rollout (`_auto_select_batch_size`).
+                # Otherwise Lightning would ask the loader, which starts a rollout in PPO (`_auto_select_batch_size`).
                 "logging_batch_size_per_gpu": 1,
                 **({"nvme_path": nvme_path} if nvme_path else {}),
                 **settings,
@@ -96,10 +86,7 @@ class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
         )
         self._zero = self._config().setdefault("zero_optimization", {})
         self._zero.update(zero or {})
-        if self._zero.get("stage") not in (1, 2, 3):
-            raise UserError("DeepSpeedStrategy: config has no zero_optimization.stage of 1, 2 or 3")
-        if self._config().get("gradient_clipping"):
-            raise UserError("DeepSpeedStrategy: config.gradient_clipping: set trainer.gradient_clip_val instead")
+        check_config(self._config())
         self.gather_for_generation = gather_for_generation
         self.engine: Any = None
         self.gathered: set[Tensor] = set()
@@ -111,14 +98,14 @@ class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
         return self.zero_stage_3
 
     def setup_environment(self) -> None:
-        """Connects the processes, and checks what can be checked before nets are built.
+        """Connects the processes, after the checks that are possible before models are built.
 
         Raises:
-            UserError: If DeepSpeed cannot do on the CPU what the trainer wants.
+            UserError: If DeepSpeed does not support a setting of the trainer on the CPU.
         """
         silence_libraries()
         prepare_disk(self._zero)
-        previous = _trained_by(self._module())
+        previous: DeepSpeedStrategy | None = vars(self._module()).get(_TRAINED_BY)
         if previous is not None:
             previous._release(keep_weights=True)
         self.precision_plugin = Precision(self.precision_plugin.precision)  # type: ignore[arg-type]
@@ -126,23 +113,14 @@ class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
             super().setup_environment()
         else:
             check_cpu(self.precision_plugin.precision)
-            # Lightning's own lets nothing but GPUs through (strategies/deepspeed/strategy.py, `setup_environment`).
-            DDPStrategy.setup_environment(self)
-        trainer = self._module().trainer
-        for loop in (trainer.fit_loop.epoch_loop.val_loop, trainer.validate_loop, trainer.test_loop):
-            # What is gathered in inference mode may stay, and training could not use it.
-            loop.inference_mode = False
+            # Lightning's own method accepts only GPUs (strategies/deepspeed/strategy.py, `setup_environment`).
+            lightning_strategies.DDPStrategy.setup_environment(self)
+        no_inference_mode(self._module().trainer)
 
     def setup_distributed(self) -> None:
         """Connects the processes."""
         if self.root_device.type == "cpu":
-            # Without the check of GPU indices.
-            reset_seed()
-            self.set_world_ranks()
-            load_op(COMMUNICATION)
-            # It prints that the operator is there.
-            with redirect_stdout(StringIO()):
-                self._init_deepspeed_distributed()
+            connect_on_cpu(self)
         else:
             super().setup_distributed()
 
@@ -150,18 +128,18 @@ class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
     def model_sharded_context(self) -> Iterator[None]:
         """Returns the context in which the module builds its models.
 
-        Lightning's `zero.Init` breaks Hugging Face nets: they draw random weights when these are spread already.
+        Lightning's `zero.Init` breaks Hugging Face models: they would draw random weights for weights that are divided.
         """
         self._init_config_if_needed()
-        # While it reads onto a disk, DeepSpeed ends the process without a word when a third net comes.
+        # When DeepSpeed reads a third model onto a disk, it ends the process without a message.
         on_disk = self._zero.get("offload_param", {}).get("device") == "nvme"
-        spread = self.zero_stage_3 and not on_disk
+        divides = self.zero_stage_3 and not on_disk
         reading = partial(zero3.sharded_loading, self._config())
-        with loading_by(reading, zero3.writable, zero3.is_spread) if spread else nullcontext():
+        with loading_by(reading, zero3.writable, zero3.is_spread) if divides else nullcontext():
             yield
 
     def validation_step(self, *arguments: object, **settings: object) -> Any:
-        """Calls the module's own, which may sample, and not through the engine as training does."""
+        """Calls the module's `validation_step` directly, because it may sample, and not through the engine."""
         with self.precision_plugin.val_step_context(), self.rollout():
             return self._module().validation_step(*arguments, **settings)
 
@@ -193,53 +171,42 @@ class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
         return sum(getattr(p, "ds_numel", p.numel()) for p in net.parameters() if p.requires_grad or not trained)
 
     def trained_weights(self) -> list[Tensor]:
-        """See `Sharding`; on a disk they are out of reach."""
+        """See `Sharding`; weights on a disk are out of reach."""
         on_disk = self._zero.get("offload_optimizer", {}).get("device") == "nvme"
         return [] if on_disk else state.fp32_parts(self._module())
 
     def grad_norms(self) -> dict[str, Tensor] | None:
-        """See `Sharding`: they are not known before the step."""
+        """See `Sharding`: the norms are known only after the step."""
         return None
 
     def last_grad_norms(self) -> dict[str, Tensor] | None:
-        """See `Sharding`; None if no step has been taken, or it was left out since fp16 gradients overflowed."""
-        if self.clipping is None or getattr(self.engine.optimizer, "overflow", False):
-            return None
-        return {role: norm.to(self.root_device) for role, norm in self.clipping.norms().items()} or None
+        """See `Sharding`; None if no step has been taken, or if it was skipped because fp16 gradients overflowed."""
+        return None if self.clipping is None else self.clipping.norms(self.root_device)
 
     def clip_by_role(self, max_norm: float) -> None:
-        """See `Sharding`: the engine's step clips, and knows the bound."""
+        """See `Sharding`: the step of the engine clips; it has the bound already."""
         assert self.clipping is not None
         self.clipping.by_role = True
 
     def save_checkpoint(self, checkpoint: dict[str, object], filepath: Any, storage_options: object = None) -> None:
         """Writes a folder; see `deepspeed.checkpoint`."""
-        rest = {name: value for name, value in checkpoint.items() if name not in ("state_dict", "optimizer_states")}
-        with replacing(Path(self.broadcast(filepath)), self) as partial_folder, folder.left_out(self._module()):
-            self.engine.save_checkpoint(
-                str(partial_folder),
-                folder.TAG,
-                client_state=rest,
-                exclude_frozen_parameters=folder.leaves_out_frozen(self._module()),
-            )
+        with replacing(Path(self.broadcast(filepath)), self) as partial_folder:
+            folder.save(checkpoint, partial_folder, self.engine, self._module())
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Reads a folder.
 
         Raises:
-            UserError: If another strategy, or another number of processes, has written it; or it holds other nets.
+            UserError: If another strategy or another number of processes has written the checkpoint, or if it holds
+                other models.
         """
         module, path = self._module(), Path(checkpoint_path)
         folder.check(path, processes=self.world_size, zero3=self.zero_stage_3)
-        load = partial(folder.load_weights, unchanged=folder.unchanged(module), strict=module.strict_loading)
         fitting = module.trainer.state.fn == TrainerFn.FITTING
-        _, rest = self.engine.load_checkpoint(
-            str(path), folder.TAG, load_optimizer_states=fitting, load_lr_scheduler_states=False, custom_load_fn=load
-        )
-        return rest
+        return folder.load(path, self.engine, module, with_optimizer=fitting)
 
     def release(self) -> None:
-        """See `Sharding`. DeepSpeed refers to an engine from too many places for it to go with the trainer."""
+        """See `Sharding`. DeepSpeed has so many references to an engine that it would outlive the trainer."""
         if self.engine is not None:
             self._release(keep_weights=False)
 
@@ -251,17 +218,17 @@ class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
         self.engine, self.clipping, self.optimizers, self.lr_scheduler_configs = None, None, [], []
 
     def _setup_model(self, model: nn.Module) -> nn.Module:  # type: ignore[override]
-        # The engine sends weights as bytes, which one without a dimension cannot be seen as.
+        # The engine sends weights as bytes, and a tensor without a dimension cannot be viewed as bytes.
         lift_scalars(model)
         zero3.note_shapes_of_spread(model)
         return model
 
     def _setup_model_and_optimizer(
         self, model: nn.Module, optimizer: Optimizer | None, lr_scheduler: object = None
-    ) -> tuple[Any, Any]:
+    ) -> tuple[nn.Module, Optimizer]:
         if self.zero_stage_3:
             zero3.shard(model, self._config(), DTYPES[self.precision_plugin.precision], self.root_device)
-        # Lightning gives the index of the device, and a CPU has none.
+        # Lightning passes the index of the device, which a CPU does not have.
         index = self.local_rank if self.root_device.index is None else self.root_device.index
         engine, ds_optimizer = state.initialize(model, optimizer, lr_scheduler, self._config(), index)
         self.engine = engine
@@ -269,7 +236,7 @@ class DeepSpeedStrategy(lightning_strategies.DeepSpeedStrategy):
         self.clipping = Clipping(ds_optimizer) if optimizer is not None else None
         return engine, ds_optimizer
 
-    def _init_optimizers(self) -> tuple[Optimizer, Any]:
+    def _init_optimizers(self) -> tuple[Optimizer, LRSchedulerConfig | None]:
         optimizer, scheduler = super()._init_optimizers()
         check_offloaded(optimizer, self._config())
         return optimizer, scheduler

@@ -1,28 +1,30 @@
-"""ZeRO 3 of DeepSpeed: weights are spread over the processes, and hooks gather those of a layer when it is called.
+"""ZeRO 3 of DeepSpeed: weights are divided among the processes, and hooks gather the weights of a layer in its call.
 
-A weight that is spread keeps its name and is an empty tensor; `ds_tensor` is this process's part, `ds_shape` the shape
-of the whole.
+A divided weight keeps its name but is an empty tensor; `ds_tensor` is this process's part, and `ds_shape` is the shape
+of the whole weight.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+Hook = TypeVar("Hook")
+
 
 def shard(module: nn.Module, config: dict[str, object], dtype: torch.dtype, device: torch.device) -> None:
-    """Divides the weights of a module that are still whole, one by one; those of the first process count.
+    """Divides the weights of a module that are still whole, one by one; the parts come from the first process.
 
-    Left to itself, `deepspeed.initialize` would first move all nets as they are to the GPU
+    Without this call, `deepspeed.initialize` would first move all models as a whole to the GPU
     (`engine._configure_distributed_model`).
 
     Args:
-        module: On the CPU; nets that `sharded_loading` has loaded are spread already.
-        config: DeepSpeed's.
-        dtype: What the weights compute in.
-        device: Where the parts and the module's buffers go.
+        module: A module on the CPU; models that `sharded_loading` has loaded are divided already.
+        config: The configuration of DeepSpeed.
+        dtype: The dtype in which the weights compute.
+        device: The device of the parts and of the module's buffers.
     """
     import deepspeed
 
@@ -36,17 +38,17 @@ def shard(module: nn.Module, config: dict[str, object], dtype: torch.dtype, devi
 
 @contextmanager
 def sharded_loading(config: dict[str, object]) -> Iterator[None]:
-    """Lets `from_pretrained` divide each weight as it reads it: only the first process reads, none holds a whole model.
+    """Context in which `from_pretrained` divides each weight when it reads it, so that no process holds a whole model.
 
-    Not for `from_config`: transformers before 5 draws no weights there (`_init_weights` gets empty tensors), and later
-    versions draw other ones than without ZeRO 3.
+    Only the first process reads. Models from `from_config` cannot be built here: transformers before 5 draws no weights
+    (`_init_weights` gets empty tensors), and later versions draw other weights than without ZeRO 3.
 
     Args:
-        config: DeepSpeed's.
+        config: The configuration of DeepSpeed.
     """
     from transformers.integrations import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
-    # transformers holds it by a weak reference, and zero.Init wants a batch size that does not matter.
+    # transformers keeps only a weak reference to it. zero.Init requires a batch size, whose value does not matter.
     kept = HfDeepSpeedConfig({"train_micro_batch_size_per_gpu": 1, **config})
     try:
         yield
@@ -56,32 +58,32 @@ def sharded_loading(config: dict[str, object]) -> Iterator[None]:
 
 
 def is_spread(tensor: Tensor) -> bool:
-    """Whether it is a weight of which this process holds a part."""
+    """Whether a tensor is a weight of which this process holds a part."""
     return hasattr(tensor, "ds_id")
 
 
 def writable(parameters: Sequence[Tensor]) -> AbstractContextManager[None]:
-    """Gathers those weights that are divided already, and divides them again with what the first process wrote."""
+    """Gathers the weights that are divided already; then divides them again with what the first process wrote."""
     divided = [parameter for parameter in parameters if is_spread(parameter)]
     if not divided:
         return nullcontext()
-    # An attribute of the package, and no module to import from.
+    # `zero` is an attribute of the package, not a module to import from.
     import deepspeed
 
     return deepspeed.zero.GatheredParameters(divided, modifier_rank=0)
 
 
 def note_shapes_of_spread(module: nn.Module) -> None:
-    """Notes the shape of each weight that is spread already on the weight itself."""
+    """Stores the whole shape of each divided weight as an attribute of it."""
     for parameter in filter(is_spread, module.parameters()):
         parameter.whole_shape = parameter.ds_shape  # type: ignore[attr-defined]
 
 
 def forget_order(engine: object) -> None:
-    """Lets layers be called in another order than the one recorded in training, by which DeepSpeed gathers ahead.
+    """Allows layers to be called in another order than in training.
 
-    Otherwise calls between two steps would be recorded as if they were part of a step, or, on a complete record, end
-    it one by one.
+    DeepSpeed records the order of the calls and uses it to gather weights ahead. Without this function, it would record
+    calls between two steps as part of a step; once the record is complete, each such call would invalidate it.
     """
     coordinator = _offload(engine).get_param_coordinator()
     if not coordinator.is_invalid_trace():
@@ -90,13 +92,14 @@ def forget_order(engine: object) -> None:
 
 @contextmanager
 def gathering(engine: object, models: Sequence[nn.Module], gathered: set[Tensor], *, write: bool) -> Iterator[None]:
-    """Gives models their whole weights for a while, in which no hook gathers or releases any.
+    """Context in which models have their whole weights, and no hook gathers or releases weights.
 
     Args:
-        engine: DeepSpeed's.
-        models: Submodules of what it trains.
-        gathered: What is whole already, since DeepSpeed gathers nothing twice; the weights are in it for that while.
-        write: Whether what the first process writes to weights stays.
+        engine: The engine of DeepSpeed.
+        models: Submodules of the module that the engine trains.
+        gathered: The weights that are whole already, which DeepSpeed cannot gather again. In the context it also
+            contains the weights of these models.
+        write: Whether to keep what the first process writes to the weights.
     """
     import deepspeed
 
@@ -109,14 +112,14 @@ def gathering(engine: object, models: Sequence[nn.Module], gathered: set[Tensor]
         stack.callback(gathered.difference_update, parameters)
         hooks = {hook.id for hook in (*_offload(engine).forward_hooks, *_offload(engine).backward_hooks)}
         for module in {module for model in models for module in model.modules()}:
-            # After each call a hook would release the weights, and before the next one all ranks would gather them.
+            # A hook would release the weights after each call, and all ranks would gather them before the next one.
             stack.enter_context(_without(module._forward_pre_hooks, hooks))
             stack.enter_context(_without(module._forward_hooks, hooks))
         yield
 
 
 @contextmanager
-def _without(hooks: dict[int, Any], ids: set[int]) -> Iterator[None]:
+def _without(hooks: dict[int, Hook], ids: set[int]) -> Iterator[None]:
     before = dict(hooks)
     for key in ids & hooks.keys():
         del hooks[key]
@@ -129,5 +132,5 @@ def _without(hooks: dict[int, Any], ids: set[int]) -> Iterator[None]:
 
 
 def _offload(engine: Any) -> Any:
-    # Without an optimizer, in validation, the engine holds it itself.
+    # In validation there is no optimizer, and `engine.optimizer` is the parameter offload itself.
     return getattr(engine.optimizer, "parameter_offload", engine.optimizer)

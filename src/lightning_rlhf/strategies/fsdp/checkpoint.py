@@ -4,7 +4,7 @@
       .metadata, __0_0.distcp, __1_0.distcp     weights and the optimizer's state, by name
       meta.pt                                   loops, callbacks, schedulers, data
 
-A name says where a value belongs, not which rank had it: so any number of ranks goes on from there.
+A name says where a value belongs, not which rank held it, so any number of ranks can resume from the checkpoint.
 """
 
 from collections.abc import Iterable, Mapping
@@ -31,18 +31,18 @@ WEIGHTS, OPTIMIZER, REST = "state_dict", "optimizer_{}", "meta.pt"
 
 
 def is_distributed_checkpoint(path: Path) -> bool:
-    """Whether it is such a folder."""
+    """Whether a path is such a folder."""
     return all((path / name).is_file() for name in (".metadata", REST))
 
 
 def read_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """Whole weights by the names that the module has, on the CPU, without the ranks that wrote them.
+    """Returns whole weights by their names in the module, on the CPU, without the ranks that wrote them.
 
     Args:
         checkpoint: The folder.
 
     Raises:
-        UserError: If it could run code.
+        UserError: If a file could run code.
     """
     check_distributed(checkpoint)
     weights = {
@@ -54,12 +54,12 @@ def read_weights(checkpoint: Path) -> dict[str, Tensor]:
 
 
 def save(checkpoint: Mapping[str, Any], folder: Path, *, is_first: bool) -> None:
-    """Writes what Lightning gathered for a checkpoint, on all ranks together.
+    """Writes a checkpoint; all ranks call this together.
 
     Args:
-        checkpoint: Weights and optimizer states are this rank's share.
+        checkpoint: What Lightning has gathered. Weights and optimizer states are the shares of this rank.
         folder: An empty folder.
-        is_first: Whether this rank writes what all ranks have.
+        is_first: Whether this rank writes the part that is the same on all ranks.
     """
     rest = dict(checkpoint)
     shares = {WEIGHTS: rest.pop(WEIGHTS)}
@@ -78,31 +78,31 @@ def load(
     strict: bool,
     weights_only: bool | None,
 ) -> dict[str, Any]:
-    """Sets weights and optimizers that are spread over ranks, on all of them together.
+    """Sets weights and optimizers that are divided among ranks; all ranks call this together.
 
     Args:
         path: A checkpoint.
-        model: Holds this rank's shares.
-        optimizers: Those to restore.
-        unchanged: Prefixes of the weights that a checkpoint does not hold.
-        strict: Demand that it holds all others.
+        model: The module with this rank's shares.
+        optimizers: The optimizers to restore.
+        unchanged: Prefixes of the weights that a checkpoint does not contain.
+        strict: Whether it must contain all other weights.
         weights_only: As in `torch.load`, for the rest.
 
     Returns:
         The rest of the checkpoint.
 
     Raises:
-        UserError: If it is no such checkpoint, holds other weights, or could run code.
+        UserError: If it is no such checkpoint, contains other weights or could run code.
     """
     if not is_distributed_checkpoint(path):
-        raise UserError(f"checkpoint={path}: FSDP has not written it; go on with the strategy that has")
+        raise UserError(f"checkpoint={path}: FSDP has not written it; resume with the strategy that wrote it")
     check_distributed(path)
     check_file(path / REST)
     saved = _saved_weights(path).keys()
     weights = {name: w for name, w in get_model_state_dict(model).items() if not name.startswith(unchanged)}
     if strict and saved != weights.keys():
         missing, unknown = sorted(weights.keys() - saved), sorted(saved - weights.keys())
-        raise UserError(f"checkpoint={path}: holds another net: it lacks {missing}, and has {unknown} instead")
+        raise UserError(f"checkpoint={path}: it holds another model: it lacks {missing}, and has {unknown} instead")
     weights = {name: weight for name, weight in weights.items() if name in saved}
     dcp.load({WEIGHTS: weights}, checkpoint_id=path)
     set_model_state_dict(model, weights, options=StateDictOptions(strict=False))

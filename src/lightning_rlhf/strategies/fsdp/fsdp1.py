@@ -30,32 +30,34 @@ from lightning_rlhf.strategies.fsdp.precision import Precision
 
 
 class FSDPStrategy(lightning_strategies.FSDPStrategy):
-    """Spreads weights, gradients and the optimizer's state over all processes, those of frozen nets too.
+    """Divides weights, gradients and the optimizer's state among all processes, including those of frozen models.
 
-    Each block is gathered when it is called; what nets have outside their blocks is gathered together, for a training
-    step or a rollout. Mixed precision is autocast's, on weights in their own precision. Unlike with `FSDP2Strategy`,
-    frozen weights take the dtype of those that are trained, and frozen embeddings and heads take memory for gradients.
+    Each block is gathered when it is called. The weights of all models outside their blocks are gathered together, for
+    a training step or a rollout. Mixed precision is autocast on weights in their own precision. Unlike with
+    `FSDP2Strategy`, frozen weights get the dtype of the trained weights, and frozen embeddings and heads take memory
+    for gradients.
     """
 
     shards_parameters = True
 
     def __init__(self, *, gather_for_generation: bool = True, **settings: Any) -> None:
-        """Takes how to spread.
+        """Stores how to divide the weights.
 
         Args:
-            gather_for_generation: Gather a net that samples once for a rollout; otherwise block by block for each
-                token, which takes less memory and much more time.
-            **settings: What Lightning's `FSDPStrategy` takes, such as `cpu_offload` and `sharding_strategy`; without an
-                `auto_wrap_policy`, transformer blocks are wrapped.
+            gather_for_generation: Gather a model that samples once for a rollout; otherwise it is gathered block by
+                block for each token, which takes less memory and much more time.
+            **settings: Settings of Lightning's `FSDPStrategy`, such as `cpu_offload` and `sharding_strategy`. Without
+                an `auto_wrap_policy`, transformer blocks are wrapped.
 
         Raises:
-            UserError: If weights are to lose their names, checkpoints their form, or only some processes are to share.
+            UserError: If a setting would change the names of weights or the format of checkpoints, or would divide the
+                weights among some processes only.
         """
         divided = str(getattr(settings.get("sharding_strategy"), "name", settings.get("sharding_strategy")))
         if "HYBRID" in divided.upper():
             raise UserError(
-                f"FSDPStrategy: sharding_strategy={divided}: shares are those of all processes: take FULL_SHARD or "
-                "SHARD_GRAD_OP"
+                f"FSDPStrategy: sharding_strategy={divided}: weights must be divided among all processes: set "
+                "FULL_SHARD or SHARD_GRAD_OP"
             )
         for name, value in {"use_orig_params": True, "state_dict_type": "sharded"}.items():
             if settings.setdefault(name, value) != value:
@@ -66,10 +68,10 @@ class FSDPStrategy(lightning_strategies.FSDPStrategy):
         self.gathered: set[nn.Module] = set()
 
     def setup_environment(self) -> None:
-        """Connects the processes, and checks what can be checked before nets are built.
+        """Connects the processes, after the checks that are possible before models are built.
 
         Raises:
-            UserError: If the trainer wants what FSDP cannot do on a CPU.
+            UserError: If FSDP does not support a setting of the trainer on a CPU.
         """
         if self.root_device.type == "cpu":
             if self.cpu_offload is not None and self.cpu_offload.offload_params:
@@ -79,7 +81,7 @@ class FSDPStrategy(lightning_strategies.FSDPStrategy):
                 )
             if self.precision_plugin.precision in ("16-mixed", "16-true"):
                 raise UserError(
-                    f"trainer.precision={self.precision_plugin.precision}: FSDP has no fp16 on the CPU; take 32-true "
+                    f"trainer.precision={self.precision_plugin.precision}: FSDP has no fp16 on the CPU; set 32-true "
                     "or bf16-mixed"
                 )
         self._precision_plugin = Precision(self.precision_plugin, self.root_device)
@@ -87,25 +89,25 @@ class FSDPStrategy(lightning_strategies.FSDPStrategy):
 
     @property
     def mixed_precision_config(self) -> MixedPrecision | None:
-        """Sums gradients in fp32; the rest is autocast's.
+        """A configuration that sums gradients in fp32; autocast does the rest.
 
-        Lightning's has FSDP cast weights too. But what is gathered for a rollout is not cast (`_force_full_precision`
-        in torch/distributed/fsdp/_flat_param.py), so log-probs of rollout and update would differ. It also casts
-        buffers, among them the frequencies of rotary embeddings.
+        Lightning's configuration makes FSDP cast weights too. But weights that are gathered for a rollout are not cast
+        (`_force_full_precision` in torch/distributed/fsdp/_flat_param.py), so the log-probs of rollout and update would
+        differ. It also casts buffers, such as the frequencies of rotary embeddings.
         """
         return self.mixed_precision or MixedPrecision(reduce_dtype=torch.float32)
 
     def _setup_model(self, model: nn.Module) -> nn.Module:
         """Wraps the module.
 
-        As in Lightning, but with a device that is a CPU too, which torch wants to be told of
+        This does the same as Lightning, but also passes a device that is a CPU, because torch would not choose it
         (torch/distributed/fsdp/_init_utils.py, `_get_compute_device`).
 
         Raises:
             UserError: If trained weights have several dtypes, or another strategy has wrapped them.
         """
         if self.root is not None and self.root.module is model:
-            # By an earlier run of the same trainer.
+            # An earlier run of the same trainer has wrapped it.
             return self.root
         if any(isinstance(part, FullyShardedDataParallel) for part in model.modules()):
             raise UserError("FSDPStrategy: the module was sharded by another trainer: build a new one")
@@ -115,15 +117,15 @@ class FSDPStrategy(lightning_strategies.FSDPStrategy):
         if len(dtypes) > 1:
             raise UserError(
                 f"FSDPStrategy: weights of several dtypes ({', '.join(map(str, dtypes))}) cannot lie in one tensor: "
-                "load all nets that are trained in one dtype, or take strategy=fsdp2"
+                "load all trained models in one dtype, or set strategy=fsdp2"
             )
         for dtype in dtypes:
-            # Frozen weights lie in the same tensors.
+            # Frozen weights lie in the same tensors as trained ones.
             cast_weights(model, dtype)
         settings = {
             "auto_wrap_policy": partial(lambda_auto_wrap_policy, lambda_fn=set(blocks(model)).__contains__),
-            # With a mesh, shares in a checkpoint are DTensors. Older ShardedTensors cannot be loaded on a rank that has
-            # no share (torch/distributed/checkpoint/_sharded_tensor_utils.py drops them).
+            # With a mesh, the shares in a checkpoint are DTensors. The older ShardedTensors cannot be loaded on a rank
+            # without a share (torch/distributed/checkpoint/_sharded_tensor_utils.py drops them).
             "device_mesh": init_device_mesh(self.root_device.type, (self.world_size,)),
         } | self.kwargs
         self.root = FullyShardedDataParallel(
@@ -139,17 +141,17 @@ class FSDPStrategy(lightning_strategies.FSDPStrategy):
         return self.root
 
     def validation_step(self, *arguments: object, **settings: object) -> Any:
-        """Calls the module's own, in a rollout: it may enter one itself, which it could not inside FSDP's forward."""
+        """Calls the module's `validation_step` in a rollout context; inside FSDP's forward it could not enter one."""
         with self.precision_plugin.val_step_context(), self.rollout():
             return self._module().validation_step(*arguments, **settings)
 
     def rollout(self) -> AbstractContextManager[None]:
-        """See `Sharding`: gathers what nets have outside their blocks."""
+        """See `Sharding`: gathers the weights of the models outside their blocks."""
         return self._gather([self._root()], write=False)
 
     @contextmanager
     def whole(self, *nets: nn.Module, write: bool) -> Iterator[None]:
-        """See `Sharding`; also gathers what all other nets have outside their blocks."""
+        """See `Sharding`; also gathers the weights of all other models outside their blocks."""
         units = [part for net in nets for part in net.modules() if isinstance(part, FullyShardedDataParallel)]
         with self._gather([self._root(), *units], write=write):
             yield
@@ -161,7 +163,7 @@ class FSDPStrategy(lightning_strategies.FSDPStrategy):
         with ExitStack() as stack:
             for unit in mine:
                 stack.enter_context(FullyShardedDataParallel.summon_full_params(unit, recurse=False, writeback=write))
-                # FSDP's own forward would gather, and then release.
+                # FSDP's own forward would gather the weights and then release them.
                 unit.forward = unit.module.__call__  # type: ignore[method-assign]
                 stack.callback(delattr, unit, "forward")
             self.gathered |= set(mine)
@@ -169,7 +171,7 @@ class FSDPStrategy(lightning_strategies.FSDPStrategy):
             yield
 
     def named_weights(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-        """See `Sharding`; one block is gathered at a time, beside what all models have outside their blocks."""
+        """See `Sharding`; gathers one block at a time, beside the weights of all models outside their blocks."""
         with self.rollout():
             yield from self._named_weights(model, "")
 
@@ -199,11 +201,11 @@ class FSDPStrategy(lightning_strategies.FSDPStrategy):
         return divided_norms(gradients(self.optimizers[0]), self.root_device)
 
     def last_grad_norms(self) -> dict[str, Tensor] | None:
-        """See `Sharding`: they were known before."""
+        """See `Sharding`: `grad_norms` has returned them."""
         return None
 
     def release(self) -> None:
-        """See `Sharding`: its memory goes with the module."""
+        """See `Sharding`: its memory is freed with the module."""
 
     def clip_by_role(self, max_norm: float) -> None:
         """See `Sharding`."""
@@ -211,11 +213,11 @@ class FSDPStrategy(lightning_strategies.FSDPStrategy):
         shrink(roles, divided_norms(roles, self.root_device), max_norm)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """This process's share of the weights, for a checkpoint."""
+        """Returns this process's share of the weights, for a checkpoint."""
         return get_model_state_dict(self._root())
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """This process's share of the optimizer, for a checkpoint."""
+        """Returns this process's share of the optimizer's state, for a checkpoint."""
         return get_optimizer_state_dict(self._root(), optimizer)
 
     def save_checkpoint(self, checkpoint: dict[str, object], filepath: Any, storage_options: object = None) -> None:
@@ -227,7 +229,7 @@ class FSDPStrategy(lightning_strategies.FSDPStrategy):
         """Reads a folder.
 
         Raises:
-            UserError: If it is another strategy's checkpoint, or of other nets.
+            UserError: If another strategy has written the checkpoint, or it holds other models.
         """
         module = self._module()
         return distributed_checkpoint.load(

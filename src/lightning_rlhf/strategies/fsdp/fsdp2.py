@@ -28,10 +28,10 @@ from lightning_rlhf.strategies.fsdp import checkpoint as distributed_checkpoint
 
 
 class FSDP2Strategy(ModelParallelStrategy):
-    """Spreads weights, gradients and the optimizer's state over all processes, those of frozen nets too.
+    """Divides weights, gradients and the optimizer's state among all processes, including those of frozen models.
 
-    Each net is sharded by itself, block by block: a net is gathered by its own call, wherever that happens. Under
-    bf16-mixed, weights are gathered and computed with in bf16; gradients are always summed in fp32.
+    Each model is divided separately, block by block, and its own call gathers it. Under bf16-mixed, weights are
+    gathered and compute in bf16; gradients are always summed in fp32.
     """
 
     shards_parameters = True
@@ -43,11 +43,11 @@ class FSDP2Strategy(ModelParallelStrategy):
         process_group_backend: str | None = None,
         timeout: timedelta | None = default_pg_timeout,
     ) -> None:
-        """Takes how to spread.
+        """Stores how to divide the weights.
 
         Args:
-            gather_for_generation: Gather a net that samples once for a rollout; otherwise block by block for each
-                token, which takes less memory and much more time.
+            gather_for_generation: Gather a model that samples once for a rollout; otherwise it is gathered block by
+                block for each token, which takes less memory and much more time.
             process_group_backend: As in `ModelParallelStrategy`.
             timeout: As in `ModelParallelStrategy`.
 
@@ -62,18 +62,18 @@ class FSDP2Strategy(ModelParallelStrategy):
         self.gathered: set[Part] = set()
 
     def setup_environment(self) -> None:
-        """Connects the processes: all of them share the weights."""
-        # Lightning's "auto" is one share for each machine (model_parallel.py, `setup_environment`).
+        """Connects the processes, all of which share the weights."""
+        # With "auto", Lightning would divide the weights within each machine (model_parallel.py, `setup_environment`).
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
         keep_digits(self._module().trainer)
         shards.no_inference_mode(self._module().trainer)
 
     def setup(self, trainer: Trainer) -> None:
-        """Shards the nets, and builds the optimizer on the shards.
+        """Divides the models, and builds the optimizer on their shards.
 
         Raises:
-            UserError: If a weight is in none of the nets.
+            UserError: If a weight belongs to no model.
         """
         module = self._module()
         lift_scalars(module)
@@ -81,12 +81,12 @@ class FSDP2Strategy(ModelParallelStrategy):
         missed = [name for name, weight in module.named_parameters() if not isinstance(weight, DTensor)]
         if missed:
             raise UserError(
-                f"FSDP2Strategy: {', '.join(missed)}: in no net whose call would gather it: put it into a module of "
-                "its own, or take another strategy"
+                f"FSDP2Strategy: {', '.join(missed)}: belongs to no model whose call would gather it: put it into a "
+                "module of its own, or set another strategy"
             )
         super().setup(trainer)
         for net in self.nets:
-            # What is called first becomes the root of its tree; in `whole`, that may be a part of a net.
+            # The module that is called first becomes the root of its tree; in `whole`, that may be a part of a model.
             net._get_fsdp_state()._lazy_init()
 
     @contextmanager
@@ -95,13 +95,14 @@ class FSDP2Strategy(ModelParallelStrategy):
         try:
             yield
         finally:
-            # After a call, what a net has outside its blocks stays, for a backward pass that does not come here.
+            # The weights outside the blocks stay gathered after a call, for a backward pass, which does not follow
+            # here.
             for part in set(shards.parts(*self.nets)) - self.gathered:
                 part.reshard()
 
     @contextmanager
     def whole(self, *nets: nn.Module, write: bool) -> Iterator[None]:
-        """See `Sharding`; to read, in the precision that the nets compute in, to write, in that of the weights."""
+        """See `Sharding`; weights to read have the precision of computation, weights to write have their own."""
         wanted = {part for net in nets for part in net.modules()}
         roots = [net for net in self.nets if not wanted.isdisjoint(net.modules())]
         parts = [part for part in shards.parts(*roots) if part not in self.gathered]
@@ -131,11 +132,11 @@ class FSDP2Strategy(ModelParallelStrategy):
         return divided_norms(gradients(self.optimizers[0]), self.root_device)
 
     def last_grad_norms(self) -> dict[str, Tensor] | None:
-        """See `Sharding`: they were known before."""
+        """See `Sharding`: `grad_norms` has returned them."""
         return None
 
     def release(self) -> None:
-        """See `Sharding`: its memory goes with the module."""
+        """See `Sharding`: its memory is freed with the module."""
 
     def clip_by_role(self, max_norm: float) -> None:
         """See `Sharding`."""
@@ -151,7 +152,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         """Reads a folder, whatever the number of processes that wrote it.
 
         Raises:
-            UserError: If it is another strategy's checkpoint, or of other nets.
+            UserError: If another strategy has written the checkpoint, or it holds other models.
         """
         module = self._module()
         return distributed_checkpoint.load(
@@ -169,9 +170,9 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     def _shard(self, net: nn.Module) -> Part:
         if isinstance(net, torch_fsdp.FSDPModule):
-            # By an earlier run of the same module.
+            # An earlier run of the same module has divided it.
             return net
-        # A shard cannot change its dtype afterwards.
+        # The cast comes first, because the dtype of a shard cannot be changed.
         net = self.precision_plugin.convert_module(net)
         mixed = self.precision_plugin.precision == "bf16-mixed"
         policy = torch_fsdp.MixedPrecisionPolicy(torch.bfloat16 if mixed else None, reduce_dtype=torch.float32)

@@ -16,7 +16,7 @@ from lightning_rlhf.distributed.phases import full_state_dict
 from lightning_rlhf.distributed.weight_stream import on_cpu
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.strategies.colossalai import cpu as colossalai_cpu
-from lightning_rlhf.strategies.colossalai.boost import hybrid_adam
+from lightning_rlhf.strategies.colossalai.boost import hybrid_adam, import_colossalai
 from lightning_rlhf.strategies.colossalai.strategy import ColossalAIStrategy
 
 __all__ = ["alone"]
@@ -28,6 +28,13 @@ PLUGIN = {"pin_memory": False, "enable_async_reduce": False}
 
 @pytest.fixture(autouse=True)
 def _seemingly_on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    import_colossalai()
+    from colossalai.accelerator import api
+    from colossalai.kernel.kernel_loader import CPUAdamLoader
+
+    # `choose_accelerator` replaces both; tests that run later in this process need ColossalAI's own.
+    monkeypatch.setattr(api, "_ACCELERATOR", api._ACCELERATOR)
+    monkeypatch.setattr(CPUAdamLoader, "REGISTRY", CPUAdamLoader.REGISTRY)
     monkeypatch.setattr(colossalai_cpu, "choose_accelerator", choose_accelerator)
 
 

@@ -127,7 +127,7 @@ def test_a_checkpoint_that_does_not_fit_the_run_is_refused(tmp_path: Path) -> No
         resume(ColossalAIStrategy(2), ckpt_path=str(tmp_path / "other.ckpt"))
     share.rename(share.with_name("process_0_of_2.pt"))
     share.with_name("process_1_of_2.pt").touch()
-    with pytest.raises(UserError, match="was written by 2 processes, and this run, with 1,"):
+    with pytest.raises(UserError, match="it was written by 2 processes, so this run of 1 "):
         resume(ColossalAIStrategy(2), ckpt_path=str(tmp_path / "end.ckpt"))
     fewer = {k: v.clone() for k, v in read_weights(tmp_path / "end.ckpt").items() if k != "net.scale"}
     torch.save(fewer, tmp_path / "end.ckpt" / "weights.pt")
@@ -167,12 +167,12 @@ def test_masters_take_over_what_was_written_only() -> None:
     [
         ({"stage": 3}, {}, "trainer.precision=32-true: Gemini computes in 16 bits only"),
         ({"stage": 3}, {"precision": "bf16-mixed"}, "stage=3 .* needs a GPU"),
-        ({}, {"precision": "64-true"}, "trainer.precision=64-true: ColossalAIStrategy knows 32-true"),
+        ({}, {"precision": "64-true"}, "trainer.precision=64-true: ColossalAIStrategy supports 32-true"),
         ({}, {"gradient_clip_algorithm": "value"}, "gradient_clip_algorithm=value: .* by norm only"),
         ({"plugin": {"reduce_bucket": 1}}, {}, "plugin.reduce_bucket: LowLevelZeroPlugin has no such setting"),
-        ({"plugin": {"max_norm": 1.0}}, {}, "plugin.max_norm: is set already"),
-        ({"plugin": {"extra_dp_size": 2}}, {}, "plugin.extra_dp_size=2: .* leave it out"),
-        ({"plugin": {"master_weights": False}}, {}, "plugin.master_weights=False: .* fp32 masters"),
+        ({"plugin": {"max_norm": 1.0}}, {}, "plugin.max_norm: the strategy sets it already"),
+        ({"plugin": {"extra_dp_size": 2}}, {}, "plugin.extra_dp_size=2: .* remove it"),
+        ({"plugin": {"master_weights": False}}, {}, "plugin.master_weights=False: .* fp32 master weights"),
         ({"plugin": {"overlap_communication": True}}, {}, "plugin.overlap_communication=True: a CPU has no stream"),
         ({"plugin": {"tp_size": 2}}, {}, "plugin.tp_size: LowLevelZeroPlugin has no such setting"),
     ],

@@ -17,7 +17,8 @@ from torch.distributed.fsdp import ShardingStrategy
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
-from lightning_rlhf.distributed.phases import full_state_dict, grad_norms, num_parameters, rollout_phase, whole
+from lightning_rlhf.distributed.clipping import grad_norms
+from lightning_rlhf.distributed.phases import full_state_dict, num_parameters, rollout_phase, whole
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.forward import hidden_states, label_logprobs
@@ -348,7 +349,7 @@ def test_fsdp_refuses_what_it_cannot_do_on_a_cpu(
 
 @pytest.mark.parametrize("divided", ["HYBRID_SHARD", "hybrid_shard", ShardingStrategy._HYBRID_SHARD_ZERO2])
 def test_fsdp_divides_among_all_processes(divided: Any) -> None:
-    with pytest.raises(UserError, match="(?i)sharding_strategy=_?HYBRID_SHARD.*: take FULL_SHARD or SHARD_GRAD_OP"):
+    with pytest.raises(UserError, match="(?i)sharding_strategy=_?HYBRID_SHARD.*: set FULL_SHARD or SHARD_GRAD_OP"):
         FSDPStrategy(sharding_strategy=divided)
 
 

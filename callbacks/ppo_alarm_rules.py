@@ -1,0 +1,199 @@
+"""The alarms of PPO: rules about rollouts, their update, and the gold score of held-out answers.
+
+See `alarm_rules` for the unit of `window` and the choice of the thresholds.
+"""
+
+from statistics import fmean
+
+from lightning_rlhf.callbacks.alarms import History, alarm
+
+
+@alarm(
+    ("gold/mean", "gold/error", "gold/score", "gold/kl"),
+    threshold=4.0,
+    window=2,
+    meaning="KL and score rise while the gold score falls: the actor is exploiting the reward model",
+    remedy="stop, and use an earlier checkpoint; raise kl_coef, or train the reward model on answers of this actor",
+)
+def reward_hacking(history: History, threshold: float, window: int) -> str | None:
+    """Held-out gold below its best by more than `threshold` standard errors, score and KL above those at that time."""
+    best, best_score, best_kl = max(zip(history["gold/mean"], history["gold/score"], history["gold/kl"], strict=True))
+    recent = _recent(history, window, "gold/mean", "gold/error", "gold/score", "gold/kl")
+    if not all(
+        mean + threshold * error < best and score > best_score and kl > best_kl for mean, error, score, kl in recent
+    ):
+        return None
+    mean, _, score, kl = recent[-1]
+    return f"gold {mean:.3g}, score {score:.3g}, KL {kl:.3g}; at its best {best:.3g}, {best_score:.3g}, {best_kl:.3g}"
+
+
+@alarm(
+    ("rollout/kl", "rollout/response_length"),
+    threshold=0.5,
+    window=3,
+    meaning="the actor is leaving the reference, and with it all that the reward model knows",
+    remedy="raise kl_coef, use callbacks=adaptive_kl, or lower the learning rate",
+)
+def kl_runaway(history: History, threshold: float, window: int) -> str | None:
+    """KL above `threshold` nats a token; by the token, so that it means the same for short and long responses."""
+    rates = [kl / length for kl, length in _recent(history, window, "rollout/kl", "rollout/response_length")]
+    return f"KL {rates[-1]:.3g} nats a token" if min(rates) > threshold else None
+
+
+@alarm(
+    ("rollout/kl", "rollout/kl_error"),
+    threshold=-0.05,
+    window=2,
+    meaning="a KL cannot be: the log-probs are not of the distribution that was sampled from",
+    remedy="sample without top_k and top_p, score at the same temperature and dtype, and without dropout",
+)
+def kl_negative(history: History, threshold: float, window: int) -> str | None:
+    """KL (k1, mean over responses) below `threshold` nats a response, by more than 4 standard errors."""
+    pairs = _recent(history, window, "rollout/kl", "rollout/kl_error")
+    if not all(kl + 4 * error < threshold for kl, error in pairs):
+        return None
+    return f"KL {pairs[-1][0]:.3g} ± {pairs[-1][1]:.2g} nats a response"
+
+
+@alarm(
+    ("rollout/sampler_mismatch",),
+    threshold=0.1,
+    window=2,
+    meaning="the update sees other probabilities than the responses were sampled with: it starts from a wrong ratio",
+    remedy="no dropout; the same dtype and attention implementation for sampling and scoring",
+)
+def sampler_mismatch(history: History, threshold: float, window: int) -> str | None:
+    """Log-probs of sampler and scorer differ by more than `threshold` nats a token."""
+    gaps = history["rollout/sampler_mismatch"][-window:]
+    return f"they differ by {gaps[-1]:.3g} nats a token" if min(gaps) > threshold else None
+
+
+@alarm(
+    ("train/first_log_ratio",),
+    threshold=0.1,
+    window=2,
+    meaning="before its first update, the actor is not the net that the rollout was scored with",
+    remedy="set dropout to 0, and the same precision for rollout and update",
+)
+def ratio_not_one(history: History, threshold: float, window: int) -> str | None:
+    """Log-ratio in the first update of an iteration beyond `threshold`, as root mean square in nats a token."""
+    ratios = history["train/first_log_ratio"][-window:]
+    return f"ratio off 1 by exp(±{ratios[-1]:.2g})" if min(ratios) > threshold else None
+
+
+@alarm(
+    ("rollout/entropy",),
+    threshold=0.2,
+    window=3,
+    meaning="the actor has collapsed onto a few answers and no longer explores",
+    remedy="lower the learning rate, raise kl_coef, or set ent_coef above 0",
+)
+def entropy_collapse(history: History, threshold: float, window: int) -> str | None:
+    """Entropy below `threshold` times what it was at first."""
+    return _fallen(history["rollout/entropy"], threshold, window, "entropy {:.3g} nats a token, at first {:.3g}")
+
+
+@alarm(
+    ("rollout/distinct_2",),
+    threshold=0.3,
+    window=3,
+    meaning="responses repeat themselves or each other",
+    remedy="look at the samples; raise kl_coef; the reward may pay for phrases",
+)
+def repetition(history: History, threshold: float, window: int) -> str | None:
+    """Distinct-2 below `threshold` times what it was at first."""
+    return _fallen(history["rollout/distinct_2"], threshold, window, "distinct-2 {:.3g}, at first {:.3g}")
+
+
+@alarm(
+    ("rollout/response_length",),
+    threshold=2.0,
+    window=3,
+    meaning="the reward may be paying for length, not for content",
+    remedy="look at the samples; check the reward model against the length rules; penalise length in the reward",
+)
+def length_drift(history: History, threshold: float, window: int) -> str | None:
+    """Responses more than `threshold` times as long as at first, or as short."""
+    lengths = history["rollout/response_length"]
+    first, recent = lengths[0], lengths[-window:]
+    if min(recent) <= threshold * first and max(recent) * threshold >= first:
+        return None
+    return f"{recent[-1]:.3g} tokens a response, at first {first:.3g}"
+
+
+@alarm(
+    ("rollout/eos_rate",),
+    threshold=0.5,
+    window=3,
+    meaning="most responses run into the length limit, so the score is given to half answers",
+    remedy="raise max_new_tokens; check that demonstrations end with a stop token and that it is learnt",
+)
+def no_eos(history: History, threshold: float, window: int) -> str | None:
+    """Less than `threshold` of the responses end by themselves."""
+    rates = history["rollout/eos_rate"][-window:]
+    return f"only {rates[-1]:.0%} of the responses end by themselves" if max(rates) < threshold else None
+
+
+@alarm(
+    ("train/clip_fraction",),
+    threshold=0.25,
+    window=3,
+    meaning="updates leave the trust region: much of the experience is thrown away",
+    remedy="lower the learning rate, or use fewer ppo_epochs or larger minibatches",
+)
+def clip_fraction_high(history: History, threshold: float, window: int) -> str | None:
+    """More than `threshold` of the tokens are clipped."""
+    shares = history["train/clip_fraction"][-window:]
+    return f"{shares[-1]:.0%} of the tokens are clipped" if min(shares) > threshold else None
+
+
+@alarm(
+    ("rollout/explained_variance",),
+    threshold=0.0,
+    window=10,
+    meaning="the critic foresees less than a constant would, so advantages are noise",
+    remedy="raise critic_lr, or let the critic start from the reward model (ppo.critic_init=reward)",
+)
+def critic_blind(history: History, threshold: float, window: int) -> str | None:
+    """Explained variance of the critic below `threshold`."""
+    shares = history["rollout/explained_variance"][-window:]
+    return f"explained variance {shares[-1]:.3g}" if max(shares) < threshold else None
+
+
+@alarm(
+    ("rollout/zero_variance_groups",),
+    threshold=0.8,
+    window=5,
+    meaning="most groups give no gradient, since all their responses have the same score",
+    remedy="use prompts that are neither solved nor hopeless, larger groups, a higher temperature, or a finer score",
+)
+def zero_variance(history: History, threshold: float, window: int) -> str | None:
+    """More than `threshold` of the groups have one score for all responses."""
+    shares = history["rollout/zero_variance_groups"][-window:]
+    return f"{shares[-1]:.0%} of the groups have one score" if min(shares) > threshold else None
+
+
+@alarm(
+    ("rollout/score_mean", "rollout/score_std"),
+    threshold=0.1,
+    window=50,
+    meaning="the actor learns nothing, unless it began at the ceiling",
+    remedy="raise the learning rate, lower kl_coef; look at the samples: does the score tell good from bad?",
+)
+def score_flat(history: History, threshold: float, window: int) -> str | None:
+    """Score of the last 10 iterations not above the first 10 by `threshold` standard deviations of a rollout."""
+    scores = history["rollout/score_mean"]
+    first, last = fmean(scores[:10]), fmean(scores[-10:])
+    if last > first + threshold * history["rollout/score_std"][0]:
+        return None
+    return f"mean score {last:.3g}, at first {first:.3g}"
+
+
+def _recent(history: History, window: int, *names: str) -> list[tuple[float, ...]]:
+    """The latest values of several names side by side."""
+    return list(zip(*(history[name][-window:] for name in names), strict=True))
+
+
+def _fallen(values: list[float], threshold: float, window: int, words: str) -> str | None:
+    """The words, with the latest and the first value, if the latest ones are below a share of the first."""
+    return words.format(values[-1], values[0]) if max(values[-window:]) < threshold * values[0] else None
