@@ -1,5 +1,6 @@
 """The strategies that are compared with one process, and what may differ."""
 
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,8 @@ class Case:
     worker: str = "worker.py"
 
 
-_DISK = str(Path(tempfile.gettempdir()) / "lightning_rlhf_nvme")
+# Of this process: two runs that share a folder overwrite each other.
+_DISK = str(Path(tempfile.gettempdir()) / f"lightning_rlhf_nvme_{os.getpid()}")
 _GEMINI = Case(
     # Gemini computes in 16 bits, and bf16 has three digits: sums in another order differ in the last of them.
     numbers=1e-2,
