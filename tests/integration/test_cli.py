@@ -261,7 +261,7 @@ MISTAKES = {
     "a sampling that PPO cannot score": ([*PPO, "rollout.sampling.top_p=0.9"], "top_p=0.9"),
     "another model with the demo's settings": (["model=gpt2/small"], "experiment=none"),
     "nothing to resume": ([*SFT, "resume=nowhere"], "resume=nowhere: no such run folder"),
-    "an end that is not evaluated": (["ppo.trainer.max_epochs=7"], "ppo.trainer.max_epochs=7 does not divide"),
+    "an end that is not evaluated": (["ppo.trainer.max_epochs=7"], "ppo.trainer.max_epochs=7 is not divisible"),
 }
 
 
