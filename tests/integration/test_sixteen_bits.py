@@ -93,7 +93,7 @@ class Rounding(pl.plugins.Precision):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_plugin_that_rounds_batches_is_refused(stage: str, parts: Callable, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"trainer.precision=transformer-engine: Rounding rounds .* take bf16-mixed"):
+    with pytest.raises(UserError, match=r"trainer.precision=transformer-engine: Rounding rounds .* set bf16-mixed"):
         trainer(tmp_path, plugins=[Rounding()]).fit(*parts(stage))
 
 
