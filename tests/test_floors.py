@@ -143,6 +143,12 @@ def test_a_file_of_cli_is_one_command() -> None:
     assert not {name: length for name, length in lengths.items() if length > 80}
 
 
+def test_unit_tests_lie_in_folders_that_mirror_the_package() -> None:
+    unit = ROOT / "tests" / "unit"
+    folders = {path.parent.relative_to(unit) for path in unit.rglob("test_*.py")}
+    assert not [folder for folder in folders if folder != Path("callbacks") and not (SOURCE / folder).is_dir()]
+
+
 def test_importing_the_package_imports_neither_torch_nor_lightning() -> None:
     code = "import sys, lightning_rlhf; print(*{'torch', 'lightning', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
