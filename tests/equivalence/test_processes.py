@@ -59,7 +59,8 @@ def test_a_rank_that_is_killed_ends_the_other_with_a_message(strategy: str, vict
         time.sleep(0.5)
     assert not any(map(_runs, ranks)), log.read_text()
     # It is missed in an exchange, or by who watches it, whichever comes first.
-    said = ["has ended, so it ends too"] + ["terminated with code"] * (victim == 1)
+    said = ["lost the connection to another process", "has ended, so it ends too"]
+    said += ["terminated with code"] * (victim == 1)
     assert any(words in log.read_text() for words in said), log.read_text()
     assert "Traceback" not in log.read_text()
 
@@ -97,7 +98,7 @@ def test_a_rank_that_is_killed_in_a_rollout_ends_the_other_with_a_message(tmp_pa
     assert ranks[1].returncode == -signal.SIGKILL, said[1]
     assert "rank 1 dies in a rollout" in said[1]
     assert ranks[0].returncode == 1, said[0]
-    assert "has ended, so it ends too" in said[0]
+    assert "ends because it lost the connection to another process" in said[0]
     assert "Traceback" not in said[0]
 
 
