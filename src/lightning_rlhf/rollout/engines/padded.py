@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad as widen
 
 from lightning_rlhf.data.batches import chunks, pad
 from lightning_rlhf.distributed.phases import finished_everywhere
@@ -85,21 +86,24 @@ class PaddedEngine:
         """Yields each token with the index of its request, one micro-batch after the other."""
         numbers = keyed_uniforms([request.key for request in requests], sampling.max_new_tokens)
         left = deque(chunks(len(requests), self.micro_batch_size))
+        # All micro-batches have one width, so that their number alone changes a response, and by rounding only.
+        width = max((len(request.prompt) for request in requests), default=1)
         while not finished_everywhere(not left):
             # Where all processes must call the model together, a process that has no requests left takes part too.
             rows = left.popleft() if left else slice(0, 0)
             prompts = [request.prompt for request in requests[rows]]
-            for row, token in self._decode(prompts, numbers[rows], sampling, stop_ids):
+            for row, token in self._decode(prompts, width, numbers[rows], sampling, stop_ids):
                 yield rows.start + row, token
 
     @torch.no_grad()
     def _decode(
-        self, prompts: list[list[int]], numbers: Tensor, sampling: Sampling, stop_ids: tuple[int, ...]
+        self, prompts: list[list[int]], width: int, numbers: Tensor, sampling: Sampling, stop_ids: tuple[int, ...]
     ) -> Iterator[tuple[int, Token]]:
         """Yields each token of a micro-batch with the row that it belongs to.
 
         Args:
             prompts: B lists of ids; if there are none, the model is called as long as other processes call it.
+            width: Columns that the prompts are padded to.
             numbers: (B, R) random numbers in (0, 1], one for each token that may be drawn.
             sampling: Settings of the sampling distribution.
             stop_ids: Token ids, any of which ends a response.
@@ -107,7 +111,7 @@ class PaddedEngine:
         open_rows = set(range(len(prompts)))
         if not prompts:
             prompts, numbers = [[0]], torch.ones(1, sampling.max_new_tokens, dtype=torch.float64)
-        new_ids, mask = (tensor.to(self.device) for tensor in pad(prompts, side="left"))
+        new_ids, mask = (widen(part, (width - part.shape[1], 0)).to(self.device) for part in pad(prompts, side="left"))
         # Apple's GPUs have no fp64.
         numbers = numbers.to("cpu" if self.device.type == "mps" else self.device)
         rows, cache = list(range(len(prompts))), None
