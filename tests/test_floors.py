@@ -149,6 +149,20 @@ def test_unit_tests_lie_in_folders_that_mirror_the_package() -> None:
     assert not [folder for folder in folders if folder != Path("callbacks") and not (SOURCE / folder).is_dir()]
 
 
+def test_modules_that_texts_name_exist() -> None:
+    # Rooms whose names are those of settings, such as data.gold, are left out.
+    folders = [path for path in SOURCE.iterdir() if path.is_dir() and path.name not in ("data", "rollout")]
+    names = re.compile(rf"`(?:lightning_rlhf\.)?({'|'.join(path.name for path in folders)})\.(?!html)([a-z_0-9]+)\b")
+    texts = [*(path for _, path in rooms()), *(ROOT / "docs").glob("*.md"), *(ROOT / "tests").rglob("*.py")]
+    named = {(*found, path.name) for path in texts for found in names.findall(path.read_text(encoding="utf-8"))}
+    assert len(named) > 10
+    assert not [
+        (room, module, text)
+        for room, module, text in named
+        if not ((SOURCE / room / module).is_dir() or (SOURCE / room / f"{module}.py").is_file())
+    ]
+
+
 def test_importing_the_package_imports_neither_torch_nor_lightning() -> None:
     code = "import sys, lightning_rlhf; print(*{'torch', 'lightning', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

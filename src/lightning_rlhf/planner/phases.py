@@ -60,7 +60,7 @@ def moments(job: Job) -> list[Moment]:
 
 
 def _held_of_policy(job: Job, policy: Weights) -> Bytes:
-    """Memory of the policy whose samples normalise a reward model, see `strategies.phases.place_generator`."""
+    """Memory of the policy whose samples normalise a reward model, see `distributed.phases.place_generator`."""
     if not job.layout.divides_weights or job.layout.gather_for_generation:
         return Counter({(POLICY, "parameters"): policy.size})
     # The same as in `sharded.gathered_by_block`.

@@ -80,7 +80,7 @@ def started(file: Path, script: str) -> list[subprocess.Popen[str]]:
 
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="Python 3.14 lets threads wait for ever instead")
 def test_without_this_package_the_process_is_aborted(tmp_path: Path) -> None:
-    """The script below does what it is meant to: if torch mends this one day, `strategies.ending` can go."""
+    """The script below does what it is meant to: if torch mends this one day, `distributed.shutdown` can go."""
     ends = both_ranks(tmp_path, imports="", program="exchange()")
     assert [code for code, _ in ends] == [-signal.SIGABRT] * 2
     assert all("terminate called without an active exception" in text for _, text in ends)

@@ -280,7 +280,10 @@ def test_an_architecture_that_cannot_be_built_says_why(
         pytest.param(
             "flash_attention_2",
             "FlashAttention2 .* installed",
-            marks=pytest.mark.skipif(find_spec("flash_attn") is not None, reason="it is installed"),
+            marks=pytest.mark.skipif(
+                find_spec("flash_attn") is not None,
+                reason="flash-attn is installed",
+            ),
         ),
         ("no_such", "is not supported. The only possible"),
     ],

@@ -3,14 +3,12 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch.strategies as lightning_strategies
 import torch
 from lightning.fabric.strategies.fsdp import _move_torchmetrics_to_device, _setup_activation_checkpointing
 from lightning.pytorch import LightningModule
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.distributed import init_device_mesh
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
@@ -19,17 +17,15 @@ from torch.distributed.fsdp.wrap import lambda_auto_wrap_policy
 from torch.optim import Optimizer
 
 from lightning_rlhf.distributed.blocks import blocks
-from lightning_rlhf.distributed.checkpoint_folders import replacing
-from lightning_rlhf.distributed.gradient_norms import divided_norms, gradients, shrink
 from lightning_rlhf.distributed.half_precision import cast_weights
 from lightning_rlhf.distributed.phases import of_optimizers
 from lightning_rlhf.distributed.shapes import lift_scalars, note_shapes, whole_shape
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.strategies.fsdp import checkpoint as distributed_checkpoint
 from lightning_rlhf.strategies.fsdp.precision import Precision
+from lightning_rlhf.strategies.fsdp.shared import DividedByFSDP
 
 
-class FSDPStrategy(lightning_strategies.FSDPStrategy):
+class FSDPStrategy(DividedByFSDP, lightning_strategies.FSDPStrategy):
     """Divides weights, gradients and the optimizer's state among all processes, including those of frozen models.
 
     Each block is gathered when it is called. The weights of all models outside their blocks are gathered together, for
@@ -37,8 +33,6 @@ class FSDPStrategy(lightning_strategies.FSDPStrategy):
     `FSDP2Strategy`, frozen weights get the dtype of the trained weights, and frozen embeddings and heads take memory
     for gradients.
     """
-
-    shards_parameters = True
 
     def __init__(self, *, gather_for_generation: bool = True, **settings: Any) -> None:
         """Stores how to divide the weights.
@@ -196,22 +190,6 @@ class FSDPStrategy(lightning_strategies.FSDPStrategy):
         """See `Sharding`."""
         return of_optimizers(self.optimizers)
 
-    def grad_norms(self) -> dict[str, Tensor] | None:
-        """See `Sharding`."""
-        return divided_norms(gradients(self.optimizers[0]), self.root_device)
-
-    def last_grad_norms(self) -> dict[str, Tensor] | None:
-        """See `Sharding`: `grad_norms` has returned them."""
-        return None
-
-    def release(self) -> None:
-        """See `Sharding`: its memory is freed with the module."""
-
-    def clip_by_role(self, max_norm: float) -> None:
-        """See `Sharding`."""
-        roles = gradients(self.optimizers[0])
-        shrink(roles, divided_norms(roles, self.root_device), max_norm)
-
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Returns this process's share of the weights, for a checkpoint."""
         return get_model_state_dict(self._root())
@@ -220,26 +198,9 @@ class FSDPStrategy(lightning_strategies.FSDPStrategy):
         """Returns this process's share of the optimizer's state, for a checkpoint."""
         return get_optimizer_state_dict(self._root(), optimizer)
 
-    def save_checkpoint(self, checkpoint: dict[str, object], filepath: Any, storage_options: object = None) -> None:
-        """Writes a folder; see `fsdp.checkpoint`."""
-        with replacing(Path(self.broadcast(filepath)), self) as folder:
-            distributed_checkpoint.save(checkpoint, folder, is_first=self.is_global_zero)
-
-    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Reads a folder.
-
-        Raises:
-            UserError: If another strategy has written the checkpoint, or it holds other models.
-        """
-        module = self._module()
-        return distributed_checkpoint.load(
-            Path(self.broadcast(checkpoint_path)),
-            self._root(),
-            self.optimizers if module.trainer.state.fn == TrainerFn.FITTING else [],
-            unchanged=getattr(module, "unchanged", tuple)(),
-            strict=module.strict_loading,
-            weights_only=weights_only,
-        )
+    def checkpoint_root(self) -> nn.Module:
+        """See `DividedByFSDP`."""
+        return self._root()
 
     def _module(self) -> LightningModule:
         assert self.lightning_module is not None

@@ -3,38 +3,32 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.distributed.fsdp as torch_fsdp
 from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from lightning_rlhf.distributed import shards
 from lightning_rlhf.distributed.blocks import models_in
-from lightning_rlhf.distributed.checkpoint_folders import replacing
-from lightning_rlhf.distributed.gradient_norms import divided_norms, gradients, shrink
 from lightning_rlhf.distributed.half_precision import keep_digits
 from lightning_rlhf.distributed.phases import of_optimizers
 from lightning_rlhf.distributed.shapes import lift_scalars
 from lightning_rlhf.distributed.shards import Part
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.strategies.fsdp import checkpoint as distributed_checkpoint
+from lightning_rlhf.strategies.fsdp.shared import DividedByFSDP
 
 
-class FSDP2Strategy(ModelParallelStrategy):
+class FSDP2Strategy(DividedByFSDP, ModelParallelStrategy):
     """Divides weights, gradients and the optimizer's state among all processes, including those of frozen models.
 
     Each model is divided separately, block by block, and its own call gathers it. Under bf16-mixed, weights are
     gathered and compute in bf16; gradients are always summed in fp32.
     """
-
-    shards_parameters = True
 
     def __init__(
         self,
@@ -127,42 +121,9 @@ class FSDP2Strategy(ModelParallelStrategy):
         """See `Sharding`."""
         return [cast(DTensor, weight).to_local() for weight in of_optimizers(self.optimizers)]
 
-    def grad_norms(self) -> dict[str, Tensor] | None:
-        """See `Sharding`."""
-        return divided_norms(gradients(self.optimizers[0]), self.root_device)
-
-    def last_grad_norms(self) -> dict[str, Tensor] | None:
-        """See `Sharding`: `grad_norms` has returned them."""
-        return None
-
-    def release(self) -> None:
-        """See `Sharding`: its memory is freed with the module."""
-
-    def clip_by_role(self, max_norm: float) -> None:
-        """See `Sharding`."""
-        roles = gradients(self.optimizers[0])
-        shrink(roles, divided_norms(roles, self.root_device), max_norm)
-
-    def save_checkpoint(self, checkpoint: dict[str, object], filepath: Any, storage_options: object = None) -> None:
-        """Writes a folder; see `fsdp.checkpoint`."""
-        with replacing(Path(self.broadcast(filepath)), self) as folder:
-            distributed_checkpoint.save(checkpoint, folder, is_first=self.is_global_zero)
-
-    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Reads a folder, whatever the number of processes that wrote it.
-
-        Raises:
-            UserError: If another strategy has written the checkpoint, or it holds other models.
-        """
-        module = self._module()
-        return distributed_checkpoint.load(
-            Path(self.broadcast(checkpoint_path)),
-            module,
-            self.optimizers if module.trainer.state.fn == TrainerFn.FITTING else [],
-            unchanged=getattr(module, "unchanged", tuple)(),
-            strict=module.strict_loading,
-            weights_only=weights_only,
-        )
+    def checkpoint_root(self) -> nn.Module:
+        """See `DividedByFSDP`."""
+        return self._module()
 
     def _module(self) -> LightningModule:
         assert self.lightning_module is not None
