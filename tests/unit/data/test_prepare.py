@@ -5,6 +5,7 @@ import json
 import logging
 import multiprocessing
 from collections.abc import Callable
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedTokenizerFast
 
+from lightning_rlhf.data import cache as caching
 from lightning_rlhf.data import mapping
 from lightning_rlhf.data import prepare as preparing
 from lightning_rlhf.data.kinds import demonstrations
@@ -165,21 +167,29 @@ def test_several_processes_make_the_same_rows_in_order(
         ids(path, refusing)
 
 
-def _prepare_in_a_process(path: str, renderer: Renderer, log: str) -> None:
-    right = preparing._rendered
+def _prepare_in_a_process(path: str, renderer: Renderer, log: str, all_looked: Barrier) -> None:
+    render, is_whole, looks = preparing._rendered, caching._is_whole, []
 
-    def mapped(texts: Any, **settings: Any) -> Any:
+    def noted(texts: Any, **settings: Any) -> Any:
         with open(log, "a") as file:
             file.write("rendered\n")
-        return right(texts, **settings)
+        return render(texts, **settings)
 
-    preparing._rendered = mapped  # type: ignore[assignment]
+    def looked(folder: Path) -> bool:
+        looks.append(is_whole(folder))
+        if len(looks) == 1:
+            # No process goes on before all have seen that nothing is there.
+            all_looked.wait(timeout=60)
+        return looks[-1]
+
+    preparing._rendered, caching._is_whole = noted, looked  # type: ignore[assignment]
     assert len(prepare(path, demonstrations(), renderer, "raise").rows) == len(ROWS)
 
 
 def test_one_process_prepares_while_the_others_wait(path: str, renderer: Renderer, tmp_path: Path) -> None:
     context, log = multiprocessing.get_context("fork"), tmp_path / "log"
-    ranks = [context.Process(target=_prepare_in_a_process, args=(path, renderer, str(log))) for _ in range(3)]
+    arguments = (path, renderer, str(log), context.Barrier(3))
+    ranks = [context.Process(target=_prepare_in_a_process, args=arguments) for _ in range(3)]
     for rank in ranks:
         rank.start()
     for rank in ranks:
