@@ -3,6 +3,7 @@
 import json
 import platform
 import time
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_json(path: Path, content: dict[str, object]) -> None:
+def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Writes a JSON file in one step; a reader sees the old file or the new one, but never a part."""
     with appearing(path) as partial:
         partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

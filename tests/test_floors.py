@@ -15,6 +15,7 @@ from lightning_rlhf.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "lightning_rlhf"
+SETTINGS = ("callbacks", "data", "rollout")
 FLOORS = [
     {"ops", "conf"},
     {"errors", "experience", "hooks", "registry", "saving", "seeding", "sizes", "stages", "typechecks"},
@@ -151,7 +152,7 @@ def test_unit_tests_lie_in_folders_that_mirror_the_package() -> None:
 
 def test_modules_that_texts_name_exist() -> None:
     # Rooms whose names are those of settings, such as data.gold, are left out.
-    folders = [path for path in SOURCE.iterdir() if path.is_dir() and path.name not in ("data", "rollout")]
+    folders = [path for path in SOURCE.iterdir() if path.is_dir() and path.name not in SETTINGS]
     names = re.compile(rf"`(?:lightning_rlhf\.)?({'|'.join(path.name for path in folders)})\.(?!html)([a-z_0-9]+)\b")
     texts = [*(path for _, path in rooms()), *(ROOT / "docs").glob("*.md"), *(ROOT / "tests").rglob("*.py")]
     named = {(*found, path.name) for path in texts for found in names.findall(path.read_text(encoding="utf-8"))}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -72,12 +73,6 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bin"
 
 
-def test_pyproject_lists_every_package_on_disk() -> None:
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    found = {name.removesuffix("/__init__.py").replace("/", ".") for name in on_disk() if name.endswith("__init__.py")}
-    assert sorted(listed) == sorted(found)
-
-
 def test_callbacks_under_a_second_name_is_an_error_that_names_the_first() -> None:
     done = call(sys.executable, "-c", "import callbacks", cwd=ROOT)
     assert done.returncode == 1
@@ -131,3 +126,64 @@ def test_help_names_every_command_and_imports_nothing_heavy(tmp_path: Path) -> N
 def test_every_command_is_a_file_with_a_main(name: str) -> None:
     file = ROOT / "src" / "lightning_rlhf" / "cli" / f"{name.replace('-', '_')}.py"
     assert "def main() -> None:" in file.read_text()
+
+
+USERS_FILE = """\
+from lightning_rlhf import ModelSource, PPOModule, Sampling, __version__, load_causal_lm
+from lightning_rlhf.callbacks import Health
+
+sampling: Sampling = Sampling(max_new_tokens=48)
+module: type[PPOModule] = PPOModule
+rules: Health = Health(stop_on=["kl_runaway"])
+parameters: int = load_causal_lm(ModelSource(pretrained="models/sft")).num_parameters()
+version: str = __version__
+"""
+# Each is a line below, with what both checkers name in their complaint.
+MISTAKES = {
+    "other_sampling = Sampling(max_new_token=48)": "max_new_token",
+    "number: int = __version__": "int",
+    "other_rules = Health(stop_at=[])": "stop_at",
+    "from lightning_rlhf import PPOModul": "PPOModul",
+}
+
+
+# basedpyright is pyright with its program in the wheel, so that nothing is downloaded when it runs.
+@pytest.mark.slow
+@pytest.mark.parametrize("checker", ["mypy", "basedpyright"])
+@pytest.mark.parametrize("installation", ["editable", "wheel"])
+def test_type_checkers_see_the_public_names(
+    checker: str, installation: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    python = Path(sys.executable) if installation == "editable" else request.getfixturevalue("installed") / "python"
+    options = {
+        "mypy": ("--python-executable", python, "--cache-dir", tmp_path / "cache"),
+        "basedpyright": ("--pythonpath", python, "--level", "error"),
+    }[checker]
+    (tmp_path / "users_file.py").write_text(USERS_FILE + "\n".join(MISTAKES))
+    done = call(sys.executable, "-m", checker, *options, "users_file.py", cwd=tmp_path)
+    complaints: dict[int, str] = {}
+    for line, complaint in re.findall(r"users_file\.py:(\d+):(.* error: .*)", done.stdout):
+        complaints[int(line)] = complaints.get(int(line), "") + complaint
+    first = USERS_FILE.count("\n") + 1
+    assert sorted(complaints) == list(range(first, first + len(MISTAKES))), done.stdout
+    for named, complaint in zip(MISTAKES.values(), complaints.values(), strict=True):
+        assert named in complaint
+
+
+def test_the_package_lists_its_public_names_and_its_version_without_importing_torch() -> None:
+    code = (
+        "import sys, lightning_rlhf as package; print(*dir(package)); print(package.__version__); "
+        "print('torch' in sys.modules)"
+    )
+    names, version, torch = checked(sys.executable, "-c", code, cwd=ROOT).splitlines()
+    assert {"PPOModule", "SFTModule", "RewardModule", "DPOModule", "Sampling", "load_reward"} <= set(names.split())
+    assert version == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert torch == "False"
+
+
+def test_every_public_name_can_be_imported() -> None:
+    import lightning_rlhf
+
+    assert len(lightning_rlhf.__all__) > 20
+    for name in lightning_rlhf.__all__:
+        assert getattr(lightning_rlhf, name).__name__ == name

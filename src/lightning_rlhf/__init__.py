@@ -1,42 +1,17 @@
-"""RLHF with PyTorch Lightning: supervised fine-tuning, reward modelling and PPO as LightningModules."""
+"""RLHF with PyTorch Lightning: supervised fine-tuning, reward modelling and PPO as LightningModules.
 
-import importlib
-from typing import Any
+The public names are listed in `__init__.pyi`. Importing the package costs nothing: a name is imported on first use.
+"""
 
-_HOME = {
-    "SFTModule": "modules.sft",
-    "RewardModule": "modules.reward",
-    "PPOModule": "modules.ppo",
-    "DPOModule": "modules.dpo",
-    "SFTDataModule": "data.sft",
-    "PreferenceDataModule": "data.preference",
-    "PromptDataModule": "data.prompts",
-    "Renderer": "data.render",
-    "ModelSource": "models.source",
-    "load_causal_lm": "models.causal_lm",
-    "load_scalar_model": "models.scalar",
-    "load_reward_model": "models.scalar",
-    "Shared": "models.shared",
-    "export_model": "models.export",
-    "Sampling": "rollout.sampling",
-    "PaddedEngine": "rollout.engines.padded",
-    "TextReward": "rewards.function",
-    "HTTPReward": "rewards.http",
-    "LLMJudge": "rewards.judge",
-    "WeightedSum": "rewards.build",
-    "load_reward": "rewards.build",
-    "AdapterReward": "rewards.build",
-    "ColossalAIStrategy": "strategies.colossalai.strategy",
-    "DeepSpeedStrategy": "strategies.deepspeed.strategy",
-    "FSDPStrategy": "strategies.fsdp.fsdp1",
-    "FSDP2Strategy": "strategies.fsdp.fsdp2",
-}
+import lazy_loader
 
-__all__ = list(_HOME)
+_import, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
-def __getattr__(name: str) -> Any:
-    """Imports a public name when it is first asked for, so that importing the package costs nothing."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+def __getattr__(name: str) -> object:
+    """Imports a public name, or reads the version of what is installed."""
+    if name == "__version__":
+        from importlib.metadata import version  # which would take most of the time of importing this package
+
+        return version("lightning-rlhf")
+    return _import(name)
