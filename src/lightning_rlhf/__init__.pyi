@@ -20,6 +20,7 @@ from .rewards.build import load_reward as load_reward
 from .rewards.function import TextReward as TextReward
 from .rewards.http import HTTPReward as HTTPReward
 from .rewards.judge import LLMJudge as LLMJudge
+from .rewards.own_net import RewardNet as RewardNet
 from .rollout.engines.padded import PaddedEngine as PaddedEngine
 from .rollout.sampling import Sampling as Sampling
 from .strategies.colossalai.strategy import ColossalAIStrategy as ColossalAIStrategy

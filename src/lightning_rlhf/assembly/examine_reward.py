@@ -10,7 +10,7 @@ from lightning_rlhf.checks.finding import Finding
 from lightning_rlhf.data.pairs import Pair
 from lightning_rlhf.data.preference import PreferenceDataModule
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.rewards.net import NetReward, TextNetReward
+from lightning_rlhf.rewards.net import NetReward, TextNetReward, device_of
 from lightning_rlhf.stages import stage_record
 
 _MOST_PAIRS, _BATCH_SIZE = 256, 16
@@ -54,4 +54,5 @@ def _beside_length(stage: PreparedStage, reward: NetReward | TextNetReward) -> I
     except UserError:
         # The data contain no pairs.
         return
-    yield tells_more_than_length(reward.net.eval(), cast(Sequence[Pair], pairs.val_rows[:_MOST_PAIRS]), _BATCH_SIZE)
+    rows = cast(Sequence[Pair], pairs.val_rows[:_MOST_PAIRS])
+    yield tells_more_than_length(reward.eval().net, rows, _BATCH_SIZE, device_of(reward))

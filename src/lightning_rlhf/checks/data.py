@@ -10,8 +10,8 @@ from lightning_rlhf.checks.nets import beats_length
 from lightning_rlhf.data.batches import chunks
 from lightning_rlhf.data.pairs import Pair
 from lightning_rlhf.data.preference import answer_lengths, collate_pairs
-from lightning_rlhf.models.scalar import Scalar
 from lightning_rlhf.modules.reward import wins
+from lightning_rlhf.rewards.net import RowScorer
 
 
 def length_tells(pairs: Sequence[Pair]) -> Finding:
@@ -33,16 +33,16 @@ def length_tells(pairs: Sequence[Pair]) -> Finding:
 
 
 @torch.no_grad()
-def tells_more_than_length(net: Scalar, pairs: Sequence[Pair], batch_size: int) -> Finding:
+def tells_more_than_length(net: RowScorer, pairs: Sequence[Pair], batch_size: int, device: torch.device) -> Finding:
     """Checks whether a trained reward model is more accurate than the length of the answers on held-out pairs.
 
     Args:
         net: The reward model, in evaluation mode.
         pairs: Held-out pairs, in the tokens of the reward model.
         batch_size: Number of pairs that the model reads at a time.
+        device: The device of the model.
     """
     batches = [collate_pairs(pairs[rows], 0) for rows in chunks(len(pairs), batch_size)]
-    device = net.bias.device
     right = torch.cat(
         [wins(*net.scores(b.input_ids.to(device), b.attention_mask.to(device)).chunk(2)).cpu() for b in batches]
     )

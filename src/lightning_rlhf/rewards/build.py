@@ -26,6 +26,7 @@ from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.rewards.function import TextReward
 from lightning_rlhf.rewards.loaders import loads_reward_model
 from lightning_rlhf.rewards.net import NetReward, TextNetReward, ended
+from lightning_rlhf.rewards.own_net import RewardNet
 from lightning_rlhf.rewards.tokens import token_texts
 
 Reward = Callable[[Answers], Scores]
@@ -106,7 +107,13 @@ class WeightedSum:
 
 
 RewardSource = (
-    ScalarModel | LoadedReward | AdapterReward | TextReward | WeightedSum | Callable[[], ScalarModel | LoadedReward]
+    ScalarModel
+    | LoadedReward
+    | AdapterReward
+    | RewardNet
+    | TextReward
+    | WeightedSum
+    | Callable[[], ScalarModel | LoadedReward | RewardNet]
 )
 """The types that the argument `reward` of PPO accepts."""
 
@@ -136,8 +143,8 @@ def as_reward(source: RewardSource, renderer: Renderer, backbone: Backbone | Non
 
     Args:
         source: A `ScalarModel`, which reads the actor's ids; a `LoadedReward`, which reads the ids if its tokenizer and
-            template are those of the actor, and otherwise reads the text; a function that builds one of these; a
-            `TextReward`; an `AdapterReward`; or a `WeightedSum` of any of them.
+            template are those of the actor, and otherwise reads the text; a `RewardNet`; a function that builds one of
+            these; a `TextReward`; an `AdapterReward`; or a `WeightedSum` of any of them.
         renderer: The renderer of the actor.
         backbone: The model that plays all roles, if there is one.
 
@@ -157,6 +164,8 @@ def as_reward(source: RewardSource, renderer: Renderer, backbone: Backbone | Non
         if backbone is None:
             raise UserError(f"{source.setting}={source.path}: an AdapterReward needs a model that plays all roles")
         source = source.on(backbone)
+    if isinstance(source, RewardNet):
+        return source.build(renderer)
     if isinstance(source, ScalarModel):
         return NetReward(source)
     if isinstance(source, LoadedReward):
@@ -166,7 +175,7 @@ def as_reward(source: RewardSource, renderer: Renderer, backbone: Backbone | Non
     if isinstance(source, nn.Module) or not _takes_nothing(source):
         raise UserError(
             f"reward={source!r:.80}: neither a reward model nor a function without arguments that builds one; a "
-            "function of prompts and responses goes into TextReward(…)"
+            "function of prompts and responses goes into TextReward(…), and a module of your own into RewardNet(…)"
         )
     return as_reward(source(), renderer)
 

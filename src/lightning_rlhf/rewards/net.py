@@ -4,6 +4,7 @@ Shapes: B rows, R response tokens.
 """
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +15,26 @@ from lightning_rlhf.data.pairs import cut_at_end
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Answers, Scores, Sequences
-from lightning_rlhf.models.scalar import Scalar
 from lightning_rlhf.ops.rewards import last_token_index
+
+
+class RowScorer(Protocol):
+    """A reward model: a `Scalar`, or a module of the user's."""
+
+    @property
+    def hf_config(self) -> object:
+        """A configuration that may name `max_position_embeddings`; None if there is none."""
+
+    def scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Computes (B,) scores in fp32 of (B, T) ids, each at the last token of the mask."""
 
 
 class NetReward(nn.Module):
     """A reward model with the tokenizer and the chat template of the actor."""
 
-    def __init__(self, net: Scalar) -> None:
+    net: RowScorer
+
+    def __init__(self, net: RowScorer) -> None:
         """Stores the trained model."""
         super().__init__()
         self.net = net
@@ -34,7 +47,9 @@ class NetReward(nn.Module):
 class TextNetReward(nn.Module):
     """A reward model with its own tokenizer or chat template, with which it renders the text of the answers."""
 
-    def __init__(self, net: Scalar, renderer: Renderer, stop_ids: Sequence[int]) -> None:
+    net: RowScorer
+
+    def __init__(self, net: RowScorer, renderer: Renderer, stop_ids: Sequence[int]) -> None:
         """Stores the trained model.
 
         Args:
@@ -74,7 +89,7 @@ class TextNetReward(nn.Module):
                 f"a conversation has {ids.shape[1]} tokens for the reward model, which reads at most {limit}: set "
                 "shorter limits for prompts and responses"
             )
-        device = self.net.bias.device
+        device = device_of(self)
         return self.net.scores(ids.to(device), mask.to(device))
 
     def _ids(self, conversation: Sequence[Message], finished: bool) -> list[int]:
@@ -86,6 +101,11 @@ class TextNetReward(nn.Module):
         """
         ids = cut_at_end(self.renderer.conversation(conversation, loss_on="last")).ids
         return ids if finished else ids[:-1]
+
+
+def device_of(reward: NetReward | TextNetReward) -> torch.device:
+    """Returns the device of a reward model; a model without weights computes on the CPU."""
+    return next((weight.device for weight in reward.parameters()), torch.device("cpu"))
 
 
 def ended(sequences: Sequences, stop_ids: Sequence[int]) -> list[bool]:

@@ -38,7 +38,7 @@ class Counts(nn.Module):
 
     def __init__(self, token: int) -> None:
         super().__init__()
-        self.token, self.bias = token, torch.zeros(())
+        self.token = token
 
     def scores(self, ids: Tensor, mask: Tensor) -> Tensor:
         return ((ids == self.token) & mask).sum(1).float()
@@ -53,6 +53,6 @@ PAIRS = [pair(4, 2, first=9), pair(4, 2, first=9), pair(2, 4, first=9)]
     [(9, "1.000", "ok"), (7, "0.667", "error")],
 )
 def test_a_reward_model_that_counts_tokens_tells_no_more_than_length(token: int, accuracy: str, status: str) -> None:
-    finding = tells_more_than_length(Counts(token), PAIRS, batch_size=2)  # type: ignore[arg-type]
+    finding = tells_more_than_length(Counts(token), PAIRS, 2, torch.device("cpu"))
     assert finding.found == f"accuracy {accuracy} on 3 held-out pairs; the length alone reaches 0.667"
     assert finding.status == status

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import torch
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch.testing import assert_close
 
-from lightning_rlhf import HTTPReward, TextReward
+from lightning_rlhf import HTTPReward, TextReward, load_reward
 from lightning_rlhf.assembly.target_checks import check_targets
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.experience import Answers
@@ -21,7 +23,7 @@ from lightning_rlhf.rewards.loaders import LoadsRewardModel
 from lightning_rlhf.rewards.rules import ExactAnswer
 
 DOC = (Path(__file__).parents[3] / "docs" / "rewards.md").read_text()
-LOADER, FUNCTION, STEPS, SERVER, SUM = re.findall(r"```python\n(.*?)```", DOC, re.DOTALL)
+LOADER, NET, FUNCTION, STEPS, SERVER, SUM = re.findall(r"```python\n(.*?)```", DOC, re.DOTALL)
 COMMANDS = [
     shlex.split(line, comments=True)
     for block in re.findall(r"```bash\n(.*?)```", DOC, re.DOTALL)
@@ -62,6 +64,21 @@ def test_the_loader_is_one_that_a_run_finds(exported: str) -> None:
     load = run(LOADER)["load_half"]
     assert isinstance(load, LoadsRewardModel)
     assert load(exported).net.head.weight.dtype == torch.float16
+
+
+@torch.no_grad()
+def test_a_module_of_ones_own_scores_as_it_says(
+    foreign: str,
+    renderer: Renderer,
+    make_answers: Callable[..., Answers],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.copytree(foreign, tmp_path / "models" / "helpfulness")
+    monkeypatch.chdir(tmp_path)
+    answers = make_answers({"Hello": "Sorry.", "What now?": "Wait"})
+    expected = as_reward(load_reward(foreign), renderer)(answers).whole
+    assert_close(as_reward(run(NET)["reward"], renderer)(answers).whole, expected)
 
 
 def test_the_function_scores_as_it_says(renderer: Renderer, make_answers: Callable[..., Answers]) -> None:
