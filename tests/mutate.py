@@ -11,7 +11,6 @@ import argparse
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable
@@ -21,6 +20,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from tempfile import TemporaryDirectory
 
+import warm
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -63,20 +63,17 @@ def registry() -> list[Mutation]:
 
 
 def copy_to(folder: Path) -> Path:
-    """Copies the repository, with the package whole below src/, as an installation would have it."""
+    """Copies the repository."""
     tree = folder / "tree"
     ignored = shutil.ignore_patterns(".*", "outputs", "build", "dist", "*.egg-info", "__pycache__")
-    shutil.copytree(ROOT, tree, ignore=ignored)
-    places = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
-    for package, place in places.items():
-        if package:
-            (tree / "src" / package.replace(".", "/")).symlink_to(tree / place)
+    # With its links: src/ has one to each of the package's folders at the top.
+    shutil.copytree(ROOT, tree, ignore=ignored, symlinks=True)
     return tree
 
 
-def python(tree: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs Python on the copy, whose package comes before an installed one."""
-    env = {
+def environment(tree: Path) -> dict[str, str]:
+    """The environment in which the package of the copy comes before an installed one."""
+    changed = {
         "PYTHONPATH": str(tree / "src"),
         # A stale .pyc would run instead of a file that was changed twice within a second.
         "PYTHONDONTWRITEBYTECODE": "1",
@@ -84,27 +81,40 @@ def python(tree: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         # So that the last lines of pytest are not cut off.
         "COLUMNS": "1000",
     }
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=tree, env={**os.environ, **env}, capture_output=True, text=True
+    return {**os.environ, **changed}
+
+
+def run_tests(tree: Path, tests: Iterable[str]) -> tuple[int, str]:
+    """Runs tests of the copy in a process that has imported the libraries, but nothing of this package.
+
+    Returns:
+        The exit code and the output, which ends with a line for each test that fails.
+    """
+    options = ["-p", "no:cacheprovider", "--tb=no", "-rfE"]
+    process = warm.start(
+        ["-m", "pytest", *options, *dict.fromkeys(tests)],
+        cwd=tree,
+        env=environment(tree),
+        merged=True,
+        imported=warm.LIBRARIES,
     )
-
-
-def run_tests(tree: Path, tests: Iterable[str]) -> subprocess.CompletedProcess[str]:
-    """Runs tests of the copy; the output ends with a line for each that fails."""
-    return python(tree, "-m", "pytest", "-p", "no:cacheprovider", "--tb=no", "-rfE", *dict.fromkeys(tests))
+    output, _ = process.communicate()
+    assert process.returncode is not None
+    return process.returncode, output
 
 
 def check_copy(tree: Path, mutations: list[Mutation]) -> None:
     """Checks that the copy is what runs, and that its tests are green without a mistake."""
     modules = ("lightning_rlhf", "lightning_rlhf.callbacks", "lightning_rlhf.conf")
-    shown = python(
-        tree, "-c", f"import {', '.join(modules)}, sys; print(*(sys.modules[m].__file__ for m in {modules}))"
-    )
-    if shown.returncode or not all(place.startswith(str(tree)) for place in shown.stdout.split()):
-        raise SystemExit(f"the copy in {tree} is not what is imported: {shown.stdout}{shown.stderr}")
-    done = run_tests(tree, (test for mutation in mutations for test in mutation.tests))
-    if done.returncode:
-        raise SystemExit(f"not green without any mutation:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
+    code = f"import {', '.join(modules)}, sys; print(*(sys.modules[m].__file__ for m in {modules}))"
+    (tree / "shown.py").write_text(code, encoding="utf-8")
+    process = warm.start(["shown.py"], cwd=tree, env=environment(tree), merged=True, imported=warm.LIBRARIES)
+    shown, _ = process.communicate()
+    if process.returncode or not all(place.startswith(str(tree)) for place in shown.split()):
+        raise SystemExit(f"the copy in {tree} is not what is imported: {shown}")
+    code, output = run_tests(tree, (test for mutation in mutations for test in mutation.tests))
+    if code:
+        raise SystemExit(f"not green without any mutation:\n{output[-3000:]}")
 
 
 def survived(tree: Path, mutation: Mutation) -> list[str]:
@@ -112,12 +122,12 @@ def survived(tree: Path, mutation: Mutation) -> list[str]:
     path = tree / mutation.file
     original = path.read_bytes()
     mutation.apply(tree)
-    done = run_tests(tree, mutation.tests)
+    code, output = run_tests(tree, mutation.tests)
     path.write_bytes(original)
     # 1 means that tests were found and run, and that some failed; a mutant that cannot run at all proves nothing.
-    if done.returncode > 1 or "NameError" in done.stdout:
-        raise SystemExit(f"item {mutation.item}, {mutation.new!r}:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
-    return [name for name in mutation.tests if not re.search(rf"^FAILED {re.escape(name)}[\[ ]", done.stdout, re.M)]
+    if code > 1 or "NameError" in output:
+        raise SystemExit(f"item {mutation.item}, {mutation.new!r}:\n{output[-3000:]}")
+    return [name for name in mutation.tests if not re.search(rf"^FAILED {re.escape(name)}[\[ ]", output, re.M)]
 
 
 def show(mutations: list[Mutation], results: list[str]) -> None:

@@ -26,14 +26,16 @@ from pathlib import Path
 from typing import Any
 
 # What the commands import when they run.
-LIBRARIES = [
-    "lightning_rlhf.assembly.run",
+LIBRARIES = (
     "datasets",
+    "lightning.pytorch",
     "matplotlib.figure",
     "peft",
+    "torch",
     "transformers.models.gpt2.modeling_gpt2",
     "transformers.models.llama.modeling_llama",
-]
+)
+PACKAGE = ("lightning_rlhf.assembly.run",)
 
 
 class Process:
@@ -74,7 +76,14 @@ class Process:
         return text.decode()
 
 
-def start(arguments: list[str], *, cwd: Path | None = None, env: dict[str, str], merged: bool = False) -> Process:
+def start(
+    arguments: list[str],
+    *,
+    cwd: Path | None = None,
+    env: dict[str, str],
+    merged: bool = False,
+    imported: tuple[str, ...] = PACKAGE + LIBRARIES,
+) -> Process:
     """Starts what `python arguments…` would be.
 
     Args:
@@ -82,10 +91,11 @@ def start(arguments: list[str], *, cwd: Path | None = None, env: dict[str, str],
         cwd: Its working folder; None: that of the tests.
         env: Its whole environment.
         merged: Whether standard error goes to standard output.
+        imported: Modules that it has imported already.
     """
     stdout, stderr = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115 (`communicate` reads them)
     connection = socket.socket(socket.AF_UNIX)
-    connection.connect(_server())
+    connection.connect(_server(imported))
     files = [stdout.fileno(), (stdout if merged else stderr).fileno()]
     request = json.dumps({"arguments": arguments, "cwd": str(cwd or Path.cwd()), "env": env}).encode()
     socket.send_fds(connection, [len(request).to_bytes(8, "big")], files)
@@ -94,13 +104,13 @@ def start(arguments: list[str], *, cwd: Path | None = None, env: dict[str, str],
 
 
 @functools.cache
-def _server() -> str:
-    """The address of the server of this process, which is started when it is wanted first."""
+def _server(imported: tuple[str, ...]) -> str:
+    """The address of a server of this process, which is started when it is wanted first."""
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     address = f"{folder}/socket"
     server = subprocess.Popen(
-        [sys.executable, __file__, address],
+        [sys.executable, __file__, address, *imported],
         env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -113,12 +123,12 @@ def _server() -> str:
     return address
 
 
-def _serve(address: str) -> list[str] | None:
+def _serve(address: str, imported: list[str]) -> list[str] | None:
     """Forks for each request; gives the arguments of the program to the copy that is to become it."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen()
-    for name in LIBRARIES:
+    for name in imported:
         importlib.import_module(name)
     gc.collect()
     # Copies leave these objects alone, and so the memory that they share.
@@ -171,6 +181,6 @@ def _run(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    program = _serve(sys.argv[1])
+    program = _serve(sys.argv[1], sys.argv[2:])
     if program is not None:
         _run(program)

@@ -74,12 +74,9 @@ def parts(data: dict[str, str], renderer: Renderer) -> Callable[..., Parts]:
         settings.setdefault("critic", load_scalar_model(SOURCE, "zero"))
         settings.setdefault("sampling", Sampling(max_new_tokens=8))
         settings.setdefault("renderer", renderer)
-        defaults = {"rollout_batch_size": 16, "minibatch_size": 8, "ppo_epochs": 2, "rollout_micro_batch_size": 8}
-        ppo = PPOModule(
-            actor=actor,
-            reference=copy.deepcopy(actor),
-            **(defaults | {"lr": 1e-3, "critic_lr": 1e-3} | settings),
-        )
+        sizes = {"rollout_batch_size": 16, "minibatch_size": 8, "ppo_epochs": 2, "rollout_micro_batch_size": 8}
+        defaults = {"actor": actor, "reference": copy.deepcopy(actor), "lr": 1e-3, "critic_lr": 1e-3}
+        ppo = PPOModule(**(sizes | defaults | settings))
         return ppo, PromptDataModule(data["prompts"], renderer, val_fraction=0.2)
 
     return build

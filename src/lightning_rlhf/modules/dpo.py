@@ -5,7 +5,6 @@ from functools import partial
 from typing import Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -18,11 +17,12 @@ from lightning_rlhf.errors import raise_problems
 from lightning_rlhf.experience import Sequences
 from lightning_rlhf.models.forward import response_logprobs
 from lightning_rlhf.models.roles import Net, build_policies, build_trained
+from lightning_rlhf.modules.arguments import remembers_arguments, save_arguments
 from lightning_rlhf.modules.checkpoint import Checkpoint, beside_adapters, fill_in, leave_out
 from lightning_rlhf.modules.evaluation import load_before, log_evaluation, save_before
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.modules.reward import wins
-from lightning_rlhf.modules.trainer_setup import set_up_trainer
+from lightning_rlhf.modules.stage_module import StageModule
 from lightning_rlhf.ops.preference import PREFERENCE_LOSSES
 from lightning_rlhf.ops.sequences import used_columns
 from lightning_rlhf.rewards import TextReward
@@ -33,7 +33,7 @@ from lightning_rlhf.rollout.evaluate import HeldOutAnswers
 from lightning_rlhf.rollout.sampling import Sampling
 
 
-class DPOModule(LightningModule):
+class DPOModule(StageModule):
     """Learns preferences directly from pairs of answers, without a reward model and without sampling.
 
     Source: Rafailov et al., "Direct Preference Optimization: Your Language Model is Secretly a Reward Model" (2023).
@@ -41,8 +41,8 @@ class DPOModule(LightningModule):
 
     actor: PreTrainedModel
     reference: PreTrainedModel
-    setup = set_up_trainer
 
+    @remembers_arguments
     def __init__(
         self,
         *,
@@ -190,6 +190,7 @@ class DPOModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Leaves out the weights that never change, and adds the answers before training."""
+        save_arguments(self, checkpoint)
         leave_out(checkpoint, self.unchanged())
         save_before(self.answers, checkpoint)
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -20,13 +19,14 @@ from lightning_rlhf.errors import raise_problems
 from lightning_rlhf.hooks import notify
 from lightning_rlhf.models.roles import Net, SeparateRoles
 from lightning_rlhf.models.shared import Shared, SharedRoles
+from lightning_rlhf.modules.arguments import remembers_arguments, save_arguments
 from lightning_rlhf.modules.checkpoint import Checkpoint, beside_adapters, fill_in, leave_out
 from lightning_rlhf.modules.evaluation import load_before, log_evaluation, save_before
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.modules.ppo_loss import PPOLoss
 from lightning_rlhf.modules.ppo_roles import build_roles, role_builders, without_own_net
 from lightning_rlhf.modules.ppo_rollout import make_rollout_dataset
-from lightning_rlhf.modules.trainer_setup import set_up_trainer
+from lightning_rlhf.modules.stage_module import StageModule
 from lightning_rlhf.ops.masked import masked_sum
 from lightning_rlhf.ops.moments import Moments
 from lightning_rlhf.rewards import TextReward
@@ -41,7 +41,7 @@ from lightning_rlhf.rollout.evaluate import HeldOutAnswers
 from lightning_rlhf.rollout.sampling import Sampling
 
 
-class PPOModule(LightningModule):
+class PPOModule(StageModule):
     """Maximises a reward while the actor stays near a reference.
 
     A Lightning epoch is a PPO iteration, and a batch is a part of a PPO minibatch.
@@ -50,8 +50,8 @@ class PPOModule(LightningModule):
     """
 
     roles: SeparateRoles | SharedRoles
-    setup = set_up_trainer
 
+    @remembers_arguments
     def __init__(
         self,
         *,
@@ -230,6 +230,7 @@ class PPOModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Leaves out the weights that never change, and adds the other state of the module."""
+        save_arguments(self, checkpoint)
         leave_out(checkpoint, self.unchanged())
         save_before(self.answers, checkpoint)
         checkpoint["kl_coef"] = self.kl_coef

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -15,19 +14,20 @@ from lightning_rlhf.distributed.phases import rollout_phase
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.roles import build_trained
 from lightning_rlhf.models.scalar import ScalarModel
+from lightning_rlhf.modules.arguments import remembers_arguments, save_arguments
 from lightning_rlhf.modules.checkpoint import Checkpoint, beside_adapters, fill_in, leave_out
 from lightning_rlhf.modules.finite import check_finite
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
-from lightning_rlhf.modules.trainer_setup import set_up_trainer
+from lightning_rlhf.modules.stage_module import StageModule
 from lightning_rlhf.ops.losses import pairwise_loss
 
 
-class RewardModule(LightningModule):
+class RewardModule(StageModule):
     """Learns to score whole conversations, from pairs (Bradley-Terry) or from given scores (squared error)."""
 
     net: ScalarModel
-    setup = set_up_trainer
 
+    @remembers_arguments
     def __init__(
         self,
         net: ScalarModel | Callable[[], ScalarModel],
@@ -118,6 +118,7 @@ class RewardModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Leaves out the weights that never change."""
+        save_arguments(self, checkpoint)
         leave_out(checkpoint, self.unchanged())
 
     def on_load_checkpoint(self, checkpoint: Checkpoint) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -15,10 +14,11 @@ from lightning_rlhf.distributed.phases import rollout_phase
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.forward import label_logprobs
 from lightning_rlhf.models.roles import build_trained
+from lightning_rlhf.modules.arguments import remembers_arguments, save_arguments
 from lightning_rlhf.modules.checkpoint import Checkpoint, beside_adapters, fill_in, leave_out
 from lightning_rlhf.modules.evaluation import load_before, log_evaluation, save_before
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
-from lightning_rlhf.modules.trainer_setup import set_up_trainer
+from lightning_rlhf.modules.stage_module import StageModule
 from lightning_rlhf.rewards import TextReward
 from lightning_rlhf.rollout.engines.engine import BuildEngine
 from lightning_rlhf.rollout.engines.padded import PaddedEngine
@@ -27,12 +27,12 @@ from lightning_rlhf.rollout.evaluate import HeldOutAnswers
 from lightning_rlhf.rollout.sampling import Sampling
 
 
-class SFTModule(LightningModule):
+class SFTModule(StageModule):
     """Learns to imitate the answers of demonstrations, by cross-entropy on their tokens, including EOS."""
 
     net: PreTrainedModel
-    setup = set_up_trainer
 
+    @remembers_arguments
     def __init__(
         self,
         net: PreTrainedModel | Callable[[], PreTrainedModel],
@@ -102,6 +102,7 @@ class SFTModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Leaves out the weights that never change, and adds the answers before training."""
+        save_arguments(self, checkpoint)
         leave_out(checkpoint, self.unchanged())
         save_before(self.answers, checkpoint)
 

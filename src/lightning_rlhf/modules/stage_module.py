@@ -1,0 +1,53 @@
+"""What the modules of all stages do alike for Lightning: settings of the trainer, and loading from a checkpoint."""
+
+from pathlib import Path
+from typing import Self
+
+import torch
+from lightning.pytorch import LightningModule
+
+from lightning_rlhf.distributed.checkpoint_files import keep_last_file
+from lightning_rlhf.distributed.half_precision import keep_digits
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.modules.arguments import read_arguments
+
+
+class StageModule(LightningModule):
+    """The module of a stage."""
+
+    def setup(self, stage: str) -> None:
+        """Applies the settings that every stage needs, whoever made the trainer.
+
+        Raises:
+            UserError: If the precision of the trainer would round the numbers of a batch.
+        """
+        keep_digits(self.trainer)
+        keep_last_file(self.trainer)
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, map_location: torch.device | str = "cpu", **arguments: object
+    ) -> Self:
+        """Builds a module with the weights of a checkpoint.
+
+        Args:
+            checkpoint_path: A checkpoint that is one file. It need not be trusted.
+            map_location: The device of the module.
+            **arguments: Arguments of the constructor. They replace those that the checkpoint describes, and are needed
+                where it cannot describe them: models, and functions of your own.
+
+        Raises:
+            UserError: If the file is no checkpoint of such a module, or an argument is missing.
+        """
+        path, call = Path(checkpoint_path), f"{cls.__name__}.load_from_checkpoint({str(checkpoint_path)!r})"
+        if path.is_dir():
+            raise UserError(
+                f"{call}: this checkpoint is divided among files: write its model with `lightning-rlhf export "
+                f"checkpoint={path}`, and load that"
+            )
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        module = cls(**read_arguments(checkpoint, cls, call, arguments))
+        module.configure_model()
+        module.on_load_checkpoint(checkpoint)
+        module.load_state_dict(checkpoint["state_dict"], strict=module.strict_loading)
+        return module.to(map_location)
