@@ -63,7 +63,7 @@ def test_a_stage_by_itself_gives_what_it_gives_in_the_pipeline(pipeline: Path, t
         (["roles=shared"], "each role is an adapter of one model: add adapter=lora"),
         (["roles=shared", "adapter=lora", "stage=dpo"], "DPO does not have the four roles of PPO"),
         (["model.adapter_dir=somewhere"], "nothing would train this adapter: add adapter=lora"),
-        (["adapter=lora", "model.adapter_dir=somewhere"], "somewhere: not the folder of an adapter"),
+        (["adapter=lora", "model.adapter_dir=somewhere"], "somewhere: not an adapter folder"),
     ],
 )
 def test_what_cannot_be_is_one_message(overrides: list[str], message: str, tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_weights_of_a_checkpoint_must_be_those_of_its_configuration(
             ({"intermediate_size": 32}, "model.layers.0.mlp.down_proj.weight, "),
         ]:
             other = empty_net(make_source("llama", **change), scalar=scalar)
-            with pytest.raises(UserError, match=rf"of another net than the configuration: they differ in {name}"):
+            with pytest.raises(UserError, match=rf"of another model than the configuration: they differ in {name}"):
                 rebuilt(other, dict(net.state_dict()))
         assert said(rebuilt(empty_net(source, scalar=scalar), dict(net.state_dict()))).numbers.equal(said(net).numbers)
 

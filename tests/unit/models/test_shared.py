@@ -275,7 +275,7 @@ def test_an_adapter_of_another_net_is_refused(make_source: MakeSource, reward_fo
     config.write_text(
         config.read_text().replace('"base_model_name_or_path": null', '"base_model_name_or_path": "org/net"')
     )
-    with pytest.raises(UserError, match=r"its adapter belongs to org/net"):
+    with pytest.raises(UserError, match=r"the adapter belongs to org/net"):
         of(make_source("llama"), folder)
 
 

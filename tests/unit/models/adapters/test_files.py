@@ -113,8 +113,8 @@ def test_an_adapter_of_another_net_of_this_size_is_refused(
 ) -> None:
     one, other = (replace(source, adapter_dir=str(tmp_path / "adapter")) for source in bases)
     random = replace(make_source("llama"), adapter=Lora(), adapter_dir=str(tmp_path / "adapter"))
-    for source, name in [(other, f"not to {tmp_path}/other"), (random, "not to such a net")]:
-        with pytest.raises(UserError, match=f"its adapter belongs to {tmp_path}/one, {name}: take model.pretrained="):
+    for source, name in [(other, f"not to {tmp_path}/other"), (random, "not to a model with random weights")]:
+        with pytest.raises(UserError, match=f"the adapter belongs to {tmp_path}/one, {name}: set model.pretrained="):
             load_causal_lm(source)
     expected = logits(load_causal_lm(one).eval())
     # However the folder is written.
@@ -124,7 +124,7 @@ def test_an_adapter_of_another_net_of_this_size_is_refused(
     net = load_causal_lm(replace(make_source("llama"), adapter=Lora()))
     save_adapter(net, "default", tmp_path / "adapter", net.name_or_path or None, False)
     load_causal_lm(random)
-    with pytest.raises(UserError, match="its adapter belongs to a net with random weights, not to"):
+    with pytest.raises(UserError, match="the adapter belongs to a model with random weights, not to"):
         load_causal_lm(one)
 
 
@@ -144,7 +144,7 @@ def test_the_configuration_says_the_dropout_and_may_say_where_the_adapter_is(
     assert torch.equal(net(IDS).logits, logits(net.eval()))
     everything = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
     load_causal_lm(replace(source, adapter=Lora(target_modules=everything[::-1])))
-    with pytest.raises(UserError, match=r"target_modules=\[q_proj\], but the adapter in .* is in down_proj, gate_proj"):
+    with pytest.raises(UserError, match=r"target_modules=\[q_proj\], but the adapter in .* adapts down_proj, gate_"):
         load_causal_lm(replace(source, adapter=Lora(target_modules=["q_proj"])))
 
 
@@ -160,7 +160,7 @@ def test_a_file_of_an_early_peft_is_read(targets: str, read: list[str] | None, t
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ('{"peft_type": "IA3"}', "an adapter of peft_type=IA3; only LoRA's are read"),
+        ('{"peft_type": "IA3"}', "an adapter of peft_type=IA3; only LoRA adapters can be loaded"),
         ('{"peft_type": "OTHER"}', "peft cannot read it: 'OTHER'"),
         ('{"r": 3}', "peft cannot read it: .*missing required keys"),
         ("[3]", "peft cannot read it: "),
