@@ -1,4 +1,4 @@
-"""The registry of mutations fits the code and the tests as they are; `make mutants` runs it."""
+"""The registry of mutations fits the present code and tests; `make mutants` runs the mutations."""
 
 import re
 from pathlib import Path

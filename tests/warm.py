@@ -1,11 +1,11 @@
-"""Starts Python processes that need not import anything: copies of one that has imported the libraries already.
+"""Starts Python processes quickly, as copies of a process that has imported the libraries already.
 
     process = warm.start(["-m", "lightning_rlhf.cli", "train"], cwd=folder, env=environ())
 
-Importing torch, Lightning and transformers takes seconds, and the tests start hundreds of processes. So this file runs
-once as a server beside each process of tests, imports the libraries and nothing else, and forks itself for each
+Importing torch, Lightning and transformers takes seconds, and the tests start hundreds of processes. Therefore this
+file runs once as a server beside each test process, imports the libraries and nothing else, and forks itself for each
 request. The copy has its own environment, folder and output, runs the program as `__main__`, and ends as an
-interpreter does: apart from the imports, it is what `python …` would have been.
+interpreter does. Apart from the imports, it behaves as `python …` would.
 """
 
 import atexit
@@ -25,7 +25,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-# What the commands import when they run.
+# The commands import these when they run.
 LIBRARIES = [
     "lightning_rlhf.assembly.run",
     "datasets",
@@ -37,7 +37,7 @@ LIBRARIES = [
 
 
 class Process:
-    """A running copy; what tests use of `subprocess.Popen`."""
+    """A running copy, with the methods of `subprocess.Popen` that the tests use."""
 
     def __init__(self, connection: socket.socket, stdout: Any, stderr: Any) -> None:
         self.connection, self.stdout, self.stderr = connection, stdout, stderr
@@ -45,10 +45,10 @@ class Process:
         self.returncode: int | None = None
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """Waits for the end, and gives what was written to standard output and to standard error.
+        """Waits for the end, and returns standard output and standard error.
 
         Raises:
-            TimeoutError: If it has not ended by then.
+            TimeoutError: If the process has not ended within `timeout` seconds.
         """
         if self.returncode is None:
             self.returncode = int(self._line(timeout))
@@ -60,7 +60,7 @@ class Process:
         return texts[0], texts[1]
 
     def kill(self) -> None:
-        """Ends it at once, if it has not ended yet."""
+        """Kills the process if it has not ended yet."""
         if self.returncode is None:
             os.kill(self.pid, signal.SIGKILL)
 
@@ -75,12 +75,12 @@ class Process:
 
 
 def start(arguments: list[str], *, cwd: Path | None = None, env: dict[str, str], merged: bool = False) -> Process:
-    """Starts what `python arguments…` would be.
+    """Starts a process that does what `python arguments…` would.
 
     Args:
-        arguments: `-m` and the name of a module, or a script, and its arguments.
-        cwd: Its working folder; None: that of the tests.
-        env: Its whole environment.
+        arguments: `-m` and the name of a module, or a script; then its arguments.
+        cwd: The working folder; None for that of the tests.
+        env: The whole environment.
         merged: Whether standard error goes to standard output.
     """
     stdout, stderr = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115 (`communicate` reads them)
@@ -95,7 +95,7 @@ def start(arguments: list[str], *, cwd: Path | None = None, env: dict[str, str],
 
 @functools.cache
 def _server() -> str:
-    """The address of the server of this process, which is started when it is wanted first."""
+    """Returns the address of the server of this process, and starts the server in the first call."""
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     address = f"{folder}/socket"
@@ -108,22 +108,22 @@ def _server() -> str:
     assert server.stdout is not None
     assert server.stdin is not None
     assert server.stdout.read(1) == b"."
-    # The server ends when this pipe is closed, also by the death of this process.
+    # The server ends when this pipe is closed, which also happens if this process dies.
     atexit.register(server.stdin.close)
     return address
 
 
 def _serve(address: str) -> list[str] | None:
-    """Forks for each request; gives the arguments of the program to the copy that is to become it."""
+    """Forks for each request, and returns the arguments of the program in the copy that will run it."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen()
     for name in LIBRARIES:
         importlib.import_module(name)
     gc.collect()
-    # Copies leave these objects alone, and so the memory that they share.
+    # The garbage collector of a copy then leaves these objects alone, so their memory stays shared.
     gc.freeze()
-    # Nobody waits for the copies that wait for programs.
+    # The server does not wait for the copies that wait for programs.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     os.write(1, b".")
     while listener in select.select([listener, 0], [], [])[0]:
@@ -137,7 +137,7 @@ def _serve(address: str) -> list[str] | None:
 
 
 def _become(connection: socket.socket) -> list[str]:
-    """In a copy that forks once more: the one waits for the end of the other, which gets the arguments."""
+    """Forks the copy once more: one of the two waits for the other, which gets the arguments."""
     size, files, *_ = socket.recv_fds(connection, 8, 2)
     text = connection.recv(int.from_bytes(size, "big"), socket.MSG_WAITALL)
     request = json.loads(text)
