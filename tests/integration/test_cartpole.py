@@ -49,7 +49,7 @@ def test_the_example_takes_nothing_but_our_mathematics() -> None:
 @pytest.mark.parametrize("ends", [0.0, 0.1, 0.5])
 def test_rows_give_the_advantages_of_a_loop_over_steps(ends: float) -> None:
     rollout, values, next_values = random_rollout(0, ends)
-    # This is CleanRL's loop, but after the time limit it uses the value of the last state, not of the next episode or 0.
+    # This is CleanRL's loop, but after the time limit it uses the value of the last state, not the next episode's or 0.
     expected, following = torch.zeros_like(values), torch.zeros(3, dtype=torch.float64)
     for t in reversed(range(40)):
         goes_on = 1.0 - rollout.terminated[:, t].double()

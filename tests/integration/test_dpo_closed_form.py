@@ -1,7 +1,7 @@
 """DPO finds the policy that theory predicts.
 
-If preferences follow Bradley-Terry, P(a beats b) = sigmoid(r(a) - r(b)), a single policy minimises the DPO loss: the one
-that maximises the reward under a KL penalty of weight beta, p ∝ p_reference · exp(r / beta) (Rafailov et al. 2023,
+If preferences follow Bradley-Terry, P(a beats b) = sigmoid(r(a) - r(b)), a single policy minimises the DPO loss: that
+which maximises the reward under a KL penalty of weight beta, p ∝ p_reference · exp(r / beta) (Rafailov et al. 2023,
 equations 4 to 7). Here answers are single letters, so that this policy can be computed.
 """
 

@@ -208,7 +208,7 @@ def one_differs(prompts: list[str], responses: list[str]) -> list[float]:
 def test_ppo_waits_while_there_is_nothing_to_learn(
     score: Callable, enough: int | None, parts: Callable, tmp_path: Path
 ) -> None:
-    # A step has one row. If one score differs, two of the four responses have an advantage: at least one of three steps.
+    # A step has one row. If one score differs, two of four responses have an advantage: at least one in three steps.
     sizes = {"rollout_batch_size": 4, "minibatch_size": 1, "ppo_epochs": 1, "rollout_micro_batch_size": 4}
     credit = Credit(advantage="grpo", num_samples_per_prompt=2)
 
