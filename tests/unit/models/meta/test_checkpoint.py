@@ -1,4 +1,4 @@
-"""Meta's LLaMA folders: converted weights make the net of the papers, and what is wrong in a folder is named."""
+"""Meta's LLaMA folders: converted weights give the model of the papers, and faults in a folder are named."""
 
 import json
 import resource
@@ -32,7 +32,7 @@ from lightning_rlhf.models.meta.convert import convert
 from lightning_rlhf.models.meta.layout import MetaParams
 
 IDS = torch.randint(0, 400, (2, 200), generator=torch.Generator().manual_seed(0))
-# What Meta's own files say, and what Hugging Face's copies of them have: feed-forward size, K·d, context.
+# What Meta's own files contain, and what Hugging Face's copies have: feed-forward size, K·d, context length.
 PUBLISHED = {
     "7B": (dict(dim=4096, n_heads=32, n_layers=32, multiple_of=256, norm_eps=1e-6), 11008, 4096, 2048),
     "13B": (dict(dim=5120, n_heads=40, n_layers=40, multiple_of=256, norm_eps=1e-6), 13824, 5120, 2048),
@@ -109,7 +109,7 @@ def test_an_output_that_is_the_embedding_is_not_written_twice_and_has_the_rope_o
     assert AutoConfig.from_pretrained(folder).tie_word_embeddings
     expected = meta_logits(LLAMA_3_1, weights, IDS, factor=32.0)
     torch.testing.assert_close(logits(folder), expected, atol=2e-5, rtol=0)
-    # The two factors are told apart by these ids.
+    # These ids distinguish the two factors.
     assert (meta_logits(LLAMA_3_1, weights, IDS, factor=8.0) - expected).abs().max() > 1e-3
 
 
@@ -272,7 +272,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, LLAMA_2, 2)
     checkpoint = open_checkpoint(str(tmp_path), "input_dir")
     before = sorted(tmp_path.iterdir())
-    # To a process, a limit on the size of its files is a disk that has no more room.
+    # To a process, a limit on file sizes looks like a full disk.
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
     try:
@@ -292,7 +292,7 @@ def test_no_more_is_in_memory_than_one_output_file_and_two_copies_of_a_weight(
     weights = write_checkpoint(tmp_path, params, 4)
     total, largest = (how(weight.nbytes for weight in weights.values()) for how in (sum, max))
     assert total > 150e6
-    # In the files there are 4 bytes an element.
+    # The files have 4 bytes for each element.
     largest = largest // 4 * (dtype or torch.float32).itemsize
     code = f"""
 import threading, time, torch
@@ -323,7 +323,7 @@ print(peak - start)
     done = subprocess.run([sys.executable, "-c", code], env=environ(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     growth = int(done.stdout)
-    # One output file and two copies of a weight, where parts are joined and turned; and some room for the interpreter.
+    # One output file and two copies of a weight, while parts are joined and reordered; plus room for the interpreter.
     assert growth < 20e6 + 2 * largest + 10e6
-    # What was watched was the conversion.
+    # The watch has seen the conversion.
     assert growth > 10e6
