@@ -23,7 +23,7 @@ def configured(steps: int = 10, **settings: Any) -> tuple[torch.optim.Optimizer,
 def test_one_optimizer_steps_all_nets_each_with_its_learning_rate() -> None:
     optimizer, _ = configured()
     groups = {group["name"]: (group["lr"], len(group["params"])) for group in optimizer.param_groups}
-    # The groups contain the matrix of each, a bias and a norm of the critic, and a norm of the actor (with a frozen bias).
+    # The groups contain the matrix of each, bias and norm of the critic, and a norm of the actor, whose bias is frozen.
     assert groups == {"actor": (1.0, 1), "actor_no_decay": (1.0, 2), "critic": (2.0, 1), "critic_no_decay": (2.0, 3)}
 
 

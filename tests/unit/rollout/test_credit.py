@@ -109,7 +109,7 @@ def with_token_scores(samples: Samples) -> Samples:
 
 def test_a_token_gets_its_own_score_and_the_last_one_that_of_the_response_too(samples: Samples) -> None:
     experience, metrics = judged(with_token_scores(samples), plain(), kl_coef=0.1)
-    # The penalties are -0.1 · (0.5, -1), -0.1 · 2. The returns sum the rewards (-0.05 + 1, 0.1 + 2 + 3), (-0.2 + 4 - 1).
+    # Penalties are -0.1 · (0.5, -1), -0.1 · 2. The returns sum the rewards (-0.05 + 1, 0.1 + 2 + 3), (-0.2 + 4 - 1).
     assert_close(experience.advantages, torch.tensor([[6.05, 5.1], [2.8, 0.0]]))
     assert metrics == {"reward_mean": pytest.approx((6.05 + 2.8) / 2)}
 
