@@ -26,7 +26,7 @@ def fitted(folder: Path, strategy: Any = "auto", *callbacks: pl.Callback, **sett
     """Returns the module and the losses after training."""
     module, recorder = Toy(), Recorder()
     checkpoint = settings.pop("ckpt_path", None)
-    # The order is the same as without a sampler.
+    # The rows come in the same order as without a strategy.
     fixed = {"use_distributed_sampler": False, "strategy": strategy}
     settings = {"max_epochs": 2, "gradient_clip_val": 5.0, **fixed, **settings}
     trainer(folder, recorder, *callbacks, **settings).fit(module, ckpt_path=checkpoint)
