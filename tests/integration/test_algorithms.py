@@ -296,6 +296,7 @@ def test_a_rollout_and_its_update_work_in_one_precision_throughout(
     fitted.fit(module, data)
     assert all(value == value for value in watch.rollouts[0].metrics.values())
     assert watch.rollouts[0].metrics["sampler_mismatch"] < 0.1
+    assert watch.rollouts[0].experience.sampler_logprobs.dtype == torch.float32
     assert float(fitted.callback_metrics["train/approx_kl"]) < 1e-3
 
 
