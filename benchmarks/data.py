@@ -2,9 +2,9 @@
 
     python benchmarks/data.py PAIRS [count]
 
-PAIRS is a file of preference pairs, which is repeated until there are `count` of them (54,000). Each measurement is
-made in a process of its own, with the demo's tokenizer and the template `plain`. Memory is what lies in it more than
-before, with the pages of the file that it has touched: after an epoch, all of them.
+PAIRS is a file of preference pairs, which are repeated until there are `count` of them (54,000). Each measurement is
+made in a process of its own, with the demo's tokenizer and the template `plain`. The memory is the growth of what the
+process holds, including the pages of the mapped file that it has read: after an epoch, all of them.
 """
 
 import gzip
@@ -20,20 +20,20 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 COUNT, SAMPLE = 54_000, 3_600
-"""Pairs, and how many of them are made to lists one by one."""
+"""The number of pairs, and how many of them are converted to lists one by one."""
 
 
 def resident() -> int:
-    """Bytes of this process that lie in memory, files that it maps included (proc(5))."""
+    """Returns the resident bytes of this process, including the files that it maps (proc(5))."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1])
 
 
 def measured(work: Callable[[], Any], count: int) -> dict[str, float]:
-    """Pairs a second, by the clock and by the processor, and bytes a pair."""
+    """Returns pairs per second of wall-clock time and of processor time, and bytes per pair."""
     memory, start, busy = resident(), time.perf_counter(), sum(os.times()[:4])
     result = work()
-    # Of the processes that it started, too.
+    # The time of child processes counts too.
     seconds, busy_seconds = time.perf_counter() - start, sum(os.times()[:4]) - busy
     found = {"pairs/s": count / seconds, "pairs/s of CPU": count / busy_seconds, "bytes": (resident() - memory) / count}
     del result
@@ -44,10 +44,10 @@ def measure(what: str, path: str, count: int) -> dict[str, float]:
     """Makes one measurement, in this process.
 
     Args:
-        what: lists: one conversation after the other, as lists; prepare: from texts; open: from the cache; epoch: the
-            same, and all its batches are read.
-        path: The pairs.
-        count: How many there are.
+        what: `lists` renders one conversation after the other, as lists; `prepare` starts from texts; `open` reads the
+            cache; `epoch` does the same and reads all batches.
+        path: The file of pairs.
+        count: The number of pairs.
     """
     import lightning.pytorch as pl
 
@@ -77,7 +77,7 @@ def measure(what: str, path: str, count: int) -> dict[str, float]:
             pass
         return module
 
-    # What is imported late, and what a tokenizer makes at its first use, belongs to neither.
+    # Late imports, and what a tokenizer builds at its first use, must not be measured.
     import datasets  # noqa: F401
 
     renderer.conversation([{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}])
@@ -86,7 +86,7 @@ def measure(what: str, path: str, count: int) -> dict[str, float]:
 
 
 def repeated(source: Path, target: Path, count: int) -> None:
-    """Writes the lines of a file again and again."""
+    """Repeats the lines of a file."""
     with gzip.open(source, "rt") if source.suffix == ".gz" else source.open() as stream:
         lines = [line for line in stream if line.strip()]
     with target.open("w", encoding="utf-8") as file:

@@ -1,7 +1,7 @@
 """The alarms of every stage, each with its rule, its meaning and its remedy; those of PPO are in `ppo_alarm_rules`.
 
-No alarm rings in the healthy runs of the demo, and the default thresholds leave a margin to them. `window` counts
-iterations of PPO, optimizer steps for the gradient, and evaluations for what is measured on held-out data.
+No alarm rings in the healthy runs of the demo, and the default thresholds leave a margin above their values. `window`
+counts iterations of PPO, optimizer steps for the gradient, and evaluations for metrics of held-out data.
 """
 
 from math import isfinite
@@ -19,7 +19,7 @@ from lightning_rlhf.distributed.weight_movement import FEW, REMEDY
     remedy="start again, or from an earlier checkpoint, with a lower learning rate or trainer.precision=32-true",
 )
 def not_finite(history: History, threshold: float, window: int) -> str | None:
-    """The latest value of anything is NaN or infinite; there is no threshold."""
+    """The latest value of any metric is NaN or infinite; the threshold is not used."""
     bad = [f"{name} is {values[-1]}" for name, values in history.items() if not isfinite(values[-1])]
     return ", ".join(bad) or None
 
@@ -28,27 +28,27 @@ def not_finite(history: History, threshold: float, window: int) -> str | None:
     ("train/grad_norm",),
     threshold=10.0,
     window=3,
-    meaning="updates have become far larger than they were; clipping hides it for a while",
+    meaning="updates have become far larger than before, which clipping hides for a while",
     remedy="lower the learning rate, or lengthen its warm-up",
 )
 def gradient_explosion(history: History, threshold: float, window: int) -> str | None:
-    """Gradient norm above `threshold` times the median of up to 50 updates before, of which there must be 20."""
+    """The gradient norm is above `threshold` times the median of the 20 to 50 updates before."""
     norms = history["train/grad_norm"]
     earlier = norms[:-window][-50:]
     if len(earlier) < 20 or min(norms[-window:]) <= threshold * median(earlier):
         return None
-    return f"gradient norm {norms[-1]:.3g}, median before {median(earlier):.3g}"
+    return f"the gradient norm is {norms[-1]:.3g}, and its median before was {median(earlier):.3g}"
 
 
 @alarm(
     ("train/moved_fraction",),
     threshold=FEW,
     window=1,
-    meaning="most weights stay as they are: they have too few digits for steps of this size, or get no gradient",
+    meaning="most weights do not change: they have too few digits for steps of this size, or get no gradient",
     remedy=REMEDY,
 )
 def weights_stand_still(history: History, threshold: float, window: int) -> str | None:
-    """An optimizer step has moved less than `threshold` of the trained weights; every 16th is looked at."""
+    """An optimizer step has moved less than `threshold` of the trained weights; every 16th step is measured."""
     shares = history["train/moved_fraction"][-window:]
     return f"only {shares[-1]:.1%} of the trained weights moved in a step" if max(shares) < threshold else None
 
@@ -58,13 +58,13 @@ def weights_stand_still(history: History, threshold: float, window: int) -> str 
     threshold=0.0,
     window=1,
     meaning="the length of the answers alone says more about the preferences than the model does",
-    remedy="train longer or with another learning rate; look at the pairs: do they prefer anything but length?",
+    remedy="train longer or with another learning rate; check whether the pairs prefer anything but length",
 )
 def reward_below_length(history: History, threshold: float, window: int) -> str | None:
-    """Reward accuracy not above the better length rule by more than `threshold` (share of pairs)."""
+    """The reward accuracy is not above that of the better length rule by more than `threshold` (share of pairs)."""
     accuracy, longer, shorter = (
         history[f"val/{name}_accuracy"][-1] for name in ("reward", "longer_wins", "shorter_wins")
     )
     if accuracy > max(longer, shorter) + threshold:
         return None
-    return f"reward accuracy {accuracy:.3g}, of a length rule {max(longer, shorter):.3g}"
+    return f"the reward accuracy is {accuracy:.3g}, and that of a length rule is {max(longer, shorter):.3g}"

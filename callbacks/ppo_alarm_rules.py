@@ -1,4 +1,4 @@
-"""The alarms of PPO: rules about rollouts, their update, and the gold score of held-out answers.
+"""The alarms of PPO: rules about rollouts, updates, and the gold score of held-out answers.
 
 See `alarm_rules` for the unit of `window` and the choice of the thresholds.
 """
@@ -16,7 +16,7 @@ from lightning_rlhf.callbacks.alarms import History, alarm
     remedy="stop, and use an earlier checkpoint; raise kl_coef, or train the reward model on answers of this actor",
 )
 def reward_hacking(history: History, threshold: float, window: int) -> str | None:
-    """Held-out gold below its best by more than `threshold` standard errors, score and KL above those at that time."""
+    """The held-out gold is `threshold` standard errors below its best, with score and KL above their values then."""
     best, best_score, best_kl = max(zip(history["gold/mean"], history["gold/score"], history["gold/kl"], strict=True))
     recent = _recent(history, window, "gold/mean", "gold/error", "gold/score", "gold/kl")
     if not all(
@@ -24,61 +24,66 @@ def reward_hacking(history: History, threshold: float, window: int) -> str | Non
     ):
         return None
     mean, _, score, kl = recent[-1]
-    return f"gold {mean:.3g}, score {score:.3g}, KL {kl:.3g}; at its best {best:.3g}, {best_score:.3g}, {best_kl:.3g}"
+    return (
+        f"gold is {mean:.3g}, score {score:.3g} and KL {kl:.3g}; "
+        f"when gold was best, they were {best:.3g}, {best_score:.3g} and {best_kl:.3g}"
+    )
 
 
 @alarm(
     ("rollout/kl", "rollout/response_length"),
     threshold=0.5,
     window=3,
-    meaning="the actor is leaving the reference, and with it all that the reward model knows",
+    meaning="the actor is leaving the reference, and with it everything that the reward model knows",
     remedy="raise kl_coef, use callbacks=adaptive_kl, or lower the learning rate",
 )
 def kl_runaway(history: History, threshold: float, window: int) -> str | None:
-    """KL above `threshold` nats a token; by the token, so that it means the same for short and long responses."""
+    """The KL is above `threshold` nats a token, a unit that means the same for short and long responses."""
     rates = [kl / length for kl, length in _recent(history, window, "rollout/kl", "rollout/response_length")]
-    return f"KL {rates[-1]:.3g} nats a token" if min(rates) > threshold else None
+    return f"the KL is {rates[-1]:.3g} nats a token" if min(rates) > threshold else None
 
 
 @alarm(
     ("rollout/kl", "rollout/kl_error"),
     threshold=-0.05,
     window=2,
-    meaning="a KL cannot be: the log-probs are not of the distribution that was sampled from",
-    remedy="sample without top_k and top_p, score at the same temperature and dtype, and without dropout",
+    meaning="a KL cannot be negative, so the log-probs do not belong to the distribution that was sampled from",
+    remedy="sample without top_k and top_p; use the same temperature and precision for sampling and scoring; use no "
+    "dropout",
 )
 def kl_negative(history: History, threshold: float, window: int) -> str | None:
-    """KL (k1, mean over responses) below `threshold` nats a response, by more than 4 standard errors."""
+    """The KL (mean of k1 over responses) is below `threshold` nats a response by more than 4 standard errors."""
     pairs = _recent(history, window, "rollout/kl", "rollout/kl_error")
     if not all(kl + 4 * error < threshold for kl, error in pairs):
         return None
-    return f"KL {pairs[-1][0]:.3g} ± {pairs[-1][1]:.2g} nats a response"
+    return f"the KL is {pairs[-1][0]:.3g} ± {pairs[-1][1]:.2g} nats a response"
 
 
 @alarm(
     ("rollout/sampler_mismatch",),
     threshold=0.1,
     window=2,
-    meaning="the update sees other probabilities than the responses were sampled with: it starts from a wrong ratio",
-    remedy="no dropout; the same dtype and attention implementation for sampling and scoring",
+    meaning="the update sees other probabilities than those that the responses were sampled with, so its first ratio "
+    "is wrong",
+    remedy="use no dropout, and the same precision and attention implementation for sampling and scoring",
 )
 def sampler_mismatch(history: History, threshold: float, window: int) -> str | None:
-    """Log-probs of sampler and scorer differ by more than `threshold` nats a token."""
+    """The log-probs of sampler and scorer differ by more than `threshold` nats a token."""
     gaps = history["rollout/sampler_mismatch"][-window:]
-    return f"they differ by {gaps[-1]:.3g} nats a token" if min(gaps) > threshold else None
+    return f"sampler and scorer differ by {gaps[-1]:.3g} nats a token" if min(gaps) > threshold else None
 
 
 @alarm(
     ("train/first_log_ratio",),
     threshold=0.1,
     window=2,
-    meaning="before its first update, the actor is not the net that the rollout was scored with",
-    remedy="set dropout to 0, and the same precision for rollout and update",
+    meaning="before its first update, the actor is not the model that the rollout was scored with",
+    remedy="use no dropout, and the same precision for rollout and update",
 )
 def ratio_not_one(history: History, threshold: float, window: int) -> str | None:
-    """Log-ratio in the first update of an iteration beyond `threshold`, as root mean square in nats a token."""
+    """The root mean square of the log-ratio in an iteration's first update is above `threshold` nats a token."""
     ratios = history["train/first_log_ratio"][-window:]
-    return f"ratio off 1 by exp(±{ratios[-1]:.2g})" if min(ratios) > threshold else None
+    return f"the ratio differs from 1 by a factor of exp(±{ratios[-1]:.2g})" if min(ratios) > threshold else None
 
 
 @alarm(
@@ -89,8 +94,9 @@ def ratio_not_one(history: History, threshold: float, window: int) -> str | None
     remedy="lower the learning rate, raise kl_coef, or set ent_coef above 0",
 )
 def entropy_collapse(history: History, threshold: float, window: int) -> str | None:
-    """Entropy below `threshold` times what it was at first."""
-    return _fallen(history["rollout/entropy"], threshold, window, "entropy {:.3g} nats a token, at first {:.3g}")
+    """The entropy is below `threshold` times its first value."""
+    sentence = "the entropy is {:.3g} nats a token, and was {:.3g} at first"
+    return _fallen(history["rollout/entropy"], threshold, window, sentence)
 
 
 @alarm(
@@ -98,11 +104,12 @@ def entropy_collapse(history: History, threshold: float, window: int) -> str | N
     threshold=0.3,
     window=3,
     meaning="responses repeat themselves or each other",
-    remedy="look at the samples; raise kl_coef; the reward may pay for phrases",
+    remedy="look at the samples, since the reward may favour certain phrases; raise kl_coef",
 )
 def repetition(history: History, threshold: float, window: int) -> str | None:
-    """Distinct-2 below `threshold` times what it was at first."""
-    return _fallen(history["rollout/distinct_2"], threshold, window, "distinct-2 {:.3g}, at first {:.3g}")
+    """Distinct-2 is below `threshold` times its first value."""
+    sentence = "distinct-2 is {:.3g}, and was {:.3g} at first"
+    return _fallen(history["rollout/distinct_2"], threshold, window, sentence)
 
 
 @alarm(
@@ -113,23 +120,23 @@ def repetition(history: History, threshold: float, window: int) -> str | None:
     remedy="look at the samples; check the reward model against the length rules; penalise length in the reward",
 )
 def length_drift(history: History, threshold: float, window: int) -> str | None:
-    """Responses more than `threshold` times as long as at first, or as short."""
+    """Responses are more than `threshold` times as long as at first, or as short."""
     lengths = history["rollout/response_length"]
     first, recent = lengths[0], lengths[-window:]
     if min(recent) <= threshold * first and max(recent) * threshold >= first:
         return None
-    return f"{recent[-1]:.3g} tokens a response, at first {first:.3g}"
+    return f"a response has {recent[-1]:.3g} tokens, and had {first:.3g} at first"
 
 
 @alarm(
     ("rollout/eos_rate",),
     threshold=0.5,
     window=3,
-    meaning="most responses run into the length limit, so the score is given to half answers",
-    remedy="raise max_new_tokens; check that demonstrations end with a stop token and that it is learnt",
+    meaning="most responses reach the length limit, so unfinished answers are scored",
+    remedy="raise max_new_tokens; check that demonstrations end with a stop token and that the model learns it",
 )
 def no_eos(history: History, threshold: float, window: int) -> str | None:
-    """Less than `threshold` of the responses end by themselves."""
+    """Fewer than `threshold` of the responses end by themselves."""
     rates = history["rollout/eos_rate"][-window:]
     return f"only {rates[-1]:.0%} of the responses end by themselves" if max(rates) < threshold else None
 
@@ -138,8 +145,8 @@ def no_eos(history: History, threshold: float, window: int) -> str | None:
     ("train/clip_fraction",),
     threshold=0.25,
     window=3,
-    meaning="updates leave the trust region: much of the experience is thrown away",
-    remedy="lower the learning rate, or use fewer ppo_epochs or larger minibatches",
+    meaning="updates leave the trust region, so much of the experience is wasted",
+    remedy="lower the learning rate, use fewer ppo_epochs, or larger minibatches",
 )
 def clip_fraction_high(history: History, threshold: float, window: int) -> str | None:
     """More than `threshold` of the tokens are clipped."""
@@ -151,13 +158,13 @@ def clip_fraction_high(history: History, threshold: float, window: int) -> str |
     ("rollout/explained_variance",),
     threshold=0.0,
     window=10,
-    meaning="the critic foresees less than a constant would, so advantages are noise",
+    meaning="the critic predicts worse than a constant would, so advantages are noise",
     remedy="raise critic_lr, or let the critic start from the reward model (ppo.critic_init=reward)",
 )
 def critic_blind(history: History, threshold: float, window: int) -> str | None:
-    """Explained variance of the critic below `threshold`."""
+    """The explained variance of the critic is below `threshold`."""
     shares = history["rollout/explained_variance"][-window:]
-    return f"explained variance {shares[-1]:.3g}" if max(shares) < threshold else None
+    return f"the explained variance is {shares[-1]:.3g}" if max(shares) < threshold else None
 
 
 @alarm(
@@ -168,9 +175,9 @@ def critic_blind(history: History, threshold: float, window: int) -> str | None:
     remedy="use prompts that are neither solved nor hopeless, larger groups, a higher temperature, or a finer score",
 )
 def zero_variance(history: History, threshold: float, window: int) -> str | None:
-    """More than `threshold` of the groups have one score for all responses."""
+    """More than `threshold` of the groups have the same score for all responses."""
     shares = history["rollout/zero_variance_groups"][-window:]
-    return f"{shares[-1]:.0%} of the groups have one score" if min(shares) > threshold else None
+    return f"{shares[-1]:.0%} of the groups have a single score" if min(shares) > threshold else None
 
 
 @alarm(
@@ -178,22 +185,22 @@ def zero_variance(history: History, threshold: float, window: int) -> str | None
     threshold=0.1,
     window=50,
     meaning="the actor learns nothing, unless it began at the ceiling",
-    remedy="raise the learning rate, lower kl_coef; look at the samples: does the score tell good from bad?",
+    remedy="raise the learning rate, or lower kl_coef; check in the samples whether the score tells good from bad",
 )
 def score_flat(history: History, threshold: float, window: int) -> str | None:
-    """Score of the last 10 iterations not above the first 10 by `threshold` standard deviations of a rollout."""
+    """The mean score of the last 10 iterations is not `threshold` standard deviations above that of the first 10."""
     scores = history["rollout/score_mean"]
     first, last = fmean(scores[:10]), fmean(scores[-10:])
     if last > first + threshold * history["rollout/score_std"][0]:
         return None
-    return f"mean score {last:.3g}, at first {first:.3g}"
+    return f"the mean score is {last:.3g}, and was {first:.3g} at first"
 
 
 def _recent(history: History, window: int, *names: str) -> list[tuple[float, ...]]:
-    """The latest values of several names side by side."""
+    """Returns the latest values of several metrics side by side."""
     return list(zip(*(history[name][-window:] for name in names), strict=True))
 
 
-def _fallen(values: list[float], threshold: float, window: int, words: str) -> str | None:
-    """The words, with the latest and the first value, if the latest ones are below a share of the first."""
-    return words.format(values[-1], values[0]) if max(values[-window:]) < threshold * values[0] else None
+def _fallen(values: list[float], threshold: float, window: int, sentence: str) -> str | None:
+    """Fills the latest and the first value into a sentence, if the latest values are below a share of the first."""
+    return sentence.format(values[-1], values[0]) if max(values[-window:]) < threshold * values[0] else None

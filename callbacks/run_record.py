@@ -109,7 +109,7 @@ class RunRecord(Callback):
         if trainer.enable_validation and self.measured_step != trainer.global_step and not trainer.should_stop:
             raise UserError(
                 f"{self.stage}: the weights of step {trainer.global_step} were not evaluated, so result.json would not "
-                "be about them: go on from a checkpoint that was written earlier in the epoch, or after its evaluation"
+                "describe them: continue from a checkpoint written earlier in the epoch, or after its evaluation"
             )
 
     def _write(self, trainer: Trainer, module: LightningModule, status: str) -> None:

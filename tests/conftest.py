@@ -1,4 +1,4 @@
-"""Settings for all tests: no network, one thread, the same property-test examples each time, a cache of their own."""
+"""Settings of all tests: no network, one thread, the same examples of property tests each time, a separate cache."""
 
 import os
 
@@ -20,23 +20,23 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("suite", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("suite")
 
-# Not that of whoever runs the tests; for fixtures that several tests share.
+# Fixtures that several tests share use this cache instead of that of the user who runs the tests.
 os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="datasets-of-tests-")
 atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Lets each test prepare data anew: some of them change the code that does."""
+    """Lets each test prepare its data again, since some tests change the code that prepares them."""
     folder = tmp_path_factory.mktemp("datasets")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(folder))
     return folder
 
 
-# First, since pytest-xdist reads the marks in the same hook.
+# This hook runs first, since pytest-xdist reads the marks in its own.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Gives the tests of a file to one process, since they share what they have trained, unless they say otherwise."""
+    """Runs the tests of a file in one process, since they share trained models, unless they have a group already."""
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(str(item.path)))

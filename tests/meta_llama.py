@@ -1,6 +1,6 @@
-"""Meta's LLaMA checkpoints for tests: random ones, written as Meta splits them, and the net that they are weights of.
+"""Random LLaMA checkpoints in Meta's format for tests, and the model that they are weights of.
 
-The net is written from the papers, and shares nothing with transformers or with the conversion.
+The model is written from the papers, and shares no code with transformers or with the conversion.
 """
 
 import base64
@@ -24,7 +24,7 @@ TEXTS = [
     "I'll say it isn't <s> or <|eot_id|>.",
 ]
 
-# With heads, also those of keys and values, that eight files can share.
+# The numbers of heads, and of heads of keys and values, can be split over eight files.
 LLAMA_1 = {"dim": 64, "n_layers": 2, "n_heads": 8, "multiple_of": 32, "norm_eps": 1e-6, "vocab_size": -1}
 LLAMA_2 = {**LLAMA_1, "dim": 128, "n_heads": 16, "n_kv_heads": 8, "ffn_dim_multiplier": 1.3, "norm_eps": 1e-5}
 LLAMA_3 = {**LLAMA_2, "rope_theta": 500000.0, "vocab_size": 520}
@@ -32,13 +32,13 @@ LLAMA_3_1 = {**LLAMA_3, "use_scaled_rope": True}
 
 
 def ffn_dim(params: dict[str, Any]) -> int:
-    """Touvron et al. (2023), 2.2: two thirds of 4 D, in whole multiples."""
+    """Feed-forward size by Touvron et al. (2023), 2.2: two thirds of 4 D, rounded up to a multiple."""
     size = int(int(8 * params["dim"] / 3) * params.get("ffn_dim_multiplier", 1.0))
     return (size + params["multiple_of"] - 1) // params["multiple_of"] * params["multiple_of"]
 
 
 def random_weights(params: dict[str, Any], vocab_size: int, seed: int = 0) -> dict[str, Tensor]:
-    """Whole weights by Meta's names; large enough gains and queries that no part of the net is idle."""
+    """Draws whole weights by Meta's names; gains and queries are so large that every part changes the output."""
     draw = torch.Generator().manual_seed(seed)
     dim, inner = params["dim"], ffn_dim(params)
     keys = dim // params["n_heads"] * params.get("n_kv_heads", params["n_heads"])
@@ -68,7 +68,7 @@ def random_weights(params: dict[str, Any], vocab_size: int, seed: int = 0) -> di
 
 
 def computed_names(params: dict[str, Any]) -> list[str]:
-    """What files hold beside weights: rotary frequencies, which LLaMA has once a layer, Llama 2 once, Llama 3 not."""
+    """Names of the rotary frequencies, which files of LLaMA contain per layer, of Llama 2 once, and of Llama 3 not."""
     if params["vocab_size"] > 0:
         return []
     if "n_kv_heads" in params:
@@ -79,9 +79,9 @@ def computed_names(params: dict[str, Any]) -> list[str]:
 def write_shards(
     folder: Path, weights: dict[str, Tensor], count: int, *, embedding_dim: int = 1, computed: Sequence[str] = ()
 ) -> None:
-    """Writes the weights as so many processes of tensor parallelism keep them; the embedding is split along a dim.
+    """Writes the weights as `count` processes of tensor parallelism hold them.
 
-    The tensors of a file share one storage, as those of Meta's large models do.
+    The embedding is split along `embedding_dim`. The tensors of a file share one storage, as in Meta's large models.
     """
     for n in range(count):
         parts = {}
@@ -106,7 +106,7 @@ def write_params(folder: Path, params: dict[str, Any]) -> None:
 
 
 def tiktoken_ranks() -> dict[bytes, int]:
-    """Bytes, and a few tokens that are made of two others each."""
+    """All bytes, and a few tokens that consist of two others each."""
     merged = "th he in er an  a  t the and  the    in  wo rl ld  world 12 123 lo ll ell Hell Hello".replace("  ", " _")
     tokens = [bytes([n]) for n in range(256)]
     for token in merged.split(" "):
@@ -115,20 +115,20 @@ def tiktoken_ranks() -> dict[bytes, int]:
 
 
 def write_tiktoken(folder: Path, size: int = 264) -> None:
-    """A file of so many tokens; another 256 are special."""
+    """Writes a tiktoken file of `size` tokens; another 256 tokens are special."""
     tokens = sorted(tiktoken_ranks().items(), key=lambda item: item[1])[:size]
     lines = [f"{base64.b64encode(token).decode()} {rank}" for token, rank in tokens]
     (folder / "tokenizer.model").write_text("\n".join(lines) + "\n")
 
 
 def write_sentencepiece(folder: Path, size: int = 400) -> None:
-    """A model that is trained as LLaMA's was (Touvron et al., 2023, 2.1): BPE, single digits, bytes for the rest."""
+    """Trains a tokenizer like LLaMA's (Touvron et al., 2023, 2.1): BPE, single digits, bytes for the rest."""
     import sentencepiece
 
     demo = files("lightning_rlhf.demo").joinpath("demonstrations.jsonl").read_text(encoding="utf-8")
     rows = map(json.loads, demo.splitlines()[:500])
     sentencepiece.SentencePieceTrainer.train(
-        # And what the demo lacks: digits, runs of spaces.
+        # TEXTS adds what the demo lacks: digits and several spaces in a row.
         sentence_iterator=iter([*TEXTS, *(f"{row['prompt']} {row['completion']}" for row in rows)]),
         model_prefix=str(folder / "tokenizer"),
         vocab_size=size,
@@ -147,8 +147,8 @@ def write_sentencepiece(folder: Path, size: int = 400) -> None:
 def frequencies(params: dict[str, Any], factor: float) -> Tensor:
     """Angles per position of the d/2 pairs (Su et al., 2021, eq. 15).
 
-    With `use_scaled_rope` slow pairs are slowed by the factor, fast ones are not, and between a turn in 8192 / 4
-    positions and one in 8192 both are mixed (Grattafiori et al., 2024).
+    With `use_scaled_rope`, slow pairs are slowed by the factor and fast pairs are not. Pairs that take between 8192 / 4
+    and 8192 positions for a turn mix both (Grattafiori et al., 2024).
     """
     head_dim = params["dim"] // params["n_heads"]
     found = []
@@ -164,7 +164,7 @@ def frequencies(params: dict[str, Any], factor: float) -> Tensor:
 
 @torch.no_grad()
 def meta_logits(params: dict[str, Any], weights: dict[str, Tensor], ids: Tensor, factor: float = 8.0) -> Tensor:
-    """Logits (B, T, V) of Meta's net for ids (B, T)."""
+    """Logits (B, T, V) of Meta's model for ids (B, T)."""
     dim, heads = params["dim"], params["n_heads"]
     groups = params.get("n_kv_heads", heads)
     batch, length = ids.shape
@@ -197,10 +197,10 @@ def meta_logits(params: dict[str, Any], weights: dict[str, Tensor], ids: Tensor,
 
 
 def write_checkpoint(folder: Path, params: dict[str, Any], count: int = 1) -> dict[str, Tensor]:
-    """Writes a whole folder of a generation of LLaMA.
+    """Writes the whole folder of a LLaMA model, of the generation that the parameters belong to.
 
     Returns:
-        Its weights.
+        The weights.
     """
     third = params["vocab_size"] > 0
     weights = random_weights(params, 520 if third else 400)

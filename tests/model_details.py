@@ -1,7 +1,7 @@
-"""What the published configurations of models say beside their sizes, written down by hand.
+"""The details of published model configurations other than their sizes, written down by hand.
 
 Sources: the papers, and `config.json` beside the weights that each option names; for sizes of ColossalAI's benchmark,
-its script. No number of parameters depends on any of these, but every output does.
+its script. No number of parameters depends on these details, but every output does.
 """
 
 from typing import Any
@@ -10,8 +10,8 @@ from transformers import PretrainedConfig
 
 LLAMA_3_2 = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 LLAMA_3_2 |= {"rope_theta": 5e5, "original_max_position_embeddings": 8192}
-# Of each family: the epsilon of the norms, the activation, positions, whether the output is the embedding; angles of
-# rotary embeddings; and what transformers calls everything else.
+# For each family: the epsilon of the norms, the activation, the positions, whether the output is tied to the embedding,
+# the angles of rotary embeddings, and all other details by their names in transformers.
 FAMILIES: dict[str, dict[str, Any]] = {
     "gpt2": {"eps": 1e-5, "activation": "gelu_new", "positions": 1024, "tied": True},
     "gptj": {"eps": 1e-5, "activation": "gelu_new", "positions": 2048, "tied": False, "rotary_dim": 64},
@@ -54,7 +54,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "tied": True,
         "rope": {"rope_theta": 1e4},
         "window": 4096,
-        # s: a layer that sees the window; f: one that sees all.
+        # s is a layer that sees the window only, and f is a layer that sees all positions.
         "layers": "sfsfsfsfsfsf",
         "attn_logit_softcapping": 50.0,
         "final_logit_softcapping": 30.0,
@@ -74,7 +74,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "smollm2": {"eps": 1e-5, "activation": "silu", "positions": 8192, "tied": True, "rope": {"rope_theta": 1e5}},
 }
-# Where a size differs from its family.
+# Details in which a size differs from its family.
 SIZES: dict[str, dict[str, Any]] = {
     "gpt2/175b": {"positions": 2048},
     "opt/350m": {"do_layer_norm_before": False, "word_embed_proj_dim": 512},
@@ -90,7 +90,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "smollm2/135m": {"initializer_range": 1 / 24},
     "smollm2/1.7b": {"rope": {"rope_theta": 1.3e5}},
 }
-# Heads, those of keys and values, size of a head.
+# Number of heads, number of heads of keys and values, size of a head.
 HEADS: dict[str, dict[str, tuple[int, int, int]]] = {
     "gpt2": {
         **{"small": (12, 12, 64), "medium": (16, 16, 64), "large": (20, 20, 64), "xl": (25, 25, 64)},
@@ -133,7 +133,7 @@ HEADS: dict[str, dict[str, tuple[int, int, int]]] = {
 
 
 def details(option: str) -> dict[str, Any]:
-    """What is known of a size."""
+    """The expected details of a size."""
     family, size = option.split("/")
     common: dict[str, Any] = {"eps": None, "activation": None, "positions": None, "rope": {}, "window": None}
     spread = "init_std" if family == "opt" else "initializer_range"
@@ -142,11 +142,11 @@ def details(option: str) -> dict[str, Any]:
 
 
 def details_of(config: PretrainedConfig, names: set[str]) -> dict[str, Any]:
-    """What a configuration of transformers says of the same.
+    """Reads the same details from a configuration of transformers.
 
     Args:
         config: The configuration.
-        names: Those of `details`.
+        names: Names of the details to read.
     """
     said = config.to_dict()
 
@@ -169,7 +169,7 @@ def details_of(config: PretrainedConfig, names: set[str]) -> dict[str, Any]:
 
 
 def _rope(said: dict[str, Any]) -> dict[str, Any]:
-    """The angles, in the form that they have since transformers 5, without what is the default."""
+    """The angles of rotary embeddings in the form of transformers 5, without default values."""
     rope = said.get("rope_parameters")
     if rope is None and said.get("rope_local_base_freq"):
         rope = {"sliding_attention": {"rope_theta": said["rope_local_base_freq"]}}

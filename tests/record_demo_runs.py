@@ -1,8 +1,8 @@
-"""Records what `Health` saw in runs of the demo, for `unit/test_health.py`: half an hour on two cores.
+"""Records what `Health` saw in runs of the demo, for `unit/callbacks/test_health.py`: half an hour on two cores.
 
     python tests/record_demo_runs.py
 
-The runs lie in `outputs/recorded/`; one that has finished there is not run again.
+The runs are in `outputs/recorded/`. A run that has finished there is not repeated.
 """
 
 import json
@@ -15,7 +15,7 @@ import torch
 
 STORE = Path(__file__).parent / "unit" / "callbacks" / "demo_runs.json"
 FOLDER = Path("outputs/recorded")
-# All values are kept here, where a run itself keeps the first and the latest.
+# `Health` keeps only the first and the latest values of a run; here it keeps all of them.
 TRAIN = (
     "from lightning_rlhf.callbacks import health; health._NUM_LATEST = 10**9; "
     "from lightning_rlhf.cli.train import main; main()"
@@ -39,7 +39,7 @@ EVALUATIONS = ("gold/mean", "gold/error", "gold/score", "gold/kl")
 
 
 def main() -> None:
-    """Trains what is not there yet, and writes the store."""
+    """Trains the runs that are missing, and writes the store."""
     runs = {f"seed {seed}": train(f"seed_{seed}", f"seed={seed}") / "ppo" for seed in SEEDS}
     variants = {
         "long": (2, ["ppo.trainer.max_epochs=32"]),
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def train(name: str, *overrides: str) -> Path:
-    """The folder of a finished run."""
+    """Returns the folder of a run, which is trained if it has not finished yet."""
     folder = FOLDER / name
     result = folder / "result.json"
     if not result.exists() or json.loads(result.read_text())["status"] != "finished":
@@ -63,7 +63,7 @@ def train(name: str, *overrides: str) -> Path:
 
 
 def recorded(folder: Path) -> dict[str, Any]:
-    """What `Health` saw in a run of PPO, with four significant digits."""
+    """Reads what `Health` saw in a run of PPO, with four significant digits."""
     checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     history = checkpoint["callbacks"]["Health"]["history"]
     seen = {name: [float(f"{value:.4g}") for value in values] for name, values in history.items()}
@@ -78,7 +78,7 @@ def recorded(folder: Path) -> dict[str, Any]:
 
 
 def layout(runs: dict[str, Any]) -> str:
-    """JSON with the values of one metric on a line."""
+    """Formats JSON with the values of one metric on a line."""
     lists: list[str] = []
 
     def mark(node: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What several test files use: recorders, a quiet trainer, and the command line as a user runs it."""
+"""Helpers of several test files: recorders, a quiet trainer, and the command line as a user runs it."""
 
 import copy
 import json
@@ -47,7 +47,7 @@ class Watch(RLHFCallback):
 
 
 class OwnWeights(PaddedEngine):
-    """An engine that knows no weights but those that it was given, as one in another process."""
+    """An engine that only has the weights that it was given, like an engine in another process."""
 
     shares_weights = False
 
@@ -63,18 +63,18 @@ class OwnWeights(PaddedEngine):
         own = self.net.state_dict()
         for name, weight in weights:
             own.pop(name).copy_(weight)
-        assert not own, "weights that nobody gave"
+        assert not own, "some weights were not given"
         super().update_weights(weights, version)
 
 
 def tiny_source() -> ModelSource:
-    """The smallest model, as `model=tiny seed=1` has it."""
+    """Returns the source of the smallest model, which `model=tiny seed=1` configures."""
     with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
         return instantiate(compose("train", ["model=tiny", "seed=1"]).model)
 
 
 def trainer(folder: Path, *callbacks: pl.Callback, **settings: Any) -> pl.Trainer:
-    """A plain trainer without output."""
+    """Returns a plain trainer without output."""
     defaults: dict[str, Any] = {
         "accelerator": "cpu",
         "devices": 1,
@@ -106,7 +106,7 @@ TINY_DPO = ["dpo.trainer.max_epochs=1", "+dpo.trainer.limit_train_batches=2"]
 
 
 def keep(overrides: list[str], stage: str) -> list[str]:
-    """Those of `TINY` and `TINY_DPO` that a run of one stage, or of `pipeline_dpo`, knows."""
+    """Keeps the overrides that a run of one stage, or of `pipeline_dpo`, accepts, and adds its `stage=`."""
     stages = ("sft", "dpo") if stage == "pipeline_dpo" else (stage,)
     others = tuple(f"{record.block}." for name, record in STAGES.items() if name not in stages)
     return [o for o in overrides if not o.lstrip("+").startswith(others)] + [f"stage={stage}"]
@@ -124,7 +124,7 @@ def command(folder: Path, *overrides: str, name: str = "train", **environment: s
 
 
 def cold_command(folder: Path, *overrides: str, name: str = "train") -> subprocess.CompletedProcess[str]:
-    """Runs a command of `lightning-rlhf` in a folder as a user does, who waits for the imports."""
+    """Runs a command of `lightning-rlhf` in a folder as a user does, in a process that imports everything itself."""
     return subprocess.run(
         [sys.executable, "-m", "lightning_rlhf.cli", name, *overrides],
         cwd=folder,
@@ -137,37 +137,37 @@ def cold_command(folder: Path, *overrides: str, name: str = "train") -> subproce
 
 
 def environ(**more: str) -> dict[str, str]:
-    """The environment of a process under test."""
-    # A strategy that ran in the process of the tests leaves these, and its port is still in use.
+    """Returns the environment of a process under test."""
+    # A strategy that ran in the process of the tests leaves these variables, and its port is still in use.
     left = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
     own = {name: value for name, value in os.environ.items() if name not in left}
     return {**own, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "160", **more}
 
 
 def free_port() -> int:
-    """Of this machine."""
+    """Returns a free port of this machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
 
 
 def run_folder(folder: Path) -> Path:
-    """The folder of the last run."""
+    """Returns the folder of the last run."""
     return max(folder.glob("outputs/*/*"), key=lambda path: path.stat().st_mtime)
 
 
 def result_of(folder: Path) -> dict[str, Any]:
-    """What a run left for scripts."""
+    """Reads the `result.json` of a run."""
     return json.loads((folder / "result.json").read_text())
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """A folder that one of the processes of tests fills for all of them.
+    """Returns a folder that one of the test processes fills for all of them.
 
     Args:
-        factory: Of the session.
-        name: Of the folder.
-        make: Fills it.
+        factory: The factory of the session.
+        name: Name of the folder.
+        make: Fills the folder.
     """
     base = factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
@@ -180,7 +180,7 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], obje
 
 
 class Hostile:
-    """Makes a file when it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark

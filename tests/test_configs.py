@@ -1,4 +1,4 @@
-"""Every option of every group in conf/ composes, fits what it calls, and builds what it names."""
+"""Every option of every group in conf/ composes, fits the signature of its target, and builds the target."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -36,7 +36,7 @@ OPTIONS: dict[str, list[str]] = {
     if group.is_dir() and any(group.rglob("*.yaml"))
 }
 CHOICES = [f"{group}={option}" for group, options in OPTIONS.items() for option in options]
-# What an option leaves for the user to say.
+# Values that an option leaves for the user to fill in.
 NEEDS = {
     "data=files": ["data.path=pkg://lightning_rlhf.demo/preferences_held_out.jsonl"],
     "data=randomwalks": ["stage=sft_ppo"],
@@ -53,13 +53,13 @@ NEEDS_GPU = {"trainer=gpu", "trainer=multinode"}
 
 
 def configured(*overrides: str) -> DictConfig:
-    """The composed configuration of `train`; without a run, Hydra does not know the run's folder."""
+    """Composes the configuration of `train`. Hydra does not know the folder of the run here, so it is given."""
     with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
         return compose("train", ["run_dir=run", *overrides])
 
 
 def chosen(choice: str) -> DictConfig:
-    """The configuration with one option, on a model that is here."""
+    """Composes the configuration with one option, on a model that needs no download."""
     small = [] if choice.startswith("model=") else ["model=tiny"]
     return configured(*small, choice, *NEEDS.get(choice, []))
 
@@ -73,7 +73,7 @@ def reward_model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def prepared(config: DictConfig, folder: Path, reward_model: str) -> list[PreparedStage]:
-    """The stages of a configuration, as a run prepares them."""
+    """Prepares the stages of a configuration as a run does."""
     models = {"reward": Path(reward_model)}
     source: ModelSource = instantiate(config.model)
     renderer = Renderer(source.load_tokenizer(), config.data.template, stop_ids=source.stop_ids())
@@ -157,7 +157,7 @@ def test_a_strategy_option_chooses_its_strategy(option: str, expected: type, tmp
 def test_another_precision_than_the_one_asked_for_is_an_error(
     option: str, precision: str, tmp_path: Path, reward_model: str
 ) -> None:
-    """Lightning only warns of it, and computes in bf16."""
+    """Lightning alone would only warn, and compute in bf16."""
     config = configured("model=tiny", "stage=sft", f"strategy={option}", f"trainer.precision={precision}")
     with pytest.raises(UserError, match=f"trainer.precision={precision}: .* would compute in bf16-mixed"):
         prepared(config, tmp_path, reward_model)
@@ -167,7 +167,7 @@ def test_another_precision_than_the_one_asked_for_is_an_error(
     ("option", "precision"),
     [
         *[("single", name) for name in ("32", "32-true", "bf16", "bf16-mixed", "bf16-true", "16-true", "64", "null")],
-        # They do in fp16 what they can, or say themselves that they cannot.
+        # These strategies compute in fp16 as far as they can, or refuse it themselves.
         *[(option, "16-mixed") for option in ("fsdp", "deepspeed_zero2", "colossalai_zero2")],
     ],
 )
@@ -178,7 +178,7 @@ def test_a_precision_by_any_of_its_names_is_taken(
     assert len(prepared(config, tmp_path, reward_model)) == 1
 
 
-# Gemini's has kernels on GPUs only.
+# Gemini's optimizer has kernels for GPUs only.
 @pytest.mark.parametrize("option", [option for option in OPTIONS["optim"] if option != "hybrid_adam"])
 def test_every_optimizer_takes_a_step_with_the_learning_rate_of_its_groups(option: str) -> None:
     weight = torch.nn.Parameter(torch.ones(2))

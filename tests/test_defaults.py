@@ -1,4 +1,4 @@
-"""A default has one value: the YAML files show the defaults of the constructors, so that `--cfg job` prints them."""
+"""A default has one value: the YAML files repeat the defaults of the constructors, so that `--cfg job` prints them."""
 
 import inspect
 from collections.abc import Iterator
@@ -8,12 +8,12 @@ from hydra import compose, initialize_config_module
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-# A stage's recipe differs on purpose from what a constructor does when nothing is said.
+# The recipe of a stage differs on purpose from the defaults of the constructors in these settings.
 RECIPE = {"optim.schedule", "optim.warmup", "data.answer_prompts", "model.config_tokenizer"}
 
 
 def shown(config: DictConfig, path: str = "") -> Iterator[tuple[str, object, object]]:
-    """Each literal value of a setting of this package, by its path, with the default of the constructor."""
+    """Yields the path and value of each literal setting of this package, with the default of the constructor."""
     target = config.get("_target_")
     if isinstance(target, str) and target.startswith("lightning_rlhf."):
         parameters = inspect.signature(get_object(target)).parameters

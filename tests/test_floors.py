@@ -1,4 +1,4 @@
-"""The house has floors, and imports point down: what is lower never knows what is higher."""
+"""The rooms of the package are on floors, and imports point down: a lower floor never imports a higher one."""
 
 import ast
 import re
@@ -33,9 +33,9 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 
 def rooms() -> Iterator[tuple[str, Path]]:
-    """Every Python file with the room that it is in: a folder of the package, or a module at its top."""
+    """Yields every Python file with its room, which is a folder of the package or a module at its top."""
     for path in SOURCE.rglob("*.py"):
-        if path != SOURCE / "__init__.py":  # it maps names to their homes, and imports nothing until one is asked for
+        if path != SOURCE / "__init__.py":  # It only maps public names to their modules.
             yield path.relative_to(SOURCE).parts[0].removesuffix(".py"), path
     for room in ("callbacks", "conf"):
         for path in (ROOT / room).rglob("*.py"):
@@ -44,7 +44,7 @@ def rooms() -> Iterator[tuple[str, Path]]:
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Dotted names of all that a file imports, wherever in it the import stands."""
+    """Yields the dotted names of everything that a file imports, including imports inside functions."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
@@ -54,7 +54,7 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def neighbours() -> dict[str, set[str]]:
-    """For each room, the others that it imports from."""
+    """Returns, for each room, the other rooms that it imports from."""
     found: dict[str, set[str]] = {}
     for room, path in rooms():
         names = [name.split(".") for name in imported(path)]
@@ -77,7 +77,7 @@ def test_contributing_shows_these_floors() -> None:
 
 
 def test_imports_never_point_up() -> None:
-    # A name that is in no room comes from the package's top, which knows every floor: only users import from there.
+    # A name that is in no room is imported from the top of the package, which knows every floor and is for users only.
     top = len(FLOORS)
     upward = {
         f"{room} imports {other}"
@@ -99,7 +99,7 @@ def test_ops_know_nothing_but_torch() -> None:
 
 
 def lines(room: str) -> Iterator[tuple[Path, str]]:
-    """Every line of a room, with what a message needs to find it."""
+    """Yields every line of a room, with its file name and number for the message."""
     for path in (file for name, file in rooms() if name == room):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             yield path, f"{path.name}:{number}: {line.strip()}"
@@ -111,7 +111,7 @@ WITHOUT_STRATEGIES = ["ops", "models", "data", "rewards", "rollout", "modules", 
 @pytest.mark.parametrize("room", [*WITHOUT_STRATEGIES, "distributed"])
 def test_only_strategies_name_what_divides_models(room: str) -> None:
     names = re.compile(r"(?i:deepspeed|colossalai|gemini|fsdp|fully_shard)|\bds_[a-z]|ZeRO")
-    # What divides a model by torch's own means is one file, which strategies share.
+    # One file handles the models that torch itself shards, for all strategies.
     hits = [line for path, line in lines(room) if names.search(line) and path.name != "shards.py"]
     assert not hits
 

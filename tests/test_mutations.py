@@ -1,6 +1,8 @@
-"""The registry of mutations fits the code and the tests as they are; `make mutants` runs it."""
+"""The registry of mutations fits the present code and tests; `make mutants` runs the mutations."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,17 @@ def test_a_mutation_applies_and_its_tests_are_there(mutation: Mutation) -> None:
     for test in mutation.tests:
         file, _, name = test.partition("::")
         assert re.search(rf"^def {name.partition('[')[0]}\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_the_parameters_of_the_tests_are_there_too() -> None:
+    named = {test for mutation in MUTATIONS for test in mutation.tests}
+    options = ["--collect-only", "-q", "-o", "addopts=--import-mode=importlib", "-p", "no:cacheprovider"]
+    files = sorted({test.partition("::")[0] for test in named})
+    collected = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, *files], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert named - set(collected) - {test.partition("[")[0] for test in collected} == set()
 
 
 def test_the_documentation_has_every_item_and_names_tests_that_are_there() -> None:

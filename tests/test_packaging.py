@@ -1,4 +1,4 @@
-"""What is built holds what is on disk, and runs where there is no checkout."""
+"""The built package contains every file on disk, and runs without a checkout."""
 
 import json
 import os
@@ -27,7 +27,7 @@ HEAVY = {"torch", "lightning", "transformers", "hydra"}
 
 
 def on_disk() -> Iterator[str]:
-    """Every file of the package, named by its place in an installation."""
+    """Yields every file of the package by its path in an installation."""
     for place, folder in FOLDERS.items():
         for path in folder.rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
@@ -35,7 +35,7 @@ def on_disk() -> Iterator[str]:
 
 
 def call(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Runs a command as from a plain shell: PYTHONPATH would put a checkout before what is installed."""
+    """Runs a command without PYTHONPATH, which would let a checkout take precedence over the installed package."""
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run([*map(str, command)], cwd=cwd, env=env, capture_output=True, text=True)
 
@@ -48,8 +48,8 @@ def checked(*command: str | Path, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel that comes of the source distribution: both must be whole."""
-    # A copy, since setuptools leaves build/ behind, and would take stale files from one that it finds.
+    """Builds the wheel from the source distribution, so that both must be complete."""
+    # The build runs in a copy, because setuptools leaves build/ behind and takes stale files from an existing one.
     tree = tmp_path_factory.mktemp("build") / "tree"
     ignored = shutil.ignore_patterns(".*", "build", "dist", "outputs", "tests", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT, tree, ignore=ignored)
@@ -59,14 +59,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The `bin` folder of a fresh environment with the wheel in it, which borrows our dependencies."""
+    """Returns the `bin` folder of a new environment that contains the wheel and borrows our dependencies."""
     folder = tmp_path_factory.mktemp("installed")
     venv.create(folder, symlinks=True)
     python = folder / "bin" / "python"
     pip = (sys.executable, "-m", "pip", "--python", python)
     checked(*pip, "install", "--quiet", "--no-index", "--no-deps", wheel, cwd=folder)
-    # Paths that stand in a .pth file come after the environment's own, and the .pth files found there, such as the
-    # one of an editable installation of this package, are not read.
+    # Paths in a .pth file come after those of the environment itself. The .pth files in the borrowed folders, such as
+    # that of an editable installation of this package, are not read.
     borrowed = [path for path in sys.path if path.endswith("-packages")]
     own = checked(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip()
     (Path(own) / "borrowed.pth").write_text("\n".join(borrowed) + "\n")

@@ -1,4 +1,4 @@
-"""Recipes in conf/experiment say what was published."""
+"""The recipes in conf/experiment have the published settings."""
 
 from typing import Any
 
@@ -81,6 +81,6 @@ def configured(*overrides: str) -> DictConfig:
 def test_a_recipe_has_the_published_settings(recipe: str) -> None:
     config = configured(f"experiment={recipe}")
     assert {name: OmegaConf.select(config, name) for name in PUBLISHED[recipe]} == PUBLISHED[recipe]
-    # A million responses, less what fills no rollout.
+    # A million responses, without the rest that does not fill a rollout.
     responses = config.ppo.trainer.max_epochs * config.ppo.module.rollout_batch_size
     assert 1_000_000 - config.ppo.module.rollout_batch_size < responses <= 1_000_000

@@ -1,4 +1,4 @@
-"""docs/tour.md tells what a PPO iteration does: its functions exist, and are called in its order."""
+"""The functions that docs/tour.md names exist, and a PPO iteration calls them in the order of the page."""
 
 import re
 import sys
@@ -21,7 +21,7 @@ QUIET = ["logger=none", "~callbacks.progress", "~callbacks.run_card", "~callback
 
 
 def first_calls(folder: Path) -> list[tuple[str, str]]:
-    """The functions that an iteration of PPO calls, in the order of their first calls, from the first stop on."""
+    """Returns the functions that a PPO iteration calls in the order of their first calls, from the first stop on."""
     with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
         overrides = [*keep(TINY, "ppo"), *QUIET, "ppo.trainer.max_epochs=1", "reward=gold", f"run_dir={folder}"]
         config = compose("train", [*overrides, "ppo.trainer.num_sanity_val_steps=0", "ppo.critic_init=policy"])

@@ -1,4 +1,4 @@
-"""A stage for the planner, of nets that are counted by hand."""
+"""A stage for the planner, with models whose parameters are counted by hand."""
 
 from typing import Any
 
@@ -11,11 +11,12 @@ SOURCE = ModelSource(
     config={"model_type": "gpt2", "vocab_size": 100, "n_positions": 64, "n_embd": 32, "n_layer": 5, "n_head": 4},
     tokenizer="none",
 )
-# GPT-2 by hand. A block: attention 32·96 + 96 and 32·32 + 32, feed-forward 32·128 + 128 and 128·32 + 32, two norms of
-# 64. Outside: 100·32 tokens (the head is tied to them), 64·32 positions, a norm of 64.
+# Parameters of GPT-2 by hand. A block has attention 32·96 + 96 and 32·32 + 32, feed-forward 32·128 + 128 and
+# 128·32 + 32, and two norms of 64. Outside the blocks there are 100·32 for tokens (the head is tied to them), 64·32 for
+# positions, and a norm of 64.
 BLOCK = 3168 + 1056 + 4224 + 4128 + 128
 ACTOR = 5 * BLOCK + 3200 + 2048 + 64
-# A scalar model has a head of 32 and a bias beside.
+# A scalar model also has a head of 32 and a bias.
 CRITIC = ACTOR + 32 + 1
 
 

@@ -1,11 +1,11 @@
-"""Starts Python processes that need not import anything: copies of one that has imported the libraries already.
+"""Starts Python processes quickly, as copies of a process that has imported the libraries already.
 
     process = warm.start(["-m", "lightning_rlhf.cli", "train"], cwd=folder, env=environ())
 
-Importing torch, Lightning and transformers takes seconds, and the tests start hundreds of processes. So this file runs
-once as a server beside each process of tests, imports the libraries and nothing else, and forks itself for each
+Importing torch, Lightning and transformers takes seconds, and the tests start hundreds of processes. Therefore this
+file runs once as a server beside each test process, imports the libraries and nothing else, and forks itself for each
 request. The copy has its own environment, folder and output, runs the program as `__main__`, and ends as an
-interpreter does: apart from the imports, it is what `python …` would have been.
+interpreter does. Apart from the imports, it behaves as `python …` would.
 """
 
 import atexit
@@ -25,7 +25,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-# What the commands import when they run.
+# The commands import these when they run.
 LIBRARIES = (
     "datasets",
     "lightning.pytorch",
@@ -39,7 +39,7 @@ PACKAGE = ("lightning_rlhf.assembly.run",)
 
 
 class Process:
-    """A running copy; what tests use of `subprocess.Popen`."""
+    """A running copy, with the methods of `subprocess.Popen` that the tests use."""
 
     def __init__(self, connection: socket.socket, stdout: Any, stderr: Any) -> None:
         self.connection, self.stdout, self.stderr = connection, stdout, stderr
@@ -47,10 +47,10 @@ class Process:
         self.returncode: int | None = None
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """Waits for the end, and gives what was written to standard output and to standard error.
+        """Waits for the end, and returns standard output and standard error.
 
         Raises:
-            TimeoutError: If it has not ended by then.
+            TimeoutError: If the process has not ended within `timeout` seconds.
         """
         if self.returncode is None:
             self.returncode = int(self._line(timeout))
@@ -62,7 +62,7 @@ class Process:
         return texts[0], texts[1]
 
     def kill(self) -> None:
-        """Ends it at once, if it has not ended yet."""
+        """Kills the process if it has not ended yet."""
         if self.returncode is None:
             os.kill(self.pid, signal.SIGKILL)
 
@@ -84,12 +84,12 @@ def start(
     merged: bool = False,
     imported: tuple[str, ...] = PACKAGE + LIBRARIES,
 ) -> Process:
-    """Starts what `python arguments…` would be.
+    """Starts a process that does what `python arguments…` would.
 
     Args:
-        arguments: `-m` and the name of a module, or a script, and its arguments.
-        cwd: Its working folder; None: that of the tests.
-        env: Its whole environment.
+        arguments: `-m` and the name of a module, or a script; then its arguments.
+        cwd: The working folder; None for that of the tests.
+        env: The whole environment.
         merged: Whether standard error goes to standard output.
         imported: Modules that it has imported already.
     """
@@ -105,7 +105,7 @@ def start(
 
 @functools.cache
 def _server(imported: tuple[str, ...]) -> str:
-    """The address of a server of this process, which is started when it is wanted first."""
+    """Returns the address of a server of this process, and starts the server in the first call."""
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     address = f"{folder}/socket"
@@ -118,7 +118,7 @@ def _server(imported: tuple[str, ...]) -> str:
     assert server.stdout is not None
     assert server.stdin is not None
     assert server.stdout.read(1) == b"."
-    # The server ends when this pipe is closed, also by the death of this process.
+    # The server ends when this pipe is closed, which also happens if this process dies.
     atexit.register(server.stdin.close)
     return address
 
@@ -131,9 +131,9 @@ def _serve(address: str, imported: list[str]) -> list[str] | None:
     for name in imported:
         importlib.import_module(name)
     gc.collect()
-    # Copies leave these objects alone, and so the memory that they share.
+    # The garbage collector of a copy then leaves these objects alone, so their memory stays shared.
     gc.freeze()
-    # Nobody waits for the copies that wait for programs.
+    # The server does not wait for the copies that wait for programs.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     os.write(1, b".")
     while listener in select.select([listener, 0], [], [])[0]:
@@ -147,7 +147,7 @@ def _serve(address: str, imported: list[str]) -> list[str] | None:
 
 
 def _become(connection: socket.socket) -> list[str]:
-    """In a copy that forks once more: the one waits for the end of the other, which gets the arguments."""
+    """Forks the copy once more: one of the two waits for the other, which gets the arguments."""
     size, files, *_ = socket.recv_fds(connection, 8, 2)
     text = connection.recv(int.from_bytes(size, "big"), socket.MSG_WAITALL)
     request = json.loads(text)

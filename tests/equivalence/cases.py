@@ -1,4 +1,4 @@
-"""The strategies that are compared with one process, and what may differ."""
+"""The strategies that are compared with one process, and how far each may differ."""
 
 import os
 import tempfile
@@ -10,30 +10,30 @@ from compare import launch
 
 @dataclass(frozen=True)
 class Case:
-    """How a strategy is run, and how far it may lie from one process."""
+    """How a strategy is run, and how far it may differ from one process."""
 
     numbers: float = 1e-5
-    """Of the largest loss, norm, score; in fp32 they were at most 2e-6 apart."""
+    """Allowed difference of loss, norm and score, relative to the largest; in fp32, at most 2e-6 was measured."""
     kl: float = 1e-6
-    """In nats."""
+    """Allowed difference of the KL in nats."""
     weights: float = 2e-5
-    """Of weights that six steps of Adam have moved by up to 6e-3."""
+    """Allowed difference of the weights, which six steps of Adam have moved by up to 6e-3."""
     like: str | None = None
-    """The strategy that it is compared with, in two processes with the same settings; None: one process, in fp32."""
+    """The strategy to compare with, in two processes with the same settings; None for one process in fp32."""
     settings: tuple[str, ...] = ()
     parts: int = 2
-    """Of a minibatch, in the run that goes on."""
+    """Number of parts of a minibatch in the resumed run."""
     resumes: bool = True
-    """Whether a run goes on from its checkpoints."""
+    """Whether a run can be resumed from its checkpoints."""
     divides: bool = False
-    """Whether weights are divided, those of frozen nets too."""
+    """Whether weights are sharded, including those of frozen models."""
     worker: str = "worker.py"
 
 
-# Of this process: two runs that share a folder overwrite each other.
+# Each process has a folder of its own, since two runs that share one overwrite each other's files.
 _DISK = str(Path(tempfile.gettempdir()) / f"lightning_rlhf_nvme_{os.getpid()}")
 _GEMINI = Case(
-    # Gemini computes in 16 bits, and bf16 has three digits: sums in another order differ in the last of them.
+    # Gemini computes in bf16, which has three digits, and sums in another order differ in the last one.
     numbers=1e-2,
     kl=1e-2,
     weights=1e-3,
@@ -41,7 +41,7 @@ _GEMINI = Case(
     like="colossalai_zero2",
     settings=(
         "trainer.precision=bf16-mixed",
-        # Chunks so small that a tiny net is divided at all.
+        # Chunks must be this small for a tiny model to be sharded at all.
         "+trainer.strategy.plugin.min_chunk_size_m=0.004",
         "+trainer.strategy.plugin.search_range_m=0",
         "+trainer.strategy.plugin.pin_memory=false",
@@ -60,7 +60,7 @@ CASES = {
     "deepspeed_zero2_offload": Case(),
     "deepspeed_zero3_offload": Case(divides=True),
     "deepspeed_zero3_nvme": Case(
-        # DeepSpeed does not read back what it has left on the disk.
+        # DeepSpeed does not read back the state that it has offloaded to disk.
         resumes=False,
         divides=True,
         settings=(f"trainer.strategy.nvme_path={_DISK}",),
@@ -76,7 +76,7 @@ CASES = {
 
 
 def beyond(name: str, found: dict[str, float]) -> dict[str, float]:
-    """What lies further apart than a strategy may."""
+    """Returns the differences that exceed the limits of a strategy."""
     case = CASES[name]
     return {
         quantity: apart for quantity, apart in found.items() if apart > (case.kl if quantity == "kl" else case.numbers)
@@ -84,7 +84,7 @@ def beyond(name: str, found: dict[str, float]) -> dict[str, float]:
 
 
 def reference(name: str, single: Path, folder: Path) -> Path:
-    """What a strategy is compared with: a run in one process, or one that is made for it."""
+    """Returns the run that a strategy is compared with: one in a single process, or one that is made for it."""
     like = CASES[name].like
     if like is None:
         return single
@@ -94,14 +94,14 @@ def reference(name: str, single: Path, folder: Path) -> Path:
 
 
 def train(name: str, single: Path, folder: Path) -> None:
-    """The three stages in two processes, which are killed at the end."""
+    """Runs the three stages in two processes, which are killed at the end."""
     case = CASES[name]
     settings = ["trainer.devices=2", *case.settings, f"start={single}", "die=yes"]
     launch(folder, name, *settings, worker=case.worker)
 
 
 def go_on(name: str, single: Path, first: Path, folder: Path) -> None:
-    """The second half once more, from the checkpoints, in new processes and smaller parts."""
+    """Runs the second half again from the checkpoints, in new processes and smaller parts."""
     case = CASES[name]
     settings = ["trainer.devices=2", *case.settings, f"start={single}", f"resume={first}"]
     launch(folder, name, *settings, f"STAGE.trainer.accumulate_grad_batches={case.parts}", worker=case.worker)

@@ -1,4 +1,4 @@
-"""Starts `worker.py`, and says how far two runs lie apart."""
+"""Starts `worker.py`, and measures how far two runs differ."""
 
 import json
 from collections.abc import Iterator
@@ -16,9 +16,9 @@ WORKER = Path(__file__).with_name("worker.py")
 
 
 def launch(folder: Path, strategy: str, *arguments: str, worker: str = "worker.py") -> None:
-    """Runs the worker in all its processes at once; a run that was told to die has died by SIGKILL.
+    """Runs the worker in all its processes at once, and checks that a run with `die=yes` was killed by SIGKILL.
 
-    Lightning itself starts the others from the first, when that has read all it imports: twice the time.
+    Lightning itself would start the other processes from the first, after its imports, which takes twice the time.
     """
     given = dict(argument.split("=", 1) for argument in arguments)
     devices = int(given.get("trainer.devices", 1))
@@ -29,12 +29,12 @@ def launch(folder: Path, strategy: str, *arguments: str, worker: str = "worker.p
 
 
 def started(command: list[str], **environment: str) -> warm.Process:
-    """A process of Python, whose output is kept."""
+    """Starts a Python process whose output is kept."""
     return warm.start(command, env=environ(**environment), merged=True)
 
 
 def finish(processes: list[warm.Process], expected: int = 0) -> None:
-    """Waits for the end of processes, which must be an exit code."""
+    """Waits for processes to end, and checks their exit code."""
     try:
         with ThreadPoolExecutor() as pool:
             outputs = list(pool.map(lambda process: process.communicate(timeout=420)[0], processes))
@@ -46,15 +46,15 @@ def finish(processes: list[warm.Process], expected: int = 0) -> None:
 
 
 def trajectory(folder: Path, stage: str) -> dict[str, Any]:
-    """The numbers that a run of the worker left."""
+    """Reads the numbers that a run of the worker has recorded."""
     return json.loads((folder / stage / "trajectory.json").read_text())
 
 
 def differences(run: Path, reference: Path, stage: str) -> dict[str, float]:
-    """Largest difference of each quantity, by its largest size in the reference; of a resumed run, in its last steps.
+    """Returns the largest difference of each quantity, relative to the largest value in the reference.
 
-    A KL begins at 0 and stays near it, where rounding is all there is: it is compared by the size of the log-probs'
-    change that it stands for, 1 nat.
+    A resumed run is compared with the last steps of the reference. A KL begins at 0 and stays so near to it that a
+    relative difference would show rounding alone, so it is compared in nats.
     """
     own, other = trajectory(run, stage), trajectory(reference, stage)
     found = {}
@@ -67,21 +67,21 @@ def differences(run: Path, reference: Path, stage: str) -> dict[str, float]:
 
 
 def _recorded(own: dict[str, Any], stage: str) -> dict[str, int]:
-    """How many numbers there are of each quantity: none is missing, or nothing would be compared."""
+    """Counts the numbers of each quantity, and checks that none is missing, or nothing would be compared."""
     iterations = len(own["loss"]) // STEPS_PER_EPOCH
     assert iterations >= 1
     rollouts = iterations if stage == "ppo" else 0
     number = {"loss": iterations * STEPS_PER_EPOCH, "score": rollouts, "kl": rollouts}
     assert {name: len(own[name]) for name in number} == number
     for name in ("grad_norm", *(["grad_norm_actor", "grad_norm_critic"] if stage == "ppo" else [])):
-        # A run that goes on still has those of the steps before.
+        # A resumed run still has the norms of the earlier steps.
         number[name] = number["loss"]
         assert len(own[name]) == EPOCHS * STEPS_PER_EPOCH
     return {name: count for name, count in number.items() if count}
 
 
 def weight_difference(folder: Path, reference: Path) -> float:
-    """Largest difference of two exports, tensor by tensor; they have to hold the same ones."""
+    """Returns the largest difference of two exports, which must contain the same tensors."""
     own, other = _weights(folder), _weights(reference)
     assert own.keys() == other.keys()
     return max(float((own[name].float() - other[name].float()).abs().max()) for name in own)

@@ -1,4 +1,4 @@
-"""What every run is compared with, and which tests share runs."""
+"""The run that all others are compared with, and the groups of tests that share runs."""
 
 from pathlib import Path
 
@@ -14,10 +14,10 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return once(tmp_path_factory, "single", lambda folder: launch(folder, "single", f"start={folder}"))
 
 
-# Before the hook for all tests, which keeps those of a file together.
+# This hook runs before the hook for all tests, which keeps the tests of a file together.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Gives the tests of a strategy to one process: they share its runs, and the other strategies need not wait."""
+    """Runs the tests of a strategy in one process, since they share its runs; other strategies need not wait."""
     for item in items:
         callspec = getattr(item, "callspec", None)
         if callspec is None or item.path.parent != Path(__file__).parent:

@@ -1,11 +1,11 @@
-"""Trains in two processes again and again, and counts how the processes end.
+"""Trains in two processes again and again, and counts the processes that do not end as they should.
 
     PYTHONPATH=tests python tests/equivalence/endings.py FOLDER 200
 
-The strategies take turns. A run is six steps of fine-tuning by `worker.py`, in which the strategy is used from Python,
-or two steps by the command `train`. Both processes are copies of this one, which has imported the libraries already;
-otherwise they end as any others do. Each must exit with code 0 and must not say that it was terminated; what another
-one says stands in FOLDER, and the exit code of the script is 1.
+The strategies take turns. A run is six steps of fine-tuning by `worker.py`, which uses the strategy from Python, or two
+steps by the command `train`. Both processes are copies of this one, which has imported the libraries already; apart
+from that, they end as any other process does. Each must exit with code 0, and must not print that it was terminated.
+If one does not, its output is written to FOLDER, and the exit code of the script is 1.
 """
 
 import os
@@ -27,19 +27,19 @@ CONSOLE = Console(highlight=False)
 
 
 def run(name: str, folder: Path, *, by_train: bool) -> None:
-    """One process of a run."""
+    """Runs one process of a run."""
     if by_train:
         settings = [*keep(TINY, "sft"), "logger=none", f"strategy={name}", "trainer.devices=2"]
         sys.argv = [str(train.__file__), *settings, f"hydra.run.dir={folder}"]
         train.main()
         return
-    # Replaces nothing for others than Gemini.
+    # This replaces nothing for strategies other than Gemini.
     colossalai_cpu.choose_accelerator = gemini_on_cpu.choose_accelerator
     worker.run(folder, name, ["stages=sft", "trainer.devices=2", *CASES[name].settings])
 
 
 def start(rank: int, port: int, log: Path) -> int:
-    """Copies this process; its number in the original, and 0 in the copy, whose output goes to a file."""
+    """Forks this process; returns the id of the copy, or 0 in the copy, whose output goes to a file."""
     pid = os.fork()
     if pid == 0:
         os.environ |= {"LOCAL_RANK": str(rank), "MASTER_PORT": str(port)}
@@ -50,7 +50,7 @@ def start(rank: int, port: int, log: Path) -> int:
 
 
 def ends(name: str, folder: Path, *, by_train: bool) -> list[tuple[int, str]]:
-    """Exit code and output of each process of a run."""
+    """Returns exit code and output of each process of a run."""
     port, logs = free_port(), [folder / f"{rank}.log" for rank in range(2)]
     folder.mkdir()
     pids = []
@@ -58,14 +58,14 @@ def ends(name: str, folder: Path, *, by_train: bool) -> list[tuple[int, str]]:
         pids.append(start(rank, port, log))
         if pids[-1] == 0:
             run(name, folder / "run", by_train=by_train)
-            # Through all that called this, as any program comes to its end.
+            # This unwinds all callers, so the copy ends as any program does.
             raise SystemExit
     codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
     return [(code, log.read_text()) for code, log in zip(codes, logs, strict=True)]
 
 
 def main(folder: Path, runs: int) -> int:
-    """Prints a line for each run that ended badly, and how many did."""
+    """Prints a line for each run that ended badly, and their number at the end."""
     bad = 0
     for number in range(runs):
         name = STRATEGIES[number % len(STRATEGIES)]

@@ -1,17 +1,17 @@
-"""Runs stages under Gemini on a CPU, where ColossalAI has no such mode.
+"""Runs stages under Gemini on a CPU, a mode that ColossalAI does not have.
 
     python tests/equivalence/gemini_on_cpu.py FOLDER NAME [override …]
 
-The arguments are those of `worker.py`. What is replaced in ColossalAI 0.5.0, in this process only:
+The arguments are those of `worker.py`. The script replaces these parts of ColossalAI 0.5.0, in its own process only:
 
-- the accelerator calls itself "cuda" and hands out CPU tensors, and streams on which nothing waits;
-- the kernel of CPUAdam, which is a C++ extension built with CUDA's headers, by the same formula in Python;
-- `Chunk` and `ChunkManager` where they tell a GPU from a CPU by the device of a tensor. To them every chunk then rests
-  in the CPU's memory and is copied for each use, so it is the path of placement_policy=cpu that runs, whichever is set;
-- of placement_policy=auto, the measurement of GPU memory: there always seem to be 8 GiB, of which nothing is used.
+- the accelerator: it calls itself "cuda", but gives CPU tensors, and streams on which nothing waits;
+- the kernel of CPUAdam, a C++ extension that is built with CUDA's headers: the same formula in Python replaces it;
+- `Chunk` and `ChunkManager`, where they distinguish GPU and CPU by the device of a tensor. Every chunk then seems to
+  rest in the memory of the CPU and is copied for each use, so the path of placement_policy=cpu runs, whichever is set;
+- the measurement of GPU memory for placement_policy=auto: there always seem to be 8 GiB, all of them free.
 
-So this shows that our strategy drives Gemini's divided weights, gradients and optimizer right; it shows nothing of
-copies between two memories, of streams, and of kernels.
+The tests with this script therefore show that our strategy uses Gemini's sharded weights, gradients and optimizer
+correctly. They show nothing about copies between two memories, about streams, or about kernels.
 """
 
 import math
@@ -30,7 +30,7 @@ GPU = SimpleNamespace(type="cuda")
 
 
 class Stream:
-    """One on which everything is done at once."""
+    """A stream on which everything is done at once."""
 
     def wait_stream(self, *_: Any) -> None:
         pass
@@ -40,7 +40,7 @@ class Stream:
 
 
 class AdamInPython:
-    """What ColossalAI's kernel computes for weights in the CPU's memory."""
+    """Computes what ColossalAI's kernel computes for weights in CPU memory."""
 
     def __init__(self, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, adamw: bool) -> None:
         assert adamw
@@ -83,7 +83,7 @@ class KernelInPython:
 
 
 def choose_accelerator(device: torch.device, stage: int) -> None:
-    """Takes the place of the strategy's, which refuses Gemini on a CPU; on other devices nothing is replaced."""
+    """Replaces the strategy's own function, which refuses Gemini on a CPU; on other devices it only calls it."""
     if device.type != "cpu" or stage != 3:
         original(device, stage)
         return
@@ -134,7 +134,7 @@ def replace_in_chunks() -> None:
             shard_move(self, device, force_copy, non_blocking)
 
     def access(self: Any, chunk: Any, async_access: bool = False) -> Any:
-        # On a GPU the device that a chunk is to move to says so.
+        # On a GPU, the target device of a move would show that the chunk is being accessed.
         Chunk.accessed = True
         try:
             return access_chunk(self, chunk, async_access)

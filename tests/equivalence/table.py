@@ -1,4 +1,4 @@
-"""Prints the table of docs/strategies.md: how far each strategy lies from one process.
+"""Prints the table of docs/strategies.md, which shows how far each strategy differs from one process.
 
 python tests/equivalence/table.py [strategy …]
 """

@@ -1,4 +1,4 @@
-"""Nets that are built in bfloat16 train like those in fp32, whatever the strategy."""
+"""Models that are built in bfloat16 train like those in fp32, whatever the strategy."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from cases import CASES
 from compare import differences, launch, trajectory
 from support import once
 
-# At this rate a weight in bf16 moves if it is smaller than 3e-4, and the net's are of 0.06.
+# At this rate a weight in bf16 moves only if it is smaller than 3e-4, and the weights of the model are around 0.06.
 RATES = ("STAGE.module.lr=1e-6", "stages=sft,ppo")
 STRATEGIES = ["ddp", "fsdp", "fsdp2", "deepspeed_zero2", "deepspeed_zero3", "colossalai_zero2", "colossalai_gemini"]
 
@@ -36,7 +36,7 @@ def test_weights_built_in_bf16_move_as_those_in_fp32_do(name: str, single: Path,
         (moved,), (expected,) = trajectory(tmp_path, stage)["moved"], trajectory(in_fp32, stage)["moved"]
         assert expected > 0.5
         assert moved == pytest.approx(expected, abs=0.02)
-    # What bf16 rounds in the passes; in the weights it would be the same, and stay.
+    # The bound allows for the rounding of bf16 in the passes.
     assert differences(tmp_path, in_fp32, "sft")["loss"] < 5e-3
-    # The reference is held as the actor is.
+    # The reference is in the same precision as the actor.
     assert trajectory(tmp_path, "ppo")["kl"][0] == pytest.approx(0, abs=1e-6)

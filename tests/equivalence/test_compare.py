@@ -1,4 +1,4 @@
-"""A comparison with numbers that were never recorded is none."""
+"""A comparison fails if numbers are missing, instead of comparing nothing."""
 
 import json
 from pathlib import Path

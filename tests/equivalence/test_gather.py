@@ -1,4 +1,4 @@
-"""PPO that gathers its actor block by block for each token, where one process has done before the other."""
+"""PPO that gathers its actor block by block for each token, with a process that finishes before the other."""
 
 from pathlib import Path
 
@@ -7,13 +7,13 @@ from compare import differences, launch, trajectory, weight_difference
 from support import once
 
 LAYERWISE = "trainer.strategy.gather_for_generation=false"
-# A quarter of all tokens ends a response, and two responses are drawn at a time.
+# A quarter of the vocabulary ends a response, and two responses are drawn at a time.
 SETTINGS = ("stages=ppo", "stops=4", "rollout.micro_batch_size=2", "rollout.sampling.max_new_tokens=16")
 
 
 @pytest.fixture(scope="session")
 def single_short(single: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same in one process, which gathers nothing."""
+    """The same run in one process, which gathers nothing."""
 
     def make(folder: Path) -> None:
         launch(folder, "single", f"start={single}", *SETTINGS)
@@ -22,7 +22,7 @@ def single_short(single: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def steps(lengths: list[int]) -> list[int]:
-    """How many tokens a process draws for each two responses."""
+    """Returns how many tokens a process draws for each pair of responses."""
     return [max(lengths[i : i + 2]) for i in range(0, len(lengths), 2)]
 
 

@@ -1,4 +1,4 @@
-"""Adapters under strategies that hold frozen and trained weights apart give the numbers of one process."""
+"""With adapters, strategies that keep frozen and trained weights apart give the numbers of one process."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def single_lora(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", params=STRATEGIES)
 def trained(request: pytest.FixtureRequest, single_lora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same in two processes, which are killed at the end."""
+    """The same run in two processes, which are killed at the end."""
     folder = tmp_path_factory.mktemp("lora") / request.param
     launch(folder, request.param, "trainer.devices=2", f"start={single_lora}", "die=yes", "adapter=lora")
     return folder
@@ -30,7 +30,7 @@ def trained(request: pytest.FixtureRequest, single_lora: Path, tmp_path_factory:
 
 @pytest.fixture(scope="session")
 def resumed(trained: Path, single_lora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The second half once more, from the checkpoints, in new processes and smaller parts."""
+    """The second half again from the checkpoints, in new processes and smaller parts."""
     folder = tmp_path_factory.mktemp("lora_resumed") / trained.name
     settings = ("trainer.devices=2", "STAGE.trainer.accumulate_grad_batches=2", "adapter=lora")
     launch(folder, trained.name, f"start={single_lora}", f"resume={trained}", *settings)
@@ -52,6 +52,6 @@ def test_a_killed_run_with_an_adapter_goes_on(stage: str, trained: Path, resumed
     found = differences(resumed, trained, stage)
     assert {name: value for name, value in found.items() if value > 1e-5} == {}
     assert weight_difference(resumed / stage / "adapter", trained / stage / "adapter") < 1e-6
-    if stage != "reward":  # whose scale is set after the last checkpoint
+    if stage != "reward":  # The scale of a reward model is set after the last checkpoint.
         export(str(trained / stage / "checkpoints" / "epoch_1.ckpt"), str(tmp_path / "model"), None)
         assert weight_difference(tmp_path / "model", trained / stage / "model") < 1e-6

@@ -1,4 +1,4 @@
-"""Several machines, and processes that are killed."""
+"""Runs on several machines, and runs in which a process is killed."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from worker import STAGES
 
 @pytest.mark.slow
 def test_two_nodes_give_the_numbers_of_one(single: Path, tmp_path: Path) -> None:
-    """Two agents of torchrun, each for a machine with one device, meet at an address."""
+    """Starts two torchrun agents, each for a machine with one device, which meet at an address."""
     agent = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d"]
     meeting = [f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-id=run"]
     worker = [str(WORKER), str(tmp_path), "ddp", "trainer.devices=1", "trainer.num_nodes=2", f"start={single}"]
@@ -58,14 +58,15 @@ def test_a_rank_that_is_killed_ends_the_other_with_a_message(strategy: str, vict
         first.poll()
         time.sleep(0.5)
     assert not any(map(_runs, ranks)), log.read_text()
-    # It is missed in an exchange, or by who watches it, whichever comes first.
+    # Either an exchange with the dead rank fails, or the rank that watches it notices, whichever comes first.
     said = ["lost the connection to another process", "has ended, so it ends too"]
     said += ["terminated with code"] * (victim == 1)
     assert any(words in log.read_text() for words in said), log.read_text()
     assert "Traceback" not in log.read_text()
 
 
-# Dies as any rank that the system kills, while the actor samples: gathered token by token, ranks wait for each other.
+# Rank 1 is killed while the actor samples, as the system would kill it. Since the actor is gathered for each token, the
+# ranks wait for each other.
 DIES_IN_A_ROLLOUT = """
 import os, signal, sys
 from lightning_rlhf.cli import train
@@ -123,17 +124,17 @@ def test_a_rank_of_torchrun_that_is_killed_ends_the_other_with_a_message(tmp_pat
     assert first.wait(timeout=90) != 0
     assert not any(map(_runs, ranks)), log.read_text()
     assert "rank 0 ends because it lost the connection to another process, which has ended" in log.read_text()
-    # Only torchrun shows where it was, none of the ranks.
+    # Only torchrun may print a traceback, and none of the ranks.
     assert "lightning_rlhf/assembly/run.py" not in log.read_text()
 
 
 def _child(pid: int, log: Path) -> int:
-    """The second rank, once training goes on."""
+    """Waits until the run trains, and returns the process id of the second rank."""
     return _children(pid, log)[0]
 
 
 def _children(pid: int, log: Path) -> list[int]:
-    """Ranks that a process has started, once training goes on."""
+    """Waits until the run trains, and returns the ids of the processes that a process has started."""
     start = time.monotonic()
     while "loss" not in log.read_text():
         assert time.monotonic() - start < 120, log.read_text()

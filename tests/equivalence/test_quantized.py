@@ -1,4 +1,4 @@
-"""Adapters beside weights in 4 bits: two processes give the numbers of one, with four nets or one for all roles."""
+"""With adapters beside 4-bit weights, two processes give the numbers of one, with four models or a shared one."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Precision and checkpointed activations, each with a strategy's way of dividing nets."""
+"""Precision and activation checkpointing under strategies that shard models in different ways."""
 
 from pathlib import Path
 
@@ -12,9 +12,9 @@ def test_in_bf16_two_processes_give_the_numbers_of_one(strategy: str, single: Pa
     for devices in (1, 2):
         settings = (f"trainer.devices={devices}", "trainer.precision=bf16-mixed", "stages=sft")
         launch(tmp_path / str(devices), strategy, *settings, f"start={single}")
-    # Sums in another order differ in the third digit of bf16, which evens out over a net: 4e-4 was measured.
+    # Sums in another order differ in the third digit of bf16, which evens out over a model: 4e-4 was measured.
     assert max(differences(tmp_path / "2", tmp_path / "1", "sft").values()) < 1e-3
-    # Rounding itself shows more, 3e-3 to 4e-3: in fp32 the norm would be that of `single` to six digits.
+    # This shows that bf16 was used: its rounding changes the norm by 3e-3 to 4e-3, and fp32 would by 1e-6.
     assert differences(tmp_path / "1", single, "sft")["grad_norm"] > 1e-3
 
 

@@ -1,4 +1,4 @@
-"""PPO on one net that plays all roles: two processes give the numbers of one, where weights are divided too."""
+"""PPO with one model for all roles: two processes give the numbers of one, even if weights are sharded."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ SETTINGS = ("adapter=lora", "roles=shared")
 
 @pytest.fixture(scope="session")
 def single_shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The three stages in one process, as adapters of one net."""
+    """The three stages in one process, as adapters of one model."""
     return once(
         tmp_path_factory, "single_shared", lambda folder: launch(folder, "single", f"start={folder}", *SETTINGS)
     )

@@ -1,7 +1,7 @@
-"""Every strategy gives the training run that one process gives: its numbers, its checkpoints, its exports.
+"""Every strategy gives the training run of one process, with its numbers, checkpoints and exports.
 
-Each strategy starts two processes twice: six optimizer steps of each stage, after which the processes are killed; and
-new ones that go on from the checkpoint in the middle, with twice as many parts to a minibatch.
+Each strategy starts two processes twice. The first pair makes six optimizer steps of each stage and is then killed. The
+second pair continues from the checkpoint in the middle, with twice as many parts of a minibatch.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from worker import STAGES
 from lightning_rlhf.assembly.export import export
 from lightning_rlhf.errors import UserError
 
-# These two take the ways that most others take too: whole models in each process, and divided ones.
+# These two represent most others: whole models in each process, and sharded models.
 QUICK = ("ddp", "fsdp2")
 
 
@@ -23,7 +23,7 @@ QUICK = ("ddp", "fsdp2")
     scope="session", params=[pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in CASES]
 )
 def case(request: pytest.FixtureRequest) -> str:
-    """The name of a strategy that this machine can run."""
+    """Name of a strategy that this machine can run."""
     if request.param == "deepspeed_zero3_nvme":
         from deepspeed.ops.op_builder.cpu import AsyncIOBuilder
 
@@ -34,7 +34,7 @@ def case(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def expected(case: str, single: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that it is compared with."""
+    """The run that the strategy is compared with."""
     like = CASES[case].like
     if like is None:
         return single
@@ -51,9 +51,9 @@ def trained(case: str, single: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def resumed(case: str, single: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The second half once more, from the checkpoints, in new processes and smaller parts."""
+    """The second half again from the checkpoints, in new processes and smaller parts."""
     if not CASES[case].resumes:
-        pytest.skip("no run goes on from its checkpoints")
+        pytest.skip("its checkpoints cannot be resumed")
     folder = tmp_path_factory.mktemp(f"{case}_resumed")
     go_on(case, single, trained, folder)
     return folder
@@ -94,5 +94,5 @@ def test_a_checkpoint_holds_what_changes_and_is_exported_by_one_process(
             export(str(checkpoint), str(tmp_path / "model"), None)
         return
     export(str(checkpoint), str(tmp_path / "model"), None)
-    if stage != "reward":  # whose scale is set after the last checkpoint
+    if stage != "reward":  # The scale of a reward model is set after the last checkpoint.
         assert weight_difference(tmp_path / "model", trained / stage / "model") < CASES[case].weights

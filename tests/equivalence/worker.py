@@ -1,11 +1,11 @@
-"""Runs stages of the real configuration with a strategy, and keeps what the numbers of each step were.
+"""Runs stages of the real configuration with a strategy, and records the numbers of each step.
 
     python tests/equivalence/worker.py FOLDER NAME [override …]
 
-NAME is a strategy; FOLDER gets FOLDER/<stage>/ with trajectory.json, checkpoints and export. Every process of a run is
-started with these arguments, by Lightning or by torchrun. The overrides go to every stage; `stages=sft,ppo` picks
-stages, `start=FOLDER` names the folder of a run whose exports PPO starts from, `resume=FOLDER` one to go on from;
-`stops=4` lets every fourth id of the vocabulary end a response.
+NAME is a strategy. The script writes trajectory.json, checkpoints and export to FOLDER/<stage>/. Every process of a run
+is started with these arguments, by Lightning or by torchrun. The overrides apply to every stage. `stages=sft,ppo`
+chooses stages, `start=FOLDER` names the run whose exports PPO starts from, `resume=FOLDER` names the run to continue,
+`die=yes` kills the processes at the end, and `stops=4` lets every fourth id of the vocabulary end a response.
 """
 
 import json
@@ -52,9 +52,9 @@ SETTINGS = [
     "~callbacks.nets",
     "rollout.sampling.max_new_tokens=8",
     "rollout.evaluation.max_new_tokens=8",
-    # Where a gradient is rounding noise, Adam would make whole steps of it.
+    # With a smaller epsilon, Adam would turn gradients that are only rounding noise into whole steps.
     "++optim.optimizer.eps=1e-5",
-    # A second iteration samples from weights that the first has moved visibly.
+    # With this bound, the first iteration moves the weights visibly before the second samples from them.
     "trainer.gradient_clip_val=0.5",
 ]
 OF_STAGE = {
@@ -63,7 +63,7 @@ OF_STAGE = {
         "reward_model.module.lr=1e-3",
         "reward_model.data.minibatch_size=8",
         "reward_model.trainer.max_epochs=2",
-        # Two processes do not divide them.
+        # An odd number cannot be split evenly over two processes.
         "reward_model.callbacks.normalize.num_samples=15",
     ],
     "ppo": [
@@ -73,7 +73,7 @@ OF_STAGE = {
         "rollout.micro_batch_size=8",
         "ppo.module.minibatch_size=8",
         "ppo.module.ppo_epochs=1",
-        # So the gradients of both are longer than the bound, each by its own factor.
+        # With this weight, the gradients of actor and critic both exceed the bound, each by a factor of its own.
         "ppo.module.loss.vf_coef=1.0",
         "ppo.trainer.max_epochs=2",
         "ppo.trainer.check_val_every_n_epoch=2",
@@ -95,7 +95,7 @@ LIMITS = {
 
 
 class Recorder(RLHFCallback):
-    """Keeps the numbers of each optimizer step and rollout, and what share of the frozen weights this process holds."""
+    """Records the numbers of each optimizer step and rollout, and the share of the frozen weights in this process."""
 
     def __init__(self) -> None:
         self.parts: list[float] = []
@@ -113,11 +113,11 @@ class Recorder(RLHFCallback):
     def on_rollout_end(self, trainer: Trainer, module: Any, rollout: Rollout) -> None:
         self.numbers["score"].append(rollout.metrics["score_mean"])
         self.numbers["kl"].append(rollout.metrics["kl"])
-        # Over all processes, one after the other.
+        # The mask contains the responses of all processes, one process after the other.
         self.numbers["lengths"] += rollout.experience.sequences.response_mask.sum(1).tolist()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, *_: Any) -> None:
-        # Lightning gives the loss divided by the number of accumulated parts; their sum is the minibatch's.
+        # Lightning divides each loss by the number of accumulated parts, so their sum is the loss of the minibatch.
         self.parts.append(float(outputs["loss"]))
         if len(self.parts) == trainer.accumulate_grad_batches:
             total = torch.tensor(sum(self.parts), dtype=torch.float64)
@@ -128,10 +128,10 @@ class Recorder(RLHFCallback):
 
 
 def numel_here(weights: list[Any]) -> int:
-    """How many numbers of the weights rest in this process."""
+    """Counts the elements of the weights that are in the memory of this process."""
     shares = [getattr(weight, "ds_tensor", weight) for weight in weights]
     shares = [share.to_local() if isinstance(share, DTensor) else share for share in shares]
-    # FSDP1 has one memory for the weights of a block.
+    # FSDP1 keeps the weights of a block in one storage, which is counted once.
     memories = {share.untyped_storage().data_ptr(): share.untyped_storage() for share in shares}
     return sum(memory.nbytes() // weights[0].element_size() for memory in memories.values())
 
@@ -171,7 +171,7 @@ def run(folder: Path, strategy: str, arguments: list[str]) -> None:
             (folder / stage / "trajectory.json").write_text(json.dumps(numbers))
     if "die" in options:
         if dist.is_initialized():
-            # Whoever is first takes the others along, and the first process is still to write what it has seen.
+            # The death of one process ends the others, and the first process must have written its numbers before.
             dist.barrier()
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""Small real stages: the demo's data, the tiny model, a plain Lightning trainer."""
+"""Small real stages with the demo's data, the tiny model and a plain Lightning trainer."""
 
 import copy
 from collections.abc import Callable

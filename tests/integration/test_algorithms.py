@@ -1,4 +1,4 @@
-"""The relatives of PPO in the real module: estimators, whatever shares a minibatch, metrics, mistakes."""
+"""The relatives of PPO in the real module: estimators, everything that shares a minibatch, metrics, mistakes."""
 
 import sys
 from collections.abc import Callable
@@ -30,19 +30,19 @@ from lightning_rlhf.rollout.sampling import Sampling
 from lightning_rlhf.rollout.shaping import RewardShaping
 from lightning_rlhf.seeding import SAMPLING, RandomKey
 
-# Adam makes a step of full size of a gradient that is 0 up to rounding; with SGD rounding stays what it is.
+# Adam would turn a gradient that is 0 up to rounding into a full step; SGD leaves it small.
 SGD = Optim(optimizer=partial(torch.optim.SGD, lr=0.0))
 LENGTH = TextReward(lambda prompts, responses: [len(response) / 10 for response in responses])
 
 
 @pytest.fixture
 def parts(parts: Callable, source: ModelSource) -> Callable:
-    """As everywhere, but one in five tokens ends a response: so responses differ in length."""
+    """The usual parts, but one in five tokens ends a response, so responses differ in length."""
     return partial(parts, renderer=Renderer(source.load_tokenizer(), stop_ids=range(4, 814, 5)))
 
 
 def credit_of(name: str, **settings: Any) -> Credit:
-    """With groups of four where the estimator compares."""
+    """Returns settings with groups of four if the estimator compares responses."""
     return Credit(advantage=name, num_samples_per_prompt=4 if ESTIMATORS[name].group else 1, **settings)
 
 
@@ -84,7 +84,7 @@ def test_the_responses_to_a_prompt_stand_side_by_side(parts: Callable, tmp_path:
 def test_an_estimator_of_ones_own_is_one_decorated_function(
     by_module: bool, parts: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # So that the registration is undone.
+    # monkeypatch undoes the registration at the end of the test.
     monkeypatch.setitem(ESTIMATORS, "always_2", ESTIMATORS["gae"])
     name = "always_2"
     if by_module:
@@ -121,17 +121,17 @@ def test_a_reward_that_scores_tokens_reaches_the_update(parts: Callable, tmp_pat
     reward = WeightedSum({"whole": LENGTH, "places": TextReward(places)}, {"whole": 1.0, "places": 10.0})
     shaping = RewardShaping(normalize=True)
     module, data = parts("ppo", credit=credit_of("grpo_no_std", shaping=shaping), reward=reward, lr=0.0, kl_coef=0.0)
-    # Several micro-batches, whose longest responses differ.
+    # The rollout has several micro-batches, whose longest responses differ.
     module.rollout_micro_batch_size = 4
     trainer(tmp_path, watch).fit(module, data)
     (rollout,) = watch.rollouts
     lengths = rollout.experience.sequences.response_mask.sum(1)
     assert lengths.unique().numel() > 1
-    # Ten times the sum of 0, 0.01, ... for the places of n tokens.
+    # The tokens of a response score 0, 0.01, ... by their places; the sum over n tokens is weighted by 10.
     of_tokens = 10 * (lengths * (lengths - 1)) / 200
     whole = torch.tensor([len(response) / 10 for response in rollout.responses])
     assert_close(rollout.scores, whole + of_tokens)
-    # What is normalised are scores of whole responses, by their own moments.
+    # Only scores of whole responses are normalised, by their own moments.
     assert module.moments.mean == pytest.approx(float(whole.mean()))
     totals = ((whole - whole.mean()) / whole.std(correction=0) + of_tokens).view(-1, 4)
     expected = (totals - totals.mean(1, keepdim=True)).view(-1, 1)
@@ -141,7 +141,7 @@ def test_a_reward_that_scores_tokens_reaches_the_update(parts: Callable, tmp_pat
 
 @torch.no_grad()
 def greedy_score(module: PPOModule, prompt: Prompt) -> float:
-    """What the reward model says of the likeliest answer, without other rows and padding."""
+    """The reward model's score of the likeliest answer, computed without other rows and padding."""
     batch = collate_prompts([prompt], [0])
     sampled = sample(
         PaddedEngine(module.roles.actor.eval(), module.device),
@@ -211,16 +211,16 @@ def test_a_critic_sees_one_minibatch_however_it_is_cut(parts: Callable, tmp_path
 def test_two_processes_share_groups_and_minibatches_and_learn_the_same(
     parts: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Lightning leaves the port behind, which pytest puts back to nothing.
+    # Lightning leaves the port in the environment; monkeypatch removes it at the end.
     monkeypatch.setenv("MASTER_PORT", "")
     monkeypatch.delenv("MASTER_PORT")
     results = []
     for settings in ({}, {"strategy": "ddp_fork", "devices": 2}):
-        # Three groups of four: the second one is half on each process.
+        # With three groups of four, each process has half of the second group.
         module, data = parts(
             "ppo", credit=credit_of("grpo"), reward=LENGTH, rollout_batch_size=12, minibatch_size=6, optim=SGD, lr=0.1
         )
-        # Here, since the processes build their own.
+        # The weights are built here, since the forked processes would each build their own.
         module.configure_model()
         start = {name: weight.clone() for name, weight in module.state_dict().items()}
         fitted = trainer(tmp_path, max_epochs=2, **settings)
@@ -229,7 +229,7 @@ def test_two_processes_share_groups_and_minibatches_and_learn_the_same(
         results.append((module.state_dict(), fitted.callback_metrics))
     (weights, metrics), (shared_weights, shared_metrics) = results
     assert distance(shared_weights, weights) < 2e-6
-    # What is averaged over the tokens of a part depends on the parts.
+    # Means over the tokens of a part depend on the parts.
     of_parts = {"train/approx_kl", "train/clip_fraction"}
     assert metrics.keys() - of_parts >= {"train/policy_loss", "train/entropy"}
     for name in metrics.keys() - of_parts:
@@ -243,7 +243,7 @@ def test_metrics_of_a_rollout_are_those_of_the_real_nets(temperature: float, par
     class Enumerate(Watch):
         @torch.no_grad()
         def on_rollout_end(self, trainer: Any, module: Any, rollout: Rollout) -> None:
-            """Sums over the vocabulary, one response at a time, without padding."""
+            """Computes the metrics by sums over the vocabulary, one response at a time, without padding."""
             super().on_rollout_end(trainer, module, rollout)
             sums = []
             sequences = rollout.experience.sequences
@@ -296,6 +296,7 @@ def test_a_rollout_and_its_update_work_in_one_precision_throughout(
     fitted.fit(module, data)
     assert all(value == value for value in watch.rollouts[0].metrics.values())
     assert watch.rollouts[0].metrics["sampler_mismatch"] < 0.1
+    assert watch.rollouts[0].experience.sampler_logprobs.dtype == torch.float32
     assert float(fitted.callback_metrics["train/approx_kl"]) < 1e-3
 
 

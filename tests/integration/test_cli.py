@@ -1,4 +1,4 @@
-"""The command line as a user runs it: real processes in an empty folder."""
+"""The command line as a user runs it, in real processes in an empty folder."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A finished run of the whole pipeline, and what it printed."""
+    """A finished run of the whole pipeline, and its output."""
     folder = tmp_path_factory.mktemp("pipeline")
     done = command(folder, *TINY)
     assert done.returncode == 0, done.stderr
@@ -111,7 +111,7 @@ def test_a_pipeline_goes_on_after_ctrl_c_in_ppo(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     after = result_of(run_folder(tmp_path))
     assert after["stages"]["sft"]["model_dir"] == str(folder / "sft" / "model")
-    # The time is over before its first evaluation.
+    # The time limit is reached before the first evaluation.
     assert after["stages"]["ppo"]["status"] == "stopped"
 
 
@@ -146,7 +146,7 @@ def test_ctrl_c_in_the_update_phase_leaves_no_model(tmp_path: Path) -> None:
 
 
 def _interrupt(folder: Path, overrides: list[str], ready: object) -> subprocess.CompletedProcess[str]:
-    """Starts a run, sends it Ctrl-C once it is ready, and waits for its end."""
+    """Starts a run, sends it Ctrl-C when it is ready, and waits for its end."""
     process = subprocess.Popen(
         [sys.executable, "-m", "lightning_rlhf.cli", "train", *overrides],
         cwd=folder,
@@ -199,7 +199,7 @@ def test_wandb_offline_and_tensorboard_write_what_csv_writes(tmp_path: Path) -> 
         names = {name for name in csv.DictReader(file).fieldnames or () if "/" in name}
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
     assert names <= set(events.Tags()["scalars"])
-    # W&B keeps its records as protocol buffers without compression: names stand there as they are.
+    # W&B writes uncompressed protocol buffers, so names appear in the file literally.
     recorded = next(folder.glob("wandb/offline-run-*/*.wandb")).read_bytes()
     assert not [name for name in [*names, "samples/evaluation"] if name.encode() not in recorded]
     table = json.loads(next(folder.glob("wandb/offline-run-*/files/media/table/samples/*.table.json")).read_text())
@@ -305,7 +305,7 @@ def test_each_run_of_a_sweep_says_that_it_skips_a_wrong_row(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     said = done.stdout + done.stderr
     assert said.count("skipped 1 wrong row") == said.count("rows.jsonl:4") == 2
-    # Hydra says nothing of itself.
+    # Hydra's own messages do not appear.
     assert "HYDRA" not in said
     assert "#1" not in said
 
@@ -341,5 +341,5 @@ def test_regression_learns_scores(tmp_path: Path) -> None:
         "~reward_model.callbacks.normalize",
     )
     assert done.returncode == 0, done.stderr
-    # Scores 1 to 4: always saying 2.5 would be off by 1.
+    # Scores are 1 to 4, and a constant 2.5 would have an error of 1.
     assert result_of(run_folder(tmp_path))["metrics"]["absolute_error"] < 0.5

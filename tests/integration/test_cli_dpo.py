@@ -1,4 +1,4 @@
-"""DPO on the command line: alone, and after SFT."""
+"""DPO on the command line, alone and after SFT."""
 
 import csv
 import json
@@ -14,7 +14,7 @@ OVERRIDES = [*TINY, *TINY_DPO]
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A finished run of SFT and DPO, and what it printed."""
+    """A finished run of SFT and DPO, and its output."""
     folder = tmp_path_factory.mktemp("pipeline_dpo")
     done = command(folder, *keep(OVERRIDES, "pipeline_dpo"))
     assert done.returncode == 0, done.stderr

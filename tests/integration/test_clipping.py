@@ -1,4 +1,4 @@
-"""What the bound on gradient norms does to a step of PPO."""
+"""The effect of clipping gradient norms on a step of PPO."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ BOUND = 0.1
 
 
 class Norms(pl.Callback):
-    """The norms of actor and critic before clipping, and as the optimizer gets them, number by number."""
+    """Records the norms of actor and critic before clipping, and as the optimizer gets them, element by element."""
 
     def __init__(self) -> None:
         self.before: list[dict[str, float]] = []
@@ -32,7 +32,7 @@ class Norms(pl.Callback):
             clip(*arguments, **settings)
             self.after.append(norms(module))
 
-        # Lightning calls it inside the optimizer's step, where no other hook comes later.
+        # Lightning clips inside the optimizer's step, where no later hook exists.
         module.configure_gradient_clipping = watched
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, module: Any, optimizer: Any) -> None:
@@ -48,7 +48,7 @@ def norms(module: Any) -> dict[str, float]:
 
 
 def fitted(parts: Callable, folder: Path, *callbacks: pl.Callback, **settings: Any) -> dict[str, Tensor]:
-    # A critic so steep that its gradient is most of the norm of both.
+    # The critic is so steep that its gradient dominates the joint norm.
     module, data = parts("ppo", **{"loss": PPOLoss(vf_coef=100.0)} | settings)
     trainer(folder, *callbacks, gradient_clip_val=BOUND).fit(module, data)
     return module.state_dict()
@@ -71,7 +71,7 @@ def test_clipped_together_actor_and_critic_shrink_by_one_factor(parts: Callable,
     seen = Norms()
     fitted(parts, tmp_path, seen, clip_gradients_by="all")
     for before, after in zip(seen.before, seen.after, strict=True):
-        # Of a right-angled triangle.
+        # The joint norm follows from Pythagoras.
         both = (before["actor"] ** 2 + before["critic"] ** 2) ** 0.5
         assert after == pytest.approx({role: norm * BOUND / both for role, norm in before.items()}, rel=1e-4)
 

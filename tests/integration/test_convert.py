@@ -1,4 +1,4 @@
-"""`lightning-rlhf convert`, and training straight from Meta's folder."""
+"""`lightning-rlhf convert`, and training directly from Meta's folder."""
 
 import json
 import signal
@@ -49,7 +49,7 @@ def test_the_command_writes_a_folder_that_transformers_loads(tmp_path: Path) -> 
     record = json.loads((tmp_path / "hf" / "result.json").read_text())
     assert (record["stage"], record["status"], record["model_dir"]) == ("convert", "finished", "hf")
     assert record["metrics"] == {"parameters": sum(weight.numel() for weight in weights.values())}
-    # Beside the model nothing is left where the command was called.
+    # The command leaves nothing in the working folder except the model.
     assert {path.name for path in tmp_path.iterdir()} == {"7B", "hf"}
 
 
@@ -83,7 +83,7 @@ def test_a_link_or_the_folder_that_one_is_in_gets_the_model(tmp_path: Path, monk
 def test_a_mount_point_is_refused_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_checkpoint(tmp_path, LLAMA_1)
     (tmp_path / "disk").mkdir()
-    # To mount takes root.
+    # Mounting a disk would take root, so the check is replaced.
     monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "disk")
     before = sorted(tmp_path.iterdir())
     with pytest.raises(UserError, match=r"disk: another disk is mounted there.* name a new folder in it"):
@@ -95,7 +95,7 @@ def test_a_mount_point_is_refused_before_anything_is_written(tmp_path: Path, mon
 def test_a_command_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "7B"
     folder.mkdir()
-    # A thousand files, so that it is at work when it is stopped.
+    # The model is large enough for the conversion to be running when it is stopped.
     write_checkpoint(folder, {**LLAMA_1, "n_layers": 100}, 2)
     code = "import sys; sys.argv = ['convert', *sys.argv[1:]]; from lightning_rlhf.cli.convert import main; main()"
     process = subprocess.Popen(
@@ -116,17 +116,17 @@ def test_a_dtype_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
 
 def test_a_source_takes_net_tokenizer_and_stop_tokens_from_metas_folder(tmp_path: Path) -> None:
     weights = write_checkpoint(tmp_path, LLAMA_3, 2)
-    # As model=llama/7b sets them.
+    # model=llama/7b sets these values.
     source = ModelSource(
         meta_dir=str(tmp_path), pretrained="huggyllama/llama-7b", config_tokenizer="huggyllama/llama-7b"
     )
     tokenizer = source.load_tokenizer()
     assert tokenizer("a").input_ids == [264, 97]
-    # Llama 3.1 calls it otherwise.
+    # Llama 3.1 has another name for this token.
     assert tokenizer.convert_ids_to_tokens(264 + 4) == "<|reserved_special_token_2|>"
     assert source.stop_ids() == (265, 273)
     assert source.hf_config().vocab_size == 520
-    # So far nothing had to be converted.
+    # Nothing so far needed a conversion.
     assert not (tmp_path / "huggingface").exists()
     expected = meta_logits(LLAMA_3, weights, IDS)
     with torch.no_grad():
@@ -134,7 +134,7 @@ def test_a_source_takes_net_tokenizer_and_stop_tokens_from_metas_folder(tmp_path
         scalar = load_scalar_model(source, "normal")
         hidden = scalar.net.base_model(IDS).last_hidden_state
     torch.testing.assert_close(hidden @ weights["output.weight"].T, expected, atol=2e-5, rtol=0)
-    # Without Meta's folder, the export of a stage takes its place.
+    # After a stage, its export replaces Meta's folder.
     assert source.trained("export").pretrained == "export"
 
 
@@ -156,7 +156,7 @@ def test_metas_folder_is_converted_once_and_again_when_its_files_change(tmp_path
 def test_processes_that_start_together_convert_once(tmp_path: Path) -> None:
     folder = tmp_path / "7B"
     folder.mkdir()
-    # Large enough that the conversion takes longer than the processes are apart.
+    # The conversion takes longer than the difference of the processes' start times.
     write_checkpoint(folder, {**LLAMA_1, "dim": 512, "n_layers": 12}, 2)
     code = f"""
 import sys, time
@@ -193,7 +193,7 @@ print(Path({str(folder)!r}, "huggingface", "model.safetensors").stat().st_ino)
 
 def test_a_folder_that_cannot_be_written_to_is_an_error_with_a_way_out(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, LLAMA_1)
-    # The lock of the conversion cannot be a folder, whoever asks: a place without right to write, for root as well.
+    # A folder in place of the lock makes writing fail for every user, including root.
     (tmp_path / ".huggingface.lock").mkdir()
     with pytest.raises(UserError, match=r"convert input_dir=\S+ output_dir=FOLDER.* model\.pretrained=FOLDER"):
         load_causal_lm(ModelSource(meta_dir=str(tmp_path)))
@@ -233,6 +233,6 @@ def test_a_pipeline_trains_straight_from_metas_folder(tmp_path: Path) -> None:
     assert {name: stage["status"] for name, stage in result["stages"].items()} == dict.fromkeys(
         ("sft", "reward", "ppo"), "finished"
     )
-    # What SFT has trained goes on, and not Meta's weights once more.
+    # The later stages start from the model that SFT has trained, not from Meta's weights.
     model = OmegaConf.load(folder / "ppo" / "config.yaml").model
     assert (model.meta_dir, Path(model.pretrained).parent.name) == (None, "sft")

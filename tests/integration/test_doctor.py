@@ -1,4 +1,4 @@
-"""`lightning-rlhf doctor`: real processes as a user starts them, and what it finds without the start."""
+"""`lightning-rlhf doctor`: as real processes, and its findings without starting processes."""
 
 import json
 import subprocess
@@ -25,13 +25,13 @@ def doctor(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
 
 
 def examined(folder: Path, *overrides: str) -> dict[str, Any]:
-    """What the command does once Hydra has composed the configuration."""
+    """Does what the command does once Hydra has composed the configuration."""
     with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
         return examine(compose("train", list(overrides)), folder)
 
 
 def findings(result: dict[str, Any], status: str) -> dict[str, dict[str, str]]:
-    """The findings of one kind, by `stage: check`."""
+    """Returns the findings of one status by `stage: check`."""
     return {f"{check['stage']}: {check['check']}": check for check in result["checks"] if check["status"] == status}
 
 
@@ -78,7 +78,7 @@ def test_a_sound_pipeline_passes(tmp_path: Path) -> None:
         "two steps",
         "export",
     }
-    # One line for each, and nothing but them, the stages, what it comes to and where.
+    # The output has one line for each check, the stages, the summary and the place, and nothing else.
     lines = [line for line in done.stdout.splitlines() if line]
     assert len(lines) == len(result["checks"]) + 4 + 2
     assert lines[-2:] == [
@@ -99,7 +99,7 @@ def test_two_processes_speak_once(tmp_path: Path) -> None:
     assert not findings(result_of(run_folder(tmp_path)), "error")
 
 
-# Overrides, the stage and the name of the only error, and a part of its words.
+# Overrides; the stage and name of the only error; and some words of its message.
 Problem = tuple[list[str], str, str]
 PROBLEMS: dict[str, Problem] = {
     "batch sizes that do not divide": (
@@ -163,7 +163,7 @@ MORE_PROBLEMS: dict[str, Problem] = {
 
 
 def is_the_only_error(result: dict[str, Any], problem: Problem) -> bool:
-    """Whether a problem is found under its name, in its words, and with a remedy."""
+    """Whether the only error has the expected name and words, and a remedy."""
     _, name, words = problem
     errors = findings(result, "error")
     return list(errors) == [name] and words in errors[name]["found"] and bool(errors[name]["remedy"])
@@ -205,7 +205,7 @@ def test_what_starts_from_a_stage_with_an_error_is_not_examined(tmp_path: Path) 
 def test_what_is_left_out_is_a_warning_and_all_parts_of_a_sum_are_examined(
     models: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # As Hydra leaves it.
+    # Hydra leaves this level.
     caplog.set_level("ERROR")
     prompts = [{"prompt": f"My kettle number {i} leaks. " * (1 + i % 2)} for i in range(60)]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
@@ -226,7 +226,7 @@ def test_what_is_left_out_is_a_warning_and_all_parts_of_a_sum_are_examined(
     assert "left out" in warnings["ppo: data"]["found"]
     assert "it reads texts" in fine["ppo: reward model: tokenizer"]["found"]
     assert "ppo: reward model model: last token" in fine
-    # These data have no pairs to judge a reward model by.
+    # These data contain no pairs, so the reward model cannot be judged by them.
     assert "ppo: reward model: length" not in warnings | fine
 
 

@@ -1,4 +1,4 @@
-"""DPO with a plain Lightning trainer: what it starts from, what it learns from, what it leaves alone."""
+"""DPO with a plain Lightning trainer: its first metrics, what it learns, and what it leaves unchanged."""
 
 import copy
 import math
@@ -28,7 +28,7 @@ EVALUATE = {"limit_val_batches": 1.0, "num_sanity_val_steps": -1}
 
 
 def validated(module: DPOModule, data: PreferenceDataModule, folder: Path) -> dict[str, float]:
-    """The held-out metrics of a module as it is."""
+    """Returns the held-out metrics of a module as it is."""
     judge = trainer(folder, limit_val_batches=1.0)
     judge.validate(module, data, verbose=False)
     return {name.removeprefix("val/"): float(value) for name, value in judge.callback_metrics.items()}
@@ -48,7 +48,7 @@ def test_before_training_actor_and_reference_are_one(
     metrics = validated(*parts("dpo", actor=net, reference=net), tmp_path)
     assert metrics["loss"] == pytest.approx(math.log(2), rel=1e-6)
     assert metrics["kl"] == metrics["reward_margin"] == metrics["chosen_reward"] == metrics["rejected_reward"] == 0
-    # All pairs are ties.
+    # All pairs are ties at the start.
     assert metrics["reward_accuracy"] == 0.5
     assert metrics["longer_wins_accuracy"] + metrics["shorter_wins_accuracy"] == pytest.approx(1)
 
@@ -67,7 +67,7 @@ def test_the_log_prob_of_an_answer_is_that_of_its_learnt_tokens(
     for ids, mask, logprob in zip(batch.input_ids, batch.attention_mask, logprobs, strict=True):
         tokens = ids[mask]
         learnt = torch.tensor(rendered[tuple(tokens.tolist())])
-        # One row, no padding, the whole vocabulary at each position.
+        # One row without padding, with the whole vocabulary at each position.
         steps = net(tokens[None]).logits[0, :-1].log_softmax(-1).gather(1, tokens[1:, None])[:, 0]
         assert tokens[-1] == renderer.tokenizer.eos_token_id
         assert float(logprob) == pytest.approx(float(steps[learnt[1:]].sum()), abs=1e-4)
@@ -79,7 +79,7 @@ def test_the_loss_is_that_of_the_implicit_rewards(source: ModelSource, parts: Ca
     batch = batch_of(data, tmp_path)
     module.configure_model()
     losses, measures = module.losses(batch)
-    # beta · (log p_actor - log p_reference) of each answer, those of chosen ones first.
+    # beta · (log p_actor - log p_reference) of each answer, chosen answers first.
     sequences = as_sequences(batch)
     rewards = 0.3 * (response_logprobs(module.actor, sequences) - response_logprobs(other(), sequences))
     torch.testing.assert_close(torch.cat([measures["chosen_reward"], measures["rejected_reward"]]), rewards.detach())
@@ -106,7 +106,7 @@ def test_eight_parts_of_one_pair_give_the_gradient_of_one_part_of_eight(
 
 
 def trained(parts: Callable, folder: Path, **settings: Any) -> dict[str, float]:
-    """What validation says after some epochs, of the pairs that were trained on."""
+    """Returns the validation metrics after some epochs, on the training pairs."""
     module, data = parts("dpo", **settings)
     data.val_path = data.path
     fitted = trainer(folder, max_epochs=3, **EVALUATE)

@@ -1,8 +1,8 @@
-"""DPO finds the policy that theory says it must find.
+"""DPO finds the policy that theory predicts.
 
-Preferences of the Bradley-Terry kind, P(a beats b) = sigmoid(r(a) - r(b)), have one best policy for the DPO loss: the
-one that maximises the reward under a KL penalty of weight beta, p ∝ p_reference · exp(r / beta) (Rafailov et al. 2023,
-equations 4 to 7). Here answers are single letters, so that it can be computed.
+If preferences follow Bradley-Terry, P(a beats b) = sigmoid(r(a) - r(b)), a single policy minimises the DPO loss: that
+which maximises the reward under a KL penalty of weight beta, p ∝ p_reference · exp(r / beta) (Rafailov et al. 2023,
+equations 4 to 7). Here answers are single letters, so that this policy can be computed.
 """
 
 import json
@@ -20,10 +20,10 @@ from lightning_rlhf import DPOModule, ModelSource, PreferenceDataModule, Rendere
 from lightning_rlhf.modules.optim import Optim
 
 LETTERS = "abcdef"
-# exp(r) of each letter, for each prompt.
+# exp(r) of each letter for each prompt.
 WORTH = {"x": [1, 2, 3, 4, 5, 6], "y": [6, 4, 5, 1, 2, 3]}
 BETA = 0.5
-# A random net with weights so large that it likes some letters much more than others.
+# A random model whose weights are so large that it strongly prefers some letters.
 CONFIG = {"model_type": "gpt2", "vocab_size": 10, "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 4}
 CONFIG |= {"initializer_range": 0.2, "bos_token_id": 0, "eos_token_id": 0}
 SOURCE = ModelSource(config=CONFIG, tokenizer="none", seed=3)
@@ -31,7 +31,7 @@ SOURCE = ModelSource(config=CONFIG, tokenizer="none", seed=3)
 
 @pytest.fixture(scope="module")
 def renderer() -> Renderer:
-    """Every character is a token; an answer is its letter and EOS."""
+    """Every character is a token; an answer is a letter and EOS."""
     vocabulary = {token: number for number, token in enumerate(["</s>", *"xy", *LETTERS, "?"])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
@@ -40,7 +40,7 @@ def renderer() -> Renderer:
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Every letter beats every other one exp(r) times: a share of exp(r) / (exp(r) + exp(r')) of their meetings."""
+    """Pairs in which a letter beats each other letter exp(r) times, a share of exp(r) / (exp(r) + exp(r')) of them."""
     rows = [
         {"prompt": prompt, "chosen": chosen, "rejected": rejected}
         for prompt, worth in WORTH.items()
@@ -56,7 +56,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @torch.no_grad()
 def answer_probs(net: PreTrainedModel, renderer: Renderer) -> Tensor:
-    """(prompts, letters): of "letter, EOS", given that the answer is one of these."""
+    """Probabilities (prompts, letters) of the answer "letter, EOS", given that the answer is one of these."""
     logprobs = torch.empty(len(WORTH), len(LETTERS))
     for row, prompt in enumerate(WORTH):
         for column, letter in enumerate(LETTERS):
@@ -72,14 +72,14 @@ def optimum(reference: Tensor, beta: float = BETA) -> Tensor:
 
 
 def distance(p: Tensor, q: Tensor) -> float:
-    """Total variation, of the prompt where it is larger."""
+    """The larger of the total variations of the prompts."""
     return float((p - q).abs().sum(-1).max() / 2)
 
 
 def test_dpo_reaches_the_optimum_of_the_penalised_reward(renderer: Renderer, pairs: str, tmp_path: Path) -> None:
     before = answer_probs(load_causal_lm(SOURCE), renderer)
     aim = optimum(before)
-    # The reference is far from even, and the aim far from what a mistake would reach.
+    # The reference is far from uniform, and the optimum is far from what a mistake would reach.
     assert before.max() / before.min() > 5
     even = torch.full_like(before, 1 / len(LETTERS))
     mistakes = [before, optimum(even), optimum(before, BETA / 2), optimum(before, 2 * BETA), optimum(before, -BETA)]

@@ -1,4 +1,4 @@
-"""The average of the weights, over real optimizer steps."""
+"""The average of the weights over real optimizer steps."""
 
 import json
 from collections.abc import Callable
@@ -16,12 +16,12 @@ from transformers import AutoModelForCausalLM
 from lightning_rlhf.callbacks import EMA
 from lightning_rlhf.errors import UserError
 
-# Of the stages that train an actor.
+# The stages that train an actor.
 STAGES = ["sft", "dpo", "ppo"]
 
 
 class Weights(pl.Callback):
-    """Keeps the actor's weights before training and after each optimizer step."""
+    """Records the actor's weights before training and after each optimizer step."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, Tensor]] = []

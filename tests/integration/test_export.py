@@ -1,4 +1,4 @@
-"""`lightning-rlhf export`: a plain folder of a checkpoint, and what it says where it cannot."""
+"""`lightning-rlhf export` makes a plain folder of a checkpoint, or explains why it cannot."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ def test_the_command_writes_the_folder_that_the_run_wrote(run: Path, tmp_path: P
     AutoModelForCausalLM.from_pretrained(run / "export")
     assert AutoTokenizer.from_pretrained(run / "export").chat_template
     assert json.loads((run / "export" / "result.json").read_text())["model_dir"] == str(run / "export")
-    # The command leaves nothing where it was called.
+    # The command leaves nothing in the working folder.
     assert list(tmp_path.iterdir()) == []
 
 
@@ -76,7 +76,7 @@ def test_a_dtype_that_does_not_exist_is_an_error(run: Path) -> None:
 
 @pytest.fixture
 def found(run: Path, tmp_path: Path) -> Path:
-    """A run folder that came from somebody else."""
+    """A run folder that comes from somebody else."""
     return shutil.copytree(run, tmp_path / "found", ignore=shutil.ignore_patterns("empty.ckpt", "export"))
 
 

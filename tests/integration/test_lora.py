@@ -1,4 +1,4 @@
-"""Stages that train adapters: what changes, what a checkpoint holds, what is exported."""
+"""Stages that train adapters: which weights change, what a checkpoint contains, and what is exported."""
 
 import json
 from collections.abc import Callable
@@ -34,7 +34,7 @@ IDS = torch.arange(2, 14)[None]
 
 
 def nets(stage: str, quantization: str | None = None) -> dict[str, Any]:
-    """Those of a stage, by the names of its module's arguments."""
+    """Returns the models of a stage by the names of its module's arguments."""
     source = replace(SOURCE, quantization=quantization)
     actor, reference = partial(load_causal_lm, source), partial(load_causal_lm, source.frozen)
     if stage == "sft":
@@ -52,7 +52,7 @@ def nets(stage: str, quantization: str | None = None) -> dict[str, Any]:
 
 
 def staged(parts: Callable, stage: str, quantization: str | None = None, **settings: Any) -> tuple[Any, Any]:
-    """Module and data of a stage, whose trained nets have adapters."""
+    """Returns module and data of a stage whose trained models have adapters."""
     module, data = parts(stage, **settings)
     built = nets(stage, quantization)
     if stage == "ppo":
@@ -82,13 +82,13 @@ def test_adapters_and_heads_change_and_nothing_else(
     (optimizer,) = module.trainer.optimizers
     given = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
     assert given == {id(weight) for name, weight in module.named_parameters() if name in changed}
-    # An actor of two blocks with seven layers each, of 32 and 64 numbers: rank · (in + out).
+    # An actor has two blocks of seven layers with sizes 32 and 64, and each adds rank · (in + out).
     expected = 2 * 4 * (4 * (32 + 32) + 3 * (32 + 64))
     actor = getattr(module, "roles", module).actor if stage in ("dpo", "ppo") else module.net
     heads_size = 33 - 1 if stage == "reward" else 0
     assert num_parameters(module.trainer, actor, trained=True) == expected + heads_size
     whole = sum(w.numel() for w in load_causal_lm(tiny_source()).parameters()) + heads_size
-    # The bias of a reward model, too.
+    # The bias of a reward model is counted too.
     assert num_parameters(module.trainer, actor) == whole + expected + (stage == "reward")
 
 
@@ -145,7 +145,7 @@ def test_the_reference_becomes_the_merged_actor(parts: Callable, tmp_path: Path)
 
 
 class Detached(nn.Module):
-    """A layer whose output has lost its gradient."""
+    """A layer whose output is cut off from the gradient."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -178,7 +178,7 @@ def test_an_adapter_whose_gradient_is_0_stops_the_run_after_three_steps(
 
 
 def without_gradients(parts: Callable, stage: str, score: Callable | None = None, **settings: Any) -> tuple[Any, Any]:
-    """Module and data of a stage, no second matrix of which changes."""
+    """Returns module and data of a stage in which no second matrix of an adapter changes."""
     module, data = staged(parts, stage, **settings)
     if score is not None:
         module.reward = {"reward": TextReward(score)}
@@ -208,7 +208,7 @@ def one_differs(prompts: list[str], responses: list[str]) -> list[float]:
 def test_ppo_waits_while_there_is_nothing_to_learn(
     score: Callable, enough: int | None, parts: Callable, tmp_path: Path
 ) -> None:
-    # Steps of one row, and a score that differs tells two of the four of a group something: of three steps, one.
+    # A step has one row. If one score differs, two of four responses have an advantage: at least one in three steps.
     sizes = {"rollout_batch_size": 4, "minibatch_size": 1, "ppo_epochs": 1, "rollout_micro_batch_size": 4}
     credit = Credit(advantage="grpo", num_samples_per_prompt=2)
 
@@ -234,7 +234,7 @@ def test_a_run_without_a_learning_rate_is_not_stopped(parts: Callable, tmp_path:
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished pipeline of the command line, PPO for two iterations."""
+    """The folder of a finished pipeline from the command line, with two iterations of PPO."""
     folder = tmp_path_factory.mktemp("run")
     done = command(folder, *TINY, "stage=pipeline", "experiment=none", "adapter=lora", "sft.module.lr=1e-2")
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""What benchmarks/memory_targets.py measures is what nets, gradients and optimizer take."""
+"""benchmarks/memory_targets.py measures the memory that models, gradients and optimizer need."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ def nets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def peaks(nets: Path, who: str, iterations: int, *overrides: str) -> dict[str, float]:
-    """Of each phase, in sizes of a net. In a process of its own: others have memory that comes and goes."""
+    """Measures the peak of each phase in model sizes, in a separate process, so that no other memory is counted."""
     folder = nets.with_name("row")
     row = [BENCHMARKS / "memory_row.py", folder, nets, who, "0", str(iterations), str(RESPONSE), *overrides]
     done = subprocess.run([sys.executable, *row], env=environ(), capture_output=True, text=True, timeout=300)

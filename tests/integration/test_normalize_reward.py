@@ -1,4 +1,4 @@
-"""A reward model ends with mean 0 and deviation 1 on what the policy writes that PPO will start from."""
+"""A trained reward model has mean 0 and deviation 1 on responses of the policy that PPO will start from."""
 
 import math
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def test_scores_of_what_the_reference_writes_get_mean_0_and_deviation_1(
     normalize = NormalizeReward(build, sampling, num_samples=40, batch_size=16, seed=3, engine=engine)
     trainer(tmp_path, normalize).fit(module, data)
 
-    # All at once, which the callback did in parts.
+    # All responses are scored at once here; the callback scores them in parts.
     prompts = data.reference_prompts(40)
     batch, net = collate_prompts(prompts, []), build().eval()
     module.eval()
@@ -46,7 +46,7 @@ def test_scores_of_what_the_reference_writes_get_mean_0_and_deviation_1(
 @pytest.mark.parametrize(("count", "processes"), [(16, 1), (16, 2), (15, 2), (1, 3), (7, 5)])
 def test_processes_share_the_rows_and_take_equally_many(count: int, processes: int) -> None:
     shares = [share_of_rows(count, rank, processes) for rank in range(processes)]
-    # Equally many, or the nets that all of them gather together would wait for ever.
+    # The shares must have equal sizes, or processes that gather models together would wait forever.
     assert {len(share) for share in shares} == {math.ceil(count / processes)}
-    # One after the other they begin with all rows, each in its place.
+    # Joined in the order of ranks, the shares begin with all rows, each in its place.
     assert [row for share in shares for row in share][:count] == list(range(count))

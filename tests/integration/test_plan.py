@@ -1,4 +1,4 @@
-"""`lightning-rlhf plan` as a user runs it, and its number against what a run really takes."""
+"""`lightning-rlhf plan` as a user runs it, and its prediction compared with real runs."""
 
 import json
 import re
@@ -35,7 +35,7 @@ def test_the_line_without_a_gpu_says_that_its_devices_are_cpus(tmp_path: Path) -
     done = plan(tmp_path, *model, "stage=ppo")
     assert done.returncode == 0, done.stderr
     assert "add trainer=gpu" in done.stdout
-    # Weights, gradients and averages of two nets, and weights of two more, over 32: 16 and 4 bytes for each number.
+    # Two models have weights, gradients and averages, and two have weights alone: 16 and 4 bytes a number, 32 devices.
     least = (2 * 16 + 2 * 4) * 65.2e9 / 32
     assert result_of(run_folder(tmp_path))["peak_bytes_per_device"] > 0.8 * least
 
@@ -74,7 +74,7 @@ def test_the_table_of_the_page_has_96_plans_within_a_tenth_of_what_was_measured(
     errors = []
     for measured, planned, said in pairs:
         errors.append(int(planned.replace(",", "")) / int(measured.replace(",", "")) - 1)
-        # The table's sizes are rounded to a MiB.
+        # The sizes in the table are rounded to a MiB.
         assert 100 * errors[-1] == pytest.approx(float(said), abs=100 / int(measured.replace(",", "")) + 0.1)
     assert len(errors) == 96
     assert max(map(abs, errors)) <= 0.1

@@ -1,4 +1,4 @@
-"""What PPO carries from one iteration to the next, and what it mixes in: moments, a refreshed reference, texts."""
+"""State that PPO carries from one iteration to the next, and texts that it mixes in."""
 
 import json
 from collections.abc import Callable
@@ -44,11 +44,11 @@ def texts(tmp_path: Path) -> str:
         ({"credit": RLOO}, None),
         ({"credit": NORMALIZED}, None),
         ({"ptx_coef": 0.5}, None),
-        # After three of four iterations the reference is the actor after the second.
+        # After three of four iterations, the reference is the actor after the second.
         ({"refresh_reference_every": 2}, None),
-        # In the middle of the third iteration.
+        # This step is in the middle of the third iteration.
         ({"credit": RLOO, "ptx_coef": 0.5, "refresh_reference_every": 2}, 10),
-        # At the last step of the second iteration, before the reference changes.
+        # This is the last step of the second iteration, before the reference changes.
         ({"credit": NORMALIZED, "refresh_reference_every": 2}, 8),
     ],
     ids=["rloo", "normalized", "ptx", "refreshed", "in an iteration", "before a refresh"],
@@ -92,10 +92,10 @@ def test_an_adapted_kl_weight_holds_from_the_next_iteration_on_in_a_resumed_run_
     fixed = run()
     checkpoint = ModelCheckpoint(tmp_path / "kept", filename="{step}", save_top_k=-1, every_n_train_steps=2)
     adapted = run(AdaptiveKL(horizon=16), checkpoint, enable_checkpointing=True)
-    # The first iteration has four updates, and its rollout was made with the weight of the start.
+    # The first iteration has four updates, and its rollout was made with the initial weight.
     assert adapted[:4] == fixed[:4]
     assert all(new != old for new, old in zip(adapted[5:], fixed[5:], strict=True))
-    # In the middle of the first iteration, when the module has the weight of the second already.
+    # The run is resumed in the first iteration, when the module has the weight of the second already.
     assert run(AdaptiveKL(horizon=16), ckpt_path=tmp_path / "kept" / "step=2.ckpt") == adapted[2:]
 
 
@@ -108,7 +108,7 @@ def test_every_response_says_how_many_steps_its_weights_had_made_in_a_resumed_ru
         return [rollout.experience.weights_version.flatten().unique().tolist() for rollout in watch.rollouts]
 
     checkpoint = ModelCheckpoint(tmp_path / "kept", filename="{step}", save_top_k=-1, save_on_train_epoch_end=True)
-    # An iteration has two minibatches, which are read twice: four steps.
+    # An iteration has two minibatches that are read twice, which makes four steps.
     assert versions(checkpoint, max_epochs=2, enable_checkpointing=True) == [[0], [4]]
     assert versions(max_epochs=4, ckpt_path=tmp_path / "kept" / "step=8.ckpt") == [[8], [12]]
 
@@ -175,7 +175,7 @@ def test_the_kl_is_0_again_right_after_the_reference_was_refreshed(
 
 
 def test_the_texts_enter_the_update_with_their_weight(parts: Callable, texts: str, tmp_path: Path) -> None:
-    """An SGD step is the one without texts, whatever their weight, and on top that of the texts by a plain loop."""
+    """An SGD step is the step without texts plus the weighted step of the texts, which a plain loop computes."""
     settings = {
         "credit": RLOO,
         "reward": LENGTH,
@@ -204,7 +204,7 @@ def test_the_texts_enter_the_update_with_their_weight(parts: Callable, texts: st
 
 
 def plain_step(actor: Any, texts: str, renderer: Renderer) -> tuple[float, dict[str, Tensor]]:
-    """Loss on the first three texts, a row at a time, and an SGD step of 0.1 on it."""
+    """Returns the loss on the first three texts, one row at a time, and an SGD step of 0.1 on it."""
     rows = read_ptx(texts, renderer, 1024, "raise")
     chosen = [rows[place].ids.tolist() for place in endless(len(rows), 0, 3, 7, PTX)]
     logprobs = []

@@ -1,4 +1,5 @@
-"""The commands as programs, started as a user starts them; other tests run them in processes that are warm already."""
+"""The commands as programs, started as a user starts them; other tests run them in processes that have imported
+the libraries already."""
 
 from pathlib import Path
 
@@ -11,7 +12,7 @@ DOCTOR = ["model=tiny", "stage=sft", "hydra.run.dir=doctor"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a stage was trained, in `run`."""
+    """The folder in which a stage was trained, in `run`."""
     folder = tmp_path_factory.mktemp("programs")
     done = cold_command(folder, *keep(TINY, "sft"), "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr

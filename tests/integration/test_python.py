@@ -1,4 +1,4 @@
-"""The modules with a plain Lightning trainer, no Hydra."""
+"""The modules with a plain Lightning trainer, without Hydra."""
 
 import copy
 from collections.abc import Callable
@@ -72,7 +72,7 @@ def test_the_first_update_of_an_iteration_has_ratio_one(parts: Callable, tmp_pat
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_a_rollout_is_scored_in_the_precision_of_the_update(precision: str, parts: Callable, tmp_path: Path) -> None:
-    # Batches of one shape, since bf16 rounds otherwise in another.
+    # All batches have one shape, since rounding in bf16 depends on the shape.
     module, data = parts("ppo", minibatch_size=16, rollout_micro_batch_size=16, ppo_epochs=1)
     fitted = trainer(tmp_path, max_epochs=1, precision=precision)
     fitted.fit(module, data)

@@ -1,4 +1,4 @@
-"""`experiment=randomwalks` as a user runs it, with a smaller net and a few steps."""
+"""`experiment=randomwalks` as a user runs it, with a smaller model and a few steps."""
 
 import csv
 import json
@@ -40,14 +40,14 @@ def test_both_stages_say_how_near_the_walks_come_to_the_shortest(run: Path) -> N
         assert 0 <= result["stages"][stage]["metrics"]["optimality"] < 1
     with (run / "ppo" / "metrics.csv").open() as file:
         curve = [row["val/optimality"] for row in csv.DictReader(file) if row["val/optimality"]]
-    # Before the first iteration and after each.
+    # The curve has a value before the first iteration and after each one.
     assert len(curve) == 3
     assert float(curve[-1]) == pytest.approx(result["stages"]["ppo"]["metrics"]["optimality"])
 
 
 def test_the_graph_of_the_command_line_is_the_one_that_is_walked(run: Path) -> None:
     rows = [json.loads(line) for line in (run / "ppo" / "samples.jsonl").read_text().splitlines()]
-    # 30 nodes: a to z, then A to D; twice each but the goal, and one more that does not reach it.
+    # There are 30 nodes, a to z and then A to D. Each is asked twice, except the goal and one that does not reach it.
     assert {row["prompt"] for row in rows if row["phase"] == "evaluation"} <= set("bcdefghijklmnopqrstuvwxyzABCD")
     assert sum(row["phase"] == "evaluation" and row["iteration"] == 0 for row in rows) == 58
 

@@ -1,4 +1,4 @@
-"""What the README says is run as it stands."""
+"""The code and the commands of the README run as they are written."""
 
 import re
 import shlex
@@ -36,7 +36,7 @@ def test_the_snippet_trains_the_three_stages_without_hydra(tmp_path: Path, monke
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_sets_only_what_there_is(command: str) -> None:
     overrides = [word for word in shlex.split(command.replace("<run>", "run"))[2:] if word != "-m"]
-    # A sweep's list of values is one value at a time.
+    # Of the values that a sweep lists, one is used.
     overrides = [re.sub(r"=([^,\[]+),.*", r"=\1", override) for override in overrides]
     with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
         config = compose("train", overrides=[*overrides, "run_dir=/tmp/run"])

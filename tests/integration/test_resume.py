@@ -1,4 +1,4 @@
-"""A run that goes on from a checkpoint leaves behind what one leaves that was never stopped."""
+"""A resumed run leaves the same files and results as a run that was never stopped."""
 
 import csv
 import json
@@ -37,7 +37,7 @@ EVALUATE: dict[str, Any] = {"limit_val_batches": 1.0, "num_sanity_val_steps": -1
 
 
 class Evaluations(RLHFCallback):
-    """Keeps the iterations of all evaluations."""
+    """Records the iterations of all evaluations."""
 
     def __init__(self) -> None:
         self.iterations: list[int] = []
@@ -76,7 +76,7 @@ def test_the_state_before_training_belongs_to_the_checkpoint(stage: str, parts: 
 
 
 class Stop(pl.Callback):
-    """Sends this process Ctrl-C, or another signal, in the middle of the update that follows so many steps."""
+    """Sends this process Ctrl-C, or another signal, in the middle of the update after `step` steps."""
 
     def __init__(self, step: int, number: int = signal.SIGINT) -> None:
         self.step, self.number = step, number
@@ -95,20 +95,20 @@ def run(
     stage_settings: dict[str, Any] | None = None,
     **settings: Any,
 ) -> tuple[pl.Trainer, Any]:
-    """A stage with the callbacks of `train`, some of which leave files."""
+    """Runs a stage with the callbacks of `train`, some of which write files."""
     kept = [RolloutMetrics(), Throughput(), Health(), SampleTable(every=1), History()]
     record, saving = RunRecord(stage, 1), RunCheckpoint(str(folder / "checkpoints"), filename="last")
     saving_settings = {"enable_checkpointing": True, "logger": CSVLogger(folder, "", ""), "log_every_n_steps": 1}
     fitted = trainer(folder, *kept, record, *callbacks, saving, **EVALUATE, **saving_settings, **settings)
     module, data = parts(stage, **(stage_settings or {}))
     with suppress(SystemExit):
-        # Lightning's way to end after Ctrl-C.
+        # Lightning ends this way after Ctrl-C.
         fitted.fit(module, data, ckpt_path=checkpoint)
     return fitted, module
 
 
 def timeless(folder: Path) -> list[dict[str, str]]:
-    """The rows of `metrics.csv` without what a clock or the machine says."""
+    """Returns the rows of `metrics.csv` without columns that depend on the clock or the machine."""
     return [{name: cell for name, cell in row.items() if not name.startswith("perf/")} for row in rows_of(folder)]
 
 
@@ -121,7 +121,7 @@ def test_a_run_that_is_stopped_twice_leaves_what_an_uninterrupted_one_leaves(
     uninterrupted, whole = run(parts, stage, tmp_path / "whole", **settings)
     steps = uninterrupted.global_step // 3
     folders = [tmp_path / (f"part{number}" if elsewhere else "part") for number in range(3)]
-    # In the middle of the first epoch, and at the last step of the second one.
+    # The first stop is in the middle of the first epoch, and the second at the last step of the second epoch.
     stops = [[Stop(1)], [Stop(2 * steps - 1)], []]
     checkpoint = None
     for folder, stop in zip(folders, stops, strict=True):
@@ -165,7 +165,7 @@ def test_checkpoints_by_time_stand_between_two_steps_and_not_between_parts_of_on
     saving = RunCheckpoint(str(tmp_path / "checkpoints"), every_minutes=1e-9, filename="last")
     settings = {"accumulate_grad_batches": 2, "limit_train_batches": 8, "enable_checkpointing": True}
     trainer(tmp_path, Saved(), saving, **settings).fit(*parts("sft"))
-    # Four steps of two parts, and minibatches of eight; the last one is the end of the epoch.
+    # There are four steps of two parts, with minibatches of eight; the last step ends the epoch.
     assert steps == [(1, 8, 2), (2, 16, 4), (3, 24, 6), (4, 32, 8)]
 
 
@@ -190,7 +190,7 @@ def test_another_size_in_the_middle_of_an_epoch_reads_what_was_left_and_evaluate
         accumulate_grad_batches=parts_after,
         limit_train_batches=64 // minibatch_size * parts_after,
     )
-    # Four steps of eight rows were taken, of an epoch of 64.
+    # Four steps of eight rows were made in an epoch of 64 rows.
     assert fitted.global_step == 4 + steps
     assert json.loads((folder / "result.json").read_text())["metrics"]["loss"] > 0
 
@@ -234,14 +234,14 @@ def test_throughput_counts_the_seconds_of_the_whole_epoch_and_nothing_before_it(
     passed = time.perf_counter() - start
     (row,) = [row for row in rows_of(tmp_path / "rest") if row["perf/update_seconds"]]
     assert 0 < float(row["perf/update_seconds"]) < passed
-    # Rollout and update together, in which sixteen responses were sampled.
+    # Sixteen responses were sampled within the time of rollout and update.
     seconds = float(row["perf/update_seconds"]) + float(row["perf/rollout_seconds"])
     assert float(row["perf/samples_per_second"]) == pytest.approx(16 / seconds)
 
 
 def test_an_end_whose_evaluation_is_lost_is_an_error_and_no_empty_result(parts: Callable, tmp_path: Path) -> None:
     settings = {"limit_train_batches": 2, **EVALUATE}
-    # Lightning counts an epoch as over that has a checkpoint of its last step, and does not evaluate it any more.
+    # Lightning counts an epoch as finished if there is a checkpoint of its last step, and does not evaluate it again.
     saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=2)
     trainer(tmp_path, RunRecord("sft", 1), saving, **settings, enable_checkpointing=True).fit(*parts("sft"))
     resumed = trainer(tmp_path, RunRecord("sft", 1), **settings)

@@ -1,6 +1,6 @@
-"""Five classic mistakes, put into real runs of tiny stages: each is stopped before the first update, by its name.
+"""Five classic mistakes in real runs of tiny stages: each run stops before the first update, and names the mistake.
 
-tests/mutations.toml has the same ones as changes of the code, with the unit tests that find them.
+tests/mutations.toml contains the same mistakes as changes of the code, with the unit tests that detect them.
 """
 
 from collections.abc import Callable
@@ -20,18 +20,18 @@ from lightning_rlhf.rollout import credit, sampled
 
 
 class Sabotage(NamedTuple):
-    """A mistake."""
+    """A mistake that is put into a run."""
 
     owner: Any
-    """Where the function is."""
+    """The object that has the function."""
     name: str
-    """Of the function."""
+    """Name of the function."""
     wrong: Callable
-    """What stands in its place; gets the right function first."""
+    """Replaces the function, and gets the right function as its first argument."""
     stages: tuple[str, ...]
-    """Those that it spoils."""
+    """Stages that the mistake spoils."""
     checks: set[str]
-    """Those that find it."""
+    """Checks that find the mistake."""
 
 
 def other_sign(right: Callable, *given: Tensor, kl_coef: float, **scored: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def eos_not_there(right: Callable, *args: Any, **kwargs: Any) -> Rendered:
     return Rendered(ids[:end], learnt[:end])
 
 
-# The actor alone at another temperature is not its reference, either.
+# If only the actor has another temperature, it also differs from its reference.
 TEMPERATURE = {"sampler and scorer", "KL at the start"}
 LAST_TOKEN = {"reward model: last token"}
 EOS = {"EOS in the labels"}

@@ -1,4 +1,4 @@
-"""`lightning-rlhf serve-reward`, in a process of its own, asked by the client that PPO uses."""
+"""`lightning-rlhf serve-reward` in a separate process, asked by the client that PPO uses."""
 
 import re
 import shlex
@@ -32,7 +32,7 @@ DOC = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
 @pytest.fixture(scope="module")
 def source() -> ModelSource:
     config: Any = OmegaConf.to_container(OmegaConf.load(Path(__file__).parents[2] / "conf" / "model" / "tiny.yaml"))
-    # Large weights, so that other tokens give a very different score.
+    # With large weights, other tokens give a very different score.
     net = {**config["config"], "initializer_range": 0.4}
     return replace(ModelSource(config=net, tokenizer=config["config_tokenizer"]), seed=1)
 
@@ -57,14 +57,14 @@ def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell that starts it in the background would have it ignore Ctrl-C.
+        # A shell that starts a process in the background would let it ignore Ctrl-C.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
 @pytest.fixture(scope="module")
 def url(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server that has been started as a user would, on a free port; checks how it ends."""
+    """Starts a server as a user would on a free port, yields its address, and checks how it ends."""
     empty = tmp_path_factory.mktemp("empty")
     process = start(empty, f"model_dir={folder}", "port=0", "batch_size=2")
     assert process.stdout
@@ -160,7 +160,7 @@ def test_many_clients_at_once_get_their_own_scores(url: str) -> None:
 
 
 def refused(folder: Path, *overrides: str) -> str:
-    """What a command says that ends with exit code 2."""
+    """Returns the message of a command that ends with exit code 2."""
     process = start(folder, *overrides)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 2, err

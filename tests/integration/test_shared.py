@@ -1,4 +1,4 @@
-"""One net for four roles, by the command: what is handed on, what is kept, what is refused."""
+"""One model for four roles on the command line: what is handed on, what is kept, and what is refused."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ SHARED = ("adapter=lora", "roles=shared", "experiment=none")
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a pipeline's run."""
+    """The folder of a pipeline run."""
     folder = tmp_path_factory.mktemp("pipeline")
     done = command(folder, *TINY, *SHARED)
     assert done.returncode == 0, done.stderr
@@ -26,7 +26,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_all_stages_train_adapters_of_the_first_net(pipeline: Path) -> None:
     for stage in ("sft", "reward", "ppo"):
         described = json.loads((pipeline / stage / "adapter" / "adapter_config.json").read_text())
-        # A net with random weights has no name.
+        # A model with random weights has no name.
         assert described["base_model_name_or_path"] is None
     exports = [load_file(pipeline / stage / "model" / "model.safetensors") for stage in ("sft", "ppo")]
     changed = {name for name, weight in exports[0].items() if not weight.equal(exports[1][name])}
@@ -63,7 +63,7 @@ def test_a_stage_by_itself_gives_what_it_gives_in_the_pipeline(pipeline: Path, t
         (["roles=shared"], "each role is an adapter of one model: add adapter=lora"),
         (["roles=shared", "adapter=lora", "stage=dpo"], "DPO does not have the four roles of PPO"),
         (["model.adapter_dir=somewhere"], "nothing would train this adapter: add adapter=lora"),
-        (["adapter=lora", "model.adapter_dir=somewhere"], "somewhere: not the folder of an adapter"),
+        (["adapter=lora", "model.adapter_dir=somewhere"], "somewhere: not an adapter folder"),
     ],
 )
 def test_what_cannot_be_is_one_message(overrides: list[str], message: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Stages in 16 bits, from Python with a plain Lightning trainer: what is rounded, and what is not."""
+"""Stages in 16 bits with a plain Lightning trainer: which numbers are rounded, and which are not."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +25,7 @@ BF16 = replace(tiny_source(), dtype="bfloat16")
 
 
 def in_bf16(stage: str, parts: Callable, **settings: Any) -> Any:
-    """The module and data of a stage whose nets are built in bf16."""
+    """Returns module and data of a stage whose models are built in bf16."""
     module, data = parts(stage, **settings)
     policy = partial(load_causal_lm, BF16)
     module.builders |= {
@@ -40,7 +40,7 @@ def in_bf16(stage: str, parts: Callable, **settings: Any) -> Any:
 
 
 class Digits(pl.Callback):
-    """Notes the dtypes of a batch's numbers, and torch's default while a net is called."""
+    """Records the dtypes of the numbers in a batch, and torch's default dtype while a model is called."""
 
     def __init__(self) -> None:
         self.dtypes: set[torch.dtype] = set()
@@ -71,7 +71,7 @@ def test_bf16_true_rounds_the_weights_and_nothing_else(
     net = module.export_nets()["model"]
     assert {weight.dtype for weight in net.parameters()} == {torch.bfloat16}
     assert digits.dtypes <= {torch.int64, torch.bool, torch.float32}
-    # A reward model is called in parts.
+    # A reward model is called part by part, so its calls are seen too.
     assert digits.defaults == {torch.float32}
     exact = dict(load_causal_lm(tiny_source()).named_buffers())
     buffers = {name.removeprefix("net."): buffer for name, buffer in net.named_buffers()}
@@ -83,7 +83,7 @@ def test_bf16_true_rounds_the_weights_and_nothing_else(
 
 
 class Rounding(pl.plugins.Precision):
-    """A plugin like that of Transformer Engine."""
+    """A plugin like that of Transformer Engine, which rounds batches."""
 
     precision: Any = "transformer-engine"
 
@@ -115,7 +115,7 @@ def test_nets_built_in_bf16_train_in_fp32_and_leave_in_bf16(
     module, data = in_bf16(stage, parts, **({"critic_lr": 1e-6} if stage == "ppo" else {}))
     module.lr = 1e-6
     trainer(tmp_path, Moves(), max_steps=8, precision=precision).fit(module, data)
-    # The others are embeddings of tokens that did not occur, where they are not the head too: a reward model's.
+    # The others are embeddings of tokens that did not occur, in models whose head is not tied to them.
     assert moved[0] > (0.5 if stage in ("reward", "ppo") else 0.95)
     net = module.export_nets()["model"]
     assert {weight.dtype for weight in net.parameters()} == {torch.float32}
@@ -129,7 +129,7 @@ def test_nets_built_in_bf16_train_in_fp32_and_leave_in_bf16(
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
 def test_ppo_of_nets_built_in_bf16_starts_at_its_reference(precision: Any, parts: Callable, tmp_path: Path) -> None:
     watch = Watch()
-    # Batches of one shape, since bf16 rounds otherwise in another.
+    # All batches have one shape, since rounding in bf16 depends on the shape.
     sizes = {"minibatch_size": 16, "rollout_micro_batch_size": 16, "ppo_epochs": 1}
     module, data = in_bf16("ppo", parts, **sizes)
     fitted = trainer(tmp_path, watch, max_epochs=1, precision=precision)
@@ -154,7 +154,7 @@ def test_health_tells_that_weights_in_16_bits_stand_still(
     module, data = in_bf16("sft", parts)
     module.lr = 1e-6
     trainer(tmp_path, health, max_epochs=2, max_steps=17, precision=precision).fit(module, data)
-    # At a rate of 1e-6 the next number in bf16 is within reach of weights below 3e-4: a hundredth of all.
+    # At a rate of 1e-6, only bf16 weights below 3e-4 can reach the next number, which is about 1% of them.
     (share,) = health.history["train/moved_fraction"]
     assert share < 0.05 if rings else share > 0.95
     assert ("weights_stand_still" in health.begun) == rings
@@ -174,5 +174,5 @@ def test_a_run_whose_checkpoint_has_weights_in_bf16_goes_on_in_fp32(parts: Calla
     assert {weight.dtype for weight in module.net.parameters()} | set(averages) == {torch.float32}
     weights = dict(module.net.named_parameters())
     changes = [float((weight - saved[f"net.{name}"].float()).abs().max()) for name, weight in weights.items()]
-    # Two steps of Adam at a rate of 1e-3.
+    # Adam has made two steps at a rate of 1e-3.
     assert 0 < min(changes) <= max(changes) < 3e-3

@@ -1,4 +1,4 @@
-"""The checks at the start of real runs of tiny stages: sound ones pass, others stop before anything is learnt."""
+"""The checks at the start of real runs of tiny stages: sound runs pass, and others stop before they learn anything."""
 
 import copy
 import logging
@@ -37,12 +37,12 @@ CHECKS = {
 
 
 def another(**settings: Any) -> Callable:
-    """Builds another net than the fixtures' own."""
+    """Returns a builder of a model that differs from that of the fixtures."""
     return partial(load_causal_lm, replace(SOURCE, **settings))
 
 
 def stopped(tmp_path: Path, module: Any, data: Any, **settings: Any) -> str:
-    """Why a run is stopped before it has learnt anything."""
+    """Returns the reason why a run stops, and checks that it has learnt nothing."""
     module.configure_model()
     before = copy.deepcopy(module.state_dict())
     fitted = trainer(tmp_path, StartChecks(), **settings)
@@ -63,7 +63,7 @@ def test_a_sound_run_passes_all_checks(stage: str, parts: Callable, tmp_path: Pa
     fitted.fit(*parts(stage))
     assert fitted.global_step > 0
     assert checks.findings.keys() == CHECKS[stage]
-    # The tiny net is random: it does not end by itself.
+    # The tiny model is random, and its responses do not end by themselves.
     assert {name for name, finding in checks.findings.items() if finding.status != "ok"} <= {"responses end"}
 
 
@@ -150,7 +150,7 @@ def test_ids_that_the_net_does_not_know_stop_the_run(parts: Callable, tmp_path: 
 
 
 def test_all_nets_of_a_sum_are_checked_each_in_its_own_tokens(parts: Callable, tmp_path: Path) -> None:
-    # Its own vocabulary is too small for the actor's ids, and it has no use for them.
+    # The vocabulary of this model is too small for the actor's ids, which it must not read.
     small = replace(SOURCE, config={**(SOURCE.config or {}), "vocab_size": 300, "max_position_embeddings": 200})
     reward = WeightedSum(
         {
@@ -170,7 +170,7 @@ def test_all_nets_of_a_sum_are_checked_each_in_its_own_tokens(parts: Callable, t
 
 
 class CharacterRenderer(Renderer):
-    """A tokenizer of its own: the codes of the characters."""
+    """A renderer whose tokenizer uses the codes of characters."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -188,7 +188,7 @@ class CharacterEncoder(PieceEncoder):
 def test_a_run_that_goes_on_is_not_stopped_though_it_has_left_its_reference(parts: Callable, tmp_path: Path) -> None:
     checkpoint = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=2, save_top_k=-1)
     trainer(tmp_path, StartChecks(), checkpoint, max_epochs=1, enable_checkpointing=True).fit(*parts("ppo"))
-    # Step 2 is within the first iteration, step 4 at its end.
+    # Step 2 is within the first iteration, and step 4 is at its end.
     for step in (2, 4):
         module, data = parts("ppo")
         checks = StartChecks()
@@ -230,7 +230,7 @@ class SecondRankDrops(pl.Callback):
 
 
 class Wrote(pl.Callback):
-    """Writes down what each process has found."""
+    """Writes the finding of each process to a file."""
 
     def __init__(self, folder: Path, checks: StartChecks) -> None:
         self.folder, self.checks = folder, checks
@@ -242,7 +242,7 @@ class Wrote(pl.Callback):
 
 def test_an_error_in_one_process_is_known_to_both_and_stops_them(parts: Callable, tmp_path: Path) -> None:
     def two_processes(*callbacks: pl.Callback) -> pl.Trainer:
-        # One that waits for the other longer than this is a failure, too.
+        # If a process waits longer than this for the other, the test fails too.
         strategy = DDPStrategy(start_method="fork", timeout=timedelta(seconds=60))
         return trainer(tmp_path, SecondRankDrops(), *callbacks, strategy=strategy, devices=2)
 

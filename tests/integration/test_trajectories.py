@@ -1,6 +1,6 @@
-"""The first ten steps of each stage are those that were once stored: a refactor that changes a number is seen.
+"""The first ten steps of each stage equal stored ones, so that a refactor that changes a number is detected.
 
-A change that is meant stores them anew: STORE_TRAJECTORIES=1 python -m pytest tests/integration/test_trajectories.py
+If a change is intended, store them again: STORE_TRAJECTORIES=1 python -m pytest tests/integration/test_trajectories.py
 """
 
 import json
@@ -40,7 +40,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 class Rollouts(RLHFCallback):
-    """Keeps score and KL of every rollout."""
+    """Records score and KL of every rollout."""
 
     def __init__(self) -> None:
         self.scores: list[float] = []

@@ -1,6 +1,6 @@
-"""A task so small that its optimum can be written down: which few letters to answer, near a reference.
+"""A task so small that its optimum can be computed: the policy answers with a few letters, and stays near a reference.
 
-The maximum of E[r] - beta · KL(pi || pi_ref) over all policies is pi* ∝ pi_ref · exp(r / beta) over whole responses.
+Over all policies, pi* ∝ pi_ref · exp(r / beta) over whole responses maximises E[r] - beta · KL(pi || pi_ref).
 """
 
 import copy
@@ -28,7 +28,7 @@ PROMPT = "a"
 
 
 def renderer() -> Renderer:
-    """One token for each letter, nothing else."""
+    """Returns a renderer whose tokenizer has one token for each letter."""
     tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     tokenizer.decoder = decoders.Fuse()
@@ -36,7 +36,7 @@ def renderer() -> Renderer:
 
 
 def source(folder: Path) -> ModelSource:
-    """A net whose untrained weights are large, so that the reference prefers some letters over others."""
+    """Returns a model whose random weights are large, so that the reference prefers some letters over others."""
     renderer().tokenizer.save_pretrained(folder)
     config = {
         "model_type": "gpt2",
@@ -53,21 +53,21 @@ def source(folder: Path) -> ModelSource:
 
 
 def reward(response: str) -> float:
-    """The later the letter, the better, and a first letter counts double; no letter at all is in the middle."""
+    """Scores later letters higher, and the first letter twice as much as the last; no letter at all scores 0.6."""
     places = [LETTERS.index(letter) / 5 for letter in response]
     return places[0] + places[-1] / 2 if places else 0.6
 
 
 def rewards(prompts: list[str], responses: list[str]) -> list[float]:
-    """As a reward source."""
+    """The reward as a reward source."""
     return [reward(response) for response in responses]
 
 
 def token_rewards(prompts: list[str], responses: list[str], response_tokens: list[list[str]]) -> list[list[float]]:
-    """The same, as a reward source that scores tokens: each part of a score stands where it is known.
+    """The reward as a source that scores tokens: each part of a score is at the token where it becomes known.
 
-    Which letter is the last one is known at the end only, so its part belongs to the last token, not to the letter.
-    Some tokens are no letters.
+    Only the end of a response shows which letter is the last one, so the part of that letter is at the last token. Some
+    tokens are not letters.
     """
     scores = [[0.0] * len(tokens) for tokens in response_tokens]
     for row, tokens in zip(scores, response_tokens, strict=True):
@@ -81,7 +81,7 @@ def token_rewards(prompts: list[str], responses: list[str], response_tokens: lis
 
 
 def outcomes(length: int) -> Iterator[tuple[int, ...]]:
-    """All responses: as long as the limit, or ended by a stop token."""
+    """Yields all responses, which reach the length limit or end with a stop token."""
     for tokens in product(range(len(VOCABULARY)), repeat=length):
         end = tokens.index(STOP) + 1 if STOP in tokens else length
         if tokens[end:] == (0,) * (length - end):
@@ -90,7 +90,7 @@ def outcomes(length: int) -> Iterator[tuple[int, ...]]:
 
 @torch.no_grad()
 def distribution(net: PreTrainedModel, length: int) -> Tensor:
-    """Probability of each outcome."""
+    """Computes the probability of each outcome."""
     logprobs = []
     prompt = VOCABULARY[PROMPT]
     for tokens in outcomes(length):
@@ -100,7 +100,7 @@ def distribution(net: PreTrainedModel, length: int) -> Tensor:
 
 
 def optimum(reference: Tensor, length: int, beta: float) -> Tensor:
-    """pi* of each outcome."""
+    """Computes the probability of each outcome under pi*."""
     decode = renderer().decode
     gains = torch.tensor([reward(decode(tokens)) for tokens in outcomes(length)], dtype=torch.float64)
     weights = reference * (gains / beta).exp()
@@ -114,7 +114,7 @@ def total_variation(p: Tensor, q: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What training made of the actor."""
+    """How close the actor comes to the optimum."""
 
     start: float
     """Total variation between the reference and the optimum."""
@@ -125,15 +125,15 @@ class Outcome:
 def train(
     folder: Path, *, length: int, iterations: int, beta: float = 0.4, reached_beta: float | None = None, **settings: Any
 ) -> Outcome:
-    """Trains the real PPOModule, with real rollouts, by the real trainer.
+    """Trains the real PPOModule with real rollouts and the real trainer.
 
     Args:
-        folder: For data and tokenizer.
-        length: Most tokens of a response.
-        iterations: Of PPO.
+        folder: A folder for data and tokenizer.
+        length: Largest number of tokens in a response.
+        iterations: Number of PPO iterations.
         beta: Weight of the KL penalty.
-        reached_beta: That of the optimum to compare with, if it is another.
-        **settings: For the module.
+        reached_beta: Weight that defines the optimum to compare with, if it is not `beta`.
+        **settings: Settings of the module.
     """
     (folder / "prompts.jsonl").write_text(json.dumps({"prompt": PROMPT}) + "\n")
     actor = load_causal_lm(source(folder))

@@ -1,4 +1,4 @@
-"""Every algorithm finds the optimum of the KL-regularised objective, which a formula knows: through real rollouts."""
+"""Every algorithm finds the optimum of the KL-regularised objective, known in closed form, through real rollouts."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from lightning_rlhf.modules.ppo_loss import PPOLoss
 from lightning_rlhf.rollout.credit import Credit
 
 GROUP = 8
-# Whole responses of up to two tokens, the KL penalty in the rewards.
+# Whole responses of up to two tokens, with the KL penalty in the rewards.
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "ppo": {"credit": Credit()},
     "grpo_no_std": {"credit": Credit(advantage="grpo_no_std", num_samples_per_prompt=GROUP)},
@@ -19,7 +19,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "reinforce_pp": {"credit": Credit(advantage="reinforce_pp")},
     "reinforce_pp_baseline": {"credit": Credit(advantage="reinforce_pp_baseline", num_samples_per_prompt=GROUP)},
 }
-# One token, where the KL at a token is the whole of it, so that a penalty in the loss has the same optimum.
+# Responses of one token: the KL at this token is the whole KL, so a penalty in the loss has the same optimum.
 ONE_TOKEN: dict[str, dict[str, Any]] = {
     "rloo, KL in the loss by k2": {
         "credit": Credit(advantage="rloo", num_samples_per_prompt=GROUP, kl_in="loss", kl_estimator="k2")
@@ -27,8 +27,8 @@ ONE_TOKEN: dict[str, dict[str, Any]] = {
     "rloo, KL in the loss by k3+": {
         "credit": Credit(advantage="rloo", num_samples_per_prompt=GROUP, kl_in="loss", kl_estimator="k3+")
     },
-    # A mean that counts the response itself shrinks what is left of its reward by (G - 1) / G, but not a KL penalty
-    # that stands in the loss: it acts as if beta were larger by the inverse.
+    # A group mean that includes the response itself shrinks its advantage by (G - 1) / G, but not a KL penalty in the
+    # loss. The penalty therefore acts as if beta were larger by the inverse factor.
     "grpo_no_std, KL in the loss by k2": {
         "credit": Credit(advantage="grpo_no_std", num_samples_per_prompt=2, kl_in="loss", kl_estimator="k2"),
         "beta": 0.3,

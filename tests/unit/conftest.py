@@ -1,4 +1,4 @@
-"""Tiny random nets of six families, and sequences for them."""
+"""Tiny random models of six families, and sequences for them."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,9 +16,9 @@ from lightning_rlhf.models.scalar import HeadInit, ScalarModel, load_scalar_mode
 from lightning_rlhf.models.source import ModelSource
 
 _SHARED = {"vocab_size": 64}
-# An ordinary token, so that code which looks for padding by its id is caught.
+# PAD is an ordinary token, so that code which looks for padding by its id is caught.
 _PAD = 7
-# Large weights, so that a wrong position or a visible padding token changes the result a lot.
+# The weights are large, so that a wrong position or a visible padding token changes the result a lot.
 _STD = {"initializer_range": 0.4}
 _FAMILIES: dict[str, dict[str, Any]] = {
     "gpt2": {**_STD, "n_layer": 2, "n_head": 4, "n_embd": 32, "n_positions": 64},
@@ -40,7 +40,7 @@ _FAMILIES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="session")
 def make_source() -> Callable[..., ModelSource]:
-    """Describes a tiny net of a family."""
+    """Describes a tiny model of a family."""
 
     def make(family: str = "gpt2", **settings: Any) -> ModelSource:
         config = {"model_type": family, **_SHARED, **_FAMILIES[family], **settings}
@@ -51,13 +51,13 @@ def make_source() -> Callable[..., ModelSource]:
 
 @pytest.fixture(scope="session", params=_FAMILIES)
 def source(request: pytest.FixtureRequest, make_source: Callable[..., ModelSource]) -> ModelSource:
-    """Each family in turn."""
+    """Gives each family in turn."""
     return make_source(request.param)
 
 
 @pytest.fixture(scope="session")
 def make_causal_lm() -> Callable[..., PreTrainedModel]:
-    """Builds a causal language model, the same one for the same seed."""
+    """Builds a causal language model, which is the same for the same seed."""
 
     def make(source: ModelSource, seed: int = 0) -> PreTrainedModel:
         net = load_causal_lm(replace(source, seed=seed)).eval()
@@ -69,7 +69,7 @@ def make_causal_lm() -> Callable[..., PreTrainedModel]:
 
 @pytest.fixture(scope="session")
 def make_scalar_model() -> Callable[..., ScalarModel]:
-    """Builds a scalar model with a bias, the same one for the same seed."""
+    """Builds a scalar model with a bias, which is the same for the same seed."""
 
     def make(source: ModelSource, head: HeadInit = "normal", seed: int = 1) -> ScalarModel:
         # The head is drawn from the global generator.
@@ -84,7 +84,7 @@ def make_scalar_model() -> Callable[..., ScalarModel]:
 
 @pytest.fixture(scope="session")
 def make_sequences() -> Callable[..., Sequences]:
-    """Pads prompts and responses; `left` and `right` more columns than needed; `filler` is the id under the mask."""
+    """Pads prompts and responses with `left` and `right` additional columns; `filler` is the id under the mask."""
 
     def make(
         prompts: list[list[int]], responses: list[list[int]], *, left: int = 0, right: int = 0, filler: int = 0

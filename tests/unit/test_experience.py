@@ -1,4 +1,4 @@
-"""Rows of sequences and of experience, without the columns that none of them uses."""
+"""Rows of sequences and of experience, without the columns that no row uses."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ RESPONSES = [[30], [31, 32, 33], [34, 35]]
 
 
 def contents(sequences: Sequences) -> list[tuple[list[int], list[int]]]:
-    """All real ids of each row, and those of its response."""
+    """Returns all real ids of each row, and those of its response."""
     return [
         (ids[mask].tolist(), response[response_mask].tolist())
         for ids, mask, response, response_mask in zip(

@@ -1,4 +1,4 @@
-"""What must change nothing, on real nets of six families: padding, the other rows of a batch, and its parts."""
+"""What must not change any result, for real models of six families: padding, other rows of a batch, and its parts."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -46,12 +46,12 @@ ROWS = st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=4)
 LAYOUTS = st.fixed_dictionaries({"left": st.integers(0, 4), "right": st.integers(0, 4), "filler": TOKENS})
 TEMPERATURES = st.sampled_from([0.5, 0.7, 1.0, 4.0])
 EIGHT = st.lists(st.tuples(TEXTS, TEXTS), min_size=8, max_size=8)
-# Eight times 1, once 8, and anything between.
+# Eight parts of one row, one part of eight rows, and anything between.
 CUTS = st.sampled_from([{1, 2, 3, 4, 5, 6, 7}, {4}, {2, 4, 6}]) | st.sets(st.integers(1, 7), min_size=1)
 PAIRS = st.lists(st.tuples(TEXTS, TEXTS, TEXTS).filter(lambda pair: pair[1] != pair[2]), min_size=8, max_size=8)
-# The examples are small, and to shrink one would take minutes.
+# The examples are small, and shrinking one would take minutes.
 few_examples = settings(max_examples=6, phases=[Phase.generate])
-# The nets' weights are large, so that what should not matter, but does, moves these numbers a lot.
+# The weights are large, so anything that wrongly matters moves these numbers a lot.
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 
 
@@ -68,13 +68,13 @@ def roles(
 
 
 def alone(net: nn.Module, row: Row) -> Tensor:
-    """Logits (R, V) of a response: its row by itself, without padding, mask or positions."""
+    """Computes the logits (R, V) of a response from its row alone, without padding, mask or positions."""
     prompt, response = row
     return net(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
 
 
 def numbers_alone(model: ScalarModel, row: Row) -> Tensor:
-    """The number at each token (T,) of a row by itself, through nothing but the parts of the net."""
+    """Computes the number at each token (T,) of a row alone, with only the parts of the model."""
     hidden = model.net.base_model(torch.tensor([row[0] + row[1]])).last_hidden_state[0]
     return hidden @ model.head.weight[0] + model.bias
 
@@ -162,19 +162,19 @@ def test_a_net_that_is_trained_says_the_same_unless_dropout_is_asked_for(
 ) -> None:
     net, ids = make_causal_lm(replace(source, dropout=dropout)), torch.tensor([[3, 4, 5, 6]])
     evaluated, trained = net.eval()(ids).logits, net.train()(ids).logits
-    # Llama has no dropout but in attention, where sdpa applies it too.
+    # Llama has dropout only in attention, where sdpa applies it too.
     assert torch.equal(evaluated, trained) == (dropout == 0)
 
 
 def parts_of(cuts: set[int]) -> Iterator[list[int]]:
-    """The rows 0 to 7, cut before some of them."""
+    """Splits the rows 0 to 7 before some of them."""
     edges = [0, *sorted(cuts), 8]
     for start, end in zip(edges, edges[1:], strict=False):
         yield list(range(start, end))
 
 
 def gradient(net: nn.Module, losses: Iterator[Tensor]) -> Tensor:
-    """The gradient of the sum of some losses, as one vector."""
+    """Returns the gradient of the sum of some losses as one vector."""
     net.zero_grad()
     for loss in losses:
         loss.backward()
@@ -182,7 +182,7 @@ def gradient(net: nn.Module, losses: Iterator[Tensor]) -> Tensor:
 
 
 def assert_parts_add_up(net: nn.Module, loss_of: Callable[[list[int]], Tensor], cuts: set[int]) -> None:
-    """The gradient of a minibatch in one part is the sum of those of its parts, up to rounding."""
+    """The gradient of a whole minibatch is the sum of the gradients of its parts, up to rounding."""
     whole = gradient(net, iter([loss_of(list(range(8)))]))
     summed = gradient(net, map(loss_of, parts_of(cuts)))
     assert float(whole.norm()) > 0
@@ -190,7 +190,7 @@ def assert_parts_add_up(net: nn.Module, loss_of: Callable[[list[int]], Tensor], 
 
 
 def rendered(row: Row) -> Rendered:
-    """A conversation whose answer is to be learnt."""
+    """A conversation whose answer is learnt."""
     prompt, response = row
     return Rendered(prompt + response, [False] * len(prompt) + [True] * len(response))
 
@@ -251,7 +251,7 @@ def test_parts_of_a_minibatch_add_up_to_the_gradient_of_ppo(
     loss = PPOLoss(policy=policy, aggregation=aggregation, ent_coef=0.1, vf_coef=0.5)  # type: ignore[arg-type]
     with torch.no_grad():
         logprobs, values = roles.actor_stats(sequences, temperature=0.7).logprobs, roles.values(sequences)
-        # Far enough from the present ones for some tokens to be clipped, and others not.
+        # The old values are so far from the present ones that some tokens are clipped, and others are not.
         noise, advantages, errors, ref_logprobs = torch.randn(
             4, *mask.shape, generator=torch.Generator().manual_seed(seed)
         )

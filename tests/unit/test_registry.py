@@ -1,4 +1,4 @@
-"""Functions that a setting names: how they are found, what they get, and what is said of wrong options."""
+"""Functions that a setting names: how they are found, what they get, and messages about wrong options."""
 
 import sys
 from pathlib import Path
@@ -15,7 +15,7 @@ SHARED = {"gamma": 0.5, "gae_lambda": 0.9}
 def trimmed(
     example: Any, *, gamma: float, share: float, side: Literal["low", "high"] = "low", least: int | None = None
 ) -> str:
-    """Uses one of the shared settings, and has three of its own, of which one is needed."""
+    """Uses one of the shared settings, and has three of its own, one of which is required."""
     if share > 1:
         raise ValueError(f"share={share}: must lie in [0, 1]")
     return f"{example} {gamma} {share} {side} {least}"

@@ -1,4 +1,4 @@
-"""What takes the place of something older is whole, whenever the process that writes it is killed."""
+"""What replaces something older is complete, whenever the process that writes it is killed."""
 
 import os
 import signal
@@ -49,7 +49,7 @@ def saved(file: Path) -> float:
 
 
 def test_lightning_alone_destroys_the_last_checkpoint(other_disk: Path, tmp_path: Path) -> None:
-    """The reason for `WholeFiles`: the copy is cut, and the older checkpoint is gone."""
+    """This is the reason for `WholeFiles`: the copy is incomplete, and the older checkpoint is gone."""
     save(TorchCheckpointIO(), tmp_path / "last.ckpt", 1)
     assert killed_before("sendfile", lambda: save(TorchCheckpointIO(), tmp_path / "last.ckpt", 2))
     assert (tmp_path / "last.ckpt").stat().st_size == 0
@@ -71,7 +71,7 @@ def test_a_run_that_is_killed_while_it_saves_keeps_a_whole_checkpoint(
 
 
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """What is asked of the disk from now on, with the names of the files."""
+    """Records the requests to the disk from now on, with the names of the files."""
     made: list[tuple[str, str]] = []
     fsync, rename = os.fsync, os.rename
 

@@ -1,4 +1,4 @@
-"""Random numbers depend on the seed and on what they are for, and on nothing else."""
+"""Random numbers depend on the seed and on their purpose, and on nothing else."""
 
 import pytest
 import torch
@@ -74,7 +74,7 @@ def test_each_key_gets_its_row_wherever_it_stands_and_whatever_stands_beside_it(
     keys = [RandomKey(7, first, 3), RandomKey(7, second, 0), RandomKey(7, first, 1), RandomKey(7, third, 0)]
     keys.append(RandomKey(8, first, 3))
     numbers = keyed_uniforms(keys, 6)
-    # As all responses of an iteration, and an answer to a held-out prompt, have always drawn them.
+    # All responses of an iteration, and an answer to a held-out prompt, have always been drawn in this way.
     iteration = uniforms((20, 6), 7, *first)
     expected = [iteration[3], uniforms((20, 6), 7, *second)[0], iteration[1], uniforms((1, 6), 7, *third)[0]]
     assert torch.equal(numbers, torch.stack([*expected, uniforms((20, 6), 8, *first)[3]]))
@@ -106,6 +106,6 @@ def test_uniforms_lie_on_the_grid_of_fp64() -> None:
     steps = numbers * 2.0**53
     assert torch.equal(steps, steps.round())
     assert float(steps.min()) > 0
-    # Every second number of a grid of 2^-53 is an odd multiple of it; on a grid of 2^-24 none is. Of 20,000 numbers
-    # the share lies within five standard errors, 5 * 0.5 / sqrt(20000) = 0.018.
+    # Every second number of a grid of 2^-53 is an odd multiple of it; on a grid of 2^-24 none is. The share in 20,000
+    # numbers is within five standard errors, 5 * 0.5 / sqrt(20000) = 0.018.
     assert float((steps.long() % 2).double().mean()) == pytest.approx(0.5, abs=0.018)

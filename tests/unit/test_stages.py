@@ -1,4 +1,4 @@
-"""The records of the stages agree with the modules, the settings and the exports that they speak of."""
+"""The records of the stages agree with the modules, the settings and the exports that they describe."""
 
 import inspect
 import subprocess

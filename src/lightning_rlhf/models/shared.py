@@ -1,7 +1,7 @@
-"""One backbone for all roles of PPO: each role is an adapter of the same net, which is in memory once.
+"""One backbone for all roles of PPO: each role is an adapter of the same model, which is in memory once.
 
-Actor and critic are adapters that are trained, a reward model is an adapter that was, and the reference is the net
-without adapters, or with the one that the actor started from.
+Actor and critic are adapters that are being trained, a reward model is an adapter that was trained before, and the
+reference is the model without adapters, or with the adapter that the actor started from.
 
 Shapes: B rows, R response tokens, D hidden size.
 """
@@ -32,7 +32,7 @@ CRITIC, REFERENCE = "critic", "reference"
 
 
 class Shared:
-    """One net for all roles: what `PPOModule` takes as its actor, with no reference and no critic beside it.
+    """One model for all roles. `PPOModule` takes it as its actor, without a reference and a critic beside it.
 
     Example:
         >>> source = ModelSource(pretrained="runs/sft/model", adapter=Lora())
@@ -47,30 +47,32 @@ class Shared:
         critic_init: Literal["reward", "policy"] | None = None,
         critic_head: HeadInit = "zero",
     ) -> None:
-        """Takes what to build.
+        """Stores what to build.
 
         Args:
-            net: A causal language model with an adapter, the actor's; or a function that builds it.
-            reference: What the actor must stay near: the net without adapters, or with the actor's as it is at first.
-            critic_init: Whose adapter the critic starts with; None: the reward model's, if it is one of this net.
-            critic_head: The head that the critic starts with; `trained` is the reward model's.
+            net: A causal language model with the adapter of the actor, or a function that builds it.
+            reference: The reference of the KL: `base` is the model without adapters, `adapter` is the model with the
+                adapter that the actor has at the start.
+            critic_init: The role whose adapter the critic starts from; None for the reward model if it is an adapter of
+                this model, and else for the policy.
+            critic_head: The head that the critic starts with; `trained` is that of the reward model.
         """
         self.net, self.reference, self.critic_init, self.critic_head = net, reference, critic_init, critic_head
 
 
 class SharedRoles(nn.Module):
-    """A backbone, and what plays on it."""
+    """A backbone and the roles that are adapters of it."""
 
     def __init__(
         self, backbone: Backbone, *, reward: Reward, critic: AdapterScalar | None, reference: str | None
     ) -> None:
-        """Freezes all but the adapters of actor and critic, and the critic's head.
+        """Freezes everything except the adapters of actor and critic and the head of the critic.
 
         Args:
-            backbone: Has the adapters.
-            reward: Gives scores; a module if it holds nets or heads.
-            critic: Estimates what score is to be expected; None for algorithms that need none.
-            reference: Name of an adapter; None: the net without any.
+            backbone: The model with the adapters.
+            reward: Gives scores; a module if it contains models or heads.
+            critic: Estimates the expected score; None for algorithms without a critic.
+            reference: Name of the adapter of the reference; None for the model without adapters.
         """
         super().__init__()
         self.backbone, self.critic, self.reward, self.reference = backbone, critic, reward, reference
@@ -93,7 +95,7 @@ class SharedRoles(nn.Module):
             return token_logprobs(response_logits(self.backbone, sequences, temperature), sequences.responses)
 
     def policy_stats(self, sequences: Sequences, *, temperature: float) -> tuple[TokenStats, Tensor]:
-        """See `Roles`: each row goes through the net twice in one batch, once with each adapter."""
+        """See `Roles`. Each row goes through the model twice in one batch, once with each adapter."""
         if not mixes(self.backbone):
             stats = self.actor_stats(sequences, temperature=temperature)
             return stats, self.ref_logprobs(sequences, temperature=temperature)
@@ -152,10 +154,12 @@ class SharedRoles(nn.Module):
         """See `Roles`.
 
         Raises:
-            UserError: If the reference is the net itself.
+            UserError: If the reference is the model without adapters.
         """
         if self.reference is None:
-            raise UserError("the reference is the net without adapters, and cannot change: Shared(reference='adapter')")
+            raise UserError(
+                "the reference is the model without adapters, which cannot change: use Shared(reference='adapter')"
+            )
         put_adapter(self.backbone, ADAPTER, self.reference)
 
 
@@ -163,16 +167,17 @@ def shared_roles(shared: Shared, make_reward: Callable[[Backbone], Reward], *, w
     """Builds the roles.
 
     Args:
-        shared: The net.
-        make_reward: Gives the source of scores, and may add adapters to the net.
-        with_critic: Whether there is one.
+        shared: The model.
+        make_reward: Builds the source of scores, and may add adapters to the model.
+        with_critic: Whether the algorithm has a critic.
 
     Raises:
-        UserError: If the net has no adapter, or the critic is to start as a reward model that is not on the net.
+        UserError: If the model has no adapter, or if the critic shall start from a reward model that is not an adapter
+            of this model.
     """
     net = build(shared.net)
     if active_adapter(net) is None:
-        raise UserError("roles=shared: each role is an adapter of one net, which has none: add adapter=lora")
+        raise UserError("roles=shared: each role is an adapter of one model, which has no adapter: add adapter=lora")
     backbone = Backbone(net)
     if shared.reference == "adapter":
         copy_adapter(net, ADAPTER, REFERENCE)
@@ -188,19 +193,19 @@ def _critic(shared: Shared, backbone: Backbone, reward: Reward) -> AdapterScalar
     model = next(iter(_on_backbone(reward)), None) if shared.critic_init != "policy" else None
     if model is None and (shared.critic_init == "reward" or shared.critic_head == "trained"):
         raise UserError(
-            "ppo.critic_init=reward or ppo.critic_head=trained: the score comes from no adapter of the actor's net: "
-            "take policy and zero, or roles=separate"
+            "ppo.critic_init=reward or ppo.critic_head=trained: the reward model is not an adapter of the actor's "
+            "model: set ppo.critic_init=policy and ppo.critic_head=zero, or roles=separate"
         )
     copy_adapter(net, ADAPTER if model is None else model.adapter, CRITIC)
     if model is not None and shared.critic_head == "trained":
         return AdapterScalar(backbone, CRITIC, model.head.weight, float(model.bias.detach()))
-    # As wide as what the head over the vocabulary reads.
+    # The head reads the same hidden states as the head over the vocabulary.
     size = net.get_output_embeddings().in_features
     std = 0.0 if shared.critic_head == "zero" else (size + 1) ** -0.5
     return AdapterScalar(backbone, CRITIC, std * torch.randn(1, size), 0.0)
 
 
 def _on_backbone(reward: Reward) -> list[AdapterScalar]:
-    """The reward models behind a score that are adapters."""
+    """Returns the reward models that are adapters, out of all modules of a source of scores."""
     modules = reward.modules() if isinstance(reward, nn.Module) else ()
     return [module for module in modules if isinstance(module, AdapterScalar)]

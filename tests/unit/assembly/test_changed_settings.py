@@ -1,4 +1,4 @@
-"""Settings that a run that goes on gives otherwise: refused where the checkpoint would win in silence."""
+"""A resumed run refuses settings that the checkpoint would silently override."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a critic starts from is said by the configuration."""
+"""The configuration decides what a critic starts from."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What is printed of findings."""
+"""The printed table of findings."""
 
 from pathlib import Path
 

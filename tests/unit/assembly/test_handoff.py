@@ -1,4 +1,4 @@
-"""The configuration of the next stage, from that of the run and the models of the stages before."""
+"""The configuration of a stage follows from that of the run and the models of the earlier stages."""
 
 from pathlib import Path
 

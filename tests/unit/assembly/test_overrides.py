@@ -1,4 +1,4 @@
-"""What was set on the command line and would have no effect is refused."""
+"""Settings on the command line that would have no effect are refused."""
 
 import pytest
 from hydra import compose, initialize_config_module
@@ -41,7 +41,7 @@ def test_a_setting_without_an_effect_is_named(overrides: list[str], choices: dic
         (["reward_model.module.lr=1", "ppo.module.lr=1"], {}),
         (["stage=sft", "sft.module.lr=1", "model.config.vocab_size=900", "data.max_length=64"], {}),
         ([], {"model": "gpt2/small", "experiment": "none"}),
-        # A recipe names settings of stages that do not run, and nobody has set them.
+        # A recipe contains settings of stages that do not run; the user has not set them.
         (["stage=dpo"], {}),
     ],
 )

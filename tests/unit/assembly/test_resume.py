@@ -1,4 +1,4 @@
-"""Where a stopped run was: finished stages, checkpoints, and folders in which a run was resumed before."""
+"""Finds where a stopped run was: finished stages, checkpoints, and folders in which a run was resumed before."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ NAMES = ["sft", "reward", "ppo"]
 
 
 def finish(folder: Path) -> dict[str, Any]:
-    """Leaves what a finished stage leaves."""
+    """Writes the files that a finished stage leaves."""
     (folder / "model").mkdir(parents=True)
     return record(folder, status="finished", model_dir=str(folder / "model"))
 

@@ -1,4 +1,4 @@
-"""Settings that were found in a folder are read as data: nothing that they name is run."""
+"""Settings that are found in a folder are read as data, so nothing that they name is run."""
 
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,13 @@ OURS = {
         "adapter": {"_target_": "lightning_rlhf.models.adapters.lora.Lora", "rank": 4},
     },
     "data": {"template": None},
-    # Never built here, so users may have named classes of their own.
+    # These are never built here, so users may have named classes of their own.
     "callbacks": {"own": {"_target_": "my_package.Callback"}},
 }
 
 
 def settings(folder: Path, place: str = "data.template", value: Any = None) -> Path:
-    """A file of settings, one of which is changed."""
+    """Writes a file of settings in which one setting is changed."""
     config = OmegaConf.create(OURS)
     OmegaConf.update(config, place, value, force_add=True)
     file = folder / "config.yaml"
@@ -43,9 +43,9 @@ def test_the_settings_that_a_run_leaves_are_read(tmp_path: Path) -> None:
     ("place", "value"),
     [
         ("model._target_", "pandas.read_pickle"),
-        # Hydra's own names, with which one calls any other.
+        # These functions of Hydra call any other function by its name.
         ("model._target_", "hydra.utils.get_method"),
-        # A function of this package that runs what its arguments name.
+        # This function of the package runs what its arguments name.
         ("model._target_", "lightning_rlhf.rewards.load_function"),
         ("model._target_", None),
         ("model.adapter", {"_target_": "torch.hub.load", "repo_or_dir": "someone/else", "source": "github"}),
@@ -58,7 +58,7 @@ def test_the_settings_that_a_run_leaves_are_read(tmp_path: Path) -> None:
         ("model.pretrained", "${oc.env:HOME}"),
         ("model.seed", "${oc.decode:'1'}"),
         ("data.template", "${hydra:runtime.cwd}"),
-        # Anywhere: it would be computed as soon as somebody reads it.
+        # An interpolation is dangerous anywhere, since it is computed as soon as it is read.
         ("reward.api_key", "${oc.env:HOME}"),
         ("data.template", {"_target_": "os.system"}),
         ("model.trust_remote_code", True),
@@ -78,7 +78,7 @@ def test_what_would_be_run_is_named_with_its_file_and_its_place(place: str, valu
 def test_code_of_the_model_runs_only_if_the_user_says_so(tmp_path: Path) -> None:
     file = settings(tmp_path, "model.trust_remote_code", True)
     assert read_settings(file, trust_remote_code=True).model.trust_remote_code is True
-    # The word of the user is not given to a model that does not ask for it.
+    # The user's permission is not passed on to a model that does not need it.
     assert read_settings(settings(tmp_path), trust_remote_code=True).model.trust_remote_code is False
 
 

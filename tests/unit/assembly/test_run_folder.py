@@ -1,4 +1,4 @@
-"""Processes of one run agree on when it started."""
+"""The processes of a run agree on the time at which it started."""
 
 import os
 import sys
@@ -27,7 +27,7 @@ def test_processes_of_torchrun_take_the_time_of_the_first() -> None:
 
 
 def test_tasks_of_slurm_take_the_time_of_the_first() -> None:
-    # Lightning makes the port of the job's number: one above 15000.
+    # Lightning derives the port from the number of the job, and it is above 15000.
     job = free_port() % 1000
     shared = {
         "SLURM_NTASKS": "2",
@@ -42,7 +42,7 @@ def test_tasks_of_slurm_take_the_time_of_the_first() -> None:
 
 @pytest.mark.parametrize("port", [15000, 15001, 24999, 29500, 55535, 55536, 65535])
 def test_the_meeting_place_is_no_port_of_another_job(port: int) -> None:
-    """A job's own is 15000 and the last four digits of its number; users may name any."""
+    """The port of a job is 15000 plus the last four digits of its number; users may set any other."""
     own = launched._free_of_jobs(port)
     assert own != port
     assert own not in range(15000, 25000) or port not in range(15000, 25000)

@@ -1,4 +1,4 @@
-"""Callbacks on their own; what they do in a run is tested with runs."""
+"""Callbacks on their own; tests of runs cover what they do in a run."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Each alarm beside the series that just rings it and the one that just does not; what a user may change of them."""
+"""Each alarm with a series that just rings it and one that just does not, and the settings that a user may change."""
 
 import json
 from math import inf, nan
@@ -45,7 +45,7 @@ def one(name: str, *values: float) -> History:
     return {name: list(values)}
 
 
-# For each alarm: what must ring it, and what must not, as near to the rule as it gets.
+# For each alarm: series that must ring it and series that must not, as close to the rule as possible.
 CASES: dict[str, tuple[list[History], list[History]]] = {
     "not_finite": (
         [one("train/policy_loss", 1.0, nan), one("train/grad_norm", inf), {"a": [1.0], "b": [-inf]}],
@@ -57,10 +57,10 @@ CASES: dict[str, tuple[list[History], list[History]]] = {
             one("train/grad_norm", *[99.0] * 100, *[1.0] * 50, 11, 12, 11),
         ],
         [
-            one("train/grad_norm", *NORMS, 20.1, 20, 20.1),  # one of the three is not above 10 · 2
-            one("train/grad_norm", *NORMS[1:], 99, 99, 99),  # 19 before: too few to compare with
-            one("train/grad_norm", *NORMS, 999),  # a single spike
-            one("train/grad_norm", *[0.1] * 100, *[1.0] * 50, 9, 9, 9),  # what was long ago does not count
+            one("train/grad_norm", *NORMS, 20.1, 20, 20.1),  # One of the three norms is not above 10 · 2.
+            one("train/grad_norm", *NORMS[1:], 99, 99, 99),  # There are only 19 updates before.
+            one("train/grad_norm", *NORMS, 999),  # This is a single spike.
+            one("train/grad_norm", *[0.1] * 100, *[1.0] * 50, 9, 9, 9),  # Early values do not count.
         ],
     ),
     "weights_stand_still": (
@@ -72,14 +72,14 @@ CASES: dict[str, tuple[list[History], list[History]]] = {
         [accuracy(0.56, 0.55, 0.45)],
     ),
     "reward_hacking": (
-        # the best mean is 0.9, four standard errors below it 0.86
+        # The best mean is 0.9, and four standard errors below it is 0.86.
         [gold([0.5, 0.9, 0.859, 0.859], [0, 3, 5, 6]), gold([0.9, 0.5, 0.8, 0.8], [0, 1, 2, 3])],
         [
-            gold([0.5, 0.9, 0.859, 0.861], [0, 3, 5, 6]),  # within the error
-            gold([0.5, 0.9, 0.5], [0, 3, 5]),  # one evaluation only
-            gold([0.5, 0.9, 0.5, 0.5], [0, 3, 2.9, 2.9]),  # no more KL than at the best
-            gold([0.5, 0.9, 0.5, 0.5], [0, 3, 5, 6], [0, 1, 0.9, 0.9]),  # a lower score, too: the net is broken
-            gold([0.5, 0.5], [0, 3]),  # nothing earlier to compare with
+            gold([0.5, 0.9, 0.859, 0.861], [0, 3, 5, 6]),  # The fall is within the error.
+            gold([0.5, 0.9, 0.5], [0, 3, 5]),  # There is only one evaluation.
+            gold([0.5, 0.9, 0.5, 0.5], [0, 3, 2.9, 2.9]),  # The KL is not above its value at the best mean.
+            gold([0.5, 0.9, 0.5, 0.5], [0, 3, 5, 6], [0, 1, 0.9, 0.9]),  # The score is lower too: the model is broken.
+            gold([0.5, 0.5], [0, 3]),  # There is no earlier value to compare with.
         ],
     ),
     "kl_runaway": (
@@ -133,7 +133,7 @@ CASES: dict[str, tuple[list[History], list[History]]] = {
     "score_flat": (
         [
             scores([*FLAT, *[0.09] * 10]),
-            scores([-0.9, *[0.1] * 9, *[0.0] * 30, *[0.09] * 10]),  # the first ten have mean 0
+            scores([-0.9, *[0.1] * 9, *[0.0] * 30, *[0.09] * 10]),  # The first ten values have mean 0.
             scores([0.0] * 25 + [-1.0] * 25),
             scores([*FLAT, *[0.19] * 10], std=2.0),
         ],
@@ -165,7 +165,7 @@ def test_an_alarm_whose_metrics_a_stage_does_not_have_is_quiet(name: str) -> Non
 
 
 def first_rings(run: dict[str, History]) -> dict[str, int]:
-    """The iteration of a recorded run in which each alarm rings for the first time."""
+    """Returns the iteration of a recorded run in which each alarm rings for the first time."""
     rings: dict[str, int] = {}
     num_iterations, num_updates = len(run["iterations"]["rollout/kl"]), len(run["updates"]["train/grad_norm"])
     for iteration in range(1, num_iterations + 1):
@@ -179,9 +179,9 @@ def first_rings(run: dict[str, History]) -> dict[str, int]:
     return rings
 
 
-# PPO on the demo, recorded: as it is, with three seeds; with seed 2 for 32 iterations instead of 12; without a KL
-# penalty at four times the learning rate, where the score rises to the end while the gold rate falls from 0.75 to 0;
-# and at a learning rate of 5e-3, which breaks the net in the first iteration.
+# These are recorded PPO runs on the demo. Three use the default settings with different seeds, and one uses seed 2
+# for 32 iterations instead of 12. One has no KL penalty and four times the learning rate; its score rises to the end,
+# while its gold rate falls from 0.75 to 0. One has a learning rate of 5e-3, which breaks the model at once.
 RUNS: dict[str, dict[str, History]] = json.loads((Path(__file__).parent / "demo_runs.json").read_text())
 
 
@@ -237,11 +237,11 @@ def test_everything_that_is_wrong_is_named_at_once() -> None:
 def test_distinct_counts_different_ngrams_of_all_responses_and_no_padding() -> None:
     ids = torch.tensor([[5, 6, 5, 6], [5, 6, 7, 9]])
     mask = torch.tensor([[True, True, True, True], [True, True, True, False]])
-    # tokens 5 6 5 6 5 6 7: three different of seven
+    # The tokens are 5 6 5 6 5 6 7: three of seven are different.
     assert distinct(ids, mask, 1) == 3 / 7
-    # pairs 56 65 56 | 56 67: three different of five
+    # The pairs are 56 65 56 | 56 67: three of five are different.
     assert distinct(ids, mask, 2) == 3 / 5
-    # triples 565 656 | 567
+    # The triples are 565 656 | 567.
     assert distinct(ids, mask, 3) == 1
 
 
@@ -251,7 +251,7 @@ def test_distinct_of_responses_that_are_too_short_for_an_ngram_is_one() -> None:
 
 
 def test_the_norm_of_gradients_in_half_precision_does_not_overflow() -> None:
-    # sqrt(3 · 300² + 400²), whose squares are beyond the largest fp16 number
+    # This is sqrt(3 · 300² + 400²), whose squares exceed the largest fp16 number.
     gradients = [torch.full((3,), 300.0, dtype=torch.float16), torch.tensor([400.0], dtype=torch.float16)]
     assert float(total_norm(gradients)) == pytest.approx(430000**0.5, rel=1e-6)
 

@@ -1,4 +1,4 @@
-"""Checks of pairs: what the length tells, and whether a reward model tells more."""
+"""Checks of pairs: what the length alone shows, and whether a reward model shows more."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from lightning_rlhf.data.render import Rendered
 
 
 def pair(chosen: int, rejected: int, first: int = 0) -> Pair:
-    """Answers of so many tokens to a prompt of one; the chosen one begins with `first`."""
+    """Makes answers of the given numbers of tokens to a prompt of one token; the chosen one begins with `first`."""
 
     def rendered(length: int, token: int) -> Rendered:
         return Rendered([5, token, *[7] * (length - 1)], [False] + [True] * length)
@@ -34,7 +34,7 @@ def test_pairs_in_which_the_length_tells_are_a_warning(pairs: list[Pair], share:
 
 
 class Counts(nn.Module):
-    """Scores a row by how often a token stands in it."""
+    """Scores a row by the number of times that it contains a token."""
 
     def __init__(self, token: int) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ PAIRS = [pair(4, 2, first=9), pair(4, 2, first=9), pair(2, 4, first=9)]
 
 @pytest.mark.parametrize(
     ("token", "accuracy", "status"),
-    # 9 begins each chosen answer, 7 is in the longer one more often.
+    # Token 9 begins each chosen answer, and token 7 occurs more often in the longer one.
     [(9, "1.000", "ok"), (7, "0.667", "error")],
 )
 def test_a_reward_model_that_counts_tokens_tells_no_more_than_length(token: int, accuracy: str, status: str) -> None:

@@ -1,4 +1,4 @@
-"""Checks of reward model and critic, on nets of six families that read what they should, and on some that do not."""
+"""Checks of reward model and critic, on models of six families that are correct and on some that are not."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ LIMIT = 1e-4
 
 
 def blind_to_the_mask(net: ScalarModel) -> ScalarModel:
-    """The net, which takes padding for tokens."""
+    """A model that treats padding as tokens."""
 
     def see_all(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         return args, kwargs | {"attention_mask": torch.ones_like(kwargs["attention_mask"])}

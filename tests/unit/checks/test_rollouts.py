@@ -1,4 +1,4 @@
-"""Checks of the first rollout, with numbers and masks made up on either side."""
+"""Checks of the first rollout, with made-up numbers and masks that pass or fail."""
 
 from dataclasses import replace
 from typing import Any
@@ -34,16 +34,16 @@ STOP = 9
         ([STOP, 0, 0, 0], "x...", True, True),
         ([5, 6, 7, 8], "xxxx", False, True),
         ([5, 6, 7, STOP], "xxxx", True, True),
-        # Without the stop token, with one token too many, and all moved by one.
+        # The masks lack the stop token, have one token too many, or are moved by one.
         ([5, STOP, 0, 0], "x...", True, False),
         ([5, STOP, 0, 0], "xxx.", True, False),
         ([5, STOP, 0, 0], ".xx.", True, False),
-        # Behind the first stop token, with a hole, cut short, empty.
+        # The masks continue after the first stop token, have a hole, are cut short, or are empty.
         ([5, STOP, 6, STOP], "xxxx", True, False),
         ([5, 6, STOP, 0], "x.x.", True, False),
         ([5, 6, 7, 8], "xxx.", False, False),
         ([5, 6, 7, 8], "....", False, False),
-        # Said to have ended, or not.
+        # A response is wrongly marked as ended, or as not ended.
         ([5, 6, 7, 8], "xxxx", True, False),
         ([5, STOP, 0, 0], "xx..", False, False),
     ],

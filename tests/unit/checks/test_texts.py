@@ -1,4 +1,4 @@
-"""Checks of tokenizer, template and rows, on the demo's tokenizer, changed until they find something."""
+"""Checks of tokenizer, template and rows: the demo's tokenizer is changed until they find something."""
 
 import pytest
 
@@ -16,12 +16,12 @@ from lightning_rlhf.checks.texts import (
 from lightning_rlhf.data.render import Rendered, Renderer
 from lightning_rlhf.models.source import ModelSource
 
-# What the demo's tokenizer calls them.
+# Names of the special tokens of the demo's tokenizer.
 PAD, USER, END = "<|pad|>", "<|user|>", "<|end|>"
 
 
 def renderer(template: str | None = None, *stop_ids: int, **tokens: str) -> Renderer:
-    """The demo's, with another template or other special tokens."""
+    """Returns the demo's renderer with another template or other special tokens."""
     tokenizer = ModelSource(config={}, tokenizer="pkg://lightning_rlhf.demo/tokenizer").load_tokenizer()
     for name, token in tokens.items():
         setattr(tokenizer, name, token)
@@ -54,7 +54,7 @@ def test_prompts_that_are_served_with_the_ids_of_training_are_ok() -> None:
 
 
 def test_prompts_that_are_served_with_other_ids_are_a_warning() -> None:
-    # A token that reaches from the end of a prompt into the answer.
+    # This token extends from the end of a prompt into the answer.
     tokenizer = renderer("{% for m in messages %}{{ m['content'] }}{% endfor %}").tokenizer
     tokenizer.add_tokens(["?Is"])
     finding = served_prompts(Renderer(tokenizer))
@@ -91,9 +91,9 @@ GOOD = row([1, 5, 2, 6, 3], "...xx")
     ("rows", "statuses"),
     [
         ([GOOD, row([1, 5, 2, 6, 3, 9], "...xx.")], ["ok", "ok"]),
-        # Nothing to learn.
+        # These rows have nothing to learn.
         ([GOOD, row([1, 5, 2, 6, 3], ".....")], ["error", "ok"]),
-        # The end is there but is not learnt, or is not there.
+        # The end is in the row but not learnt, or it is missing.
         ([GOOD, row([1, 5, 2, 6, 3], "...x.")], ["ok", "error"]),
         ([GOOD, row([1, 5, 2, 6, 7], "...xx")], ["ok", "error"]),
     ],

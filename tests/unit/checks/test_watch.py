@@ -1,4 +1,4 @@
-"""What is seen of gradients, on two layers of which one may be cut off."""
+"""The watch of gradients, on two layers of which one may be cut off."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from lightning_rlhf.checks.two_steps import Watch
 
 
 def seen(module: nn.Module, *losses: Any) -> Finding:
-    """The finding after a step for each loss."""
+    """Returns the finding after one step for each loss."""
     watch = Watch()
     for loss in losses:
         module.zero_grad()
@@ -33,7 +33,7 @@ def test_all_trained_tensors_get_a_gradient() -> None:
 
 
 def test_what_gets_its_first_gradient_in_the_second_step_is_fine() -> None:
-    # As an adapter whose second half starts at 0.
+    # This is like an adapter whose second matrix starts at 0.
     module = layers()
     nn.init.zeros_(module[1].weight)
     assert seen(module, torch.sum).found == "2 of 4 trained tensors get a gradient; these do not: 0.weight, 0.bias"

@@ -1,4 +1,4 @@
-"""Whose mistake an error is: the user's is one message, a defect keeps its traceback."""
+"""A mistake of the user is reported in one message, and a defect keeps its traceback."""
 
 from collections.abc import Callable
 

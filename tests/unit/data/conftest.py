@@ -1,4 +1,4 @@
-"""Small real tokenizers, trained on a few lines."""
+"""Small real tokenizers that are trained on a few lines."""
 
 import json
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def _backend(kind: str, special: list[str]) -> Tokenizer:
         backend.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
     else:
-        # As in Llama 2: a "▁" goes in front of every text, and of every text after a special token.
+        # As in Llama 2, a "▁" precedes every text, and every text after a special token.
         backend = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
         backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
         backend.decoder = decoders.Sequence(
@@ -34,7 +34,7 @@ def _backend(kind: str, special: list[str]) -> Tokenizer:
         vocab_size=600, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     backend.train_from_iterator(LINES, trainer)
-    # Trainers can only add bytes as control tokens, but they are ordinary ones.
+    # Trainers can add bytes only as control tokens, but they are ordinary tokens.
     state = json.loads(backend.to_str())
     state["added_tokens"] = [token for token in state["added_tokens"] if not token["content"].startswith("<0x")]
     return Tokenizer.from_str(json.dumps(state))
@@ -42,7 +42,7 @@ def _backend(kind: str, special: list[str]) -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def make_tokenizer() -> MakeTokenizer:
-    """Builds a tokenizer; `kind` is "bytes" (like GPT-2) or "llama" (with "▁"), `bos` says whether it adds BOS."""
+    """Builds a tokenizer: `kind` is "bytes" (like GPT-2) or "llama" (with "▁"), and `bos` says whether it adds BOS."""
 
     def make(kind: str = "bytes", *, bos: bool = False, template: str | None = None) -> PreTrainedTokenizerFast:
         backend = _backend(kind, ["<s>", "</s>", "<|im_start|>", "<|im_end|>"])

@@ -1,4 +1,4 @@
-"""Reading rows: every kind of file, and every way in which one can be broken."""
+"""Reading rows from every kind of file, including every way in which a file can be broken."""
 
 import gzip
 import json
@@ -132,7 +132,7 @@ def test_a_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_any_other_name_is_a_dataset_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # As `datasets` finds it in its cache without a network, where an earlier download would have left it.
+    # Without a network, `datasets` finds the data in its cache, where an earlier download would have left them.
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     file = write(tmp_path / "rows.jsonl", JSONL)
     load_dataset("json", data_files=str(file))

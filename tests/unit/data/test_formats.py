@@ -1,4 +1,4 @@
-"""Layouts: what becomes of each, and what is said about wrong rows."""
+"""The layouts of rows: what each becomes, and the messages about wrong rows."""
 
 import json
 from pathlib import Path

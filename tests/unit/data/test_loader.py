@@ -1,4 +1,4 @@
-"""Minibatches: every row in its turn, shared out without loss, continued where they stopped."""
+"""Minibatches: every row occurs once, none is lost in sharing, and a restored loader continues where it stopped."""
 
 from itertools import islice
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ def fake_trainer(world_size: int = 1, rank: int = 0, parts: int = 1) -> SimpleNa
 def make_loader(
     num_rows: int = 12, minibatch_size: int = 4, seed: int = 0, trainer: SimpleNamespace | None = None
 ) -> MinibatchLoader:
-    """A loader of the rows 0, 1, 2, ... that have the sizes 1, 2, 3, ..."""
+    """Returns a loader of the rows 0, 1, 2, ..., which have the sizes 1, 2, 3, ..."""
     return MinibatchLoader(
         range(num_rows),
         lambda rows, size: (rows, size),
@@ -76,11 +76,11 @@ def test_ranks_and_parts_share_each_minibatch_without_loss(shares: tuple[int, in
         assert {size for _, size in shared} == {num_tokens} == {sum(row + 1 for row in rows)}
 
 
-# A minibatch is two parts here, and checkpoints are written after whole minibatches.
+# A minibatch consists of two parts here, and checkpoints are written after whole minibatches.
 @pytest.mark.parametrize("num_seen", range(0, 13, 2))
 def test_a_restored_loader_continues_with_the_next_batch(num_seen: int) -> None:
     def endless(loader: MinibatchLoader) -> list[Batch]:
-        # As a trainer does: a new iterator each epoch.
+        # A trainer also makes a new iterator in each epoch.
         batches: list[Batch] = []
         while len(batches) < 14:
             batches += loader
@@ -114,7 +114,7 @@ def test_a_restored_loader_may_have_minibatches_of_another_size_or_in_other_part
 def test_an_epoch_that_is_over_is_no_place_in_the_next_one() -> None:
     stopped = make_loader(num_rows=24)
     list(stopped)
-    # 24 rows are past the end of twelve, and no minibatch of five begins there.
+    # 24 rows are past the end of twelve rows, and no minibatch of five begins there.
     resumed = make_loader(num_rows=12, minibatch_size=5)
     resumed.go_on(stopped.progress())
     assert len(rows_of(list(resumed))) == 10
@@ -163,7 +163,7 @@ def test_one_ordered_pass_counts_every_row_once_on_equal_batches(
     ranks = [list(loader) for loader in loaders]
     assert {len(rank) for rank in ranks} == {len(loaders[0])}
     counted, num_fillers = [], 0
-    # Step by step, the batches of all ranks.
+    # The batches of all ranks, step by step.
     for step in zip(*ranks, strict=True):
         assert len({len(places) for places, _ in step}) == 1
         assert len(step[0][0]) <= batch_size

@@ -1,4 +1,4 @@
-"""What the data modules share, and what is special to preferences and prompts."""
+"""Properties that the data modules share, and those of preferences and prompts alone."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -35,7 +35,7 @@ def test_prompts_are_padded_at_the_left() -> None:
 
 
 def test_a_conversation_is_scored_at_its_stop_token_not_at_what_a_template_puts_behind_it() -> None:
-    # "hi", stop token 9, and the newline 3 that ChatML puts behind it.
+    # "hi", the stop token 9, and the newline 3 that ChatML puts after it.
     rendered = Rendered([1, 2, 9, 3], [False, True, True, False])
     assert cut_at_end(rendered) == Rendered([1, 2, 9], [False, True, True])
 
@@ -95,7 +95,7 @@ def test_the_prompts_of_pairs_come_once_where_they_stand_first_with_the_columns_
     pairs = [
         {"prompt": prompt, "chosen": f"yes {n}", "rejected": "no", "n": n} for n, prompt in enumerate(["b", "a", "b"])
     ]
-    # Longer than allowed with its answer, but not without.
+    # The prompt is longer than allowed with its answer, but not without it.
     limit = 40
     pairs.append({"prompt": "c", "chosen": "yes " * 99, "rejected": "no", "n": 3})
     data = PreferenceDataModule(

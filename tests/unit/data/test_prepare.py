@@ -1,4 +1,4 @@
-"""Preparing data once: what is kept, for whom, and that nothing wrong is ever read from it."""
+"""Preparing data once: what is kept, who shares it, and that nothing wrong is ever read from it."""
 
 import datetime
 import json
@@ -64,7 +64,7 @@ def kept(cache: Path) -> list[Path]:
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was rendered from now on."""
+    """Records what is rendered from now on."""
     rendered: list[str] = []
     right = preparing._rendered
 
@@ -99,7 +99,7 @@ def test_whatever_the_rows_depend_on_makes_others(
         lambda: prepare(path, demonstrations("last"), renderer, "raise"),
         lambda: prepare(path, demonstrations(), renderer, "skip"),
         lambda: ids(write(tmp_path / "rows.jsonl", ROWS[1:]), renderer),
-        # The same as in the beginning.
+        # This is the same data as at the beginning.
         lambda: ids(write(tmp_path / "rows.jsonl", ROWS), renderer),
     ):
         other()
@@ -178,7 +178,7 @@ def _prepare_in_a_process(path: str, renderer: Renderer, log: str, all_looked: B
     def looked(folder: Path) -> bool:
         looks.append(is_whole(folder))
         if len(looks) == 1:
-            # No process goes on before all have seen that nothing is there.
+            # No process continues before all have seen that the file is missing.
             all_looked.wait(timeout=60)
         return looks[-1]
 
@@ -213,7 +213,7 @@ class Torch(TorchDataset):
         return len(ROWS)
 
     def __getitem__(self, place: int) -> dict[str, Any]:
-        # It does not end by itself when it is iterated over.
+        # Iterating over it does not end by itself.
         return ROWS[place % len(ROWS)]
 
 

@@ -1,4 +1,4 @@
-"""Texts that PPO goes on imitating: which tokens of them are learnt."""
+"""Texts that PPO continues to imitate, and which of their tokens are learnt."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Rendering: prompts are prefixes, one BOS, a learnt end, and masks from structure."""
+"""Rendering: prompts are prefixes, there is one BOS and a learnt end, and masks follow from the structure."""
 
 from collections.abc import Callable, Sequence
 from itertools import product
@@ -20,7 +20,7 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 BRINGS_BOS = "{{ bos_token }}" + CHATML
-# Earlier answers lose their thoughts, and only the last one is given an empty one, as in Qwen 3.
+# As in Qwen 3, earlier answers lose their thoughts, and only the last answer gets an empty one.
 REWRITES = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
     "{% if message['role'] == 'assistant' and loop.last %}{{ '<think></think>' }}{% endif %}"
@@ -45,7 +45,7 @@ ONE_TURN = TWO_TURNS[-2:]
 
 
 def learnt(renderer: Renderer, rendered: Rendered) -> str:
-    """The text that is learnt, with each stretch in brackets."""
+    """Returns the text with each learnt stretch in brackets."""
     text, inside = "", False
     for token, label in zip(rendered.ids, rendered.loss_mask, strict=True):
         if label != inside:
@@ -177,7 +177,7 @@ def test_control_tokens_inside_contents_are_mere_text(make_tokenizer: MakeTokeni
     ids, mask = renderer.conversation(messages)
     assert ids[: len(prompt)] == prompt
     assert (ids.count(tokenizer.bos_token_id), ids.count(end), ids.count(eos)) == (1, 2, 0)
-    # All of the answer is learnt: the control token inside does not end it.
+    # The whole answer is learnt, and the control token inside does not end it.
     assert renderer.decode(ids[len(prompt) :]) == text.replace("\ufdd0", "")
     assert mask[ids.index(end, len(prompt))]
 

@@ -1,4 +1,4 @@
-"""Rows of Arrow tables: each is itself, wherever its table was cut."""
+"""Rows of Arrow tables are read correctly, however the table is cut."""
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lightning_rlhf.data.kinds import conversation_row, stretches
 from lightning_rlhf.data.rows import Rows
 
-# Three record batches, one of them empty and one cut out of a longer one.
+# The table has three record batches; one of them is empty, and one is cut out of a longer one.
 TABLE = pa.concat_tables(
     [
         pa.table({"ids": pa.array([[5], [6, 7]], pa.list_(pa.uint16())), "score": [0.5, 1.5]}),

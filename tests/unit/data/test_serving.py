@@ -1,4 +1,4 @@
-"""Whoever serves an export gives it the ids that it was trained on."""
+"""A server of an export gives the model the ids that it was trained on."""
 
 import json
 from collections.abc import Callable
@@ -21,12 +21,12 @@ CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-# Answers begin right behind a control token.
+# Answers begin directly after a control token.
 BARE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['content'] + eos_token }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>' }}{% endif %}"
 )
-# As Llama 2's.
+# This template is like that of Llama 2.
 INST = (
     "{% for m in messages %}{% if m['role'] == 'user' %}{{ bos_token + '[INST] ' + m['content'] + ' [/INST]' }}"
     "{% else %}{{ ' ' + m['content'] + ' ' + eos_token }}{% endif %}{% endfor %}"
@@ -34,7 +34,7 @@ INST = (
 
 
 def talks(count: int) -> list[list[Message]]:
-    """Prompts of two questions, with an answer between them."""
+    """Prompts of two questions with an answer between them."""
     demo = files("lightning_rlhf.demo").joinpath("demonstrations.jsonl").read_text(encoding="utf-8")
     rows = [json.loads(line) for line in demo.splitlines()[: count + 1]]
     return [
@@ -79,7 +79,7 @@ def test_prompts_of_a_sentencepiece_model_too(tmp_path: Path) -> None:
 
 
 def test_ids_that_cannot_be_those_of_training_are_told(make_tokenizer: MakeTokenizer) -> None:
-    # This one has a token "t:▁", across the place where "Assistant:" ends a prompt and " Is it" begins an answer.
+    # Here the token "t:▁" spans the end of the prompt, "Assistant:", and the start of the answer, " Is it".
     renderer = Renderer(make_tokenizer("llama"))
     found = served_otherwise(renderer, renderer.tokenizer)
     assert found is not None

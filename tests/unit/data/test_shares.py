@@ -1,4 +1,4 @@
-"""The share of a minibatch: who reads which of its rows."""
+"""The share of a minibatch: which process reads which of its rows."""
 
 import pytest
 from hypothesis import given
@@ -9,7 +9,7 @@ from lightning_rlhf.errors import UserError
 
 
 def test_the_parts_of_a_rank_stand_side_by_side() -> None:
-    # Twelve rows of two ranks in three parts are two rows at a time; the minibatch of number 1 are rows 12 to 23.
+    # Two ranks read minibatches of twelve rows in three parts of two rows each; minibatch 1 consists of rows 12 to 23.
     shares = [Shares(12, processes=2, num_parts=3, rank=rank) for rank in (0, 1)]
     minibatch = shares[0].minibatch(list(range(40)), 1)
     assert minibatch == list(range(12, 24))
@@ -32,7 +32,7 @@ def test_a_position_counts_the_micro_batches_of_a_rank() -> None:
 
 
 def test_a_run_goes_on_at_the_same_row_in_minibatches_of_another_size() -> None:
-    # 24 rows were read: four minibatches of six, in two parts each.
+    # 24 rows were read, which are four minibatches of six, in two parts each.
     assert Shares(6, processes=1, num_parts=2).position(24, {"minibatch_size": 12}) == 8
     with pytest.raises(UserError, match=r"minibatch_size was 12 .* is 7 now, .* after the 24 rows .* divides 24"):
         Shares(7, processes=1, num_parts=1).position(24, {"minibatch_size": 12})

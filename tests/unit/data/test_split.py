@@ -1,4 +1,4 @@
-"""Validation data: the same prompts in every stage."""
+"""The same prompts are held out in every stage."""
 
 import numpy as np
 import pytest

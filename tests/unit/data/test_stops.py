@@ -1,4 +1,4 @@
-"""What ends an answer: never a token that begins a turn, and never one that there is not."""
+"""The tokens that end an answer never begin a turn, and always exist."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-# As GLM-4's: nothing ends an answer but the marker of the next turn.
+# As in GLM-4, only the marker of the next turn ends an answer.
 ENDLESS = (
     "{% for m in messages %}{{ '<|im_start|>' if m['role'] == 'user' else '<|im_end|>' }}{{ m['content'] }}{% endfor %}"
 )
@@ -29,7 +29,7 @@ def test_a_token_that_begins_a_turn_ends_no_answer(stop: int, name: str) -> None
         UserError, match=rf"stop token {stop}: it is {name}, .* begins a turn.* generation_config\.json"
     ):
         Renderer(DEMO.load_tokenizer(), stop_ids=[stop])
-    # `<|end|>` and an ordinary token do.
+    # `<|end|>` and an ordinary token are accepted.
     assert Renderer(DEMO.load_tokenizer(), stop_ids=[3, 100]).stop_ids == (3, 100)
 
 

@@ -1,4 +1,4 @@
-"""Texts of many conversations: those of each alone, whether the template looks at one turn at a time or not."""
+"""Rendering many conversations at once gives the text of each alone, whether or not the template is turn by turn."""
 
 from collections.abc import Callable
 from itertools import product
@@ -17,7 +17,7 @@ PROMPT = "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
 LOOP = "{% for m in messages %}" + BODY + "{% endfor %}" + PROMPT
 REFUSES = LOOP.replace(BODY, BODY + "{% if 'no' in m.content %}{{ raise_exception('a no') }}{% endif %}")
 TURN_BY_TURN = {**TEMPLATES, "a loop": LOOP, "with a beginning": "{{ bos_token }}<chat>" + LOOP, "refuses": REFUSES}
-# What each depends on beside the turn.
+# What each template depends on in addition to the turn.
 OTHERS = {
     "the place": LOOP.replace(BODY, "{% if loop.last %}!{% endif %}" + BODY),
     "the number of turns": LOOP.replace(BODY, "{{ messages | length }}" + BODY),
@@ -52,7 +52,7 @@ def alone(tokenizer: PreTrainedTokenizerFast, asked: Asked) -> str:
 def test_each_text_is_that_of_the_conversation_alone(name: str, make_tokenizer: MakeTokenizer) -> None:
     tokenizer = make_tokenizer(template={**TURN_BY_TURN, **OTHERS}[name])
     roles: list[Role] = ["user", "assistant", "system"]
-    # The last content is what marks the end of turns, which texts do not hold; the first looks like a turn.
+    # The last content is the marker that separates turns, which texts cannot contain; the first looks like a turn.
     turns: list[Turn] = list(product(roles, ["<user>", " why? ", "", "a", "\ufdd1"]))
     asked = [Asked(tuple(turns[start:end]), end % 2 == 0) for start in range(12) for end in range(start + 1, 13)]
     assert ChatTexts(tokenizer).texts(asked) == {one: alone(tokenizer, one) for one in asked}

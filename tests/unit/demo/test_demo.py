@@ -139,7 +139,7 @@ def test_the_gold_rule_disagrees_with_the_documented_share_of_pairs(name: str, n
 
 
 def _accuracy(pairs: list[dict[str, str]], score: Callable[[str], float]) -> float:
-    """The share of pairs in which ``chosen`` scores more; a tie is half a hit."""
+    """Returns the share of pairs in which ``chosen`` scores higher; a tie counts half."""
     margins = [score(pair["chosen"]) - score(pair["rejected"]) for pair in pairs]
     return sum((margin > 0) + (margin == 0) / 2 for margin in margins) / len(pairs)
 
@@ -156,7 +156,7 @@ def test_no_single_word_tells_the_chosen_answer_in_most_pairs() -> None:
     for pair in pairs:
         lead.update(set(pair["chosen"].split()))
         lead.subtract(set(pair["rejected"].split()))
-    # Going by one word alone is right in half of all pairs, plus or minus half its lead; "object" has the largest.
+    # A rule of one word is right in half of all pairs, plus or minus half its lead; "object" has the largest lead.
     assert max(abs(count) / len(pairs) / 2 for count in lead.values()) < 0.15
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint folder that is replaced is never lost, whenever the run is killed."""
+"""A checkpoint folder that is being replaced is never lost, whenever the run is killed."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def killed_between_renames(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves what a run leaves whose second rename never came."""
+    """Leaves the files of a run that was killed before its second rename."""
     write(checkpoint, "first")
     rename = Path.rename
 
@@ -44,7 +44,7 @@ def test_a_run_that_was_killed_between_two_renames_goes_on(
     killed_between_renames(checkpoint, monkeypatch)
     resume = checkpoint.parents[1] if given == "run folder" else checkpoint
     for _ in range(2):
-        # Every process of a run looks for itself.
+        # Every process of a run looks by itself.
         assert find_resumed(str(resume), ["ppo"]).checkpoints == {"ppo": checkpoint}
         assert (checkpoint / "weights").read_text() == "first"
 
@@ -79,5 +79,5 @@ def test_no_rank_reads_the_folder_while_another_one_still_writes(
     monkeypatch.setattr("lightning_rlhf.distributed.checkpoint_folders.flush", lambda _: events.append("flush"))
     with replacing(checkpoint, Ranks()):
         events.append("written")
-    # A file that is renamed when it is complete is there no more for a rank that has listed it under its first name.
+    # A file that was renamed when it was complete no longer exists for a rank that has listed it under its first name.
     assert events == ["barrier", "written", "barrier", "flush", "barrier", "barrier"]

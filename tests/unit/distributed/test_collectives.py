@@ -8,7 +8,7 @@ import torch
 
 from lightning_rlhf.distributed.collectives import gather_objects, gather_rows
 
-# Each rank has rows of its own, of three kinds, and a list of its own length.
+# Each rank has rows of its own, of three kinds, and a list with a length of its own.
 PROGRAM = """
 import sys
 import torch

@@ -34,7 +34,7 @@ def test_other_precisions_stay_as_they_are() -> None:
 
 @pytest.mark.parametrize("strategy", ["single", "fsdp"])
 def test_numbers_of_a_batch_keep_their_digits(strategy: str) -> None:
-    """Old log-probs in bf16 have three: the ratio would not begin at 1."""
+    """Old log-probs have three digits in bf16, so the ratio would not begin at 1."""
     trainer = pl.Trainer(accelerator="cpu", precision="bf16-true", logger=False, enable_checkpointing=False)
     keep_digits(trainer)
     of_fsdp = Precision(FSDPPrecision("bf16-true"), torch.device("cpu"))

@@ -10,7 +10,7 @@ LAUNCHER = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', sys.ar
 
 
 def test_a_rank_ends_when_its_launcher_is_killed() -> None:
-    # The rank says that it runs, and would sleep for a minute.
+    # The rank prints that it runs, and would then sleep for a minute.
     code = RANK + "print('up', flush=True); time.sleep(60)"
     launcher = subprocess.Popen(
         [sys.executable, "-c", LAUNCHER, code],

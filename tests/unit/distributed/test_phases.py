@@ -1,4 +1,4 @@
-"""What a phase does for a strategy that shards, with a strategy that only takes note of what it is asked."""
+"""What a phase asks of a strategy that shards, with a strategy that only records the requests."""
 
 import os
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ from lightning_rlhf.seeding import SAMPLING, RandomKey
 
 
 class Noting(SingleDeviceStrategy):
-    """A strategy that says it shards, and writes down what it is asked for."""
+    """A strategy that claims to shard, and records what it is asked for."""
 
     shards_parameters = True
 
@@ -147,7 +147,7 @@ def test_without_sharding_the_answers_are_those_of_the_net(tmp_path: Path) -> No
 
 
 class Counting(nn.Module):
-    """A net that answers its stop token at the step that it is told to, and counts its forwards."""
+    """A model that outputs its stop token at a given step, and counts its forward passes."""
 
     def __init__(self, stops_after: int) -> None:
         super().__init__()
@@ -178,7 +178,7 @@ def _sample_in_a_process(rank: int, port: int, gather: bool, folder: str) -> Non
 
 @pytest.mark.parametrize(("gather", "calls"), [(True, [2, 5]), (False, [5, 5])])
 def test_ranks_end_sampling_together_where_each_token_gathers(gather: bool, calls: list[int], tmp_path: Path) -> None:
-    """Responses of 2 tokens on one rank, of 5 on the other; they are the same either way."""
+    """Responses of 2 tokens on one rank and 5 on the other, which are the same with and without gathering."""
     mp.spawn(_sample_in_a_process, (free_port(), gather, str(tmp_path)), nprocs=2)
     found = [(tmp_path / f"{gather}_{rank}").read_text() for rank in range(2)]
     assert found == [f"{calls[0]} [2, 2]", f"{calls[1]} [5, 5]"]

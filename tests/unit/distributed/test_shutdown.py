@@ -1,4 +1,4 @@
-"""Processes of several end with their own exit code, whatever the threads of their process groups are doing."""
+"""Each of several processes ends with its own exit code, whatever the threads of its process groups are doing."""
 
 import signal
 import subprocess
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from support import environ, free_port
 
-# This makes sure of what otherwise takes bad luck: the main thread keeps Python's lock, so that the thread of gloo,
-# which has the tensor to release, is still waiting for the lock when the interpreter finalizes.
+# This provokes what otherwise happens rarely: the main thread holds Python's lock, so the thread of gloo, which has to
+# release the tensor, is still waiting for the lock when the interpreter finalizes.
 EXCHANGE = """
 import atexit, builtins, os, sys, time
 {imports}
@@ -31,11 +31,11 @@ def exchange():
 """
 LIBRARY = {"imports": "import lightning_rlhf.distributed", "program": "exchange()"}
 COMMAND = {"imports": "from lightning_rlhf.cli.app import run_app", "program": "run_app(exchange)"}
-# As the caches of DTensor hold it, so that it cannot be destroyed.
+# The caches of DTensor hold it in this way, so that it cannot be destroyed.
 HELD = "builtins.held = dist.group.WORLD"
 
 
-# The other rank never joins the exchange, and lives on.
+# The other rank never joins the exchange, and stays alive.
 ONE_SIDED = """
 import sys
 from lightning_rlhf.cli.app import run_app
@@ -55,14 +55,14 @@ run_app(exchange)
 
 
 def both_ranks(folder: Path, held: str = "", last: str = "", **script: str) -> list[tuple[int, str]]:
-    """Exit codes of two processes that exchange a tensor and end, and what they say."""
+    """Returns exit codes and output of two processes that exchange a tensor and end."""
     ranks = started(folder / "exchange.py", EXCHANGE.format(held=held, last=last, **script))
     said = [rank.communicate(timeout=120)[0] for rank in ranks]
     return [(rank.returncode, text) for rank, text in zip(ranks, said, strict=True)]
 
 
 def started(file: Path, script: str) -> list[subprocess.Popen[str]]:
-    """Two processes that run a script."""
+    """Starts two processes that run a script."""
     file.write_text(script)
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     return [
@@ -80,7 +80,7 @@ def started(file: Path, script: str) -> list[subprocess.Popen[str]]:
 
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="Python 3.14 lets threads wait for ever instead")
 def test_without_this_package_the_process_is_aborted(tmp_path: Path) -> None:
-    """The script below does what it is meant to: if torch mends this one day, `distributed.shutdown` can go."""
+    """The script below aborts without the remedy. If torch mends this, `distributed.shutdown` can go."""
     ends = both_ranks(tmp_path, imports="", program="exchange()")
     assert [code for code, _ in ends] == [-signal.SIGABRT] * 2
     assert all("terminate called without an active exception" in text for _, text in ends)
@@ -132,5 +132,5 @@ def test_a_command_that_fails_does_not_wait_for_an_exchange_that_never_ends(tmp_
 def test_a_process_by_itself_exits_as_ever(tmp_path: Path) -> None:
     script = f"{COMMAND['imports']}; import atexit; atexit.register(print, 'late'); run_app(lambda: print('work'))"
     done = subprocess.run([sys.executable, "-c", script], env=environ(), capture_output=True, text=True, timeout=60)
-    # What was registered before the program began is called as well: nothing leaves before it.
+    # Functions that were registered before the program began are called too, so no process leaves before them.
     assert (done.returncode, done.stdout, done.stderr) == (0, "work\nlate\n", "")

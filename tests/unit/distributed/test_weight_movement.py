@@ -19,9 +19,9 @@ def test_the_share_counts_weights_by_the_size_of_their_tensor(tmp_path: Path, mo
     assert seen.share(training) == 0
     with torch.no_grad():
         one[:150] = 1
-    # Half of 300, and none of 100.
+    # Half of 300 numbers move, and none of 100.
     assert seen.share(training) == pytest.approx(150 / 400)
-    # The same of every tenth weight.
+    # The same holds if every tenth weight is sampled.
     monkeypatch.setattr(movement, "_PER_TENSOR", 30)
     seen = Movement(training)
     with torch.no_grad():

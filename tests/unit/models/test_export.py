@@ -1,4 +1,4 @@
-"""An export is used by others as it was trained: it stops where it stopped here."""
+"""Users of an export get what was trained: it stops where it stopped in training."""
 
 import json
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from lightning_rlhf.seeding import SAMPLING, RandomKey
 MakeSource = Callable[..., ModelSource]
 MakeCausalLM = Callable[..., PreTrainedModel]
 END = 3
-"""`<|end|>`, the EOS of the demo's tokenizer, whose 0 pads, and whose 1 and 2 begin turns."""
+"""`<|end|>` is the EOS of the demo's tokenizer; id 0 is PAD, and ids 1 and 2 begin turns."""
 
 
 @torch.no_grad()
@@ -35,7 +35,7 @@ def test_plain_transformers_stops_where_training_stopped(
     engine, greedy = PaddedEngine(net, torch.device("cpu")), Sampling(max_new_tokens=12, temperature=0)
     requests = [Request(prompt, RandomKey(0, (SAMPLING,), row)) for row, prompt in enumerate(prompts.tolist())]
     free = engine.generate(requests, greedy, stop_ids=())
-    # What the net says in some place, so that it ends some answers beside EOS.
+    # The model outputs this token in some place, so that it ends some answers in addition to EOS.
     other = next(completion.ids[5] for completion in free if completion.ids[5] > END)
     renderer = Renderer(source.load_tokenizer(), stop_ids=[other])
     ours = engine.generate(requests, greedy, stop_ids=renderer.stop_ids)
@@ -58,7 +58,7 @@ def test_all_files_of_an_export_name_one_stop_set(
         assert (config["bos_token_id"], config["eos_token_id"], config["pad_token_id"]) == (None, written, 0)
         assert (settings.bos_token_id, settings.eos_token_id, settings.pad_token_id) == (None, written, 0)
         assert json.loads((folder / "lightning_rlhf.json").read_text())["stop_ids"] == [END, *sorted(given)]
-        # And whoever goes on from it stops there too.
+        # A run that continues from the export stops there too.
         again = source.trained(folder)
         assert Renderer(again.load_tokenizer(), stop_ids=again.stop_ids()).stop_ids == renderer.stop_ids
 
@@ -92,13 +92,13 @@ def test_ids_of_a_pretrained_net_are_those_that_its_files_name(
     def write(**ids: object) -> None:
         (tmp_path / "config.json").write_text(json.dumps(config | ids))
 
-    # Generation settings first, as transformers' `generate` has it, then the configuration.
+    # Generation settings come first, as in `generate` of transformers, and then the configuration.
     write(eos_token_id=50)
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [60, 61]}))
     assert folder.stop_ids() == (60, 61)
     (tmp_path / "generation_config.json").unlink()
     assert folder.stop_ids() == (50,)
-    # LlamaConfig would say 2.
+    # The default of LlamaConfig would be 2.
     config.pop("eos_token_id")
     write()
     assert folder.hf_config().eos_token_id == 2

@@ -1,4 +1,4 @@
-"""Weights that arrive one by one become the files that transformers writes for a model that is whole."""
+"""Weights that arrive one by one become the files that transformers writes for a whole model."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -36,7 +36,7 @@ EXPERTS = {
 
 
 def streamed(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Like the weights of a divided model: the memory of one is used again for the next."""
+    """Yields weights like those of a sharded model, whose memory is reused for the next one."""
     for name, weight in model.state_dict().items():
         lent = weight.clone()
         yield name, lent
@@ -108,7 +108,7 @@ def test_experts_have_the_names_of_their_family_s_files(dtype: str, tmp_path: Pa
     model = load_causal_lm(source)
     hold_in_fp32(model)
     folder = export_model(model, Renderer(source.load_tokenizer()), tmp_path / "model", {}, streamed(model))
-    # In memory the experts of a layer are one tensor.
+    # In memory, the experts of a layer are one tensor.
     names = load_file(folder / "model.safetensors").keys()
     wanted = {f"model.layers.{n}.block_sparse_moe.experts.{e}.w1.weight" for n in range(2) for e in range(4)}
     assert wanted <= names

@@ -1,4 +1,4 @@
-"""Calls of Hugging Face nets: positions, and the logits to keep; test_invariances.py has what must not matter."""
+"""Calls of Hugging Face models: positions, and the logits to keep; test_invariances.py checks what must not matter."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""GGUF files: what is read from one is the net that was written, and goes on as any other."""
+"""GGUF files: a model that is read from one equals the model that was written, and can be trained like any other."""
 
 import json
 from importlib.resources import files
@@ -47,7 +47,7 @@ NAMES = {
 
 
 def llama_cpp(name: str, weight: Tensor) -> Tensor:
-    """llama.cpp turns neighbours by the rotary embedding, Hugging Face the two halves of a head."""
+    """In rotary embeddings, llama.cpp rotates neighbours, and Hugging Face the two halves of a head."""
     heads = {"attn_q": NET["num_attention_heads"], "attn_k": NET["num_key_value_heads"]}.get(name)
     if heads is None:
         return weight
@@ -190,7 +190,7 @@ def test_what_is_no_gguf_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^model\.pretrained=.*broken\.gguf: cannot be loaded") as error:
         ModelSource(pretrained=str(tmp_path / "broken.gguf")).hf_config()
     assert "\n" not in str(error.value)
-    # Cut in its header.
+    # The file is cut within its header.
     (tmp_path / "cut.gguf").write_bytes(b"GGUF\x03\x00\x00")
     with pytest.raises(UserError, match=r"^model\.pretrained=.*cut\.gguf: cannot be loaded: "):
         ModelSource(pretrained=str(tmp_path / "cut.gguf")).hf_config()

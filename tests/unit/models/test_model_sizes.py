@@ -1,4 +1,4 @@
-"""Every size in conf/model is the architecture that its name says, and can be had without its weights."""
+"""Every size in conf/model is the architecture of its name, and can be built without its weights."""
 
 import re
 from pathlib import Path
@@ -77,7 +77,7 @@ def test_every_model_has_the_published_size_and_a_scalar_form(option: str) -> No
     count = sum(parameter.numel() for parameter in net.parameters()) / 1e9
     if option in EXPECTED:
         assert abs(count / EXPECTED[option] - 1) < 0.005
-        # Weights of large nets are held in 16 bits.
+        # Weights of large models are held in 16 bits.
         assert model.dtype == ("bfloat16" if count > 6 else "float32")
     assert net.dtype == model.torch_dtype
     assert isinstance(scalar, ScalarModel)
@@ -103,7 +103,7 @@ def test_pretrained_weights_are_those_of_the_size() -> None:
     for option in EXPECTED:
         name = re.search(r"^pretrained: (.+)$", (CONF / f"{option}.yaml").read_text(), re.MULTILINE)
         family, size = option.split("/")
-        # What the hub calls otherwise, or says without a size.
+        # These models have other names on the hub, or names without a size.
         size = {"llama/33b": "30b", "bloom/176b": "bloom", "gpt2/small": "gpt2"}.get(option, size)
         if name:
             assert re.search(rf"(^|[-/]){re.escape(size)}(-|$)", name[1].lower()), option

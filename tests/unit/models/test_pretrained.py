@@ -1,4 +1,4 @@
-"""What is loaded is whole, and what cannot be loaded is one message that says why."""
+"""A loaded model is complete, and a model that cannot be loaded gives one message that says why."""
 
 import json
 from collections.abc import Callable
@@ -33,7 +33,7 @@ FINAL_NORM = {
 
 
 def lose(folder: Path, name: str) -> None:
-    """Takes a weight out of a folder, whether or not its names begin with that of the backbone."""
+    """Removes a weight from a folder, whether or not its names begin with that of the backbone."""
     tensors = load_file(folder / "model.safetensors")
     (found,) = (key for key in tensors if name.endswith(key))
     del tensors[found]
@@ -45,7 +45,7 @@ def test_a_language_model_of_which_a_weight_is_missing_is_refused(
 ) -> None:
     net = make_causal_lm(source)
     net.save_pretrained(tmp_path)
-    # Tied or not, a folder that was written is whole.
+    # A folder that was written is complete, whether or not the output is tied.
     loaded = load_causal_lm(source.trained(tmp_path))
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), net.parameters(), strict=True))
     name = FINAL_NORM[net.config.model_type]
@@ -60,7 +60,7 @@ def test_a_folder_whose_weights_are_of_another_architecture_is_refused_with_some
     make_causal_lm(make_source("gpt2")).save_pretrained(tmp_path)
     other = make_source("llama").hf_config()
     other.save_pretrained(tmp_path)
-    # Two layers of nine weights, the last norm, the embedding and the output.
+    # The model has two layers of nine weights, the last norm, the embedding and the output.
     with pytest.raises(
         UserError, match=r"21 weights .* random: \S+, \S+, \S+ and 18 more; it is a model of another kind"
     ):
@@ -86,7 +86,7 @@ def test_a_reward_model_is_no_language_model_where_its_output_is_the_embedding(
 
 
 def shorten(folder: Path) -> None:
-    """Lets the configuration of a net of two layers say that there is one."""
+    """Changes the configuration of a model of two layers to one layer."""
     said = json.loads((folder / "config.json").read_text())
     said |= {key: 1 for key in ("n_layer", "num_hidden_layers") if key in said}
     said |= {"layer_types": said["layer_types"][:1]} if "layer_types" in said else {}
@@ -102,7 +102,7 @@ def test_half_a_model_is_refused(
     renderer = Renderer(source.load_tokenizer())
     for name, net in {"model": make_causal_lm(source), "reward": make_scalar_model(source)}.items():
         folder = export_model(net, renderer, tmp_path / name, {})
-        # Those of the second layer. transformers takes GPT-2's c_attn.bias for the buffer attn.bias.
+        # These are the weights of the second layer. transformers takes GPT-2's c_attn.bias for the buffer attn.bias.
         names = [key for key in load_file(folder / "model.safetensors") if ".1." in key and "c_attn.bias" not in key]
         shorten(folder)
         expected = rf"{folder}: its configuration has no place for {len(names)} weights in its files: {min(names)}, "
@@ -158,7 +158,7 @@ def test_weights_of_a_checkpoint_must_be_those_of_its_configuration(
             ({"intermediate_size": 32}, "model.layers.0.mlp.down_proj.weight, "),
         ]:
             other = empty_net(make_source("llama", **change), scalar=scalar)
-            with pytest.raises(UserError, match=rf"of another net than the configuration: they differ in {name}"):
+            with pytest.raises(UserError, match=rf"of another model than the configuration: they differ in {name}"):
                 rebuilt(other, dict(net.state_dict()))
         assert said(rebuilt(empty_net(source, scalar=scalar), dict(net.state_dict()))).numbers.equal(said(net).numbers)
 
@@ -221,7 +221,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no number": (_configure(hidden_size="big"), "cannot be loaded: .* 'hidden_size' expected int, got str"),
     "other kind": (_configure(model_type="nothing"), "cannot be loaded: .* model type `nothing`"),
-    # All: nine weights of each of two layers, embedding, last norm, output.
+    # All weights: nine in each of two layers, embedding, last norm and output.
     "other shapes": (
         _configure(hidden_size=64, head_dim=16),
         r"21 weights in its files do not fit its configuration: lm_head\.weight has the shape \(64, 32\), and should "

@@ -1,4 +1,4 @@
-"""The four roles: who is frozen, and what log-probs they give."""
+"""The four roles: which are frozen, and what log-probs they give."""
 
 import copy
 from collections.abc import Callable
@@ -112,7 +112,7 @@ def test_a_refreshed_reference_is_the_actor_of_that_moment(
     assert_close(kl(), torch.zeros(3), atol=1e-6, rtol=0)
     assert all(map(torch.equal, roles.actor.state_dict().values(), actor.state_dict().values()))
     assert not any(parameter.requires_grad for parameter in roles.reference.parameters())
-    # The actor goes on, and the reference stays behind.
+    # The actor is trained, and the reference does not change.
     for parameter in roles.actor.parameters():
         parameter.mul_(1.5)
     assert kl().min() > 0.1

@@ -1,4 +1,4 @@
-"""Reward models and critics: how heads start, and what a folder holds; test_invariances.py has which token counts."""
+"""Reward models and critics: how heads start, and what a folder contains; see test_invariances.py for the tokens."""
 
 import json
 from collections.abc import Callable
@@ -26,10 +26,10 @@ RESPONSES = [[30], [31, 7, 33, 2], [34, 35, 2]]
 
 
 def test_a_normal_head_has_the_published_spread(make_source: MakeSource) -> None:
-    # Some OPT nets have a last projection, so that the head reads another width than that of the layers.
+    # Some OPT models have a last projection, so the head reads another width than that of the layers.
     torch.manual_seed(0)
     model = load_scalar_model(make_source("opt", word_embed_proj_dim=1024), "normal")
-    # 1024 draws: the error of the estimate is about 2 %.
+    # With 1024 draws, the error of the estimate is about 2%.
     assert model.head.weight.std().item() == pytest.approx(1025**-0.5, rel=0.08)
     assert model.bias.item() == 0
 
@@ -99,7 +99,7 @@ def test_an_export_gives_the_same_scores_here_and_in_transformers(
 
     reloaded = load_reward_model(str(folder)).eval()
     assert_close(reloaded.scores(sequences.input_ids, sequences.attention_mask), scores, atol=1e-5, rtol=1e-5)
-    # An RMSNorm, of all six families Llama's alone, has no place for the bias.
+    # An RMSNorm, which of all six families only Llama has, has no place for the bias.
     left = 0.5 if model.hf_config.model_type == "llama" else 0.0
     assert reloaded.bias.item() == pytest.approx(left, abs=1e-6)
     assert json.loads((folder / "lightning_rlhf.json").read_text())["score_bias"] == reloaded.hf_config.score_bias
@@ -115,7 +115,7 @@ def test_an_export_gives_the_same_scores_here_and_in_transformers(
 def test_a_bias_for_which_there_is_no_place_stays_in_the_configuration(
     settings: dict[str, Any], make_source: MakeSource, make_scalar_model: MakeScalarModel, tmp_path: Path
 ) -> None:
-    # The second has a projection between its last norm and its head.
+    # The second model has a projection between its last norm and its head.
     source = make_source("opt", **settings.get("config", {}))
     model = make_scalar_model(replace(source, dtype=settings.get("dtype", "float32")))
     folder = export_model(model, Renderer(source.load_tokenizer()), tmp_path / "reward", {})
@@ -147,7 +147,7 @@ def test_a_net_of_which_transformers_has_no_scalar_form_is_one_clear_error(make_
 def test_scores_keep_their_digits_under_autocast_and_with_weights_in_16_bits(
     dtype: str, source: ModelSource, make_scalar_model: MakeScalarModel
 ) -> None:
-    """In bf16 the head gave 800 rows about 300 different scores."""
+    """In bf16, the head gave 800 rows only about 300 different scores."""
     model = make_scalar_model(replace(source, dtype=dtype))
     ids = torch.randint(3, 64, (800, 6), generator=torch.manual_seed(0))
     with torch.autocast("cpu", torch.bfloat16):

@@ -1,4 +1,4 @@
-"""One net that plays four roles gives what four nets give."""
+"""One model that plays four roles gives what four models give."""
 
 import copy
 from collections.abc import Callable
@@ -35,7 +35,7 @@ FAMILIES = ("gpt2", "llama", "opt", "bloom", "gpt_neox")
 
 
 def drawn(net: nn.Module, seed: int) -> None:
-    """Draws what is 0 in adapters and heads."""
+    """Draws the numbers in adapters and heads that are 0."""
     torch.manual_seed(seed)
     with torch.no_grad():
         for name, weight in net.named_parameters():
@@ -49,7 +49,7 @@ def no_scores(answers: Answers) -> Scores:
 
 @pytest.fixture
 def reward_folder(tmp_path: Path) -> Callable[[ModelSource], Path]:
-    """The export of a reward model that was trained as an adapter."""
+    """Exports a reward model that was trained as an adapter."""
 
     def make(source: ModelSource) -> Path:
         model = load_scalar_model(replace(source, seed=source.seed, adapter=Lora(rank=3)), "normal")
@@ -68,7 +68,7 @@ def of(
     with_critic: bool = True,
     **how: Any,
 ) -> SharedRoles:
-    """One net for four roles; `drawn` makes all its adapters different."""
+    """Builds one model for four roles; `drawn` makes all its adapters different."""
     torch.manual_seed(1)
     adapted = replace(source, adapter=lora or Lora(rank=2))
     renderer = Renderer(source.load_tokenizer(), "plain")
@@ -82,7 +82,7 @@ def of(
 
 
 def separated(roles: SharedRoles, source: ModelSource) -> SeparateRoles:
-    """Four nets with the same weights, and no adapters."""
+    """Builds four models with the same weights and without adapters."""
     net = roles.backbone.net
 
     def merged(adapter: str | None) -> Any:
@@ -119,7 +119,7 @@ def answers(sequences: Sequences) -> Answers:
 
 
 def said(roles: Any, sequences: Sequences) -> dict[str, Tensor]:
-    """All that PPO asks of its roles."""
+    """Returns everything that PPO asks of its roles."""
     with torch.no_grad():
         stats, ref_logprobs = roles.policy_stats(sequences, temperature=0.7)
         return {
@@ -162,7 +162,7 @@ def test_an_adapter_scores_as_the_exported_model_does(
 
 
 def gradients(roles: SharedRoles, sequences: Sequences) -> dict[str, Tensor]:
-    """Those of a loss of actor and critic, by the names of the weights."""
+    """Returns the gradients of a loss of actor and critic, by the names of the weights."""
     roles.train()
     logprobs = roles.actor_stats(sequences, temperature=0.7).logprobs
     values = roles.values(sequences)
@@ -187,7 +187,7 @@ def test_actor_and_critic_are_trained_and_nothing_else(
     assert all(".default." in name for name in trainable["actor"])
     assert {name for name in trainable["critic"] if ".critic." not in name} == {"critic.head.weight", "critic.bias"}
     adapted = sum(".lora_A.default." in name for name in names.values())
-    # Two matrices for each layer, and the head.
+    # There are two matrices for each layer, and the head.
     assert [len(weights) for weights in trainable.values()] == [2 * adapted, 2 * adapted + 2]
     before = said(roles.eval(), sequences)
     with torch.no_grad():
@@ -275,7 +275,7 @@ def test_an_adapter_of_another_net_is_refused(make_source: MakeSource, reward_fo
     config.write_text(
         config.read_text().replace('"base_model_name_or_path": null', '"base_model_name_or_path": "org/net"')
     )
-    with pytest.raises(UserError, match=r"its adapter belongs to org/net"):
+    with pytest.raises(UserError, match=r"the adapter belongs to org/net"):
         of(make_source("llama"), folder)
 
 

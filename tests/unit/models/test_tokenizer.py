@@ -1,4 +1,4 @@
-"""A pretrained model reads with its own tokenizer, whatever architecture the configuration names beside it."""
+"""A pretrained model uses its own tokenizer, whatever architecture the configuration also names."""
 
 from pathlib import Path
 
@@ -17,14 +17,14 @@ NUM_WALKS, NUM_DEMO = 98, 814
 
 
 def composed(*overrides: str) -> ModelSource:
-    """As the command line reads them."""
+    """Returns the source that the command line would build."""
     with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
         return instantiate(compose("train", ["experiment=none", *overrides]).model, _convert_="all")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> str:
-    """A folder whose tokenizer is that of the random walks: small enough that every net could read its ids."""
+    """A folder with the tokenizer of the random walks, which is so small that every model could read its ids."""
     tokenizer = ModelSource(config={}, config_tokenizer=WALKS).load_tokenizer()
     tokenizer.save_pretrained(tmp_path)
     assert len(AutoTokenizer.from_pretrained(tmp_path)) == NUM_WALKS
@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> str:
 )
 def test_a_pretrained_folder_brings_its_tokenizer(model: str, folder: str) -> None:
     assert len(composed(f"model={model}", f"model.pretrained={folder}").load_tokenizer()) == NUM_WALKS
-    # Unless another is named.
+    # This holds unless another tokenizer is named.
     named = composed(f"model={model}", f"model.pretrained={folder}", f"model.tokenizer={DEMO}")
     assert len(named.load_tokenizer()) == NUM_DEMO
 
@@ -54,7 +54,7 @@ def test_a_net_that_is_built_reads_with_the_tokenizer_of_its_architecture() -> N
 def test_metas_folder_and_an_export_bring_theirs(folder: str, tmp_path: Path) -> None:
     (tmp_path / "meta").mkdir()
     write_checkpoint(tmp_path / "meta", LLAMA_3)
-    # 264 tokens and 256 special ones.
+    # There are 264 tokens and 256 special ones.
     assert len(composed("model=llama/7b", f"model.meta_dir={tmp_path / 'meta'}").load_tokenizer()) == 520
     named = composed("model=demo", f"model.tokenizer={DEMO}")
     assert len(named.trained(folder).load_tokenizer()) == NUM_WALKS

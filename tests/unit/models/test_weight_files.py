@@ -1,4 +1,4 @@
-"""Files of weights are those that transformers writes and reads, and are written while weights arrive."""
+"""Files of weights are those that transformers writes and reads, and they are written while weights arrive."""
 
 import json
 import weakref
@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.models.weight_files import write_weights
 
-# Bytes of fp32: 40, 80, 400, 40, 40, 120.
+# Bytes in fp32: 40, 80, 400, 40, 40, 120.
 SIZES = {"a": 10, "b": 20, "c": 100, "d": 10, "e": 10, "f": 30}
 
 
@@ -26,7 +26,7 @@ def weights() -> Iterator[tuple[str, Tensor]]:
 def test_weights_are_cut_into_files_as_huggingface_hub_cuts_them(tmp_path: Path) -> None:
     write_weights(tmp_path, weights(), 130)
     split = split_torch_state_dict_into_shards(dict(weights()), max_shard_size=130)
-    # A weight that is larger than a file may be has one of its own; hub's rule leaves the file before it open.
+    # A weight that exceeds the largest file size gets its own file; by the hub's rule, the file before stays open.
     assert split.tensor_to_filename["c"] != split.tensor_to_filename["b"]
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
     assert index["metadata"]["total_size"] == split.metadata["total_size"] == 720
@@ -58,7 +58,7 @@ def test_weights_go_when_their_file_is_full(tmp_path: Path) -> None:
             most = max(most, sum(one() is not None for one in alive))
 
     write_weights(tmp_path, watched(), 120)
-    # Three of 40 bytes are a file, and the fourth is there before it is written.
+    # Three weights of 40 bytes fill a file, and the fourth arrives before it is written.
     assert most <= 4
     assert len(list(tmp_path.glob("*.safetensors"))) == 7
 

@@ -1,4 +1,4 @@
-"""Adam in TensorFlow's form, against its formula."""
+"""Adam in TensorFlow's form, compared with its formula."""
 
 import pytest
 import torch
@@ -8,14 +8,14 @@ from torch.testing import assert_close
 from lightning_rlhf.modules.adam import AdamTF
 
 LR, BETA1, BETA2, EPSILON = 0.1, 0.9, 0.99, 1e-3
-# Gradients far above, near and far below epsilon.
+# Gradients that are far above, near and far below epsilon.
 GRADIENTS = torch.randn(12, 4, generator=torch.Generator().manual_seed(0)).double() * torch.tensor(
     [1, 1e-2, 1e-3, 1e-5]
 )
 
 
 def by_formula(gradients: Tensor) -> Tensor:
-    """Where a weight is that began at 0, by lr · sqrt(1 - beta2^t) / (1 - beta1^t) · m / (sqrt(v) + epsilon)."""
+    """Computes a weight that began at 0, by lr · sqrt(1 - beta2^t) / (1 - beta1^t) · m / (sqrt(v) + epsilon)."""
     weight = m = v = torch.zeros(4, dtype=torch.float64)
     for t, gradient in enumerate(gradients, 1):
         m = BETA1 * m + (1 - BETA1) * gradient

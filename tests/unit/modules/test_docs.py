@@ -1,4 +1,4 @@
-"""What docs/algorithms.md says is run as it stands."""
+"""The code in docs/algorithms.md runs as it is written."""
 
 import re
 import shlex
@@ -25,14 +25,14 @@ COMMANDS = [
     shlex.split(line, comments=True)[2:]
     for block in re.findall(r"```bash\n(.*?)```", DOC, re.DOTALL)
     for line in block.splitlines()
-    # Without sweeps, which Hydra takes apart.
+    # Sweeps are left out, since Hydra splits them itself.
     if line.startswith("python train.py") and " -m " not in line
 ]
 
 
 @pytest.fixture
 def _modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The modules of the examples, and registers that forget what these enter."""
+    """Imports the modules of the examples, and restores the registers afterwards."""
     for module, _, code in CODE:
         (tmp_path / f"{module}.py").write_text(code)
         monkeypatch.delitem(sys.modules, module, raising=False)
@@ -56,7 +56,7 @@ def test_the_estimator_and_its_setting_are_taken_as_they_are_written() -> None:
     assert isinstance(credit, Credit)
     rewards, zeros = torch.tensor([[1.0], [2.0], [4.0]]), torch.zeros(3, 1)
     trajectories = Trajectories(rewards, rewards > 0, rewards[:, 0], zeros, group_size=3)
-    # Half-way between 2 and 4 is the upper quartile.
+    # The upper quartile of 2 and 4 is half-way between them.
     assert_close(credit.estimate(trajectories).advantages, torch.tensor([[-2.0], [-1.0], [1.0]]))
 
 

@@ -1,4 +1,4 @@
-"""Optimizers of bitsandbytes: the steps of AdamW, with less state."""
+"""Optimizers of bitsandbytes make the steps of AdamW, with less state."""
 
 import copy
 from pathlib import Path
@@ -50,9 +50,9 @@ def test_it_goes_where_adamw_goes(option: str, net: nn.Module) -> None:
     train(own, optimizer)
     for weight, expected, start in zip(own.parameters(), plain.parameters(), net.parameters(), strict=True):
         moved = (expected - start).norm()
-        # A number of 8 bits is off by up to 2 %, those of 32 by rounding.
+        # A number in 8 bits differs by up to 2%, and one in 32 bits by rounding only.
         assert (weight - expected).norm() < moved * (0.1 if BITS[option] == 8 else 1e-4)
-    # The matrices have 16,384 weights each, the biases fewer than 4096.
+    # The matrices have 16,384 weights each, and the biases fewer than 4096.
     kinds = [state["state1"].dtype for state in optimizer.state.values()]
     matrix = torch.uint8 if BITS[option] == 8 else torch.float32
     assert kinds == [matrix, torch.float32, matrix, torch.float32]

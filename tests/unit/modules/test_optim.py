@@ -1,4 +1,4 @@
-"""Optimizer, groups and schedule."""
+"""The optimizer, its groups and its schedule."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +23,7 @@ def configured(steps: int = 10, **settings: Any) -> tuple[torch.optim.Optimizer,
 def test_one_optimizer_steps_all_nets_each_with_its_learning_rate() -> None:
     optimizer, _ = configured()
     groups = {group["name"]: (group["lr"], len(group["params"])) for group in optimizer.param_groups}
-    # The matrix of each; of the critic also a bias and a norm, and of the actor, whose bias is frozen, the norm alone.
+    # The groups contain the matrix of each, bias and norm of the critic, and a norm of the actor, whose bias is frozen.
     assert groups == {"actor": (1.0, 1), "actor_no_decay": (1.0, 2), "critic": (2.0, 1), "critic_no_decay": (2.0, 3)}
 
 
@@ -48,7 +48,7 @@ def test_only_matrices_decay() -> None:
 @pytest.mark.parametrize(
     ("schedule", "warmup", "expected"),
     [
-        # Shares of the learning rate in steps 1, 2, 3, 4, and after the last.
+        # Shares of the learning rate in steps 1 to 4 and after the last step.
         ("constant", 0.0, [1, 1, 1, 1, 1]),
         ("linear", 0.0, [1, 3 / 4, 2 / 4, 1 / 4, 0]),
         # (1 + cos(pi t / 4)) / 2

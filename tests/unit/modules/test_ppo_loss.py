@@ -1,4 +1,4 @@
-"""The loss of an update, put together by hand."""
+"""The loss of an update, computed by hand."""
 
 import sys
 from math import log, nan
@@ -19,10 +19,10 @@ from lightning_rlhf.ops.kl import KL_IN_LOSS
 from lightning_rlhf.ops.losses import POLICY_LOSSES
 from lightning_rlhf.rollout.dataset import Minibatch
 
-# Two of the three responses of a minibatch with 6 tokens in all and at most 5 tokens each.
+# Two of the three responses of a minibatch that has 6 tokens in all and at most 5 tokens a response.
 MASK = torch.tensor([[True, True], [True, False]])
 SIZE = MinibatchSize(num_sequences=3, num_tokens=6, max_length=5)
-# Ratios 1.5 and 1, and 0.5; under the padding stands what should not be seen.
+# The ratios are 1.5 and 1, and 0.5; the values under the padding must not be read.
 NEW = torch.tensor([[log(1.5), 0.0], [log(0.5), -300.0]])
 ENTROPY = torch.tensor([[1.0, 2.0], [3.0, 99.0]])
 VALUES = torch.tensor([[1.0, 2.0], [0.5, 99.0]])
@@ -55,7 +55,7 @@ def terms(
 @pytest.mark.parametrize(
     ("aggregation", "expected"),
     [
-        # Losses -2 · 1.2 (clipped) and -1 of the first response, -0.5 of the second.
+        # The losses are -2 · 1.2 (clipped) and -1 in the first response, and -0.5 in the second.
         ("token_mean", -(2.4 + 1 + 0.5) / 6),
         ("sequence_mean", -((2.4 + 1) / 2 + 0.5) / 3),
         ("fixed_length", -(2.4 + 1 + 0.5) / 15),
@@ -70,7 +70,7 @@ def test_the_policy_loss_is_weighed_by_its_aggregation(aggregation: str, expecte
 
 
 def test_the_ratio_of_whole_responses_is_one_of_the_choices() -> None:
-    # sqrt(1.5) for both tokens of the first response, held back at 1.2: -2.4 and -1.2.
+    # Both tokens of the first response have the ratio sqrt(1.5), clipped to 1.2: the losses are -2.4 and -1.2.
     assert_close(terms(policy="gspo").loss, torch.tensor(-(2.4 + 1.2 + 0.5) / 6))
 
 
@@ -83,7 +83,7 @@ def test_an_option_reaches_its_policy_loss() -> None:
     worse = batch()
     worse = worse._replace(experience=worse.experience._replace(advantages=-worse.experience.advantages))
     stats = TokenStats(NEW + log(10), ENTROPY)
-    # Ratios 15, 10 and 5 with advantages -2, -1, -1: not bounded, bounded at 3, and at 4.
+    # The ratios are 15, 10 and 5 with advantages -2, -1, -1: the losses are not bounded, bounded at 3, and at 4.
     for loss, expected in [
         (PPOLoss(), (30 + 10 + 5) / 6),
         (PPOLoss(policy="dual_clip"), (6 + 3 + 3) / 6),
@@ -93,7 +93,7 @@ def test_an_option_reaches_its_policy_loss() -> None:
 
 
 def test_a_policy_loss_of_ones_own_is_found_by_module_and_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # So that the registration is undone.
+    # monkeypatch undoes the registration at the end of the test.
     monkeypatch.setitem(POLICY_LOSSES, "squared", POLICY_LOSSES["clipped"])
     (tmp_path / "losses_of_ones_own.py").write_text(
         "from lightning_rlhf.ops.losses import TokenLosses, policy_loss, token_log_ratio\n\n\n"
@@ -107,7 +107,7 @@ def test_a_policy_loss_of_ones_own_is_found_by_module_and_name(tmp_path: Path, m
     result = terms(policy="losses_of_ones_own:squared", options={"weight": 2.0}, clip_range=0.5)
     squares = log(1.5) ** 2 + log(0.5) ** 2
     assert_close(result.loss, torch.tensor((2 * squares + 3 * 0.5) / 6))
-    # |log 0.5| alone is above 0.5.
+    # Only |log 0.5| is above 0.5.
     assert_close(result.means["clip_fraction"], torch.tensor(1 / 3))
     assert_close(result.means["approx_kl"], torch.tensor(squares / 2 / 3))
     with pytest.raises(UserError) as caught:
@@ -120,8 +120,8 @@ def test_a_policy_loss_of_ones_own_is_found_by_module_and_name(tmp_path: Path, m
 
 def test_the_value_loss_enters_with_its_weight_and_every_token_counts_the_same() -> None:
     without, result = terms(aggregation="sequence_mean"), terms(critic=True, aggregation="sequence_mean", vf_coef=0.5)
-    # Old values 0, clip range 0.2. Values 1, 2, 0.5 and returns 1, 1, 0.5: plain errors 0, 1, 0, and clipped to 0.2
-    # 0.64, 0.64, 0.09. Of the larger ones, 0.64, 1, 0.09, half, over 6 tokens; two of three are held back.
+    # The old values are 0, and the clip range is 0.2. Values 1, 2, 0.5 and returns 1, 1, 0.5 give errors 0, 1, 0, and
+    # 0.64, 0.64, 0.09 if clipped. The loss is half the larger ones, 0.64, 1, 0.09, over 6 tokens; two are clipped.
     value_loss = (0.64 + 1 + 0.09) / 2 / 6
     assert_close(result.sums["value_loss"], torch.tensor(value_loss))
     assert_close(result.loss - without.loss, torch.tensor(0.5 * value_loss))
@@ -138,7 +138,7 @@ def test_the_entropy_bonus_lowers_the_loss() -> None:
 
 
 def test_a_kl_in_the_loss_enters_with_its_weight_and_the_aggregation() -> None:
-    # Distances to the reference: log 1.5 and -log 2; log 0.5.
+    # The distances to the reference are log 1.5 and -log 2, and log 0.5.
     k3 = [1 / 1.5 - 1 + log(1.5), 2 - 1 - log(2), 2 - 1 + log(0.5)]
     expected = ((k3[0] + k3[1]) / 2 + k3[2]) / 3
     without, result = terms(aggregation="sequence_mean"), terms(aggregation="sequence_mean", kl="k3", kl_coef=0.5)
@@ -146,13 +146,13 @@ def test_a_kl_in_the_loss_enters_with_its_weight_and_the_aggregation() -> None:
     assert_close(result.loss - without.loss, torch.tensor(0.5 * expected))
     k2 = (log(1.5) ** 2 + log(2) ** 2 + log(0.5) ** 2) / 2 / 6
     assert_close(terms(kl="k2", kl_coef=0.5).sums["kl_loss"], torch.tensor(k2))
-    # Without a weight it is still logged.
+    # Without a weight, the KL is still logged.
     assert_close(terms(kl="k2").loss, terms().loss)
 
 
 @pytest.mark.parametrize("kl", ["k2", "k3", "k3+"])
 def test_no_gradient_comes_from_under_the_padding(kl: str) -> None:
-    # Anything may stand there.
+    # The values under the padding may be anything.
     new = NEW.masked_fill(~MASK, nan).requires_grad_()
     values = VALUES.clone().requires_grad_()
     entropy = ENTROPY.clone().requires_grad_()

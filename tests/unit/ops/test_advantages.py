@@ -1,4 +1,4 @@
-"""Advantages: by hand, and against the defining sum."""
+"""Advantages, by hand and compared with the defining sum."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def random_responses(seed: int, lengths: list[int], width: int) -> tuple[Tensor,
 
 
 def test_three_tokens_by_hand() -> None:
-    # gamma = 1/2, lambda = 1/2, so that gamma · lambda = 1/4.
+    # Here gamma = lambda = 1/2, so gamma · lambda = 1/4.
     # delta_2 = 4 + 0     - 2 = 2     A_2 = 2
     # delta_1 = 0 + 2 / 2 - 4 = -3    A_1 = -3 + 2 / 4 = -2.5
     # delta_0 = 1 + 4 / 2 - 2 = 1     A_0 = 1 - 2.5 / 4 = 0.375
@@ -53,7 +53,7 @@ def test_the_loop_is_the_defining_sum(seed: int, lengths: list[int], gamma: floa
 
 
 def test_what_a_tool_wrote_between_two_tokens_is_looked_across() -> None:
-    # The two tokens of the policy, with gamma = lambda = 1/2, as if nothing stood between them:
+    # The advantages of the policy's two tokens with gamma = lambda = 1/2, as if nothing were between them, are
     # A_1 = 4 - 2 = 2, A_0 = 1 + 2 / 2 - 2 + 2 / 4 = 0.5.
     rewards, values = torch.tensor([[1.0, 50.0, 60.0, 4.0]]), torch.tensor([[2.0, 70.0, 80.0, 2.0]])
     mask = torch.tensor([[True, False, False, True]])
@@ -89,11 +89,11 @@ def test_more_columns_of_padding_change_nothing() -> None:
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ([1.0, 2.0, 3.0], 1.0),  # foresees all
-        ([5.0, 5.0, 5.0], 0.0),  # a constant
-        ([11.0, 12.0, 13.0], 1.0),  # off by a constant, which is no variance
-        ([1.0, 2.0, 4.0], 2 / 3),  # errors (0, 0, -1) have variance 2/9, returns have 2/3
-        ([3.0, 2.0, 1.0], -3.0),  # errors (-2, 0, 2) have variance 8/3
+        ([1.0, 2.0, 3.0], 1.0),  # The critic predicts everything.
+        ([5.0, 5.0, 5.0], 0.0),  # The critic predicts a constant.
+        ([11.0, 12.0, 13.0], 1.0),  # A constant error has no variance.
+        ([1.0, 2.0, 4.0], 2 / 3),  # The errors (0, 0, -1) have variance 2/9, and the returns 2/3.
+        ([3.0, 2.0, 1.0], -3.0),  # The errors (-2, 0, 2) have variance 8/3.
     ],
 )
 def test_explained_variance_compares_with_a_constant(values: list[float], expected: float) -> None:

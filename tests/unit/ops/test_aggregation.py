@@ -1,4 +1,4 @@
-"""Weights of tokens: by hand, and the loss of a minibatch as each paper writes it, however the minibatch is cut."""
+"""Weights of tokens by hand, and the loss of a minibatch as each paper defines it, however the minibatch is split."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ MASK = torch.tensor([[1, 1, 1], [1, 0, 0], [0, 0, 0]]).bool()
 @pytest.mark.parametrize(
     ("name", "first", "second"),
     [
-        # Rows of three tokens, of one and of none, in a minibatch of 4 responses, 8 tokens and at most 5 tokens each.
+        # Rows of three tokens, one and none, in a minibatch of 4 responses and 8 tokens, with at most 5 tokens each.
         ("token_mean", 1 / 8, 1 / 8),
         ("sequence_mean", 1 / 3 / 4, 1 / 4),
         ("fixed_length", 1 / (4 * 5), 1 / (4 * 5)),
@@ -29,7 +29,7 @@ def test_the_weights_by_hand(name: str, first: float, second: float) -> None:
 
 
 def by_definition(name: str, losses: list[list[float]], max_length: int) -> float:
-    """Loss of a whole minibatch, of the losses of the tokens of each response."""
+    """Computes the loss of a whole minibatch from the losses of the tokens of each response."""
     tokens = [loss for response in losses for loss in response]
     if name == "token_mean":
         return sum(tokens) / len(tokens)
@@ -46,7 +46,7 @@ def test_any_parts_of_a_minibatch_add_up_to_its_loss(
     losses = torch.randn(len(lengths), 5, generator=torch.Generator().manual_seed(seed)).double()
     mask = torch.arange(5) < torch.tensor(lengths)[:, None]
     size = MinibatchSize(len(lengths), sum(lengths), max_length=7)
-    # Each row goes to one of three parts, some of which may stay empty.
+    # Each row goes to one of three parts, and some parts may be empty.
     owner = torch.tensor(data.draw(st.lists(st.integers(0, 2), min_size=len(lengths), max_size=len(lengths))))
 
     def part(rows: Tensor) -> Tensor:

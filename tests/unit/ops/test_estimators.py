@@ -1,4 +1,4 @@
-"""Advantage estimators: by hand, against their definitions on lists, and what each says it needs."""
+"""Advantage estimators: by hand, compared with their definitions on lists, and what each requires."""
 
 from statistics import mean, stdev
 
@@ -13,13 +13,13 @@ from lightning_rlhf.ops.advantages import ESTIMATORS, Advantages, Trajectories, 
 from lightning_rlhf.registry import arguments
 
 NAN = float("nan")
-# Two prompts with three responses each, under whose padding lies garbage; totals 3, 5, 7 and 1, 1, 1.
+# Two prompts with three responses each and garbage under the padding; the totals are 3, 5, 7 and 1, 1, 1.
 MASK = torch.tensor([[1, 1], [1, 0], [1, 1], [1, 0], [1, 1], [1, 1]]).bool()
 REWARDS = torch.tensor([[1.0, 2.0], [5.0, NAN], [3.0, 4.0], [1.0, NAN], [-1.0, 2.0], [0.5, 0.5]])
 TRAJECTORIES = Trajectories(
     REWARDS,
     MASK,
-    # What an estimator of one's own may look at; those here read the rewards, which have all scores in them.
+    # What an estimator of one's own may read; those here read the rewards, which contain all scores.
     scores=torch.full((6,), NAN),
     token_scores=torch.full((6, 2), NAN),
     group_size=3,
@@ -29,7 +29,7 @@ TRAJECTORIES = Trajectories(
 
 
 def estimate(name: str, trajectories: Trajectories, gamma: float, gae_lambda: float) -> Advantages:
-    """What an estimator gives with those of the settings that it has."""
+    """Returns the result of an estimator, with those of the settings that it declares."""
     function = ESTIMATORS[name].estimate
     return function(trajectories, **arguments(function, {"gamma": gamma, "gae_lambda": gae_lambda}))
 
@@ -40,16 +40,16 @@ def estimate(name: str, trajectories: Trajectories, gamma: float, gae_lambda: fl
         # gamma = lambda = 1/2. Row 0: delta_1 = 2 - 4, delta_0 = 1 + 4/2 - 1 = 2, less 2/4. Row 1: 5 - 2.
         # Row 2: 4 - 2, 3 + 2/2 - 0 + 2/4. Row 4: 2, -1 + 2/4. Row 5: 0.5, 0.5 - 2 + 0.5/4.
         ("gae", [[1.5, -2.0], [3.0, 0.0], [4.5, 2.0], [0.0, 0.0], [-0.5, 2.0], [-1.375, 0.5]]),
-        # Totals less the mean 5, over the sample deviation sqrt((4 + 0 + 4) / 2) = 2; equal totals are all at the mean.
+        # Totals minus the mean 5, over the sample deviation sqrt((4 + 0 + 4) / 2) = 2; equal totals have advantage 0.
         ("grpo", [[-2 / 2.0001] * 2, [0.0, 0.0], [2 / 2.0001] * 2, [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]),
         ("grpo_no_std", [[-2.0, -2.0], [0.0, 0.0], [2.0, 2.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]),
         # 3 - (5 + 7) / 2, 5 - (3 + 7) / 2, 7 - (3 + 5) / 2.
         ("rloo", [[-3.0, -3.0], [0.0, 0.0], [3.0, 3.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]),
-        # The last reward, and before it the first plus half of the last.
+        # The last reward; before it, the first reward plus half of the last.
         ("reinforce_pp", [[2.0, 2.0], [5.0, 0.0], [5.0, 4.0], [1.0, 0.0], [0.0, 2.0], [0.75, 0.5]]),
-        # The same less 5 and 1.
+        # The same minus 5 and 1.
         ("reinforce_pp_baseline", [[-3.0, -3.0], [0.0, 0.0], [0.0, -1.0], [0.0, 0.0], [-1.0, 1.0], [-0.25, -0.5]]),
-        # The same less 1 and 2.
+        # The same minus 1 and 2.
         ("remax", [[1.0, 1.0], [4.0, 0.0], [4.0, 3.0], [-1.0, 0.0], [-2.0, 0.0], [-1.25, -1.5]]),
     ],
 )
@@ -74,7 +74,7 @@ def to_go(rewards: list[float], gamma: float) -> list[float]:
 def by_definition(
     name: str, rewards: Rows, values: Rows, greedy: list[float], size: int, gamma: float, gae_lambda: float
 ) -> Rows:
-    """Advantages of the tokens that count, row by row, in sums and means as they are written in the papers."""
+    """Computes the advantages of valid tokens row by row, with the sums and means of the papers."""
     totals = [sum(row) for row in rewards]
     advantages = []
     for row, tokens in enumerate(rewards):
@@ -109,7 +109,7 @@ def test_each_estimator_is_its_definition_on_the_tokens_that_count(
     generator = torch.Generator().manual_seed(seed)
     rewards, values = torch.randn(2, num_groups * size, 6, generator=generator).double()
     greedy = torch.randn(num_groups, generator=generator).double().repeat_interleave(size)
-    # Holes between tokens, as what a tool wrote leaves them: the definition does not see them at all.
+    # Holes between tokens are left by the output of a tool; the definition does not see them at all.
     mask = torch.rand(num_groups * size, 6, generator=generator) < 0.6
 
     def kept(tensor: Tensor) -> Rows:

@@ -1,4 +1,4 @@
-"""The KL estimators and their gradients against the exact divergence, and the adaptive weight by hand."""
+"""The KL estimators and their gradients compared with the exact divergence, and the adaptive weight by hand."""
 
 from collections.abc import Callable
 from itertools import product
@@ -26,7 +26,7 @@ def test_the_estimates_of_one_token() -> None:
 
 
 def test_k1_and_k3_are_unbiased() -> None:
-    # The expectation over the actor's tokens is a sum over the four of them: no sampling noise.
+    # The expectation over the actor's tokens is a sum over all four of them, so there is no sampling noise.
     kl = kl_estimates(ACTOR.log(), REFERENCE.log())
     assert_close((ACTOR * kl.k1).sum(), divergence(ACTOR, REFERENCE))
     assert_close((ACTOR * kl.k3).sum(), divergence(ACTOR, REFERENCE))
@@ -38,7 +38,7 @@ def test_k2_approaches_the_divergence_for_near_distributions() -> None:
         exact = divergence(ACTOR, near)
         return float(((ACTOR * kl_estimates(ACTOR.log(), near.log()).k2).sum() - exact).abs() / exact)
 
-    # The bias is of third order and the divergence of second: so a tenth of the step has a tenth of the relative bias.
+    # The bias is of third order and the divergence of second, so a tenth of the step has a tenth of the relative bias.
     assert relative_bias(0.001) == pytest.approx(relative_bias(0.01) / 10, rel=0.1)
 
 
@@ -51,10 +51,10 @@ def test_k3_is_never_negative_where_k1_is() -> None:
 @pytest.mark.parametrize("difference", [-9.0, -11.0, -95.0, -1000.0, 50.0])
 def test_k3_and_its_gradients_are_bounded_where_the_actor_is_far_below_the_reference(difference: float) -> None:
     logprobs, ref_logprobs = torch.tensor([difference], requires_grad=True), torch.zeros(1)
-    # From -10 down k3 stays as it is, exp(10) - 1 - 10, and has no gradient; above it is 1 - exp(-d).
+    # Below -10, k3 stays at exp(10) - 1 - 10 and has no gradient; above, its gradient is 1 - exp(-d).
     bounded = max(difference, -10.0)
     value, slope = exp(-bounded) - 1 + bounded, (1 - exp(-difference) if difference > -10 else 0.0)
-    for name, expected in {"k3": slope, "k3+": difference}.items():  # k3+ has the gradient of k2
+    for name, expected in {"k3": slope, "k3+": difference}.items():  # k3+ has the gradient of k2.
         loss = KL_IN_LOSS[name](logprobs, ref_logprobs)
         assert_close(loss, torch.tensor([value]), rtol=1e-6, atol=0)
         assert_close(torch.autograd.grad(loss.sum(), logprobs)[0], torch.tensor([expected]))
@@ -90,7 +90,7 @@ def gradient_of(function: Callable[[Tensor], Tensor], logits: Tensor = LOGITS) -
 
 
 def expected_gradient(loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Of the loss of a token, over the tokens that the actor draws: a sum over the vocabulary."""
+    """Returns the expected gradient of a token's loss under the actor, as a sum over the vocabulary."""
     return gradient_of(lambda logits: (ACTOR * loss(logits.log_softmax(-1), REFERENCE.log())).sum())
 
 
@@ -113,8 +113,8 @@ def test_as_a_loss_k3_has_the_gradient_of_the_divergence_the_other_way_round() -
 
 
 def test_only_a_penalty_in_the_rewards_counts_what_a_token_does_to_the_divergence_of_later_ones() -> None:
-    # All responses of two tokens out of three. Row 3 of a table is the distribution of the first token, the others
-    # that of the second one behind each first one.
+    # All responses of two tokens out of three. Row 3 of a table is the distribution of the first token; the others are
+    # the distributions of the second token after each first one.
     table, reference = 2 * torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0)).double()
     first, second = torch.tensor(list(product(range(3), repeat=2))).T
 
@@ -132,14 +132,14 @@ def test_only_a_penalty_in_the_rewards_counts_what_a_token_does_to_the_divergenc
         return (probabilities * KL_IN_LOSS["k2"](tokens(logits), ref_logprobs).sum(1)).sum()
 
     def in_the_rewards(logits: Tensor) -> Tensor:
-        # The policy gradient weighs each token with the penalties from it on.
+        # The policy gradient weights each token with the penalties from that token on.
         penalties = KL_IN_REWARD["k1"](tokens(logits).detach(), ref_logprobs)
         to_go = penalties.flip(1).cumsum(1).flip(1)
         return (probabilities * (tokens(logits) * to_go).sum(1)).sum()
 
     exact = gradient_of(of_whole_responses, table)
     assert_close(gradient_of(in_the_rewards, table), exact)
-    # In the loss, the divergence of the second token counts for its own distribution, not for the choice of the first.
+    # In the loss, the divergence of the second token affects its own distribution, not the choice of the first token.
     assert_close(gradient_of(in_the_loss, table)[:3], exact[:3])
     assert (gradient_of(in_the_loss, table)[3] - exact[3]).abs().max() > 0.1
 
@@ -147,11 +147,11 @@ def test_only_a_penalty_in_the_rewards_counts_what_a_token_does_to_the_divergenc
 @pytest.mark.parametrize(
     ("kl", "expected"),
     [
-        (6.0, 0.15),  # on target
-        (6.6, 0.15 * (1 + 0.1 * 0.0512)),  # 10 % above it: error 0.1, times 512 / 10000
+        (6.0, 0.15),  # The KL is on target.
+        (6.6, 0.15 * (1 + 0.1 * 0.0512)),  # It is 10% above the target: the error is 0.1, times 512 / 10000.
         (5.4, 0.15 * (1 - 0.1 * 0.0512)),
-        (7.2, 0.15 * 1.01024),  # 20 % above it, where the clip begins: 1 + 0.2 · 0.0512
-        (60.0, 0.15 * 1.01024),  # clipped
+        (7.2, 0.15 * 1.01024),  # It is 20% above the target, where the clip begins: 1 + 0.2 · 0.0512.
+        (60.0, 0.15 * 1.01024),  # The error is clipped.
         (0.0, 0.15 * 0.98976),
     ],
 )

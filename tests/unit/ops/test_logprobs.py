@@ -9,12 +9,12 @@ from torch.testing import assert_close
 from lightning_rlhf.ops import logprobs
 from lightning_rlhf.ops.logprobs import token_entropy, token_logprobs
 
-# softmax of these is (1/2, 1/4, 1/4).
+# The softmax of these logits is (1/2, 1/4, 1/4).
 LOGITS = torch.tensor([[[log(2), 0.0, 0.0]]])
 
 
 def test_the_logprob_is_that_of_the_token_at_the_same_place() -> None:
-    # Row 0 says (1/2, 1/4, 1/4), row 1 the reverse.
+    # Row 0 has (1/2, 1/4, 1/4), and row 1 the reverse.
     logits = torch.cat([LOGITS, LOGITS.flip(-1)], dim=1)
     expected = torch.tensor([[log(1 / 2), log(1 / 4)]])
     assert_close(token_logprobs(logits, torch.tensor([[0, 0]])), expected)
@@ -34,7 +34,7 @@ def test_the_gradient_raises_the_logit_of_the_token_and_lowers_the_others() -> N
 
 
 def test_the_entropy_is_in_nats() -> None:
-    # 1/2 ln 2 + 2 · 1/4 ln 4 = 1.5 ln 2; a uniform one has ln 8.
+    # The entropy is 1/2 ln 2 + 2 · 1/4 ln 4 = 1.5 ln 2; that of a uniform distribution of eight is ln 8.
     assert_close(token_entropy(LOGITS), torch.tensor([[1.5 * log(2)]]))
     assert_close(token_entropy(torch.full((2, 3, 8), 9.0)), torch.full((2, 3), log(8)))
 
@@ -58,7 +58,7 @@ def test_going_through_a_few_positions_at_a_time_changes_neither_numbers_nor_gra
     monkeypatch.setattr(logprobs, "_CHUNK", 1)
     torch.manual_seed(0)
     rows = torch.randn(3, 38, 11, dtype=dtype, requires_grad=True)
-    # As response_logits gives them: a part of what the net gave.
+    # response_logits also returns a part of what the model computed.
     logits, tokens, weights = rows[:, :-1], torch.randint(11, (3, 37)), torch.randn(3, 37)
     plain = logits.float().log_softmax(-1)
     expected = plain.gather(2, tokens[..., None])[..., 0], -(plain.exp() * plain).sum(-1)

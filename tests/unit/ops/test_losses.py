@@ -1,4 +1,4 @@
-"""Losses: by hand, at the edges of the clip, in shards, under garbage, and the direction in which they push."""
+"""Losses: by hand, at the edges of the clip, in shards, with garbage under the mask, and the direction of the push."""
 
 from collections.abc import Callable
 from math import e, log
@@ -26,7 +26,7 @@ GARBAGE = [3.0, -1e30, float("inf"), float("-inf"), float("nan")]
 def policy_terms(
     new: Tensor, old: Tensor, advantages: Tensor, mask: Tensor, *, num_tokens: float, clip_range: float = 0.2
 ) -> PolicyLoss:
-    """The clipped policy loss, with every token weighing the same."""
+    """The clipped policy loss in which every token has the same weight."""
     tokens = clipped(PolicyBatch(new, old, advantages, mask), clip_range=clip_range)
     return weighted_policy_loss(tokens, mask, 1 / num_tokens)
 
@@ -51,7 +51,7 @@ ONE = torch.ones(1, 1, dtype=torch.bool)
 
 
 def random_batch(seed: int, num_rows: int = 6, width: int = 5) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """New and old predictions near each other, targets, and a mask of random lengths, some of them 0."""
+    """Draws new and old predictions near each other, targets, and a mask of random lengths, some of them 0."""
     generator = torch.Generator().manual_seed(seed)
     old, moves, targets = torch.randn(3, num_rows, width, generator=generator).double()
     lengths = torch.randint(width + 1, (num_rows, 1), generator=generator)
@@ -59,11 +59,11 @@ def random_batch(seed: int, num_rows: int = 6, width: int = 5) -> tuple[Tensor, 
 
 
 def test_the_policy_loss_of_three_tokens_by_hand() -> None:
-    # ratios 1.5, 0.5, 1; advantages 2, -1, 3; clip range 0.2.
+    # The ratios are 1.5, 0.5, 1, the advantages 2, -1, 3, and the clip range is 0.2.
     # token 0: max(-2 · 1.5, -2 · 1.2) = -2.4   held back by the clip
     # token 1: max(1 · 0.5, 1 · 0.8)   = 0.8    held back by the clip
     # token 2: max(-3, -3)             = -3
-    # sum -4.6, over 4 tokens of the whole minibatch: -1.15; 2 of these 3 tokens are clipped.
+    # The sum is -4.6, over 4 tokens of the whole minibatch: -1.15; 2 of these 3 tokens are clipped.
     mask = torch.ones(1, 3, dtype=torch.bool)
     logprobs = torch.tensor([[log(1.5), log(0.5), 0.0]])
     policy = policy_terms(logprobs, torch.zeros(1, 3), torch.tensor([[2.0, -1.0, 3.0]]), mask, num_tokens=4)
@@ -75,13 +75,13 @@ def test_the_policy_loss_of_three_tokens_by_hand() -> None:
 @pytest.mark.parametrize(
     ("ratio", "advantage", "gradient", "held_back"),
     [
-        # d loss / d log ratio is -A · ratio, or 0 where the clip holds back.
+        # d loss / d log ratio is -A · ratio, or 0 where the loss is clipped.
         (1.0, 2.0, -2.0, 0.0),
         (1.0, -2.0, 2.0, 0.0),
-        # Past an edge in the wanted direction.
+        # These are past an edge in the wanted direction.
         (1.5, 2.0, 0.0, 1.0),
         (0.5, -2.0, 0.0, 1.0),
-        # Past an edge in the unwanted direction.
+        # These are past an edge in the unwanted direction.
         (1.5, -2.0, 3.0, 0.0),
         (0.5, 2.0, -1.0, 0.0),
     ],
@@ -129,11 +129,11 @@ def test_a_ratio_too_large_for_exp_stays_finite() -> None:
 
 
 def test_the_value_loss_of_three_tokens_by_hand() -> None:
-    # old 0, returns 1, clip range 0.5.
+    # The old value is 0, the returns are 1, and the clip range is 0.5.
     # value 0.25: inside the range, (0.75)² = 0.5625
     # value 0.75: clipped to 0.5, max(0.0625, 0.25) = 0.25   held back
     # value -2.0: clipped to -0.5, max(9, 2.25) = 9
-    # half of 9.8125, over 4 tokens: 1.2265625; 1 of these 3 is held back.
+    # Half of 9.8125, over 4 tokens, is 1.2265625; 1 of these 3 tokens is clipped.
     mask = torch.ones(1, 3, dtype=torch.bool)
     value = ppo_value_loss(
         torch.tensor([[0.25, 0.75, -2.0]]),
@@ -150,12 +150,12 @@ def test_the_value_loss_of_three_tokens_by_hand() -> None:
 def test_a_value_within_the_range_is_not_counted_as_clipped_by_rounding() -> None:
     old, values, returns = 0.1 * torch.randn(3, 1, 10_000, generator=torch.Generator().manual_seed(0))
     within = (values - old).abs() < 0.2
-    # The example has values for which old + (value - old) is further from the return than the value, by rounding.
+    # In the example, rounding makes old + (value - old) further from the return than the value itself for some tokens.
     assert (((old + (values - old) - returns).square() > (values - returns).square()) & within).sum() > 50
     loss = ppo_value_loss(values, old, returns, within, clip_range_value=0.2, weights=1)
     assert loss.clip_fraction == 0
     beyond = ppo_value_loss(values, old, returns, ~within, clip_range_value=0.2, weights=1)
-    # Beyond the range the larger error counts, as before.
+    # Beyond the range, the larger error still counts.
     clipped = old + (values - old).clamp(-0.2, 0.2)
     held_back = ((clipped - returns).square() > (values - returns).square())[~within].double().mean()
     assert float(beyond.clip_fraction) == pytest.approx(float(held_back), rel=1e-6)
@@ -164,10 +164,10 @@ def test_a_value_within_the_range_is_not_counted_as_clipped_by_rounding() -> Non
 @pytest.mark.parametrize(
     ("value", "gradient"),
     [
-        (0.25, -0.75),  # value - return
-        (0.5, -0.5),  # at the edge
-        (0.75, 0.0),  # past the edge on the way to the return
-        (-2.0, -3.0),  # past the other edge, away from the return
+        (0.25, -0.75),  # The gradient is value - return.
+        (0.5, -0.5),  # The value is at the edge.
+        (0.75, 0.0),  # The value is past the edge on the way to the return.
+        (-2.0, -3.0),  # The value is past the other edge, away from the return.
     ],
 )
 def test_the_value_clip_stops_only_moves_towards_the_return(value: float, gradient: float) -> None:

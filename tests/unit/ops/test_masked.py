@@ -1,4 +1,4 @@
-"""Moments over valid tokens: by hand, as published, and blind to what lies under the mask."""
+"""Moments over valid tokens: by hand, as published, and independent of what is under the mask."""
 
 import pytest
 import torch
@@ -32,13 +32,13 @@ def test_the_mean_of_nothing_is_zero() -> None:
 
 
 def test_the_variance_is_that_of_a_population() -> None:
-    # Mean 2, squared distances 1, 0, 1: 2/3, where a sample's would be 1.
+    # The mean is 2, and the squared distances are 1, 0, 1: the variance is 2/3, where that of a sample would be 1.
     x, mask = torch.tensor([1.0, 2.0, 3.0, NAN]), torch.tensor([True, True, True, False])
     assert_close(masked_var(x, mask), torch.tensor(2 / 3))
 
 
-# From "The N Implementation Details of RLHF with PPO" (2023): what whitening without a shift of the mean makes of these
-# numbers, with the variance of the population (TensorFlow, lm-human-preferences) and with that of a sample (PyTorch).
+# "The N Implementation Details of RLHF with PPO" (2023) shows what whitening without a shift of the mean makes of these
+# numbers, with the population's variance (TensorFlow, lm-human-preferences) and with the sample's (PyTorch).
 NUMBERS = torch.tensor([[1.2, 1.3, 1.4], [1.5, 1.6, 1.7], [1.8, 1.9, 2.0]])
 POPULATION = torch.tensor([[0.0508, 0.4381, 0.8254], [1.2127, 1.6, 1.9873], [2.3746, 2.7619, 3.1492]])
 SAMPLE = torch.tensor([[0.1394, 0.5046, 0.8697], [1.2349, 1.6, 1.9651], [2.3303, 2.6954, 3.0606]])
@@ -59,7 +59,7 @@ def test_whitening_does_not_give_the_published_numbers_of_a_sample_variance() ->
 
 @pytest.mark.parametrize("garbage", [0.0, 1e9, INF, NAN])
 def test_unit_variance_keeps_the_mean_of_the_valid_tokens(garbage: float) -> None:
-    # Mean 4, variance ((-3)² + 0² + 3²) / 3 = 6.
+    # The mean is 4, and the variance is ((-3)² + 0² + 3²) / 3 = 6.
     x = torch.tensor([[1.0, 4.0, garbage], [7.0, garbage, garbage]])
     mask = torch.tensor([[True, True, False], [True, False, False]])
     expected = torch.tensor([[4 - 3 / 6**0.5, 4.0, 0.0], [4 + 3 / 6**0.5, 0.0, 0.0]])
@@ -68,7 +68,7 @@ def test_unit_variance_keeps_the_mean_of_the_valid_tokens(garbage: float) -> Non
 
 @pytest.mark.parametrize("garbage", [0.0, 1e9, INF, NAN])
 def test_whitening_counts_valid_tokens_only(garbage: float) -> None:
-    # Mean 4, variance ((-3)² + 0² + 3²) / 3 = 6.
+    # The mean is 4, and the variance is ((-3)² + 0² + 3²) / 3 = 6.
     x = torch.tensor([[1.0, 4.0, garbage], [7.0, garbage, garbage]])
     mask = torch.tensor([[True, True, False], [True, False, False]])
     expected = torch.tensor([[-3.0, 0.0, 0.0], [3.0, 0.0, 0.0]]) / 6**0.5

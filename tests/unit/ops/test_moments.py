@@ -1,4 +1,4 @@
-"""Moments of a stream are those of all its numbers, however it comes."""
+"""The moments of a stream are those of all its numbers, however it is split."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ numbers = st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=6)
 
 
 def test_two_batches_by_hand() -> None:
-    # 1, 2, 3: mean 2, squared distances 1 + 0 + 1. With 6: mean 3, squared distances 4 + 1 + 0 + 9 = 14.
+    # 1, 2, 3 have mean 2 and squared distances 1 + 0 + 1. With 6, they have mean 3 and 4 + 1 + 0 + 9 = 14.
     first = update_moments(Moments(), torch.tensor([1.0, 2.0, 3.0]))
     assert first == Moments(3, 2.0, 2.0)
     second = update_moments(first, torch.tensor([6.0]))
@@ -25,7 +25,7 @@ def test_the_deviation_is_1_as_long_as_there_is_none(moments: Moments) -> None:
 
 
 def test_numbers_far_from_zero_keep_their_deviation() -> None:
-    # Between these two there is no number in fp32, so their mean has to be taken in more.
+    # Between these two there is no number in fp32, so their mean must be computed with more digits.
     moments = Moments()
     for _ in range(50):
         moments = update_moments(moments, torch.tensor([1e7, 1e7 + 1]))

@@ -1,4 +1,4 @@
-"""Losses of direct preference optimization against numbers worked by hand, and their optima."""
+"""Losses of direct preference optimization, compared with numbers worked out by hand, and their optima."""
 
 import math
 from typing import Any
@@ -9,7 +9,7 @@ from torch import tensor
 
 from lightning_rlhf.ops.preference import PREFERENCE_LOSSES, dpo_loss, ipo_loss, log_ratio_margin
 
-# Two pairs. Log-ratios of the chosen answers: 1 and -2, of the rejected ones: -1 and 2; so h = 2 and -4.
+# Two pairs have log-ratios 1 and -2 for the chosen answers and -1 and 2 for the rejected ones, so h = 2 and -4.
 PAIRS = (tensor([-3.0, -7.0]), tensor([-5.0, -4.0]), tensor([-4.0, -5.0]), tensor([-4.0, -6.0]))
 
 
@@ -18,7 +18,7 @@ def sigmoid(x: float) -> float:
 
 
 def optimum(loss: str, **settings: Any) -> float:
-    """The margin h at which a loss is smallest, by gradient descent with momentum."""
+    """Finds the margin h at which a loss is smallest, by gradient descent with momentum."""
     h = tensor([0.0], requires_grad=True)
     optimizer = torch.optim.SGD([h], lr=0.5, momentum=0.5)
     for _ in range(2000):

@@ -1,4 +1,4 @@
-"""Policy losses side by side: a wider upper side, the dual clip, the ratio of a whole response, one of one's own."""
+"""Policy losses side by side: a wider upper range, the dual clip, the ratio of a whole response, and one's own."""
 
 from collections.abc import Callable
 from math import log
@@ -31,7 +31,7 @@ NAN = float("nan")
 def one_token(
     loss: Callable[..., TokenLosses], ratio: float, advantage: float, **settings: float
 ) -> tuple[PolicyLoss, float]:
-    """The loss of a response of one token at clip range 0.2, and its derivative by the log-ratio."""
+    """Returns the loss of a response of one token at clip range 0.2, and its derivative by the log-ratio."""
     logprobs = torch.tensor([[log(ratio)]], requires_grad=True)
     batch = PolicyBatch(logprobs, torch.zeros(1, 1), torch.tensor([[advantage]]), ONE)
     policy = weighted_policy_loss(loss(batch, clip_range=0.2, **settings), ONE, 1.0)
@@ -42,10 +42,10 @@ def one_token(
 @pytest.mark.parametrize(
     ("ratio", "advantage", "loss", "gradient"),
     [
-        # The upper edge moves from 1.2 to 1.3: loss -2 · min(ratio, 1.3), derivative -2 · ratio below the edge.
+        # The upper edge moves from 1.2 to 1.3: the loss is -2 · min(ratio, 1.3), with slope -2 · ratio below the edge.
         (1.25, 2.0, -2.5, -2.5),
         (1.35, 2.0, -2.6, 0.0),
-        # The lower edge stays at 0.8: loss 2 · max(ratio, 0.8).
+        # The lower edge stays at 0.8: the loss is 2 · max(ratio, 0.8).
         (0.85, -2.0, 1.7, 1.7),
         (0.75, -2.0, 1.6, 0.0),
     ],
@@ -60,13 +60,13 @@ def test_clip_higher_moves_the_upper_edge_only(ratio: float, advantage: float, l
 @pytest.mark.parametrize(
     ("ratio", "advantage", "loss", "gradient", "held_back"),
     [
-        # Without the bound a ratio of 10 on a negative advantage would cost 2 · 10; with it 2 · 3, and no push.
+        # Without the bound, a ratio of 10 on a negative advantage would cost 2 · 10; with it 2 · 3, with no push.
         (10.0, -2.0, 6.0, 0.0, 1.0),
-        # Below the bound all is as before: 2 · 2.
+        # Below the bound nothing changes: the loss is 2 · 2.
         (2.0, -2.0, 4.0, 4.0, 0.0),
-        # The lower edge of the clip is still there: 2 · 0.8.
+        # The lower edge of the clip still applies: the loss is 2 · 0.8.
         (0.5, -2.0, 1.6, 0.0, 1.0),
-        # A positive advantage has no second bound: the usual clip, -2 · 1.2, and what is left of the ratio, -2 · 0.1.
+        # A positive advantage has no second bound: the loss is -2 · 1.2 above the usual clip, and -2 · 0.1 below it.
         (10.0, 2.0, -2.4, 0.0, 1.0),
         (0.1, 2.0, -0.2, -0.2, 0.0),
     ],
@@ -87,7 +87,7 @@ def test_without_the_dual_clip_a_runaway_ratio_dominates() -> None:
 
 
 def test_the_ratio_of_a_response_is_the_geometric_mean_of_those_of_its_tokens() -> None:
-    # Ratios 2, 8 of a response of two tokens: sqrt(16) = 4. Ratios 1/2, 1, 16: the third root of 8, 2.
+    # Ratios 2 and 8 of a response of two tokens give sqrt(16) = 4. Ratios 1/2, 1 and 16 give the third root of 8, 2.
     logprobs = torch.tensor([[log(2), log(8), NAN], [log(1 / 2), 0.0, log(16)]])
     mask = torch.tensor([[True, True, False], [True, True, True]])
     ratios = sequence_log_ratio(logprobs, torch.zeros(2, 3), mask).exp()
@@ -95,15 +95,15 @@ def test_the_ratio_of_a_response_is_the_geometric_mean_of_those_of_its_tokens() 
 
 
 def test_the_loss_of_a_response_as_a_whole_by_hand() -> None:
-    # Advantages 3 and -1, clip range 0.5. Response 0 has ratio 4, held back at 1.5: -3 · 1.5. Response 1 has ratio 2,
-    # which nothing holds back: 1 · 2. Mean of both: (-4.5 + 2) / 2; of 5 tokens 2 are clipped.
+    # The advantages are 3 and -1, and the clip range is 0.5. Response 0 has ratio 4, clipped to 1.5: -3 · 1.5. Row 1
+    # has ratio 2, which is not clipped: 1 · 2. The mean of both is (-4.5 + 2) / 2, and 2 of 5 tokens are clipped.
     logprobs = torch.tensor([[log(2), log(8), NAN], [log(1 / 2), 0.0, log(16)]])
     mask = torch.tensor([[True, True, False], [True, True, True]])
     batch = PolicyBatch(logprobs, torch.zeros(2, 3), torch.tensor([[3.0] * 3, [-1.0] * 3]), mask)
     policy = weighted_policy_loss(gspo(batch, clip_range=0.5), mask, mask / mask.sum(1, keepdim=True) / 2)
     assert_close(policy.loss, torch.tensor(-1.25))
     assert_close(policy.clip_fraction, torch.tensor(2 / 5))
-    # Half the squared logs: log(4)² / 2 on two tokens, log(2)² / 2 on three.
+    # Half the squared logs are log(4)² / 2 on two tokens and log(2)² / 2 on three.
     assert_close(policy.approx_kl, torch.tensor((2 * log(4) ** 2 + 3 * log(2) ** 2) / 2 / 5))
 
 
@@ -167,7 +167,7 @@ def test_a_new_policy_loss_is_one_decorated_function(monkeypatch: pytest.MonkeyP
 
     @policy_loss("plain")
     def plain(batch: PolicyBatch) -> TokenLosses:
-        """REINFORCE."""
+        """The loss of REINFORCE."""
         log_ratio = token_log_ratio(batch.logprobs, batch.old_logprobs, batch.mask)
         return TokenLosses(-batch.advantages * batch.logprobs, log_ratio, torch.zeros_like(batch.mask))
 

@@ -1,4 +1,4 @@
-"""What the planner takes of a configuration."""
+"""The planner reads its jobs from a configuration."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def ppo_job(*overrides: str) -> Job:
 
 
 def planned(stage: str, *overrides: str) -> Plan:
-    """The plan of a stage of a composed configuration."""
+    """Returns the plan of a stage of a composed configuration."""
     with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
         return Plan(job_of(compose("plan", list(overrides)), stage))
 
@@ -149,6 +149,6 @@ def test_a_reward_model_is_an_adapter_if_its_folder_has_one_beside_it(tmp_path: 
     assert not ppo_job(*given).reward_plays
     LoraConfig(r=3, lora_alpha=5, target_modules=["q_proj"]).save_pretrained(tmp_path / "adapter")
     assert ppo_job(*given).reward_adapter == Lora(rank=3, alpha=5, target_modules=["q_proj"])
-    # As a run writes it, once it has put the reward model on its backbone.
+    # A run writes the configuration in this form once it has put the reward model on its backbone.
     written = ["reward._target_=lightning_rlhf.rewards.AdapterReward", "~reward.dtype"]
     assert ppo_job(*given, *written).reward_plays

@@ -1,4 +1,4 @@
-"""A knob does to a plan what its setting does to a run, and the remedy is a line that can be typed."""
+"""A knob changes a plan as its setting changes a run, and the remedy is a line that can be typed."""
 
 from dataclasses import replace
 from typing import Any
@@ -40,7 +40,7 @@ def test_a_knob_is_planned_as_its_setting_is(base: list[str]) -> None:
     found = list(knobs(plan.job))
     assert len(found) >= 4
     for knob in found:
-        # A setting of one strategy has no place in another.
+        # A setting of one strategy is not valid for another.
         kept = [given for given in base if not (knob.is_strategy and "trainer.strategy." in given)]
         names = {setting.split("=")[0] for setting in knob.setting.split()}
         settings = [given for given in kept if given.split("=")[0] not in names] + knob.setting.split()
@@ -52,7 +52,7 @@ def test_adam_in_8_bits_takes_no_memory_of_its_own_in_a_step() -> None:
     plan = Plan(job(on_gpu=True))
     knob = next(knob for knob in knobs(plan.job) if knob.setting == "optim=adamw_8bit")
     held = {"actor": Weights(10, 10, 40, 40, 40, 1, 10, 10, 10, 1, 0)}
-    # On a GPU torch's AdamW takes one more tensor for all weights of a group: 10 numbers of 4 bytes.
+    # On a GPU, torch's AdamW needs one more tensor for all weights of a group: 10 numbers of 4 bytes.
     assert step_work(plan.job, held, 1) == {("", "optimizer"): 40}
     assert step_work(turned(plan, [knob]).job, held, 1) == {("", "optimizer"): 0}
 

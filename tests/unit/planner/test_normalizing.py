@@ -1,4 +1,4 @@
-"""The plan of normalising a reward model: a policy that is there only while it samples."""
+"""The plan of normalising a reward model, with a policy that exists only while it samples."""
 
 from typing import Any
 
@@ -17,12 +17,12 @@ def normalizing(**changes: Any) -> Plan:
 def test_the_policy_is_held_beside_the_reward_model_and_its_optimizer_while_it_samples() -> None:
     plan = normalizing(rollout_batch_size=30, rollout_micro_batch_size=20)
     assert kinds(plan, "normalize")["parameters"] == 4 * (CRITIC + ACTOR)
-    # The bias of the reward model is trained too, as far as the planner knows.
+    # To the planner, the bias of the reward model is trained too.
     assert kinds(plan, "normalize")["optimizer"] == kinds(plan, "update")["optimizer"] == 8 * CRITIC
-    # 20 rows · 13 tokens · 5 blocks · 32 numbers, twice, of 4 bytes.
+    # The cache has 20 rows · 13 tokens · 5 blocks · 32 numbers, twice, of 4 bytes.
     held = [moment.held for moment in moments(plan.job) if moment.phase == "normalize"]
     assert max(each["policy", "kv_cache"] for each in held) == 20 * 13 * 5 * 32 * 2 * 4
-    # It is gone when the reward model scores, and was not there in training.
+    # The policy is gone when the reward model scores, and did not exist in training.
     assert held[-1]["policy", "parameters"] == 0
     assert kinds(plan, "update")["parameters"] == kinds(plan, "export")["parameters"] == 4 * CRITIC
     assert set(plan.record()["parameters"]) == {"actor"}
@@ -33,7 +33,7 @@ def test_the_policy_is_divided_where_no_process_is_to_hold_the_net_that_samples(
     node = {"_target_": "FSDP2Strategy", "gather_for_generation": gather}
     plan = normalizing(layout=layout(node), processes=4, rollout_batch_size=8)
     held = [moment.held for moment in moments(plan.job) if moment.phase == "normalize"]
-    # A share of it, what it has outside its blocks, and a block twice; otherwise all.
+    # Sharded, it has a share, the weights outside its blocks, and a block twice; otherwise all its weights.
     outside = ACTOR - 5 * BLOCK
     expected = (4 * ACTOR, 0) if gather else (ACTOR, 4 * (outside + 2 * BLOCK))
     assert (held[0]["policy", "parameters"], held[0]["policy", "gathered"]) == expected

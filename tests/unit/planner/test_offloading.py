@@ -1,4 +1,4 @@
-"""Strategies that offload against those that do not: what leaves the device comes to the host, once."""
+"""Plans of strategies that offload, compared with those that do not: what leaves the device is on the host, once."""
 
 from dataclasses import replace
 
@@ -35,7 +35,7 @@ def test_what_leaves_the_device_comes_to_the_host_once(offloads: list[str], plai
     host, device, before = by_kind(off.host["training"]), kinds(off, "rollout"), kinds(on, "rollout")
     assert off.peak.total < on.peak.total
     assert "optimizer" not in device
-    # Of both processes of a machine.
+    # The host holds the shares of both processes of a machine.
     assert host["optimizer"] == pytest.approx(2 * before["optimizer"], rel=1e-3)
     if weights:
         assert device.get("parameters", 0) == 0
@@ -54,7 +54,7 @@ def test_what_rests_on_a_disk_is_neither_here_nor_there() -> None:
 def test_fsdp_offloads_weights_and_gradients_in_their_own_dtype() -> None:
     plan = plan_of("strategy=fsdp", "trainer.strategy.cpu_offload=true")
     sizes = {role: net for role, net in plan.record()["trained"].items() if net}
-    # bf16: gradients and two averages of 2 bytes; half of all of it is on each machine.
+    # In bf16, gradients and two averages have 2 bytes each, and half of all of it is on each machine.
     assert by_kind(plan.host["training"])["gradients"] == pytest.approx(sum(sizes.values()) * 2 / 2, abs=9)
     assert by_kind(plan.host["training"])["optimizer"] == pytest.approx(sum(sizes.values()) * 4 / 2, abs=9)
     assert replace(plan.job, layout=plan.job.layout.on_cpus()).layout.offloads is False

@@ -1,4 +1,4 @@
-"""The planner's numbers against arithmetic by hand, against whole nets, and against each other."""
+"""The planner's numbers, compared with arithmetic by hand, with whole models, and with each other."""
 
 from dataclasses import replace
 from typing import Any
@@ -22,17 +22,17 @@ from lightning_rlhf.planner.plan import Plan
 def test_weights_gradients_and_adam_are_those_of_gpt2_by_hand() -> None:
     plan = Plan(job())
     assert plan.record()["parameters"] == {"actor": ACTOR, "critic": CRITIC, "reference": ACTOR, "reward": CRITIC}
-    # Four nets in fp32; of actor and critic two averages each, and gradients from an update to its step.
+    # There are four models in fp32; actor and critic have two averages each, and gradients from an update to its step.
     assert kinds(plan, "rollout")["parameters"] == 4 * (2 * ACTOR + 2 * CRITIC)
     assert "gradients" not in kinds(plan, "rollout")
     assert next(m for m in moments(plan.job) if m.what == "optimizer step").held["actor", "gradients"] == 4 * ACTOR
     assert kinds(plan, "rollout")["optimizer"] == 8 * (ACTOR + CRITIC)
-    # Before the first update there is nothing but weights.
+    # Before the first update there are only weights.
     assert set(kinds(plan, "load")) == {"parameters"}
 
 
 def test_the_cache_holds_keys_and_values_of_all_tokens_but_the_last() -> None:
-    # 3 rows · 13 tokens · 5 blocks · 32 numbers, twice, of 4 bytes.
+    # The cache has 3 rows · 13 tokens · 5 blocks · 32 numbers, twice, of 4 bytes.
     assert run_passes(job()).cache["decoding"] == 3 * 13 * 5 * 32 * 2 * 4
 
 
@@ -40,7 +40,7 @@ def test_grouped_heads_shrink_the_cache() -> None:
     config = {"model_type": "llama", "vocab_size": 100, "hidden_size": 32, "intermediate_size": 64}
     config |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 1}
     source = replace(SOURCE, config=config)
-    # 3 rows · 13 tokens · 2 blocks · 1 head of 8 numbers, twice, of 4 bytes.
+    # The cache has 3 rows · 13 tokens · 2 blocks · 1 head of 8 numbers, twice, of 4 bytes.
     assert run_passes(job(model=source, critic=source)).cache["decoding"] == 3 * 13 * 2 * 8 * 2 * 4
 
 
@@ -66,7 +66,7 @@ def test_three_blocks_say_what_a_deep_net_needs(monkeypatch: pytest.MonkeyPatch)
 
 def test_zero_divides_what_it_says_by_the_processes() -> None:
     plans = {stage: Plan(job(processes=2, layout=Layout(engine="deepspeed", stage=stage))) for stage in (1, 2, 3)}
-    # fp32 copies of the trained weights, and two averages, halved.
+    # There are fp32 copies of the trained weights and two averages, halved.
     for stage in (1, 2):
         assert kinds(plans[stage], "rollout")["optimizer"] == pytest.approx(12 * (ACTOR + CRITIC) / 2, abs=9)
         assert kinds(plans[stage], "load")["parameters"] == 4 * (2 * ACTOR + 2 * CRITIC)
@@ -79,14 +79,14 @@ def test_what_is_offloaded_is_on_the_host_and_not_on_the_device() -> None:
     plan = Plan(job(processes=4, processes_per_node=2, on_gpu=True, layout=off))
     assert "optimizer" not in kinds(plan, "rollout")
     assert "parameters" not in kinds(plan, "rollout")
-    # The shares of this machine's two processes out of four: a copy and two averages in fp32.
+    # This machine holds the shares of two of four processes: a copy and two averages in fp32.
     assert by_kind(plan.host["training"])["optimizer"] == pytest.approx(12 * (ACTOR + CRITIC) / 2, abs=9)
 
 
 def test_an_adapter_alone_has_gradients() -> None:
     source = replace(SOURCE, adapter=Lora(rank=2, target_modules=["c_attn"]))
     weights = run_passes(job(model=source, critic=source)).sizes.held
-    # A is (2, 32), B is (96, 2), in each block; the head of the critic is trained too.
+    # In each block, A is (2, 32) and B is (96, 2); the head of the critic is trained too.
     assert weights["actor"].trained == 5 * (2 * 32 + 96 * 2)
     assert weights["critic"].trained - weights["actor"].trained in (32, 33)
     assert weights["reference"].count == ACTOR
@@ -113,7 +113,7 @@ def test_accumulation_keeps_gradients_through_the_backward_pass() -> None:
 
 def test_autocast_keeps_copies_of_the_weights() -> None:
     plain, mixed = Plan(job()), Plan(job(precision="bf16-mixed"))
-    # Linear weights of the actor, in 2 bytes.
+    # These are the linear weights of the actor in 2 bytes.
     assert kinds(mixed, "rollout")["activations"] - 2 * 5 * (BLOCK - 128) > -kinds(plain, "rollout")["activations"]
     assert run_passes(mixed.job).casts >= 2 * 5 * (32 * 96 + 32 * 32 + 2 * 32 * 128)
 
@@ -154,7 +154,7 @@ def test_the_largest_micro_batch_divides_the_share_of_a_minibatch_and_the_next_o
     limit = plan.peak.total // 2
     found = largest_micro_batch(plan, Limits(limit))
     assert found
-    # Of 36 sequences: 1, 2, 3, 4, 6, 9, 12, 18, 36.
+    # The divisors of 36 sequences are 1, 2, 3, 4, 6, 9, 12, 18, 36.
     sizes = [rows for rows in range(1, 37) if 36 % rows == 0 and Plan(plan.job.with_rows(rows)).fits(limit)]
     assert 1 < found.rows < 36
     assert found.rows == sizes[-1]
@@ -165,7 +165,7 @@ def test_the_largest_micro_batch_divides_the_share_of_a_minibatch_and_the_next_o
 
 def test_flops_are_two_for_each_weight_and_token() -> None:
     counted = iteration_flops(job(), run_passes(job()).sizes)
-    # 8 rows of 14 tokens; four nets without embeddings but with heads, and attention over 14 tokens in 5 blocks.
+    # 8 rows of 14 tokens; four models without embeddings but with heads; and attention over 14 tokens in 5 blocks.
     heads = 2 * 3200 + 2 * 32
     matrices = 4 * (5 * BLOCK + 64) + heads
     expected = 8 * 14 * (2 * matrices + 4 * 4 * 5 * 32 * 14)
@@ -178,11 +178,11 @@ def test_flops_are_two_for_each_weight_and_token() -> None:
         ("32-true", "single", 4, 2),
         ("bf16-mixed", "ddp", 4, 2),
         ("bf16-mixed", "fsdp2", 4, 2),
-        # Frozen weights lie in one tensor with trained ones.
+        # Frozen weights share a tensor with trained ones.
         ("bf16-mixed", "fsdp", 4, 4),
         ("bf16-true", "single", 2, 2),
         ("bf16-true", "fsdp2", 2, 2),
-        # They cast all weights, and have fp32 copies of trained ones.
+        # These strategies cast all weights, and keep fp32 copies of trained ones.
         ("bf16-mixed", "deepspeed", 2, 2),
         ("bf16-true", "deepspeed", 2, 2),
     ],
@@ -193,7 +193,7 @@ def test_of_nets_built_in_bf16_those_that_train_are_held_in_fp32(
     source = replace(SOURCE, dtype="bfloat16")
     sharing = Layout(engine=engine, stage=3 if engine.startswith("fsdp") else 1 if engine == "deepspeed" else 0)
     plan = Plan(job(model=source, critic=source, reward=source, precision=precision, layout=sharing))
-    # The reference is held as the actor is.
+    # The reference is in the same precision as the actor.
     held = {role: size for (role, kind), size in plan.phases["load"].held.items() if kind == "parameters"}
     assert held == {
         "actor": trained * ACTOR,
@@ -214,6 +214,6 @@ def test_a_strategy_that_nobody_knows_is_a_mistake() -> None:
 def test_planning_makes_no_weights() -> None:
     config = {"model_type": "llama", "hidden_size": 8192, "intermediate_size": 22016, "num_hidden_layers": 80}
     source = replace(SOURCE, config=config | {"num_attention_heads": 64, "vocab_size": 32000}, dtype="bfloat16")
-    # Twice 65.3 billion of 4 bytes, in which they are trained: more than any machine of a test has.
+    # Two models of 65.3 billion weights of 4 bytes, the dtype of training, exceed the memory of any test machine.
     assert Plan(job(model=source, critic=None, reward=None)).phases["load"].total == pytest.approx(8 * 65.3e9, rel=0.01)
     assert not torch.nn.Linear(1, 1).weight.is_meta

@@ -1,4 +1,4 @@
-"""The plan of one net that plays all roles."""
+"""The plan of one model that plays all roles."""
 
 from dataclasses import replace
 from typing import Any
@@ -15,9 +15,9 @@ from lightning_rlhf.planner.phases import moments, run_passes
 from lightning_rlhf.planner.plan import Plan
 
 LORA = Lora(rank=2, target_modules=["c_attn"])
-# A is (2, 32), B is (96, 2), in each of five blocks.
+# In each of five blocks, A is (2, 32) and B is (96, 2).
 ADAPTER = 5 * (2 * 32 + 96 * 2)
-# Of a critic or a reward model: a head of 32, and a bias.
+# A critic or a reward model has a head of 32 and a bias.
 HEAD = 32 + 1
 
 
@@ -43,7 +43,7 @@ def test_the_backbone_is_held_once_and_a_role_adds_its_adapter() -> None:
         ({"reward_adapter": None}, {"reward": CRITIC}),
         ({"reward": None}, {"reward": None}),
         ({"critic": None}, {"critic": None}),
-        # A critic starts with the adapter that its start has.
+        # A critic starts with the adapter of the role that it starts from.
         ({"reward_adapter": replace(LORA, rank=4)}, {"critic": 2 * ADAPTER + HEAD, "reward": 2 * ADAPTER + HEAD}),
         ({"reward_adapter": replace(LORA, rank=4), "critic_init": "policy"}, {"reward": 2 * ADAPTER + HEAD}),
     ],
@@ -57,7 +57,7 @@ def test_roles_have_what_they_need(changes: dict[str, Any], parts: dict[str, int
 def test_an_adapter_that_is_still_to_come_is_counted() -> None:
     source = replace(SOURCE, adapter=LORA, adapter_dir="not/there/yet")
     assert Plan(shared(model=source, critic=source)).phases["load"] == Plan(shared()).phases["load"]
-    # Beside a net of its own the reference has it too.
+    # If the reference is a model of its own, it has the adapter too.
     assert Plan(job(model=source, critic=source)).record()["parameters"]["reference"] == ACTOR + ADAPTER
 
 
@@ -81,7 +81,7 @@ def test_actor_and_reference_are_scored_in_one_pass_of_twice_the_rows() -> None:
 
 def test_tokens_pass_the_backbone_once_for_each_role() -> None:
     counted = iteration_flops(shared(), run_passes(shared()).sizes)
-    # 8 rows of 14 tokens; four times a net without the embeddings that are looked up, and three adapters, two heads.
+    # 8 rows of 14 tokens; four times a model without embeddings that are looked up, three adapters, two heads.
     matrices = 4 * (5 * BLOCK + 3200 + 64) + 3 * ADAPTER + 2 * HEAD
     assert counted["scoring"] == 8 * 14 * (2 * matrices + 4 * 4 * 5 * 32 * 14)
     assert counted["rollout"] == 8 * 14 * (2 * (5 * BLOCK + 3200 + 64 + ADAPTER) + 4 * 5 * 32 * 7)
@@ -143,7 +143,7 @@ def test_gemini_divides_frozen_nets_and_not_what_is_frozen_beside_what_is_traine
     sizes = {"processes": 2, "layout": gemini, "precision": "bf16-true"}
     full, adapted = Plan(job(**sizes)), Plan(job(model=source, critic=source, **sizes))
     assert kinds(full, "load")["parameters"] == pytest.approx(2 * (2 * ACTOR + 2 * CRITIC) / 2, abs=9)
-    # Of actor and critic adapters are divided, and a head.
+    # The adapters of actor and critic and a head are sharded.
     frozen, trained = ACTOR + CRITIC - HEAD, 2 * ADAPTER + HEAD
     assert kinds(adapted, "load")["parameters"] == pytest.approx(2 * (frozen + (trained + ACTOR + CRITIC) / 2), abs=9)
 
@@ -156,7 +156,7 @@ def test_zero_3_gathers_ahead_what_no_role_has_asked_for_yet() -> None:
         forward = [m for m in moments(planned) if m.phase == "update" and "forward, block" in m.what]
         return {role: max(m.held[role, "gathered"] for m in forward) for role in ("critic", "actor")}
 
-    # GPT-2's head is its embeddings, so that the critic has called all that there is.
+    # The head of GPT-2 is its embedding, so the critic has called every weight.
     assert gathered(shared(processes=2, layout=strategy)) == {"critic": 2 * whole, "actor": whole}
     own = {**SOURCE.config, "tie_word_embeddings": False}  # type: ignore[dict-item]
     source = replace(SOURCE, config=own, adapter=LORA)

@@ -1,4 +1,4 @@
-"""The planner's numbers against what torch's own tools count: its memory tracker, and FSDP2 on made-up processes."""
+"""The planner's numbers, compared with torch's memory tracker and with FSDP2 on simulated processes."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,7 +21,7 @@ from lightning_rlhf.planner.passes import sequences
 from lightning_rlhf.planner.phases import moments
 from lightning_rlhf.planner.plan import Plan
 
-# Wider than the others, so that activations and logits count.
+# This model is wider than the others, so that activations and logits matter.
 WIDE = replace(SOURCE, config={**SOURCE.config, "n_embd": 64, "vocab_size": 500})  # type: ignore[dict-item]
 
 
@@ -33,7 +33,7 @@ def test_an_update_takes_what_torchs_tracker_counts(checkpointing: bool) -> None
     net = load_causal_lm(source).train()
     optimizer = torch.optim.AdamW(net.parameters(), foreach=False)
     texts = sequences(8, 0, 14)
-    # Twice: the optimizer's averages are there in the second.
+    # The update runs twice, since the optimizer's averages exist only in the second one.
     for _ in range(2):
         tracker = MemTracker()
         tracker.track_external(net, optimizer)
@@ -47,7 +47,7 @@ def test_an_update_takes_what_torchs_tracker_counts(checkpointing: bool) -> None
 
 @pytest.fixture(params=[2, 8])
 def processes(request: pytest.FixtureRequest) -> Iterator[int]:
-    """How many there are, of which this is the first."""
+    """Simulates so many processes, of which this is the first."""
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=request.param)
     yield request.param
     dist.destroy_process_group()
@@ -70,7 +70,7 @@ def test_fsdp2_divides_weights_gradients_and_averages_as_planned(processes: int)
     optimizer.step()
     averages = [state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
     found = kinds(planned, "export")
-    # Rows that do not divide by the processes are filled up on the first.
+    # If the rows do not divide by the processes, the first process has the filled-up share.
     assert _local(net.parameters()) == pytest.approx(found["parameters"], rel=0.01)
     assert _local(weight.grad for weight in net.parameters()) == pytest.approx(found["gradients"], rel=0.01)
     assert _local(averages) == pytest.approx(found["optimizer"], rel=0.01)

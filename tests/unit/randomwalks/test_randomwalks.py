@@ -18,13 +18,13 @@ from lightning_rlhf.randomwalks.graph import GOAL, NODES, Graph, Optimality
 from lightning_rlhf.randomwalks.write import HERE, write_data, write_tokenizer
 from lightning_rlhf.rewards import TextReward
 
-# Of seed 1000: b has edges to d, j, u; d to a, l, t; n to a, b; j to n; t to k; c to e, k, o, r.
+# With seed 1000, b has edges to d, j, u; d to a, l, t; n to a, b; j to n; t to k; and c to e, k, o, r.
 GRAPH = Graph(seed=1000)
 COUNTS = {"num_walks": 40, "num_walks_held_out": 10, "answers_per_start": 3}
 
 
 def expected_optimality(graph: Graph) -> float:
-    """Of a walker that takes each edge of a node with the same probability: exact, by dynamic programming."""
+    """Computes the mean optimality of a walker that takes each edge of a node with the same probability, exactly."""
     total = 0.0
     for start in graph.starts:
         at = {start: 1.0}
@@ -67,7 +67,7 @@ def test_shortest_walks_are_those_of_matrix_powers(seed: int, num_nodes: int) ->
     assert not steps.diagonal()[1:].any()
     expected, reached = {}, np.eye(num_nodes, dtype=int)
     for length in range(1, graph.max_length):
-        # Entry (i, j) is above 0 iff a walk of `length` nodes leads from i to j.
+        # Entry (i, j) is above 0 if and only if a walk of `length` nodes leads from i to j.
         expected |= {node: length for i, node in enumerate(nodes) if reached[i, 0] and node not in expected}
         reached = (reached @ steps > 0).astype(int)
     assert graph.shortest == expected
@@ -90,11 +90,11 @@ def test_walks_use_edges_and_stop_at_the_goal_or_at_the_length_limit() -> None:
         ("bjnbjna", 3 / 7),
         ("bjnbjnbda", 1 / 7),  # L = 9
         ("bjnbjnbjna", 0.0),  # L = 10 = M
-        ("bjnbjnbjnbda", 0.0),  # L = 12: not below 0
-        ("ba", 0.0),  # no such edge
-        ("bdaa", 1.0),  # what stands behind the goal does not count
+        ("bjnbjnbjnbda", 0.0),  # L = 12 does not give less than 0.
+        ("ba", 0.0),  # There is no such edge.
+        ("bdaa", 1.0),  # What follows the goal does not count.
         ("bda?!", 1.0),
-        ("bdl", 0.0),  # no goal
+        ("bdl", 0.0),  # The walk does not reach the goal.
         ("b", 0.0),
         ("b?a", 0.0),
         ("b da", 0.0),
@@ -110,7 +110,7 @@ def test_optimality_compares_a_walk_with_the_shortest_one(walk: str, optimality:
 
 
 def test_a_start_that_reaches_the_goal_too_late_or_never_has_optimality_0_and_is_not_asked() -> None:
-    # f, g, i, j, k, m, n and o lead to each other only.
+    # f, g, i, j, k, m, n and o lead only to each other.
     graph = Graph(seed=1002, num_nodes=15)
     assert graph.starts == list("bcdehl")
     assert {graph.optimality(walk) for walk in graph.walks(500) if walk[0] not in graph.starts} == {0.0}
@@ -169,7 +169,7 @@ def test_a_file_is_replaced_as_a_whole_and_its_bytes_depend_on_the_graph_alone(t
         write_data(GRAPH, str(folder), **COUNTS)
     first, again = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders)
     assert first == again
-    # Who has the old file open, such as another process, reads it to its end.
+    # A process that has the old file open reads it to its end.
     with (folders[0] / "demonstrations.jsonl").open("rb") as old:
         write_data(Graph(seed=7), str(folders[0]), **COUNTS)
         assert old.read() == first["demonstrations.jsonl"]
@@ -216,6 +216,6 @@ def test_seed_and_size_are_set_in_one_place() -> None:
     assert instantiate(config.data.write.graph) == graph
     assert instantiate(config.data.gold) == Optimality(graph)
     assert instantiate(config.reward).function == Optimality(graph)
-    # The rest of a walk, and EOS.
+    # The limit allows the rest of a walk, and EOS.
     assert config.rollout.sampling.max_new_tokens == config.rollout.evaluation.max_new_tokens == 12
     assert config.stages == ["sft", "ppo"]

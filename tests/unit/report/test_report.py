@@ -1,4 +1,4 @@
-"""The run card: what it shows, what it leaves out, and that it cannot be tricked by what a model wrote."""
+"""The run card: what it shows, what it leaves out, and that text from a model cannot break it."""
 
 import csv
 import json
@@ -253,7 +253,7 @@ def titles(html: str) -> list[str]:
 
 
 def text_of(html: str) -> str:
-    """The text of a page with its markup taken away and its white space made single."""
+    """Returns the text of a page without markup and with single spaces."""
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", html)).split())
 
 
@@ -348,7 +348,7 @@ def test_answers_are_paired_by_row_and_those_that_changed_come_first(pipeline: P
 
 
 def test_a_prompt_that_occurs_twice_has_two_pairs_of_answers(tmp_path: Path) -> None:
-    said = [(0, 0, "a"), (0, 1, "b"), (1, 0, "c"), (1, 1, "b"), (1, 1, "d")]  # the last one by a run that went on
+    said = [(0, 0, "a"), (0, 1, "b"), (1, 0, "c"), (1, 1, "b"), (1, 1, "d")]  # from a continued run
     write_samples(tmp_path, [sample(at, "evaluation", "p", text, 0, 0, 1, row=row) for at, row, text in said])
     pairs = before_and_after(read_run(tmp_path).stages[0])
     assert [(pair.before.response, pair.after and pair.after.response) for pair in pairs] == [("a", "c"), ("b", "d")]
@@ -418,7 +418,7 @@ def test_the_headline_of_dpo_says_what_it_changed_and_counts_epochs(tmp_path: Pa
     write_json(tmp_path / "result.json", make_dpo(tmp_path))
     text = text_of(render_at(tmp_path))
     assert "DPO raised the gold rate on held-out prompts from 41.2% to 73.1%, 2.31 nats of KL per response" in text
-    # What is the same for every model before training has no "before".
+    # Values that are the same for every model before training have no "before".
     assert "Gold rate 41.2% → 73.1%" in text
     assert "Win rate 70.2%" in text
     assert "Reward accuracy 91.2%" in text

@@ -1,4 +1,4 @@
-"""An actor's renderer, a reward model with a tokenizer of its own, answers to score, and a server to ask."""
+"""An actor's renderer, a reward model with a tokenizer of its own, answers to score, and a server."""
 
 import json
 import threading
@@ -29,7 +29,7 @@ MakeAnswers = Callable[..., Answers]
 
 @pytest.fixture(scope="session")
 def source(make_source: Callable[..., ModelSource]) -> ModelSource:
-    """A tiny net that reads the demo's tokens."""
+    """A tiny model that reads the demo's tokens."""
     return make_source("llama", vocab_size=814, max_position_embeddings=128)
 
 
@@ -42,7 +42,7 @@ def net(source: ModelSource) -> ScalarModel:
 
 @pytest.fixture
 def renderer(source: ModelSource) -> Renderer:
-    """The actor's."""
+    """The renderer of the actor."""
     return Renderer(source.load_tokenizer())
 
 
@@ -69,7 +69,7 @@ def foreign(source: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> st
 
 @pytest.fixture
 def make_answers(renderer: Renderer) -> MakeAnswers:
-    """Answers of the actor as PPO gives them; those of `cut` reached the length limit."""
+    """Answers of the actor in the form in which PPO gives them; those of `cut` reached the length limit."""
 
     def make(rows: dict[str, str], cut: tuple[int, ...] = (), **columns: list[Any]) -> Answers:
         prompts, responses = [], []
@@ -96,7 +96,7 @@ def make_answers(renderer: Renderer) -> MakeAnswers:
 
 
 class Server:
-    """Answers POST requests by a function of their JSON, and keeps what it was asked."""
+    """Answers POST requests by a function of their JSON, and records the requests."""
 
     def __init__(self) -> None:
         self.reply: Callable[[Any], tuple[int, Any]] = lambda body: (200, {})
@@ -120,7 +120,7 @@ class Server:
                 self.wfile.write(data)
 
             def log_message(self, *_: Any) -> None:
-                """Says nothing."""
+                """Suppresses the log."""
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.http.server_port}"
@@ -128,7 +128,7 @@ class Server:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    """A real server on a free port."""
+    """Starts a real server on a free port."""
     server = Server()
     thread = threading.Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
@@ -140,7 +140,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def serving() -> Iterator[Callable[..., str]]:
-    """Serves a web application in a thread, and tells its address."""
+    """Serves a web application in a thread, and yields its address."""
     with ExitStack() as stack:
 
         def start(app: Any) -> str:

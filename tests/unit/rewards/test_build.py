@@ -1,4 +1,4 @@
-"""What PPO may be given as a reward, and what scores come of it."""
+"""The objects that PPO accepts as a reward, and the scores that they give."""
 
 import math
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from lightning_rlhf.rewards.build import as_reward
 from lightning_rlhf.rewards.net import NetReward, TextNetReward
 
 MakeAnswers = Callable[..., Answers]
-# The third one reached the length limit in the middle of a word.
+# The third answer reached the length limit in the middle of a word.
 ROWS = {
     "My kettle leaks.": "I am sorry to hear that. Tighten the seal.",
     "My door is stuck. What should I do?": "Go away",
@@ -34,13 +34,13 @@ CHATML = (
 
 
 def by_hand(net: ScalarModel, ids: list[int]) -> float:
-    """The score of one row without padding, at its last token."""
+    """Returns the score of one row without padding, at its last token."""
     row = torch.tensor([ids])
     return net(row, torch.ones_like(row, dtype=torch.bool))[0, -1].item()
 
 
 def rendered_by_hand(renderer: Renderer, prompt: str, response: str, finished: bool) -> list[int]:
-    """Ids of prompt and response up to the stop token, which stands there only if the response is finished."""
+    """Returns the ids of prompt and response up to the stop token, which only finished responses have."""
     tokenizer = renderer.tokenizer
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}], tokenize=False
@@ -54,7 +54,7 @@ def test_a_net_reads_the_ids_that_the_actor_wrote(
     net: ScalarModel, exported: str, renderer: Renderer, make_answers: MakeAnswers
 ) -> None:
     prompt = renderer.prompt([{"role": "user", "content": "Hello"}])
-    # A text as the tokenizer would never write it: letter by letter.
+    # A text is encoded letter by letter, as the tokenizer would never do it.
     response = [token for letter in " seal" for token in renderer.tokenizer.encode(letter)]
     assert renderer.decode(response) == "seal"
     ids = torch.tensor([prompt + response])

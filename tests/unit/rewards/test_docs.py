@@ -1,4 +1,4 @@
-"""What docs/rewards.md says is run as it stands."""
+"""The code in docs/rewards.md runs as it is written."""
 
 import re
 import shlex
@@ -39,7 +39,7 @@ def run(code: str) -> dict[str, Any]:
 
 
 def configured(command: list[str]) -> DictConfig:
-    """The configuration of a command line."""
+    """Composes the configuration of a command line."""
     name = "serve_reward" if "serve-reward" in command else "train"
     overrides = [word.replace("<run>", "run") for word in command[1:] if word not in ("train.py", "serve-reward")]
     with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):

@@ -58,7 +58,7 @@ def test_a_name_that_leads_nowhere_says_why(name: str, message: str) -> None:
 
 
 def scored(returned: object) -> list[float]:
-    """The scores of two responses, by a function that returns what is given."""
+    """Returns the scores of two responses, by a function that returns a given value."""
     return TextReward(lambda prompts, responses: returned)(["a", "b"], ["c", "d"], [{}, {}])  # type: ignore[arg-type, return-value]
 
 
@@ -93,7 +93,7 @@ def test_a_list_a_tuple_or_an_array_of_numbers_is_scores(returned: object) -> No
         ([1.0, math.nan], "returned nan for the response 'd'; a score is a finite number"),
         ([math.inf, 1.0], "returned inf for the response 'c'"),
         ([1.0, 10**400], "returned 1000"),
-        ([1.0, 1e39], "returned 1e[+]39"),  # infinite in fp32
+        ([1.0, 1e39], "returned 1e[+]39"),  # This number is infinite in fp32.
         (["1", "0"], "returned '1' for the response 'c'"),
         ([1.0, None], "returned None for the response 'd'"),
         ([1.0, 1j], "returned 1j"),

@@ -1,4 +1,4 @@
-"""Scores from a server: a real one, on a free port."""
+"""Scores from a real server on a free port."""
 
 import math
 import socket
@@ -18,7 +18,7 @@ def lengths(body: Any) -> tuple[int, Any]:
 
 
 def ask(reward: HTTPReward, count: int = 5) -> list[float]:
-    """Scores of responses of 0, 1, 2… letters, as PPO asks for them."""
+    """Asks for scores of responses of 0, 1, 2… letters, as PPO does."""
     columns = [{"messages": [{"role": "user", "content": str(n)}], "finished": n > 0, "level": n} for n in range(count)]
     return TextReward(reward)([str(n) for n in range(count)], ["x" * n for n in range(count)], columns)
 

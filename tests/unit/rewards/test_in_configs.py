@@ -1,4 +1,4 @@
-"""Reward sources as a configuration names them, and the reward models among them."""
+"""Reward sources in a configuration, and the reward models among them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -100,12 +100,12 @@ def test_reward_models_that_the_run_is_still_to_train_are_not_looked_for(rendere
 
 @loads_reward_model()
 def load_half(path: str, dtype: str = "float16", template: str | None = None) -> LoadedReward:
-    """A loader of a user's own."""
+    """A user's own loader."""
     return load_reward(path, dtype, template)
 
 
 class OwnAdapterReward(AdapterReward):
-    """A class of a user's own."""
+    """A user's own class."""
 
 
 @pytest.mark.parametrize("loader", [load_half, OwnAdapterReward])

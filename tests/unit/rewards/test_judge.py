@@ -1,4 +1,4 @@
-"""A judge, through LangChain's OpenAI client, at a local server that speaks the same protocol."""
+"""A judge, through LangChain's OpenAI client and a local server that speaks the same protocol."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from lightning_rlhf.errors import UserError
 
 
 def says(text: Callable[[list[dict[str, str]]], str]) -> Callable[[Any], tuple[int, Any]]:
-    """The reply of a chat model that answers a list of messages by a text."""
+    """Makes the reply of a chat model that answers a list of messages with a text."""
 
     def reply(body: Any) -> tuple[int, Any]:
         message = {"role": "assistant", "content": text(body["messages"])}

@@ -12,7 +12,7 @@ from lightning_rlhf.rewards.rules import ExactAnswer, Length, Pattern
 
 
 def score(rule: Callable[..., list[float]], response: str, **columns: Any) -> float:
-    """What a rule gives for one response, called as PPO calls it."""
+    """Returns the score of a rule for one response, calling it as PPO does."""
     (result,) = TextReward(rule)(["Why?"], [response], [{"messages": [], **columns}])
     return result
 

@@ -1,4 +1,4 @@
-"""The reward of sentiment."""
+"""The reward for sentiment."""
 
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate

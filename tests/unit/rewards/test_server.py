@@ -1,4 +1,4 @@
-"""The web application around a reward model; tests/integration/test_serve_reward.py has the whole command."""
+"""The web application of a reward model; tests/integration/test_serve_reward.py tests the whole command."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from lightning_rlhf.rewards.server import make_app
 
 
 class Watched(TextNetReward):
-    """Notes how many answers it was given at a time, and how many such batches there were at once."""
+    """Records how many answers it gets at a time, and how many batches are scored at the same time."""
 
     sizes: list[int]
     most = now = 0

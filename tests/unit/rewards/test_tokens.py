@@ -1,4 +1,4 @@
-"""Scores of single tokens: what a function of texts sees of them, gives for them, and must not give."""
+"""Scores of single tokens: what a function of texts gets, what it returns, and what it must not return."""
 
 import re
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from lightning_rlhf.rewards.build import as_reward
 from lightning_rlhf.rewards.tokens import token_texts
 
 MakeAnswers = Callable[..., Answers]
-# The second one reached the length limit.
+# The second response reached the length limit.
 ROWS = {"My kettle leaks.": "I am sorry to hear that.", "Hello": "Tighten the seal"}
 
 
@@ -31,7 +31,7 @@ def a_tenth_for_each_e(prompts: list[str], responses: list[str], response_tokens
 
 
 def scored_by(returned: Any, renderer: Renderer, answers: Answers) -> Any:
-    """The scores that a function gives which returns what is given."""
+    """Returns the scores of a function that returns a given value."""
 
     def fixed(prompts: list[str], responses: list[str]) -> Any:
         return returned
@@ -46,7 +46,7 @@ def test_the_texts_of_tokens_are_together_the_response(renderer: Renderer, answe
         texts = token_texts(renderer, ids[mask].tolist())
         assert len(texts) == mask.sum() > 3
         assert "".join(texts).strip() == response
-        # Token by token, as its tokenizer has them.
+        # The texts are those of the tokenizer, token by token.
         assert [text.strip() for text in texts] == [
             renderer.tokenizer.decode([number], skip_special_tokens=True).strip() for number in ids[mask].tolist()
         ]
@@ -56,7 +56,7 @@ def test_a_stop_token_adds_nothing_to_the_text(renderer: Renderer, answers: Answ
     ids = answers.sequences.responses[0][answers.sequences.response_mask[0]].tolist()
     assert ids[-1] in renderer.stop_ids
     assert token_texts(renderer, ids)[-1] == ""
-    # One of several may be an ordinary token.
+    # One of several stop tokens may be an ordinary token.
     plain = Renderer(renderer.tokenizer, stop_ids=[*renderer.stop_ids, ids[2]])
     assert token_texts(plain, ids[:3]) == [*token_texts(renderer, ids[:2]), ""]
 
@@ -75,7 +75,7 @@ def test_a_function_scores_the_tokens_of_each_response(renderer: Renderer, answe
     assert scores.tokens is not None
     assert scores.tokens.shape == mask.shape
     assert not scores.tokens[~mask].any()
-    # "hear" has an e, and so have "Tighten", "the" and "seal", whichever tokens they are cut into.
+    # "hear", "Tighten", "the" and "seal" all contain an e, whichever tokens they consist of.
     assert_close(scores.tokens.sum(1), torch.tensor([0.1, 0.3]))
     assert_close(scores.total, torch.tensor([0.1, 0.3]))
     assert not scores.whole.any()
@@ -143,7 +143,7 @@ def test_a_sum_adds_scores_of_responses_and_of_tokens_each_by_its_weight(rendere
     assert_close(scores.whole, torch.tensor([3.0, 6.0]))
     assert_close(scores.tokens, 4 * tokens)
     assert_close(scores.total, torch.tensor([3.0 + 0.4, 6.0 + 1.2]))
-    # Each part before its weight, with its tokens.
+    # Each part is logged before its weight, including the scores of its tokens.
     assert_close(scores.parts["e"], torch.tensor([0.1, 0.3]))
 
 

@@ -1,4 +1,4 @@
-"""From prompts to samples: what each of the four roles says of a response, however the rows are cut."""
+"""From prompts to samples: what each of the four roles computes for a response, however the rows are split."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,12 +30,12 @@ ROWS = collate_prompts(
 )
 SAMPLING = Sampling(max_new_tokens=6, temperature=0.7)
 KEYS = [RandomKey(1, (PURPOSE, 0), row) for row in ROWS.indices]
-# Under this net the likeliest token is hardly ever drawn: so greedy responses are others.
+# With these settings, the likeliest token is rarely drawn, so greedy responses differ from sampled ones.
 WIDE = replace(SAMPLING, temperature=4.0)
 
 
 def in_two_parts(answers: Answers) -> Scores:
-    """The number of tokens, and the place of the prompt in the data."""
+    """Scores the number of tokens, and the place of the prompt in the data."""
     length = answers.sequences.response_mask.sum(1).float()
     place = torch.tensor([float(row["n"]) for row in answers.columns])
     return Scores(length + 10 * place, {"length": length, "place": place})
@@ -75,7 +75,7 @@ def engine_of(roles: SeparateRoles) -> PaddedEngine:
 
 
 def tensors_of(value: Any, mask: Tensor) -> list[Tensor]:
-    """All tensors of named tuples in named tuples; of those that belong to tokens, what the mask keeps."""
+    """Returns all tensors of nested named tuples; of those that belong to tokens, only what the mask keeps."""
     if value is None:
         return []
     if isinstance(value, Tensor):
@@ -183,7 +183,7 @@ def test_scores_of_tokens_keep_their_places_though_the_reward_gets_trimmed_colum
     ids = torch.where(samples.sequences.response_mask, samples.sequences.responses.float(), 0)
     assert_close(samples.scores.tokens, ids)
     assert_close(samples.scores.total, 1 + ids.sum(1))
-    # Of the greedy responses the sums are kept, of one response after the other in micro-batches of their own width.
+    # Only sums of the greedy responses are kept, from micro-batches that have widths of their own.
     assert min(widths) < 6 or size == 5
     assert samples.greedy is not None
     one_by_one = collected(roles, renderer, WIDE, micro_batch_size=1, greedy=True).greedy
@@ -231,5 +231,5 @@ def test_the_greedy_baseline_is_the_score_of_a_greedy_answer_to_the_same_prompt(
     assert_close(samples.greedy.scores, lengths.float() + 10 * torch.arange(5.0))
     assert torch.equal(samples.greedy.lengths, lengths)
     assert torch.equal(samples.greedy.finished, best.finished)
-    # And the samples are those that there are without it.
+    # The samples are the same as without the greedy responses.
     assert torch.equal(samples.sequences.input_ids, collected(roles, renderer, WIDE).sequences.input_ids)

@@ -56,7 +56,7 @@ def _to_go(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_scores_and_kl_become_returns(samples: Samples) -> None:
     experience, metrics = judged(samples, Credit(gae_lambda=1.0))
     # kl = logprobs - ref: (0.5, -1), (2); rewards = -0.1 kl, plus the score at the last token: (-0.05, 3.1), (-1.2).
-    # With gamma = lambda = 1 returns are the sums of what is still to come, whatever the critic said.
+    # With gamma = lambda = 1, returns are the sums of all later rewards, whatever the critic predicted.
     assert_close(experience.returns, torch.tensor([[3.05, 3.1], [-1.2, 0.0]]))
     assert metrics == {"reward_mean": pytest.approx((3.05 - 1.2) / 2)}
 
@@ -77,7 +77,7 @@ def test_gamma_and_lambda_reach_the_estimator(samples: Samples) -> None:
 
 
 def test_the_group_size_reaches_the_estimator_and_its_advantages_stay_as_they_are(samples: Samples) -> None:
-    # 3 - (-1) and back.
+    # The scores are 3 - (-1) and the reverse.
     experience, _ = judged(samples, Credit(advantage="rloo", num_samples_per_prompt=2), kl_coef=0.0)
     assert_close(experience.advantages, torch.tensor([[4.0, 4.0], [-4.0, 0.0]]))
     assert experience.returns is None
@@ -103,20 +103,20 @@ def test_a_kl_in_the_loss_is_not_in_the_rewards(samples: Samples, name: str) -> 
 
 
 def with_token_scores(samples: Samples) -> Samples:
-    """Scores 3 and -1 of the responses, and 1, 2 and 4 of their tokens: 6 and 3 in all."""
+    """Scores 3 and -1 of the responses, and 1, 2 and 4 of their tokens, which add up to 6 and 3."""
     return samples._replace(scores=samples.scores._replace(tokens=torch.tensor([[1.0, 2.0], [4.0, 0.0]])))
 
 
 def test_a_token_gets_its_own_score_and_the_last_one_that_of_the_response_too(samples: Samples) -> None:
     experience, metrics = judged(with_token_scores(samples), plain(), kl_coef=0.1)
-    # Penalties -0.1 · (0.5, -1), -0.1 · 2. Rewards (-0.05 + 1, 0.1 + 2 + 3), (-0.2 + 4 - 1); their sums to go.
+    # Penalties are -0.1 · (0.5, -1), -0.1 · 2. The returns sum the rewards (-0.05 + 1, 0.1 + 2 + 3), (-0.2 + 4 - 1).
     assert_close(experience.advantages, torch.tensor([[6.05, 5.1], [2.8, 0.0]]))
     assert metrics == {"reward_mean": pytest.approx((6.05 + 2.8) / 2)}
 
 
 def test_scores_of_tokens_are_not_shaped(samples: Samples) -> None:
-    # Scores 3 and -1 at mean 1 and deviation 2: 1 and -1, clipped to ±0.5; the second has no end, which costs 5. Those
-    # of tokens stay 1, 2 and 4.
+    # Scores 3 and -1 at mean 1 and deviation 2 become 1 and -1, clipped to ±0.5; the missing end of the second costs 5.
+    # The scores of tokens stay 1, 2 and 4.
     shaping = RewardShaping(normalize=True, clip=0.5, missing_eos_penalty=5.0)
     experience, _ = judged(
         with_token_scores(samples), plain(shaping=shaping), kl_coef=0.0, moments=Moments(4, 1.0, 16.0)
@@ -127,10 +127,10 @@ def test_scores_of_tokens_are_not_shaped(samples: Samples) -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        # Totals 3 + 1 + 2 and -1 + 4: a response is one action, so all of its tokens answer for both.
+        # The totals are 3 + 1 + 2 and -1 + 4. A response is one action, so all of its tokens get the same advantage.
         ("rloo", [[3.0, 3.0], [-3.0, 0.0]]),
         ("grpo_no_std", [[1.5, 1.5], [-1.5, 0.0]]),
-        # Sums to go (6, 5), (3) less what the greedy response got, 2 + 0.5 and 0 + 1.
+        # The sums to go are (6, 5) and (3), minus the scores of the greedy responses, 2 + 0.5 and 0 + 1.
         ("remax", [[3.5, 2.5], [2.0, 0.0]]),
     ],
 )
@@ -143,7 +143,7 @@ def test_estimators_see_the_scores_of_tokens(samples: Samples, name: str, expect
 
 def test_gae_answers_for_the_scores_of_tokens_that_follow(samples: Samples) -> None:
     # Rewards (1, 2 + 3), values (0.5, 1), gamma = lambda = 1/2: delta_1 = 5 - 1 = 4, delta_0 = 1 + 0.5 - 0.5 = 1;
-    # advantages 1 + 4/4 and 4, with the values 2.5 and 5. The second response: 4 - 1.
+    # the advantages are 1 + 4/4 and 4, and the returns 2.5 and 5. The second response has 4 - 1.
     experience, _ = judged(with_token_scores(samples), Credit(gamma=0.5, gae_lambda=0.5), kl_coef=0.0)
     assert_close(experience.returns, torch.tensor([[2.5, 5.0], [3.0, 0.0]]))
 
@@ -159,9 +159,9 @@ def test_an_estimator_gets_both_kinds_of_scores(samples: Samples, monkeypatch: p
 
     shaping = RewardShaping(missing_eos_penalty=5.0)
     experience, _ = judged(with_token_scores(samples), Credit(advantage="spy", shaping=shaping))
-    # Scores 3 and -1 - 5.
+    # The scores are 3 and -1 - 5.
     assert_close(experience.advantages, torch.tensor([[13.0, 23.0], [34.0, 0.0]]))
-    # A source that scores no tokens leaves zeros.
+    # A source that does not score tokens leaves zeros.
     without, _ = judged(samples, Credit(advantage="spy"))
     assert_close(without.advantages, torch.tensor([[3.0, 3.0], [-1.0, 0.0]]))
 
@@ -174,9 +174,9 @@ def test_groups_differ_if_the_scores_of_their_tokens_do(samples: Samples) -> Non
 
 
 def test_the_width_of_the_tensors_is_not_the_length_limit(samples: Samples) -> None:
-    """A limit of 4 tokens, and responses of at most 2, which a trimmed rollout has no more columns than."""
+    """A limit of 4 tokens with responses of at most 2, which are all the columns that a trimmed rollout has."""
     wide = Samples(*(padded(field) for field in samples))
-    # A buffer of 3 tokens begins behind the first: the response of 2 tokens is punished by 1/3.
+    # A buffer of 3 tokens begins after the first token, so the response of 2 tokens loses 1/3.
     credit = plain(shaping=RewardShaping(overlong_buffer=3))
     expected = torch.tensor([[3 - 1 / 3, 3 - 1 / 3], [-1.0, 0.0]])
     trimmed, _ = judged(samples, credit, kl_coef=0.0, max_length=4)
@@ -186,7 +186,7 @@ def test_the_width_of_the_tensors_is_not_the_length_limit(samples: Samples) -> N
 
 
 def padded(field: Any) -> Any:
-    """A field of samples with two more columns, that no response uses."""
+    """Returns a field of samples with two more columns, which no response uses."""
     if isinstance(field, Sequences):
         return Sequences(*map(padded, field))
     if isinstance(field, Tensor) and field.dim() == 2:
@@ -196,7 +196,7 @@ def padded(field: Any) -> Any:
 
 def test_whitened_rewards_have_variance_one_around_their_mean(samples: Samples) -> None:
     experience, metrics = judged(samples, plain(shaping=RewardShaping(whiten=True)))
-    # Rewards (-0.05, 3.1), (-1.2): mean 0.61667, population variance 3.31056.
+    # The rewards (-0.05, 3.1), (-1.2) have mean 0.61667 and population variance 3.31056.
     raw = torch.tensor([-0.05, 3.1, -1.2])
     first, second, third = raw.mean() + (raw - raw.mean()) / raw.var(correction=0).sqrt()
     assert_close(experience.advantages, torch.tensor([[first + second, second], [third, 0.0]]))
@@ -204,8 +204,8 @@ def test_whitened_rewards_have_variance_one_around_their_mean(samples: Samples) 
 
 
 def test_scores_are_shaped_before_they_become_rewards(samples: Samples) -> None:
-    # Moments of mean 1 and deviation 2: scores 1 and -1; the second response has no end, which costs 5, and a buffer of
-    # one token punishes the first, whose two tokens are the limit.
+    # With mean 1 and deviation 2, the scores become 1 and -1. The second response has no end, which costs 5. A buffer
+    # of one token punishes the first response, whose two tokens reach the limit.
     shaping = RewardShaping(normalize=True, missing_eos_penalty=5.0, overlong_buffer=1)
     experience, _ = judged(samples, plain(shaping=shaping), kl_coef=0.0, moments=Moments(4, 1.0, 16.0))
     assert_close(experience.advantages, torch.tensor([[0.0, 0.0], [-6.0, 0.0]]))
@@ -219,8 +219,8 @@ def test_the_greedy_baseline_is_shaped_as_the_scores_are(samples: Samples) -> No
         token_scores=torch.zeros(2),
     )
     shaping = RewardShaping(normalize=True, missing_eos_penalty=5.0, length_penalty=0.5)
-    # Scores (3, -1): 1, -1; less lengths 1 and 0.5 and the missing end of the second: 0, -6.5.
-    # Greedy (2, 0): 0.5, -0.5; less lengths 0.5 and 1 and the missing end of the first: -5, -1.5.
+    # The scores (3, -1) become 1, -1; minus lengths 1 and 0.5 and the missing end of the second, they are 0 and -6.5.
+    # Greedy scores (2, 0) become 0.5, -0.5; minus lengths 0.5 and 1 and the missing end of the first: -5 and -1.5.
     experience, _ = judged(
         samples._replace(greedy=greedy),
         Credit(advantage="remax", shaping=shaping),
@@ -357,7 +357,7 @@ def test_an_estimator_of_ones_own_is_found_by_module_and_name(tmp_path: Path, mo
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "my_advantages", raising=False)
-    # So that the registration is undone.
+    # monkeypatch undoes the registration at the end of the test.
     monkeypatch.setitem(ESTIMATORS, "constant", ESTIMATORS["gae"])
     credit = Credit(advantage="my_advantages:constant", num_samples_per_prompt=2)
     assert credit.estimator.estimate.__name__ == "constant"

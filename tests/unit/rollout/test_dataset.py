@@ -1,4 +1,4 @@
-"""Minibatches of a rollout, and the texts mixed in: shared out without loss, continued where they stopped."""
+"""Minibatches of a rollout, and texts mixed in: shared without loss, and continued where a run stopped."""
 
 from itertools import islice
 from types import SimpleNamespace
@@ -27,7 +27,7 @@ def fake_trainer(world_size: int = 1, rank: int = 0, parts: int = 1) -> Any:
 
 
 def experience(iteration: int, count: int, width: int = LIMIT) -> Experience:
-    """Row r of iteration i says 100 · i + r in its first advantage, and has between 1 and 4 tokens."""
+    """Makes experience in which row r of iteration i has 100 · i + r as its first advantage, and 1 to 4 tokens."""
     mask = torch.arange(width) < (1 + torch.arange(count) % 4)[:, None]
     numbers = (100 * iteration + torch.arange(count))[:, None].expand(count, width).float()
     ids = torch.ones(count, 1 + width, dtype=torch.long)
@@ -105,7 +105,7 @@ def test_ranks_and_parts_share_each_minibatch_and_its_texts_without_loss(
 
 
 def test_the_width_of_the_experience_is_not_the_length_limit() -> None:
-    """No response has more than four tokens, so that a rollout may leave out the fifth column."""
+    """No response has more than four tokens, so a rollout may leave out the fifth column."""
     trimmed, wide = list(make_dataset(width=4)), list(make_dataset())
     assert [batch.size for batch in trimmed] == [batch.size for batch in wide]
     assert {batch.size.max_length for batch in trimmed} == {LIMIT}
@@ -115,7 +115,7 @@ def test_a_new_length_limit_holds_from_the_next_iteration_on() -> None:
     stopped, resumed = make_dataset(max_length=7), make_dataset(max_length=8)
     list(islice(stopped, 2))
     resumed.go_on(stopped.progress())
-    # What is left of the first iteration was sampled under the old limit, as were the six minibatches of a stopped one.
+    # The rest of the first iteration was sampled under the old limit, as were the six minibatches of a stopped run.
     assert [batch.size.max_length for batch in [*resumed, *resumed]] == 4 * [7] + 6 * [8]
     again = make_dataset(max_length=9)
     resumed.go_on(stopped.progress())
@@ -127,7 +127,7 @@ def test_a_new_length_limit_holds_from_the_next_iteration_on() -> None:
 def test_texts_come_in_passes_that_go_on_over_minibatches_and_iterations() -> None:
     dataset = make_dataset(ptx=True)
     texts = texts_of([*dataset, *dataset])
-    # Seven texts, four for each of twelve minibatches.
+    # There are seven texts, and four for each of twelve minibatches.
     assert len(texts) == 48
     passes = [texts[start : start + 7] for start in range(0, 42, 7)]
     assert all(sorted(each) == list(range(7)) for each in passes)
@@ -137,7 +137,7 @@ def test_texts_come_in_passes_that_go_on_over_minibatches_and_iterations() -> No
 @pytest.mark.parametrize("num_seen", range(0, 25, 2))
 def test_a_restored_data_set_goes_on_with_the_next_minibatch_and_its_texts(num_seen: int) -> None:
     def read(dataset: RolloutDataset, count: int) -> tuple[list[int], list[int]]:
-        # As a trainer does: a new iterator each epoch.
+        # A trainer also makes a new iterator in each epoch.
         batches: list[Minibatch] = []
         while len(batches) < count:
             batches += islice(dataset, count - len(batches))
@@ -157,7 +157,7 @@ def test_a_restored_data_set_may_have_minibatches_of_another_size_or_in_other_pa
 ) -> None:
     order = rows_of(list(make_dataset()))
     stopped = make_dataset()
-    # Three minibatches of four: the first of two passes over twelve rows.
+    # Three minibatches of four are the first of two passes over twelve rows.
     list(islice(stopped, 3))
     resumed = make_dataset(12, minibatch_size, fake_trainer(parts=parts))
     resumed.go_on(stopped.progress())

@@ -24,14 +24,14 @@ def test_the_mean_of_the_gold_metric_goes_by_the_name_that_the_metric_brings() -
 def test_a_win_is_beating_the_answer_to_the_same_prompt_and_a_tie_counts_half() -> None:
     before = [sample("a", 0.5, 0), sample("b", 1.0, 1), sample("c", 0.5, 2), sample("unseen", 0.0, 3)]
     after = [sample("a", 1.0, 0), sample("b", 1.0, 1), sample("c", 0.25, 2)]
-    # won, tied, lost: (1 + 0.5 + 0) / 3
+    # One is won, one tied and one lost: (1 + 0.5 + 0) / 3.
     assert summarize(after, before)["gold_win_rate"] == pytest.approx(0.5)
 
 
 def test_a_model_wins_half_against_itself_where_prompts_occur_more_than_once() -> None:
     answers = [sample("abc"[row % 3], gold, row) for row, gold in enumerate([0.3, 1.0, 0.0, 0.9, 0.2, 0.7, 0.1, 0.4])]
     assert summarize(answers, answers)["gold_win_rate"] == 0.5
-    # Row 4 goes from 0.2 to 0.3, and 0.9 in row 3 to 0.8: one wins, one loses, six are equal.
+    # Row 4 goes from 0.2 to 0.3, and row 3 from 0.9 to 0.8: one wins, one loses, and six are equal.
     other = [answer | {"gold": {3: 0.8, 4: 0.3}.get(answer["row"], answer["gold"])} for answer in answers]
     assert summarize(other, answers)["gold_win_rate"] == 0.5
     # Of rows 0 to 5, whose answers are known, one wins.

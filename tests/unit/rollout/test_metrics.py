@@ -1,4 +1,4 @@
-"""What is logged of a rollout, with numbers worked out by hand."""
+"""The logged metrics of a rollout, with numbers worked out by hand."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from lightning_rlhf.experience import Experience, Scores, Sequences
 from lightning_rlhf.rollout.collect import Greedy, Samples
 from lightning_rlhf.rollout.metrics import rollout_metrics
 
-# Two responses, of two tokens and of one; what stands under the padding is not to be seen.
+# Two responses, of two tokens and of one; what is under the padding must not be read.
 MASK = torch.tensor([[True, True], [True, False]])
 SAMPLES = Samples(
     sequences=Sequences(torch.ones(2, 3, dtype=torch.long), torch.cat([torch.ones(2, 1).bool(), MASK], 1), MASK),
@@ -32,7 +32,7 @@ def metrics_of(samples: Samples, returns: torch.Tensor | None = None) -> dict[st
 
 def test_metrics_are_sums_over_tokens_and_means_over_responses() -> None:
     metrics = metrics_of(SAMPLES._replace(values=None))
-    # logprobs - ref_logprobs: (0.5, -1), (2).
+    # logprobs - ref_logprobs is (0.5, -1) and (2).
     k3 = [torch.tensor(-d).exp().item() - 1 + d for d in (0.5, -1.0, 2.0)]
     assert metrics == pytest.approx(
         {
@@ -44,7 +44,7 @@ def test_metrics_are_sums_over_tokens_and_means_over_responses() -> None:
             "entropy": 2.0,
             "response_length": 1.5,
             "eos_rate": 0.5,
-            # |0.3|, |-0.3| and |0.3|, over three tokens.
+            # |0.3|, |-0.3| and |0.3| over three tokens.
             "sampler_mismatch": 0.3,
         }
     )
@@ -54,7 +54,7 @@ def test_a_critic_is_judged_by_the_returns() -> None:
     metrics = metrics_of(SAMPLES, torch.tensor([[0.5, 2.0], [2.0, 9.0]]))
     assert metrics["value_mean"] == pytest.approx(3.5 / 3)
     assert metrics["return_mean"] == pytest.approx(4.5 / 3)
-    # Errors (0, 1, 0) have variance 2/9, returns (0.5, 2, 2) have 1/2.
+    # The errors (0, 1, 0) have variance 2/9, and the returns (0.5, 2, 2) have 1/2.
     assert metrics["explained_variance"] == pytest.approx(1 - 4 / 9)
 
 

@@ -1,4 +1,4 @@
-"""Responses as the update reads them: prompts padded at the left, responses at the right."""
+"""Responses in the layout of the update: prompts are padded on the left, and responses on the right."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -22,7 +22,7 @@ COMPLETIONS = [
 
 
 class Canned:
-    """An engine that gives the responses that it has."""
+    """An engine that gives prepared responses."""
 
     shares_weights = True
     weights_version = 7

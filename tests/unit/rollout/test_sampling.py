@@ -1,4 +1,4 @@
-"""How responses are drawn: which settings there are."""
+"""The settings of sampling."""
 
 import pytest
 

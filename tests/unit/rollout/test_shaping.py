@@ -1,4 +1,4 @@
-"""What is done to scores: each option by hand, their order, and what cannot be."""
+"""The shaping of scores: each option by hand, their order, and settings that are refused."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from lightning_rlhf.errors import UserError
 from lightning_rlhf.ops.moments import Moments
 from lightning_rlhf.rollout.shaping import RewardShaping, shape_scores
 
-# Mean 4, population standard deviation sqrt(36 / 9) = 2.
+# The mean is 4, and the population standard deviation is sqrt(36 / 9) = 2.
 MOMENTS = Moments(9, 4.0, 36.0)
 
 
@@ -29,17 +29,17 @@ def shaped(scores: list[float], *, lengths: list[int], finished: list[bool], **s
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        # Scores 6, -1, 0 of responses of 2, 6 and 8 tokens, of which the last was cut.
+        # Scores 6, -1, 0 of responses of 2, 6 and 8 tokens, the last of which was cut.
         ({}, [6.0, -1.0, 0.0]),
         ({"normalize": True}, [1.0, -2.5, -2.0]),
         ({"clip": 0.5}, [0.5, -0.5, 0.0]),
         ({"missing_eos_score": -3.0}, [6.0, -1.0, -3.0]),
         ({"missing_eos_penalty": 2.0}, [6.0, -1.0, -2.0]),
         ({"length_penalty": 0.5}, [5.0, -4.0, -4.0]),
-        # Up to 8 - 4 tokens nothing, half of the penalty at 6 tokens, all of it at 8.
+        # There is no penalty up to 8 - 4 tokens, half of it at 6 tokens, and all of it at 8.
         ({"overlong_buffer": 4}, [6.0, -1.5, -1.0]),
         ({"overlong_buffer": 4, "overlong_penalty": 3.0}, [6.0, -2.5, -3.0]),
-        # Whitening is of rewards of tokens, not of scores.
+        # Whitening applies to the rewards of tokens, not to scores.
         ({"whiten": True}, [6.0, -1.0, 0.0]),
     ],
 )

@@ -1,4 +1,4 @@
-"""Responses in words."""
+"""Responses as texts."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Lines of docs/strategies.md for several processes compose, and their sizes divide by the processes."""
+"""The commands for several processes in docs/strategies.md compose, and their sizes divide by the processes."""
 
 import re
 import shlex
@@ -24,7 +24,7 @@ MACHINES = [line for line in LINES if "num_nodes" in line]
 
 
 def configured(line: str) -> DictConfig:
-    """What a line composes to, with the first of the values that it sweeps."""
+    """Composes a command, with the first of the values that it sweeps."""
     words = shlex.split(line, comments=True)
     overrides = [re.sub(r",.*", "", word) for word in words[words.index("train.py") + 1 :] if word != "-m"]
     with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
@@ -60,5 +60,5 @@ def test_a_launcher_starts_as_many_processes_as_the_trainer_has(line: str) -> No
     found = re.search(started[line.split()[0]], line)
     assert found is not None
     assert [int(number) for number in found.groups()] == [config.trainer.num_nodes, config.trainer.devices]
-    # An hour, if nobody says otherwise.
+    # The default is an hour.
     assert "submitit" not in launcher._target_ or launcher.timeout_min > 60

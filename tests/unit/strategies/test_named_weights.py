@@ -1,4 +1,4 @@
-"""The stream of whole weights, in two processes under each strategy; `weights_worker.py` is what they run."""
+"""The stream of whole weights, in two processes under each strategy, which run `weights_worker.py`."""
 
 import json
 from importlib.util import find_spec
@@ -13,12 +13,12 @@ from unit.strategies.weights_worker import SHARD_BYTES, SOURCE, STRATEGIES, buil
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.models.export import export_model
 
-# They train in two processes.
+# These tests train in two processes.
 pytestmark = pytest.mark.slow
 
 WORKER = Path(__file__).with_name("weights_worker.py")
-# By hand, in fp32: attention 256·768 + 768 and 256·256 + 256, feed-forward 256·1024 + 1024 and 1024·256 + 256, two
-# norms of 512. Outside: 814·256 tokens (the head is tied to them), 32·256 positions, a norm of 512.
+# Numbers by hand, in fp32: attention 256·768 + 768 and 256·256 + 256, feed-forward 256·1024 + 1024 and 1024·256 + 256,
+# two norms of 512. Outside: 814·256 tokens (the head is tied to them), 32·256 positions, a norm of 512.
 BLOCK = 4 * (197_376 + 65_792 + 263_168 + 262_400 + 1024) / 1e6
 OUTSIDE = 4 * (208_384 + 8192 + 512) / 1e6
 MODEL = 8 * BLOCK + OUTSIDE
@@ -31,12 +31,12 @@ MOST = {
     # The tensor that the consumer still holds, the next one, its parts as they arrive, and what is sent.
     "fsdp2": 4 * LARGEST,
     "deepspeed_zero3": 4 * LARGEST,
-    # Blocks instead of tensors, beside what both models have outside theirs.
+    # Blocks instead of tensors, and what both models have outside their blocks.
     "fsdp": 2 * OUTSIDE + 3 * BLOCK,
-    # Chunks instead of tensors; the parts arrive where they stay.
+    # Chunks instead of tensors; the parts arrive in their final place.
     "colossalai_gemini": 3.1 * CHUNK,
 }
-"""Megabytes that a stream may take beside the shards."""
+"""Megabytes that a stream may use in addition to the shards."""
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=["ddp fsdp", "deepspeed", "colossalai"])
 def seen(request: pytest.FixtureRequest, folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """What both processes saw under the strategies of some libraries, by the strategy."""
+    """Returns what both processes saw under the strategies of some libraries, by strategy."""
     libraries = tuple(request.param.split())
     if libraries[0] != "ddp" and find_spec(libraries[0]) is None:
         pytest.skip(f"{libraries[0]} is not installed")
@@ -72,7 +72,7 @@ def test_every_process_gets_the_names_and_numbers_of_a_model_that_nobody_divides
 def test_a_full_state_dict_is_the_same_on_the_first_process_and_empty_on_others(seen: dict[str, Any]) -> None:
     for name, ranks in seen.items():
         assert ranks[0]["model"]["state_differs"] == [], name
-        # Eight blocks of twelve, three norms and embeddings outside, and the tied head.
+        # There are eight blocks of twelve weights, three norms and embeddings outside, and the tied head.
         assert ranks[0]["model"]["state_names"] == 8 * 12 + 5, name
         if name != "ddp":
             assert ranks[1]["model"]["state_names"] == 0, name
@@ -99,7 +99,7 @@ def test_an_export_of_a_divided_model_is_that_of_a_whole_one_bit_by_bit(
         assert "model-00009-of-00009.safetensors" in files
         for strategy in seen:
             if (strategy, name) == ("colossalai_gemini", "frozen"):
-                # In 16 bits.
+                # Gemini keeps these weights in 16 bits.
                 continue
             export = folder / f"{strategy}_{name}"
             assert sorted(path.name for path in export.iterdir()) == files
@@ -110,7 +110,7 @@ def test_an_export_of_a_divided_model_is_that_of_a_whole_one_bit_by_bit(
 def test_an_export_holds_a_file_and_what_the_stream_holds(seen: dict[str, Any]) -> None:
     for name, ranks in seen.items():
         for model in ("model", "frozen"):
-            # A file, and a block that is on its way to it.
+            # The limit allows for a file and a block that is on its way to it.
             assert ranks[0][f"export {model}"] < MOST.get(name, 0.1) + SHARD + BLOCK + 1, name
             assert ranks[1][f"export {model}"] < MOST.get(name, 0.1), name
 

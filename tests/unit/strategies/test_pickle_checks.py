@@ -1,4 +1,4 @@
-"""A checkpoint from somebody else runs no code, in whichever of its files the code stands."""
+"""A checkpoint from somebody else runs no code, whichever of its files contains the code."""
 
 import pickle
 from pathlib import Path
@@ -18,7 +18,7 @@ from lightning_rlhf.strategies.pickle_checks import check_deepspeed, check_distr
 
 @pytest.fixture
 def mark(tmp_path: Path) -> Path:
-    """A file that is there when code has run."""
+    """A file that exists once code has run."""
     return tmp_path / "it_has_run"
 
 
@@ -37,7 +37,7 @@ def test_a_file(tmp_path: Path, mark: Path) -> None:
 
 
 def distributed(folder: Path) -> None:
-    """What `strategy=fsdp2` writes, but for names."""
+    """Writes a folder like that of `strategy=fsdp2`, with other names in its pickle."""
     state = {"state_dict": {"net.weight": torch.ones(2)}, "optimizer_0": {"lr": 0.1, "betas": (0.9, 0.999)}}
     dcp.save(state, checkpoint_id=folder, no_dist=True)
     torch.save({"loops": {}}, folder / "meta.pt")
@@ -58,7 +58,7 @@ def test_the_metadata_of_a_folder(tmp_path: Path, mark: Path) -> None:
 
 
 def test_a_value_in_a_folder_that_is_no_tensor(tmp_path: Path, mark: Path) -> None:
-    """torch would unpickle a weight that the metadata calls bytes."""
+    """torch would unpickle a weight that the metadata declares as bytes."""
     folder = tmp_path / "last.ckpt"
     distributed(folder)
     metadata = pickle.loads((folder / ".metadata").read_bytes())
@@ -75,7 +75,7 @@ def test_a_value_in_a_folder_that_is_no_tensor(tmp_path: Path, mark: Path) -> No
 
 
 def deepspeed(folder: Path, **more: Any) -> None:
-    """What DeepSpeed writes, but for tensors."""
+    """Writes files like those of DeepSpeed, without tensors."""
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
 

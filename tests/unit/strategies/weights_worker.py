@@ -1,4 +1,4 @@
-"""Streams weights under strategies, one fit after the other; what was seen goes into FOLDER/NAME_RANK.json.
+"""Streams weights under strategies, one fit after the other, and writes the observations to FOLDER/NAME_RANK.json.
 
     python tests/unit/strategies/weights_worker.py FOLDER NAME …
 
@@ -53,14 +53,14 @@ def fsdp2() -> Any:
 def deepspeed(stage: Any) -> Any:
     from lightning_rlhf.strategies.deepspeed.strategy import DeepSpeedStrategy
 
-    # Small weights would otherwise stay whole.
+    # Otherwise small weights would stay whole.
     return DeepSpeedStrategy(stage, zero={"param_persistence_threshold": 0} if stage == 3 else None)
 
 
 def colossalai(stage: Any) -> Any:
     from lightning_rlhf.strategies.colossalai.strategy import ColossalAIStrategy
 
-    # Chunks of a million numbers.
+    # The chunks have a million numbers.
     small = {"min_chunk_size_m": 1, "search_range_m": 0, "pin_memory": False, "enable_async_reduce": False}
     return ColossalAIStrategy(stage, plugin=small if stage == 3 else None)
 
@@ -101,7 +101,7 @@ class Module(pl.LightningModule):
 
 
 def build() -> tuple[Any, Any]:
-    """Both models, alike in every process."""
+    """Builds both models, which are the same in every process."""
     model = load_causal_lm(SOURCE)
     torch.manual_seed(1)
     return model, load_scalar_model(SOURCE, "normal").requires_grad_(False)
@@ -128,7 +128,7 @@ class Watch(pl.Callback):
         found = {name: weight.cpu().clone() for name, weight in named_weights(trainer, model)}
         state = full_state_dict(trainer, model)
         dtype = next(iter(found.values())).dtype
-        # Scalars may be divided as vectors of one number.
+        # Scalars may be sharded as vectors of one number.
         return {
             "names": list(found) == list(expected),
             "differing": [n for n, w in found.items() if not w.flatten().equal(expected[n].to(dtype).flatten())],
@@ -139,7 +139,7 @@ class Watch(pl.Callback):
         }
 
     def export(self, trainer: pl.Trainer, model: Any, name: str) -> None:
-        """What an export takes, where the largest file is as large as a block."""
+        """Measures the memory of an export whose largest file is as large as a block."""
         folder = Path(trainer.default_root_dir) / f"{self.strategy}_{name}"
 
         def work() -> None:
@@ -148,13 +148,13 @@ class Watch(pl.Callback):
                     export_model(model, self.renderer, folder, {}, weights, SHARD_BYTES)
 
         if self.first:
-            # Modules are imported, whose memory is not that of an export.
+            # The first export imports modules, whose memory is not that of an export.
             work()
             self.first = False
         self.seen[f"export {name}"] = peak(work)
 
     def abandon(self, trainer: pl.Trainer, model: Any) -> None:
-        """One process ends early, by an error; then both can go on."""
+        """Lets one process end early with an error, after which both can continue."""
         try:
             with named_weights(trainer, model) as weights:
                 for _ in weights:
@@ -166,11 +166,11 @@ class Watch(pl.Callback):
 
 
 def peak(work: Callable[[], Any]) -> float:
-    """Megabytes that are allocated at most, beyond what was before."""
+    """Returns the largest number of megabytes that are allocated in addition to those before."""
     gc.collect()
     before = allocated()
     with Meter() as meter:
-        # Its result is freed only when the meter was read.
+        # The result is freed only after the meter has been read.
         result = work()
         meter.most = max(meter.most, allocated())
     del result

@@ -1,4 +1,4 @@
-"""Files of adapters, as peft has them: adapter_config.json and adapter_model.safetensors."""
+"""Adapter files in peft's format: adapter_config.json and adapter_model.safetensors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 
 WEIGHTS = "adapter_model.safetensors"
 _CONFIG = "adapter_config.json"
-# What peft puts before the names of weights.
+# peft puts this before the names of weights.
 _PREFIX = "base_model.model."
-# Of the head of a scalar model, among what a file says of itself: peft's own have no place for it.
+# The bias of a scalar model's head is saved in the metadata of the file, since peft's format has no place for it.
 _BIAS = "score_bias"
 
 
 def adapter_folder(folder: Path) -> Path:
-    """Where the adapter of a model goes: `adapter/` beside `model/`, `adapter_ema/` beside `model_ema/`."""
+    """Returns the folder for the adapter of a model: `adapter/` beside `model/`, `adapter_ema/` beside `model_ema/`."""
     name = folder.name.replace("model", "adapter")
     return folder.with_name(name if name != folder.name else f"{name}_adapter")
 
 
 def adapter_state(net: PreTrainedModel, name: str, weights: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """The weights of an adapter, and of a scalar model's head, by the names that peft gives them in its files.
+    """Returns the weights of an adapter, and of a scalar model's head, by the names that peft uses in its files.
 
     Args:
-        net: With the adapter in it.
-        name: Of the adapter.
-        weights: All weights by the names of the net's `state_dict`; None takes those of the net.
+        net: A model that contains the adapter.
+        name: Name of the adapter.
+        weights: All weights by the names of the model's `state_dict`; None for the weights of `net`.
     """
     from peft import get_peft_model_state_dict
 
@@ -57,14 +57,14 @@ def save_adapter(
     scalar: bool,
     weights: Mapping[str, Tensor] | None = None,
 ) -> Path:
-    """Writes an adapter as peft does: `PeftModel.from_pretrained(base_model, folder)` reads it.
+    """Writes an adapter in peft's format, so that `PeftModel.from_pretrained(base_model, folder)` reads it.
 
     Args:
-        net: With the adapter in it.
-        name: Of the adapter.
-        folder: Where to.
-        base: Name or folder of the model that it belongs to, for the file.
-        scalar: Whether it belongs to a scalar model, whose head is then written too.
+        net: A model that contains the adapter.
+        name: Name of the adapter.
+        folder: The folder to write.
+        base: Name or folder of the model that the adapter belongs to, which is written to the file.
+        scalar: Whether the adapter belongs to a scalar model, whose head is then written too.
         weights: See `adapter_state`.
 
     Returns:
@@ -79,7 +79,7 @@ def save_adapter(
     config = LoraConfig(
         **{
             **own[name].to_dict(),
-            # From wherever it is read.
+            # An absolute path is valid wherever the adapter is loaded from.
             "base_model_name_or_path": str(Path(base).absolute()) if _is_folder(base) else base,
             "task_type": "SEQ_CLS" if scalar else "CAUSAL_LM",
             "modules_to_save": sorted(trained_heads) if scalar else None,
@@ -95,7 +95,7 @@ def save_adapter(
 
 @dataclass(frozen=True)
 class SavedHead:
-    """The head of a scalar model, as it stands beside its adapter."""
+    """The head of a scalar model, as it is saved with its adapter."""
 
     weight: Tensor
     """(1, D)."""
@@ -106,21 +106,22 @@ def load_adapter(net: PreTrainedModel, folder: Path, name: str, expected: Lora |
     """Adds an adapter that `save_adapter` or peft wrote, and activates it; see `inject`.
 
     Args:
-        net: A Hugging Face model, changed in place. If it has a head, it gets the saved one.
-        folder: With the adapter's files.
-        name: What to call it in the net.
-        expected: What the adapter has to be; its dropout is taken, which is of training and not of an adapter.
+        net: A Hugging Face model, changed in place. A saved head replaces the head of the model if it has one.
+        folder: The folder of the adapter.
+        name: Name of the adapter in the model.
+        expected: The kind of adapter that the folder must contain; None accepts all kinds. Only the dropout need not
+            agree: it is a setting of training, and is set to the expected one.
 
     Returns:
-        The head that is saved with it, if one is.
+        The head that is saved with the adapter, or None.
 
     Raises:
-        UserError: If the folder holds no adapter of this net, or another kind of adapter.
+        UserError: If the folder contains no adapter of this model, or another kind of adapter.
     """
     from peft import set_peft_model_state_dict
 
     if not (folder / WEIGHTS).is_file():
-        raise UserError(f"{folder}: not the folder of an adapter: there is no {WEIGHTS} in it")
+        raise UserError(f"{folder}: not an adapter folder: there is no {WEIGHTS} in it")
     config = _described(folder)
     _check_base(config.base_model_name_or_path, net.name_or_path or None, folder)
     saved = {key.removeprefix(_PREFIX): weight for key, weight in load_file(folder / WEIGHTS).items()}
@@ -128,7 +129,7 @@ def load_adapter(net: PreTrainedModel, folder: Path, name: str, expected: Lora |
         _check_kind(adapter_kind(folder), expected, folder)
         _check_targets(saved, expected, folder)
     config.inference_mode, config.modules_to_save = False, None
-    # Where nothing is expected of it, it is not trained.
+    # An adapter of which no kind is expected is not trained.
     config.lora_dropout = 0.0 if expected is None else expected.dropout
     try:
         inject_config(net, config, name)
@@ -150,10 +151,10 @@ def load_adapter(net: PreTrainedModel, folder: Path, name: str, expected: Lora |
 
 
 def adapter_kind(folder: Path) -> Lora:
-    """What an adapter in a folder is.
+    """Returns the kind of the adapter in a folder.
 
     Raises:
-        UserError: If the folder holds none.
+        UserError: If the folder contains no adapter.
     """
     saved = _described(folder)
     targets = saved.target_modules
@@ -163,42 +164,44 @@ def adapter_kind(folder: Path) -> Lora:
         dropout=saved.lora_dropout,
         rslora=saved.use_rslora,
         dora=saved.use_dora,
-        # A text is a pattern, or peft's "all-linear".
+        # A string is a pattern, or peft's "all-linear".
         target_modules=None if targets is None or isinstance(targets, str) else sorted(targets),
     )
 
 
 def holds_adapter(folder: Path) -> bool:
-    """Whether an adapter is described in a folder."""
+    """Whether a folder contains the configuration of an adapter."""
     return (folder / _CONFIG).is_file()
 
 
 def _described(folder: Path) -> "LoraConfig":
-    """As peft reads it, which knows what its earlier versions left out of the file."""
+    """Reads the configuration through peft, which fills in what its earlier versions left out of the file."""
     from peft import LoraConfig, PeftConfig, PeftType
 
     if not holds_adapter(folder):
-        raise UserError(f"{folder}: not the folder of an adapter: there is no {_CONFIG} in it")
+        raise UserError(f"{folder}: not an adapter folder: there is no {_CONFIG} in it")
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / _CONFIG}: peft cannot read it: {error}") from error
     if not isinstance(config, LoraConfig):
-        raise UserError(f"{folder}: an adapter of peft_type={PeftType(config.peft_type).value}; only LoRA's are read")
+        raise UserError(
+            f"{folder}: an adapter of peft_type={PeftType(config.peft_type).value}; only LoRA adapters can be loaded"
+        )
     if config.megatron_config is not None:
         # peft would import whatever module megatron_core names (tuners/lora/tp_layer.py).
-        raise UserError(f"{folder / _CONFIG}: megatron_config is set: adapters of Megatron's layers are not read")
+        raise UserError(f"{folder / _CONFIG}: megatron_config is set: adapters of Megatron layers cannot be loaded")
     return config
 
 
 def _check_base(base: str | None, net: str | None, folder: Path) -> None:
-    """Adapters of nets of one size fit each other, but only one's own does anything sensible."""
+    """Refuses an adapter of another model: it would fit any model of the same size, but only make sense in its own."""
     same = Path(base).resolve() == Path(net).resolve() if _is_folder(base) and _is_folder(net) else base == net
     if not same:
         raise UserError(
-            f"{folder}: its adapter belongs to {base or 'a net with random weights'}, not to "
-            f"{net or 'such a net'}: take model.pretrained={base or 'null'}; if that is the same model, write "
-            f"its name into {_CONFIG} there"
+            f"{folder}: the adapter belongs to {base or 'a model with random weights'}, not to "
+            f"{net or 'a model with random weights'}: set model.pretrained={base or 'null'}; if both are the same "
+            f"model, write the name of yours into {_CONFIG} there"
         )
 
 
@@ -211,7 +214,7 @@ def _check_targets(saved: Mapping[str, Tensor], expected: Lora, folder: Path) ->
     wanted = expected.target_modules
     if wanted is not None and sorted(wanted) != has:
         raise UserError(
-            f"model.adapter.target_modules=[{','.join(wanted)}], but the adapter in {folder} is in {', '.join(has)}: "
+            f"model.adapter.target_modules=[{','.join(wanted)}], but the adapter in {folder} adapts {', '.join(has)}: "
             f"set model.adapter.target_modules=[{','.join(has)}]"
         )
 

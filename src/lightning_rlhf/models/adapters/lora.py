@@ -1,4 +1,4 @@
-"""Adapters: small trained matrices beside the frozen weights of a net (LoRA), by peft.
+"""Adapters: small trained matrices beside the frozen weights of a model (LoRA), by peft.
 
 They are put into a model in place, without peft's wrapper, so the model keeps its class, its `generate`, and the names
 of the layers that get no adapter. A model may hold several adapters, of which one is active at a time. peft takes
@@ -24,35 +24,35 @@ from lightning_rlhf.errors import UserError, raise_problems
 from lightning_rlhf.models.adapters.active import activate, forget_layers
 
 ADAPTER = "default"
-"""Name of the adapter of a net that has one."""
+"""Name of the adapter of a model that has a single one."""
 HEADS = ("score", "classifier")
-"""What families call the head of their scalar form."""
+"""Names that families of models give to the head of their scalar form."""
 
 
 def is_of_head(key: str) -> bool:
-    """Whether a name is that of a weight of a scalar model's head."""
+    """Whether a name belongs to a weight of a scalar model's head."""
     return key.split(".")[0] in HEADS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lora:
-    """How large an adapter is, and where it goes.
+    """The size and the place of an adapter.
 
-    A layer gives W x + s B A x, where A is (rank, in), B is (out, rank), and s = alpha / rank.
+    A layer computes W x + s B A x, where A is (rank, in), B is (out, rank), and s = alpha / rank.
     """
 
     rank: int = 8
-    """Of the change to each weight matrix."""
+    """Rank of the change to each weight matrix."""
     alpha: int = 16
     """The change is multiplied by alpha / rank."""
     dropout: float = 0.0
-    """Of the adapter's input. PPO needs 0, since rollout and update must see the same net."""
+    """Dropout of the adapter's input. PPO needs 0, since rollout and update must see the same model."""
     rslora: bool = False
     """Multiply by alpha / sqrt(rank) instead (Kalajdzievski, 2023)."""
     dora: bool = False
     """Train the length of each column of the weights too (Liu et al., 2024)."""
     target_modules: list[str] | None = None
-    """Last parts of the names of linear layers, such as q_proj; None: all linear layers of the transformer blocks."""
+    """Last parts of the names of linear layers, such as q_proj; None for all linear layers of transformer blocks."""
 
     def __post_init__(self) -> None:
         """Checks the values."""
@@ -69,7 +69,7 @@ class Lora:
 
 
 def linear_layers(net: nn.Module) -> dict[str, nn.Module]:
-    """The linear layers in the transformer blocks of a net by the last part of their names; one of each."""
+    """Finds one linear layer of each name in the transformer blocks of a model, by the last part of the name."""
     return {
         name.removesuffix(".base_layer").rpartition(".")[2]: layer
         for block in blocks(net)
@@ -81,16 +81,17 @@ def linear_layers(net: nn.Module) -> dict[str, nn.Module]:
 def inject(net: PreTrainedModel, lora: Lora, name: str) -> None:
     """Adds an adapter to a model and activates it; the model computes what it did before until the adapter is trained.
 
-    Afterwards the adapters of the net are trained, and the head of a scalar model if it was; nothing else. Both are
-    in fp32 where the net is in 16 bits, as peft has adapters: steps of a small learning rate would be rounded away.
+    Afterwards only the adapters of the model are trained, and the head of a scalar model if it was trained before.
+    Both are in fp32 even if the model is in 16 bits, as in peft, because 16 bits would round the steps of a small
+    learning rate away.
 
     Args:
         net: A Hugging Face model, changed in place.
         lora: The adapter.
-        name: Of the adapter, for `activated`.
+        name: Name of the adapter, for `activated`.
 
     Raises:
-        UserError: If the net has no such layers.
+        UserError: If the model has no such layers.
     """
     layers = linear_layers(net)
     targets = lora.target_modules or list(layers)
@@ -109,28 +110,28 @@ def inject(net: PreTrainedModel, lora: Lora, name: str) -> None:
         use_rslora=lora.rslora,
         use_dora=lora.dora,
         target_modules=sorted(targets),
-        # GPT-2's layers hold (in, out) weights.
+        # The layers of GPT-2 have weights of shape (in, out).
         fan_in_fan_out=isinstance(layers[targets[0]], Conv1D),
     )
     inject_config(net, config, name)
 
 
 def inject_config(net: PreTrainedModel, config: Any, name: str) -> None:
-    """Does what `inject` does with a configuration of peft.
+    """Adds the adapter of a peft configuration; see `inject`.
 
     Args:
         net: A Hugging Face model, changed in place.
         config: peft's `LoraConfig`.
-        name: Of the adapter.
+        name: Name of the adapter.
 
     Raises:
-        ValueError: If the net has no such layers.
+        ValueError: If the model has no such layers.
     """
     from peft import inject_adapter_in_model
 
     trained_heads = [head for head in heads(net) if any(weight.requires_grad for weight in head.parameters())]
     with warnings.catch_warnings():
-        # That the net has adapters already: it is meant to.
+        # peft warns that the model has adapters already, which is intended.
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")
         inject_adapter_in_model(config, net, name)
     forget_layers()
@@ -138,7 +139,7 @@ def inject_config(net: PreTrainedModel, config: Any, name: str) -> None:
     for parameter_name, parameter in net.named_parameters():
         parameter.requires_grad_(is_part_of_adapter(parameter_name))
         if parameter.requires_grad:
-            # As peft does for a model of its own.
+            # peft does the same for a model that it wraps.
             parameter.data = parameter.data.float()
     for head in trained_heads:
         head.requires_grad_(True)
@@ -147,12 +148,12 @@ def inject_config(net: PreTrainedModel, config: Any, name: str) -> None:
 
 
 def heads(net: nn.Module) -> list[nn.Linear]:
-    """The head of a net's scalar form, if it is one."""
+    """Returns the head of a scalar model in a list, which is empty for other models."""
     return [cast(nn.Linear, module) for name, module in net.named_children() if name in HEADS]
 
 
 def train_only(net: nn.Module, *names: str) -> None:
-    """Trains these adapters, and no other weights."""
+    """Makes the weights of these adapters trainable, and freezes all others."""
     for key, weight in net.named_parameters():
         weight.requires_grad_(any(is_part_of_adapter(key, name) for name in names))
 
@@ -161,9 +162,9 @@ def copy_adapter(net: PreTrainedModel, source: str, name: str) -> None:
     """Adds a copy of an adapter, and activates it; see `inject`.
 
     Args:
-        net: Has the adapter.
-        source: The adapter's name.
-        name: Of the copy.
+        net: A model that contains the adapter.
+        source: Name of the adapter.
+        name: Name of the copy.
     """
     configs: Any = net.peft_config
     inject_config(net, copy.deepcopy(configs[source]), name)
@@ -172,7 +173,7 @@ def copy_adapter(net: PreTrainedModel, source: str, name: str) -> None:
 
 @torch.no_grad()
 def put_adapter(net: nn.Module, source: str, name: str) -> None:
-    """Gives an adapter the weights of another of the same size."""
+    """Copies the weights of the adapter `source` into the adapter `name`, which must have the same size."""
     weights = dict(net.named_parameters())
     for key, weight in weights.items():
         if is_part_of_adapter(key, name):
@@ -180,6 +181,6 @@ def put_adapter(net: nn.Module, source: str, name: str) -> None:
 
 
 def is_part_of_adapter(name: str, adapter: str = "") -> bool:
-    """Whether a weight or module with this name is an adapter's, or the one's that is named."""
+    """Whether a weight or module with this name belongs to an adapter, or to the adapter that is named."""
     _, lora, rest = f".{name}".partition(".lora_")
     return bool(lora) and (not adapter or adapter in rest.split("."))

@@ -1,4 +1,4 @@
-"""Roles that are an adapter of one net and a head: a reward model, a critic."""
+"""A reward model or a critic that consists of an adapter of a shared model and a head."""
 
 import torch
 from torch import Tensor, nn
@@ -13,28 +13,28 @@ from lightning_rlhf.models.scalar import Scalar, ScalarHead
 class AdapterScalar(Scalar):
     """An adapter of a backbone, a linear head on every token, and a bias.
 
-    The backbone is no submodule of it: it has a place of its own among the roles.
+    The backbone is not a submodule, since `SharedRoles` contains it once for all roles.
     """
 
     def __init__(self, backbone: Backbone, adapter: str, head: Tensor, bias: float) -> None:
-        """Takes the parts.
+        """Stores the parts.
 
         Args:
-            backbone: Has the adapter.
-            adapter: Its name.
-            head: (1, D) weights, which are copied.
-            bias: Of the head.
+            backbone: The backbone that contains the adapter.
+            adapter: Name of the adapter.
+            head: (1, D) weights of the head, which are copied.
+            bias: Bias of the head.
         """
         super().__init__()
         self._backbone, self.adapter = (backbone,), adapter
         self.head = ScalarHead(head.shape[1], 1, bias=False)
-        # In fp32 like the adapter, whatever the net is in.
+        # The head is in fp32 like the adapter, whatever the dtype of the model.
         self.head.weight = nn.Parameter(head.detach().to(torch.float32, copy=True))
         self.bias = nn.Parameter(torch.tensor(bias))
 
     @property
     def backbone(self) -> Backbone:
-        """The net that it is a part of."""
+        """The backbone that contains the adapter."""
         return self._backbone[0]
 
     @property

@@ -1,1 +1,1 @@
-"""Meta's original LLaMA folders: how they are read, checked and converted."""
+"""Reads, checks and converts folders in Meta's original LLaMA format."""

@@ -1,4 +1,4 @@
-"""Meta's LLaMA folders to Hugging Face's: weight by weight, so that no more than one output file is in memory."""
+"""Converts Meta's LLaMA folders to Hugging Face's, weight by weight, so that memory holds one output file at most."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -23,19 +23,19 @@ _ORIGIN = "converted_from.json"
 def convert(checkpoint: MetaCheckpoint, folder: Path, *, dtype: torch.dtype | None, max_shard_bytes: int) -> None:
     """Writes a plain Hugging Face folder: weights (safetensors), configuration, generation settings, tokenizer.
 
-    The folder appears in one step when all is written. A conversion that fails or is interrupted leaves nothing; one
-    that is killed leaves a hidden folder beside it, which the next one replaces.
+    The folder appears in one step when everything is written. A conversion that fails or is interrupted leaves nothing
+    behind; a conversion that is killed leaves a hidden folder beside `folder`, which the next conversion replaces.
 
     Args:
-        checkpoint: What to convert.
-        folder: Where to; what is there, or where a link leads, is replaced.
-        dtype: Of the weights written; None keeps that in the files.
+        checkpoint: The checkpoint to convert.
+        folder: The folder to write. An existing folder, or the target of a link, is replaced.
+        dtype: The dtype of the weights written; None keeps the one in the files.
         max_shard_bytes: Largest size of a file of weights, unless a single weight is larger.
 
     Raises:
-        UserError: If it cannot be written.
+        UserError: If the folder cannot be written.
     """
-    # A link, or a path without a name such as `.`, could not be given to what was written.
+    # What was written is renamed to this path at the end, which works neither for a link nor for a path such as `.`.
     folder = folder.resolve()
     if folder.is_mount():
         raise UserError(f"{folder}: another disk is mounted there, so it cannot be replaced; name a new folder in it")
@@ -52,14 +52,14 @@ def convert(checkpoint: MetaCheckpoint, folder: Path, *, dtype: torch.dtype | No
 
 
 def converted(meta_dir: str, setting: str) -> Path:
-    """The converted form of a folder, `huggingface/` in it: made when first asked for, by one process alone.
+    """Returns the converted form of a folder, `huggingface/` in it; one process writes it when it is first needed.
 
     Args:
         meta_dir: Meta's folder.
-        setting: What messages call it.
+        setting: Name of the setting that gives the folder, for messages.
 
     Raises:
-        UserError: If it cannot be converted, or not be written.
+        UserError: If the folder cannot be converted, or the converted form cannot be written.
     """
     checkpoint = open_checkpoint(meta_dir, setting)
     source = Path(meta_dir).expanduser()
@@ -78,7 +78,7 @@ def converted(meta_dir: str, setting: str) -> Path:
 
 
 def _whole_weights(checkpoint: MetaCheckpoint, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    """The weights by Hugging Face's names, one after the other, with a bar on a terminal."""
+    """Yields the weights by Hugging Face's names, and shows a progress bar on a terminal."""
     with _progress(checkpoint.num_parameters * dtype.itemsize) as advance:
         for name, weight in checkpoint.weights.items():
             yield weight.name, checkpoint.whole(name, dtype)
@@ -86,7 +86,7 @@ def _whole_weights(checkpoint: MetaCheckpoint, dtype: torch.dtype) -> Iterator[t
 
 
 def _origin(checkpoint: MetaCheckpoint) -> str:
-    """What tells whether files were exchanged since."""
+    """Describes the files of a checkpoint, which shows later whether they have been replaced."""
     stats = [(file.name, file.stat()) for file in checkpoint.files]
     return json.dumps([[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats], indent=1) + "\n"
 
@@ -99,7 +99,7 @@ def _is_of(folder: Path, checkpoint: MetaCheckpoint) -> bool:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, and a function that moves it by bytes."""
+    """Shows a progress bar on a terminal, and yields a function that advances it by bytes."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

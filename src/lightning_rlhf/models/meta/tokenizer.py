@@ -1,4 +1,4 @@
-"""The tokenizers of Meta's LLaMA folders: SentencePiece up to Llama 2, a tiktoken file from Llama 3 on."""
+"""The tokenizers of Meta's LLaMA folders: SentencePiece models up to Llama 2, and tiktoken files since Llama 3."""
 
 import base64
 import binascii
@@ -22,35 +22,35 @@ _NAMED_SINCE_3_1 = {4: "finetune_right_pad_id", 8: "eom_id", 10: "python_tag"}
 
 @dataclass(frozen=True)
 class MetaTokenizer:
-    """What a tokenizer file holds."""
+    """The content of a tokenizer file."""
 
     file: Path
     size: int
     bos_id: int
     eos_ids: list[int]
-    """All that Meta's code ends an answer at."""
+    """All tokens that end an answer in Meta's code."""
     build: Callable[[], PreTrainedTokenizerFast]
-    """Converts it, which takes seconds for 128 thousand tokens."""
+    """Converts the tokenizer, which takes seconds for 128 thousand tokens."""
     pieces: Any = None
-    """SentencePiece's own processor of the file, which says what ids are right; None for a tiktoken file."""
+    """SentencePiece's own processor of the file, whose ids are the reference; None for a tiktoken file."""
 
 
 def read_tokenizer(folder: Path, setting: str, since_3_1: bool) -> MetaTokenizer:
-    """Reads `tokenizer.model`, which lies beside the weights, or beside the folders of several sizes.
+    """Reads `tokenizer.model`, which lies beside the weights or one folder above them, shared by several sizes.
 
     Args:
-        folder: Of the checkpoint.
-        setting: What messages call it.
-        since_3_1: Whether the special tokens are those of Llama 3.1; else those of Llama 3. Of no account before.
+        folder: The folder of the checkpoint.
+        setting: Name of the setting that gives the folder, for messages.
+        since_3_1: Whether the special tokens are those of Llama 3.1 rather than Llama 3; ignored for SentencePiece.
 
     Raises:
-        UserError: If there is none, or it is neither a SentencePiece model nor a tiktoken file.
+        UserError: If there is no such file, or it is neither a SentencePiece model nor a tiktoken file.
     """
     places = [folder / "tokenizer.model", folder.absolute().parent / "tokenizer.model"]
     file = next((place for place in places if place.is_file()), None)
     if file is None:
         raise UserError(
-            f"{setting}={folder}: there is no tokenizer.model, neither in it nor in its parent; put it there"
+            f"{setting}={folder}: there is no tokenizer.model in this folder or in its parent; put it there"
         )
     ranks = _tiktoken_ranks(file)
     if ranks is None:
@@ -62,7 +62,7 @@ def read_tokenizer(folder: Path, setting: str, since_3_1: bool) -> MetaTokenizer
 
 
 def special_tokens(since_3_1: bool) -> list[str]:
-    """Names of the special tokens of Llama 3, in the order of their ids, as Hugging Face's copies have them."""
+    """Returns the special tokens of Llama 3 in the order of their ids, by the names in Hugging Face's copies."""
     named = _NAMED | (_NAMED_SINCE_3_1 if since_3_1 else {})
     reserved = iter(range(_NUM_SPECIAL))
     return [
@@ -71,7 +71,7 @@ def special_tokens(since_3_1: bool) -> list[str]:
 
 
 def _tiktoken_ranks(file: Path) -> dict[bytes, int] | None:
-    """Tokens and their ids from a file of lines `BASE64 ID`; None if it is no such file."""
+    """Reads tokens and their ids from a file of lines `BASE64 ID`; returns None for a file of another format."""
     try:
         pairs = [line.split() for line in file.read_bytes().splitlines() if line]
         ranks = {base64.b64decode(token, validate=True): int(rank) for token, rank in pairs}
@@ -81,7 +81,7 @@ def _tiktoken_ranks(file: Path) -> dict[bytes, int] | None:
 
 
 class _RanksConverter(TikTokenConverter):
-    """Converts ranks that are read already."""
+    """Converts ranks that have been read already, where transformers would read a file."""
 
     def __init__(self, ranks: Mapping[bytes, int]) -> None:
         super().__init__(vocab_file="")
@@ -92,7 +92,7 @@ class _RanksConverter(TikTokenConverter):
 
 
 def _from_tiktoken(ranks: Mapping[bytes, int], names: list[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer that gives Llama 3's ids, and puts BOS in front as it does."""
+    """Builds a tokenizer that gives the ids of Llama 3, with BOS at the start."""
     tokenizer = _RanksConverter(ranks).converted()
     tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in names])
     bos = (names[0], len(ranks))
@@ -110,17 +110,18 @@ def _sentencepiece(file: Path, setting: str) -> MetaTokenizer:
         pieces = SentencePieceProcessor(model_file=str(file))
     except (RuntimeError, OSError) as error:
         raise UserError(
-            f"{setting}: {file} is neither a SentencePiece model nor a tiktoken file; is it complete? Get it again"
+            f"{setting}: {file} is neither a SentencePiece model nor a tiktoken file; it may be incomplete: download "
+            "it again"
         ) from error
     build = partial(_from_sentencepiece, pieces)
     return MetaTokenizer(file, pieces.vocab_size(), pieces.bos_id(), [pieces.eos_id()], build, pieces)
 
 
 def _from_sentencepiece(pieces: Any) -> PreTrainedTokenizerFast:
-    """A tokenizer that gives the ids of a SentencePiece BPE model, and puts BOS in front as LLaMA's does.
+    """Builds a tokenizer that gives the ids of a SentencePiece BPE model, with BOS at the start as in LLaMA.
 
-    A space goes in front of every text, also of one that begins with a space: transformers' own `LlamaTokenizer` would
-    leave it out there. So this one is a plain tokenizer of no named class, which is loaded as it was saved.
+    Every text gets a space in front, even if it begins with a space. `LlamaTokenizer` of transformers would leave that
+    space out, so this is a plain tokenizer of no named class, which is loaded as it was saved.
     """
     names = [pieces.id_to_piece(i) for i in range(pieces.vocab_size())]
     apart = (pieces.is_control, pieces.is_byte, pieces.is_unknown)
@@ -139,7 +140,7 @@ def _from_sentencepiece(pieces: Any) -> PreTrainedTokenizerFast:
 
 
 def _merges(scores: Mapping[str, float]) -> list[tuple[str, str]]:
-    """Pairs of pieces that make a piece, the best first: SentencePiece keeps the pieces alone, and merges by score."""
+    """Derives the merges, best first. SentencePiece saves only the pieces, and merges the pair of the best score."""
     return [
         (name[:cut], name[cut:])
         for name in sorted(scores, key=lambda name: -scores[name])
@@ -149,7 +150,7 @@ def _merges(scores: Mapping[str, float]) -> list[tuple[str, str]]:
 
 
 def _bos_first(bos: tuple[str, int]) -> Any:
-    """Puts BOS in front of a text."""
+    """Returns the post-processor that puts BOS in front of a text."""
     name = bos[0]
     return processors.TemplateProcessing(
         single=f"{name}:0 $A:0", pair=f"{name}:0 $A:0 {name}:1 $B:1", special_tokens=[bos]

@@ -1,4 +1,4 @@
-"""Adapters in files, merged weights, quantized layers: each gives what the net in memory gives."""
+"""Adapter files, merged weights and quantized layers give what the model in memory gives."""
 
 import copy
 import json
@@ -35,7 +35,7 @@ IDENTITIES = ["lora", "rslora", "dora"]
 
 
 def drawn(net: Any) -> Any:
-    """The same net, whose adapters are not 0."""
+    """Returns the same model with adapters that are not 0."""
     torch.manual_seed(3)
     for name, weight in net.named_parameters():
         if "lora_B" in name:
@@ -94,7 +94,7 @@ def test_what_is_no_adapter_of_the_net_is_an_error(make_source: MakeSource, tmp_
 
 @pytest.fixture
 def bases(make_source: MakeSource, tmp_path: Path) -> tuple[ModelSource, ModelSource]:
-    """Two models of one size in folders, `one` and `other`; beside the first is an adapter of it, `adapter`."""
+    """Two models of one size in the folders `one` and `other`, and an adapter of the first in `adapter`."""
     sources = []
     for seed, name in enumerate(["one", "other"]):
         source = replace(make_source("llama"), seed=seed)
@@ -113,18 +113,18 @@ def test_an_adapter_of_another_net_of_this_size_is_refused(
 ) -> None:
     one, other = (replace(source, adapter_dir=str(tmp_path / "adapter")) for source in bases)
     random = replace(make_source("llama"), adapter=Lora(), adapter_dir=str(tmp_path / "adapter"))
-    for source, name in [(other, f"not to {tmp_path}/other"), (random, "not to such a net")]:
-        with pytest.raises(UserError, match=f"its adapter belongs to {tmp_path}/one, {name}: take model.pretrained="):
+    for source, name in [(other, f"not to {tmp_path}/other"), (random, "not to a model with random weights")]:
+        with pytest.raises(UserError, match=f"the adapter belongs to {tmp_path}/one, {name}: set model.pretrained="):
             load_causal_lm(source)
     expected = logits(load_causal_lm(one).eval())
-    # However the folder is written.
+    # The spelling of the folder does not matter.
     monkeypatch.chdir(tmp_path)
     for name in ("one", "./one", "../" + tmp_path.name + "/other/../one"):
         assert torch.equal(logits(load_causal_lm(replace(one, pretrained=name)).eval()), expected)
     net = load_causal_lm(replace(make_source("llama"), adapter=Lora()))
     save_adapter(net, "default", tmp_path / "adapter", net.name_or_path or None, False)
     load_causal_lm(random)
-    with pytest.raises(UserError, match="its adapter belongs to a net with random weights, not to"):
+    with pytest.raises(UserError, match="the adapter belongs to a model with random weights, not to"):
         load_causal_lm(one)
 
 
@@ -144,7 +144,7 @@ def test_the_configuration_says_the_dropout_and_may_say_where_the_adapter_is(
     assert torch.equal(net(IDS).logits, logits(net.eval()))
     everything = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
     load_causal_lm(replace(source, adapter=Lora(target_modules=everything[::-1])))
-    with pytest.raises(UserError, match=r"target_modules=\[q_proj\], but the adapter in .* is in down_proj, gate_proj"):
+    with pytest.raises(UserError, match=r"target_modules=\[q_proj\], but the adapter in .* adapts down_proj, gate_"):
         load_causal_lm(replace(source, adapter=Lora(target_modules=["q_proj"])))
 
 
@@ -160,7 +160,7 @@ def test_a_file_of_an_early_peft_is_read(targets: str, read: list[str] | None, t
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ('{"peft_type": "IA3"}', "an adapter of peft_type=IA3; only LoRA's are read"),
+        ('{"peft_type": "IA3"}', "an adapter of peft_type=IA3; only LoRA adapters can be loaded"),
         ('{"peft_type": "OTHER"}', "peft cannot read it: 'OTHER'"),
         ('{"r": 3}', "peft cannot read it: .*missing required keys"),
         ("[3]", "peft cannot read it: "),
@@ -187,7 +187,7 @@ def test_merged_weights_give_what_weights_and_adapter_give(lora: Lora, family: s
     assert_close(logits(plain), expected, atol=2e-5 * float(expected.abs().max()), rtol=0)
     with activated(net, None):
         assert torch.equal(logits(plain_net(net).eval()), logits(net))
-    # The net is what it was.
+    # The model has not changed.
     assert all(torch.equal(weight, before[name]) for name, weight in net.state_dict().items())
 
 
@@ -213,7 +213,7 @@ def test_a_reward_model_in_16_bits_keeps_the_digits_of_its_head(make_source: Mak
     assert torch.equal(built.head.weight, model.head.weight)
     assert torch.equal(built.bias, model.bias)
     export_model(model, Renderer(source.load_tokenizer()), tmp_path / "model", {})
-    # The whole model is in its own type, and the adapter's file has all digits.
+    # The whole model has its own dtype, and the file of the adapter is in fp32.
     assert {weight.dtype for weight in load_file(tmp_path / "model" / "model.safetensors").values()} == {torch.bfloat16}
     net = load_scalar_model(replace(source, adapter=None), "zero").net
     head = load_adapter(net, tmp_path / "adapter", "again")
@@ -234,7 +234,7 @@ def test_a_quantized_net_learns_by_its_adapter_and_is_merged(
     source = replace(make_source(family, initializer_range=0.1), quantization=method)
     net = drawn(load_causal_lm(replace(source, adapter=Lora(dora=dora))))
     kind = "Linear8bitLt" if method == "int8" else "Linear4bit"
-    # Four or seven linear layers in each of two blocks; the head is as it was.
+    # Each of two blocks has four or seven linear layers; the head is unchanged.
     kinds = [f"{type(module).__module__}.{type(module).__name__}" for module in net.modules()]
     assert kinds.count(f"bitsandbytes.nn.modules.{kind}") == (8 if family == "gpt2" else 14)
     assert type(net.lm_head).__name__ == "Linear"
@@ -246,11 +246,11 @@ def test_a_quantized_net_learns_by_its_adapter_and_is_merged(
     merged = plain_net(net).eval()
     assert not hasattr(merged.config, "quantization_config")
     difference = float((logits(merged) - expected).abs().max() / expected.abs().max())
-    # Layers in 8 bits round what they are given too.
+    # Layers in 8 bits also round their inputs.
     assert difference < (0.05 if method == "int8" else 1e-5)
     assert torch.equal(logits(net), expected)
     assert all(torch.equal(before[name], weight) for name, weight in net.state_dict().items() if name in before)
-    # It is not the net before quantization.
+    # The result differs from the model before quantization.
     original = logits(load_causal_lm(replace(source, quantization=None)).eval())
     with activated(net, None):
         assert float((logits(net) - original).abs().max() / original.abs().max()) > 1e-3
@@ -264,10 +264,10 @@ def test_plain_peft_reads_an_adapter_that_was_trained_on_4_bits(
     source = replace(make_source(family), quantization="nf4")
     net = drawn(load_causal_lm(replace(source, adapter=Lora())))
     save_adapter(net, "default", tmp_path, None, False)
-    # On the same weights in 4 bits.
+    # The base has the same weights in 4 bits.
     other = peft.PeftModel.from_pretrained(load_causal_lm(source), tmp_path).eval()
     assert_close(logits(other), logits(net), atol=1e-5, rtol=1e-5)
-    # On plain weights of the same numbers, which GPT-2 has the other way round.
+    # The base has plain weights with the same numbers, which GPT-2 transposes.
     with activated(net, None):
         plain = plain_net(net)
     adapted = peft.PeftModel.from_pretrained(plain, tmp_path).eval()
@@ -304,7 +304,7 @@ def test_an_export_is_the_merged_net_with_its_adapter_beside_it(
 @pytest.mark.parametrize("load", [load_causal_lm, lambda source: load_scalar_model(source, "normal")])
 @pytest.mark.parametrize(
     ("dtype", "method", "size"),
-    # Effects far below what rounding may do: 5e-3 of the largest logit in fp32, 6% in bf16; in 8 bits, well above.
+    # The effects are far below rounding (5e-3 of the largest logit in fp32, 6% in bf16), but in 8 bits above it.
     [("float32", None, 1e-4), ("float32", "nf4", 1e-4), ("bfloat16", None, 3e-3), ("float32", "int8", 1.0)],
 )
 def test_an_export_that_lacks_the_adapter_is_an_error(
@@ -344,7 +344,7 @@ def test_an_export_with_other_weights_than_the_merged_ones_is_an_error(
 
     def other(*args: Any, **kwargs: Any) -> Any:
         reloaded = _reload(*args, **kwargs)
-        # One number of many, and within what merging may do to a logit.
+        # One number of many is changed, by less than merging may change a logit.
         reloaded.lm_head.weight.data[0, 0] *= 1.002
         return reloaded
 
@@ -372,7 +372,7 @@ def test_a_quantization_that_does_not_exist_is_an_error() -> None:
 
 
 def test_an_adapter_that_was_found_imports_no_module(make_source: MakeSource, tmp_path: Path) -> None:
-    """peft would import what `megatron_core` names."""
+    """peft would import the module that `megatron_core` names."""
     net = load_causal_lm(make_source("llama"))
     inject(net, Lora(rank=4), "default")
     folder = save_adapter(net, "default", tmp_path / "adapter", None, scalar=False)

@@ -1,4 +1,4 @@
-"""Adapters in a net: where they go, what plays, what is trained."""
+"""Adapters in a model: where they are, which one is active, and what is trained."""
 
 import copy
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from lightning_rlhf.models.source import ModelSource
 
 MakeSource = Callable[..., ModelSource]
 IDS = torch.arange(2, 12)[None]
-# All linear layers of a block, as the families' papers and code have them.
+# All linear layers of a block, as in the papers and the code of the families.
 TARGETS = {
     "gpt2": ["c_attn", "c_fc", "c_proj"],
     "llama": ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"],
@@ -30,7 +30,7 @@ TARGETS = {
 
 
 def drawn(net: Any) -> Any:
-    """The same net, whose adapters are not 0."""
+    """Returns the same model with adapters that are not 0."""
     torch.manual_seed(3)
     for name, weight in net.named_parameters():
         if "lora_B" in name:
@@ -50,7 +50,7 @@ def test_all_linear_layers_of_the_blocks_get_one_and_no_other(
     net = load(replace(make_source(family), adapter=Lora(rank=2)))
     adapted = {name.split(".lora_A")[0] for name, _ in net.named_parameters() if "lora_A" in name}
     assert sorted({name.split(".")[-1] for name in adapted}) == TARGETS[family]
-    # GPT-2 and BLOOM call the attention's output and the second layer of the MLP alike, or not.
+    # In GPT-2, unlike BLOOM, the output of the attention and the second layer of the MLP have the same name.
     layers_of_block = {"gpt2": 4, "llama": 7, "opt": 6, "bloom": 4, "gpt_neox": 4}[family]
     assert len(adapted) == layers_of_block * net.config.num_hidden_layers
     assert not any("score" in name or "lm_head" in name or "embed" in name for name in adapted)
@@ -114,7 +114,7 @@ def test_one_seed_gives_one_adapter_and_leaves_the_global_generator_alone(make_s
 
 @pytest.fixture
 def two(make_source: MakeSource) -> Any:
-    """A net with the adapters `actor` and `critic`, which are not 0."""
+    """A model with the adapters `actor` and `critic`, which are not 0."""
     net = load_causal_lm(make_source("llama"))
     inject(net, Lora(rank=2), "actor")
     inject(net, Lora(rank=4), "critic")
@@ -161,7 +161,7 @@ def test_playing_changes_nothing_that_is_trained(two: Any) -> None:
 
 
 def gradients(net: Any, *, backward_in: str | None) -> dict[str, Tensor]:
-    """Those of a loss of both adapters together, whose backward pass comes while another one plays."""
+    """Gradients of a loss of both adapters, whose backward pass runs while another adapter is active."""
     net.train().zero_grad()
     loss = torch.zeros(())
     for name, weight in [("actor", 1.0), ("critic", 0.5), (None, 0.25)]:
@@ -185,7 +185,7 @@ def test_a_block_that_is_computed_again_plays_what_it_played(
     calls = []
     again.model.layers[0].input_layernorm.register_forward_hook(lambda *_: calls.append(1))
     found = gradients(again, backward_in=backward_in)
-    # Three times forward, and again for each adapter.
+    # The blocks run three times forward, and again for the backward pass of each adapter.
     assert len(calls) >= 5
     assert expected.keys() == found.keys()
     for name, gradient in expected.items():

@@ -1,4 +1,4 @@
-"""Meta's LLaMA folders: converted weights make the net of the papers, and what is wrong in a folder is named."""
+"""Meta's LLaMA folders: converted weights give the model of the papers, and faults in a folder are named."""
 
 import json
 import resource
@@ -32,7 +32,7 @@ from lightning_rlhf.models.meta.convert import convert
 from lightning_rlhf.models.meta.layout import MetaParams
 
 IDS = torch.randint(0, 400, (2, 200), generator=torch.Generator().manual_seed(0))
-# What Meta's own files say, and what Hugging Face's copies of them have: feed-forward size, K·d, context.
+# What Meta's own files contain, and what Hugging Face's copies have: feed-forward size, K·d, context length.
 PUBLISHED = {
     "7B": (dict(dim=4096, n_heads=32, n_layers=32, multiple_of=256, norm_eps=1e-6), 11008, 4096, 2048),
     "13B": (dict(dim=5120, n_heads=40, n_layers=40, multiple_of=256, norm_eps=1e-6), 13824, 5120, 2048),
@@ -109,7 +109,7 @@ def test_an_output_that_is_the_embedding_is_not_written_twice_and_has_the_rope_o
     assert AutoConfig.from_pretrained(folder).tie_word_embeddings
     expected = meta_logits(LLAMA_3_1, weights, IDS, factor=32.0)
     torch.testing.assert_close(logits(folder), expected, atol=2e-5, rtol=0)
-    # The two factors are told apart by these ids.
+    # These ids distinguish the two factors.
     assert (meta_logits(LLAMA_3_1, weights, IDS, factor=8.0) - expected).abs().max() > 1e-3
 
 
@@ -202,15 +202,15 @@ def _another(folder: Path) -> None:
 QUERY = "layers.0.attention.wq.weight"
 WRONG = {
     "no params": (_lose("params.json"), r"there is no params\.json; give the folder"),
-    "broken params": (_cut("params.json"), r"params\.json is not what Meta gives out"),
+    "broken params": (_cut("params.json"), r"params\.json is not in Meta's format"),
     "no dim": (lambda folder: write_params(folder, {"n_layers": 2}), r"params\.json is not .* 'dim'"),
     "no layers": (_params(n_layers=0), "all sizes must be positive"),
     "odd heads": (_params(n_heads=9), r"n_heads=9 must divide dim=128"),
-    "text for a number": (_params(dim="large"), r"params\.json is not what Meta gives out"),
+    "text for a number": (_params(dim="large"), r"params\.json is not in Meta's format"),
     **{
         f"{name}={value!r}": (
             _params(**{name: value}),
-            rf"params\.json is not what .*{name}={json.dumps(value)}: of an",
+            rf"params\.json is not in .*{name}={json.dumps(value)}: of the wrong type",
         )
         for name, value in [
             ("norm_eps", "x"),
@@ -224,22 +224,25 @@ WRONG = {
     "negative epsilon": (_params(norm_eps=-1), r"norm_eps, rope_theta and max_seq_len must be positive"),
     "no number for an epsilon": (_params(norm_eps=float("nan")), r"norm_eps, rope_theta and max_seq_len must be"),
     "no weights": (lambda folder: [file.unlink() for file in folder.glob("*.pth")], r"no consolidated\.00\.pth"),
-    "hole": (_lose("consolidated.01.pth"), r"consolidated\.01\.pth is missing, though consolidated\.03\.pth is there"),
-    "end lost": (_lose("consolidated.03.pth"), r"are those of 4 file\(s\), but there are 3"),
-    "one too many": (_another, r"are those of 4 file\(s\), but there are 5"),
+    "hole": (_lose("consolidated.01.pth"), r"\.01\.pth is missing, although consolidated\.03\.pth is there"),
+    "end lost": (_lose("consolidated.03.pth"), r"belong to a model in 4 file\(s\), but there are 3"),
+    "one too many": (_another, r"belong to a model in 4 file\(s\), but there are 5"),
     "truncated": (_cut("consolidated.02.pth"), r"consolidated\.02\.pth is cut off"),
     "empty": (_fill(b""), r"consolidated\.02\.pth is empty"),
     "web page": (_fill(b"\n<!DOCTYPE html><p>log in"), r"consolidated\.02\.pth is a web page"),
-    "pointer": (_fill(b"version https://git-lfs.github.com/spec/v1\n"), "is a pointer of Git LFS"),
+    "pointer": (_fill(b"version https://git-lfs.github.com/spec/v1\n"), "is a Git LFS pointer"),
     "old format": (_old_format, r"consolidated\.02\.pth is in the format before PyTorch 1\.6.* torch\.save\(torch"),
     "a number": (_edit(lambda t: t.update({QUERY: torch.ones(())}), 0), rf"{QUERY} has the shape"),
-    "code": (lambda folder: torch.save({"a": Path()}, folder / "consolidated.02.pth"), "holds more than tensors"),
-    "no names": (lambda folder: torch.save([torch.ones(1)], folder / "consolidated.02.pth"), "something else than"),
-    "unknown": (_edit(lambda t: t.update(extra=torch.ones(1))), r"02\.pth holds tensors that no LLaMA has: extra"),
+    "code": (lambda folder: torch.save({"a": Path()}, folder / "consolidated.02.pth"), "or contains more than tensors"),
+    "no names": (
+        lambda folder: torch.save([torch.ones(1)], folder / "consolidated.02.pth"),
+        "not contain a dictionary",
+    ),
+    "unknown": (_edit(lambda t: t.update(extra=torch.ones(1))), r"02\.pth contains tensors that no LLaMA has: extra"),
     "absent": (_edit(lambda t: t.pop("layers.1.ffn_norm.weight")), r"02\.pth lacks layers\.1\.ffn_norm\.weight"),
     "too few layers": (_params(n_layers=1), r"tensors that no LLaMA has: layers\.1\.\S+, \S+, \S+ and 6 more"),
     "other inner size": (_params(ffn_dim_multiplier=2.0), r"layers\.0\.feed_forward\.w1\.weight has the shape"),
-    "no tokenizer": (_lose("tokenizer.model"), r"no tokenizer\.model, neither in it nor in its parent"),
+    "no tokenizer": (_lose("tokenizer.model"), r"no tokenizer\.model in this folder or in its parent"),
     "broken tokenizer": (_cut("tokenizer.model"), "neither a SentencePiece model nor a tiktoken file"),
     "other tokenizer": (write_tiktoken, r"tok_embeddings\.weight has the shape"),
     "other vocabulary": (_params(vocab_size=999), r"vocab_size=999, but tokenizer\.model has 400 tokens"),
@@ -269,7 +272,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, LLAMA_2, 2)
     checkpoint = open_checkpoint(str(tmp_path), "input_dir")
     before = sorted(tmp_path.iterdir())
-    # To a process, a limit on the size of its files is a disk that has no more room.
+    # To a process, a limit on file sizes looks like a full disk.
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
     try:
@@ -289,7 +292,7 @@ def test_no_more_is_in_memory_than_one_output_file_and_two_copies_of_a_weight(
     weights = write_checkpoint(tmp_path, params, 4)
     total, largest = (how(weight.nbytes for weight in weights.values()) for how in (sum, max))
     assert total > 150e6
-    # In the files there are 4 bytes an element.
+    # The files have 4 bytes for each element.
     largest = largest // 4 * (dtype or torch.float32).itemsize
     code = f"""
 import threading, time, torch
@@ -320,7 +323,7 @@ print(peak - start)
     done = subprocess.run([sys.executable, "-c", code], env=environ(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     growth = int(done.stdout)
-    # One output file and two copies of a weight, where parts are joined and turned; and some room for the interpreter.
+    # One output file and two copies of a weight, while parts are joined and reordered; plus room for the interpreter.
     assert growth < 20e6 + 2 * largest + 10e6
-    # What was watched was the conversion.
+    # The watch has seen the conversion.
     assert growth > 10e6

@@ -1,4 +1,4 @@
-"""Converted tokenizers give the ids of the libraries that the files are for."""
+"""Converted tokenizers give the ids of the libraries that the files belong to."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.meta.tokenizer import read_tokenizer, special_tokens
 
 PROSE = (Path(__file__).parents[4] / "CONTRIBUTING.md").read_text(encoding="utf-8")
-# What Llama 3 splits texts by before it merges (Meta's tokenizer.py).
+# The pattern by which Llama 3 splits texts before it merges (Meta's tokenizer.py).
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
@@ -22,7 +22,7 @@ PATTERN = (
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Files of both kinds, each in a folder of its own."""
+    """Writes files of both kinds, each in a folder of its own."""
     made = {name: tmp_path_factory.mktemp("one") / name for name in ("sentencepiece", "tiktoken")}
     for name, write in [("sentencepiece", write_sentencepiece), ("tiktoken", write_tiktoken)]:
         made[name].mkdir()
@@ -31,9 +31,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def reloaded(folder: Path) -> Any:
-    """The tokenizer as whoever loads the converted folder gets it."""
+    """Returns the tokenizer that a user gets who loads the converted folder."""
     read_tokenizer(folder, "input_dir", True).build().save_pretrained(folder / "out")
-    # With a model's configuration beside it, which transformers looks at for the tokenizer's class.
+    # The folder also has a model's configuration, in which transformers looks for the class of the tokenizer.
     (folder / "out" / "config.json").write_text('{"model_type": "llama"}')
     return AutoTokenizer.from_pretrained(folder / "out")
 

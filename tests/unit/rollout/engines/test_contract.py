@@ -1,4 +1,4 @@
-"""What every engine keeps to: a new one joins by its line in `ENGINES`."""
+"""The contract of every engine; a new engine is added to `ENGINES`."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,7 +20,7 @@ from lightning_rlhf.rollout.sampled import sample
 from lightning_rlhf.rollout.sampling import Sampling
 from lightning_rlhf.seeding import SAMPLING, RandomKey
 
-# Each answers a few requests at a time, and has to answer more.
+# Each engine answers a few requests at a time, and gets more than that.
 ENGINES = {
     "padded": partial(PaddedEngine, micro_batch_size=4),
     "padded, with weights of its own": partial(OwnWeights, micro_batch_size=4),
@@ -29,7 +29,7 @@ ENGINES = {
 PROMPTS = [[11, 12, 13, 14], [7], [21, 7, 2], [3, 4], [5, 6, 5, 6, 5], [60, 61], [9], [7], [7], [33, 34, 35]]
 REQUESTS = [Request(prompt, RandomKey(1, (SAMPLING, 0), row)) for row, prompt in enumerate(PROMPTS)]
 STOPS = (5, 17, 30, 44)
-# So flat that some responses stop early, some late, and some not at all.
+# The distribution is so flat that some responses stop early, some late, and some not at all.
 SAMPLING_SETTINGS = Sampling(max_new_tokens=10, temperature=4.0)
 
 
@@ -89,7 +89,7 @@ def test_a_key_gets_the_same_response_whatever_the_rest_of_the_batch_is(engine: 
 
 
 def test_other_keys_get_other_responses_to_the_same_prompt(engine: RolloutEngine) -> None:
-    # One request four times, and four that differ in seed, iteration and row.
+    # The same request four times, and four requests that differ in seed, iteration and row.
     key = RandomKey(1, (SAMPLING, 0), 0)
     others = [key._replace(seed=2), key._replace(stream=(SAMPLING, 1)), key._replace(row=1)]
     responses = said(generated(engine, [Request([7], each) for each in [key, key, *others]]))
@@ -102,7 +102,7 @@ def test_iterate_yields_each_completion_once_as_it_finishes(engine: RolloutEngin
     assert isinstance(completions, Iterator)
     found = list(completions)
     assert in_order(found, len(REQUESTS)) == generated(engine)
-    # Of the requests that are answered at the same time, the one whose response is shorter is through before.
+    # Of the requests that are answered together, the one with the shorter response is complete first.
     places = [completion.request for completion in found]
     lengths = {completion.request: len(completion.ids) for completion in found}
     short, long = min(range(4), key=lengths.__getitem__), max(range(4), key=lengths.__getitem__)
@@ -144,7 +144,7 @@ def test_new_weights_draw_the_next_response(engine: RolloutEngine, net: PreTrain
 
 def test_an_engine_that_was_released_goes_on_as_before(engine: RolloutEngine) -> None:
     before = generated(engine)
-    engine.resume()  # nothing was released yet
+    engine.resume()  # Nothing has been released yet.
     engine.release()
     engine.release()
     engine.resume()

@@ -1,4 +1,4 @@
-"""Tokens are drawn with their probabilities, whatever is cut off."""
+"""Tokens are drawn with their probabilities, whichever tokens are cut off."""
 
 from fractions import Fraction
 from itertools import accumulate
@@ -18,7 +18,7 @@ FOUR = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
     [(2**-53, 1), (0.49, 1), (0.51, 2), (0.74, 2), (0.76, 3), (1.0, 3)],
 )
 def test_a_number_falls_to_the_token_whose_stretch_of_the_unit_interval_holds_it(number: float, token: int) -> None:
-    # Probabilities (0, 1/2, 1/4, 1/4, 0): even at the ends no token without probability is drawn.
+    # The probabilities are (0, 1/2, 1/4, 1/4, 0): even at the ends, no token without probability is drawn.
     logits = torch.tensor([[0, 1 / 2, 1 / 4, 1 / 4, 0]]).log()
     tokens, _ = draw(logits, torch.tensor([number]), Sampling(max_new_tokens=1))
     assert tokens.tolist() == [token]
@@ -31,10 +31,10 @@ def test_each_of_128000_tokens_is_drawn_with_its_probability() -> None:
     by_size = probs.argsort()
     tokens = torch.cat([by_size[:40], by_size[40::2000]])
     assert float(probs[by_size[39]]) < 2**-25
-    # Both ends of each stretch of the unit interval are right to 1% of the stretch: adding 128,000 numbers in fp64 is
-    # off by 128,000 * 2^-53 = 1.4 * 10^-11 at most.
+    # Both ends of each stretch of the unit interval are exact to 1% of the stretch: adding 128,000 numbers in fp64
+    # has an error of 128,000 * 2^-53 = 1.4 * 10^-11 at most.
     assert 0.01 * float(probs.min()) > 1.4e-11
-    ends = list(accumulate(map(Fraction, probs.tolist())))  # without rounding
+    ends = list(accumulate(map(Fraction, probs.tolist())))  # This is without rounding.
     for share in (Fraction(1, 100), Fraction(99, 100)):
         places = [float((ends[token] - share * Fraction(probs[token].item())) / ends[-1]) for token in tokens.tolist()]
         drawn = invert(probs.expand(len(tokens), -1), torch.tensor(places, dtype=torch.float64))
@@ -46,10 +46,10 @@ def test_each_of_128000_tokens_is_drawn_with_its_probability() -> None:
     [
         ({}, {0, 1, 2, 3}),
         ({"top_k": 2}, {0, 1}),
-        ({"top_p": 0.75}, {0, 1, 2}),  # 0.4 + 0.3 are not enough
+        ({"top_p": 0.75}, {0, 1, 2}),  # 0.4 + 0.3 are not enough.
         ({"top_p": 0.5}, {0, 1}),
         ({"top_p": 0.39}, {0}),
-        ({"top_k": 3, "top_p": 0.7}, {0, 1}),  # of the three likeliest renormalised to 4/9, 3/9, 2/9
+        ({"top_k": 3, "top_p": 0.7}, {0, 1}),  # The three likeliest are renormalised to 4/9, 3/9 and 2/9.
         ({"temperature": 1e-3}, {0}),
     ],
 )
@@ -59,7 +59,7 @@ def test_top_k_and_top_p_cut_off_the_unlikely_tokens(settings: dict[str, float],
 
 
 def test_the_logprobs_are_those_of_what_top_k_and_top_p_leave() -> None:
-    # Of 0.4, 0.3, 0.2, 0.1 the first three are left, and have 4/9, 3/9 and 2/9.
+    # Of 0.4, 0.3, 0.2, 0.1 the first three remain, with 4/9, 3/9 and 2/9.
     for settings in ({"top_k": 3}, {"top_p": 0.85}):
         sampling = Sampling(max_new_tokens=1, **settings)
         tokens, logprobs = draw(FOUR.expand(3, 4), torch.tensor([0.1, 0.5, 0.9]), sampling)

@@ -1,4 +1,4 @@
-"""The reference engine against a loop that runs each row alone, without padding and without a cache."""
+"""The reference engine, compared with a loop that runs each row alone, without padding and without a cache."""
 
 import os
 from collections.abc import Callable
@@ -43,7 +43,7 @@ def ids_of(completions: list[Completion]) -> list[list[int]]:
 
 @torch.no_grad()
 def naive_response(net: nn.Module, prompt: list[int], sampling: Sampling, numbers: Tensor) -> list[int]:
-    """Runs the whole prefix through the net for each token, and inverts the distribution function by counting."""
+    """Runs the whole prefix through the model for each token, and inverts the distribution function by counting."""
     ids = list(prompt)
     for number in numbers.tolist():
         logits = net(torch.tensor([ids])).logits[0, -1].double()
@@ -84,7 +84,7 @@ def test_finished_rows_leave_the_batch_and_the_others_go_on_as_before(
     )
     completions = answered(net, REQUESTS, WHOLE, STOPS)
     handle.remove()
-    # Rows that go on after each token: once they are at most half of the batch, the batch is these rows.
+    # Rows that continue after each token become the batch once they are at most half of it.
     sizes = [len(PROMPTS)]
     for step in range(1, max(map(len, expected))):
         active = sum(len(response) > step for response in expected)
@@ -95,7 +95,7 @@ def test_finished_rows_leave_the_batch_and_the_others_go_on_as_before(
 
 
 class Chain(nn.Module):
-    """Gives each token the logits that a table has for it; keeps no cache."""
+    """A model without a cache that gives each token the logits of a table."""
 
     def __init__(self, table: Tensor) -> None:
         super().__init__()
@@ -118,9 +118,9 @@ def counted(starts: list[int], stops: tuple[int, ...]) -> list[Completion]:
     ("stops", "expected", "ends"),
     [
         ((3,), [[1, 2, 3], [6, 7, 8, 9]], ["stop", "length"]),
-        ((8, 3), [[1, 2, 3], [6, 7, 8]], ["stop", "stop"]),  # each of several
-        ((6, 1), [[1], [6]], ["stop", "stop"]),  # at once
-        ((4,), [[1, 2, 3, 4], [6, 7, 8, 9]], ["stop", "length"]),  # at the limit
+        ((8, 3), [[1, 2, 3], [6, 7, 8]], ["stop", "stop"]),  # each of several stops
+        ((6, 1), [[1], [6]], ["stop", "stop"]),  # stops at once
+        ((4,), [[1, 2, 3, 4], [6, 7, 8, 9]], ["stop", "length"]),  # stops at the limit
         ((), [[1, 2, 3, 4], [6, 7, 8, 9]], ["length", "length"]),
     ],
 )
@@ -153,11 +153,11 @@ def test_an_engine_keeps_no_activations_outside_a_rollout_either() -> None:
 
     for _ in PaddedEngine(Recording(COUNT_UP.table), CPU).stream(Request([0], REQUESTS[0].key), GREEDY, stop_ids=()):
         recorded.append(torch.is_grad_enabled())
-    # While the net is called, and between two tokens.
+    # The values are recorded while the model is called, and between two tokens.
     assert recorded == 4 * [False, True]
 
 
-# Micro-batches of two, and responses of 2, 1, 4 and 1 tokens: 2 calls, then 4.
+# Micro-batches of two, with responses of 2, 1, 4 and 1 tokens, need 2 calls and then 4.
 STARTS = [[1, 2, 9, 2], [], [2]]
 
 

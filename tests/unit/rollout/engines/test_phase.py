@@ -17,7 +17,7 @@ from lightning_rlhf.rollout.engines.phase import EngineHandle
 
 
 class Noting:
-    """An engine that notes what is done to it; asked to, it reads the weights that it is given."""
+    """An engine that records its calls, and reads the weights that it is given if it is told to."""
 
     def __init__(self, notes: list[Any], net: nn.Module, device: torch.device, *, shares_weights: bool = False) -> None:
         self.notes, self.shares_weights, self.weights_version = notes, shares_weights, None
@@ -37,14 +37,14 @@ class Noting:
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many steps trainers have made: the number in it."""
+    """Finds the number of steps that trainers have made."""
     made = [0]
     monkeypatch.setattr(pl.Trainer, "global_step", property(lambda self: made[0]))
     return made
 
 
 def noted(notes: list[Any], handle: EngineHandle, fitted: pl.Trainer, net: nn.Module) -> list[Any]:
-    """What a phase does to the engine."""
+    """Records what a phase does to the engine."""
     notes.clear()
     with handle.phase(fitted, net, generator=net) as engine:
         assert isinstance(engine, Noting)

@@ -1,4 +1,4 @@
-"""Gemini on one process, on a CPU that ColossalAI takes for a GPU: see tests/equivalence/gemini_on_cpu.py."""
+"""Gemini in one process, on a CPU that ColossalAI takes for a GPU: see tests/equivalence/gemini_on_cpu.py."""
 
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from lightning_rlhf.strategies.colossalai.strategy import ColossalAIStrategy
 
 __all__ = ["alone"]
 pytestmark = [installed, pytest.mark.slow]
-# Chunks of 8 numbers, so that the weights lie in several.
+# The chunks have 8 numbers, so that the weights are in several of them.
 SMALL = {"min_chunk_size_m": 1e-6, "search_range_m": 0, "hidden_dim": 8}
 PLUGIN = {"pin_memory": False, "enable_async_reduce": False}
 
@@ -32,14 +32,14 @@ def _seemingly_on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     from colossalai.accelerator import api
     from colossalai.kernel.kernel_loader import CPUAdamLoader
 
-    # `choose_accelerator` replaces both; tests that run later in this process need ColossalAI's own.
+    # `choose_accelerator` replaces both, but later tests in this process need ColossalAI's own.
     monkeypatch.setattr(api, "_ACCELERATOR", api._ACCELERATOR)
     monkeypatch.setattr(CPUAdamLoader, "REGISTRY", CPUAdamLoader.REGISTRY)
     monkeypatch.setattr(colossalai_cpu, "choose_accelerator", choose_accelerator)
 
 
 class HybridToy(Toy):
-    """The same, with the optimizer that Gemini takes."""
+    """The same module, with the optimizer that Gemini accepts."""
 
     def configure_optimizers(self) -> Any:
         configured = super().configure_optimizers()
@@ -95,7 +95,7 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(accumulate: int, 
 
 
 class Looks(pl.Callback):
-    """Calls the net outside training steps: before the first one, between, and at the end, when it also writes."""
+    """Calls the model before the first training step, between steps, and at the end, when it also exports."""
 
     def __init__(self) -> None:
         self.outputs: list[torch.Tensor] = []
@@ -107,7 +107,7 @@ class Looks(pl.Callback):
         with torch.no_grad(), trainer.strategy.rollout():
             layerwise = pl_module.net(row)
             with trainer.strategy.whole(pl_module.net[0], write=False):
-                # Once more, since the first call gathers what is not held.
+                # The second call is needed because the first one gathers what is not held.
                 partly = [pl_module.net(row) for _ in range(2)][1]
         with torch.no_grad(), trainer.strategy.whole(pl_module, write=False):
             whole = pl_module.net(row)
@@ -145,7 +145,7 @@ def test_frozen_weights_and_the_digits_of_buffers_and_masters_are_kept(tmp_path:
     after = on_cpu(strategy.named_weights(module), keep=True)
     assert after["net.frequencies"] == before["net.frequencies"]
     assert torch.equal(after["frozen.weight"], before["frozen.weight"].bfloat16())
-    # A step of Adam is as long as the learning rate, whatever 16 bits could hold.
+    # A step of Adam is as long as the learning rate, whatever 16 bits can represent.
     steps = (after["net.0.weight"] - before["net.0.weight"]).abs()
     assert steps.max() == pytest.approx(0.01, rel=0.05)
 

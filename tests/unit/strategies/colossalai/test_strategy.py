@@ -1,4 +1,4 @@
-"""ColossalAI's strategy on one process; that several give the same numbers is shown in tests/equivalence."""
+"""ColossalAI's strategy in one process; tests/equivalence shows that several processes give the same numbers."""
 
 from functools import partial
 from pathlib import Path
@@ -23,10 +23,10 @@ ROOT = Path(__file__).parents[4]
 
 
 def fitted(folder: Path, strategy: Any = "auto", *callbacks: pl.Callback, **settings: Any) -> tuple[Toy, list[float]]:
-    """The module and the losses after training."""
+    """Returns the module and the losses after training."""
     module, recorder = Toy(), Recorder()
     checkpoint = settings.pop("ckpt_path", None)
-    # In the same order as without one.
+    # The rows come in the same order as without a strategy.
     fixed = {"use_distributed_sampler": False, "strategy": strategy}
     settings = {"max_epochs": 2, "gradient_clip_val": 5.0, **fixed, **settings}
     trainer(folder, recorder, *callbacks, **settings).fit(module, ckpt_path=checkpoint)
@@ -56,7 +56,7 @@ def test_a_module_is_trained_twice(tmp_path: Path) -> None:
 def test_the_norm_of_gradients_is_the_same_in_each_precision(tmp_path: Path) -> None:
     norms = {precision: Norms() for precision in ("32-true", "bf16-mixed", "16-mixed")}
     for precision, callback in norms.items():
-        # So low that nothing overflows.
+        # The scale is so low that nothing overflows.
         fitted(tmp_path, ColossalAIStrategy(1, plugin={"initial_scale": 2.0**7}), callback, precision=precision)
         assert callback.norms == pytest.approx(norms["32-true"].norms, rel=0.1)
 
@@ -71,7 +71,7 @@ def test_gradients_are_clipped_and_their_norm_is_that_before(tmp_path: Path) -> 
     start = Toy()
     start.configure_model()
     moved = [float((net.net[0].weight - start.net[0].weight).norm()) for net in (free, bound)]
-    # At Adam's epsilon of 1e-8 a gradient this small counts for little.
+    # With Adam's epsilon of 1e-8, a gradient this small counts for little.
     assert moved[1] < 0.3 * moved[0]
 
 
@@ -101,7 +101,7 @@ def test_in_16_bits_small_steps_add_up_in_the_masters_which_are_what_training_le
     change = after["net.0.weight"] - before["net.0.weight"]
     assert 0 < change.abs().max() < 2e-5
     assert (change != 0).all()
-    # Cast with the weights it would be 1.
+    # If it were cast with the weights, it would be 1.
     assert after["net.frequencies"] == before["net.frequencies"]
 
 
@@ -204,7 +204,7 @@ def test_what_the_engines_can_follow_is_let_through() -> None:
 
 
 class OnGPU(ColossalAIStrategy):
-    """One whose process has a GPU, as far as the choice of a backend goes."""
+    """A strategy whose process has a GPU, as far as the choice of a backend is concerned."""
 
     @property
     def root_device(self) -> torch.device:

@@ -18,7 +18,7 @@ BATCHES = torch.randn(8, 4, 5, generator=torch.Generator().manual_seed(0))
 
 
 class Toy(pl.LightningModule):
-    """A net that is trained towards one that is frozen; weights of odd sizes, and one of no dimension."""
+    """A model that is trained towards a frozen one, with weights of odd sizes and one without dimensions."""
 
     def __init__(self, **optimizer: Any) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Toy(pl.LightningModule):
 
 
 class Norms(pl.Callback):
-    """Keeps the norm of the gradients, as `Health` asks for it."""
+    """Records the norm of the gradients, as `Health` asks for it."""
 
     def __init__(self) -> None:
         self.norms: list[float] = []

@@ -1,4 +1,4 @@
-"""Two fits with DeepSpeed in two processes, ZeRO 3 and then ZeRO 2; what was seen goes into FOLDER/seen_RANK.json.
+"""Two fits with DeepSpeed in two processes, ZeRO 3 and then ZeRO 2, which write FOLDER/seen_RANK.json.
 
 python tests/unit/strategies/deepspeed/deepspeed_worker.py FOLDER
 """
@@ -42,7 +42,7 @@ MASK = torch.ones_like(IDS, dtype=torch.bool)
 
 
 class Module(pl.LightningModule):
-    """Trains a net that is loaded; one with random weights is frozen; one weight has no dimension."""
+    """Trains a model that is loaded, beside a frozen one with random weights; one weight has no dimensions."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()

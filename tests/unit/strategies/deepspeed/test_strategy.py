@@ -1,4 +1,4 @@
-"""DeepSpeed in two processes, and what can be said without any."""
+"""DeepSpeed in two processes, and what can be tested without processes."""
 
 import json
 import subprocess
@@ -31,7 +31,7 @@ NET = 2 * (4 * 16 * 16 + 3 * 16 * 24 + 2 * 16) + 33 * 16 + 16
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two fits in a row have left."""
+    """The records of two fits in a row."""
     folder = tmp_path_factory.mktemp("deepspeed")
     load_causal_lm(SOURCE).save_pretrained(folder / "start")
     done = subprocess.run(

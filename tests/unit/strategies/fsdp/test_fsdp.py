@@ -1,4 +1,4 @@
-"""FSDP 1 and 2 in two processes, and what one process makes of their checkpoint, beside a run that shards nothing."""
+"""FSDP 1 and 2 in two processes, and one process that continues from their checkpoint, beside an unsharded run."""
 
 import os
 from collections.abc import Callable
@@ -31,7 +31,7 @@ from lightning_rlhf.strategies.fsdp.checkpoint import is_distributed_checkpoint,
 from lightning_rlhf.strategies.fsdp.fsdp1 import FSDPStrategy
 from lightning_rlhf.strategies.fsdp.fsdp2 import FSDP2Strategy
 
-# They train in two processes.
+# These tests train in two processes.
 pytestmark = pytest.mark.slow
 
 STRATEGIES: dict[str, Callable[..., Any]] = {"fsdp": FSDPStrategy, "fsdp2": FSDP2Strategy}
@@ -54,7 +54,7 @@ MASK = torch.ones_like(IDS, dtype=torch.bool)
 
 
 class Module(pl.LightningModule):
-    """Trains an actor and a critic; a reward model is frozen, and of the critic the bias."""
+    """Trains an actor and a critic; a reward model and the bias of the critic are frozen."""
 
     def configure_model(self) -> None:
         if not hasattr(self, "actor"):
@@ -67,7 +67,7 @@ class Module(pl.LightningModule):
             self.logprobs: list[Tensor] = []
 
     def train_dataloader(self) -> Any:
-        """Two minibatches of four rows, of which each process has its parts."""
+        """Gives two minibatches of four rows, of which each process has its parts."""
         parts = self.trainer.accumulate_grad_batches
         size = 4 // (self.trainer.world_size * parts)
         starts = [4 * step + (self.global_rank * parts + part) * size for step in range(2) for part in range(parts)]
@@ -87,7 +87,7 @@ class Module(pl.LightningModule):
         return label_logprobs(self.actor, ids, mask, mask)
 
     def validation_step(self, ids: Tensor, batch_idx: int) -> None:
-        """Calls a net without and with a phase of its own."""
+        """Calls a model without a phase and with one."""
         scores = self.reward.net.scores(ids, MASK)
         with rollout_phase(self.trainer, self):
             self.scores = torch.stack([scores, self.reward.net.scores(ids, MASK)])
@@ -98,7 +98,7 @@ class Module(pl.LightningModule):
         self.norms += map(float, norms.values())
 
     def configure_optimizers(self) -> Any:
-        # So large an epsilon shows how gradients were scaled, and hides those that are rounding noise.
+        # A large epsilon shows how gradients were scaled, and hides those that are only rounding noise.
         optim = Optim(optimizer=partial(torch.optim.AdamW, lr=0.0, eps=1e-3), weight_decay=0.5)
         return configure(self, optim, {"actor": (self.actor, 1e-2), "critic": (self.critic, 3e-2)})
 
@@ -113,7 +113,7 @@ class Module(pl.LightningModule):
 
 
 class Probe(pl.Callback):
-    """Asks for what a strategy has to give."""
+    """Asks for everything that a strategy must provide."""
 
     def __init__(self) -> None:
         self.facts: dict[str, Any] = {}
@@ -123,7 +123,7 @@ class Probe(pl.Callback):
         self.facts["groups"] = [len(group["params"]) for group in trainer.optimizers[0].param_groups]
         self.facts["sizes"] = [num_parameters(trainer, module.critic, trained=only) for only in (False, True)]
         with whole(trainer, module.critic), torch.no_grad():
-            # A part of a net, before the net itself was ever called.
+            # This is a part of a model, before the model itself was ever called.
             self.facts["hidden"] = hidden_states(module.critic.net.base_model, IDS, MASK)
         with rollout_phase(trainer, module):
             self.facts["rollout"], scores = (
@@ -131,7 +131,7 @@ class Probe(pl.Callback):
                 module.reward.net.scores(IDS, MASK),
             )
         with rollout_phase(trainer, module, generator=module.actor):
-            # Twice, since what was called has to be whole still; and on one rank alone.
+            # This happens twice, since what was called must still be whole, and on one rank alone.
             if trainer.is_global_zero:
                 self.facts["alone"] = [module.score(IDS) for _ in range(2)]
             self.facts["whole"] = [*module.score(first), *map(torch.clone, module.actor.parameters())]
@@ -150,7 +150,7 @@ class Probe(pl.Callback):
 
 
 def run(folder: Path, strategy: Any, checkpoint: Path | None = None, **settings: Any) -> dict[str, Any]:
-    """Two epochs of two steps, clipped."""
+    """Makes two epochs of two steps, with clipping."""
     probe, saving = Probe(), ModelCheckpoint(folder, "{epoch}", save_top_k=-1, enable_version_counter=False)
     settings = {
         "max_epochs": 2,
@@ -166,7 +166,7 @@ def run(folder: Path, strategy: Any, checkpoint: Path | None = None, **settings:
 
 
 class Other(Module):
-    """What neither strategy can shard: a weight outside all nets, in a dtype of its own."""
+    """A weight outside all models, in a dtype of its own, which neither strategy can shard."""
 
     def configure_model(self) -> None:
         super().configure_model()
@@ -174,7 +174,7 @@ class Other(Module):
 
 
 class Rotary(Module):
-    """One net with rotary embeddings, whose frequencies are buffers."""
+    """A model with rotary embeddings, whose frequencies are buffers."""
 
     def configure_model(self) -> None:
         if not hasattr(self, "actor"):
@@ -193,7 +193,7 @@ class Rotary(Module):
 
 
 def two_processes(folder: Path, strategy: Callable[..., Any]) -> dict[str, Any]:
-    """In fp32 with accumulated parts; then in mixed precision, where the checkpoints of the first run are replaced."""
+    """Trains in fp32 with accumulated parts, and then in mixed precision, which replaces the first checkpoints."""
     facts = run(folder, strategy(), devices=2, accumulate_grad_batches=2)
     facts["mixed"] = run(folder / "mixed", strategy(), devices=2, precision="bf16-mixed", max_epochs=1)
     run(folder / "mixed", strategy(), devices=2, precision="bf16-mixed", max_epochs=1)
@@ -203,7 +203,7 @@ def two_processes(folder: Path, strategy: Callable[..., Any]) -> dict[str, Any]:
 
 
 def one_process(folder: Path, strategy: Callable[..., Any]) -> dict[str, Any]:
-    """Goes on from the first epoch."""
+    """Continues from the first epoch."""
     return run(folder / "one", strategy(), folder / "epoch=0.ckpt")
 
 
@@ -213,7 +213,7 @@ def _rank(rank: int, work: Callable[..., Any], port: int, folder: Path, name: st
 
 
 def spawn(work: Callable[..., Any], folder: Path, name: str, ranks: int) -> list[dict[str, Any]]:
-    """What each rank found."""
+    """Reads what each rank found."""
     mp.spawn(_rank, (work, free_port(), folder, name), nprocs=ranks)
     return [torch.load(folder / f"{work.__name__}_{rank}.pt") for rank in range(ranks)]
 
@@ -239,7 +239,7 @@ def ranks(name: str, folder: Path) -> list[dict[str, Any]]:
 
 
 def test_two_processes_learn_what_one_learns(ranks: list[dict[str, Any]], plain: dict[str, Any]) -> None:
-    """Also with decay of matrices alone, clipping, and parts of a minibatch."""
+    """This includes decay of matrices alone, clipping, and parts of a minibatch."""
     for rank in ranks:
         assert rank["norms"] == pytest.approx(plain["norms"], rel=1e-5)
         assert_close(rank["scores"], plain["scores"])
@@ -271,7 +271,7 @@ def test_what_is_written_to_a_whole_net_stays(ranks: list[dict[str, Any]], plain
 
 
 def test_rollout_and_update_see_the_same_in_mixed_precision(ranks: list[dict[str, Any]]) -> None:
-    """Bit for bit: PPO's first ratio is 1."""
+    """They are equal bit for bit, because PPO's first ratio must be 1."""
     for rank in ranks:
         first = rank["mixed"]["logprobs"][0]
         assert torch.equal(rank["mixed"]["rollout"][1], first)
@@ -279,13 +279,13 @@ def test_rollout_and_update_see_the_same_in_mixed_precision(ranks: list[dict[str
 
 
 def test_mixed_precision_writes_whole_precision(ranks: list[dict[str, Any]], plain: dict[str, Any]) -> None:
-    """Weights that nothing was written to are the same to the bit."""
+    """Weights that nothing was written to are equal to the bit."""
     name = "reward.net.net.transformer.wte.weight"
     assert torch.equal(ranks[0]["mixed"]["weights"][name], plain["weights"][name])
 
 
 def test_fsdp2_validates_without_inference_mode(name: str, ranks: list[dict[str, Any]]) -> None:
-    """Weights that are gathered in it first could not be trained with; Lightning knows that of gloo and FSDP1 only."""
+    """Weights first gathered in inference mode cannot be trained; Lightning knows this of gloo and FSDP1 only."""
     assert name == "fsdp" or not any(rank["inference mode"] for rank in ranks)
 
 
@@ -305,14 +305,14 @@ def test_a_checkpoint_takes_the_place_of_another(ranks: list[dict[str, Any]], fo
 
 def test_one_process_goes_on_where_two_were(name: str, ranks: list[dict[str, Any]], folder: Path) -> None:
     (resumed,) = spawn(one_process, folder, name, 1)
-    # Of actor and critic, in the last two of four steps.
+    # These are the norms of actor and critic in the last two of four steps.
     assert resumed["norms"] == pytest.approx(ranks[0]["norms"][4:], rel=1e-5)
     trained = {k: w for k, w in ranks[0]["weights"].items() if not k.startswith("reward.")}
     assert_close({k: resumed["weights"][k] for k in trained}, trained, rtol=1e-5, atol=1e-5)
 
 
 def rotary(folder: Path, strategy: Callable[..., Any]) -> dict[str, Any]:
-    """Rotary frequencies and dtypes of weights in training."""
+    """Returns rotary frequencies and dtypes of weights in training."""
     exact, module = dict(load_causal_lm(tiny_source()).named_buffers()), Rotary()
     trainer(folder, strategy=strategy(), precision="bf16-true", limit_train_batches=1).fit(module)
     return {"exact": exact, "frequencies": module.frequencies, "dtypes": module.dtypes}
