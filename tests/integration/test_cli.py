@@ -71,6 +71,7 @@ def test_samples_before_and_after_training_are_kept(pipeline: tuple[Path, str]) 
         "phase",
         "row",
         "prompt",
+        "messages",
         "response",
         "length",
         "finish_reason",
