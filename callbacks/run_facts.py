@@ -10,9 +10,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning_rlhf.callbacks.model_table import models_by_role
 from lightning_rlhf.distributed.phases import num_parameters
 
-_DATA = {
+_ROWS = {
     "train": ("train_rows", "train_prompts"),
-    "held_out": ("val_rows", "val_prompts"),
+    "held out": ("val_rows", "val_prompts"),
     "answered": ("prompts", "val_prompts"),
 }
 """The attributes of our data modules that hold the rows to train on, the held-out rows, and the prompts to answer."""
@@ -21,14 +21,14 @@ _DATA = {
 def run_facts(trainer: Trainer, module: LightningModule) -> dict[str, object]:
     """Returns entries of `result.json`; they are known as soon as the models and the data exist.
 
-    - `data`: numbers of rows, see `_DATA`; without those that the data module does not have.
+    - `rows`: numbers of rows, see `_ROWS`; without those that the data module does not have.
     - `parameters`: for each model, by role, the number of its weights and of those that are trained.
     - `hardware`: the device of the first process, and the numbers of processes and of machines.
     - `git`: the commit of the current folder and of this package, by the name of the repository.
     """
-    counts = {name: _length(trainer, names) for name, names in _DATA.items()}
+    counts = {name: _length(trainer, names) for name, names in _ROWS.items()}
     return {
-        "data": {name: count for name, count in counts.items() if count is not None},
+        "rows": {name: count for name, count in counts.items() if count is not None},
         "parameters": {
             name: {"total": num_parameters(trainer, net), "trained": num_parameters(trainer, net, trained=True)}
             for name, net in models_by_role(module).items()
@@ -38,7 +38,7 @@ def run_facts(trainer: Trainer, module: LightningModule) -> dict[str, object]:
             "processes": trainer.world_size,
             "machines": trainer.num_nodes,
         },
-        "git": dict(filter(None, (_commit(folder) for folder in (Path.cwd(), Path(__file__).parent)))),
+        "git": dict(filter(None, (commit_of(folder) for folder in (Path.cwd(), Path(__file__).parent)))),
     }
 
 
@@ -58,8 +58,8 @@ def _device(device: torch.device) -> str:
     return next(named, platform.processor() or platform.machine())
 
 
-def _commit(folder: Path) -> tuple[str, str] | None:
-    """The name of the repository that holds a folder, and its commit; None if git knows neither."""
+def commit_of(folder: Path) -> tuple[str, str] | None:
+    """Returns the name of the repository that a folder belongs to, and its commit; None if git does not know them."""
     top, commit = _git(folder, "rev-parse", "--show-toplevel"), _git(folder, "rev-parse", "HEAD")
     # The package may be installed below a folder that is a repository of something else.
     if not top or not commit or _git(folder, "ls-files", ".") == "":

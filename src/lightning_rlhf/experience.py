@@ -147,5 +147,5 @@ class Rollout(NamedTuple):
     metrics: dict[str, float]
     """Metrics by their names without prefix, such as `score_mean`."""
     seconds: float
-    messages: Sequence[Sequence[dict[str, Any]]] = ()
+    messages: Sequence[Sequence[dict[str, Any]]]
     """The conversation before the response of each of the B rows."""

@@ -73,14 +73,16 @@ def change_of_share(gained: int, lost: int, count: int) -> Change:
     """Compares a share with that of the same rows earlier.
 
     Source: McNemar, "Note on the sampling error of the difference between correlated proportions or percentages"
-    (1947): of the rows that have changed, as many gain as lose, if nothing has changed but by chance.
+    (1947), with the correction of Edwards (1948) for counts: of the rows that have changed, as many gain as lose, if
+    nothing has changed but by chance.
 
     Args:
         gained: The number of rows that only count now.
         lost: The number of rows that only counted earlier.
         count: The number of all rows.
     """
-    return Change((gained - lost) / count, _Z * math.sqrt(gained + lost) / count)
+    noise = _Z * math.sqrt(gained + lost) + 1 if gained or lost else 0.0
+    return Change((gained - lost) / count, noise / count)
 
 
 def change_of_mean(differences: Sequence[float]) -> Change:

@@ -25,7 +25,7 @@ def pictures(stages: Sequence[Stage], place: Place) -> tuple[list[Picture], str]
     flat = [
         f"{_title(stage, plot, stages)} {(percent if plot.percent else decimal)(value)}"
         for stage, plot, lines in found
-        if (value := constant(plot, lines)) is not None
+        if not plot.against and (value := constant(plot, lines)) is not None
     ]
     sizes = [size for size in rows(len(shown)) for _ in range(size)]
     drawn = [

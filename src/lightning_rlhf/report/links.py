@@ -18,6 +18,7 @@ _FILES = (
     ("config.yaml", "config.yaml"),
     ("train.log", "train.log"),
     ("checkpoints", "checkpoints"),
+    (".hydra", "Hydra’s files"),
 )
 
 

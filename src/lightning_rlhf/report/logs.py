@@ -32,10 +32,10 @@ def read_series(path: Path, label: str, notices: list[str]) -> dict[str, Series]
     for row in rows:
         epoch, step = _cell(row.get("epoch")), _cell(row.get("step"))
         for name, text in row.items():
-            value = _cell(text)
-            if name not in ("", "epoch", "step") and value is not None:
+            value, position = _cell(text), _position(epoch, step, by_iteration)
+            if name not in ("", "epoch", "step") and value is not None and position is not None:
                 # A resumed run logs some positions twice. The later value belongs to the resumed run.
-                points[name][_position(epoch, step, by_iteration)] = value
+                points[name][position] = value
     series = {}
     for name, values in points.items():
         x = np.array(sorted(values), dtype=np.float64)
@@ -53,16 +53,16 @@ def _cell(text: object) -> float | None:
         return None
 
 
-def _position(epoch: float | None, step: float | None, by_iteration: bool) -> float:
+def _position(epoch: float | None, step: float | None, by_iteration: bool) -> float | None:
     """The number of optimizer steps or, for PPO, of iterations that led to a value. 0 is before training.
 
     A run logs under the number of the last epoch and of the last step, which count from 0. The metrics before training
-    have epoch -1 (`modules.evaluation.log_evaluation`).
+    have epoch -1 (`modules.evaluation.log_evaluation`). The position is None if the row does not have the number.
     """
     if epoch == -1:
         return 0.0
-    last = epoch if by_iteration and epoch is not None else step
-    return 0.0 if last is None else last + 1
+    last = epoch if by_iteration else step
+    return None if last is None else last + 1
 
 
 def read_samples(path: Path, label: str, notices: list[str]) -> tuple[Sample, ...]:

@@ -48,8 +48,8 @@ def gold_names(stage: Stage) -> list[str]:
 def num_rows(stage: Stage, name: str) -> int | None:
     """The number of pairs or answers behind a held-out metric; None if it is not known."""
     if name in OF_PAIRS:
-        return stage.result.data.get("held_out")
-    return len(answers(stage, first=False)) or stage.result.data.get("answered")
+        return stage.result.rows.get("held out")
+    return len(answers(stage, first=False)) or stage.result.rows.get("answered")
 
 
 def interval(stage: Stage, name: str, value: float) -> Interval | None:

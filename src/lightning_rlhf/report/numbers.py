@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightning_rlhf.report.formatting import Show, decimal, percent, span
-from lightning_rlhf.report.measures import change, gold_names, interval
+from lightning_rlhf.report.measures import OF_PAIRS, change, gold_names, interval
 from lightning_rlhf.report.run import Run, Stage
 from lightning_rlhf.report.settings import scorer
 
@@ -46,7 +46,7 @@ METRICS: dict[str, tuple[str, Show, str]] = {
     "eos_rate": ("Ends by itself", percent, "held-out answers with an end token before the length limit"),
 }
 # Before training, these metrics have the same value for every model or every data set, so it is not shown.
-_NO_BEFORE = ("kl", "gold_win_rate", "reward_accuracy", "longer_wins_accuracy", "shorter_wins_accuracy")
+_NO_BEFORE = ("kl", "gold_win_rate", *OF_PAIRS)
 
 
 def final(stage: Stage, name: str) -> float | None:
@@ -75,6 +75,8 @@ def described(stage: Stage, name: str) -> tuple[str, Show, str]:
 
 def unchanged(stage: Stage, name: str) -> bool:
     """Whether chance alone explains how a held-out metric has changed, or the change does not show in its digits."""
+    if name in OF_PAIRS:
+        return False
     start, value, found = before(stage, name), final(stage, name), change(stage, name)
     if name == "kl" and value is not None and value <= 0:
         # A KL is positive, so only the noise of its estimate can be negative.

@@ -117,7 +117,7 @@ def _result(raw: Mapping[str, Any], label: str, notices: list[str]) -> Result:
         alarms=tuple(raw["alarms"]) if "alarms" in raw else None,
         stopped_by=raw.get("stopped_by"),
         resumed="resumed_from" in raw,
-        data=_counts(_dict(raw, "data")),
+        rows=_counts(_dict(raw, "rows")),
         parameters={str(role): _counts(sizes) for role, sizes in _dict(raw, "parameters").items()},
         hardware=_dict(raw, "hardware"),
         git={str(name): str(commit) for name, commit in _dict(raw, "git").items()},

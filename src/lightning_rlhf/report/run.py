@@ -73,8 +73,8 @@ class Result:
     stopped_by: str | None
     resumed: bool
     """Whether the run continued from a checkpoint."""
-    data: Mapping[str, int]
-    """The numbers of rows to train on (`train`), of held-out rows (`held_out`) and of prompts to answer
+    rows: Mapping[str, int]
+    """The numbers of rows to train on (`train`), of held-out rows (`held out`) and of prompts to answer
     (`answered`)."""
     parameters: Mapping[str, Mapping[str, int]]
     """For each model, by role, the numbers of its weights (`total`) and of those that are trained (`trained`)."""

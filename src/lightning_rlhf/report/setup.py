@@ -14,7 +14,7 @@ def setup(run: Run) -> Table:
         "Start model": _start,
         "Weights": _weights,
         "Rows to train on": lambda stage: _rows(stage, "train"),
-        "Held-out rows": lambda stage: _rows(stage, "held_out"),
+        "Held-out rows": lambda stage: _rows(stage, "held out"),
         "Prompts to answer": lambda stage: _rows(stage, "answered"),
         "Learning rate": _rates,
         "Minibatch": lambda stage: _of_block(stage, "module.minibatch_size") or _of_block(stage, "data.minibatch_size"),
@@ -59,7 +59,7 @@ def _size(sizes: Mapping[str, int]) -> str:
 
 
 def _rows(stage: Stage, name: str) -> str:
-    number = stage.result.data.get(name)
+    number = stage.result.rows.get(name)
     return count(number) if number else ""
 
 

@@ -635,3 +635,212 @@ def test_samples_without_the_start_model_do_not_pretend_to_show_it(tmp_path: Pat
     assert "Iteration 10 gold 1" in text
     assert "After iteration 20 gold 1" in text
     assert "Before gold" not in text
+
+
+def scores_of(run_dir: Path, before: list[float], after: list[float], **more: Any) -> None:
+    """A finished PPO run whose held-out answers had these scores, and a KL of `more`."""
+    said = [(at, score, row) for at, scores in ((0, before), (9, after)) for row, score in enumerate(scores)]
+    kl = more.pop("kl", [1.0] * len(after))
+    rows = [
+        sample(at, "evaluation", f"p{row}", f"a{at}", score, at and kl[row], None, row=row) for at, score, row in said
+    ]
+    write_samples(run_dir, rows)
+    means = [sum(scores) / len(scores) for scores in (before, after)]
+    write_rows(run_dir, [{"epoch": -1, "step": 0, "val/score": means[0], "val/kl": 0, "rollout/kl": 0}])
+    write_json(run_dir / "result.json", result("ppo", score=means[1], kl=sum(kl) / len(kl), **more))
+
+
+def test_a_score_that_moved_less_than_chance_explains_is_unchanged(tmp_path: Path) -> None:
+    before = [0.1 * (i % 7) for i in range(64)]
+    # Up and down by 0.1 in turn, and by 0.004 altogether: the standard error is 0.0125, six times as much at 95%.
+    scores_of(tmp_path, before, [score + 0.004 + 0.1 * (-1) ** i for i, score in enumerate(before)])
+    text = text_of(render_at(tmp_path))
+    start, end = (f"{sum(before) / 64 + change:.3g}" for change in (0, 0.004))
+    assert f"PPO left the score on held-out prompts unchanged at {end} ({start} before; with 64 prompts" in text
+    assert "raised" not in text
+    assert f"Score {end} unchanged" in text
+
+
+def test_a_score_that_moved_more_than_chance_explains_is_raised(tmp_path: Path) -> None:
+    before = [0.1 * (i % 7) for i in range(64)]
+    scores_of(tmp_path, before, [score + 0.1 + 0.1 * (-1) ** i for i, score in enumerate(before)])
+    assert "PPO raised the score on held-out prompts from 0.295 to 0.395" in text_of(render_at(tmp_path))
+
+
+def test_a_change_that_the_digits_do_not_show_is_none(tmp_path: Path) -> None:
+    scores_of(tmp_path, [0.3381] * 9, [0.3382] * 9)
+    text = text_of(render_at(tmp_path))
+    assert "PPO left the score on held-out prompts unchanged at 0.338" in text
+    assert "from 0.338 to 0.338" not in text
+
+
+def test_a_kl_within_its_noise_is_no_headline(tmp_path: Path) -> None:
+    # The mean is −7e−5, and the standard error 0.01.
+    scores_of(tmp_path, [0.0] * 16, [1.0] * 16, kl=[0.04 * (-1) ** i - 7e-5 for i in range(16)])
+    text = text_of(render_at(tmp_path))
+    assert "with no measurable KL from the model it started from" in text
+    assert "KL ≈ 0 unchanged 95% interval −0.0221 to 0.0219" in text
+    assert "7e−5" not in text
+
+
+def test_a_win_rate_of_few_answers_is_not_told_from_a_half(tmp_path: Path) -> None:
+    # Three wins, one loss and four ties: a share of 62.5%.
+    golds = {0: [0.5] * 8, 5: [1.0, 1.0, 1.0, 0.0, 0.5, 0.5, 0.5, 0.5]}
+    said = [(at, gold, row) for at, all_golds in golds.items() for row, gold in enumerate(all_golds)]
+    write_samples(tmp_path, [sample(at, "evaluation", "p", f"a{at}", 0, 0, gold, row=row) for at, gold, row in said])
+    write_json(tmp_path / "result.json", result("ppo", gold_win_rate=0.625))
+    # Wilson's interval of 5 in 8
+    assert "Win rate 62.5% unchanged 95% interval 30.6% to 86.3%" in text_of(render_at(tmp_path))
+
+
+def test_rates_of_pairs_have_intervals_from_the_number_of_held_out_pairs(tmp_path: Path) -> None:
+    record = result("reward", reward_accuracy=0.6, longer_wins_accuracy=0.55)
+    write_json(tmp_path / "result.json", record | {"rows": {"train": 90, "held out": 10}})
+    text = text_of(render_at(tmp_path))
+    # Wilson's interval of 6 in 10, which holds 55%
+    assert "Reward accuracy 60% 95% interval 31.3% to 83.2%" in text
+    assert "the better length rule manages 55%, which is no measurable difference" in text
+
+
+@pytest.mark.parametrize(
+    ("reward", "title", "caption"),
+    [
+        ({"_target_": "lightning_rlhf.rewards.load_reward", "path": "m"}, "reward model", "is reward hacking"),
+        (
+            {"_target_": "lightning_rlhf.rewards.TextReward", "function": "mine:is_<b>short"},
+            "function is_&lt;b&gt;short",
+            "pays for something else",
+        ),
+        (
+            {"_target_": "lightning_rlhf.rewards.TextReward", "function": {"_target_": "a.rules.Length"}},
+            "function Length",
+            "pays for something else",
+        ),
+        (
+            {
+                "parts": {
+                    "a": {"_target_": "x.load_reward", "path": "m"},
+                    "b": {"_target_": "TextReward", "function": "f"},
+                }
+            },
+            "sum of reward model, function f",
+            "is reward hacking",
+        ),
+    ],
+)
+def test_titles_and_captions_fit_the_reward(tmp_path: Path, reward: Any, title: str, caption: str) -> None:
+    make_ppo(tmp_path)
+    write_settings(tmp_path, reward=reward)
+    html = render_at(tmp_path)
+    assert f"Score of the {title}" in titles(html)
+    assert caption in html
+
+
+def test_a_stage_without_a_score_is_not_told_of_reward_hacking(tmp_path: Path) -> None:
+    for make in (make_sft, make_dpo):
+        record = make(tmp_path / record_name(make))
+        rows = [{"epoch": 0, "step": step, "val/gold_rate": rate} for step, rate in ((9, 0.2), (19, 0.4))]
+        write_rows(tmp_path / record_name(make), rows)
+        write_json(tmp_path / record_name(make) / "result.json", record)
+        html = render_at(tmp_path / record_name(make))
+        assert "Gold metric" in titles(html)
+        assert "hacking" not in html
+
+
+def record_name(make: Any) -> str:
+    return make.__name__.removeprefix("make_")
+
+
+def test_constant_metrics_are_named_and_get_no_picture(tmp_path: Path) -> None:
+    make_ppo(tmp_path)
+    write_rows(
+        tmp_path, [row | {"rollout/kl_coef": 0.05, "rollout/eos_rate": 1.0, "val/eos_rate": 1} for row in ppo_rows(9)]
+    )
+    html = render_at(tmp_path)
+    assert not {"KL coefficient", "Answers that end by themselves"} & set(titles(html))
+    assert "The same throughout: KL coefficient 0.05." in text_of(html)
+    assert "The same throughout: Answers that end by themselves 100%." in text_of(html)
+
+
+def test_a_noisy_curve_is_smoothed_and_says_so(page: str, tmp_path: Path) -> None:
+    assert "updates, smoothed" in page
+    make_sft(tmp_path)
+    rows = [{"epoch": 0, "step": step, "train/loss": 1 / (1 + step)} for step in range(100)]
+    write_rows(tmp_path, rows)
+    html = render_at(tmp_path)
+    assert ", smoothed" not in html
+    assert "It begins at 1, outside the picture." in html
+
+
+def test_the_contents_lead_to_every_section_and_the_files_exist(pipeline: Path, page: str) -> None:
+    assert re.findall(r'<a href="#([^"]+)">', page) == re.findall(r'<section id="([^"]+)"', page)
+    assert {"answers", "sft", "reward", "ppo", "health", "costs", "again", "load", "setup", "files"} <= set(
+        re.findall(r'<section id="([^"]+)"', page)
+    )
+    links = [unescape(link) for link in re.findall(r'href="([^#"]+)"', page)]
+    assert {"./result.json", "./sft/metrics.csv", "./ppo/samples.jsonl", "./reward/config.yaml"} <= set(links)
+    assert all((pipeline / link).exists() for link in links)
+
+
+def test_a_path_of_a_result_never_becomes_an_address_of_another_kind(tmp_path: Path) -> None:
+    folder = tmp_path / "javascript:alert(1)" / "mo del"
+    folder.mkdir(parents=True)
+    write_json(tmp_path / "run" / "result.json", make_sft(tmp_path / "run") | {"model_dir": str(folder)})
+    html = render_at(tmp_path / "run")
+    assert 'href="./../javascript%3Aalert%281%29/mo%20del/"' in html
+    write_json(tmp_path / "run" / "result.json", make_sft(tmp_path / "run") | {"model_dir": "javascript:alert(1)"})
+    assert 'href="javascript' not in render_at(tmp_path / "run")
+
+
+def test_the_card_of_a_stage_leads_to_that_of_its_pipeline_and_the_run_of_a_sweep_names_it(tmp_path: Path) -> None:
+    pipeline = make_pipeline(tmp_path / "whole")
+    assert "part of" not in text_of(render_at(pipeline))
+    assert 'part of <a href="../report.html">a pipeline</a>' in render_at(pipeline / "sft")
+    write_json(tmp_path / "sweeps" / "3" / "result.json", make_sft(tmp_path / "sweeps" / "3"))
+    (tmp_path / "sweeps" / "multirun.yaml").touch()
+    html = render_at(tmp_path / "sweeps" / "3")
+    assert 'part of <a href="../">a sweep</a>' in html
+    assert "<b>sweeps/3</b>" in html
+
+
+def test_the_setup_says_what_was_trained_on_what_with_what(tmp_path: Path) -> None:
+    facts = {
+        "rows": {"train": 2400, "held out": 120, "answered": 0},
+        "parameters": {
+            "actor": {"total": 6_740_000_000, "trained": 4_000_000},
+            "reference": {"total": 9, "trained": 0},
+        },
+        "hardware": {"device": "H<200>", "processes": 8, "machines": 2},
+        "git": {"my-project": "abc123 with uncommitted changes"},
+    }
+    write_json(tmp_path / "result.json", make_ppo(tmp_path) | facts)
+    module = {"lr": 1e-6, "critic_lr": 1e-5, "minibatch_size": 32, "kl_coef": 0.05}
+    write_settings(tmp_path, model={"pretrained": "org/model"}, ppo={"module": module, "trainer": {"max_epochs": 60}})
+    setup = text_of(render_at(tmp_path).split('<section id="setup">')[1])
+    for row in (
+        "Start model org/model",
+        "Weights actor 6.74 billion (4 million trained), reference 9 (frozen)",
+        "Rows to train on 2,400",
+        "Held-out rows 120",
+        # There is no critic among the models.
+        "Learning rate 1e−6 Minibatch 32",
+        "Hardware H<200>, 8 processes on 2 machines",
+        "my-project (git) abc123 with uncommitted changes",
+    ):
+        assert row in setup
+    assert "Prompts to answer" not in setup
+
+
+def test_a_resumed_run_says_so_and_is_repeated_without_its_checkpoint(tmp_path: Path) -> None:
+    write_json(
+        tmp_path / "result.json", make_sft(tmp_path) | {"resumed_from": "there/last.ckpt", "status": "interrupted"}
+    )
+    write_hydra(tmp_path, ["stage=sft", "resume=there"])
+    text = text_of(render_at(tmp_path))
+    assert "interrupted, resumed" in text
+    assert "python train.py stage=sft One click" in text
+
+
+def test_a_metric_that_strict_json_cannot_hold_is_not_a_number(tmp_path: Path) -> None:
+    write_json(tmp_path / "result.json", result("sft", loss=1.0) | {"metrics": {"perplexity": None}})
+    assert "Perplexity NaN" in text_of(render_at(tmp_path))
