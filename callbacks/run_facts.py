@@ -43,8 +43,7 @@ def run_facts(trainer: Trainer, module: LightningModule) -> dict[str, object]:
 
 
 def _length(trainer: Trainer, names: tuple[str, ...]) -> int | None:
-    # `datamodule` is set by the Trainer's connector, which type checkers do not see.
-    data = trainer.datamodule  # type: ignore[attr-defined]
+    data = getattr(trainer, "datamodule", None)
     rows = next((rows for name in names if (rows := getattr(data, name, None)) is not None), None)
     return None if rows is None else len(rows)
 

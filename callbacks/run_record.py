@@ -43,7 +43,7 @@ class RunRecord(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Records that the run has begun."""
         self.start = time.perf_counter()
-        self.facts = run_facts(trainer, pl_module)
+        self.facts = run_facts(trainer, pl_module) if trainer.is_global_zero else {}
         self._write(trainer, pl_module, "running")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

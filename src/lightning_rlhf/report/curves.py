@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,9 +138,10 @@ def draw(stage: Stage, plot: Plot, *, title: str, in_row: int) -> Picture:
         for curve in found
     ]
     keys += [Key(label, SECOND, True, show(level)) for label, level in levels.items()]
-    svg, wide = (_draw(stage, plot, found, list(levels.values()), width) for width in (_WIDTHS[3], _WIDTHS[in_row]))
-    caption = plot.caption + _outside(found, _limits(plot, found, list(levels.values())))
-    return Picture(title, caption, tuple(keys), svg, in_row, None if in_row == 3 else wide)
+    ends = _limits(plot, found, list(levels.values()))
+    svg = _draw(stage, plot, found, levels.values(), ends, _WIDTHS[3])
+    wide = None if in_row == 3 else _draw(stage, plot, found, levels.values(), ends, _WIDTHS[in_row])
+    return Picture(title, plot.caption + _outside(found, ends), tuple(keys), svg, in_row, wide)
 
 
 def _outside(found: list[Curve], ends: tuple[float, float]) -> str:
@@ -160,7 +162,14 @@ def _limits(plot: Plot, found: list[Curve], levels: list[float]) -> tuple[float,
     return limits(shown, settles=plot.settles, from_zero=plot.from_zero)
 
 
-def _draw(stage: Stage, plot: Plot, found: list[Curve], levels: list[float], width: float) -> str:
+def _draw(
+    stage: Stage,
+    plot: Plot,
+    found: list[Curve],
+    levels: Iterable[float],
+    ends: tuple[float, float],
+    width: float,
+) -> str:
     # The salt makes the ids in a picture reproducible, and different from those in other pictures.
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": f"{stage.name} {plot.title} {width}"}):
         figure = Figure(figsize=(width, _HEIGHT_INCHES))
@@ -170,7 +179,7 @@ def _draw(stage: Stage, plot: Plot, found: list[Curve], levels: list[float], wid
             _plot(axes, curve)
         for level in levels:
             axes.axhline(level, color=_HEX[SECOND], linestyle=(0, (3, 2)), linewidth=1)
-        axes.set_ylim(*_limits(plot, found, levels))
+        axes.set_ylim(*ends)
         axes.margins(x=0.02)
         if plot.against is None:
             # All pictures of a stage show the whole time, even if a metric was first logged late.

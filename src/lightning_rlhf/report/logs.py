@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections import defaultdict
 from pathlib import Path
 
@@ -87,20 +88,28 @@ def read_samples(path: Path, label: str, notices: list[str]) -> tuple[Sample, ..
     return tuple(samples)
 
 
+def _finite(value: object) -> float | None:
+    """A number that means and intervals can contain, or None."""
+    found = number(value)
+    return found if found is not None and math.isfinite(found) else None
+
+
 def _sample(row: dict[str, object]) -> Sample:
     prompt = str(row["prompt"])
     messages = row.get("messages") or [{"role": "user", "content": prompt}]
+    score, kl, length, gold = (_finite(row.get(name)) for name in ("score", "kl", "length", "gold"))
     return Sample(
         iteration=int(str(row["iteration"])),
         phase=str(row["phase"]),
         row=None if row.get("row") is None else int(str(row["row"])),
         prompt=prompt,
-        messages=tuple((str(turn["role"]), str(turn["content"])) for turn in messages),  # type: ignore[attr-defined]
+        # A turn that calls a tool may have no content.
+        messages=tuple((str(turn["role"]), str(turn.get("content") or "")) for turn in messages),  # type: ignore[attr-defined]
         response=str(row["response"]),
-        score=number(row.get("score")),
-        kl=number(row.get("kl")),
-        length=number(row.get("length")),
-        gold=number(row.get("gold")),
+        score=score,
+        kl=kl,
+        length=length,
+        gold=gold,
         gold_name=None if row.get("gold_name") is None else str(row["gold_name"]),
         finish_reason=str(row.get("finish_reason") or ""),
     )

@@ -1,5 +1,6 @@
 """Compares the answers of a stage before and after training, and says how exact its held-out metrics are."""
 
+import math
 from collections.abc import Callable
 
 from lightning_rlhf.report.intervals import (
@@ -58,7 +59,7 @@ def interval(stage: Stage, name: str, value: float) -> Interval | None:
         count = num_rows(stage, name)
         return wilson(value, count) if count and 0 <= value <= 1 else None
     values = [each for sample in answers(stage, first=False).values() if (each := _value(sample, name)) is not None]
-    if len(values) < 2:
+    if len(values) < 2 or not math.isfinite(value):
         return None
     radius = radius_of_mean(values)
     return Interval(value - radius, value + radius)

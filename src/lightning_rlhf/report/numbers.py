@@ -1,5 +1,6 @@
 """The numbers of a run card: the headline at the top, and a table of held-out metrics of each stage."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -75,14 +76,14 @@ def described(stage: Stage, name: str) -> tuple[str, Show, str]:
 
 def unchanged(stage: Stage, name: str) -> bool:
     """Whether chance alone explains how a held-out metric has changed, or the change does not show in its digits."""
-    if name in OF_PAIRS:
-        return False
     start, value, found = before(stage, name), final(stage, name), change(stage, name)
-    if name == "kl" and value is not None and value <= 0:
+    if name in OF_PAIRS or value is None or not math.isfinite(value):
+        return False
+    if name == "kl" and value <= 0:
         # A KL is positive, so only the noise of its estimate can be negative.
         return True
     _, show, _ = described(stage, name)
-    same = start is not None and value is not None and show(start) == show(value)
+    same = start is not None and show(start) == show(value)
     return same or (found is not None and not found.significant)
 
 

@@ -72,7 +72,20 @@ def render(run: Run) -> str:
     answered = [stage for stage in run.stages if before_and_after(stage)][-1:]
     stages = [_stage(stage, big if len(run.stages) == 1 else [], stage in answered) for stage in run.stages]
     command = None if run.overrides is None else _command(run.overrides)
-    health, speed = pictures(run.stages, "health"), pictures(run.stages, "costs")
+    health, settings, cost = pictures(run.stages, "health"), setup(run), costs(run)
+    title_of_answers = next((_answers_title(item["pairs"]) for item in stages if item["pairs"]), "")
+    model_dir = run.result.model_dir or (run.stages[-1].result.model_dir if run.stages else None)
+    links, versions = files(run), origin(run)
+    sections = [
+        ("answers", title_of_answers),
+        *((item["stage"].name, item["stage"].record.short_title) for item in stages if item["shown"]),
+        ("health", "Health" if alarms or health[0] else ""),
+        ("costs", "Time and memory" if cost.rows else ""),
+        ("again", "Run it again" if command else ""),
+        ("load", "Load the model" if model_dir else ""),
+        ("setup", "Setup" if run.config or versions or settings.rows else ""),
+        ("files", "Files" if links else ""),
+    ]
     page = {
         "run": run,
         "title": " → ".join(stage.record.short_title for stage in run.stages),
@@ -81,33 +94,23 @@ def render(run: Run) -> str:
         "warning": None if run.result.status == "finished" else _STATUS.get(run.result.status, run.result.status),
         "summary": summary(run),
         "headline": big,
-        "answers_title": next((_answers_title(item["pairs"]) for item in stages if item["pairs"]), ""),
+        "answers_title": title_of_answers,
         "stages": stages,
         "alarms": alarms,
         "stopped_by": stopped_by(run),
         "health": health,
-        "costs": costs(run),
-        "speed": speed,
+        "costs": cost,
+        "speed": pictures(run.stages, "costs"),
         "command": command,
-        "model_dir": run.result.model_dir or (run.stages[-1].result.model_dir if run.stages else None),
+        "model_dir": model_dir,
         "model_class": "AutoModelForSequenceClassification" if _ends_with_reward_model(run) else "AutoModelForCausalLM",
-        "setup": setup(run),
-        "origin": origin(run),
-        "files": files(run),
+        "setup": settings,
+        "origin": versions,
+        "files": links,
+        "contents": [Link(f"#{name}", title) for name, title in sections if title],
+        "style": Markup(_STYLE.read_text("utf-8")),
     }
-    sections = [
-        ("answers", page["answers_title"]),
-        *((item["stage"].name, item["stage"].record.short_title) for item in stages if item["shown"]),
-        ("health", "Health" if alarms or health[0] else ""),
-        ("costs", "Time and memory" if costs(run).rows else ""),
-        ("again", "Run it again" if command else ""),
-        ("load", "Load the model" if page["model_dir"] else ""),
-        ("setup", "Setup" if run.config or page["origin"] or setup(run).rows else ""),
-        ("files", "Files" if page["files"] else ""),
-    ]
-    template = environment.from_string(_TEMPLATE.read_text("utf-8"))
-    contents = [Link(f"#{name}", title) for name, title in sections if title]
-    return template.render(page, contents=contents, style=Markup(_STYLE.read_text("utf-8")))
+    return environment.from_string(_TEMPLATE.read_text("utf-8")).render(page)
 
 
 def _stage(stage: Stage, above: Sequence[Number], answered: bool) -> dict[str, Any]:

@@ -71,7 +71,8 @@ def order(stage: Stage) -> str:
     """Says how the answers are ordered, and how many have improved by the gold metric, or else by the score."""
     first, last = (answers(stage, first=first) for first in (True, False))
     if next(iter(first.values())).iteration == next(iter(last.values())).iteration:
-        return "They are spread from the best to the worst."
+        known = any(sample.gold is not None or sample.score is not None for sample in first.values())
+        return "They are spread from the best to the worst." if known else ""
     for name, measure in (("gold metric", lambda sample: sample.gold), ("score", lambda sample: sample.score)):
         rises = [
             new - old

@@ -41,7 +41,7 @@ def origin(run: Run) -> dict[str, str]:
 
 def _start(stage: Stage) -> str:
     """The model from which a stage starts: its name or folder, or the architecture that gets random weights."""
-    if pretrained := setting(stage, "model.pretrained"):
+    if pretrained := setting(stage, "model.meta_dir") or setting(stage, "model.pretrained"):
         # A stage of a pipeline starts from the model of an earlier one, whose folder is beside its own.
         return str(pretrained).removeprefix(f"{stage.folder.resolve().parent}/")
     kind = setting(stage, "model.config.model_type")

@@ -844,3 +844,17 @@ def test_a_resumed_run_says_so_and_is_repeated_without_its_checkpoint(tmp_path: 
 def test_a_metric_that_strict_json_cannot_hold_is_not_a_number(tmp_path: Path) -> None:
     write_json(tmp_path / "result.json", result("sft", loss=1.0) | {"metrics": {"perplexity": None}})
     assert "Perplexity NaN" in text_of(render_at(tmp_path))
+
+
+def test_scores_that_are_not_finite_are_neither_unchanged_nor_in_an_interval(tmp_path: Path) -> None:
+    scores_of(tmp_path, [0.5] * 9, [math.nan] * 9)
+    text = text_of(render_at(tmp_path))
+    assert "Score 0.5 → NaN mean over" in text
+    assert "PPO left" not in text
+
+
+def test_answers_that_nothing_judges_are_not_called_the_best(tmp_path: Path) -> None:
+    row = sample(1, "evaluation", "p", "a.", 0, 0, None) | {"score": None}
+    write_samples(tmp_path, [row])
+    text = text_of(render_at(tmp_path))
+    assert "These are answers to held-out prompts. User p Iteration 1" in text
