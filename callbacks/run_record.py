@@ -11,6 +11,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_rlhf.callbacks.health import health_record
+from lightning_rlhf.callbacks.run_facts import run_facts
 from lightning_rlhf.callbacks.throughput import peak_bytes, peak_of
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.saving import appearing
@@ -34,6 +35,7 @@ class RunRecord(Callback):
         self.stage, self.seed = stage, seed
         self.start = time.perf_counter()
         self.seconds_before = 0.0
+        self.facts: dict[str, object] = {}
         self.metrics: dict[str, float] = {}
         self.measured_step = 0
         self.first_step = 0
@@ -42,6 +44,7 @@ class RunRecord(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Records that the run has begun."""
         self.start = time.perf_counter()
+        self.facts = run_facts(trainer, pl_module) if trainer.is_global_zero else {}
         self._write(trainer, pl_module, "running")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -129,6 +132,7 @@ class RunRecord(Callback):
                 "peak_of": peak_of(module.device),
                 "versions": versions(),
                 "seed": self.seed,
+                **self.facts,
                 **health_record(trainer),
             },
         )

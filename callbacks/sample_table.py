@@ -53,6 +53,7 @@ class SampleTable(RLHFCallback):
         rows = [
             {
                 "prompt": rollout.prompts[i],
+                "messages": rollout.messages[i],
                 "response": rollout.responses[i],
                 "score": float(rollout.scores[i]),
                 "kl": float(rollout.kl[i]),
@@ -76,7 +77,8 @@ class SampleTable(RLHFCallback):
         with self.file.open("a", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps({"iteration": iteration, "phase": phase} | row, ensure_ascii=False) + "\n")
-        columns = list(dict.fromkeys(name for row in rows for name in row))
+        # A cell of a table is a text or a number, and `prompt` is the end of the conversation.
+        columns = [name for name in dict.fromkeys(name for row in rows for name in row) if name != "messages"]
         data = [[row.get(name) for name in columns] for row in rows]
         for logger in trainer.loggers:
             if hasattr(logger, "log_table"):

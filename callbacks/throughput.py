@@ -26,7 +26,8 @@ class Throughput(RLHFCallback):
     - `tflops`: floating point operations, 2 for each parameter that a token passes through: in a rollout once while it
       is sampled (with a key-value cache), and once in each scorer; in an update forwards and backwards, and once more
       for parameters that are trained. Attention is not counted. Source: Kaplan et al. (2020), section 2.1.
-    - `rollout_seconds`, `update_seconds`, and `peak_gib`, of the rank that needs most.
+    - `rollout_seconds`, `update_seconds` and, after an evaluation, `evaluation_seconds`, which is part of neither and
+      slows no rate; `peak_gib`, of the rank that needs most.
     """
 
     def __init__(self) -> None:
@@ -36,7 +37,7 @@ class Throughput(RLHFCallback):
 
     def _reset(self) -> None:
         self.start = time.perf_counter()
-        self.rollout_seconds = 0.0
+        self.rollout_seconds = self.evaluation_seconds = 0.0
         self.samples = self.tokens = self.trained_tokens = self.rollout_flops = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -69,6 +70,16 @@ class Throughput(RLHFCallback):
             self.samples += len(mask) * trainer.world_size
             self.tokens += tokens
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock of an evaluation."""
+        self.evaluation_start = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leaves the evaluation, which Lightning runs before the epoch ends, out of the seconds of the epoch."""
+        seconds = time.perf_counter() - self.evaluation_start
+        self.start += seconds
+        self.evaluation_seconds += seconds
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the rates."""
         seconds = time.perf_counter() - self.start
@@ -80,6 +91,8 @@ class Throughput(RLHFCallback):
         }
         if self.rollout_seconds:
             metrics["rollout_seconds"] = self.rollout_seconds
+        if self.evaluation_seconds:
+            metrics["evaluation_seconds"] = self.evaluation_seconds
         pl_module.log_dict({f"perf/{name}": value for name, value in metrics.items()}, sync_dist=True)
         pl_module.log("perf/peak_gib", peak_bytes(pl_module.device) / 2**30, reduce_fx="max", sync_dist=True)
 

@@ -4,6 +4,7 @@ Shapes: B rows, P prompt tokens (padded on the left), R response tokens (padded 
 The classes are named tuples of tensors, which Lightning can move between devices.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -146,3 +147,5 @@ class Rollout(NamedTuple):
     metrics: dict[str, float]
     """Metrics by their names without prefix, such as `score_mean`."""
     seconds: float
+    messages: Sequence[Sequence[dict[str, Any]]]
+    """The conversation before the response of each of the B rows."""

@@ -71,6 +71,7 @@ def test_samples_before_and_after_training_are_kept(pipeline: tuple[Path, str]) 
         "phase",
         "row",
         "prompt",
+        "messages",
         "response",
         "length",
         "finish_reason",
@@ -79,6 +80,22 @@ def test_samples_before_and_after_training_are_kept(pipeline: tuple[Path, str]) 
         "score",
         "kl",
     }
+
+
+def test_a_run_records_its_rows_models_and_machine_and_the_card_shows_them(pipeline: tuple[Path, str]) -> None:
+    folder, _ = pipeline
+    stages = result_of(folder)["stages"]
+    # The embedded data: 400 held-out pairs, 1,000 prompts, and 256 held-out prompts.
+    assert stages["reward"]["rows"]["held out"] == 400
+    assert stages["ppo"]["rows"] == {"train": 1000, "held out": 256, "answered": 256}
+    assert stages["ppo"]["hardware"] == {**stages["sft"]["hardware"], "processes": 1, "machines": 1}
+    sizes = stages["ppo"]["parameters"]
+    net = AutoModelForCausalLM.from_pretrained(folder / "ppo" / "model").num_parameters()
+    assert sizes["actor"] == {"total": net, "trained": net}
+    assert sizes["reference"] == {"total": net, "trained": 0}
+    card = (folder / "report.html").read_text(encoding="utf-8")
+    assert "1,000" in card.split('<section id="setup">')[1]
+    assert f"actor {net:,}" in card
 
 
 def test_every_iteration_logs_both_phases(pipeline: tuple[Path, str]) -> None:

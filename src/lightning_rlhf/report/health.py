@@ -1,7 +1,7 @@
 """The health of a run: the alarms that its results record."""
 
-from lightning_rlhf.report.numbers import Table
 from lightning_rlhf.report.run import Run
+from lightning_rlhf.report.table import Table
 
 
 def rung(run: Run) -> Table | None:

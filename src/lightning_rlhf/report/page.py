@@ -3,17 +3,24 @@
 import os
 import shlex
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from lightning_rlhf.report.curves import draw_curves
+from lightning_rlhf.report.costs import costs
+from lightning_rlhf.report.formatting import decimal, duration
 from lightning_rlhf.report.health import rung, stopped_by
-from lightning_rlhf.report.numbers import costs, decimal, duration, headline, stage_numbers, summary
+from lightning_rlhf.report.layout import pictures
+from lightning_rlhf.report.links import Link, files, part_of
+from lightning_rlhf.report.numbers import Number, headline, stage_numbers
 from lightning_rlhf.report.read import read_run
-from lightning_rlhf.report.run import Run
-from lightning_rlhf.report.samples import before_and_after, rollouts_over_time
+from lightning_rlhf.report.run import Run, Stage
+from lightning_rlhf.report.samples import Pair, before_and_after, order, rollouts_over_time
+from lightning_rlhf.report.setup import origin, setup
+from lightning_rlhf.report.summary import summary
 
 _TEMPLATE = Path(__file__).with_name("page.html.j2")
 _STYLE = Path(__file__).with_name("page.css")
@@ -60,38 +67,79 @@ def render(run: Run) -> str:
     """The page of a run as HTML. All text from the run is escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"clip": _clip, "svg": Markup, "decimal": _decimal, "duration": duration, "python": repr}
-    big = headline(run)
+    big, alarms = headline(run), rung(run)
     # In a pipeline, only the last stage shows answers, because they are the result of the whole pipeline.
     answered = [stage for stage in run.stages if before_and_after(stage)][-1:]
-    stages = [
-        {
-            "stage": stage,
-            "title": stage.record.title,
-            "unit": stage.record.unit,
-            "numbers": [number for number in stage_numbers(stage) if len(run.stages) > 1 or number not in big],
-            "pictures": draw_curves(stage, health=False),
-            "signs": draw_curves(stage, health=True),
-            "pairs": before_and_after(stage) if stage in answered else [],
-            "rollouts": rollouts_over_time(stage),
-        }
-        for stage in run.stages
+    stages = [_stage(stage, big if len(run.stages) == 1 else [], stage in answered) for stage in run.stages]
+    command = None if run.overrides is None else _command(run.overrides)
+    health, settings, cost = pictures(run.stages, "health"), setup(run), costs(run)
+    title_of_answers = next((_answers_title(item["pairs"]) for item in stages if item["pairs"]), "")
+    model_dir = run.result.model_dir or (run.stages[-1].result.model_dir if run.stages else None)
+    links, versions = files(run), origin(run)
+    sections = [
+        ("answers", title_of_answers),
+        *((item["stage"].name, item["stage"].record.short_title) for item in stages if item["shown"]),
+        ("health", "Health" if alarms or health[0] else ""),
+        ("costs", "Time and memory" if cost.rows else ""),
+        ("again", "Run it again" if command else ""),
+        ("load", "Load the model" if model_dir else ""),
+        ("setup", "Setup" if run.config or versions or settings.rows else ""),
+        ("files", "Files" if links else ""),
     ]
-    overrides = run.overrides
-    return environment.from_string(_TEMPLATE.read_text("utf-8")).render(
-        run=run,
-        style=Markup(_STYLE.read_text("utf-8")),
-        title=" → ".join(stage.record.short_title for stage in run.stages),
-        warning=None if run.result.status == "finished" else _STATUS.get(run.result.status, run.result.status),
-        summary=summary(run),
-        headline=big,
-        stages=stages,
-        alarms=rung(run),
-        stopped_by=stopped_by(run),
-        costs=costs(run),
-        command=None if overrides is None else shlex.join(["python", "train.py", *overrides]),
-        model_dir=run.result.model_dir or (run.stages[-1].result.model_dir if run.stages else None),
-        model_class="AutoModelForSequenceClassification" if _ends_with_reward_model(run) else "AutoModelForCausalLM",
-    )
+    page = {
+        "run": run,
+        "title": " → ".join(stage.record.short_title for stage in run.stages),
+        "part_of": part_of(run.folder),
+        "resumed": any(stage.result.resumed for stage in run.stages),
+        "warning": None if run.result.status == "finished" else _STATUS.get(run.result.status, run.result.status),
+        "summary": summary(run),
+        "headline": big,
+        "answers_title": title_of_answers,
+        "stages": stages,
+        "alarms": alarms,
+        "stopped_by": stopped_by(run),
+        "health": health,
+        "costs": cost,
+        "speed": pictures(run.stages, "costs"),
+        "command": command,
+        "model_dir": model_dir,
+        "model_class": "AutoModelForSequenceClassification" if _ends_with_reward_model(run) else "AutoModelForCausalLM",
+        "setup": settings,
+        "origin": versions,
+        "files": links,
+        "contents": [Link(f"#{name}", title) for name, title in sections if title],
+        "style": Markup(_STYLE.read_text("utf-8")),
+    }
+    return environment.from_string(_TEMPLATE.read_text("utf-8")).render(page)
+
+
+def _stage(stage: Stage, above: Sequence[Number], answered: bool) -> dict[str, Any]:
+    """The content of the section of a stage, without the numbers that are at the top of the page."""
+    numbers = [number for number in stage_numbers(stage) if number not in above]
+    drawn, rollouts = pictures([stage], "stage"), rollouts_over_time(stage)
+    return {
+        "stage": stage,
+        "title": stage.record.title,
+        "unit": stage.record.unit,
+        "numbers": numbers,
+        "pictures": drawn,
+        "rollouts": rollouts,
+        "shown": bool(numbers or any(drawn) or rollouts),
+        "pairs": before_and_after(stage) if answered else [],
+        "order": order(stage) if answered else "",
+    }
+
+
+def _answers_title(pairs: Sequence[Pair]) -> str:
+    if pairs[0].after is None:
+        return "Answers" if pairs[0].before.iteration else "Answers before training"
+    return "First and newest answers" if pairs[0].before.iteration else "Before and after"
+
+
+def _command(overrides: Sequence[str]) -> str:
+    """The line that repeats the run. Hydra stores overrides as they were given, so only the shell's quotes are lost."""
+    words = [override for override in overrides if not override.startswith("resume=")]
+    return shlex.join(["python", "train.py", *words])
 
 
 def _ends_with_reward_model(run: Run) -> bool:

@@ -1,19 +1,19 @@
 """Reads the folder of a run, whether it has finished or not."""
 
-import csv
 import json
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.report.run import UNKNOWN, Result, Run, Sample, Series, Stage
+from lightning_rlhf.report.logs import number, read_samples, read_series
+from lightning_rlhf.report.run import UNKNOWN, Result, Run, Series, Stage
 from lightning_rlhf.stages import STAGES
 
 
@@ -43,7 +43,7 @@ def read_run(run_dir: Path) -> Run:
         stages = (_read_stage(run_dir, None, raw, notices),)
     config = run_dir / ".hydra" / "config.yaml"
     return Run(
-        name=run_dir.resolve().name,
+        folder=run_dir,
         result=result,
         stages=stages,
         config=config.read_text("utf-8", "replace") if config.is_file() else None,
@@ -71,10 +71,16 @@ def _read_stage(folder: Path, name: str | None, fallback: dict[str, Any], notice
     label = f"{name}/" if name else ""
     raw = (_read_json(folder / "result.json", notices) if name else fallback) or fallback
     result = _result(raw, f"{label}result.json", notices)
-    series = _read_series(folder / "metrics.csv", f"{label}metrics.csv", notices)
-    samples = _read_samples(folder / "samples.jsonl", f"{label}samples.jsonl", notices)
-    planned = _number(_read_json(folder / "plan.json", notices).get("peak_bytes_per_device"))
-    return Stage(name or result.stage or _guess_stage(series), result, series, samples, planned)
+    series = read_series(folder / "metrics.csv", f"{label}metrics.csv", notices)
+    return Stage(
+        name=name or result.stage or _guess_stage(series),
+        folder=folder,
+        result=result,
+        series=series,
+        samples=read_samples(folder / "samples.jsonl", f"{label}samples.jsonl", notices),
+        settings=_read_settings(folder / "config.yaml", f"{label}config.yaml", notices),
+        planned_bytes=number(_read_json(folder / "plan.json", notices).get("peak_bytes_per_device")),
+    )
 
 
 def _guess_stage(series: Mapping[str, Series]) -> str:
@@ -96,93 +102,51 @@ def _read_json(path: Path, notices: list[str]) -> dict[str, Any]:
 
 
 def _result(raw: Mapping[str, Any], label: str, notices: list[str]) -> Result:
-    metrics = {name: value for name, cell in (raw.get("metrics") or {}).items() if (value := _number(cell)) is not None}
+    metrics = {name: value for name, cell in _dict(raw, "metrics").items() if (value := _metric(cell)) is not None}
     notices += [f"{label}: {name} is {value}." for name, value in metrics.items() if not math.isfinite(value)]
     return Result(
         stage=raw.get("stage"),
         status=str(raw.get("status") or "unfinished"),
         metrics=metrics,
         model_dir=raw.get("model_dir"),
-        seconds=_number(raw.get("seconds")),
-        peak_bytes=_number(raw.get("peak_bytes")),
+        seconds=number(raw.get("seconds")),
+        peak_bytes=number(raw.get("peak_bytes")),
         peak_of=raw.get("peak_of"),
         seed=raw.get("seed"),
-        versions={str(name): str(version) for name, version in (raw.get("versions") or {}).items()},
+        versions={str(name): str(version) for name, version in _dict(raw, "versions").items()},
         alarms=tuple(raw["alarms"]) if "alarms" in raw else None,
         stopped_by=raw.get("stopped_by"),
+        resumed="resumed_from" in raw,
+        rows=_counts(_dict(raw, "rows")),
+        parameters={str(role): _counts(sizes) for role, sizes in _dict(raw, "parameters").items()},
+        hardware=_dict(raw, "hardware"),
+        git={str(name): str(commit) for name, commit in _dict(raw, "git").items()},
     )
 
 
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+def _dict(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value = raw.get(name)
+    return value if isinstance(value, dict) else {}
 
 
-def _read_series(path: Path, label: str, notices: list[str]) -> dict[str, Series]:
+def _counts(raw: object) -> dict[str, int]:
+    return {str(name): value for name, value in raw.items() if type(value) is int} if isinstance(raw, dict) else {}
+
+
+def _metric(cell: object) -> float | None:
+    """A metric of `result.json`. JSON has no NaN and no infinity, so null stands for a value that is not finite."""
+    return math.nan if cell is None else number(cell)
+
+
+def _read_settings(path: Path, label: str, notices: list[str]) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    with path.open(encoding="utf-8", errors="replace", newline="") as file:
-        rows = list(csv.DictReader(file, restkey="", restval=""))
-    by_iteration = bool(rows) and any(name.startswith("rollout/") for name in rows[0])
-    points: dict[str, dict[float, float]] = defaultdict(dict)
-    for row in rows:
-        epoch, step = _cell(row.get("epoch")), _cell(row.get("step"))
-        for name, text in row.items():
-            value = _cell(text)
-            if name not in ("", "epoch", "step") and value is not None:
-                # A resumed run logs some positions twice. The later value belongs to the resumed run.
-                points[name][_position(name, epoch, step, by_iteration)] = value
-    series = {}
-    for name, values in points.items():
-        x = np.array(sorted(values), dtype=np.float64)
-        y = np.array([values[position] for position in x.tolist()], dtype=np.float64)
-        if bad := int(np.sum(~np.isfinite(y))):
-            notices.append(f"{label}: {bad} of {len(y)} values of {name} are NaN or infinite; the plot has gaps there.")
-        series[name] = Series(x, np.where(np.isfinite(y), y, np.nan))
-    return series
-
-
-def _cell(text: object) -> float | None:
     try:
-        return float(str(text))
-    except ValueError:
-        return None
-
-
-def _position(name: str, epoch: float | None, step: float | None, by_iteration: bool) -> float:
-    """The position of a value on the x axis, in steps or, for PPO, in iterations. 0 is before training."""
-    if not by_iteration or epoch is None:
-        return step or 0.0
-    before_training = name.startswith("val/") and epoch == 0 and step == 0
-    return 0.0 if before_training else epoch + 1
-
-
-def _read_samples(path: Path, label: str, notices: list[str]) -> tuple[Sample, ...]:
-    if not path.is_file():
-        return ()
-    samples, broken = [], 0
-    # `splitlines` would also split at separators such as U+2028, which an answer may contain.
-    for line in filter(str.strip, path.read_text("utf-8", "replace").split("\n")):
-        try:
-            row = json.loads(line)
-            samples.append(
-                Sample(
-                    iteration=int(row["iteration"]),
-                    phase=str(row["phase"]),
-                    row=None if row.get("row") is None else int(row["row"]),
-                    prompt=str(row["prompt"]),
-                    response=str(row["response"]),
-                    score=_number(row.get("score")),
-                    kl=_number(row.get("kl")),
-                    length=_number(row.get("length")),
-                    gold=_number(row.get("gold")),
-                    finish_reason=str(row.get("finish_reason") or ""),
-                )
-            )
-        except (ValueError, KeyError, TypeError, AttributeError):
-            broken += 1
-    if broken:
-        notices.append(f"{label}: {broken} of {broken + len(samples)} lines could not be read and were ignored.")
-    return tuple(samples)
+        settings = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError):
+        notices.append(f"{label} is not YAML and was ignored.")
+        return {}
+    return {str(name): value for name, value in settings.items()} if isinstance(settings, dict) else {}
 
 
 def _read_overrides(path: Path) -> tuple[str, ...] | None:

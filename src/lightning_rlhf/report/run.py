@@ -1,8 +1,10 @@
 """What a run folder holds, as plain values that the run card shows."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,18 +33,21 @@ class Series:
 class Sample:
     """One generated answer. `length` is in tokens and `kl` in nats per response; both are None if they are not known.
 
-    `row` is the index of the prompt in the held-out data, and None for a rollout.
+    `messages` are role and text of each turn before the answer, and `prompt` is the text of the last one. `row` is the
+    index of the prompt in the held-out data, and None for a rollout.
     """
 
     iteration: int
     phase: str
     row: int | None
     prompt: str
+    messages: tuple[tuple[str, str], ...]
     response: str
     score: float | None
     kl: float | None
     length: float | None
     gold: float | None
+    gold_name: str | None
     finish_reason: str
 
 
@@ -66,6 +71,17 @@ class Result:
     versions: Mapping[str, str]
     alarms: tuple[Mapping[str, object], ...] | None
     stopped_by: str | None
+    resumed: bool
+    """Whether the run continued from a checkpoint."""
+    rows: Mapping[str, int]
+    """The numbers of rows to train on (`train`), of held-out rows (`held out`) and of prompts to answer
+    (`answered`)."""
+    parameters: Mapping[str, Mapping[str, int]]
+    """For each model, by role, the numbers of its weights (`total`) and of those that are trained (`trained`)."""
+    hardware: Mapping[str, object]
+    """The `device` of the first process, and the numbers of `processes` and `machines`."""
+    git: Mapping[str, str]
+    """The commit of each repository that took part, by name."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +89,12 @@ class Stage:
     """One stage of a run: its result, its metrics over time by name, and its samples."""
 
     name: str
+    folder: Path
     result: Result
     series: Mapping[str, Series]
     samples: tuple[Sample, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The configuration of the stage, `config.yaml`; empty if there is none."""
     planned_bytes: float | None = None
     """The peak on each device that was planned before the run."""
 
@@ -89,10 +108,16 @@ class Stage:
 class Run:
     """All that a run folder holds. `last_change` is the time at which its newest result or metric was written."""
 
-    name: str
+    folder: Path
     result: Result
     stages: tuple[Stage, ...]
     config: str | None
     overrides: tuple[str, ...] | None
     last_change: datetime | None
     notices: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The name of the folder; the number of a run in a sweep follows the name of the sweep."""
+        folder = self.folder.resolve()
+        return f"{folder.parent.name}/{folder.name}" if folder.name.isdigit() else folder.name

@@ -59,6 +59,7 @@ class HeldOutAnswers:
             self.samples[index] = {
                 "row": index,
                 "prompt": batch.texts[row],
+                "messages": batch.columns[row]["messages"],
                 "response": responses[row],
                 "length": lengths[row],
                 "finish_reason": finish_reason(sampled.finished[row]),

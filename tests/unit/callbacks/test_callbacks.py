@@ -1,12 +1,15 @@
 """Callbacks on their own; tests of runs cover what they do in a run."""
 
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from lightning_rlhf.callbacks import AdaptiveKL, SampleTable, Throughput
+from lightning_rlhf.callbacks.run_facts import commit_of
 from lightning_rlhf.callbacks.run_record import write_json
 from lightning_rlhf.callbacks.throughput import peak_of
 from lightning_rlhf.errors import UserError
@@ -50,6 +53,52 @@ def test_a_json_file_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(KeyboardInterrupt):
         write_json(tmp_path / "result.json", {"status": "finished"})
     assert (tmp_path / "result.json").read_text() == before
+
+
+def test_an_evaluation_slows_no_rate_and_is_no_part_of_the_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, logged = [0.0], dict[str, float]()
+    monkeypatch.setattr("lightning_rlhf.callbacks.throughput.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("lightning_rlhf.callbacks.throughput._update_flops", lambda *_: 0)
+    trainer: Any = SimpleNamespace(world_size=1)
+    module: Any = SimpleNamespace(log_dict=lambda values, **_: logged.update(values), log=lambda *_, **__: None)
+    module.device = torch.device("cpu")
+    throughput = Throughput()
+    throughput.on_train_epoch_start(trainer, module)
+    throughput.on_train_batch_start(trainer, module, SimpleNamespace(attention_mask=torch.ones(2, 5)), 0)
+    for time, event in ((4, throughput.on_validation_start), (34, throughput.on_validation_end)):
+        clock[0] = time
+        event(trainer, module)
+    clock[0] = 35
+    throughput.on_train_epoch_end(trainer, module)
+    # 2 samples and 10 tokens in 4 seconds before the evaluation and 1 second after it
+    assert logged["perf/update_seconds"] == 5
+    assert logged["perf/evaluation_seconds"] == 30
+    assert (logged["perf/samples_per_second"], logged["perf/tokens_per_second"]) == (2 / 5, 10 / 5)
+    assert throughput.state_dict()["seconds"] == 5
+
+
+def test_the_commits_of_the_current_folder_and_of_the_package_are_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*words: str) -> str:
+        author = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        return subprocess.run(["git", *author, *words], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    monkeypatch.chdir(tmp_path)
+    assert commit_of(tmp_path) is None
+    git("init")
+    (tmp_path / "reward.py").write_text("1")
+    git("add", "reward.py")
+    git("commit", "-m", "one")
+    commit = git("rev-parse", "HEAD").strip()
+    assert commit_of(tmp_path) == (tmp_path.name, commit)
+    (tmp_path / "reward.py").write_text("2")
+    assert commit_of(tmp_path) == (tmp_path.name, f"{commit} with uncommitted changes")
+    # An environment within a repository is no part of it.
+    (tmp_path / "site-packages").mkdir()
+    assert commit_of(tmp_path / "site-packages") is None
+    monkeypatch.setenv("PATH", "")
+    assert commit_of(tmp_path) is None
 
 
 def test_the_peak_of_a_gpu_begins_with_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:

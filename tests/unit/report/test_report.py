@@ -14,12 +14,13 @@ import pytest
 
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.report import write_report
-from lightning_rlhf.report.curves import thin
-from lightning_rlhf.report.numbers import costs, decimal
-from lightning_rlhf.report.plots import PLOTS
+from lightning_rlhf.report.costs import costs
+from lightning_rlhf.report.formatting import decimal
+from lightning_rlhf.report.health_plots import health_plots
 from lightning_rlhf.report.read import read_run
-from lightning_rlhf.report.run import Series
 from lightning_rlhf.report.samples import before_and_after, rollouts_over_time
+from lightning_rlhf.report.stage_plots import stage_plots
+from lightning_rlhf.stages import STAGES
 
 VERSIONS = {"python": "3.11.7", "torch": "2.13.0", "lightning": "2.6.6", "transformers": "5.23.0"}
 
@@ -36,6 +37,11 @@ def write_rows(folder: Path, rows: list[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
+
+
+def write_settings(folder: Path, **settings: Any) -> None:
+    """JSON is YAML too."""
+    write_json(folder / "config.yaml", settings)
 
 
 def write_samples(folder: Path, rows: list[dict[str, Any]]) -> None:
@@ -81,6 +87,7 @@ def make_reward(folder: Path) -> dict[str, Any]:
             accuracy = 0.86 - 0.33 * math.exp(-step / 70)
             rows.append({"epoch": 0, "step": step, "val/loss": loss + 0.02, "val/reward_accuracy": accuracy})
     write_rows(folder, rows)
+    write_settings(folder, reward_model={"module": {"lr": 1e-3}, "data": {"minibatch_size": 64}})
     return result("reward", reward_accuracy=0.861, longer_wins_accuracy=0.543, shorter_wins_accuracy=0.457, loss=0.334)
 
 
@@ -91,7 +98,10 @@ def make_dpo(folder: Path) -> dict[str, Any]:
         if step % 100 == 95:
             rows.append(dpo_held_out(step, epoch=0))
     write_rows(folder, rows)
-    write_samples(folder, [sample(i, "evaluation", PROMPTS[0], BEFORE if i == 0 else AFTER, 0, 0, 1) for i in (0, 1)])
+    said = [(0, i, BEFORE, 0) for i in range(9)] + [(1, i, AFTER, 1) for i in range(9)]
+    write_samples(
+        folder, [sample(at, "evaluation", PROMPTS[0], text, 0, at, gold, row=i) for at, i, text, gold in said]
+    )
     return result("dpo", reward_accuracy=0.912, gold_rate=0.731, gold_win_rate=0.702, kl=2.31, loss=0.204)
 
 
@@ -112,7 +122,7 @@ def dpo_held_out(step: int, *, epoch: int) -> dict[str, Any]:
 
 
 def ppo_rows(iterations: int) -> list[dict[str, Any]]:
-    rows = [held_out(0, epoch=0, step=0)]
+    rows = [held_out(0, epoch=-1, step=0)]
     for i in range(iterations):
         gain, noise, kl = 1 - math.exp(-i / 14), wobble(i), 7.5 * (1 - math.exp(-i / 22))
         rows.append(
@@ -159,6 +169,7 @@ def held_out(i: int, *, epoch: int, step: int) -> dict[str, Any]:
         "val/score": 0.08 + 1.8 * gain,
         "val/gold_rate": 0.412 + 0.42 * gain,
         "val/gold_win_rate": 0.5 + 0.3 * gain,
+        "val/gold_mean": 0.8 + 0.1 * gain,
         "val/kl": 7.5 * (1 - math.exp(-i / 22)),
         "val/response_length": 31 + 9 * gain,
         "val/eos_rate": 0.94 + 0.055 * gain,
@@ -180,9 +191,12 @@ AFTER = (
 
 def ppo_samples() -> list[dict[str, Any]]:
     rows = []
-    for i, prompt in enumerate(PROMPTS):
-        rows.append(sample(0, "evaluation", prompt, BEFORE[i:], -0.31 + 0.2 * i, 0.0, i % 2, row=i))
-        rows.append(sample(60, "evaluation", prompt, AFTER if i else BEFORE, 1.92 - 0.1 * i, 6.4, 1, row=i))
+    for i in range(40):
+        # Of 40 answers, 20 meet the gold metric before training, and all but the first of those that did not after it.
+        prompt, gold = PROMPTS[i % 4], float(i % 2)
+        rows.append(sample(0, "evaluation", prompt, BEFORE[i % 4 :], -0.31 + 0.02 * i, 0.0, gold, row=i))
+        after = (BEFORE, gold) if i == 0 else (AFTER, 1.0)
+        rows.append(sample(60, "evaluation", prompt, after[0], 1.92 - 0.03 * i, 6.4 + i / 40, after[1], row=i))
     rows += [sample(i, "rollout", PROMPTS[i % 4], AFTER, 0.02 * i, 0.1 * i, None) for i in range(1, 61)]
     return rows
 
@@ -252,6 +266,11 @@ def titles(html: str) -> list[str]:
     return re.findall(r"<h3>(.*?)</h3>", html)
 
 
+def sections(html: str) -> list[str]:
+    """The stages that have a section."""
+    return [name for name in re.findall(r'<section id="(\w+)">', html) if name in STAGES]
+
+
 def text_of(html: str) -> str:
     """Returns the text of a page without markup and with single spaces."""
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", html)).split())
@@ -278,12 +297,14 @@ def test_a_run_that_only_measured_its_start_model_claims_no_change(tmp_path: Pat
 
 
 def test_every_stage_of_a_pipeline_has_its_section_in_the_order_of_training(page: str) -> None:
-    assert re.findall(r'<section id="(\w+)">', page) == ["sft", "reward", "ppo"]
+    assert sections(page) == ["sft", "reward", "ppo"]
 
 
-def test_all_plots_that_were_logged_are_drawn_and_no_other(page: str, tmp_path: Path) -> None:
-    write_json(tmp_path / "dpo" / "result.json", make_dpo(tmp_path / "dpo"))
-    assert set(titles(page)) | set(titles(render_at(tmp_path / "dpo"))) == {plot.title for plot in PLOTS}
+def test_all_plots_that_were_logged_are_drawn_and_no_other(pipeline: Path, page: str, tmp_path: Path) -> None:
+    plots = {plot.title for stage in read_run(pipeline).stages for plot in stage_plots(stage) + health_plots(stage)}
+    unlogged = {"Absolute error", "Implicit reward", "Log-probability of chosen answers", "Time per epoch"}
+    # In a section that is about all stages, titles end with the stage.
+    assert {title.partition(", ")[0] for title in titles(page)} == plots - unlogged
     write_json(tmp_path / "result.json", make_reward(tmp_path))
     assert titles(render_at(tmp_path)) == ["Loss", "Reward accuracy"]
 
@@ -294,9 +315,7 @@ def test_a_metric_with_one_value_gets_no_plot(tmp_path: Path) -> None:
 
 
 def test_the_page_needs_nothing_but_itself(page: str) -> None:
-    links = re.findall(r'(?:src|href)="([^"#][^"]*)"|url\(([^#][^)]*)\)|@import', page)
-    assert links == []
-    assert "<script" not in page
+    assert re.findall(r'src="|url\((?!#)|@import|<link|<script', page) == []
     assert len(page.encode()) < 1_500_000
 
 
@@ -341,23 +360,65 @@ def test_a_line_separator_in_an_answer_does_not_split_its_line(tmp_path: Path) -
     assert [s.response for s in read_run(tmp_path).stages[0].samples] == ["one\u2028two"]
 
 
-def test_answers_are_paired_by_row_and_those_that_changed_come_first(pipeline: Path) -> None:
-    pairs = before_and_after(read_run(pipeline).stages[2])
-    assert [pair.prompt for pair in pairs] == [*PROMPTS[1:], PROMPTS[0]]
-    assert [(pair.before.response, pair.after and pair.after.response) for pair in pairs[:1]] == [(BEFORE[1:], AFTER)]
+def answered(run_dir: Path) -> list[tuple[Any, ...]]:
+    """Row, first answer and newest answer of each pair, in the order of the page."""
+    pairs = before_and_after(read_run(run_dir).stages[-1])
+    return [(pair.before.row, pair.before.response, pair.after and pair.after.response) for pair in pairs]
+
+
+def test_answers_are_paired_by_row_and_those_that_changed_most_come_first(pipeline: Path) -> None:
+    # The gold metric of all even rows but row 0 has risen by 1. The score has risen most in the first of them.
+    assert answered(pipeline)[:2] == [(2, BEFORE[2:], AFTER), (4, BEFORE, AFTER)]
+    assert [row for row, *_ in answered(pipeline)] == [2, 4, 6, 8, 10, 12, 14, 16]
+
+
+def test_a_page_that_shows_gains_shows_the_greatest_loss_too(tmp_path: Path) -> None:
+    golds = [(0, 1)] * 9 + [(0.5, 0.25), (0.5, 0.0)]
+    write_samples(
+        tmp_path, [sample(at, "evaluation", "p", "a", 0, 0, g[at], row=i) for i, g in enumerate(golds) for at in (0, 1)]
+    )
+    assert [row for row, *_ in answered(tmp_path)] == [0, 1, 2, 3, 4, 5, 6, 10]
+    assert "Of 11 answers, 9 have a higher gold metric than before, and 2 a lower one." in text_of(render_at(tmp_path))
+
+
+def test_conversations_that_end_alike_are_shown_one_by_one_with_their_system_prompts(tmp_path: Path) -> None:
+    rows = []
+    for row in range(12):
+        messages = [
+            ("system", f"You are number {row}."),
+            ("user", f"Story {row}?"),
+            ("assistant", "So."),
+            ("user", "Why?"),
+        ]
+        turns = [{"role": role, "content": content} for role, content in messages]
+        rows += [
+            sample(at, "evaluation", "Why?", f"answer {at}", at, 0, None, row=row) | {"messages": turns}
+            for at in (0, 1)
+        ]
+    write_samples(tmp_path, rows)
+    text = text_of(render_at(tmp_path))
+    assert "System You are number 7. User Story 7? Assistant So. User Why? Before" in text
+    assert [text.count(f"number {row}.") for row in range(12)] == [1] * 8 + [0] * 4
+
+
+def test_the_middle_of_a_long_conversation_is_folded_away(tmp_path: Path) -> None:
+    turns = [{"role": ("user", "assistant")[i % 2], "content": f"turn {i}"} for i in range(7)]
+    write_samples(tmp_path, [sample(0, "evaluation", "turn 6", "a", 0, 0, 1) | {"messages": turns}])
+    html = render_at(tmp_path)
+    folded = re.findall(r"<details><summary>5 more turns</summary>(.*?)</details>", html, re.DOTALL)[0]
+    assert text_of(folded) == "Assistant turn 1 User turn 2 Assistant turn 3 User turn 4 Assistant turn 5"
 
 
 def test_a_prompt_that_occurs_twice_has_two_pairs_of_answers(tmp_path: Path) -> None:
     said = [(0, 0, "a"), (0, 1, "b"), (1, 0, "c"), (1, 1, "b"), (1, 1, "d")]  # from a continued run
     write_samples(tmp_path, [sample(at, "evaluation", "p", text, 0, 0, 1, row=row) for at, row, text in said])
-    pairs = before_and_after(read_run(tmp_path).stages[0])
-    assert [(pair.before.response, pair.after and pair.after.response) for pair in pairs] == [("a", "c"), ("b", "d")]
+    assert answered(tmp_path) == [(0, "a", "c"), (1, "b", "d")]
 
 
 def test_before_any_second_evaluation_the_first_answers_stand_alone(tmp_path: Path) -> None:
     write_samples(tmp_path, [row for row in ppo_samples() if row["iteration"] == 0])
     text = text_of(render_at(tmp_path))
-    assert "First answers" in text
+    assert "Answers before training" in text
     assert "Before and after" not in text
 
 
@@ -387,12 +448,12 @@ def test_alarms_are_named_on_top_and_explained_in_the_health_section(tmp_path: P
     stages["ppo"] |= {"alarms": [ALARM], "stopped_by": "kl_runaway"}
     write_json(tmp_path / "result.json", result("pipeline") | {"stages": stages})
     html = render_at(tmp_path)
-    top, health = html.split("<h2>Health</h2>")
+    top, health = html.split('<section id="health">')
     assert "Alarms rang: not_finite, kl_runaway. The run was stopped by kl_runaway." in text_of(top)
     assert "kl_runaway PPO iteration 12 KL 0.7 nats a token: <far> raise kl_coef" in text_of(health)
     assert "not_finite Supervised fine-tuning step 96" in text_of(health)
-    assert {"Entropy", "Gradient norm"} <= set(titles(health))
-    assert not {"Entropy", "Gradient norm"} & set(titles(top))
+    assert {"Entropy, PPO", "Gradient norm, PPO"} <= set(titles(health))
+    assert not {"Entropy", "Gradient norm", "Entropy, PPO"} & set(titles(top))
 
 
 def test_a_healthy_run_says_that_no_alarm_rang_and_an_unwatched_one_says_nothing(page: str, tmp_path: Path) -> None:
@@ -437,7 +498,7 @@ def test_a_pipeline_with_dpo_leads_with_its_numbers(tmp_path: Path) -> None:
     stages = {"sft": make_sft(tmp_path / "sft"), "dpo": make_dpo(tmp_path / "dpo")}
     write_json(tmp_path / "result.json", result("pipeline") | {"stages": stages})
     html = render_at(tmp_path)
-    assert re.findall(r'<section id="(\w+)">', html) == ["sft", "dpo"]
+    assert sections(html) == ["sft", "dpo"]
     assert "<title>" in html
     assert "SFT → DPO" in text_of(html)
     assert "DPO raised the gold rate" in text_of(html)
@@ -482,14 +543,6 @@ def test_values_that_are_not_finite_are_gaps_and_are_announced(tmp_path: Path) -
     assert "Loss NaN" in text_of(html)
 
 
-def test_a_gap_survives_the_thinning_of_a_long_curve() -> None:
-    x = np.arange(4000.0)
-    _, y = thin(Series(x, np.where(x == 2005, np.nan, x)))
-    assert len(y) == 400
-    assert np.flatnonzero(np.isnan(y)).tolist() == [200]
-    assert y[0] == 4.5
-
-
 def test_lines_cut_off_in_the_middle_are_left_out_and_announced(tmp_path: Path) -> None:
     write_samples(tmp_path, ppo_samples())
     with (tmp_path / "samples.jsonl").open("a") as file:
@@ -497,7 +550,7 @@ def test_lines_cut_off_in_the_middle_are_left_out_and_announced(tmp_path: Path) 
     (tmp_path / "metrics.csv").write_text("epoch,step,train/loss\n0,0,2.0\n0,1,1.5\n0,")
     (tmp_path / "result.json").write_text('{"stage": "pp')
     html = render_at(tmp_path)
-    assert "samples.jsonl: 1 of 69 lines could not be read" in text_of(html)
+    assert "samples.jsonl: 1 of 141 lines could not be read" in text_of(html)
     assert "result.json" in text_of(html)
     assert titles(html) == ["Loss"]
 
@@ -512,11 +565,20 @@ def test_ppo_curves_count_iterations_with_zero_before_training(tmp_path: Path) -
 def test_a_position_that_a_resumed_run_logged_again_counts_once_with_its_later_value(tmp_path: Path) -> None:
     write_rows(tmp_path, [{"epoch": 0, "step": step, "train/loss": loss} for step, loss in [(0, 3), (1, 2), (1, 1)]])
     series = read_run(tmp_path).stages[0].series["train/loss"]
-    assert (series.x.tolist(), series.y.tolist()) == ([0, 1], [3, 1])
+    assert (series.x.tolist(), series.y.tolist()) == ([1, 2], [3, 1])
+
+
+def test_an_evaluation_after_the_only_step_of_an_iteration_is_not_one_before_training(tmp_path: Path) -> None:
+    scores = {-1: 0.1, 0: 0.5, 1: 0.7}
+    write_rows(
+        tmp_path, [{"epoch": at, "step": max(at, 0), "val/score": y, "rollout/kl": 0} for at, y in scores.items()]
+    )
+    series = read_run(tmp_path).stages[0].series["val/score"]
+    assert (series.x.tolist(), series.y.tolist()) == ([0, 1, 2], [0.1, 0.5, 0.7])
 
 
 def test_the_command_can_be_pasted_into_a_shell(page: str) -> None:
-    command = unescape(re.findall(r'Run it again</h2>\s*<pre class="wrap">(.*?)</pre>', page)[0])
+    command = unescape(re.findall(r'Run it again</h2>\s*<pre class="line">(.*?)</pre>', page)[0])
     assert shlex.split(command) == ["python", "train.py", "stage=pipeline", "model=tiny", "ppo.prompt='a b'"]
 
 
@@ -573,3 +635,226 @@ def test_samples_without_the_start_model_do_not_pretend_to_show_it(tmp_path: Pat
     assert "Iteration 10 gold 1" in text
     assert "After iteration 20 gold 1" in text
     assert "Before gold" not in text
+
+
+def scores_of(run_dir: Path, before: list[float], after: list[float], **more: Any) -> None:
+    """A finished PPO run whose held-out answers had these scores, and a KL of `more`."""
+    said = [(at, score, row) for at, scores in ((0, before), (9, after)) for row, score in enumerate(scores)]
+    kl = more.pop("kl", [1.0] * len(after))
+    rows = [
+        sample(at, "evaluation", f"p{row}", f"a{at}", score, at and kl[row], None, row=row) for at, score, row in said
+    ]
+    write_samples(run_dir, rows)
+    means = [sum(scores) / len(scores) for scores in (before, after)]
+    write_rows(run_dir, [{"epoch": -1, "step": 0, "val/score": means[0], "val/kl": 0, "rollout/kl": 0}])
+    write_json(run_dir / "result.json", result("ppo", score=means[1], kl=sum(kl) / len(kl), **more))
+
+
+def test_a_score_that_moved_less_than_chance_explains_is_unchanged(tmp_path: Path) -> None:
+    before = [0.1 * (i % 7) for i in range(64)]
+    # Up and down by 0.1 in turn, and by 0.004 altogether: the standard error is 0.0125, six times as much at 95%.
+    scores_of(tmp_path, before, [score + 0.004 + 0.1 * (-1) ** i for i, score in enumerate(before)])
+    text = text_of(render_at(tmp_path))
+    start, end = (f"{sum(before) / 64 + change:.3g}" for change in (0, 0.004))
+    assert f"PPO left the score on held-out prompts unchanged at {end} ({start} before; with 64 prompts" in text
+    assert "raised" not in text
+    assert f"Score {end} unchanged" in text
+
+
+def test_a_score_that_moved_more_than_chance_explains_is_raised(tmp_path: Path) -> None:
+    before = [0.1 * (i % 7) for i in range(64)]
+    scores_of(tmp_path, before, [score + 0.1 + 0.1 * (-1) ** i for i, score in enumerate(before)])
+    assert "PPO raised the score on held-out prompts from 0.295 to 0.395" in text_of(render_at(tmp_path))
+
+
+def test_a_change_that_the_digits_do_not_show_is_none(tmp_path: Path) -> None:
+    scores_of(tmp_path, [0.3381] * 9, [0.3382] * 9)
+    text = text_of(render_at(tmp_path))
+    assert "PPO left the score on held-out prompts unchanged at 0.338" in text
+    assert "from 0.338 to 0.338" not in text
+
+
+def test_a_kl_within_its_noise_is_no_headline(tmp_path: Path) -> None:
+    # The mean is −7e−5, and the standard error 0.01.
+    scores_of(tmp_path, [0.0] * 16, [1.0] * 16, kl=[0.04 * (-1) ** i - 7e-5 for i in range(16)])
+    text = text_of(render_at(tmp_path))
+    assert "with no measurable KL from the model it started from" in text
+    assert "KL ≈ 0 unchanged 95% interval −0.0221 to 0.0219" in text
+    assert "7e−5" not in text
+
+
+def test_a_win_rate_of_few_answers_is_not_told_from_a_half(tmp_path: Path) -> None:
+    # Three wins, one loss and four ties: a share of 62.5%.
+    golds = {0: [0.5] * 8, 5: [1.0, 1.0, 1.0, 0.0, 0.5, 0.5, 0.5, 0.5]}
+    said = [(at, gold, row) for at, all_golds in golds.items() for row, gold in enumerate(all_golds)]
+    write_samples(tmp_path, [sample(at, "evaluation", "p", f"a{at}", 0, 0, gold, row=row) for at, gold, row in said])
+    write_json(tmp_path / "result.json", result("ppo", gold_win_rate=0.625))
+    # Wilson's interval of 5 in 8
+    assert "Win rate 62.5% unchanged 95% interval 30.6% to 86.3%" in text_of(render_at(tmp_path))
+
+
+def test_rates_of_pairs_have_intervals_from_the_number_of_held_out_pairs(tmp_path: Path) -> None:
+    record = result("reward", reward_accuracy=0.6, longer_wins_accuracy=0.55)
+    write_json(tmp_path / "result.json", record | {"rows": {"train": 90, "held out": 10}})
+    text = text_of(render_at(tmp_path))
+    # Wilson's interval of 6 in 10, which holds 55%
+    assert "Reward accuracy 60% 95% interval 31.3% to 83.2%" in text
+    assert "the better length rule manages 55%, which is no measurable difference" in text
+
+
+@pytest.mark.parametrize(
+    ("reward", "title", "caption"),
+    [
+        ({"_target_": "lightning_rlhf.rewards.load_reward", "path": "m"}, "reward model", "is reward hacking"),
+        (
+            {"_target_": "lightning_rlhf.rewards.TextReward", "function": "mine:is_<b>short"},
+            "function is_&lt;b&gt;short",
+            "pays for something else",
+        ),
+        (
+            {"_target_": "lightning_rlhf.rewards.TextReward", "function": {"_target_": "a.rules.Length"}},
+            "function Length",
+            "pays for something else",
+        ),
+        (
+            {
+                "parts": {
+                    "a": {"_target_": "x.load_reward", "path": "m"},
+                    "b": {"_target_": "TextReward", "function": "f"},
+                }
+            },
+            "sum of reward model, function f",
+            "is reward hacking",
+        ),
+    ],
+)
+def test_titles_and_captions_fit_the_reward(tmp_path: Path, reward: Any, title: str, caption: str) -> None:
+    make_ppo(tmp_path)
+    write_settings(tmp_path, reward=reward)
+    html = render_at(tmp_path)
+    assert f"Score of the {title}" in titles(html)
+    assert caption in html
+
+
+def test_a_stage_without_a_score_is_not_told_of_reward_hacking(tmp_path: Path) -> None:
+    for make in (make_sft, make_dpo):
+        record = make(tmp_path / record_name(make))
+        rows = [{"epoch": 0, "step": step, "val/gold_rate": rate} for step, rate in ((9, 0.2), (19, 0.4))]
+        write_rows(tmp_path / record_name(make), rows)
+        write_json(tmp_path / record_name(make) / "result.json", record)
+        html = render_at(tmp_path / record_name(make))
+        assert "Gold metric" in titles(html)
+        assert "hacking" not in html
+
+
+def record_name(make: Any) -> str:
+    return make.__name__.removeprefix("make_")
+
+
+def test_constant_metrics_are_named_and_get_no_picture(tmp_path: Path) -> None:
+    make_ppo(tmp_path)
+    write_rows(
+        tmp_path, [row | {"rollout/kl_coef": 0.05, "rollout/eos_rate": 1.0, "val/eos_rate": 1} for row in ppo_rows(9)]
+    )
+    html = render_at(tmp_path)
+    assert not {"KL coefficient", "Answers that end by themselves"} & set(titles(html))
+    assert "The same throughout: KL coefficient 0.05." in text_of(html)
+    assert "The same throughout: Answers that end by themselves 100%." in text_of(html)
+
+
+def test_a_noisy_curve_is_smoothed_and_says_so(page: str, tmp_path: Path) -> None:
+    assert "updates, smoothed" in page
+    make_sft(tmp_path)
+    rows = [{"epoch": 0, "step": step, "train/loss": 1 / (1 + step)} for step in range(100)]
+    write_rows(tmp_path, rows)
+    html = render_at(tmp_path)
+    assert ", smoothed" not in html
+    assert "It begins at 1, outside the picture." in html
+
+
+def test_the_contents_lead_to_every_section_and_the_files_exist(pipeline: Path, page: str) -> None:
+    assert re.findall(r'<a href="#([^"]+)">', page) == re.findall(r'<section id="([^"]+)"', page)
+    assert {"answers", "sft", "reward", "ppo", "health", "costs", "again", "load", "setup", "files"} <= set(
+        re.findall(r'<section id="([^"]+)"', page)
+    )
+    links = [unescape(link) for link in re.findall(r'href="([^#"]+)"', page)]
+    assert {"./result.json", "./sft/metrics.csv", "./ppo/samples.jsonl", "./reward/config.yaml"} <= set(links)
+    assert all((pipeline / link).exists() for link in links)
+
+
+def test_a_path_of_a_result_never_becomes_an_address_of_another_kind(tmp_path: Path) -> None:
+    folder = tmp_path / "javascript:alert(1)" / "mo del"
+    folder.mkdir(parents=True)
+    write_json(tmp_path / "run" / "result.json", make_sft(tmp_path / "run") | {"model_dir": str(folder)})
+    html = render_at(tmp_path / "run")
+    assert 'href="./../javascript%3Aalert%281%29/mo%20del/"' in html
+    write_json(tmp_path / "run" / "result.json", make_sft(tmp_path / "run") | {"model_dir": "javascript:alert(1)"})
+    assert 'href="javascript' not in render_at(tmp_path / "run")
+
+
+def test_the_card_of_a_stage_leads_to_that_of_its_pipeline_and_the_run_of_a_sweep_names_it(tmp_path: Path) -> None:
+    pipeline = make_pipeline(tmp_path / "whole")
+    assert "part of" not in text_of(render_at(pipeline))
+    assert 'part of <a href="../report.html">a pipeline</a>' in render_at(pipeline / "sft")
+    write_json(tmp_path / "sweeps" / "3" / "result.json", make_sft(tmp_path / "sweeps" / "3"))
+    (tmp_path / "sweeps" / "multirun.yaml").touch()
+    html = render_at(tmp_path / "sweeps" / "3")
+    assert 'part of <a href="../">a sweep</a>' in html
+    assert "<b>sweeps/3</b>" in html
+
+
+def test_the_setup_says_what_was_trained_on_what_with_what(tmp_path: Path) -> None:
+    facts = {
+        "rows": {"train": 2400, "held out": 120, "answered": 0},
+        "parameters": {
+            "actor": {"total": 6_740_000_000, "trained": 4_000_000},
+            "reference": {"total": 9, "trained": 0},
+        },
+        "hardware": {"device": "H<200>", "processes": 8, "machines": 2},
+        "git": {"my-project": "abc123 with uncommitted changes"},
+    }
+    write_json(tmp_path / "result.json", make_ppo(tmp_path) | facts)
+    module = {"lr": 1e-6, "critic_lr": 1e-5, "minibatch_size": 32, "kl_coef": 0.05}
+    write_settings(tmp_path, model={"pretrained": "org/model"}, ppo={"module": module, "trainer": {"max_epochs": 60}})
+    setup = text_of(render_at(tmp_path).split('<section id="setup">')[1])
+    for row in (
+        "Start model org/model",
+        "Weights actor 6.74 billion (4 million trained), reference 9 (frozen)",
+        "Rows to train on 2,400",
+        "Held-out rows 120",
+        # There is no critic among the models.
+        "Learning rate 1e−6 Minibatch 32",
+        "Hardware H<200>, 8 processes on 2 machines",
+        "my-project (git) abc123 with uncommitted changes",
+    ):
+        assert row in setup
+    assert "Prompts to answer" not in setup
+
+
+def test_a_resumed_run_says_so_and_is_repeated_without_its_checkpoint(tmp_path: Path) -> None:
+    write_json(
+        tmp_path / "result.json", make_sft(tmp_path) | {"resumed_from": "there/last.ckpt", "status": "interrupted"}
+    )
+    write_hydra(tmp_path, ["stage=sft", "resume=there"])
+    text = text_of(render_at(tmp_path))
+    assert "interrupted, resumed" in text
+    assert "python train.py stage=sft One click" in text
+
+
+def test_a_metric_that_strict_json_cannot_hold_is_not_a_number(tmp_path: Path) -> None:
+    write_json(tmp_path / "result.json", result("sft", loss=1.0) | {"metrics": {"perplexity": None}})
+    assert "Perplexity NaN" in text_of(render_at(tmp_path))
+
+
+def test_scores_that_are_not_finite_are_neither_unchanged_nor_in_an_interval(tmp_path: Path) -> None:
+    scores_of(tmp_path, [0.5] * 9, [math.nan] * 9)
+    text = text_of(render_at(tmp_path))
+    assert "Score 0.5 → NaN mean over" in text
+    assert "PPO left" not in text
+
+
+def test_answers_that_nothing_judges_are_not_called_the_best(tmp_path: Path) -> None:
+    row = sample(1, "evaluation", "p", "a.", 0, 0, None) | {"score": None}
+    write_samples(tmp_path, [row])
+    text = text_of(render_at(tmp_path))
+    assert "These are answers to held-out prompts. User p Iteration 1" in text

@@ -1,0 +1,70 @@
+"""Links to the files of a run, which work as long as the page lies in its folder."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from lightning_rlhf.report.run import Run, Stage
+
+_FILES = (
+    ("report.html", "run card"),
+    ("model", "model"),
+    ("model_ema", "averaged model"),
+    ("metrics.csv", "metrics.csv"),
+    ("samples.jsonl", "samples.jsonl"),
+    ("result.json", "result.json"),
+    ("config.yaml", "config.yaml"),
+    ("train.log", "train.log"),
+    ("checkpoints", "checkpoints"),
+    (".hydra", "Hydra’s files"),
+)
+
+
+@dataclass(frozen=True)
+class Link:
+    """A link to a section of the page, or to a file."""
+
+    href: str
+    text: str
+
+
+def files(run: Run) -> list[tuple[str, list[Link]]]:
+    """The files of the run, and of each stage of a pipeline, under a title. Files that do not exist are left out."""
+    folders: list[tuple[str, Path, Stage | None]] = [(stage.record.title, stage.folder, stage) for stage in run.stages]
+    if len(run.stages) != 1 or run.stages[0].folder != run.folder:
+        folders.insert(0, ("Whole run", run.folder, None))
+    rows = [(title, _files_of(run.folder, folder, stage)) for title, folder, stage in folders]
+    return [(title, links) for title, links in rows if links]
+
+
+def _files_of(run_dir: Path, folder: Path, stage: Stage | None) -> list[Link]:
+    places = {text: folder / name for name, text in _FILES if folder / name != run_dir / "report.html"}
+    if stage is not None and stage.result.model_dir and not places["model"].exists():
+        # The folder of a run may have been moved, and a stage that was not run again has left its model elsewhere.
+        places["model"] = Path(stage.result.model_dir)
+    return [Link(_href(run_dir, place), text) for text, place in places.items() if place.exists()]
+
+
+def part_of(run_dir: Path) -> Link | None:
+    """The card of the pipeline whose stage this run is, or the folder of its sweep, if there is one."""
+    above = run_dir.resolve().parent
+    if (above / "report.html").is_file() and _stage_of(above / "result.json") == "pipeline":
+        return Link("../report.html", "a pipeline")
+    # Hydra writes this file into the folder of a sweep.
+    return Link("../", "a sweep") if (above / "multirun.yaml").is_file() else None
+
+
+def _stage_of(record: Path) -> object:
+    try:
+        result = json.loads(record.read_text("utf-8", "replace"))
+    except (OSError, ValueError):
+        return None
+    return result.get("stage") if isinstance(result, dict) else None
+
+
+def _href(run_dir: Path, place: Path) -> str:
+    """A relative address, which begins with a dot: whatever a path is called, it is no address of another kind."""
+    path = Path(os.path.relpath(place.resolve(), run_dir.resolve())).as_posix()
+    return f"./{quote(path)}" + ("/" if place.is_dir() else "")
