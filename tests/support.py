@@ -157,8 +157,13 @@ def run_folder(folder: Path) -> Path:
 
 
 def result_of(folder: Path) -> dict[str, Any]:
-    """What a run left for scripts."""
-    return json.loads((folder / "result.json").read_text())
+    """What a run left for scripts, as a strict parser reads it."""
+    return json.loads((folder / "result.json").read_text(), parse_constant=not_json)
+
+
+def not_json(constant: str) -> None:
+    """What a strict parser does with `NaN`, `Infinity` and `-Infinity`."""
+    raise AssertionError(f"{constant} is not JSON")
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

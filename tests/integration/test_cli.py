@@ -167,14 +167,16 @@ def _interrupt(folder: Path, overrides: list[str], ready: object) -> subprocess.
 
 
 def test_a_sweep_writes_a_table_of_its_metrics(tmp_path: Path) -> None:
-    done = command(tmp_path, "-m", *keep(TINY, "sft"), "sft.module.lr=1e-3,1e-4", "sft.data.prompts_held_out=null")
-    assert done.returncode == 0, done.stderr
+    done = command(tmp_path, "-m", *keep(TINY, "sft"), "sft.module.lr=1e-3,1e30,1e-4", "sft.data.prompts_held_out=null")
+    # The error of the run that diverged, when all runs have ended.
+    assert done.returncode == 2, done.stderr
+    assert "not finite: train/grad_norm" in done.stderr
     table = next(tmp_path.glob("outputs/sweeps/*/sweep.csv"))
     with table.open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["sft.module.lr"] for row in rows] == ["0.001", "0.0001"]
-    assert all(row["status"] == "finished" and float(row["loss"]) > 0 for row in rows)
-    assert rows[0]["loss"] != rows[1]["loss"]
+    assert [row["sft.module.lr"] for row in rows] == ["0.001", "1e+30", "0.0001"]
+    assert [row["status"] for row in rows] == ["finished", "diverged", "finished"]
+    assert 0 < float(rows[0]["loss"]) != float(rows[2]["loss"]) > 0
     assert str(table.relative_to(tmp_path)) in done.stdout
 
 

@@ -11,12 +11,13 @@ from torch import nn
 from lightning_rlhf.assembly.library_messages import silence_libraries
 from lightning_rlhf.assembly.renderer import load_renderer
 from lightning_rlhf.assembly.run_files import read_record, read_settings
-from lightning_rlhf.callbacks.run_record import versions, write_json
+from lightning_rlhf.callbacks.run_record import versions
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapters.lora import ADAPTER, is_part_of_adapter
 from lightning_rlhf.models.export import adapted, empty_net, export_model, rebuilt
 from lightning_rlhf.models.source import DTYPES, ModelSource
+from lightning_rlhf.saving import write_json
 from lightning_rlhf.stages import STAGES, StageRecord
 from lightning_rlhf.strategies.checkpoint_weights import read_weights
 

@@ -1,7 +1,6 @@
 """Exports models to plain Hugging Face folders, which appear only when they are complete."""
 
 import copy
-import json
 import logging
 import math
 from collections.abc import Iterable
@@ -14,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.data.serving import served_otherwise
-from lightning_rlhf.errors import UserError
+from lightning_rlhf.errors import NotFiniteError, UserError
 from lightning_rlhf.models.adapters.active import adapter_layers
 from lightning_rlhf.models.adapters.files import adapter_folder, save_adapter
 from lightning_rlhf.models.adapters.lora import is_part_of_adapter
@@ -35,7 +34,7 @@ from lightning_rlhf.models.scalar import ScalarModel, load_scalar_model
 from lightning_rlhf.models.score_bias import Folding
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.models.weight_files import SHARD_BYTES, write_weights
-from lightning_rlhf.saving import appearing
+from lightning_rlhf.saving import appearing, strict_json
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +75,7 @@ def export_model(
         The folder.
 
     Raises:
-        UserError: If a weight is NaN or infinite.
+        NotFiniteError: If a weight is NaN or infinite.
         RuntimeError: If the reloaded model has other weights than were written, gives other numbers than the one in
             memory, or lacks its adapter.
     """
@@ -97,7 +96,7 @@ def export_model(
         write_weights(partial, in_files(hf_net, empty, fingerprints.taken(stream)), max_shard_bytes)
         if lost:
             # The comparison below cannot detect NaN.
-            raise UserError(
+            raise NotFiniteError(
                 f"export to {folder}: {len(lost)} weights such as {lost[0]} are not finite: nothing is written"
             )
         if scalar:
@@ -107,7 +106,7 @@ def export_model(
         renderer.tokenizer.save_pretrained(partial)
         kind = "reward_model" if scalar else "causal_lm"
         about = {"kind": kind, "stop_ids": list(renderer.stop_ids), **manifest}
-        (partial / MANIFEST).write_text(json.dumps(about, indent=2) + "\n")
+        (partial / MANIFEST).write_text(strict_json(about, indent=2) + "\n")
         problem = _problem(net, partial, exported.dtype, fingerprints, whole=weights is None)
         if problem is not None:
             raise RuntimeError(f"export to {folder}: the reloaded model {problem}")

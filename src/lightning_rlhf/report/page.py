@@ -22,6 +22,7 @@ _STATUS = {
     "running": "This run is still going: the numbers and curves show its progress so far.",
     "stopped": "An alarm or a time limit ended this run before its first evaluation.",
     "interrupted": "This run was interrupted: the numbers and curves end at that point.",
+    "diverged": "The numbers of this run are no longer finite: the curves end at that point.",
     "failed": "This run failed: the numbers and curves end at that point.",
     "unfinished": "This run has written no result yet: it is still going, or it was stopped.",
 }

@@ -96,7 +96,9 @@ def _read_json(path: Path, notices: list[str]) -> dict[str, Any]:
 
 
 def _result(raw: Mapping[str, Any], label: str, notices: list[str]) -> Result:
-    metrics = {name: value for name, cell in (raw.get("metrics") or {}).items() if (value := _number(cell)) is not None}
+    # A metric that is not finite is null, because JSON has no such number.
+    cells = {name: math.nan if cell is None else cell for name, cell in (raw.get("metrics") or {}).items()}
+    metrics = {name: value for name, cell in cells.items() if (value := _number(cell)) is not None}
     notices += [f"{label}: {name} is {value}." for name, value in metrics.items() if not math.isfinite(value)]
     return Result(
         stage=raw.get("stage"),

@@ -366,7 +366,7 @@ def test_rollouts_are_spread_from_the_first_to_the_newest_iteration(pipeline: Pa
     assert chosen == [1, 13, 25, 36, 48, 60]
 
 
-@pytest.mark.parametrize("status", ["interrupted", "failed", "running"])
+@pytest.mark.parametrize("status", ["interrupted", "failed", "diverged", "running"])
 def test_a_run_that_did_not_finish_says_so_on_top(tmp_path: Path, status: str) -> None:
     write_json(tmp_path / "result.json", make_sft(tmp_path) | {"status": status})
     assert "Not finished." in text_of(render_at(tmp_path))
