@@ -9,7 +9,8 @@ from lightning.pytorch import Callback, Trainer
 from lightning_rlhf.distributed.phases import full_state_dict, named_weights, sharding
 from lightning_rlhf.models.adapters.active import adapter_layers
 from lightning_rlhf.models.adapters.merging import is_quantized
-from lightning_rlhf.models.export import export_model, rebuilt
+from lightning_rlhf.models.export import export_model
+from lightning_rlhf.models.rebuilding import rebuilt
 
 
 class Export(Callback):

@@ -15,7 +15,8 @@ from lightning_rlhf.callbacks.run_record import versions
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapters.lora import ADAPTER, is_part_of_adapter
-from lightning_rlhf.models.export import adapted, empty_net, export_model, rebuilt
+from lightning_rlhf.models.export import export_model
+from lightning_rlhf.models.rebuilding import adapted, empty_net, rebuilt
 from lightning_rlhf.models.source import DTYPES, ModelSource
 from lightning_rlhf.saving import write_json
 from lightning_rlhf.stages import STAGES, StageRecord

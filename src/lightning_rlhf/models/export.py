@@ -1,35 +1,31 @@
 """Exports models to plain Hugging Face folders, which appear only when they are complete."""
 
-import copy
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.data.serving import served_otherwise
-from lightning_rlhf.errors import NotFiniteError, UserError
-from lightning_rlhf.models.adapters.active import adapter_layers
+from lightning_rlhf.errors import NotFiniteError
 from lightning_rlhf.models.adapters.files import adapter_folder, save_adapter
-from lightning_rlhf.models.adapters.lora import is_part_of_adapter
-from lightning_rlhf.models.adapters.merging import active_adapter, is_plain, of_weights, plain_net, with_adapters
+from lightning_rlhf.models.adapters.merging import active_adapter, is_plain
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.export_check import said, what_differs
+from lightning_rlhf.models.export_trial import adapter_ends_otherwise, ends_otherwise, scores_otherwise
 from lightning_rlhf.models.exported_weights import (
     Fingerprints,
     in_files,
     noting_lost,
     of_model,
     of_stream,
-    plain_class,
     skeleton,
 )
-from lightning_rlhf.models.precision import as_exported, export_in
+from lightning_rlhf.models.generation_settings import name_score, name_special_tokens
 from lightning_rlhf.models.scalar import ScalarModel, load_scalar_model
 from lightning_rlhf.models.score_bias import Folding
 from lightning_rlhf.models.source import ModelSource
@@ -48,14 +44,18 @@ def export_model(
     manifest: dict[str, object],
     weights: Iterable[tuple[str, Tensor]] | None = None,
     max_shard_bytes: int = SHARD_BYTES,
+    sampling: Mapping[str, object] | None = None,
 ) -> Path:
-    """Writes weights (safetensors), configuration, tokenizer with chat template and manifest, and reads them back.
+    """Writes weights (safetensors), configuration, tokenizer with chat template and manifest, and tries them.
 
     Configuration and generation settings name the renderer's stop set, so that `generate` of transformers ends an
-    answer where it ended in training. If the tokenizer's chat template gives other ids than the renderer, which happens
-    if a token crosses the end of a prompt, a warning says so.
+    answer where it ended in training. Before the folder appears, it is read back: the weights must be those of the
+    model, and plain transformers must generate through the chat template and stop where training stopped, or give the
+    score of the reward model. If the tokenizer's chat template gives other ids than the renderer, which happens if a
+    token crosses the end of a prompt, a warning says so.
 
-    An adapter is merged into the weights, and is also written in peft's format to a separate folder beside this one.
+    An adapter is merged into the weights, and is also written in peft's format to a separate folder beside this one,
+    with the same tokenizer and generation settings. peft and plain transformers must stop there as well.
     Weights that were trained in fp32 are rounded to the dtype in which the model was built. This is done weight by
     weight, and the model itself does not change.
 
@@ -70,6 +70,8 @@ def export_model(
         weights: The whole weights of a model that is divided among processes and has no adapter, as
             `distributed.phases.named_weights` streams them. None uses the weights of the model itself.
         max_shard_bytes: Largest size of a file of weights, which is also about the memory that an export takes.
+        sampling: The distribution that a language model was trained to sample from, by the names that transformers'
+            `GenerationConfig` has for its settings; None keeps the settings of the model.
 
     Returns:
         The folder.
@@ -77,13 +79,13 @@ def export_model(
     Raises:
         NotFiniteError: If a weight is NaN or infinite.
         RuntimeError: If the reloaded model has other weights than were written, gives other numbers than the one in
-            memory, or lacks its adapter.
+            memory, lacks its adapter, or ends answers elsewhere in plain transformers.
     """
     scalar = isinstance(net, ScalarModel)
     hf_net: Any = net.net if isinstance(net, ScalarModel) else net
     exported = of_model(net) if weights is None else of_stream(net, weights)
     empty, fingerprints = skeleton(hf_net, exported.dtype), Fingerprints()
-    _name_special_tokens(empty, renderer)
+    name_special_tokens(empty, renderer, sampling)
     with appearing(folder) as partial:
         partial.mkdir()
         # This must come before the weights, because it removes those of an earlier save.
@@ -101,13 +103,14 @@ def export_model(
             )
         if scalar:
             hf_net.config.score_bias, empty.config.score_bias = exported.bias, folding.left
+            name_score(empty.config)
             empty.config.save_pretrained(partial)
             manifest = {"score_bias": folding.left, **manifest}
         renderer.tokenizer.save_pretrained(partial)
         kind = "reward_model" if scalar else "causal_lm"
         about = {"kind": kind, "stop_ids": list(renderer.stop_ids), **manifest}
         (partial / MANIFEST).write_text(strict_json(about, indent=2) + "\n")
-        problem = _problem(net, partial, exported.dtype, fingerprints, whole=weights is None)
+        problem = _problem(net, partial, renderer, exported.dtype, fingerprints, whole=weights is None)
         if problem is not None:
             raise RuntimeError(f"export to {folder}: the reloaded model {problem}")
         served = served_otherwise(renderer, ModelSource(pretrained=str(partial)).load_tokenizer())
@@ -118,20 +121,36 @@ def export_model(
                 folder,
                 served,
             )
-    name = active_adapter(hf_net)
+    name, base = active_adapter(hf_net), hf_net.name_or_path or None
     if name is not None:
-        save_adapter(hf_net, name, adapter_folder(folder), hf_net.name_or_path or None, scalar)
+
+        def add_files(partial: Path) -> None:
+            renderer.tokenizer.save_pretrained(partial)
+            if not scalar:
+                empty.generation_config.save_pretrained(partial)
+                problem = None if base is None else adapter_ends_otherwise(partial, base, renderer)
+                if problem is not None:
+                    raise RuntimeError(f"export to {adapter_folder(folder)}: the adapter on its base model {problem}")
+
+        save_adapter(hf_net, name, adapter_folder(folder), base, scalar, add_files=add_files)
     return folder
 
 
 def _problem(
-    net: torch.nn.Module, folder: Path, dtype: torch.dtype, fingerprints: Fingerprints, *, whole: bool
+    net: torch.nn.Module,
+    folder: Path,
+    renderer: Renderer,
+    dtype: torch.dtype,
+    fingerprints: Fingerprints,
+    *,
+    whole: bool,
 ) -> str | None:
     """Returns what is wrong with an export; None if it is right.
 
     Args:
         net: The exported model.
         folder: The export.
+        renderer: The renderer of the training.
         dtype: The dtype of its weights.
         fingerprints: The checksums of the written weights.
         whole: Whether this process can call the model alone.
@@ -143,90 +162,17 @@ def _problem(
     differing = fingerprints.differing(reloaded.net if isinstance(net, ScalarModel) else reloaded)
     if differing:
         return f"has {len(differing)} other weights than were written, such as {differing[0]}"
-    if not whole:
-        return None
+    otherwise = (
+        scores_otherwise(folder, renderer, reloaded, dtype)
+        if isinstance(reloaded, ScalarModel)
+        else ends_otherwise(folder, renderer)
+    )
+    if otherwise is not None or not whole:
+        return otherwise
     answers = said(reloaded.to(next(net.parameters()).device))
     return what_differs(net, answers, None if is_plain(hf_net) and dtype == computed else dtype)
-
-
-def _name_special_tokens(net: PreTrainedModel, renderer: Renderer) -> None:
-    """Sets the special tokens in the configuration, and in the generation settings if the model has some."""
-    stops, pad = list(renderer.stop_ids), renderer.tokenizer.pad_token_id
-    settings: list[Any] = [net.config, *([net.generation_config] if net.can_generate() else [])]
-    for setting in settings:
-        setting.bos_token_id = renderer.tokenizer.bos_token_id
-        setting.eos_token_id = stops[0] if len(stops) == 1 else stops
-        # PyTorch does not build an embedding if PAD lies outside of it.
-        if pad is not None and pad < net.config.get_text_config().vocab_size:
-            setting.pad_token_id = pad
 
 
 def _reload(folder: Path, dtype: torch.dtype, *, scalar: bool) -> Any:
     source = ModelSource(pretrained=str(folder), dtype=str(dtype).removeprefix("torch."))
     return load_scalar_model(source, "trained") if scalar else load_causal_lm(source)
-
-
-def empty_net(source: ModelSource, *, scalar: bool) -> torch.nn.Module:
-    """Builds a model on the meta device, with its class and configuration but without weights.
-
-    Args:
-        source: Where the model comes from.
-        scalar: Whether it is a `ScalarModel`.
-    """
-    config = source.hf_config()
-    auto = AutoModelForSequenceClassification if scalar else AutoModelForCausalLM
-    if scalar:
-        config.num_labels = 1
-    with torch.device("meta"):
-        net = auto.from_config(config, dtype=source.torch_dtype, trust_remote_code=source.trust_remote_code)
-        export_in(net, source.torch_dtype)
-        return ScalarModel(net) if scalar else net
-
-
-def adapted(
-    source: ModelSource, weights: dict[str, torch.Tensor], *, scalar: bool, dtype: torch.dtype | None
-) -> torch.nn.Module:
-    """Builds a model on the CPU with the adapter of a checkpoint.
-
-    Args:
-        source: Where the frozen weights come from.
-        weights: The trained weights.
-        scalar: Whether the model is a `ScalarModel`.
-        dtype: The dtype of the weights into which the adapter is merged; None keeps the adapter beside the weights.
-
-    Raises:
-        UserError: If the adapter belongs to another model.
-    """
-    net: Any = load_scalar_model(source, "normal") if scalar else load_causal_lm(source)
-    result = net.load_state_dict(weights, strict=False)
-    differing = [*result.unexpected_keys, *(name for name in result.missing_keys if is_part_of_adapter(name))]
-    if differing:
-        raise UserError(f"the checkpoint is of another net: they differ in {', '.join(differing[:3])}…")
-    if dtype is None:
-        return net
-    plain: Any = plain_net(net.net if scalar else net, dtype)
-    if not scalar:
-        return plain
-    plain.config.score_bias = float(net.bias.detach())
-    return ScalarModel(plain)
-
-
-def rebuilt(net: torch.nn.Module, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
-    """Builds a whole copy of a model on the CPU, with the same adapters.
-
-    Args:
-        net: A causal language model or a `ScalarModel`, on the meta device or divided among processes.
-        weights: All its weights and buffers, by their names in its `state_dict`.
-    """
-    hf_net: Any = net.net if isinstance(net, ScalarModel) else net
-    kind = plain_class(hf_net)
-    bias = weights.pop("bias") if isinstance(net, ScalarModel) else None
-    weights = as_exported(hf_net, {name.removeprefix("net."): weight for name, weight in weights.items()})
-    plain: Any = (
-        with_adapters(kind, hf_net, weights) if adapter_layers(hf_net) else of_weights(kind, hf_net.config, weights)
-    )
-    if bias is None:
-        plain.generation_config = copy.deepcopy(hf_net.generation_config)
-        return plain
-    plain.config.score_bias = float(bias)
-    return ScalarModel(plain)

@@ -1,6 +1,6 @@
 """Files of adapters, as peft has them: adapter_config.json and adapter_model.safetensors."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from lightning_rlhf.distributed.loading import writable
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapters.lora import HEADS, Lora, heads, inject_config, is_of_head
+from lightning_rlhf.models.locations import found_from, named_from
 from lightning_rlhf.saving import appearing
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def save_adapter(
     base: str | None,
     scalar: bool,
     weights: Mapping[str, Tensor] | None = None,
+    add_files: Callable[[Path], object] = lambda folder: None,
 ) -> Path:
     """Writes an adapter as peft does: `PeftModel.from_pretrained(base_model, folder)` reads it.
 
@@ -63,9 +65,10 @@ def save_adapter(
         net: With the adapter in it.
         name: Of the adapter.
         folder: Where to.
-        base: Name or folder of the model that it belongs to, for the file.
+        base: Hub name or folder of the model that it belongs to. The file names a folder by its path from `folder`.
         scalar: Whether it belongs to a scalar model, whose head is then written too.
         weights: See `adapter_state`.
+        add_files: Writes further files into the folder, before it appears under its name.
 
     Returns:
         The folder.
@@ -79,8 +82,7 @@ def save_adapter(
     config = LoraConfig(
         **{
             **own[name].to_dict(),
-            # From wherever it is read.
-            "base_model_name_or_path": str(Path(base).absolute()) if _is_folder(base) else base,
+            "base_model_name_or_path": None if base is None else named_from(base, folder),
             "task_type": "SEQ_CLS" if scalar else "CAUSAL_LM",
             "modules_to_save": sorted(trained_heads) if scalar else None,
             "inference_mode": True,
@@ -90,6 +92,7 @@ def save_adapter(
         partial.mkdir()
         config.save_pretrained(str(partial))
         save_file(state, partial / WEIGHTS, metadata={"format": "pt", **bias})
+        add_files(partial)
     return folder
 
 
@@ -193,11 +196,12 @@ def _described(folder: Path) -> "LoraConfig":
 
 def _check_base(base: str | None, net: str | None, folder: Path) -> None:
     """Adapters of nets of one size fit each other, but only one's own does anything sensible."""
-    same = Path(base).resolve() == Path(net).resolve() if _is_folder(base) and _is_folder(net) else base == net
+    named = None if base is None else found_from(base, folder)
+    same = Path(named).resolve() == Path(net).resolve() if _is_folder(named) and _is_folder(net) else named == net
     if not same:
         raise UserError(
-            f"{folder}: its adapter belongs to {base or 'a net with random weights'}, not to "
-            f"{net or 'such a net'}: take model.pretrained={base or 'null'}; if that is the same model, write "
+            f"{folder}: its adapter belongs to {named or 'a net with random weights'}, not to "
+            f"{net or 'such a net'}: take model.pretrained={named or 'null'}; if that is the same model, write "
             f"its name into {_CONFIG} there"
         )
 
