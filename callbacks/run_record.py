@@ -129,9 +129,20 @@ class RunRecord(Callback):
                 "peak_of": peak_of(module.device),
                 "versions": versions(),
                 "seed": self.seed,
+                **({"rows": rows} if (rows := row_counts(trainer)) else {}),
                 **health_record(trainer),
             },
         )
+
+
+def row_counts(trainer: Trainer) -> dict[str, int]:
+    """Returns the numbers of rows that a stage trains on and holds out, if its data module is one of this package."""
+    data = getattr(trainer, "datamodule", None)
+    rows = {
+        use: getattr(data, f"{name}_rows", getattr(data, f"{name}_prompts", None))
+        for use, name in {"train": "train", "held out": "val"}.items()
+    }
+    return {use: len(found) for use, found in rows.items() if found is not None}
 
 
 def status_of(error: BaseException) -> str:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 from support import TINY, command, environ, keep, result_of, run_folder
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -88,6 +89,29 @@ def test_every_iteration_logs_both_phases(pipeline: tuple[Path, str]) -> None:
         assert len([row for row in rows if row[name]]) == 2, name
     before = next(row for row in rows if row["epoch"] == "-1")
     assert float(before["val/kl"]) == pytest.approx(0, abs=1e-5)
+
+
+def test_the_card_of_a_model_tells_of_all_stages_behind_it(pipeline: tuple[Path, str]) -> None:
+    folder = pipeline[0] / "ppo" / "model"
+    manifest = json.loads((folder / "lightning_rlhf.json").read_text())
+    assert manifest["base_model"] == "../../sft/model"
+    assert [record["stage"] for record in manifest["training"]] == ["sft", "reward", "ppo"]
+    reward, ppo = manifest["training"][1:]
+    metrics = result_of(pipeline[0])["stages"]["reward"]["metrics"]
+    assert {metric["name"]: metric["value"] for metric in reward["metrics"]} == metrics
+    assert ppo["data"][0]["rows"] == result_of(pipeline[0] / "ppo")["rows"]["train"] == 1000
+    assert (ppo["settings"]["rollout_batch_size"], ppo["settings"]["optim"]["optimizer"]) == (16, "AdamW")
+    # The score before training is that of the answers that the held-out prompts got first.
+    before = next(metric["before"] for metric in ppo["metrics"] if metric["name"] == "score")
+    with (pipeline[0] / "ppo" / "metrics.csv").open() as file:
+        first = next(row for row in csv.DictReader(file) if row["epoch"] == "-1")
+    assert float(before.replace("\N{MINUS SIGN}", "-")) == pytest.approx(float(first["val/score"]), rel=0.01)
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.to_dict()["pipeline_tag"] == "text-generation"
+    assert "“Longer wins”" in card.text
+    settings = json.loads((folder / "generation_config.json").read_text())
+    assert (settings["max_new_tokens"], settings["top_k"], settings["pad_token_id"]) == (8, 0, 0)
+    assert "max_new_tokens" not in json.loads((pipeline[0] / "sft" / "model" / "generation_config.json").read_text())
 
 
 @pytest.mark.slow

@@ -20,5 +20,7 @@ class RunResult(TypedDict):
     """Versions of Python and of the packages that affect the numbers."""
     seed: int
     """Seed of the run."""
+    rows: NotRequired[dict[str, int]]
+    """Numbers of rows that the stage has trained on (`train`), and kept for evaluation (`held out`)."""
     stages: NotRequired[dict[str, "RunResult"]]
     """Results of the stages of a pipeline, by name."""

@@ -8,15 +8,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.data.serving import served_otherwise
 from lightning_rlhf.errors import NotFiniteError
-from lightning_rlhf.models.adapters.files import adapter_folder, save_adapter
+from lightning_rlhf.models.adapters.files import save_adapter
 from lightning_rlhf.models.adapters.merging import active_adapter, is_plain
 from lightning_rlhf.models.causal_lm import load_causal_lm
+from lightning_rlhf.models.described import Description
 from lightning_rlhf.models.export_check import said, what_differs
-from lightning_rlhf.models.export_trial import adapter_ends_otherwise, ends_otherwise, scores_otherwise
+from lightning_rlhf.models.export_trial import adapter_ends_otherwise, ends_otherwise, score_ending, scores_otherwise
 from lightning_rlhf.models.exported_weights import (
     Fingerprints,
     in_files,
@@ -26,22 +28,23 @@ from lightning_rlhf.models.exported_weights import (
     skeleton,
 )
 from lightning_rlhf.models.generation_settings import name_score, name_special_tokens
+from lightning_rlhf.models.names import adapter_folder
+from lightning_rlhf.models.pretrained import reason
 from lightning_rlhf.models.scalar import ScalarModel, load_scalar_model
 from lightning_rlhf.models.score_bias import Folding
 from lightning_rlhf.models.source import ModelSource
+from lightning_rlhf.models.usage import Usage
 from lightning_rlhf.models.weight_files import SHARD_BYTES, write_weights
-from lightning_rlhf.saving import appearing, strict_json
+from lightning_rlhf.saving import appearing
 
 log = logging.getLogger(__name__)
-
-MANIFEST = "lightning_rlhf.json"
 
 
 def export_model(
     net: torch.nn.Module,
     renderer: Renderer,
     folder: Path,
-    manifest: dict[str, object],
+    manifest: Mapping[str, object],
     weights: Iterable[tuple[str, Tensor]] | None = None,
     max_shard_bytes: int = SHARD_BYTES,
     sampling: Mapping[str, object] | None = None,
@@ -66,7 +69,8 @@ def export_model(
         net: A causal language model, or a `ScalarModel`.
         renderer: Contains the tokenizer and the ids that end an answer.
         folder: The folder to write; an existing one is replaced.
-        manifest: Further JSON-like entries of the manifest.
+        manifest: Further JSON-like entries of the manifest. `training` lists `TrainingRecord`s, which the model card
+            shows.
         weights: The whole weights of a model that is divided among processes and has no adapter, as
             `distributed.phases.named_weights` streams them. None uses the weights of the model itself.
         max_shard_bytes: Largest size of a file of weights, which is also about the memory that an export takes.
@@ -83,6 +87,7 @@ def export_model(
     """
     scalar = isinstance(net, ScalarModel)
     hf_net: Any = net.net if isinstance(net, ScalarModel) else net
+    name, base = active_adapter(hf_net), hf_net.name_or_path or None
     exported = of_model(net) if weights is None else of_stream(net, weights)
     empty, fingerprints = skeleton(hf_net, exported.dtype), Fingerprints()
     name_special_tokens(empty, renderer, sampling)
@@ -107,9 +112,8 @@ def export_model(
             empty.config.save_pretrained(partial)
             manifest = {"score_bias": folding.left, **manifest}
         renderer.tokenizer.save_pretrained(partial)
-        kind = "reward_model" if scalar else "causal_lm"
-        about = {"kind": kind, "stop_ids": list(renderer.stop_ids), **manifest}
-        (partial / MANIFEST).write_text(strict_json(about, indent=2) + "\n")
+        about = _description(empty, renderer, manifest, base, sampling, exported.bias)
+        about.write(partial, folder)
         problem = _problem(net, partial, renderer, exported.dtype, fingerprints, whole=weights is None)
         if problem is not None:
             raise RuntimeError(f"export to {folder}: the reloaded model {problem}")
@@ -121,19 +125,64 @@ def export_model(
                 folder,
                 served,
             )
-    name, base = active_adapter(hf_net), hf_net.name_or_path or None
     if name is not None:
 
         def add_files(partial: Path) -> None:
             renderer.tokenizer.save_pretrained(partial)
+            about.write_for_adapter(partial, adapter_folder(folder))
             if not scalar:
                 empty.generation_config.save_pretrained(partial)
-                problem = None if base is None else adapter_ends_otherwise(partial, base, renderer)
-                if problem is not None:
-                    raise RuntimeError(f"export to {adapter_folder(folder)}: the adapter on its base model {problem}")
+                _try_adapter(partial, adapter_folder(folder), base, renderer)
 
         save_adapter(hf_net, name, adapter_folder(folder), base, scalar, add_files=add_files)
     return folder
+
+
+def _try_adapter(partial: Path, folder: Path, base: str | None, renderer: Renderer) -> None:
+    """Checks that answers of an adapter on its base model end as in training, if there is such a base to load."""
+    if base is None:
+        return
+    try:
+        problem = adapter_ends_otherwise(partial, base, renderer)
+    except (OSError, ImportError) as error:
+        # A GGUF file, for example, or a hub that cannot be reached now. The merged model has passed the same check.
+        log.warning("export to %s: the adapter was not tried on its base model: %s", folder, reason(error))
+        return
+    if problem is not None:
+        raise RuntimeError(f"export to {folder}: the adapter on its base model {problem}")
+
+
+def _description(
+    empty: PreTrainedModel,
+    renderer: Renderer,
+    manifest: Mapping[str, object],
+    base: str | None,
+    sampling: Mapping[str, object] | None,
+    bias: float,
+) -> Description:
+    """Collects what the export of a model, given as its skeleton and the bias of its score, tells about itself."""
+    reward_model = not empty.can_generate()
+    ending = score_ending(renderer) if reward_model else None
+    limit = (sampling or {}).get("max_new_tokens")
+    usage = Usage(
+        reward_model=reward_model,
+        max_new_tokens=limit if isinstance(limit, int) else 256,
+        ending=ending or "",
+        score_bias=getattr(empty.config, "score_bias", 0.0),
+    )
+    return Description(
+        manifest={
+            "kind": "reward_model" if reward_model else "causal_lm",
+            "stop_ids": list(renderer.stop_ids),
+            **manifest,
+        },
+        base=base,
+        usage=usage,
+        adapter_bias=bias,
+        sampled=sampling is not None,
+        scores_texts=not reward_model or ending is not None,
+        pads=empty.config.pad_token_id is not None,
+    )
 
 
 def _problem(

@@ -1,6 +1,7 @@
 """Tries an export as other programs use it: with plain transformers and peft, through the chat template."""
 
-from collections.abc import Callable
+import sys
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,16 @@ from transformers import (
 from lightning_rlhf.data.fields import Message
 from lightning_rlhf.data.pairs import cut_at_end
 from lightning_rlhf.data.render import Renderer
-from lightning_rlhf.models.locations import found_from
+from lightning_rlhf.models.names import found_from
 from lightning_rlhf.models.scalar import ScalarModel
+from lightning_rlhf.models.usage import ENDINGS
 
 _QUESTION = [Message(role="user", content="My kettle leaks.")]
 _ANSWERED = [*_QUESTION, Message(role="assistant", content="Close the lid.")]
-ENDINGS: dict[str, Callable[[str, str], str]] = {
-    "": lambda text, eos: text,
-    ".rstrip()": lambda text, eos: text.rstrip(),
-    " + tokenizer.eos_token": lambda text, eos: text + eos,
-    ".rstrip() + tokenizer.eos_token": lambda text, eos: text.rstrip() + eos,
-}
-"""What turns a conversation that a chat template has rendered into the text that a reward model reads, as Python."""
 
 
+# Sampling, and building an adapter, would otherwise move the generator on from which the rest of a run may draw.
+@torch.random.fork_rng(devices=[])
 def ends_otherwise(folder: Path, renderer: Renderer) -> str | None:
     """Describes how `generate` of plain transformers ends the answers of an exported language model.
 
@@ -44,6 +41,7 @@ def ends_otherwise(folder: Path, renderer: Renderer) -> str | None:
     return _ends_otherwise(AutoModelForCausalLM.from_pretrained(folder), folder, renderer)
 
 
+@torch.random.fork_rng(devices=[])
 def adapter_ends_otherwise(folder: Path, base: str, renderer: Renderer) -> str | None:
     """Describes the same for an adapter on its base model, which peft loads.
 
@@ -69,7 +67,8 @@ def _ends_otherwise(model: Any, folder: Path, renderer: Renderer) -> str | None:
     # A tokenizer may have more tokens than the model.
     served = tokenizer.apply_chat_template(_QUESTION, add_generation_prompt=True, return_dict=False)
     word = next(token for token in range(size) if token not in (*stops, pad))
-    prompt = [token for token in served if token < size] or [word]
+    # A tiny model may have few positions; eight are left for the answer.
+    prompt = [token for token in served if token < size][: _positions(model) - 8] or [word]
     # One answer says each token of the prompt that ends nothing, such as the markers of roles; each of the others is
     # a word and a stop token. An answer that does not end goes on with the word.
     others = list(dict.fromkeys(token for token in prompt if token not in stops))[:6]
@@ -88,11 +87,12 @@ def _ends_otherwise(model: Any, folder: Path, renderer: Renderer) -> str | None:
         max_new_tokens=longest,
         prefix_allowed_tokens_fn=next_tokens,
     )[:, len(prompt) :].tolist()
-    if said[0] != scripts[0]:
-        at = next(n for n, (one, other) in enumerate(zip(said[0], scripts[0], strict=True)) if one != other)
+    # `generate` returns fewer tokens if all answers have ended.
+    going_on = [*takewhile(lambda pair: pair[0] == pair[1], zip(said[0], scripts[0], strict=False))]
+    if (at := len(going_on)) < longest:
         return f"ends answers at {tokenizer.convert_ids_to_tokens(scripts[0][at - 1])!r}, where training does not"
     for stop, answer in zip(ends, said[1:], strict=True):
-        if answer != [word, stop] + [pad] * (longest - 2):
+        if answer != [word, stop] + [pad] * (len(answer) - 2):
             return f"goes on after {tokenizer.convert_ids_to_tokens(stop)!r}, where training ends answers"
     return None
 
@@ -109,16 +109,17 @@ def scores_otherwise(folder: Path, renderer: Renderer, ours: ScalarModel, dtype:
     """
     ending = score_ending(renderer)
     ids = _scored(renderer)
-    if ending is None or max(ids) >= ours.hf_config.get_text_config().vocab_size:
+    config = ours.hf_config.get_text_config()
+    if ending is None or max(ids) >= config.vocab_size or len(ids) > _positions(ours.net):
         return None
     device = ours.bias.device
     row = torch.tensor([ids], device=device)
     score = float(ours.scores(row, torch.ones_like(row, dtype=torch.bool)))
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     text = ENDINGS[ending](tokenizer.apply_chat_template(_ANSWERED, tokenize=False), tokenizer.eos_token)
-    classify = pipeline(
-        "text-classification", model=AutoModelForSequenceClassification.from_pretrained(folder), tokenizer=tokenizer
-    )
+    # By default a pipeline moves its model to a GPU, which may be full.
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    classify = pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu")
     other = classify(text, add_special_tokens=False)[0]["score"] + classify.model.config.score_bias
     allowed = max(1.0, abs(score)) * (1e-3 if dtype == torch.float32 else 0.1)
     return None if abs(other - score) <= allowed else f"scores {other:.4f} in transformers and {score:.4f} in training"
@@ -135,6 +136,11 @@ def score_ending(renderer: Renderer) -> str | None:
         if tokenizer(ended(text, str(tokenizer.eos_token)), add_special_tokens=False)["input_ids"] == _scored(renderer):
             return name
     return None
+
+
+def _positions(model: Any) -> int:
+    """The largest number of tokens that a model reads, as far as its configuration limits it."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
 
 
 def _scored(renderer: Renderer) -> list[int]:

@@ -29,7 +29,7 @@ def name_special_tokens(model: PreTrainedModel, renderer: Renderer, sampling: Ma
         settings = (own.to_dict() if own else {}) if sampling is None else dict(sampling)
         # What `generate` writes behind an answer that has ended counts for nothing, so a stop token does as well.
         model.generation_config = GenerationConfig(**{**settings, **named, "pad_token_id": pad if held else stops[0]})
-    elif pad in stops:
+    elif (pad if held else model.config.pad_token_id) in stops:
         # A classifier of transformers reads the score at the last token that is not PAD, which must be the end itself.
         # Without PAD it reads one text at a time, at its last token.
         held, named["pad_token_id"] = False, None

@@ -1,6 +1,5 @@
 """Where the files of a model lie: on the hub, in a folder, in one GGUF file, in an installed package."""
 
-import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -53,29 +52,6 @@ def find_place(where: str, setting: str) -> Place:
     if where.startswith((".", "/", "~", "pkg://")) or where.count("/") > 1:
         raise UserError(f"{setting}={where}: no such folder ({path.absolute()})")
     return Place(where)
-
-
-def named_from(where: str, folder: Path) -> str:
-    """Names a model in a file of another folder: a hub name as it is, and a folder by its path from the other one.
-
-    Folders that are moved or copied together keep finding each other.
-
-    Args:
-        where: Hub name or folder.
-        folder: The folder whose file names the model; it need not exist yet.
-    """
-    return os.path.relpath(Path(where).resolve(), folder.resolve()) if Path(where).is_dir() else where
-
-
-def found_from(name: str, folder: Path) -> str:
-    """Finds what `named_from` has named: a folder if there is one, otherwise the name itself.
-
-    Args:
-        name: Hub name, or a path that is absolute or begins at `folder`.
-        folder: The folder whose file contains the name.
-    """
-    path = folder / name
-    return str(path.resolve()) if path.is_dir() else name
 
 
 def hint(where: str) -> str:

@@ -14,6 +14,7 @@ from lightning_rlhf.report.numbers import costs, decimal, duration, headline, st
 from lightning_rlhf.report.read import read_run
 from lightning_rlhf.report.run import Run
 from lightning_rlhf.report.samples import before_and_after, rollouts_over_time
+from lightning_rlhf.report.use import how_to_use
 
 _TEMPLATE = Path(__file__).with_name("page.html.j2")
 _STYLE = Path(__file__).with_name("page.css")
@@ -60,7 +61,7 @@ def write_report(run_dir: Path) -> Path:
 def render(run: Run) -> str:
     """The page of a run as HTML. All text from the run is escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"clip": _clip, "svg": Markup, "decimal": _decimal, "duration": duration, "python": repr}
+    environment.filters |= {"clip": _clip, "svg": Markup, "decimal": _decimal, "duration": duration}
     big = headline(run)
     # In a pipeline, only the last stage shows answers, because they are the result of the whole pipeline.
     answered = [stage for stage in run.stages if before_and_after(stage)][-1:]
@@ -90,13 +91,8 @@ def render(run: Run) -> str:
         stopped_by=stopped_by(run),
         costs=costs(run),
         command=None if overrides is None else shlex.join(["python", "train.py", *overrides]),
-        model_dir=run.result.model_dir or (run.stages[-1].result.model_dir if run.stages else None),
-        model_class="AutoModelForSequenceClassification" if _ends_with_reward_model(run) else "AutoModelForCausalLM",
+        uses=how_to_use(run),
     )
-
-
-def _ends_with_reward_model(run: Run) -> bool:
-    return bool(run.stages) and run.stages[-1].record.trains_reward_model
 
 
 def _decimal(value: float | None) -> str:

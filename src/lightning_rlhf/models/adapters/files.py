@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from lightning_rlhf.distributed.loading import writable
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapters.lora import HEADS, Lora, heads, inject_config, is_of_head
-from lightning_rlhf.models.locations import found_from, named_from
+from lightning_rlhf.models.names import found_from, named_from
 from lightning_rlhf.saving import appearing
 
 if TYPE_CHECKING:
@@ -26,12 +26,6 @@ _CONFIG = "adapter_config.json"
 _PREFIX = "base_model.model."
 # Of the head of a scalar model, among what a file says of itself: peft's own have no place for it.
 _BIAS = "score_bias"
-
-
-def adapter_folder(folder: Path) -> Path:
-    """Where the adapter of a model goes: `adapter/` beside `model/`, `adapter_ema/` beside `model_ema/`."""
-    name = folder.name.replace("model", "adapter")
-    return folder.with_name(name if name != folder.name else f"{name}_adapter")
 
 
 def adapter_state(net: PreTrainedModel, name: str, weights: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:

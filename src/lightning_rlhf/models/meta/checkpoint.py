@@ -80,8 +80,9 @@ class MetaCheckpoint:
         )
 
     def generation_config(self) -> GenerationConfig:
-        """Which tokens begin a text and end an answer."""
-        return GenerationConfig(bos_token_id=self.tokenizer.bos_id, eos_token_id=self.tokenizer.eos_ids)
+        """Which tokens begin a text and end an answer; LLaMA has no token for padding, so one of the last pads."""
+        ends = self.tokenizer.eos_ids
+        return GenerationConfig(bos_token_id=self.tokenizer.bos_id, eos_token_id=ends, pad_token_id=ends[0])
 
     def whole(self, name: str, dtype: torch.dtype) -> Tensor:
         """A weight as Hugging Face's net has it.
