@@ -1,5 +1,6 @@
 """Keeps a moving average of the trained weights."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from lightning_rlhf.callbacks.export import training_so_far
 from lightning_rlhf.distributed.phases import shards_parameters
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.export import export_model
@@ -23,19 +25,20 @@ class EMA(Callback):
     actor.
     """
 
-    def __init__(self, stage: str, decay: float = 0.992) -> None:
+    def __init__(self, stage: str, decay: float = 0.992, sampling: Mapping[str, object] | None = None) -> None:
         """Stores how slowly the average moves.
 
         Args:
             stage: Name of the stage, for the manifest.
             decay: Share of the old average in the new one; the average reaches back over about 1 / (1 - decay) steps.
+            sampling: The sampling distribution that the export names; see `export_model`.
 
         Raises:
             UserError: If `decay` is not in [0, 1).
         """
         if not 0 <= decay < 1:
             raise UserError(f"EMA: decay={decay} must lie in [0, 1)")
-        self.stage, self.decay = stage, decay
+        self.stage, self.decay, self.sampling = stage, decay, sampling
         self.average: dict[str, Tensor] = {}
         self.step = 0
 
@@ -71,11 +74,12 @@ class EMA(Callback):
             return
         weights = _trained(pl_module)
         own = {name: weight.clone() for name, weight in weights.items()}
-        manifest = {"stage": self.stage, "ema_decay": self.decay}
+        training = training_so_far(trainer, self.stage)
+        manifest = {"stage": self.stage, "ema_decay": self.decay, "training": training}
         _fill(weights, self.average)
         try:
             folder = Path(trainer.default_root_dir) / "model_ema"
-            export_model(pl_module.export_nets()["model"], pl_module.renderer, folder, manifest)
+            export_model(pl_module.export_nets()["model"], pl_module.renderer, folder, manifest, sampling=self.sampling)
         finally:
             _fill(weights, own)
 

@@ -1,31 +1,39 @@
 """Writes a plain Hugging Face folder at the end of a stage."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
+from lightning_rlhf.callbacks.run_facts import row_counts
 from lightning_rlhf.distributed.phases import full_state_dict, named_weights, sharding
 from lightning_rlhf.models.adapters.active import adapter_layers
 from lightning_rlhf.models.adapters.merging import is_quantized
-from lightning_rlhf.models.export import export_model, rebuilt
+from lightning_rlhf.models.export import export_model
+from lightning_rlhf.models.rebuilding import rebuilt
+from lightning_rlhf.models.training_record import TrainingRecord
 
 
 class Export(Callback):
-    """Writes `model/` into the run folder: weights, configuration, tokenizer with chat template, manifest."""
+    """Writes `model/` into the run folder: weights, configuration, tokenizer with chat template, manifest and card."""
 
-    def __init__(self, stage: str) -> None:
+    def __init__(self, stage: str, sampling: Mapping[str, object] | None = None) -> None:
         """Stores the content of the manifest.
 
         Args:
             stage: Name of the stage.
+            sampling: The sampling distribution that the export names; see `export_model`.
         """
-        self.stage = stage
+        self.stage, self.sampling = stage, sampling
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Exports the models, unless an error has stopped training."""
-        write = partial(export_model, renderer=pl_module.renderer, manifest={"stage": self.stage})
+        manifest: dict[str, object] = {"stage": self.stage}
+        if trainer.is_global_zero:
+            manifest["training"] = training_so_far(trainer, self.stage)
+        write = partial(export_model, renderer=pl_module.renderer, manifest=manifest, sampling=self.sampling)
         for name, model in pl_module.export_nets().items():
             folder = Path(trainer.default_root_dir) / name
             # Every process holds a quantized model as a whole.
@@ -42,3 +50,18 @@ class Export(Callback):
                 with named_weights(trainer, model) as stream:
                     if trainer.is_global_zero:
                         write(model, folder=folder, weights=stream)
+
+
+def training_so_far(trainer: Trainer, stage: str) -> list[TrainingRecord]:
+    """Returns the records of the stages behind the model that a trainer has trained, for its card.
+
+    Args:
+        trainer: The trainer, whose loggers have written the metrics of the stage.
+        stage: Name of the stage.
+    """
+    # Reading a run imports matplotlib, which takes its time.
+    from lightning_rlhf.report.training import training_records
+
+    for logger in trainer.loggers:
+        logger.save()
+    return training_records(Path(trainer.default_root_dir), stage, row_counts(trainer))

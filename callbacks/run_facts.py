@@ -26,9 +26,8 @@ def run_facts(trainer: Trainer, module: LightningModule) -> dict[str, object]:
     - `hardware`: the device of the first process, and the numbers of processes and of machines.
     - `git`: the commit of the current folder and of this package, by the name of the repository.
     """
-    counts = {name: _length(trainer, names) for name, names in _ROWS.items()}
     return {
-        "rows": {name: count for name, count in counts.items() if count is not None},
+        "rows": row_counts(trainer),
         "parameters": {
             name: {"total": num_parameters(trainer, net), "trained": num_parameters(trainer, net, trained=True)}
             for name, net in models_by_role(module).items()
@@ -40,6 +39,12 @@ def run_facts(trainer: Trainer, module: LightningModule) -> dict[str, object]:
         },
         "git": dict(filter(None, (commit_of(folder) for folder in (Path.cwd(), Path(__file__).parent)))),
     }
+
+
+def row_counts(trainer: Trainer) -> dict[str, int]:
+    """Returns the numbers of rows of a stage, see `_ROWS`, if its data module is one of this package."""
+    counts = {name: _length(trainer, names) for name, names in _ROWS.items()}
+    return {name: count for name, count in counts.items() if count is not None}
 
 
 def _length(trainer: Trainer, names: tuple[str, ...]) -> int | None:

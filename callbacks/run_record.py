@@ -1,9 +1,7 @@
 """Writes `result.json`, the results of a run for scripts."""
 
-import json
 import platform
 import time
-from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,16 +11,18 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_rlhf.callbacks.health import health_record
 from lightning_rlhf.callbacks.run_facts import run_facts
 from lightning_rlhf.callbacks.throughput import peak_bytes, peak_of
-from lightning_rlhf.errors import UserError
-from lightning_rlhf.saving import appearing
+from lightning_rlhf.errors import NotFiniteError, UserError
+from lightning_rlhf.saving import write_json
 
 _PACKAGES = ("lightning-rlhf", "torch", "lightning", "transformers", "hydra-core", "datasets", "peft", "wandb")
 
 
 class RunRecord(Callback):
-    """Keeps `result.json` in the run folder up to date: running, finished, stopped, interrupted or failed.
+    """Keeps `result.json` in the run folder up to date: running, finished, stopped, interrupted, diverged or failed.
 
-    A run that an alarm or `max_time` ends before its first evaluation is `stopped`; it has a model but no metrics.
+    A run that an alarm or `max_time` ends before its first evaluation is `stopped`; it has a model but no metrics. One
+    whose numbers are no longer finite is `diverged`. A metric that is not finite is null, because JSON has no such
+    number.
     """
 
     def __init__(self, stage: str, seed: int) -> None:
@@ -87,8 +87,8 @@ class RunRecord(Callback):
         self._write(trainer, pl_module, "finished" if self.metrics or not trainer.enable_validation else "stopped")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Records that the run was interrupted or has failed."""
-        self._write(trainer, pl_module, "interrupted" if isinstance(exception, KeyboardInterrupt) else "failed")
+        """Records that the run was interrupted, has diverged or has failed."""
+        self._write(trainer, pl_module, status_of(exception))
 
     def state_dict(self) -> dict[str, object]:
         """Returns the last metrics and the seconds so far, which belong to the weights."""
@@ -138,6 +138,13 @@ class RunRecord(Callback):
         )
 
 
+def status_of(error: BaseException) -> str:
+    """Returns the status of a run that an error has ended."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return "diverged" if isinstance(error, NotFiniteError) else "failed"
+
+
 def versions() -> dict[str, str]:
     """Returns the versions of Python and of the packages that affect the numbers."""
     found = {"python": platform.python_version()}
@@ -147,9 +154,3 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def write_json(path: Path, content: Mapping[str, object]) -> None:
-    """Writes a JSON file in one step; a reader sees the old file or the new one, but never a part."""
-    with appearing(path) as partial:
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

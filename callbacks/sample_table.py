@@ -1,6 +1,5 @@
 """Stores samples for people to read."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Rollout
 from lightning_rlhf.hooks import RLHFCallback
 from lightning_rlhf.rollout.texts import finish_reason
+from lightning_rlhf.saving import strict_json
 
 
 class SampleTable(RLHFCallback):
@@ -76,7 +76,8 @@ class SampleTable(RLHFCallback):
             return
         with self.file.open("a", encoding="utf-8") as file:
             for row in rows:
-                file.write(json.dumps({"iteration": iteration, "phase": phase} | row, ensure_ascii=False) + "\n")
+                line = {"iteration": iteration, "phase": phase} | row
+                file.write(strict_json(line, ensure_ascii=False) + "\n")
         # A cell of a table is a text or a number, and `prompt` is the end of the conversation.
         columns = [name for name in dict.fromkeys(name for row in rows for name in row) if name != "messages"]
         data = [[row.get(name) for name in columns] for row in rows]

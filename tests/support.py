@@ -157,8 +157,13 @@ def run_folder(folder: Path) -> Path:
 
 
 def result_of(folder: Path) -> dict[str, Any]:
-    """Reads the `result.json` of a run."""
-    return json.loads((folder / "result.json").read_text())
+    """Reads the `result.json` of a run as a strict parser does."""
+    return json.loads((folder / "result.json").read_text(), parse_constant=not_json)
+
+
+def not_json(constant: str) -> None:
+    """Refuses `NaN`, `Infinity` and `-Infinity`, as a strict parser does."""
+    raise AssertionError(f"{constant} is not JSON")
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

@@ -11,6 +11,10 @@ class UserError(ValueError):
     """
 
 
+class NotFiniteError(UserError):
+    """The numbers or weights of a run are NaN or infinite. The run has diverged."""
+
+
 def raise_problems(problems: Iterable[str]) -> None:
     """Raises all problems as one error, so that the user can correct them together.
 

@@ -3,11 +3,15 @@
 Each is written under a temporary name in the folder where it belongs, and then renamed. A temporary file in TMPDIR
 would not do: a rename between two file systems is a copy, which can be interrupted. The content is flushed to the disk
 (fsync) before the rename, because a crash could otherwise leave the name without the content.
+
+JSON is written so that every parser reads it.
 """
 
+import json
+import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -33,6 +37,35 @@ def appearing(target: Path) -> Iterator[Path]:
         put(partial, target)
     finally:
         remove(partial)
+
+
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """Writes a JSON file in one step; a reader sees the old file or the new one, but never a part."""
+    with appearing(path) as partial:
+        partial.write_text(strict_json(content, indent=2) + "\n", encoding="utf-8")
+
+
+def strict_json(content: object, *, indent: int | None = None, ensure_ascii: bool = True) -> str:
+    """Returns JSON that every parser reads: numbers that are NaN or infinite become null.
+
+    JSON has no such numbers (RFC 8259, section 6). Python writes them as `NaN` and `Infinity`, which jq, JavaScript,
+    Go and most databases refuse.
+
+    Args:
+        content: Anything that `json.dumps` takes.
+        indent: See `json.dumps`.
+        ensure_ascii: See `json.dumps`.
+    """
+    return json.dumps(_finite(content), indent=indent, ensure_ascii=ensure_ascii, allow_nan=False)
+
+
+def _finite(content: object) -> object:
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        # A key is a name, so a number that is not finite stays one as a text.
+        return {str(key) if isinstance(key, float) else key: _finite(value) for key, value in content.items()}
+    return [_finite(value) for value in content] if isinstance(content, list | tuple) else content
 
 
 def partial_of(target: Path) -> Path:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 from support import TINY, command, environ, keep, result_of, run_folder
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -107,6 +108,29 @@ def test_every_iteration_logs_both_phases(pipeline: tuple[Path, str]) -> None:
     assert float(before["val/kl"]) == pytest.approx(0, abs=1e-5)
 
 
+def test_the_card_of_a_model_tells_of_all_stages_behind_it(pipeline: tuple[Path, str]) -> None:
+    folder = pipeline[0] / "ppo" / "model"
+    manifest = json.loads((folder / "lightning_rlhf.json").read_text())
+    assert manifest["base_model"] == "../../sft/model"
+    assert [record["stage"] for record in manifest["training"]] == ["sft", "reward", "ppo"]
+    reward, ppo = manifest["training"][1:]
+    metrics = result_of(pipeline[0])["stages"]["reward"]["metrics"]
+    assert {metric["name"]: metric["value"] for metric in reward["metrics"]} == metrics
+    assert ppo["data"][0]["rows"] == result_of(pipeline[0] / "ppo")["rows"]["train"] == 1000
+    assert (ppo["settings"]["rollout_batch_size"], ppo["settings"]["optim"]["optimizer"]) == (16, "AdamW")
+    # The score before training is that of the answers that the held-out prompts got first.
+    before = next(metric["before"] for metric in ppo["metrics"] if metric["name"] == "score")
+    with (pipeline[0] / "ppo" / "metrics.csv").open() as file:
+        first = next(row for row in csv.DictReader(file) if row["epoch"] == "-1")
+    assert float(before.replace("\N{MINUS SIGN}", "-")) == pytest.approx(float(first["val/score"]), rel=0.01)
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.to_dict()["pipeline_tag"] == "text-generation"
+    assert "“Longer wins”" in card.text
+    settings = json.loads((folder / "generation_config.json").read_text())
+    assert (settings["max_new_tokens"], settings["top_k"], settings["pad_token_id"]) == (8, 0, 0)
+    assert "max_new_tokens" not in json.loads((pipeline[0] / "sft" / "model" / "generation_config.json").read_text())
+
+
 @pytest.mark.slow
 def test_a_pipeline_goes_on_after_ctrl_c_in_ppo(tmp_path: Path) -> None:
     endless = [*TINY, "ppo.trainer.max_epochs=500", "ppo.trainer.check_val_every_n_epoch=500"]
@@ -184,14 +208,16 @@ def _interrupt(folder: Path, overrides: list[str], ready: object) -> subprocess.
 
 
 def test_a_sweep_writes_a_table_of_its_metrics(tmp_path: Path) -> None:
-    done = command(tmp_path, "-m", *keep(TINY, "sft"), "sft.module.lr=1e-3,1e-4", "sft.data.prompts_held_out=null")
-    assert done.returncode == 0, done.stderr
+    done = command(tmp_path, "-m", *keep(TINY, "sft"), "sft.module.lr=1e-3,1e30,1e-4", "sft.data.prompts_held_out=null")
+    # The error of the run that diverged, when all runs have ended.
+    assert done.returncode == 2, done.stderr
+    assert "not finite: train/grad_norm" in done.stderr
     table = next(tmp_path.glob("outputs/sweeps/*/sweep.csv"))
     with table.open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["sft.module.lr"] for row in rows] == ["0.001", "0.0001"]
-    assert all(row["status"] == "finished" and float(row["loss"]) > 0 for row in rows)
-    assert rows[0]["loss"] != rows[1]["loss"]
+    assert [row["sft.module.lr"] for row in rows] == ["0.001", "1e+30", "0.0001"]
+    assert [row["status"] for row in rows] == ["finished", "diverged", "finished"]
+    assert 0 < float(rows[0]["loss"]) != float(rows[2]["loss"]) > 0
     assert str(table.relative_to(tmp_path)) in done.stdout
 
 

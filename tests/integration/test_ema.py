@@ -70,6 +70,7 @@ def test_the_export_is_the_average_and_the_net_keeps_its_weights(stage: str, par
         assert torch.equal(exported[name], average), name
     manifest = json.loads((tmp_path / "model_ema" / "lightning_rlhf.json").read_text())
     assert (manifest["stage"], manifest["ema_decay"], manifest["kind"]) == (stage, 0.9, "causal_lm")
+    assert "moving average with a decay of 0.9" in (tmp_path / "model_ema" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("stage", ["sft", "ppo"])

@@ -41,6 +41,13 @@ def test_the_command_writes_the_folder_that_the_run_wrote(run: Path, tmp_path: P
     assert all(torch.equal(own[name], other[name]) for name in own)
     AutoModelForCausalLM.from_pretrained(run / "export")
     assert AutoTokenizer.from_pretrained(run / "export").chat_template
+    # What it names of the training is what the run named, in the manifest, the card and the generation settings.
+    told, said = (json.loads((run / name / "lightning_rlhf.json").read_text()) for name in ("export", "model"))
+    assert told.pop("checkpoint") == "last.ckpt"
+    assert told == said
+    assert "those of the checkpoint `last.ckpt`" in (run / "export" / "README.md").read_text()
+    names = ("export/generation_config.json", "model/generation_config.json")
+    assert len({(run / name).read_text() for name in names}) == 1
     assert json.loads((run / "export" / "result.json").read_text())["model_dir"] == str(run / "export")
     # The command leaves nothing in the working folder.
     assert list(tmp_path.iterdir()) == []

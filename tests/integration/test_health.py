@@ -113,7 +113,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run_before_the_step(
         fitted.fit(module, data)
     assert all(bool(weight.isfinite().all()) for weight in module.parameters())
     result = result_of(tmp_path)
-    assert (result["status"], [alarm["name"] for alarm in result["alarms"]]) == ("failed", ["not_finite"])
+    assert (result["status"], [alarm["name"] for alarm in result["alarms"]]) == ("diverged", ["not_finite"])
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])

@@ -1,5 +1,7 @@
 """What replaces something older is complete, whenever the process that writes it is killed."""
 
+import json
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -9,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from support import not_json
 
-from lightning_rlhf.callbacks.run_record import write_json
 from lightning_rlhf.distributed.checkpoint_files import WholeFiles
-from lightning_rlhf.saving import appearing
+from lightning_rlhf.saving import appearing, write_json
 from lightning_rlhf.strategies.pickle_checks import check_file
 
 
@@ -114,3 +116,10 @@ def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
         write_json(file, {"status": object()})
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
     assert "running" in file.read_text()
+
+
+def test_json_is_what_strict_parsers_read(tmp_path: Path) -> None:
+    content = {"loss": math.inf, "parts": [1.5, -math.inf, {"kl": math.nan}], "rows": (2, None), "text": "NaN"}
+    write_json(tmp_path / "result.json", content)
+    read = json.loads((tmp_path / "result.json").read_text(), parse_constant=not_json)
+    assert read == {"loss": None, "parts": [1.5, None, {"kl": None}], "rows": [2, None], "text": "NaN"}

@@ -22,10 +22,11 @@ def convert(input_dir: str, output_dir: str, dtype: str | None, max_shard_size: 
         UserError: If the checkpoint is incomplete, or the folder of the model is not empty.
     """
     from lightning_rlhf.assembly.library_messages import silence_libraries
-    from lightning_rlhf.callbacks.run_record import versions, write_json
+    from lightning_rlhf.callbacks.run_record import versions
     from lightning_rlhf.models.meta import convert as meta_convert
     from lightning_rlhf.models.meta.checkpoint import open_checkpoint
     from lightning_rlhf.models.source import DTYPES
+    from lightning_rlhf.saving import write_json
     from lightning_rlhf.sizes import parse_bytes
 
     if dtype is not None and dtype not in DTYPES:

@@ -10,7 +10,7 @@ from lightning_rlhf.assembly.handoff import Models, is_adapter, is_of_run
 from lightning_rlhf.assembly.reward_models import reward_models
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.models.adapters.files import adapter_folder
+from lightning_rlhf.models.names import adapter_folder
 from lightning_rlhf.models.source import ModelSource
 
 _WAY = (

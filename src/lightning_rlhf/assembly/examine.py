@@ -19,7 +19,7 @@ from lightning_rlhf.assembly.renderer import load_renderer
 from lightning_rlhf.assembly.stage import prepare
 from lightning_rlhf.assembly.user_message import user_message
 from lightning_rlhf.callbacks import StartChecks
-from lightning_rlhf.callbacks.run_record import versions, write_json
+from lightning_rlhf.callbacks.run_record import versions
 from lightning_rlhf.checks.data import length_tells
 from lightning_rlhf.checks.finding import Finding
 from lightning_rlhf.checks.texts import QUESTION, served_prompts, special_tokens, template_round_trip
@@ -28,6 +28,7 @@ from lightning_rlhf.data.pairs import Pair
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.distributed.collectives import gather_objects, is_first_process
 from lightning_rlhf.distributed.phases import release
+from lightning_rlhf.saving import write_json
 from lightning_rlhf.stages import stage_record
 
 _MOST_PROMPTS = 64

@@ -2,21 +2,26 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import nn
 
+from lightning_rlhf.assembly.export_sampling import sampling_settings
 from lightning_rlhf.assembly.library_messages import silence_libraries
 from lightning_rlhf.assembly.renderer import load_renderer
 from lightning_rlhf.assembly.run_files import read_record, read_settings
-from lightning_rlhf.callbacks.run_record import versions, write_json
+from lightning_rlhf.callbacks.run_record import versions
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapters.lora import ADAPTER, is_part_of_adapter
-from lightning_rlhf.models.export import adapted, empty_net, export_model, rebuilt
+from lightning_rlhf.models.export import export_model
+from lightning_rlhf.models.rebuilding import adapted, empty_net, rebuilt
 from lightning_rlhf.models.source import DTYPES, ModelSource
+from lightning_rlhf.report.training import training_records
+from lightning_rlhf.saving import write_json
 from lightning_rlhf.stages import STAGES, StageRecord
 from lightning_rlhf.strategies.checkpoint_weights import read_weights
 
@@ -48,7 +53,13 @@ def export(checkpoint: str, output_dir: str | None, dtype: str | None, trust_rem
     config, record = _settings(run, checkpoint, trust_remote_code)
     folder = Path(output_dir).expanduser() if output_dir else run / "export"
     net, renderer = _net(config, record, path, None if dtype is None else DTYPES[dtype])
-    export_model(net, renderer, folder, {"stage": record.name, "checkpoint": path.name})
+    rows: Any = read_record(run / "result.json").get("rows", {})
+    manifest = {
+        "stage": record.name,
+        "checkpoint": path.name,
+        "training": training_records(run, record.name, rows if isinstance(rows, dict) else {}),
+    }
+    export_model(net, renderer, folder, manifest, sampling=sampling_settings(config, record))
     result = {"stage": "export", "status": "finished", "metrics": {}, "model_dir": str(folder), "versions": versions()}
     write_json(folder / "result.json", result)
     return folder

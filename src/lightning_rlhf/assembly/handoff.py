@@ -6,7 +6,8 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_rlhf.assembly.reward_models import adapter_class, reward_models
-from lightning_rlhf.models.adapters.files import adapter_folder, holds_adapter
+from lightning_rlhf.models.adapters.files import holds_adapter
+from lightning_rlhf.models.names import adapter_folder
 from lightning_rlhf.stages import stage_record
 
 Models = Mapping[str, Path]

@@ -26,7 +26,8 @@ def plan(config: DictConfig, folder: Path) -> dict[str, Any]:
     from lightning_rlhf.assembly.library_messages import silence_libraries
     from lightning_rlhf.assembly.plan_stage import planned_stage
     from lightning_rlhf.assembly.plan_tables import print_plan
-    from lightning_rlhf.callbacks.run_record import versions, write_json
+    from lightning_rlhf.callbacks.run_record import versions
+    from lightning_rlhf.saving import write_json
 
     silence_libraries()
     start = time.perf_counter()

@@ -14,8 +14,9 @@ from lightning_rlhf.assembly.nets import reference_changes
 from lightning_rlhf.assembly.reward_models import reward_models
 from lightning_rlhf.assembly.stage_checks import check_quantization, check_roles, minibatch_settings
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.models.adapters.files import adapter_folder, adapter_kind, holds_adapter
+from lightning_rlhf.models.adapters.files import adapter_kind, holds_adapter
 from lightning_rlhf.models.adapters.lora import Lora
+from lightning_rlhf.models.names import adapter_folder
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.planner.job import Job
 from lightning_rlhf.planner.layout import Layout, layout

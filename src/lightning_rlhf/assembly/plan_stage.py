@@ -11,11 +11,11 @@ from rich.console import Console
 from lightning_rlhf.assembly.plan_job import job_of, layout_of
 from lightning_rlhf.assembly.plan_settings import Asked
 from lightning_rlhf.assembly.stage_checks import refused
-from lightning_rlhf.callbacks.run_record import write_json
 from lightning_rlhf.planner.fitting import Limits, largest_micro_batch, savings, smallest
 from lightning_rlhf.planner.flops import seconds
 from lightning_rlhf.planner.memory import by_kind
 from lightning_rlhf.planner.plan import Plan
+from lightning_rlhf.saving import write_json
 from lightning_rlhf.sizes import readable
 
 

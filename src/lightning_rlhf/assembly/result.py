@@ -9,9 +9,9 @@ class RunResult(TypedDict):
     stage: str
     """Name of the stage, or `pipeline`."""
     status: str
-    """Such as `finished`, `running`, `interrupted` or `failed`."""
-    metrics: dict[str, float]
-    """Held-out metrics at the end of the stage; empty for a pipeline."""
+    """`running`, `finished`, `stopped`, `interrupted`, `diverged` (numbers are no longer finite) or `failed`."""
+    metrics: dict[str, float | None]
+    """Held-out metrics at the end of the stage, None for one that is not finite; empty for a pipeline."""
     model_dir: str | None
     """Folder of the exported model; None for a pipeline whose last stage has not finished."""
     seconds: float
@@ -20,5 +20,7 @@ class RunResult(TypedDict):
     """Versions of Python and of the packages that affect the numbers."""
     seed: int
     """Seed of the run."""
+    rows: NotRequired[dict[str, int]]
+    """Numbers of rows that the stage has trained on (`train`), and kept for evaluation (`held out`)."""
     stages: NotRequired[dict[str, "RunResult"]]
     """Results of the stages of a pipeline, by name."""

@@ -13,8 +13,9 @@ from lightning_rlhf.assembly.result import RunResult
 from lightning_rlhf.assembly.resume import Resumed, find_resumed
 from lightning_rlhf.assembly.stage import PreparedStage, fit, prepare
 from lightning_rlhf.assembly.summary import print_summary
-from lightning_rlhf.callbacks.run_record import versions, write_json
+from lightning_rlhf.callbacks.run_record import status_of, versions
 from lightning_rlhf.distributed.collectives import is_first_process
+from lightning_rlhf.saving import write_json
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ def _run_pipeline(
         if is_first_process():
             from lightning_rlhf.report import write_report
 
-            write_json(folder / "result.json", dict(result))
+            write_json(folder / "result.json", result)
             write_report(folder)
         return result
 
@@ -101,7 +102,7 @@ def _run_pipeline(
             results[name] = fit(stage, resumed.checkpoints.get(name))
             write("running")
     except BaseException as error:
-        write("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+        write(status_of(error))
         raise
     return write("finished")
 

@@ -20,7 +20,7 @@ def print_summary(result: RunResult, folder: Path) -> None:
     for stage, record in result.get("stages", {result["stage"]: result}).items():
         metrics = record["metrics"]
         shown = [name for name in STAGES[stage].in_terminal if name in metrics]
-        cells = [f"{name} [bold]{metrics[name]:.3f}[/]" for name in shown]
+        cells = [f"{name} [bold]{_cell(metrics[name])}[/]" for name in shown]
         console.print(f"  {stage:<9} {'  '.join(cells)}  ({record['seconds']:.0f} s)")
     console.print()
     for name, path in {
@@ -29,3 +29,7 @@ def print_summary(result: RunResult, folder: Path) -> None:
         "run card": (folder / "report.html").resolve().as_uri(),
     }.items():
         console.print(f"  {name:<9} {path}")
+
+
+def _cell(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.3f}"

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hydra.experimental.callback import Callback
@@ -9,51 +12,84 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+# Folders of sweeps that have begun, and whose table is not written yet.
+_open: list[Path] = []
+
 
 class SweepTable(Callback):
     """A Hydra callback that writes and prints a table of all runs, `sweep.csv`, when a sweep ends."""
 
+    def on_multirun_start(self, config: DictConfig, **kwargs: object) -> None:
+        """Notes that a table will be due."""
+        _open.append(Path(config.hydra.sweep.dir))
+
     def on_multirun_end(self, config: DictConfig, **kwargs: object) -> None:
         """Makes the table from the `result.json` of each run."""
-        folder = Path(config.hydra.sweep.dir)
-        rows = sweep_rows(folder)
-        if not rows:
-            return
-        columns = list(dict.fromkeys(name for row in rows for name in row))
-        with (folder / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(rows)
-        # The terminal shows only the columns that differ between the runs.
-        shown = [column for column in columns if len({str(row.get(column)) for row in rows}) > 1 or len(rows) == 1]
-        table = Table(box=None, padding=(0, 1), header_style="dim")
-        for column in shown:
-            table.add_column(column, overflow="fold")
-        for row in rows:
-            table.add_row(*(_cell(row.get(column)) for column in shown))
-        console = Console(soft_wrap=True)
-        console.print()
-        console.print(table)
-        console.print(f"\n  table     {folder / 'sweep.csv'}", highlight=False)
+        _open.remove(folder := Path(config.hydra.sweep.dir))
+        write_table(folder)
+
+
+@contextmanager
+def table_even_of_failures() -> Iterator[None]:
+    """Context in which a sweep leaves its table even if a run has failed or diverged.
+
+    Hydra raises the error of such a run when all runs have ended, and then does not call `on_multirun_end`.
+    """
+    try:
+        yield
+    finally:
+        while _open:
+            write_table(_open.pop())
+
+
+def write_table(folder: Path) -> None:
+    """Writes and prints the table of a sweep, if it has runs.
+
+    Args:
+        folder: Folder of the sweep.
+    """
+    rows = sweep_rows(folder)
+    if not rows:
+        return
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with (folder / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    # The terminal shows only the columns that differ between the runs.
+    shown = [column for column in columns if len({str(row.get(column)) for row in rows}) > 1 or len(rows) == 1]
+    table = Table(box=None, padding=(0, 1), header_style="dim")
+    for column in shown:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(row.get(column)) for column in shown))
+    console = Console(soft_wrap=True)
+    console.print()
+    console.print(table)
+    console.print(f"\n  table     {folder / 'sweep.csv'}", highlight=False)
 
 
 def sweep_rows(folder: Path) -> list[dict[str, object]]:
-    """One row for each run below a folder: its overrides, its status and its metrics."""
+    """One row for each run below a folder: its overrides, its status and its metrics.
+
+    A metric that is not finite is `NaN`. A run that ended before it could leave a result has failed.
+    """
     rows = []
     numbered = [path for path in folder.iterdir() if path.is_dir() and path.name.isdigit()]
     for job in sorted(numbered, key=lambda path: int(path.name)):
-        record = job / "result.json"
-        if not record.is_file():
+        record, given = job / "result.json", job / ".hydra" / "overrides.yaml"
+        if not given.is_file():
             continue
-        result = json.loads(record.read_text(encoding="utf-8"))
+        result = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {"status": "failed"}
         # Interpolations such as ${oc.env:KEY} stay unresolved, because their values may be secret.
-        given = OmegaConf.to_container(OmegaConf.load(job / ".hydra" / "overrides.yaml"), resolve=False)
-        overrides = [str(override) for override in given] if isinstance(given, list) else []
+        listed = OmegaConf.to_container(OmegaConf.load(given), resolve=False)
+        overrides = [str(override) for override in listed] if isinstance(listed, list) else []
         row: dict[str, object] = {"run": job.name}
         row |= dict(override.lstrip("+~").split("=", 1) for override in overrides)
-        row |= {"status": result["status"], "seconds": result["seconds"]}
+        row |= {"status": result["status"], "seconds": result.get("seconds")}
         for stage, part in result.get("stages", {"": result}).items():
-            row |= {f"{stage}.{name}".lstrip("."): value for name, value in part["metrics"].items()}
+            metrics = {f"{stage}.{name}".lstrip("."): value for name, value in part.get("metrics", {}).items()}
+            row |= {name: math.nan if value is None else value for name, value in metrics.items()}
         rows.append(row)
     return rows
 

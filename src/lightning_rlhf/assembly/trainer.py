@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 from lightning.fabric.connector import _convert_precision_to_unified_args
 from omegaconf import DictConfig
 
+from lightning_rlhf.assembly.export_sampling import sampling_settings
 from lightning_rlhf.errors import UserError, require
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.source import ModelSource
@@ -32,8 +33,8 @@ def build_trainer(config: DictConfig, record: StageRecord, source: ModelSource) 
         require("tensorboard", "tensorboard", "logger=tensorboard")
     # Arguments of callbacks and loggers that do not come from their settings.
     added: dict[str, dict[str, object]] = {
-        "export": {"stage": record.name},
-        "ema": {"stage": record.name},
+        "export": {"stage": record.name, "sampling": sampling_settings(config, record)},
+        "ema": {"stage": record.name, "sampling": sampling_settings(config, record)},
         "record": {"stage": record.name},
         "progress": {"unit": record.unit},
         "normalize": {"reference": partial(load_causal_lm, source.frozen)},

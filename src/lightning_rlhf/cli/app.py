@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from lightning_rlhf.assembly.library_messages import silence_loggers
+from lightning_rlhf.assembly.sweep import table_even_of_failures
 from lightning_rlhf.assembly.user_message import user_message
 from lightning_rlhf.distributed.shutdown import without_finalization
 
@@ -33,7 +34,7 @@ def run_app(app: Callable[[], object]) -> None:
     os.environ.setdefault(_TRACEBACK, os.environ.get("HYDRA_FULL_ERROR", "0"))
     os.environ["HYDRA_FULL_ERROR"] = "1"
     silence_loggers()
-    with without_finalization(), exit_codes():
+    with without_finalization(), exit_codes(), table_even_of_failures():
         app()
 
 

@@ -1,62 +1,64 @@
 """Exports models to plain Hugging Face folders, which appear only when they are complete."""
 
-import copy
-import json
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.data.serving import served_otherwise
-from lightning_rlhf.errors import UserError
-from lightning_rlhf.models.adapters.active import adapter_layers
-from lightning_rlhf.models.adapters.files import adapter_folder, save_adapter
-from lightning_rlhf.models.adapters.lora import is_part_of_adapter
-from lightning_rlhf.models.adapters.merging import active_adapter, is_plain, of_weights, plain_net, with_adapters
+from lightning_rlhf.errors import NotFiniteError
+from lightning_rlhf.models.adapters.files import save_adapter
+from lightning_rlhf.models.adapters.merging import active_adapter, is_plain
 from lightning_rlhf.models.causal_lm import load_causal_lm
+from lightning_rlhf.models.described import Description
 from lightning_rlhf.models.export_check import said, what_differs
+from lightning_rlhf.models.export_trial import adapter_ends_otherwise, ends_otherwise, score_ending, scores_otherwise
 from lightning_rlhf.models.exported_weights import (
     Fingerprints,
     in_files,
     noting_lost,
     of_model,
     of_stream,
-    plain_class,
     skeleton,
 )
-from lightning_rlhf.models.precision import as_exported, export_in
+from lightning_rlhf.models.generation_settings import name_score, name_special_tokens
+from lightning_rlhf.models.names import adapter_folder
+from lightning_rlhf.models.pretrained import reason
 from lightning_rlhf.models.scalar import ScalarModel, load_scalar_model
 from lightning_rlhf.models.score_bias import Folding
 from lightning_rlhf.models.source import ModelSource
+from lightning_rlhf.models.usage import Usage
 from lightning_rlhf.models.weight_files import SHARD_BYTES, write_weights
 from lightning_rlhf.saving import appearing
 
 log = logging.getLogger(__name__)
-
-MANIFEST = "lightning_rlhf.json"
 
 
 def export_model(
     net: torch.nn.Module,
     renderer: Renderer,
     folder: Path,
-    manifest: dict[str, object],
+    manifest: Mapping[str, object],
     weights: Iterable[tuple[str, Tensor]] | None = None,
     max_shard_bytes: int = SHARD_BYTES,
+    sampling: Mapping[str, object] | None = None,
 ) -> Path:
-    """Writes weights (safetensors), configuration, tokenizer with chat template and manifest, and reads them back.
+    """Writes weights (safetensors), configuration, tokenizer with chat template and manifest, and tries them.
 
     Configuration and generation settings name the renderer's stop set, so that `generate` of transformers ends an
-    answer where it ended in training. If the tokenizer's chat template gives other ids than the renderer, which happens
-    if a token crosses the end of a prompt, a warning says so.
+    answer where it ended in training. Before the folder appears, it is read back: the weights must be those of the
+    model, and plain transformers must generate through the chat template and stop where training stopped, or give the
+    score of the reward model. If the tokenizer's chat template gives other ids than the renderer, which happens if a
+    token crosses the end of a prompt, a warning says so.
 
-    An adapter is merged into the weights, and is also written in peft's format to a separate folder beside this one.
+    An adapter is merged into the weights, and is also written in peft's format to a separate folder beside this one,
+    with the same tokenizer and generation settings. peft and plain transformers must stop there as well.
     Weights that were trained in fp32 are rounded to the dtype in which the model was built. This is done weight by
     weight, and the model itself does not change.
 
@@ -67,24 +69,28 @@ def export_model(
         net: A causal language model, or a `ScalarModel`.
         renderer: Contains the tokenizer and the ids that end an answer.
         folder: The folder to write; an existing one is replaced.
-        manifest: Further JSON-like entries of the manifest.
+        manifest: Further JSON-like entries of the manifest. `training` lists `TrainingRecord`s, which the model card
+            shows.
         weights: The whole weights of a model that is divided among processes and has no adapter, as
             `distributed.phases.named_weights` streams them. None uses the weights of the model itself.
         max_shard_bytes: Largest size of a file of weights, which is also about the memory that an export takes.
+        sampling: The distribution that a language model was trained to sample from, by the names that transformers'
+            `GenerationConfig` has for its settings; None keeps the settings of the model.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: If a weight is NaN or infinite.
+        NotFiniteError: If a weight is NaN or infinite.
         RuntimeError: If the reloaded model has other weights than were written, gives other numbers than the one in
-            memory, or lacks its adapter.
+            memory, lacks its adapter, or ends answers elsewhere in plain transformers.
     """
     scalar = isinstance(net, ScalarModel)
     hf_net: Any = net.net if isinstance(net, ScalarModel) else net
+    name, base = active_adapter(hf_net), hf_net.name_or_path or None
     exported = of_model(net) if weights is None else of_stream(net, weights)
     empty, fingerprints = skeleton(hf_net, exported.dtype), Fingerprints()
-    _name_special_tokens(empty, renderer)
+    name_special_tokens(empty, renderer, sampling)
     with appearing(folder) as partial:
         partial.mkdir()
         # This must come before the weights, because it removes those of an earlier save.
@@ -97,18 +103,18 @@ def export_model(
         write_weights(partial, in_files(hf_net, empty, fingerprints.taken(stream)), max_shard_bytes)
         if lost:
             # The comparison below cannot detect NaN.
-            raise UserError(
+            raise NotFiniteError(
                 f"export to {folder}: {len(lost)} weights such as {lost[0]} are not finite: nothing is written"
             )
         if scalar:
             hf_net.config.score_bias, empty.config.score_bias = exported.bias, folding.left
+            name_score(empty.config)
             empty.config.save_pretrained(partial)
             manifest = {"score_bias": folding.left, **manifest}
         renderer.tokenizer.save_pretrained(partial)
-        kind = "reward_model" if scalar else "causal_lm"
-        about = {"kind": kind, "stop_ids": list(renderer.stop_ids), **manifest}
-        (partial / MANIFEST).write_text(json.dumps(about, indent=2) + "\n")
-        problem = _problem(net, partial, exported.dtype, fingerprints, whole=weights is None)
+        about = _description(empty, renderer, manifest, base, sampling, exported.bias)
+        about.write(partial, folder)
+        problem = _problem(net, partial, renderer, exported.dtype, fingerprints, whole=weights is None)
         if problem is not None:
             raise RuntimeError(f"export to {folder}: the reloaded model {problem}")
         served = served_otherwise(renderer, ModelSource(pretrained=str(partial)).load_tokenizer())
@@ -119,20 +125,81 @@ def export_model(
                 folder,
                 served,
             )
-    name = active_adapter(hf_net)
     if name is not None:
-        save_adapter(hf_net, name, adapter_folder(folder), hf_net.name_or_path or None, scalar)
+
+        def add_files(partial: Path) -> None:
+            renderer.tokenizer.save_pretrained(partial)
+            about.write_for_adapter(partial, adapter_folder(folder))
+            if not scalar:
+                empty.generation_config.save_pretrained(partial)
+                _try_adapter(partial, adapter_folder(folder), base, renderer)
+
+        save_adapter(hf_net, name, adapter_folder(folder), base, scalar, add_files=add_files)
     return folder
 
 
+def _try_adapter(partial: Path, folder: Path, base: str | None, renderer: Renderer) -> None:
+    """Checks that answers of an adapter on its base model end as in training, if there is such a base to load."""
+    if base is None:
+        return
+    try:
+        problem = adapter_ends_otherwise(partial, base, renderer)
+    except (OSError, ImportError) as error:
+        # A GGUF file, for example, or a hub that cannot be reached now. The merged model has passed the same check.
+        log.warning("export to %s: the adapter was not tried on its base model: %s", folder, reason(error))
+        return
+    if problem is not None:
+        raise RuntimeError(f"export to {folder}: the adapter on its base model {problem}")
+
+
+def _description(
+    empty: PreTrainedModel,
+    renderer: Renderer,
+    manifest: Mapping[str, object],
+    base: str | None,
+    sampling: Mapping[str, object] | None,
+    bias: float,
+) -> Description:
+    """Collects what the export of a model, given as its skeleton and the bias of its score, tells about itself."""
+    reward_model = not empty.can_generate()
+    ending = score_ending(renderer) if reward_model else None
+    limit = (sampling or {}).get("max_new_tokens")
+    usage = Usage(
+        reward_model=reward_model,
+        max_new_tokens=limit if isinstance(limit, int) else 256,
+        ending=ending or "",
+        score_bias=getattr(empty.config, "score_bias", 0.0),
+    )
+    return Description(
+        manifest={
+            "kind": "reward_model" if reward_model else "causal_lm",
+            "stop_ids": list(renderer.stop_ids),
+            **manifest,
+        },
+        base=base,
+        usage=usage,
+        adapter_bias=bias,
+        sampled=sampling is not None,
+        scores_texts=not reward_model or ending is not None,
+        pads=empty.config.pad_token_id is not None,
+    )
+
+
 def _problem(
-    net: torch.nn.Module, folder: Path, dtype: torch.dtype, fingerprints: Fingerprints, *, whole: bool
+    net: torch.nn.Module,
+    folder: Path,
+    renderer: Renderer,
+    dtype: torch.dtype,
+    fingerprints: Fingerprints,
+    *,
+    whole: bool,
 ) -> str | None:
     """Returns what is wrong with an export; None if it is right.
 
     Args:
         net: The exported model.
         folder: The export.
+        renderer: The renderer of the training.
         dtype: The dtype of its weights.
         fingerprints: The checksums of the written weights.
         whole: Whether this process can call the model alone.
@@ -144,90 +211,17 @@ def _problem(
     differing = fingerprints.differing(reloaded.net if isinstance(net, ScalarModel) else reloaded)
     if differing:
         return f"has {len(differing)} other weights than were written, such as {differing[0]}"
-    if not whole:
-        return None
+    otherwise = (
+        scores_otherwise(folder, renderer, reloaded, dtype)
+        if isinstance(reloaded, ScalarModel)
+        else ends_otherwise(folder, renderer)
+    )
+    if otherwise is not None or not whole:
+        return otherwise
     answers = said(reloaded.to(next(net.parameters()).device))
     return what_differs(net, answers, None if is_plain(hf_net) and dtype == computed else dtype)
-
-
-def _name_special_tokens(net: PreTrainedModel, renderer: Renderer) -> None:
-    """Sets the special tokens in the configuration, and in the generation settings if the model has some."""
-    stops, pad = list(renderer.stop_ids), renderer.tokenizer.pad_token_id
-    settings: list[Any] = [net.config, *([net.generation_config] if net.can_generate() else [])]
-    for setting in settings:
-        setting.bos_token_id = renderer.tokenizer.bos_token_id
-        setting.eos_token_id = stops[0] if len(stops) == 1 else stops
-        # PyTorch does not build an embedding if PAD lies outside of it.
-        if pad is not None and pad < net.config.get_text_config().vocab_size:
-            setting.pad_token_id = pad
 
 
 def _reload(folder: Path, dtype: torch.dtype, *, scalar: bool) -> Any:
     source = ModelSource(pretrained=str(folder), dtype=str(dtype).removeprefix("torch."))
     return load_scalar_model(source, "trained") if scalar else load_causal_lm(source)
-
-
-def empty_net(source: ModelSource, *, scalar: bool) -> torch.nn.Module:
-    """Builds a model on the meta device, with its class and configuration but without weights.
-
-    Args:
-        source: Where the model comes from.
-        scalar: Whether it is a `ScalarModel`.
-    """
-    config = source.hf_config()
-    auto = AutoModelForSequenceClassification if scalar else AutoModelForCausalLM
-    if scalar:
-        config.num_labels = 1
-    with torch.device("meta"):
-        net = auto.from_config(config, dtype=source.torch_dtype, trust_remote_code=source.trust_remote_code)
-        export_in(net, source.torch_dtype)
-        return ScalarModel(net) if scalar else net
-
-
-def adapted(
-    source: ModelSource, weights: dict[str, torch.Tensor], *, scalar: bool, dtype: torch.dtype | None
-) -> torch.nn.Module:
-    """Builds a model on the CPU with the adapter of a checkpoint.
-
-    Args:
-        source: Where the frozen weights come from.
-        weights: The trained weights.
-        scalar: Whether the model is a `ScalarModel`.
-        dtype: The dtype of the weights into which the adapter is merged; None keeps the adapter beside the weights.
-
-    Raises:
-        UserError: If the adapter belongs to another model.
-    """
-    net: Any = load_scalar_model(source, "normal") if scalar else load_causal_lm(source)
-    result = net.load_state_dict(weights, strict=False)
-    differing = [*result.unexpected_keys, *(name for name in result.missing_keys if is_part_of_adapter(name))]
-    if differing:
-        raise UserError(f"the checkpoint is of another net: they differ in {', '.join(differing[:3])}…")
-    if dtype is None:
-        return net
-    plain: Any = plain_net(net.net if scalar else net, dtype)
-    if not scalar:
-        return plain
-    plain.config.score_bias = float(net.bias.detach())
-    return ScalarModel(plain)
-
-
-def rebuilt(net: torch.nn.Module, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
-    """Builds a whole copy of a model on the CPU, with the same adapters.
-
-    Args:
-        net: A causal language model or a `ScalarModel`, on the meta device or divided among processes.
-        weights: All its weights and buffers, by their names in its `state_dict`.
-    """
-    hf_net: Any = net.net if isinstance(net, ScalarModel) else net
-    kind = plain_class(hf_net)
-    bias = weights.pop("bias") if isinstance(net, ScalarModel) else None
-    weights = as_exported(hf_net, {name.removeprefix("net."): weight for name, weight in weights.items()})
-    plain: Any = (
-        with_adapters(kind, hf_net, weights) if adapter_layers(hf_net) else of_weights(kind, hf_net.config, weights)
-    )
-    if bias is None:
-        plain.generation_config = copy.deepcopy(hf_net.generation_config)
-        return plain
-    plain.config.score_bias = float(bias)
-    return ScalarModel(plain)

@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from lightning_rlhf.errors import UserError
+from lightning_rlhf.errors import NotFiniteError
 from lightning_rlhf.strategies.checkpoint_weights import read_weights
 
 
@@ -20,8 +20,8 @@ def check_finite(trainer: Trainer, numbers: Mapping[str, Tensor | float]) -> Non
         numbers: Numbers by a name for people. They must be the same on every rank, or only some ranks would stop.
 
     Raises:
-        UserError: If a number is not finite. The message names the iteration or epoch, and the checkpoint from which to
-            continue.
+        NotFiniteError: If a number is not finite. The message names the iteration or epoch, and the checkpoint from
+            which to continue.
     """
     broken = [name for name, values in numbers.items() if not torch.as_tensor(values).isfinite().all()]
     if not broken:
@@ -32,7 +32,7 @@ def check_finite(trainer: Trainer, numbers: Mapping[str, Tensor | float]) -> Non
     back = "there is no checkpoint with finite weights: start again"
     if checkpoint is not None:
         back = f"the last checkpoint with finite weights is {checkpoint}: continue from it"
-    raise UserError(
+    raise NotFiniteError(
         f"{'before training' if trainer.sanity_checking else when}: not finite: {', '.join(broken)}. Weights are lost, "
         f"or numbers are too large for the precision; {back}, with a lower learning rate or trainer.precision=32-true"
     )

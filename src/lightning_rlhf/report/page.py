@@ -21,6 +21,7 @@ from lightning_rlhf.report.run import Run, Stage
 from lightning_rlhf.report.samples import Pair, before_and_after, order, rollouts_over_time
 from lightning_rlhf.report.setup import origin, setup
 from lightning_rlhf.report.summary import summary
+from lightning_rlhf.report.use import how_to_use
 
 _TEMPLATE = Path(__file__).with_name("page.html.j2")
 _STYLE = Path(__file__).with_name("page.css")
@@ -29,6 +30,7 @@ _STATUS = {
     "running": "This run is still going: the numbers and curves show its progress so far.",
     "stopped": "An alarm or a time limit ended this run before its first evaluation.",
     "interrupted": "This run was interrupted: the numbers and curves end at that point.",
+    "diverged": "The numbers of this run are no longer finite: the curves end at that point.",
     "failed": "This run failed: the numbers and curves end at that point.",
     "unfinished": "This run has written no result yet: it is still going, or it was stopped.",
 }
@@ -66,7 +68,7 @@ def write_report(run_dir: Path) -> Path:
 def render(run: Run) -> str:
     """The page of a run as HTML. All text from the run is escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"clip": _clip, "svg": Markup, "decimal": _decimal, "duration": duration, "python": repr}
+    environment.filters |= {"clip": _clip, "svg": Markup, "decimal": _decimal, "duration": duration}
     big, alarms = headline(run), rung(run)
     # In a pipeline, only the last stage shows answers, because they are the result of the whole pipeline.
     answered = [stage for stage in run.stages if before_and_after(stage)][-1:]
@@ -74,15 +76,14 @@ def render(run: Run) -> str:
     command = None if run.overrides is None else _command(run.overrides)
     health, settings, cost = pictures(run.stages, "health"), setup(run), costs(run)
     title_of_answers = next((_answers_title(item["pairs"]) for item in stages if item["pairs"]), "")
-    model_dir = run.result.model_dir or (run.stages[-1].result.model_dir if run.stages else None)
-    links, versions = files(run), origin(run)
+    uses, links, versions = how_to_use(run), files(run), origin(run)
     sections = [
         ("answers", title_of_answers),
         *((item["stage"].name, item["stage"].record.short_title) for item in stages if item["shown"]),
         ("health", "Health" if alarms or health[0] else ""),
         ("costs", "Time and memory" if cost.rows else ""),
+        *([("load", uses[0].title)] if uses else []),
         ("again", "Run it again" if command else ""),
-        ("load", "Load the model" if model_dir else ""),
         ("setup", "Setup" if run.config or versions or settings.rows else ""),
         ("files", "Files" if links else ""),
     ]
@@ -102,8 +103,7 @@ def render(run: Run) -> str:
         "costs": cost,
         "speed": pictures(run.stages, "costs"),
         "command": command,
-        "model_dir": model_dir,
-        "model_class": "AutoModelForSequenceClassification" if _ends_with_reward_model(run) else "AutoModelForCausalLM",
+        "uses": uses,
         "setup": settings,
         "origin": versions,
         "files": links,
@@ -140,10 +140,6 @@ def _command(overrides: Sequence[str]) -> str:
     """The line that repeats the run. Hydra stores overrides as they were given, so only the shell's quotes are lost."""
     words = [override for override in overrides if not override.startswith("resume=")]
     return shlex.join(["python", "train.py", *words])
-
-
-def _ends_with_reward_model(run: Run) -> bool:
-    return bool(run.stages) and run.stages[-1].record.trains_reward_model
 
 
 def _decimal(value: float | None) -> str:

@@ -18,9 +18,10 @@ from torch import nn
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError, raise_problems
 from lightning_rlhf.experience import Answers, Scores
-from lightning_rlhf.models.adapters.files import adapter_folder, load_adapter
+from lightning_rlhf.models.adapters.files import load_adapter
 from lightning_rlhf.models.adapters.scalar import AdapterScalar
 from lightning_rlhf.models.backbone import Backbone
+from lightning_rlhf.models.names import adapter_folder
 from lightning_rlhf.models.scalar import Scalar, ScalarModel, load_scalar_model
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.rewards.function import TextReward

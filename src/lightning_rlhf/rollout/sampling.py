@@ -31,6 +31,21 @@ class Sampling:
             problems.append(f"top_p={self.top_p}: must lie in (0, 1] (1 draws from all tokens)")
         raise_problems(problems)
 
+    def generation_settings(self, *, limited: bool) -> dict[str, object]:
+        """Returns the distribution by the names of transformers' `GenerationConfig`, for exports.
+
+        `top_k` is always named, because transformers draws from the 50 likeliest tokens by default.
+
+        Args:
+            limited: Whether the length limit belongs to the distribution, as it does if responses of this length were
+                trained. Servers such as vLLM do not generate more than the limit that they find in an export.
+        """
+        settings: dict[str, object] = {"max_new_tokens": self.max_new_tokens} if limited else {}
+        if self.temperature == 0:
+            return settings | {"do_sample": False}
+        drawn = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
+        return settings | {"do_sample": True} | drawn
+
     def check_for_rollout(self) -> None:
         """Checks that PPO can recompute the log-probs of the sampling distribution.
 

@@ -1,5 +1,6 @@
 """Callbacks on their own; tests of runs cover what they do in a run."""
 
+import json
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from support import not_json, result_of
 
-from lightning_rlhf.callbacks import AdaptiveKL, SampleTable, Throughput
+from lightning_rlhf.assembly.summary import print_summary
+from lightning_rlhf.callbacks import AdaptiveKL, RunRecord, SampleTable, Throughput
 from lightning_rlhf.callbacks.run_facts import commit_of
-from lightning_rlhf.callbacks.run_record import write_json
 from lightning_rlhf.callbacks.throughput import peak_of
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.saving import write_json
 
 
 def rollout(kl: float, count: int) -> SimpleNamespace:
@@ -44,6 +47,36 @@ def test_an_impossible_aim_is_refused(settings: dict[str, float]) -> None:
 def test_a_sample_table_that_keeps_nothing_is_refused() -> None:
     with pytest.raises(UserError, match="at least 1"):
         SampleTable(every=0)
+
+
+def test_lines_of_samples_are_what_strict_parsers_read(tmp_path: Path) -> None:
+    table = SampleTable()
+    table.file = tmp_path / "samples.jsonl"
+    answers = [{"row": 0, "response": "é", "score": float("nan"), "gold": float("-inf")}]
+    table.on_evaluation_end(SimpleNamespace(loggers=[]), None, 3, answers)  # type: ignore[arg-type]
+    line = json.loads(table.file.read_text(encoding="utf-8"), parse_constant=not_json)
+    assert line == {"iteration": 3, "phase": "evaluation", "row": 0, "response": "é", "score": None, "gold": None}
+
+
+def test_a_metric_that_is_not_finite_is_null_in_the_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = RunRecord("sft", seed=1)
+    # The perplexity of 95 nats, in fp32.
+    metrics = {"val/loss": torch.tensor(95.0), "val/perplexity": torch.tensor(95.0).exp()}
+    fitted: Any = SimpleNamespace(
+        is_global_zero=True,
+        default_root_dir=tmp_path,
+        ckpt_path=None,
+        callbacks=[],
+        sanity_checking=False,
+        callback_metrics=metrics,
+        global_step=1,
+    )
+    record.on_validation_end(fitted, None)  # type: ignore[arg-type]
+    record.on_train_epoch_end(fitted, SimpleNamespace(device=torch.device("cpu")))  # type: ignore[arg-type]
+    assert result_of(tmp_path)["metrics"] == {"loss": 95.0, "perplexity": None}
+    summarized: Any = result_of(tmp_path)
+    print_summary(summarized, tmp_path)
+    assert "loss 95.000  perplexity not finite" in capsys.readouterr().out
 
 
 def test_a_json_file_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

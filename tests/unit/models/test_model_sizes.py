@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from model_details import details, details_of
 
-from lightning_rlhf.models.export import empty_net
+from lightning_rlhf.models.rebuilding import empty_net
 from lightning_rlhf.models.scalar import ScalarModel
 from lightning_rlhf.models.source import ModelSource
 

@@ -15,8 +15,9 @@ from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapters.lora import Lora
 from lightning_rlhf.models.causal_lm import load_causal_lm
-from lightning_rlhf.models.export import empty_net, export_model, rebuilt
+from lightning_rlhf.models.export import export_model
 from lightning_rlhf.models.export_check import said
+from lightning_rlhf.models.rebuilding import empty_net, rebuilt
 from lightning_rlhf.models.scalar import HeadInit, ScalarModel, load_reward_model, load_scalar_model
 from lightning_rlhf.models.source import ModelSource
 

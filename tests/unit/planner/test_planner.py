@@ -9,7 +9,7 @@ from tiny_jobs import ACTOR, BLOCK, CRITIC, SOURCE, job, kinds
 
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapters.lora import Lora
-from lightning_rlhf.models.export import empty_net
+from lightning_rlhf.models.rebuilding import empty_net
 from lightning_rlhf.planner.fitting import Limits, largest_micro_batch, possible, savings, smallest, turned
 from lightning_rlhf.planner.flops import iteration_flops
 from lightning_rlhf.planner.knobs import knobs

@@ -338,6 +338,40 @@ def test_the_same_folder_gives_the_same_page_byte_for_byte(tmp_path: Path) -> No
     assert write_report(tmp_path).read_bytes() == first
 
 
+def test_the_card_loads_the_model_chats_with_it_and_serves_it(page: str) -> None:
+    text = text_of(page)
+    for line in [
+        'model_dir = "outputs/demo/pipeline/model"',
+        "model = AutoModelForCausalLM.from_pretrained(model_dir)",
+        "output = model.generate(**inputs.to(model.device), max_new_tokens=256)",
+        "vllm serve outputs/demo/pipeline/model",
+    ]:
+        assert line in text
+
+
+def test_the_card_uses_a_model_and_an_adapter_as_their_manifests_say(tmp_path: Path) -> None:
+    usage = {"reward_model": True, "max_new_tokens": 256, "ending": ".rstrip()", "score_bias": 0.5}
+    write_json(tmp_path / "model" / "lightning_rlhf.json", {"usage": usage})
+    write_json(tmp_path / "adapter" / "lightning_rlhf.json", {"usage": usage, "base_model": "../base"})
+    (tmp_path / "base").mkdir()
+    write_json(tmp_path / "result.json", make_reward(tmp_path) | {"model_dir": str(tmp_path / "model")})
+    text = text_of(render_at(tmp_path))
+    assert "apply_chat_template(messages, tokenize=False).rstrip()" in text
+    assert 'print(reward(text, add_special_tokens=False)[0]["score"] + reward.model.config.score_bias)' in text
+    assert f"lightning-rlhf serve-reward model_dir={tmp_path}/model" in text
+    assert 'base = str((Path(adapter_dir) / "../base").resolve())' in text
+
+
+@pytest.mark.parametrize("told", [{"ending": "; exit()"}, {"max_new_tokens": "8); exit("}, {"unknown": 1}])
+def test_the_card_shows_no_code_that_a_manifest_brings(told: dict[str, Any], tmp_path: Path) -> None:
+    usage = {"reward_model": False, "max_new_tokens": 8, "ending": "", "score_bias": 0.0}
+    write_json(tmp_path / "model" / "lightning_rlhf.json", {"usage": usage | told})
+    write_json(tmp_path / "result.json", make_sft(tmp_path) | {"model_dir": str(tmp_path / "model")})
+    html = render_at(tmp_path)
+    assert "exit(" not in html
+    assert "max_new_tokens=256" in html
+
+
 def test_what_a_model_wrote_is_shown_as_text_and_never_run(tmp_path: Path) -> None:
     attack = "</div><script>alert(1)</script><img src=x onerror=alert(1)>"
     write_samples(tmp_path, [sample(i, "evaluation", f"{attack} p", f"{attack} {i}", 0.0, 0.0, 1) for i in (0, 3)])
@@ -427,7 +461,7 @@ def test_rollouts_are_spread_from_the_first_to_the_newest_iteration(pipeline: Pa
     assert chosen == [1, 13, 25, 36, 48, 60]
 
 
-@pytest.mark.parametrize("status", ["interrupted", "failed", "running"])
+@pytest.mark.parametrize("status", ["interrupted", "failed", "diverged", "running"])
 def test_a_run_that_did_not_finish_says_so_on_top(tmp_path: Path, status: str) -> None:
     write_json(tmp_path / "result.json", make_sft(tmp_path) | {"status": status})
     assert "Not finished." in text_of(render_at(tmp_path))

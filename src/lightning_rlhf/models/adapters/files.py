@@ -1,6 +1,6 @@
 """Adapter files in peft's format: adapter_config.json and adapter_model.safetensors."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from lightning_rlhf.distributed.loading import writable
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapters.lora import HEADS, Lora, heads, inject_config, is_of_head
+from lightning_rlhf.models.names import found_from, named_from
 from lightning_rlhf.saving import appearing
 
 if TYPE_CHECKING:
@@ -25,12 +26,6 @@ _CONFIG = "adapter_config.json"
 _PREFIX = "base_model.model."
 # The bias of a scalar model's head is saved in the metadata of the file, since peft's format has no place for it.
 _BIAS = "score_bias"
-
-
-def adapter_folder(folder: Path) -> Path:
-    """Returns the folder for the adapter of a model: `adapter/` beside `model/`, `adapter_ema/` beside `model_ema/`."""
-    name = folder.name.replace("model", "adapter")
-    return folder.with_name(name if name != folder.name else f"{name}_adapter")
 
 
 def adapter_state(net: PreTrainedModel, name: str, weights: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -56,6 +51,7 @@ def save_adapter(
     base: str | None,
     scalar: bool,
     weights: Mapping[str, Tensor] | None = None,
+    add_files: Callable[[Path], object] = lambda folder: None,
 ) -> Path:
     """Writes an adapter in peft's format, so that `PeftModel.from_pretrained(base_model, folder)` reads it.
 
@@ -63,9 +59,11 @@ def save_adapter(
         net: A model that contains the adapter.
         name: Name of the adapter.
         folder: The folder to write.
-        base: Name or folder of the model that the adapter belongs to, which is written to the file.
+        base: Hub name or folder of the model that the adapter belongs to. The file names a folder by its path from
+            `folder`.
         scalar: Whether the adapter belongs to a scalar model, whose head is then written too.
         weights: See `adapter_state`.
+        add_files: Writes further files into the folder, before it appears under its name.
 
     Returns:
         The folder.
@@ -79,8 +77,7 @@ def save_adapter(
     config = LoraConfig(
         **{
             **own[name].to_dict(),
-            # An absolute path is valid wherever the adapter is loaded from.
-            "base_model_name_or_path": str(Path(base).absolute()) if _is_folder(base) else base,
+            "base_model_name_or_path": None if base is None else named_from(base, folder),
             "task_type": "SEQ_CLS" if scalar else "CAUSAL_LM",
             "modules_to_save": sorted(trained_heads) if scalar else None,
             "inference_mode": True,
@@ -90,6 +87,7 @@ def save_adapter(
         partial.mkdir()
         config.save_pretrained(str(partial))
         save_file(state, partial / WEIGHTS, metadata={"format": "pt", **bias})
+        add_files(partial)
     return folder
 
 
@@ -196,11 +194,12 @@ def _described(folder: Path) -> "LoraConfig":
 
 def _check_base(base: str | None, net: str | None, folder: Path) -> None:
     """Refuses an adapter of another model: it would fit any model of the same size, but only make sense in its own."""
-    same = Path(base).resolve() == Path(net).resolve() if _is_folder(base) and _is_folder(net) else base == net
+    named = None if base is None else found_from(base, folder)
+    same = Path(named).resolve() == Path(net).resolve() if _is_folder(named) and _is_folder(net) else named == net
     if not same:
         raise UserError(
-            f"{folder}: the adapter belongs to {base or 'a model with random weights'}, not to "
-            f"{net or 'a model with random weights'}: set model.pretrained={base or 'null'}; if both are the same "
+            f"{folder}: the adapter belongs to {named or 'a model with random weights'}, not to "
+            f"{net or 'a model with random weights'}: set model.pretrained={named or 'null'}; if both are the same "
             f"model, write the name of yours into {_CONFIG} there"
         )
 

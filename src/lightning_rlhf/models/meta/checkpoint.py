@@ -80,8 +80,9 @@ class MetaCheckpoint:
         )
 
     def generation_config(self) -> GenerationConfig:
-        """Returns the generation settings: the tokens that begin a text and end an answer."""
-        return GenerationConfig(bos_token_id=self.tokenizer.bos_id, eos_token_id=self.tokenizer.eos_ids)
+        """Returns the tokens that begin a text and end an answer; LLaMA has no PAD, so a token that ends one pads."""
+        begin, ends = self.tokenizer.bos_id, self.tokenizer.eos_ids
+        return GenerationConfig(bos_token_id=begin, eos_token_id=ends, pad_token_id=ends[0])
 
     def whole(self, name: str, dtype: torch.dtype) -> Tensor:
         """Returns a whole weight in the layout of Hugging Face's model.

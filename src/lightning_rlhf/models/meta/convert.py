@@ -14,6 +14,8 @@ from torch import Tensor
 
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.meta.checkpoint import MetaCheckpoint, open_checkpoint
+from lightning_rlhf.models.model_card import FOLDER, Origin, model_card
+from lightning_rlhf.models.usage import Usage
 from lightning_rlhf.models.weight_files import SHARD_BYTES, write_weights
 from lightning_rlhf.saving import appearing
 
@@ -21,7 +23,7 @@ _ORIGIN = "converted_from.json"
 
 
 def convert(checkpoint: MetaCheckpoint, folder: Path, *, dtype: torch.dtype | None, max_shard_bytes: int) -> None:
-    """Writes a plain Hugging Face folder: weights (safetensors), configuration, generation settings, tokenizer.
+    """Writes a plain Hugging Face folder: weights (safetensors), configuration, generation settings, tokenizer, card.
 
     The folder appears in one step when everything is written. A conversion that fails or is interrupted leaves nothing
     behind; a conversion that is killed leaves a hidden folder beside `folder`, which the next conversion replaces.
@@ -47,6 +49,7 @@ def convert(checkpoint: MetaCheckpoint, folder: Path, *, dtype: torch.dtype | No
             checkpoint.tokenizer.build().save_pretrained(partial)
             write_weights(partial, _whole_weights(checkpoint, dtype or checkpoint.dtype), max_shard_bytes)
             (partial / _ORIGIN).write_text(_origin(checkpoint))
+            (partial / "README.md").write_text(_card(checkpoint), encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder}: cannot be written ({error}); make room there, or choose another place") from error
 
@@ -83,6 +86,20 @@ def _whole_weights(checkpoint: MetaCheckpoint, dtype: torch.dtype) -> Iterator[t
         for name, weight in checkpoint.weights.items():
             yield weight.name, checkpoint.whole(name, dtype)
             advance(weight.numel * dtype.itemsize)
+
+
+def _card(checkpoint: MetaCheckpoint) -> str:
+    """The model card. Which licence binds the weights depends on their version, which the files do not name."""
+    name = checkpoint.files[0].parent.name
+    sentence = f"lightning-rlhf has converted it from `{name}`, a folder with Meta's original weights."
+    usage = Usage(reward_model=False)
+    return model_card(
+        base=None,
+        training=[],
+        lines=usage.of_model(FOLDER),
+        reward_model=False,
+        origin=Origin(name, None, sentence),
+    )
 
 
 def _origin(checkpoint: MetaCheckpoint) -> str:

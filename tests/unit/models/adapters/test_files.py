@@ -23,8 +23,9 @@ from lightning_rlhf.models.adapters.files import adapter_kind, load_adapter, sav
 from lightning_rlhf.models.adapters.lora import Lora, inject
 from lightning_rlhf.models.adapters.merging import merged_weights, plain_net, with_adapters
 from lightning_rlhf.models.causal_lm import load_causal_lm
-from lightning_rlhf.models.export import export_model, rebuilt
+from lightning_rlhf.models.export import export_model
 from lightning_rlhf.models.quantization import quantization_config, quantized
+from lightning_rlhf.models.rebuilding import rebuilt
 from lightning_rlhf.models.scalar import load_scalar_model
 from lightning_rlhf.models.source import ModelSource
 
