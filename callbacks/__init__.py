@@ -19,6 +19,7 @@ from lightning_rlhf.callbacks.run_checkpoint import RunCheckpoint
 from lightning_rlhf.callbacks.run_record import RunRecord
 from lightning_rlhf.callbacks.sample_table import SampleTable
 from lightning_rlhf.callbacks.start_checks import StartChecks
+from lightning_rlhf.callbacks.step_metrics import StepMetrics
 from lightning_rlhf.callbacks.throughput import Throughput
 
 __all__ = [
@@ -37,5 +38,6 @@ __all__ = [
     "RunRecord",
     "SampleTable",
     "StartChecks",
+    "StepMetrics",
     "Throughput",
 ]

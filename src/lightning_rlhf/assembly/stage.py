@@ -10,7 +10,6 @@ import lightning.pytorch as pl
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from rich.table import Table
 
 from lightning_rlhf.assembly.handoff import Models, handed_on
@@ -21,6 +20,7 @@ from lightning_rlhf.assembly.stage_checks import check_quantization, check_roles
 from lightning_rlhf.assembly.target_checks import check_targets
 from lightning_rlhf.assembly.trainer import build_trainer
 from lightning_rlhf.callbacks.run_record import versions
+from lightning_rlhf.console import console
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.data.shares import Shares
 from lightning_rlhf.distributed.phases import release, shards_parameters
@@ -138,4 +138,4 @@ def _print_batches(stage: PreparedStage) -> None:
     for name in cells:
         table.add_column(name, justify="right")
     table.add_row(*map(str, cells.values()))
-    Console().print(table)
+    console.table(table)
