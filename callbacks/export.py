@@ -25,20 +25,32 @@ class Export(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Exports the models, unless an error has stopped training."""
-        write = partial(export_model, renderer=pl_module.renderer, manifest={"stage": self.stage})
-        for name, model in pl_module.export_nets().items():
-            folder = Path(trainer.default_root_dir) / name
-            # Every process holds a quantized model as a whole.
-            if not sharding(trainer) or is_quantized(model):
+        write_exports(trainer, pl_module, {"stage": self.stage})
+
+
+def write_exports(trainer: Trainer, module: Any, manifest: dict[str, object], ending: str = "") -> None:
+    """Exports the current weights of a module into the run folder; all processes call this together.
+
+    Args:
+        trainer: Knows the strategy and the folder.
+        module: One of the modules of this package.
+        manifest: The content of the manifest.
+        ending: What follows `model` in the name of the folder.
+    """
+    write = partial(export_model, renderer=module.renderer, manifest=manifest)
+    for name, model in module.export_nets().items():
+        folder = Path(trainer.default_root_dir) / f"{name}{ending}"
+        # Every process holds a quantized model as a whole.
+        if not sharding(trainer) or is_quantized(model):
+            if trainer.is_global_zero:
+                write(model, folder=folder)
+        elif adapter_layers(model):
+            # Weights and adapter are merged layer by layer, which needs a whole model.
+            weights = full_state_dict(trainer, model)
+            if trainer.is_global_zero:
+                write(rebuilt(model, weights), folder=folder)
+        else:
+            # All processes contribute their parts, and the first one writes.
+            with named_weights(trainer, model) as stream:
                 if trainer.is_global_zero:
-                    write(model, folder=folder)
-            elif adapter_layers(model):
-                # Weights and adapter are merged layer by layer, which needs a whole model.
-                weights = full_state_dict(trainer, model)
-                if trainer.is_global_zero:
-                    write(rebuilt(model, weights), folder=folder)
-            else:
-                # All processes contribute their parts, and the first one writes.
-                with named_weights(trainer, model) as stream:
-                    if trainer.is_global_zero:
-                        write(model, folder=folder, weights=stream)
+                    write(model, folder=folder, weights=stream)

@@ -159,9 +159,10 @@ class PhaseProgress(ProgressBar, RLHFCallback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the line of the epoch."""
+        # Lightning averages over all processes when the metrics are read, so all of them must read.
+        metrics = trainer.callback_metrics
         if not self.enabled:
             return
-        metrics = trainer.callback_metrics
         cells = [
             (label, number(float(metrics[name])))
             for name, label in _SHOWN.items()

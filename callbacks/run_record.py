@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lightning_rlhf.callbacks.best import best_record
 from lightning_rlhf.callbacks.health import health_record
 from lightning_rlhf.callbacks.throughput import peak_bytes, peak_of
 from lightning_rlhf.errors import UserError
@@ -129,6 +130,7 @@ class RunRecord(Callback):
                 "versions": versions(),
                 "seed": self.seed,
                 **health_record(trainer),
+                **best_record(trainer),
             },
         )
 

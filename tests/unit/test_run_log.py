@@ -55,12 +55,17 @@ def test_other_processes_say_their_rank_and_log_no_messages_but_warnings(
 
 def test_a_defect_leaves_its_traceback_and_the_streams_are_restored(tmp_path: Path) -> None:
     streams = sys.stdout, sys.stderr
-    with pytest.raises(ZeroDivisionError), everything_logged() as log:
-        log.open(tmp_path / "train.log")
-        print(1 / 0)
+
+    def run() -> None:
+        with everything_logged() as log:
+            log.open(tmp_path / "train.log")
+            raise ValueError("a defect")
+
+    with pytest.raises(ValueError, match="a defect"):
+        run()
     assert (sys.stdout, sys.stderr) == streams
     assert lines(tmp_path / "train.log")[0].startswith("Traceback")
-    assert lines(tmp_path / "train.log")[-1] == "ZeroDivisionError: division by zero"
+    assert lines(tmp_path / "train.log")[-1] == "ValueError: a defect"
 
 
 def test_a_run_that_goes_on_in_its_folder_appends(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ def build_trainer(config: DictConfig, record: StageRecord, source: ModelSource) 
     added: dict[str, dict[str, object]] = {
         "export": {"stage": record.name},
         "ema": {"stage": record.name},
+        "best": {"stage": record.name},
         "record": {"stage": record.name},
         "progress": {"unit": record.unit},
         "normalize": {"reference": partial(load_causal_lm, source.frozen)},

@@ -87,6 +87,7 @@ def render(run: Run) -> str:
         stages=stages,
         alarms=rung(run),
         stopped_by=stopped_by(run),
+        weights=(run.stages[-1].result.weights if run.stages else None) or "model/ has the last weights",
         costs=costs(run),
         command=None if overrides is None else shlex.join(["python", "train.py", *overrides]),
         model_dir=run.result.model_dir or (run.stages[-1].result.model_dir if run.stages else None),

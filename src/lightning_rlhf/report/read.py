@@ -110,6 +110,7 @@ def _result(raw: Mapping[str, Any], label: str, notices: list[str]) -> Result:
         versions={str(name): str(version) for name, version in (raw.get("versions") or {}).items()},
         alarms=tuple(raw["alarms"]) if "alarms" in raw else None,
         stopped_by=raw.get("stopped_by"),
+        weights=(raw.get("best") or {}).get("about"),
     )
 
 

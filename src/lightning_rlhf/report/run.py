@@ -66,6 +66,8 @@ class Result:
     versions: Mapping[str, str]
     alarms: tuple[Mapping[str, object], ...] | None
     stopped_by: str | None
+    weights: str | None
+    """Which weights are in which folder, if the run kept the best ones beside the last."""
 
 
 @dataclass(frozen=True)
