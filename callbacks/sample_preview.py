@@ -45,7 +45,7 @@ class SamplePreview(RLHFCallback):
         """Shows the first answers."""
         for sample in samples[: self.num_rows] if trainer.is_global_zero else []:
             known = {name: number(sample[name]) for name in ("score", "gold") if name in sample}
-            _show(sample["prompt"], sample["response"], "  ".join(f"{name} {value}" for name, value in known.items()))
+            _show(sample["prompt"], sample["response"], ", ".join(f"{name} {value}" for name, value in known.items()))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Answers demonstrations, if nothing else is answered; all processes take part and draw the same answers."""
