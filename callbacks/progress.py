@@ -61,7 +61,7 @@ class PhaseProgress(ProgressBar, RLHFCallback):
         self.pace: Pace | None = None
         self.shown = ""
         self.enabled = True
-        self.validated = False
+        self.validated = self.evaluating = False
         self.numbers: StepNumbers | None = None
         self.rollout: Cells = ()
         self.step: Cells = ()
@@ -89,9 +89,11 @@ class PhaseProgress(ProgressBar, RLHFCallback):
         return self.unit == "iteration"
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Shows a resumed epoch, for which Lightning does not call `on_train_epoch_start`."""
+        """Shows the update again after an evaluation within an epoch, and in an epoch that is resumed."""
         if not self.shown:
             self._begin_epoch(trainer, batch_idx)
+        elif self.evaluating:
+            self._phase("update", int(trainer.num_training_batches), batch_idx)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Shows the update; a rollout replaces it while it runs."""
@@ -188,6 +190,7 @@ class PhaseProgress(ProgressBar, RLHFCallback):
         self.bar.close()
 
     def _phase(self, name: str, total: int | None, done: int = 0) -> None:
+        self.evaluating = name == "evaluate"
         if self.enabled:
             self.bar.phase(f"{self.shown} {name}".strip(), total, done)
 

@@ -64,6 +64,18 @@ def test_without_a_terminal_a_line_says_where_the_run_stands(screen: io.StringIO
     assert lines[0].split("  ")[4:] == ["steps/s 3.5", "tokens/s 12,346"]
 
 
+def test_the_update_goes_on_after_an_evaluation_within_an_epoch(screen: io.StringIO) -> None:
+    progress, running = PhaseProgress(log_every=2), trainer(num_val_batches=[5])
+    progress.on_train_epoch_start(running, None)  # type: ignore[arg-type]
+    take_steps(progress, running, 2)
+    progress.on_validation_start(running, None)  # type: ignore[arg-type]
+    progress.on_validation_batch_end()
+    progress.on_train_batch_start(running, None, None, batch_idx=2)  # type: ignore[arg-type]
+    take_steps(progress, running, 2)
+    titles = [line.split("  ")[0] for line in screen.getvalue().splitlines()]
+    assert titles == ["epoch 1/2 update 2/8", "epoch 1/2 update 4/8"]
+
+
 def test_the_line_of_an_epoch_counts_as_a_line(screen: io.StringIO) -> None:
     progress, running = PhaseProgress(log_every=3), trainer(callback_metrics={"train/loss": torch.tensor(6.25)})
     for epoch in range(2):
