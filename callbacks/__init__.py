@@ -6,6 +6,7 @@ if __name__ != "lightning_rlhf.callbacks":
 
 from lightning_rlhf.callbacks.adapter_check import AdapterCheck
 from lightning_rlhf.callbacks.adaptive_kl import AdaptiveKL
+from lightning_rlhf.callbacks.best import Best
 from lightning_rlhf.callbacks.ema import EMA
 from lightning_rlhf.callbacks.export import Export
 from lightning_rlhf.callbacks.health import Health
@@ -17,14 +18,17 @@ from lightning_rlhf.callbacks.rollout_metrics import RolloutMetrics
 from lightning_rlhf.callbacks.run_card import RunCard
 from lightning_rlhf.callbacks.run_checkpoint import RunCheckpoint
 from lightning_rlhf.callbacks.run_record import RunRecord
+from lightning_rlhf.callbacks.sample_preview import SamplePreview
 from lightning_rlhf.callbacks.sample_table import SampleTable
 from lightning_rlhf.callbacks.start_checks import StartChecks
+from lightning_rlhf.callbacks.step_metrics import StepMetrics
 from lightning_rlhf.callbacks.throughput import Throughput
 
 __all__ = [
     "EMA",
     "AdapterCheck",
     "AdaptiveKL",
+    "Best",
     "Export",
     "Health",
     "History",
@@ -35,7 +39,9 @@ __all__ = [
     "RunCard",
     "RunCheckpoint",
     "RunRecord",
+    "SamplePreview",
     "SampleTable",
     "StartChecks",
+    "StepMetrics",
     "Throughput",
 ]

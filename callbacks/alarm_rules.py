@@ -5,7 +5,7 @@ counts iterations of PPO, optimizer steps for the gradient, and evaluations for 
 """
 
 from math import isfinite
-from statistics import median
+from statistics import fmean, median
 
 from lightning_rlhf.callbacks.alarms import History, alarm
 from lightning_rlhf.distributed.weight_movement import FEW, REMEDY
@@ -51,6 +51,27 @@ def weights_stand_still(history: History, threshold: float, window: int) -> str 
     """An optimizer step has moved less than `threshold` of the trained weights; every 16th step is measured."""
     shares = history["train/moved_fraction"][-window:]
     return f"only {shares[-1]:.1%} of the trained weights moved in a step" if max(shares) < threshold else None
+
+
+@alarm(
+    ("step/loss", "val/loss"),
+    threshold=0.001,
+    window=3,
+    meaning="the model learns nothing, unless it began at its best",
+    remedy="raise the learning rate; adapters need about ten times that of the whole model",
+)
+def loss_stands_still(history: History, threshold: float, window: int) -> str | None:
+    """Held-out loss stays within `threshold` (as a share) of its first value, and the training loss has not fallen.
+
+    The training loss tells a model that learnt everything before the first evaluation from one that learnt nothing.
+    """
+    losses, steps = history["val/loss"], history["step/loss"]
+    first, recent = losses[0], losses[-window:]
+    few = max(1, min(10, len(steps) // 2))
+    fallen = fmean(steps[:few]) - fmean(steps[-few:])
+    if max(abs(loss - first) for loss in recent) > threshold * abs(first) or fallen > 0.01 * abs(first):
+        return None
+    return f"the held-out loss is {recent[-1]:.4g}, at first {first:.4g}"
 
 
 @alarm(

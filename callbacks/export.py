@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
@@ -30,26 +31,48 @@ class Export(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Exports the models, unless an error has stopped training."""
-        manifest: dict[str, object] = {"stage": self.stage}
-        if trainer.is_global_zero:
-            manifest["training"] = training_so_far(trainer, self.stage)
-        write = partial(export_model, renderer=pl_module.renderer, manifest=manifest, sampling=self.sampling)
-        for name, model in pl_module.export_nets().items():
-            folder = Path(trainer.default_root_dir) / name
-            # Every process holds a quantized model as a whole.
-            if not sharding(trainer) or is_quantized(model):
+        write_exports(trainer, pl_module, self.stage, self.sampling)
+
+
+def write_exports(
+    trainer: Trainer,
+    module: Any,
+    stage: str,
+    sampling: Mapping[str, object] | None,
+    *,
+    ending: str = "",
+    facts: Mapping[str, object] = MappingProxyType({}),
+) -> None:
+    """Exports the current weights of a module into the run folder; all processes call this together.
+
+    Args:
+        trainer: The trainer of the module.
+        module: One of the modules of this package.
+        stage: Name of the stage.
+        sampling: The sampling distribution that the export names; see `export_model`.
+        ending: What follows `model` in the name of the folder.
+        facts: Further entries of the manifest.
+    """
+    manifest: dict[str, object] = {"stage": stage, **facts}
+    if trainer.is_global_zero:
+        manifest["training"] = training_so_far(trainer, stage)
+    write = partial(export_model, renderer=module.renderer, manifest=manifest, sampling=sampling)
+    for name, model in module.export_nets().items():
+        folder = Path(trainer.default_root_dir) / f"{name}{ending}"
+        # Every process holds a quantized model as a whole.
+        if not sharding(trainer) or is_quantized(model):
+            if trainer.is_global_zero:
+                write(model, folder=folder)
+        elif adapter_layers(model):
+            # Weights and adapter are merged layer by layer, which needs a whole model.
+            weights = full_state_dict(trainer, model)
+            if trainer.is_global_zero:
+                write(rebuilt(model, weights), folder=folder)
+        else:
+            # All processes contribute their parts, and the first one writes.
+            with named_weights(trainer, model) as stream:
                 if trainer.is_global_zero:
-                    write(model, folder=folder)
-            elif adapter_layers(model):
-                # Weights and adapter are merged layer by layer, which needs a whole model.
-                weights = full_state_dict(trainer, model)
-                if trainer.is_global_zero:
-                    write(rebuilt(model, weights), folder=folder)
-            else:
-                # All processes contribute their parts, and the first one writes.
-                with named_weights(trainer, model) as stream:
-                    if trainer.is_global_zero:
-                        write(model, folder=folder, weights=stream)
+                    write(model, folder=folder, weights=stream)
 
 
 def training_so_far(trainer: Trainer, stage: str) -> list[TrainingRecord]:

@@ -18,7 +18,7 @@ from lightning_rlhf.distributed.clipping import grad_norms, last_grad_norms
 from lightning_rlhf.distributed.weight_movement import Movement
 from lightning_rlhf.errors import raise_problems
 from lightning_rlhf.experience import Rollout
-from lightning_rlhf.hooks import RLHFCallback
+from lightning_rlhf.hooks import RLHFCallback, StepNumbers
 from lightning_rlhf.modules.finite import check_finite
 
 log = logging.getLogger(__name__)
@@ -112,6 +112,11 @@ class Health(RLHFCallback):
             self._take_norms(trainer, pl_module, last_grad_norms(trainer))
             self.step = trainer.global_step
             self._look_at_weights(trainer)
+
+    def on_step_numbers(self, trainer: Trainer, module: LightningModule, numbers: StepNumbers) -> None:
+        """Watches the loss of each logged step; in PPO its value says little."""
+        if not self._in_ppo():
+            self._watch({"step/loss": float(numbers.loss)})
 
     def on_loss(self, trainer: Trainer, module: LightningModule, batch_idx: int, terms: Mapping[str, Tensor]) -> None:
         """Watches the ratio in the first update of an iteration of PPO, which must be 1."""

@@ -1,10 +1,10 @@
 """Prints the models of a run and the memory that they take before anything is computed."""
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from lightning_rlhf.console import console
 from lightning_rlhf.distributed.phases import num_parameters
 from lightning_rlhf.models.adapters.merging import is_quantized
 from lightning_rlhf.sizes import readable
@@ -22,10 +22,9 @@ class NetTable(Callback):
             table.add_column(name, justify="left" if name == "net" else "right")
         for name, net in models_by_role(pl_module).items():
             table.add_row(name, *_cells(net, trainer))
-        console = Console(soft_wrap=True, highlight=False)
-        console.print(table)
+        console.table(table)
         for name, reason in getattr(pl_module, "absent_nets", dict)().items():
-            console.print(f" {name}: {reason}")
+            console.say(f" {name}: {reason}")
 
 
 def models_by_role(module: nn.Module) -> dict[str, nn.Module]:

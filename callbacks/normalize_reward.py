@@ -1,14 +1,17 @@
 """Scales a reward model to mean 0 and standard deviation 1 on samples of the reference policy."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback
-from tqdm import tqdm
+from rich.progress import track
+from torch import Tensor
 from transformers import PreTrainedModel
 
+from lightning_rlhf.console import console, three_decimals
 from lightning_rlhf.data.batches import chunks
 from lightning_rlhf.data.prompts import Prompt, collate_prompts
 from lightning_rlhf.distributed.collectives import gather_rows
@@ -51,6 +54,7 @@ class NormalizeReward(Callback):
             engine: Builds the engine that draws the responses.
         """
         self.engine = engine
+        self.drawn: list[Sequences] | None = None
         self.reference, self.sampling, self.num_samples = reference, sampling, num_samples
         self.batch_size, self.seed = batch_size, seed
 
@@ -70,16 +74,35 @@ class NormalizeReward(Callback):
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Samples responses, scores them, and folds the normalisation into the head."""
-        prompts = trainer.datamodule.reference_prompts(self.num_samples)
-        drawn = self._draw(trainer, pl_module, prompts)
-        with rollout_phase(trainer, pl_module.net):
-            scores = [pl_module.net.scores(part.input_ids, part.attention_mask) for part in drawn]
-        all_scores = gather_rows(torch.cat(scores))[: len(prompts)]
+        scores = self._scores(trainer, pl_module)
         with whole(trainer, pl_module.net, write=True):
-            pl_module.net.normalize(all_scores)
+            pl_module.net.normalize(scores)
         if trainer.is_global_zero:
-            mean, std = float(all_scores.mean()), float(all_scores.std())
-            log.info("reward normalised on %d samples: was mean %.3f, std %.3f", len(prompts), mean, std)
+            mean, std = three_decimals(float(scores.mean())), three_decimals(float(scores.std()))
+            log.info("reward normalised on %d samples: was mean %s, std %s", len(scores), mean, std)
+
+    @contextmanager
+    def normalized(self, trainer: Any, pl_module: Any) -> Iterator[None]:
+        """Context in which the head contains the normalisation, for an export during training."""
+        net, scores = pl_module.net, self._scores(trainer, pl_module)
+        with whole(trainer, net, write=True):
+            before = net.head.weight.detach().clone(), net.bias.detach().clone()
+            net.normalize(scores)
+        try:
+            yield
+        finally:
+            with torch.no_grad(), whole(trainer, net, write=True):
+                net.head.weight.copy_(before[0])
+                net.bias.copy_(before[1])
+
+    def _scores(self, trainer: Any, pl_module: Any) -> Tensor:
+        """The scores of all samples, which are drawn once."""
+        prompts = trainer.datamodule.reference_prompts(self.num_samples)
+        if self.drawn is None:
+            self.drawn = self._draw(trainer, pl_module, prompts)
+        with rollout_phase(trainer, pl_module.net):
+            scores = [pl_module.net.scores(part.input_ids, part.attention_mask) for part in self.drawn]
+        return gather_rows(torch.cat(scores))[: len(prompts)]
 
     def _draw(self, trainer: Any, pl_module: Any, prompts: Sequence[Prompt]) -> list[Sequences]:
         """Draws this process's share of the samples, a few rows at a time, and releases the policy afterwards."""
@@ -91,10 +114,12 @@ class NormalizeReward(Callback):
         if engine.shares_weights:
             place_generator(trainer, policy)
         steps = list(chunks(len(mine), self.batch_size))
-        quiet = None if trainer.is_global_zero else True
+        quiet = not (trainer.is_global_zero and console.is_terminal)
         drawn = []
         with rollout_phase(trainer, policy):
-            for rows in tqdm(steps, desc="sampling to normalise the reward", delay=2, leave=False, disable=quiet):
+            for rows in track(
+                steps, "sampling to normalise the reward", console=console, transient=True, disable=quiet
+            ):
                 batch = collate_prompts([prompts[place] for place in mine[rows]], [])
                 sampled = sample(
                     engine,

@@ -196,6 +196,21 @@ def score_flat(history: History, threshold: float, window: int) -> str | None:
     return f"the mean score is {last:.3g}, and was {first:.3g} at first"
 
 
+@alarm(
+    ("rollout/kl", "train/clip_fraction"),
+    threshold=0.001,
+    window=10,
+    meaning="the actor does not move: its updates are too small to change what it says",
+    remedy="raise the learning rate; adapters need about ten times that of the whole model; check its warm-up",
+)
+def actor_stands_still(history: History, threshold: float, window: int) -> str | None:
+    """The mean KL is within `threshold` nats a response of 0, and no token is clipped."""
+    kls, clipped = history["rollout/kl"][-window:], history["train/clip_fraction"][-window:]
+    if abs(fmean(kls)) > threshold or max(clipped) > 0:
+        return None
+    return f"the KL is {fmean(kls):.2g} nats a response, and {max(clipped):.0%} of the tokens are clipped"
+
+
 def _recent(history: History, window: int, *names: str) -> list[tuple[float, ...]]:
     """Returns the latest values of several metrics side by side."""
     return list(zip(*(history[name][-window:] for name in names), strict=True))

@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lightning_rlhf.callbacks.best import best_record
 from lightning_rlhf.callbacks.health import health_record
 from lightning_rlhf.callbacks.run_facts import run_facts
 from lightning_rlhf.callbacks.throughput import peak_bytes, peak_of
@@ -134,6 +135,7 @@ class RunRecord(Callback):
                 "seed": self.seed,
                 **self.facts,
                 **health_record(trainer),
+                **best_record(trainer),
             },
         )
 

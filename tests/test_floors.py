@@ -18,7 +18,19 @@ SOURCE = ROOT / "src" / "lightning_rlhf"
 SETTINGS = ("callbacks", "data", "rollout")
 FLOORS = [
     {"ops", "conf"},
-    {"errors", "experience", "hooks", "registry", "saving", "seeding", "sizes", "stages", "typechecks"},
+    {
+        "console",
+        "errors",
+        "experience",
+        "hooks",
+        "registry",
+        "run_log",
+        "saving",
+        "seeding",
+        "sizes",
+        "stages",
+        "typechecks",
+    },
     {"distributed"},
     {"strategies", "models", "data", "rewards", "demo", "randomwalks", "report", "planner"},
     {"rollout"},

@@ -1,7 +1,7 @@
 """Events that Lightning does not have. A callback that wants them derives from `RLHFCallback`."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -9,8 +9,27 @@ from torch import Tensor
 from lightning_rlhf.experience import Rollout
 
 
+class StepNumbers(NamedTuple):
+    """The numbers of a logged optimizer step over all processes; tensors stay on the GPU until somebody reads them."""
+
+    steps: int
+    """Optimizer steps since the numbers before."""
+
+    loss: Tensor
+    """A scalar: the loss of the whole minibatch, as the backward pass saw it."""
+    rates: Mapping[str, float]
+    """The learning rate of each role, such as `actor`."""
+    steps_per_second: float
+    """The same steps by their seconds, without rollouts and evaluations."""
+    tokens_per_second: Tensor
+    """A scalar: real tokens that these steps have read, by their seconds."""
+
+
 class RLHFCallback(Callback):
-    """A Lightning callback with additional hooks for rollouts, PPO's losses, and answers to held-out prompts."""
+    """A Lightning callback with hooks for logged steps, rollouts, PPO's losses, and answers to held-out prompts."""
+
+    def on_step_numbers(self, trainer: Trainer, module: LightningModule, numbers: StepNumbers) -> None:
+        """Called on every rank after each optimizer step that is logged; see `trainer.log_every_n_steps`."""
 
     def on_rollout_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Called on every rank before the responses of an iteration are sampled."""

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -61,7 +62,30 @@ def test_what_a_run_prints_is_short_and_names_the_run_card(pipeline: tuple[Path,
     folder, printed = pipeline
     assert f"{folder}/report.html" in printed
     assert "Warning" not in printed
-    assert len(printed.splitlines()) < 40
+    assert len(printed.splitlines()) < 50
+
+
+def test_the_log_has_what_was_printed_with_time_stamps(pipeline: tuple[Path, str]) -> None:
+    folder, printed = pipeline
+    lines = (folder / "train.log").read_text().splitlines()
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line) for line in lines)
+    logged = [line[20:].strip() for line in lines]
+    assert not [line for line in printed.splitlines() if line.strip() and line.strip() not in logged]
+
+
+def test_each_logged_step_has_its_learning_rate_gradient_norm_and_speed(pipeline: tuple[Path, str]) -> None:
+    for stage in ("sft", "reward"):
+        with (pipeline[0] / stage / "metrics.csv").open() as file:
+            rows = [row for row in csv.DictReader(file) if row["train/loss"]]
+        assert len(rows) == 2
+        for name in ("train/lr", "train/grad_norm", "perf/tokens_per_second"):
+            assert all(float(row[name]) > 0 for row in rows), name
+    with (pipeline[0] / "ppo" / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["train/policy_loss"]]
+    # The learning rates of conf/experiment/demo.yaml
+    assert [float(row["train/lr_actor"]) for row in rows] == pytest.approx([1.5e-4] * 2)
+    assert [float(row["train/lr_critic"]) for row in rows] == pytest.approx([5e-4] * 2)
+    assert [row["train/lr"] for row in rows] == [row["train/lr_actor"] for row in rows]
 
 
 def test_samples_before_and_after_training_are_kept(pipeline: tuple[Path, str]) -> None:
@@ -233,28 +257,33 @@ def test_two_processes_give_the_numbers_of_one(tmp_path: Path, pipeline: tuple[P
 
 
 def test_wandb_offline_and_tensorboard_write_what_csv_writes(tmp_path: Path) -> None:
-    done = command(tmp_path, *keep(TINY, "sft"), "logger=many", WANDB_MODE="offline", WANDB_SILENT="true")
+    done = command(tmp_path, *keep(TINY, "sft"), "logger=many", WANDB_MODE="offline")
     assert done.returncode == 0, done.stderr
+    assert "wandb:" not in done.stdout + done.stderr
     folder = run_folder(tmp_path)
+    name = f"sft-{folder.name}"
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     with (folder / "metrics.csv").open() as file:
         names = {name for name in csv.DictReader(file).fieldnames or () if "/" in name}
-    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    events = EventAccumulator(str(folder / "tensorboard" / name)).Reload()
     assert names <= set(events.Tags()["scalars"])
     # W&B writes uncompressed protocol buffers, so names appear in the file literally.
     recorded = next(folder.glob("wandb/offline-run-*/*.wandb")).read_bytes()
+    assert name.encode() in recorded
     assert not [name for name in [*names, "samples/evaluation"] if name.encode() not in recorded]
     table = json.loads(next(folder.glob("wandb/offline-run-*/files/media/table/samples/*.table.json")).read_text())
     assert {"prompt", "response", "gold"} <= set(table["columns"])
 
 
 def test_wandb_gets_a_run_for_each_stage_of_a_pipeline(tmp_path: Path) -> None:
-    done = command(tmp_path, *TINY, "logger=wandb", "logger.wandb.mode=offline", WANDB_SILENT="true")
+    done = command(tmp_path, *TINY, "logger=wandb", "logger.wandb.mode=offline")
     assert done.returncode == 0, done.stderr
     folder = run_folder(tmp_path)
     for stage, name in {"sft": "val/perplexity", "reward": "val/reward_accuracy", "ppo": "rollout/kl"}.items():
-        assert name.encode() in next(folder.glob(f"{stage}/wandb/offline-run-*/*.wandb")).read_bytes()
+        recorded = next(folder.glob(f"{stage}/wandb/offline-run-*/*.wandb")).read_bytes()
+        assert name.encode() in recorded
+        assert f"{stage}-{folder.name}".encode() in recorded
 
 
 def test_wandb_without_an_account_says_what_to_do(tmp_path: Path) -> None:

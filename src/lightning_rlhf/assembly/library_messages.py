@@ -39,6 +39,8 @@ def silence_libraries() -> None:
     # The data modules save the positions of their loaders themselves.
     warnings.filterwarnings("ignore", message=r".*your dataloader is not resumable.*")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # W&B would print a summary of several screens. The run says where W&B shows it.
+    os.environ.setdefault("WANDB_SILENT", "true")
     from transformers.utils import logging as transformers_logging
 
     # Transformers warns that a head is "newly initialized". Here a new head is on purpose, or we raise an error.

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from lightning_rlhf.assembly.plan_job import job_of, layout_of
 from lightning_rlhf.assembly.plan_settings import Asked
 from lightning_rlhf.assembly.stage_checks import refused
+from lightning_rlhf.console import console
 from lightning_rlhf.planner.fitting import Limits, largest_micro_batch, savings, smallest
 from lightning_rlhf.planner.flops import seconds
 from lightning_rlhf.planner.memory import by_kind
@@ -73,17 +73,16 @@ def print_plan_line(config: DictConfig, stage: str, folder: Path) -> None:
         stage: Name of the stage.
         folder: Folder of the stage.
     """
-    console = Console(soft_wrap=True, highlight=False)
     try:
         plan = Plan(job_of(config, stage), _fragmentation())
         peak = plan.peak
     except Exception as error:  # a custom architecture or strategy may raise anything on fake tensors
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        console.print(f" no plan: {reason[0]}", markup=False)
+        console.say(f" no plan: {reason[0]}")
         return
     largest = sorted(by_kind(peak.held).items(), key=lambda item: -item[1])[:3]
     parts = ", ".join(f"{kind.replace('_', ' ')} {readable(size)}" for kind, size in largest)
-    console.print(f" planned peak: {readable(peak.total)} of tensors on each device ({peak.phase}; {parts})")
+    console.say(f" planned peak: {readable(peak.total)} of tensors on each device ({peak.phase}; {parts})")
     write_json(folder / "plan.json", plan.record())
 
 

@@ -15,6 +15,7 @@ from lightning_rlhf.assembly.stage import PreparedStage, fit, prepare
 from lightning_rlhf.assembly.summary import print_summary
 from lightning_rlhf.callbacks.run_record import status_of, versions
 from lightning_rlhf.distributed.collectives import is_first_process
+from lightning_rlhf.run_log import RunLog, everything_logged
 from lightning_rlhf.saving import write_json
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,11 @@ def run(config: DictConfig, folder: Path) -> RunResult:
         ...     config = compose("train", ["stage=sft", "model=tiny"])
         >>> run(config, Path("outputs/mine"))["metrics"]["loss"]
     """
+    with everything_logged() as run_log:
+        return _run(config, folder, run_log)
+
+
+def _run(config: DictConfig, folder: Path, run_log: RunLog) -> RunResult:
     silence_libraries()
     config = config.copy()
     config.run_dir = str(folder)
@@ -58,6 +64,7 @@ def run(config: DictConfig, folder: Path) -> RunResult:
         models[name] = resumed.model_of(name) or own / "model"
     for stage in stages:
         stage.data.setup("fit")
+    run_log.open(folder / "train.log")
     if len(names) == 1:
         result = fit(stages[0], resumed.checkpoints.get(names[0]))
     else:

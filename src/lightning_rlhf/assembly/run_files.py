@@ -76,6 +76,12 @@ def read_record(file: Path) -> dict[str, object]:
     return record
 
 
+def is_job_of_sweep(folder: Path) -> bool:
+    """Whether Hydra runs a job of a sweep in this folder."""
+    file = folder / ".hydra" / "hydra.yaml"
+    return file.is_file() and OmegaConf.select(OmegaConf.load(file), "hydra.mode") == "MULTIRUN"
+
+
 def _problems(config: dict[str, Any]) -> Iterator[str]:
     """Names everything in the settings that would be run or computed if they were used."""
     for place, node in _nodes(config, ""):

@@ -8,12 +8,11 @@ from typing import cast
 
 import lightning.pytorch as pl
 from hydra.utils import instantiate
-from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from rich.table import Table
 
 from lightning_rlhf.assembly.handoff import Models, handed_on
+from lightning_rlhf.assembly.loggers import begin, finish
 from lightning_rlhf.assembly.nets import nets_of
 from lightning_rlhf.assembly.plan_stage import print_plan_line
 from lightning_rlhf.assembly.result import RunResult
@@ -21,6 +20,7 @@ from lightning_rlhf.assembly.stage_checks import check_quantization, check_roles
 from lightning_rlhf.assembly.target_checks import check_targets
 from lightning_rlhf.assembly.trainer import build_trainer
 from lightning_rlhf.callbacks.run_record import versions
+from lightning_rlhf.console import console
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.data.shares import Shares
 from lightning_rlhf.distributed.phases import release, shards_parameters
@@ -102,8 +102,7 @@ def fit(stage: PreparedStage, checkpoint: Path | None) -> RunResult:
         OmegaConf.save(OmegaConf.create(resolved), stage.folder / "config.yaml")
         _print_batches(stage)
         print_plan_line(stage.config, stage.record.name, stage.folder)
-    for logger in trainer.loggers:
-        logger.log_hyperparams({"config": resolved, "versions": versions()})
+    begin(trainer, {"config": resolved, "versions": versions()})
     try:
         # Loads weights only, because a checkpoint need not be trusted and must not run code.
         trainer.fit(stage.module, stage.data, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
@@ -112,10 +111,7 @@ def fit(stage: PreparedStage, checkpoint: Path | None) -> RunResult:
         if not trainer.interrupted:
             raise
     finally:
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                # Otherwise the next stage would log into the run of this stage.
-                logger.experiment.finish()
+        finish(trainer)
     if trainer.interrupted:
         raise KeyboardInterrupt
     release(trainer)
@@ -138,4 +134,4 @@ def _print_batches(stage: PreparedStage) -> None:
     for name in cells:
         table.add_column(name, justify="right")
     table.add_row(*map(str, cells.values()))
-    Console().print(table)
+    console.table(table)

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from rich.console import Console
-
 from lightning_rlhf.assembly.result import RunResult
+from lightning_rlhf.console import console, three_decimals
 from lightning_rlhf.stages import STAGES
 
 
@@ -15,21 +14,19 @@ def print_summary(result: RunResult, folder: Path) -> None:
         result: The content of `result.json`.
         folder: Folder of the run.
     """
-    console = Console(soft_wrap=True, highlight=False)
     console.print("\nOn held-out data:")
     for stage, record in result.get("stages", {result["stage"]: result}).items():
         metrics = record["metrics"]
-        shown = [name for name in STAGES[stage].in_terminal if name in metrics]
-        cells = [f"{name} [bold]{_cell(metrics[name])}[/]" for name in shown]
-        console.print(f"  {stage:<9} {'  '.join(cells)}  ({record['seconds']:.0f} s)")
+        cells = [(name, _cell(metrics[name])) for name in STAGES[stage].in_terminal if name in metrics]
+        console.cells(f"  {stage:<7}", [*cells, ("", f"({record['seconds']:.0f} s)")])
     console.print()
     for name, path in {
         "model": result["model_dir"],
         "result": folder / "result.json",
         "run card": (folder / "report.html").resolve().as_uri(),
     }.items():
-        console.print(f"  {name:<9} {path}")
+        console.print(f"  {name:<9} {path}", markup=False, soft_wrap=True)
 
 
 def _cell(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.3f}"
+    return "not finite" if value is None else three_decimals(value)

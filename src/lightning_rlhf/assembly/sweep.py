@@ -9,8 +9,9 @@ from pathlib import Path
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from rich.table import Table
+
+from lightning_rlhf.console import console, number
 
 # Folders of sweeps that have begun, and whose table is not written yet.
 _open: list[Path] = []
@@ -63,10 +64,9 @@ def write_table(folder: Path) -> None:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in shown))
-    console = Console(soft_wrap=True)
     console.print()
-    console.print(table)
-    console.print(f"\n  table     {folder / 'sweep.csv'}", highlight=False)
+    console.table(table)
+    console.print(f"\n  table     {folder / 'sweep.csv'}", markup=False, soft_wrap=True)
 
 
 def sweep_rows(folder: Path) -> list[dict[str, object]]:
@@ -95,4 +95,4 @@ def sweep_rows(folder: Path) -> list[dict[str, object]]:
 
 
 def _cell(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
+    return number(value) if isinstance(value, float) else "" if value is None else str(value)

@@ -2,7 +2,6 @@
 
 import warnings
 from functools import partial
-from pathlib import Path
 
 import lightning.pytorch as pl
 from hydra.utils import instantiate
@@ -10,6 +9,7 @@ from lightning.fabric.connector import _convert_precision_to_unified_args
 from omegaconf import DictConfig
 
 from lightning_rlhf.assembly.export_sampling import sampling_settings
+from lightning_rlhf.assembly.loggers import logger_settings
 from lightning_rlhf.errors import UserError, require
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.source import ModelSource
@@ -31,15 +31,14 @@ def build_trainer(config: DictConfig, record: StageRecord, source: ModelSource) 
     block = config[record.block]
     if "tensorboard" in config.logger:
         require("tensorboard", "tensorboard", "logger=tensorboard")
+    exported: dict[str, object] = {"stage": record.name, "sampling": sampling_settings(config, record)}
     # Arguments of callbacks and loggers that do not come from their settings.
     added: dict[str, dict[str, object]] = {
-        "export": {"stage": record.name, "sampling": sampling_settings(config, record)},
-        "ema": {"stage": record.name, "sampling": sampling_settings(config, record)},
+        **dict.fromkeys(("export", "ema", "best"), exported),
         "record": {"stage": record.name},
         "progress": {"unit": record.unit},
         "normalize": {"reference": partial(load_causal_lm, source.frozen)},
-        # In W&B, the stages of a pipeline are runs of one group.
-        "wandb": ({"name": record.name, "group": Path(config.run_dir).parent.name} if len(config.stages) > 1 else {}),
+        **logger_settings(config, record.name),
     }
     nodes = {**config.callbacks, **block.callbacks}
     trainer = instantiate(

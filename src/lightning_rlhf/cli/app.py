@@ -5,11 +5,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-
 from lightning_rlhf.assembly.library_messages import silence_loggers
 from lightning_rlhf.assembly.sweep import table_even_of_failures
 from lightning_rlhf.assembly.user_message import user_message
+from lightning_rlhf.console import complain
 from lightning_rlhf.distributed.shutdown import without_finalization
 
 _INTERRUPTED = 130
@@ -71,4 +70,4 @@ def _lost_process(error: BaseException) -> str | None:
 
 
 def _say(message: str) -> None:
-    Console(stderr=True, soft_wrap=True).print(message, style="bold red", highlight=False, markup=False)
+    complain(message)

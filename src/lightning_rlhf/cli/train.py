@@ -1,6 +1,5 @@
 """`train`: runs the stages that the configuration names, and hands the export of each stage to the next."""
 
-import logging
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from omegaconf import DictConfig
 from lightning_rlhf.assembly.overrides import check_command_line
 from lightning_rlhf.assembly.run_folder import agreed_time
 from lightning_rlhf.cli.app import exit_codes, run_app
+from lightning_rlhf.console import print_messages
 from lightning_rlhf.distributed.launcher_watch import end_with_launcher
 
 
@@ -38,7 +38,7 @@ def _train(config: DictConfig, hydra_config: HydraConf) -> None:
     from lightning_rlhf.assembly.run import run
 
     # Hydra has set up logging for errors only. INFO is enabled after these imports, during which libraries would log.
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    print_messages()
     try:
         run(config, folder)
     except KeyboardInterrupt as error:

@@ -104,6 +104,7 @@ def render(run: Run) -> str:
         "speed": pictures(run.stages, "costs"),
         "command": command,
         "uses": uses,
+        "weights": (run.stages[-1].result.weights if run.stages else None) or "model/ has the last weights",
         "setup": settings,
         "origin": versions,
         "files": links,

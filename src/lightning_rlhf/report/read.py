@@ -121,6 +121,7 @@ def _result(raw: Mapping[str, Any], label: str, notices: list[str]) -> Result:
         parameters={str(role): _counts(sizes) for role, sizes in _dict(raw, "parameters").items()},
         hardware=_dict(raw, "hardware"),
         git={str(name): str(commit) for name, commit in _dict(raw, "git").items()},
+        weights=(raw.get("best") or {}).get("about"),
     )
 
 

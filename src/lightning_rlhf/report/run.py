@@ -82,6 +82,8 @@ class Result:
     """The `device` of the first process, and the numbers of `processes` and `machines`."""
     git: Mapping[str, str]
     """The commit of each repository that took part, by name."""
+    weights: str | None
+    """Which weights are in which folder, if the run kept the best ones beside the last."""
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,14 @@ def scores(values: list[float], std: float = 1.0) -> History:
     return {"rollout/score_mean": values, "rollout/score_std": [std] * len(values)}
 
 
+def losses(val: list[float], train: list[float]) -> History:
+    return {"val/loss": val, "step/loss": train}
+
+
+def moves(kls: list[float], clipped: list[float] | None = None) -> History:
+    return {"rollout/kl": kls, "train/clip_fraction": clipped or [0.0] * len(kls)}
+
+
 def one(name: str, *values: float) -> History:
     return {name: list(values)}
 
@@ -66,6 +74,19 @@ CASES: dict[str, tuple[list[History], list[History]]] = {
     "weights_stand_still": (
         [one("train/moved_fraction", 1.0, 0.249)],
         [one("train/moved_fraction", 0.1, 0.25)],
+    ),
+    "loss_stands_still": (
+        [
+            losses([6.73, 6.731, 6.729], [6.73] * 12),
+            losses([6.73, 6.736, 6.724], [6.76, 6.76, 6.73, 6.73]),  # 0.1% is 0.00673; 1% is 0.0673
+            losses([0.693, 0.693, 0.693], [0.69] * 100),
+        ],
+        [
+            losses([6.73, 6.73, 6.722], [6.73] * 12),  # one is further away
+            losses([6.73, 6.73], [6.73] * 12),  # two evaluations only
+            losses([0.62, 0.62, 0.62], [0.9] * 10 + [0.62] * 30),  # it has learnt before the first evaluation
+            losses([6.9, 6.73, 6.73, 6.73], [6.73] * 12),  # it has moved since the first one
+        ],
     ),
     "reward_below_length": (
         [accuracy(0.55, 0.55, 0.45), accuracy(0.59, 0.4, 0.6)],
@@ -129,6 +150,16 @@ CASES: dict[str, tuple[list[History], list[History]]] = {
     "zero_variance": (
         [one("rollout/zero_variance_groups", *[0.81] * 5)],
         [one("rollout/zero_variance_groups", *[0.81] * 4, 0.79)],
+    ),
+    "actor_stands_still": (
+        # The single values may lie further away from 0, as estimates do.
+        [moves([2e-3, -2e-3] * 5), moves([1.0] + [9e-4] * 10), moves([-5e-4] * 10)],
+        [
+            moves([1.1e-3] * 10),
+            moves([0.0] * 9),
+            moves([0.0] * 10, [0.0] * 9 + [1e-3]),  # something is clipped
+            moves([-1.0] * 10),  # negative, which is another alarm
+        ],
     ),
     "score_flat": (
         [

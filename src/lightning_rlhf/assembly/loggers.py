@@ -1,0 +1,74 @@
+"""What loggers are told about a run: its name, its group, and which earlier run it continues."""
+
+from pathlib import Path
+
+import lightning.pytorch as pl
+from lightning.pytorch.loggers import WandbLogger
+from omegaconf import DictConfig
+
+from lightning_rlhf.assembly.run_files import is_job_of_sweep
+from lightning_rlhf.console import console
+from lightning_rlhf.distributed.collectives import is_first_process
+
+
+def logger_settings(config: DictConfig, stage: str) -> dict[str, dict[str, object]]:
+    """Returns the arguments of loggers that depend on the run, by the names of their nodes.
+
+    Runs are named after the stage and the run folder, such as `sft-2026-11-30_09-00-00`, in W&B and in TensorBoard. In
+    W&B, the stages of a pipeline form a group, and so do all runs of a sweep. What the user has set stays as it is.
+
+    Args:
+        config: The configuration of the stage.
+        stage: Name of the stage.
+    """
+    own = Path(config.run_dir)
+    run = own.parent if len(config.stages) > 1 else own
+    sweep = run.parent if is_job_of_sweep(run) else None
+    name = f"{stage}-{run.name}" if sweep is None else f"{stage}-{sweep.name}-{run.name}"
+    group = sweep.name if sweep is not None else run.name if run != own else None
+    about: dict[str, object] = {"name": name, "group": group, "job_type": stage, "id": _earlier_id(config, stage)}
+    given = config.logger.get("wandb") or {}
+    return {
+        "wandb": {key: value for key, value in about.items() if value is not None and given.get(key) is None},
+        "tensorboard": {"version": name},
+    }
+
+
+def begin(trainer: pl.Trainer, hyperparameters: dict[str, object]) -> None:
+    """Logs the settings of a run, and says where W&B shows it, because W&B itself is silent."""
+    for logger in trainer.loggers:
+        if not isinstance(logger, WandbLogger) or not is_first_process():
+            logger.log_hyperparams(hyperparameters)
+            continue
+        import wandb
+
+        # Reads WANDB_SILENT; otherwise W&B would do so only after its first warnings.
+        wandb.setup()
+        logger.log_hyperparams(hyperparameters)
+        run = logger.experiment
+        if run.url:
+            console.say(f" W&B: {run.url}")
+        elif not run.disabled:
+            folder = Path(run.dir).parent
+            console.say(f" W&B is offline; this uploads the run later: wandb sync {folder}")
+
+
+def finish(trainer: pl.Trainer) -> None:
+    """Ends the run in W&B. Otherwise the next stage would log into it."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()
+
+
+def _earlier_id(config: DictConfig, stage: str) -> str | None:
+    """The id in W&B of the run that this one continues; None if it starts from the beginning."""
+    if config.resume is None:
+        return None
+    resume = Path(config.resume).expanduser()
+    places = [resume.parents[1]] if resume.suffix == ".ckpt" else [resume / stage, resume]
+    for place in [Path(config.run_dir), *places]:
+        # W&B names its folder of a run after the time and the id: [offline-]run-20261130_090000-abcd1234.
+        runs = sorted(place.glob("wandb/*run-*-*"), key=lambda path: path.name.removeprefix("offline-"))
+        if runs and (place / "checkpoints").is_dir():
+            return runs[-1].name.rpartition("-")[2]
+    return None
