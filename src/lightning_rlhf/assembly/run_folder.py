@@ -1,7 +1,11 @@
-"""Agrees on one run folder for all processes that torchrun or SLURM started, although each has its own clock."""
+"""The run folder: one for all processes that torchrun or SLURM started, and none that stays behind after a dry run."""
 
 import os
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 def agreed_time() -> str | None:
@@ -17,6 +21,18 @@ def agreed_time() -> str | None:
     if int(os.environ.get("SLURM_NTASKS", 1)) > 1 and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
         return _agree(own, *_slurm())
     return None
+
+
+@contextmanager
+def removed_at_end(folder: Path) -> Iterator[None]:
+    """Context whose end removes a folder, also after an error. The first process does so for all."""
+    try:
+        yield
+    finally:
+        from lightning_rlhf.distributed.collectives import is_first_process
+
+        if is_first_process():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _torchrun() -> tuple[object, int]:

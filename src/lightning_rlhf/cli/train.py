@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import hydra
@@ -11,9 +12,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lightning_rlhf.assembly.overrides import check_command_line
-from lightning_rlhf.assembly.run_folder import agreed_time
+from lightning_rlhf.assembly.run_folder import agreed_time, removed_at_end
 from lightning_rlhf.cli.app import exit_codes, run_app
 from lightning_rlhf.distributed.launcher_watch import end_with_launcher
+from lightning_rlhf.errors import UserError
 
 
 @hydra.main(version_base="1.3", config_path="pkg://lightning_rlhf.conf", config_name="train")
@@ -32,19 +34,39 @@ def _app(config: DictConfig) -> None:
 
 def _train(config: DictConfig, hydra_config: HydraConf) -> None:
     overrides, folder = list(hydra_config.overrides.task), Path(hydra_config.runtime.output_dir)
-    check_command_line(config, overrides, hydra_config.runtime.choices)
-    # Importing torch and Lightning takes seconds, so the configuration is checked first.
-    from lightning_rlhf.assembly.resume import how_to_go_on
-    from lightning_rlhf.assembly.run import run
+    with removed_at_end(folder) if config.dry_run else nullcontext():
+        check_command_line(config, overrides, hydra_config.runtime.choices)
+        # Importing torch and Lightning takes seconds, so the configuration is checked first.
+        from lightning_rlhf.assembly.dry_run import rehearse
+        from lightning_rlhf.assembly.resume import how_to_go_on
+        from lightning_rlhf.assembly.run import run
 
-    # Hydra has set up logging for errors only. INFO is enabled after these imports, during which libraries would log.
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+        # Hydra has set up logging for errors only. INFO is enabled after these imports, during which libraries would
+        # log.
+        logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+        if config.dry_run:
+            rehearse(config, folder)
+            return
     try:
         run(config, folder)
     except KeyboardInterrupt as error:
         # The installed program puts the file of the command into argv.
         program = ["python", "train.py"] if Path(sys.argv[0]).parent.name != "cli" else ["lightning-rlhf", "train"]
         raise KeyboardInterrupt(how_to_go_on(folder, list(config.stages), [*program, *overrides])) from error
+
+
+def _take_own_folder(time: str) -> None:
+    """Gives a dry run a folder that no other run has, whatever folder the overrides name.
+
+    Raises:
+        UserError: If the dry run is one of several runs, whose common folder would stay.
+    """
+    if {"-m", "--multirun"} & set(sys.argv):
+        raise UserError("dry_run=true: only one run at a time can be tried: leave out --multirun")
+    own = "hydra.run.dir=.dry_run_"
+    # Lightning starts other processes with the arguments of the first one, to which it adds the folder of that one.
+    if not any(word.startswith(own) for word in sys.argv):
+        sys.argv.append(own + time)
 
 
 def main() -> None:
@@ -54,6 +76,9 @@ def main() -> None:
     if agreed is not None:
         # Comes first, so that an override of the user wins.
         sys.argv.insert(1, "hydra.run.dir=outputs/${hydra:runtime.choices.stage}/" + agreed)
+    if "dry_run=true" in map(str.lower, sys.argv):
+        with exit_codes():
+            _take_own_folder(agreed or "${now:%Y-%m-%d}_${now:%H-%M-%S}")
     run_app(_app)
 
 
