@@ -15,7 +15,6 @@ from lightning_rlhf.cli import COMMANDS
 from lightning_rlhf.cli.completion import SHELLS, answer, candidates
 from lightning_rlhf.errors import UserError
 
-PROGRAM = Path(sys.executable).with_name("lightning-rlhf")
 # Interactive and without files of the user, and what the shell reads first.
 START = {
     "bash": (["bash", "--norc", "--noprofile", "-i"], 'eval "$(lightning-rlhf -sc install=bash)"'),
@@ -26,7 +25,7 @@ START = {
 
 # Asks the real program what the Tab key asks, and otherwise shows the arguments that the shell passes.
 SHOW = """#!/bin/sh
-[ "$1" = -sc ] && exec {program} "$@"
+[ "$1" = -sc ] && exec {python} -m lightning_rlhf.cli "$@"
 printf '[%s]' "$@"
 """
 # What is typed before the Tab key, and the arguments after it. An @ that is typed next shows where the cursor is.
@@ -50,13 +49,14 @@ class Terminal:
         program, script = START[shell]
         show = folder / "bin" / "lightning-rlhf"
         show.parent.mkdir()
-        show.write_text(SHOW.format(program=PROGRAM))
+        show.write_text(SHOW.format(python=sys.executable))
         show.chmod(0o755)
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             path = f"{show.parent}{os.pathsep}{os.environ['PATH']}"
             own = {"PATH": path, "HOME": str(folder), "TERM": "dumb", "COLUMNS": "200", "LC_ALL": "C.UTF-8"}
             os.chdir(folder)
+            own |= {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
             os.execvpe(program[0], program, own)
         self.press(f"{script}; printf 'rea%s\\n' dy\r")
         self.read_until("ready")
