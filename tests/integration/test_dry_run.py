@@ -64,3 +64,12 @@ def test_a_dry_run_of_a_sweep_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "dry_run=true: only one run at a time can be tried" in done.stderr
     assert not files(tmp_path)
+
+
+def test_a_dry_run_never_removes_a_folder_that_is_not_its_own(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "model").touch()
+    done = command(tmp_path, "model=tiny", "hydra.run.dir=mine", "++dry_run=true")
+    assert done.returncode == 2
+    assert "dry_run: give it on the command line, as dry_run=true" in done.stderr
+    assert (tmp_path / "mine" / "model").exists()

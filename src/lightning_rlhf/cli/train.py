@@ -17,6 +17,9 @@ from lightning_rlhf.cli.app import exit_codes, run_app
 from lightning_rlhf.distributed.launcher_watch import end_with_launcher
 from lightning_rlhf.errors import UserError
 
+# How the names of the folders begin that dry runs take, and remove at their end.
+_DRY_RUN = ".dry_run_"
+
 
 @hydra.main(version_base="1.3", config_path="pkg://lightning_rlhf.conf", config_name="train")
 def _app(config: DictConfig) -> None:
@@ -34,6 +37,8 @@ def _app(config: DictConfig) -> None:
 
 def _train(config: DictConfig, hydra_config: HydraConf) -> None:
     overrides, folder = list(hydra_config.overrides.task), Path(hydra_config.runtime.output_dir)
+    if config.dry_run and not folder.name.startswith(_DRY_RUN):
+        raise UserError("dry_run: give it on the command line, as dry_run=true, because its folder is removed")
     with removed_at_end(folder) if config.dry_run else nullcontext():
         check_command_line(config, overrides, hydra_config.runtime.choices)
         # Importing torch and Lightning takes seconds, so the configuration is checked first.
@@ -63,7 +68,7 @@ def _take_own_folder(time: str) -> None:
     """
     if {"-m", "--multirun"} & set(sys.argv):
         raise UserError("dry_run=true: only one run at a time can be tried: leave out --multirun")
-    own = "hydra.run.dir=.dry_run_"
+    own = f"hydra.run.dir={_DRY_RUN}"
     # Lightning starts other processes with the arguments of the first one, to which it adds the folder of that one.
     if not any(word.startswith(own) for word in sys.argv):
         sys.argv.append(own + time)
