@@ -51,8 +51,8 @@ def planned_stage(config: DictConfig, stage: str, asked: Asked) -> tuple[Plan, d
         }
         for saving in savings(plan, limits)
     ]
-    # A search takes time. It is made for a user who asks, or whose run does not fit.
-    if memory and (asked.found is None or len(memory) > 1 or not record["fits"]):
+    # A search takes time, so it is made only for a user who gives a limit.
+    if set(memory) - ({"host_memory"} if asked.found else set()):
         chosen, largest = smallest(plan, limits), largest_micro_batch(plan, limits)
         record["remedy"] = None if chosen is None else [knob.setting for knob in chosen]
         record["largest_micro_batch"] = 0 if largest is None else largest.rows

@@ -98,15 +98,17 @@ def _print_verdict(console: Console, record: dict[str, Any], asked: Asked, unit:
         console.print(
             f" assumed: each machine has {readable(record['host_bytes'])} of host memory; host_memory=… checks it"
         )
+    for name, size in record["short"].items():
+        console.print(f" {name} is short by {_like_given(size, asked.as_given[name])}")
     if "remedy" in record:
-        for name, size in record["short"].items():
-            console.print(f" {name} is short by {_like_given(size, asked.as_given[name])}")
         rows, setting = record["largest_micro_batch"], record["largest_micro_batch_setting"]
         smaller = f"{rows} ({setting})" if rows else "none, by this alone"
         console.print(f" largest micro-batch that fits: {smaller}")
     if record["fits"] is False:
-        remedy = record["remedy"]
-        if remedy is None:
+        remedy = record.get("remedy")
+        if "remedy" not in record:
+            console.print(" host_memory=… or device_memory=… searches for settings that make it fit")
+        elif remedy is None:
             console.print(" no combination of the settings below makes it fit: use more devices or a smaller model")
         else:
             console.print(f" it fits with: [bold]{' '.join(remedy)}[/]")

@@ -12,13 +12,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lightning_rlhf.assembly.overrides import check_command_line
-from lightning_rlhf.assembly.run_folder import agreed_time, removed_at_end
+from lightning_rlhf.assembly.run_folder import agreed_time, dry_run_folder, removed_at_end
 from lightning_rlhf.cli.app import exit_codes, run_app
 from lightning_rlhf.distributed.launcher_watch import end_with_launcher
-from lightning_rlhf.errors import UserError
-
-# How the names of the folders begin that dry runs take, and remove at their end.
-_DRY_RUN = ".dry_run_"
 
 
 @hydra.main(version_base="1.3", config_path="pkg://lightning_rlhf.conf", config_name="train")
@@ -37,8 +33,6 @@ def _app(config: DictConfig) -> None:
 
 def _train(config: DictConfig, hydra_config: HydraConf) -> None:
     overrides, folder = list(hydra_config.overrides.task), Path(hydra_config.runtime.output_dir)
-    if config.dry_run and not folder.name.startswith(_DRY_RUN):
-        raise UserError("dry_run: give it on the command line, as dry_run=true, because its folder is removed")
     with removed_at_end(folder) if config.dry_run else nullcontext():
         check_command_line(config, overrides, hydra_config.runtime.choices)
         # Importing torch and Lightning takes seconds, so the configuration is checked first.
@@ -60,20 +54,6 @@ def _train(config: DictConfig, hydra_config: HydraConf) -> None:
         raise KeyboardInterrupt(how_to_go_on(folder, list(config.stages), [*program, *overrides])) from error
 
 
-def _take_own_folder(time: str) -> None:
-    """Gives a dry run a folder that no other run has, whatever folder the overrides name.
-
-    Raises:
-        UserError: If the dry run is one of several runs, whose common folder would stay.
-    """
-    if {"-m", "--multirun"} & set(sys.argv):
-        raise UserError("dry_run=true: only one run at a time can be tried: leave out --multirun")
-    own = f"hydra.run.dir={_DRY_RUN}"
-    # Lightning starts other processes with the arguments of the first one, to which it adds the folder of that one.
-    if not any(word.startswith(own) for word in sys.argv):
-        sys.argv.append(own + time)
-
-
 def main() -> None:
     """Entry point of the command."""
     end_with_launcher()
@@ -83,7 +63,7 @@ def main() -> None:
         sys.argv.insert(1, "hydra.run.dir=outputs/${hydra:runtime.choices.stage}/" + agreed)
     if "dry_run=true" in map(str.lower, sys.argv):
         with exit_codes():
-            _take_own_folder(agreed or "${now:%Y-%m-%d}_${now:%H-%M-%S}")
+            sys.argv += dry_run_folder(sys.argv, agreed or "${now:%Y-%m-%d}_${now:%H-%M-%S}")
     run_app(_app)
 
 

@@ -194,5 +194,5 @@ def test_the_host_memory_that_was_found_gives_a_verdict_unless_the_user_gives_it
     record = planned_stage(config, "sft", asked.with_host_memory(HostMemory(2**20, "a limit")))[1]
     assert record["fits"] is False
     assert record["short"].keys() == {"host_memory"}
-    # A run that does not fit gets a remedy, though nobody has asked.
-    assert "remedy" in record
+    # Nobody has asked for a search, which takes long for a large model.
+    assert "remedy" not in record
