@@ -1,6 +1,6 @@
 """`python train.py …` is `lightning-rlhf train …`."""
 
-from lightning_rlhf.cli.train import main
+from lightning_rlhf.cli import main
 
 if __name__ == "__main__":
-    main()
+    main("train")

@@ -1,12 +1,16 @@
 """The Hydra configuration, as the package `lightning_rlhf.conf`; Hydra finds it only with this file.
 
 In a YAML file, `${packaged:package/file,name}` becomes `pkg://package/file` if that package is installed, and otherwise
-`name`.
+`name`; and `${full_lr:1e-5}` is a learning rate that was chosen for training all weights.
 """
 
 from importlib.util import find_spec
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+
+_ADAPTERS_LEARN_AT = 10
+"""The factor between good learning rates for adapters and for all weights. Sources: Biderman et al., "LoRA Learns Less
+and Forgets Less" (2024), section 5.1; Schulman et al., "LoRA Without Regret" (Thinking Machines, 2025)."""
 
 
 def packaged(file: str, name: str) -> str:
@@ -20,3 +24,17 @@ def packaged(file: str, name: str) -> str:
 
 
 OmegaConf.register_new_resolver("packaged", packaged, replace=True)
+
+
+def full_lr(rate: float, *, _root_: DictConfig) -> float:
+    """Returns a learning rate for what a run trains.
+
+    Args:
+        rate: The rate for training all weights.
+        _root_: The configuration. If it has an adapter, ten times the rate is returned.
+    """
+    # Rounded, since 10 * 1e-6 is 9.999999999999999e-06.
+    return float(f"{rate * _ADAPTERS_LEARN_AT:.9g}") if _root_.model.adapter else rate
+
+
+OmegaConf.register_new_resolver("full_lr", full_lr, replace=True)

@@ -19,7 +19,7 @@ def shown(config: DictConfig, path: str = "") -> Iterator[tuple[str, object, obj
         parameters = inspect.signature(get_object(target)).parameters
         for name in config.keys() & parameters.keys():
             node, default = config._get_node(name), parameters[name].default
-            if OmegaConf.is_missing(config, name) or OmegaConf.is_interpolation(config, name):
+            if OmegaConf.is_missing(config, name) or _comes_from_elsewhere(config, name):
                 continue
             if default is not inspect.Parameter.empty and not OmegaConf.is_config(node):
                 yield f"{path}.{name}", config[name], default
@@ -29,12 +29,19 @@ def shown(config: DictConfig, path: str = "") -> Iterator[tuple[str, object, obj
             yield from shown(config[name], f"{path}.{name}")
 
 
+def _comes_from_elsewhere(config: DictConfig, name: str) -> bool:
+    """Whether a value is an interpolation, other than a learning rate that only adapters change."""
+    written = str(config._get_node(name)._value())  # type: ignore[union-attr]
+    return OmegaConf.is_interpolation(config, name) and not written.startswith("${full_lr:")
+
+
 @pytest.mark.parametrize("stage", ["sft", "reward", "ppo", "dpo"])
 def test_yaml_shows_the_default_of_the_constructor(stage: str) -> None:
     with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
         config = compose("train", [f"stage={stage}", "experiment=none"])
     found = list(shown(config))
     assert len(found) > 20
+    assert any(path.endswith(".lr") for path, _, _ in found)
     different = {
         path: (value, default)
         for path, value, default in found

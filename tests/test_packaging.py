@@ -107,19 +107,18 @@ def test_an_installed_wheel_runs_the_demo_in_an_empty_folder(installed: Path, tm
     ("command", "expected"),
     [
         (["-m", "lightning_rlhf.cli"], "usage: lightning-rlhf COMMAND"),
-        (["train.py"], "stage: dpo, pipeline, pipeline_dpo, ppo"),
+        (["train.py"], "usage: lightning-rlhf train [GROUP=OPTION"),
     ],
 )
 def test_a_checkout_runs_without_the_console_script(command: list[str], expected: str) -> None:
     assert expected in checked(sys.executable, *command, "--help", cwd=ROOT)
 
 
-def test_help_names_every_command_and_imports_nothing_heavy(tmp_path: Path) -> None:
-    code = "import sys; from lightning_rlhf.cli import main; sys.argv = ['lightning-rlhf', '--help']; main(); "
-    printed = checked(sys.executable, "-c", code + "print(*sys.modules)", cwd=tmp_path)
+@pytest.mark.parametrize("words", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)])
+def test_help_and_versions_import_nothing_heavy(words: list[str], tmp_path: Path) -> None:
+    code = f"import sys; from lightning_rlhf.cli import main; sys.argv[1:] = {words}; main(); print(*sys.modules)"
+    printed = checked(sys.executable, "-c", code, cwd=tmp_path)
     assert HEAVY.isdisjoint(printed.splitlines()[-1].split())
-    for name, does in COMMANDS.items():
-        assert f"{name:<14} {does}" in printed
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -6,6 +6,8 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
+from lightning_rlhf.stages import STAGES
+
 PUBLISHED: dict[str, dict[str, Any]] = {
     # github.com/vwxyzjn/lm-human-preference-details, defaults of the two scripts on 8 processes.
     "lm_human_preferences": {
@@ -84,3 +86,31 @@ def test_a_recipe_has_the_published_settings(recipe: str) -> None:
     # A million responses, without the rest that does not fill a rollout.
     responses = config.ppo.trainer.max_epochs * config.ppo.module.rollout_batch_size
     assert 1_000_000 - config.ppo.module.rollout_batch_size < responses <= 1_000_000
+
+
+def rates(*overrides: str) -> dict[str, float]:
+    """The learning rates of all stages."""
+    config = configured(*overrides)
+    blocks = {stage: config[STAGES[stage].block].module for stage in config.stages}
+    return {f"{stage}.{name}": block[name] for stage, block in blocks.items() for name in block if name.endswith("lr")}
+
+
+@pytest.mark.parametrize("stage", ["pipeline", "pipeline_dpo"])
+@pytest.mark.parametrize("recipe", ["none", "demo", "summarize"])
+def test_adapters_train_at_ten_times_the_rates_for_all_weights(recipe: str, stage: str) -> None:
+    full = rates(f"experiment={recipe}", f"stage={stage}")
+    adapted = rates(f"experiment={recipe}", f"stage={stage}", "adapter=lora")
+    assert len(full) >= 2
+    assert adapted == pytest.approx({name: 10 * rate for name, rate in full.items()}, rel=1e-9)
+    assert rates(f"experiment={recipe}", f"stage={stage}", "adapter=lora", "model.quantization=nf4") == adapted
+
+
+def test_rates_that_are_meant_for_adapters_are_taken_as_they_are() -> None:
+    config = configured("stage=sft", "experiment=none", "adapter=lora", "sft.module.lr=3e-4")
+    assert config.sft.module.lr == 3e-4
+    data = "data.path=pkg://lightning_rlhf.demo/preferences.jsonl"
+    config = configured("experiment=smollm2_hh", data)
+    assert config.model.adapter is not None
+    assert [config.sft.module.lr, config.ppo.module.lr, config.ppo.module.critic_lr] == [5e-4] * 3
+    # The recipe has no rate for DPO, so the default is scaled: 10 x 1e-6.
+    assert configured("experiment=smollm2_hh", data, "stage=dpo").dpo.module.lr == 1e-5

@@ -21,23 +21,44 @@ def plan(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_the_plan_of_a_large_model_comes_without_its_weights(tmp_path: Path) -> None:
     model = ["model=llama/65b", "strategy=deepspeed_zero3_offload", "trainer.devices=8", "trainer.num_nodes=4"]
-    done = plan(tmp_path, *model, "trainer=gpu", "stage=ppo", "experiment=none", "device_memory=80GB")
+    lengths = ["prompt_length=512", "response_length=512"]
+    done = plan(tmp_path, *model, *lengths, "trainer=gpu", "stage=ppo", "experiment=none", "device_memory=80GB")
     assert done.returncode == 0, done.stderr
     result = result_of(run_folder(tmp_path))
     assert result["fits"] is False
     assert result["peak_bytes_per_device"] > 80e9
     assert result["plans"]["ppo"]["remedy"]
+    assert "planned with prompts of 512 tokens (prompt_length), responses of 512 (response_length)" in done.stdout
+    # This machine has no GPU, so its own memory says nothing.
+    assert "assumed: each machine has " in done.stdout
+    assert result["plans"]["ppo"]["bound_by"] == {"rollout": "memory", "scoring": "compute", "update": "compute"}
+    assert "312 TFLOP/s x 0.4 (device_flops, mfu) and 2 TB/s x 0.5 (device_bandwidth, mbu)" in done.stdout
     assert set(result["plans"]["ppo"]["phases"]) == {"load", "rollout", "scoring", "update", "export"}
 
 
 def test_the_line_without_a_gpu_says_that_its_devices_are_cpus(tmp_path: Path) -> None:
     model = ["model=llama/65b", "strategy=deepspeed_zero3_offload", "trainer.devices=8", "trainer.num_nodes=4"]
-    done = plan(tmp_path, *model, "stage=ppo")
+    done = plan(tmp_path, *model, "stage=ppo", "data=demo")
     assert done.returncode == 0, done.stderr
     assert "add trainer=gpu" in done.stdout
     # Two models have weights, gradients and averages, and two have weights alone: 16 and 4 bytes a number, 32 devices.
     least = (2 * 16 + 2 * 4) * 65.2e9 / 32
     assert result_of(run_folder(tmp_path))["peak_bytes_per_device"] > 0.8 * least
+
+
+def test_a_plan_without_data_demands_the_lengths(tmp_path: Path) -> None:
+    done = plan(tmp_path, "model=llama/13b", "stage=ppo", "experiment=none")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: model=llama/13b: prompt_length and response_length must be given")
+
+
+def test_a_plan_for_this_machine_says_whether_its_memory_is_enough(tmp_path: Path) -> None:
+    done = plan(tmp_path, "model=tiny", "stage=sft")
+    assert done.returncode == 0, done.stderr
+    assert "planned with rows of 128 tokens (at most; sft.data.max_length)" in done.stdout
+    assert "fits in host_memory=" in done.stdout
+    assert "host_memory was found: the " in done.stdout
+    assert result_of(run_folder(tmp_path))["fits"] is True
 
 
 @pytest.mark.slow

@@ -37,3 +37,24 @@ def check_command_line(config: DictConfig, overrides: Sequence[str], choices: Ma
                 f"{key} is set, but model.{loaded}={config.model[loaded]} has its own architecture and tokenizer; "
                 "model.pretrained=null builds model.config with random weights; model.tokenizer names another tokenizer"
             )
+
+
+def check_lengths_are_known(config: DictConfig, overrides: Sequence[str], choices: Mapping[str, str | None]) -> None:
+    """Checks that a plan for a model of the user does not take the lengths of the embedded demo.
+
+    Args:
+        config: The composed configuration of `plan`.
+        overrides: The overrides.
+        choices: The chosen option of each group.
+
+    Raises:
+        UserError: If neither the user nor a recipe has chosen data, and the lengths are not given.
+    """
+    ours = choices.get("model") in ("demo", "tiny") or choices.get("experiment") not in ("demo", "none")
+    chosen = choices.get("data") != "demo" or "data=demo" in overrides
+    missing = [name for name in ("prompt_length", "response_length") if config[name] is None]
+    if missing and not (ours or chosen):
+        raise UserError(
+            f"model={choices.get('model')}: {' and '.join(missing)} must be given, because no data say how long rows "
+            "are: add prompt_length=512 response_length=512, or data=files; data=demo takes the lengths of the demo"
+        )

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from lightning_rlhf.assembly.critic_start import like_policy
 from lightning_rlhf.assembly.handoff import Models, handed_on, is_of_run
 from lightning_rlhf.assembly.nets import reference_changes
+from lightning_rlhf.assembly.plan_lengths import lengths
 from lightning_rlhf.assembly.reward_models import reward_models
 from lightning_rlhf.assembly.stage_checks import check_quantization, check_roles, minibatch_settings
 from lightning_rlhf.errors import UserError
@@ -20,7 +21,7 @@ from lightning_rlhf.models.names import adapter_folder
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.planner.job import Job
 from lightning_rlhf.planner.layout import Layout, layout
-from lightning_rlhf.stages import StageRecord, stage_record
+from lightning_rlhf.stages import stage_record
 
 
 def job_of(config: DictConfig, stage: str) -> Job:
@@ -39,7 +40,7 @@ def job_of(config: DictConfig, stage: str) -> Job:
     config = _with_start(handed_on(config, models), config)
     block, trainer = config[record.block], config.trainer
     source: ModelSource = instantiate(config.model, _convert_="all")
-    spread, on_gpu = layout_of(config), _on_gpu(trainer)
+    spread, on_gpu = layout_of(config), plans_for_gpus(trainer)
     check_quantization(source, block, config.roles, divides=spread.divides_weights)
     check_roles(config.roles, record, source)
     processes = num_devices(trainer.devices, on_gpu=on_gpu)
@@ -66,7 +67,7 @@ def job_of(config: DictConfig, stage: str) -> Job:
             "rollout_micro_batch_size": node.batch_size,
             "normalizing_length": node.sampling.max_new_tokens,
         }
-    prompt, response = lengths(config, record)
+    prompt, response, _ = lengths(config, record)
     reference = record.has_reference and not block.module.get("reference_free", False)
     return Job(**settings, prompt_length=prompt, response_length=response, reference=reference)
 
@@ -92,26 +93,6 @@ def layout_of(config: DictConfig) -> Layout:
     """
     node = config.trainer.strategy
     return layout(OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node)
-
-
-def lengths(config: DictConfig, record: StageRecord) -> tuple[int, int]:
-    """Lengths of prompt and response in tokens: those that the user asks for, or the longest that are allowed.
-
-    Raises:
-        UserError: If the user gives only one length, but a row of the stage consists of both.
-    """
-    prompt, response = config.get("prompt_length"), config.get("response_length")
-    block = config[record.block]
-    if record.samples:
-        return prompt or block.data.max_prompt_length, response or block.module.sampling.max_new_tokens
-    if (prompt is None) != (response is None):
-        given = f"prompt_length={prompt}" if response is None else f"response_length={response}"
-        raise UserError(f"{given}: a row of stage={record.name} has a prompt and a response: give both lengths")
-    if prompt is not None and response is not None:
-        return prompt, response
-    # The longest answer has a prompt of one token.
-    least = 1 if record.reads == "answers" else 0
-    return least, block.data.max_length - least
 
 
 def _of_rollouts(config: DictConfig, block: DictConfig, source: ModelSource, models: Models) -> dict[str, Any]:
@@ -160,8 +141,14 @@ def _is_to_come(node: DictConfig, models: Models) -> bool:
     return Path(node.path).name == "model" and not Path(node.path).exists()
 
 
-def _on_gpu(trainer: DictConfig) -> bool:
+def plans_for_gpus(trainer: DictConfig) -> bool:
+    """Whether the devices of a trainer are GPUs."""
     return trainer.accelerator in ("gpu", "cuda") or (trainer.accelerator == "auto" and num_gpus() > 0)
+
+
+def starts_here(trainer: DictConfig) -> bool:
+    """Whether a run could start on this machine, because it has devices of that kind, so that its memory counts."""
+    return not plans_for_gpus(trainer) or num_gpus() > 0
 
 
 def num_gpus() -> int:

@@ -1,7 +1,7 @@
 """The settings that only a plan has. They are checked before imports that take seconds."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite
 from typing import TypeVar
@@ -9,7 +9,9 @@ from typing import TypeVar
 from omegaconf import DictConfig
 
 from lightning_rlhf.errors import UserError, raise_problems
-from lightning_rlhf.sizes import parse_bytes
+from lightning_rlhf.planner.speed import Speed
+from lightning_rlhf.planner.this_machine import HostMemory
+from lightning_rlhf.sizes import parse_bytes, readable
 
 _LEAST = 2**20
 """Bytes of memory that any device has. If the user gives fewer, the unit was left out."""
@@ -22,12 +24,14 @@ class Asked:
     """The settings of a plan, parsed."""
 
     memory: dict[str, int]
-    """`device_memory` and `host_memory` in bytes, where the user gives them."""
+    """`device_memory` and `host_memory` in bytes, where they are known."""
     as_given: dict[str, str]
     """The same settings as the user wrote them."""
     fragmentation: float
-    device_flops: float
-    mfu: float
+    speed: Speed
+    """The speed of a device."""
+    found: str | None = None
+    """What says how much host memory there is, if the user does not."""
 
     @classmethod
     def of(cls, config: DictConfig) -> "Asked":
@@ -46,14 +50,24 @@ class Asked:
                 problems.append(str(error))
                 return otherwise
 
+        def positive(name: str, example: str) -> float:
+            return read(name, _number(name, f"above 0, such as {example}", lambda x: x > 0), 0.0)
+
+        def share(name: str) -> float:
+            return read(name, _number(name, "in (0, 1]", lambda x: 0 < x <= 1), 0.0)
+
         places = [name for name in ("device_memory", "host_memory") if config[name] is not None]
         memory = {name: read(name, partial(_memory, name=name), 0) for name in places}
         found = cls(
             memory,
             as_given={name: str(config[name]) for name in places},
             fragmentation=read("fragmentation", _number("fragmentation", "in [0, 1)", lambda x: 0 <= x < 1), 0.0),
-            device_flops=read("device_flops", _number("device_flops", "above 0, such as 312e12", lambda x: x > 0), 0.0),
-            mfu=read("mfu", _number("mfu", "in (0, 1]", lambda x: 0 < x <= 1), 0.0),
+            speed=Speed(
+                flops=positive("device_flops", "312e12"),
+                mfu=share("mfu"),
+                bandwidth=positive("device_bandwidth", "2.0e12"),
+                mbu=share("mbu"),
+            ),
         )
         for name in ("prompt_length", "response_length"):
             length = config[name]
@@ -61,6 +75,17 @@ class Asked:
                 problems.append(f"{name}={length}: must be a number of tokens, 1 or more")
         raise_problems(problems)
         return found
+
+    def with_host_memory(self, memory: HostMemory) -> "Asked":
+        """These settings with the host memory that was found, unless the user gives it."""
+        if "host_memory" in self.memory:
+            return self
+        return replace(
+            self,
+            memory=self.memory | {"host_memory": memory.size},
+            as_given=self.as_given | {"host_memory": readable(memory.size)},
+            found=memory.source,
+        )
 
 
 def _memory(value: object, name: str) -> int:

@@ -8,11 +8,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_rlhf.assembly.plan_job import job_of, layout_of
+from lightning_rlhf.assembly.plan_lengths import lengths
 from lightning_rlhf.assembly.plan_settings import Asked
 from lightning_rlhf.assembly.stage_checks import refused
 from lightning_rlhf.console import console
 from lightning_rlhf.planner.fitting import Limits, largest_micro_batch, savings, smallest
-from lightning_rlhf.planner.flops import seconds
 from lightning_rlhf.planner.memory import by_kind
 from lightning_rlhf.planner.plan import Plan
 from lightning_rlhf.saving import write_json
@@ -29,13 +29,16 @@ def planned_stage(config: DictConfig, stage: str, asked: Asked) -> tuple[Plan, d
     memory = asked.memory
     limits = Limits(memory.get("device_memory"), memory.get("host_memory"))
     record = plan.record()
+    record["lengths"] = lengths(config, plan.job.record)._asdict()
     record["notes"] = [
-        *_about_cpus(config, plan, limits),
+        *_about_cpus(config, plan, asked),
         *(f"train refuses this: {text}" for text in refused(plan.job)),
     ]
     record["fits"] = plan.fits(*limits) if memory else None
     record["short"] = plan.short(*limits)
-    record["seconds"] = seconds(record["flops"], plan.job.processes, asked.device_flops, asked.mfu)
+    taken = plan.times(asked.speed)
+    record["seconds"] = {phase: time.seconds for phase, time in taken.items()}
+    record["bound_by"] = {phase: time.bound_by for phase, time in taken.items()}
     record["knobs"] = [
         {
             "setting": saving.knob.setting,
@@ -48,7 +51,8 @@ def planned_stage(config: DictConfig, stage: str, asked: Asked) -> tuple[Plan, d
         }
         for saving in savings(plan, limits)
     ]
-    if memory:
+    # A search takes time, so it is made only for a user who gives a limit.
+    if set(memory) - ({"host_memory"} if asked.found else set()):
         chosen, largest = smallest(plan, limits), largest_micro_batch(plan, limits)
         record["remedy"] = None if chosen is None else [knob.setting for knob in chosen]
         record["largest_micro_batch"] = 0 if largest is None else largest.rows
@@ -57,9 +61,9 @@ def planned_stage(config: DictConfig, stage: str, asked: Asked) -> tuple[Plan, d
     return plan, record
 
 
-def _about_cpus(config: DictConfig, plan: Plan, limits: Limits) -> list[str]:
+def _about_cpus(config: DictConfig, plan: Plan, asked: Asked) -> list[str]:
     """A note that the devices are CPUs, if the user may have meant GPUs."""
-    meant = limits.device is not None or plan.job.processes > plan.job.processes_per_node
+    meant = "device_memory" in asked.memory or plan.job.processes > plan.job.processes_per_node
     if plan.job.on_gpu or not (meant or layout_of(config).offloads):
         return []
     return ["the devices are CPUs, so what is offloaded stays in the same memory: add trainer=gpu to plan for GPUs"]

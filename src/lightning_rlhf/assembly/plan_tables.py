@@ -8,6 +8,7 @@ from rich.table import Table
 from lightning_rlhf.assembly.plan_settings import Asked
 from lightning_rlhf.planner.memory import KINDS, Bytes, by_kind, by_role, total
 from lightning_rlhf.planner.plan import Plan
+from lightning_rlhf.planner.speed import Speed
 from lightning_rlhf.sizes import readable
 
 # Short names keep a table with all columns within 80 characters.
@@ -32,12 +33,12 @@ def print_plan(stage: str, plan: Plan, record: dict[str, Any], asked: Asked) -> 
         asked: The settings of the plan.
     """
     console, job = Console(soft_wrap=True, highlight=False), plan.job
-    lengths = f"{job.prompt_length} + {job.response_length}" if job.prompt_length else str(job.response_length)
     devices = f"{job.processes} GPU(s)" if job.on_gpu else f"{job.processes} process(es) on CPUs"
     console.print(
-        f"\n[bold]{stage}[/]: {devices}, {lengths} tokens, micro-batches of {job.micro_batch_size}"
+        f"\n[bold]{stage}[/]: {devices}, micro-batches of {job.micro_batch_size}"
         + (f", rollouts of {job.rollout_rows}" if job.record.samples else "")
     )
+    console.print(f" planned with {record['lengths']['source']}", markup=False)
     for note in record["notes"]:
         console.print(f" {note}", style="yellow", markup=False)
     _print_sizes(console, {name: moment.held for name, moment in plan.phases.items()}, plan.peak.phase, plan.peak.what)
@@ -46,10 +47,18 @@ def print_plan(stage: str, plan: Plan, record: dict[str, Any], asked: Asked) -> 
         largest = max(plan.host, key=lambda phase: total(plan.host[phase]))
         _print_sizes(console, plan.host, largest, "all processes of a machine")
     _print_verdict(console, record, asked, *_unit(plan.peak.total))
-    flops, times = sum(record["flops"].values()), record["seconds"]
-    per = "iteration" if job.record.samples else "optimizer step"
-    parts = ", ".join(f"{name} {value:.3g} s" for name, value in times.items())
-    console.print(f" {flops:.3g} FLOPs for each {per}: {sum(times.values()):.3g} s ({parts})")
+    _print_time(console, record, asked.speed, "iteration" if job.record.samples else "optimizer step")
+
+
+def _print_time(console: Console, record: dict[str, Any], speed: Speed, per: str) -> None:
+    flops, taken = sum(record["flops"].values()), record["seconds"]
+    bound = {"compute": "", "memory": ", bound by memory"}
+    parts = "; ".join(f"{name} {value:.3g} s{bound[record['bound_by'][name]]}" for name, value in taken.items())
+    console.print(f" {flops:.3g} FLOPs for each {per}: {sum(taken.values()):.3g} s ({parts})")
+    console.print(
+        f" on devices of {speed.flops / 1e12:.4g} TFLOP/s x {speed.mfu:.3g} (device_flops, mfu) and "
+        f"{speed.bandwidth / 1e12:.3g} TB/s x {speed.mbu:.3g} (device_bandwidth, mbu)"
+    )
 
 
 def _print_sizes(console: Console, phases: dict[str, Bytes], largest: str, what: str) -> None:
@@ -83,18 +92,27 @@ def _print_verdict(console: Console, record: dict[str, Any], asked: Asked, unit:
     if record["fits"] is not None:
         given = ", ".join(f"{name}={_limit(asked, name)}" for name in asked.memory)
         console.print(f" {'[bold green]fits[/]' if record['fits'] else '[bold red]does not fit[/]'} in {given}")
-        for name, size in record["short"].items():
-            console.print(f" {name} is short by {_like_given(size, asked.as_given[name])}")
+    if asked.found:
+        console.print(f" host_memory was found: {asked.found}", markup=False)
+    elif "host_memory" not in asked.memory:
+        console.print(
+            f" assumed: each machine has {readable(record['host_bytes'])} of host memory; host_memory=… checks it"
+        )
+    for name, size in record["short"].items():
+        console.print(f" {name} is short by {_like_given(size, asked.as_given[name])}")
+    if "remedy" in record:
         rows, setting = record["largest_micro_batch"], record["largest_micro_batch_setting"]
         smaller = f"{rows} ({setting})" if rows else "none, by this alone"
         console.print(f" largest micro-batch that fits: {smaller}")
     if record["fits"] is False:
-        remedy = record["remedy"]
-        if remedy is None:
+        remedy = record.get("remedy")
+        if "remedy" not in record:
+            console.print(" host_memory=… or device_memory=… searches for settings that make it fit")
+        elif remedy is None:
             console.print(" no combination of the settings below makes it fit: use more devices or a smaller model")
         else:
             console.print(f" it fits with: [bold]{' '.join(remedy)}[/]")
-    if record["knobs"] and record["fits"] is not True:
+    if record["knobs"] and not (record["fits"] and "remedy" in record):
         _print_knobs(console, record["knobs"], unit, factor, with_host="host_memory" in asked.memory)
 
 

@@ -45,6 +45,32 @@ def run(config: DictConfig, folder: Path) -> RunResult:
 
 
 def _run(config: DictConfig, folder: Path, run_log: RunLog) -> RunResult:
+    names = list(config.stages)
+    stages, resumed = prepare_all(config, folder)
+    # The log is opened only now, so that an early error leaves no file.
+    run_log.open(folder / "train.log")
+    if len(names) == 1:
+        result = fit(stages[0], resumed.checkpoints.get(names[0]))
+    else:
+        result = _run_pipeline(names, stages, folder, resumed, config.seed)
+    if is_first_process():
+        print_summary(result, folder)
+    return result
+
+
+def prepare_all(config: DictConfig, folder: Path) -> tuple[list[PreparedStage], Resumed]:
+    """Prepares the stages of a configuration that have not finished, and reads their data.
+
+    Args:
+        config: The composed configuration. It is not changed.
+        folder: Folder of the run.
+
+    Returns:
+        The stages, and what a run that this one resumes has left.
+
+    Raises:
+        UserError: If the user can correct the error.
+    """
     silence_libraries()
     config = config.copy()
     config.run_dir = str(folder)
@@ -64,14 +90,7 @@ def _run(config: DictConfig, folder: Path, run_log: RunLog) -> RunResult:
         models[name] = resumed.model_of(name) or own / "model"
     for stage in stages:
         stage.data.setup("fit")
-    run_log.open(folder / "train.log")
-    if len(names) == 1:
-        result = fit(stages[0], resumed.checkpoints.get(names[0]))
-    else:
-        result = _run_pipeline(names, stages, folder, resumed, config.seed)
-    if is_first_process():
-        print_summary(result, folder)
-    return result
+    return stages, resumed
 
 
 def _run_pipeline(

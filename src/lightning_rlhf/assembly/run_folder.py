@@ -1,7 +1,16 @@
-"""Agrees on one run folder for all processes that torchrun or SLURM started, although each has its own clock."""
+"""The run folder: one for all processes that torchrun or SLURM started, and none that stays behind after a dry run."""
 
 import os
+import shutil
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from lightning_rlhf.errors import UserError
+
+# How the names of the folders begin that dry runs take, and remove at their end.
+_DRY_RUN = ".dry_run_"
 
 
 def agreed_time() -> str | None:
@@ -17,6 +26,44 @@ def agreed_time() -> str | None:
     if int(os.environ.get("SLURM_NTASKS", 1)) > 1 and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
         return _agree(own, *_slurm())
     return None
+
+
+def dry_run_folder(words: Sequence[str], time: str) -> list[str]:
+    """The override that gives a dry run a folder of its own, whatever folder other overrides name.
+
+    Args:
+        words: The command line.
+        time: The end of the name of the folder.
+
+    Returns:
+        The override, which follows all others; nothing if the command line has one already. Lightning starts other
+        processes with the arguments of the first one, to which it adds the folder of that one.
+
+    Raises:
+        UserError: If the dry run is one of several runs, whose common folder would stay.
+    """
+    if {"-m", "--multirun"} & set(words):
+        raise UserError("dry_run=true: only one run at a time can be tried: leave out --multirun")
+    own = f"hydra.run.dir={_DRY_RUN}"
+    return [] if any(word.startswith(own) for word in words) else [own + time]
+
+
+@contextmanager
+def removed_at_end(folder: Path) -> Iterator[None]:
+    """Context whose end removes the folder of a dry run, also after an error. The first process does so for all.
+
+    Raises:
+        UserError: If `dry_run_folder` has not chosen the folder.
+    """
+    if not folder.name.startswith(_DRY_RUN):
+        raise UserError("dry_run: give it on the command line, as dry_run=true, because its folder is removed")
+    try:
+        yield
+    finally:
+        from lightning_rlhf.distributed.collectives import is_first_process
+
+        if is_first_process():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _torchrun() -> tuple[object, int]:

@@ -100,7 +100,7 @@ def fit(stage: PreparedStage, checkpoint: Path | None) -> RunResult:
     if trainer.is_global_zero:
         # `export` reads these settings next to a checkpoint, so they include what earlier stages have handed on.
         OmegaConf.save(OmegaConf.create(resolved), stage.folder / "config.yaml")
-        _print_batches(stage)
+        print_batches(stage)
         print_plan_line(stage.config, stage.record.name, stage.folder)
     begin(trainer, {"config": resolved, "versions": versions()})
     try:
@@ -118,7 +118,7 @@ def fit(stage: PreparedStage, checkpoint: Path | None) -> RunResult:
     return json.loads((stage.folder / "result.json").read_text(encoding="utf-8"))
 
 
-def _print_batches(stage: PreparedStage) -> None:
+def print_batches(stage: PreparedStage) -> None:
     """Prints how the processes share a minibatch. All sizes are in sequences."""
     sizes, trainer = minibatch_settings(stage.config[stage.record.block]), stage.trainer
     cells = {

@@ -4,12 +4,12 @@ import difflib
 import re
 import sys
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
+from lightning_rlhf.assembly.config_files import command_file, options
 from lightning_rlhf.errors import UserError
 
 # Errors that no constructor raises to reject a value. Hydra wraps them in the same way as a ValueError.
@@ -66,11 +66,8 @@ def _hydra_message(error: BaseException) -> str:
 
 
 def _options(group: str, found: Sequence[str] | None) -> list[str]:
-    """The options of a group: those that Hydra found, and those in subfolders, such as gpt2/small, which it omits."""
-    folder = Path(str(files("lightning_rlhf.conf"))) / group
-    nested = [path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")]
-    # `base` holds what several options share, and is not an option itself.
-    return sorted(name for name in {*nested, *(found or ())} if name.rpartition("/")[2] != "base")
+    """The options of a group: ours, and those that Hydra found, which may lie in a folder of the user."""
+    return sorted({*options(group), *(name for name in found or () if name != "base")})
 
 
 def _suggestion(key: str) -> str:
@@ -82,7 +79,7 @@ def _suggestion(key: str) -> str:
 
     # A command may have its own configuration, with the name of its file.
     command = Path(sys.argv[0]).stem
-    name = command if (Path(str(files("lightning_rlhf.conf"))) / f"{command}.yaml").is_file() else "train"
+    name = command if command_file(command).is_file() else "train"
     GlobalHydra.instance().clear()
     with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
         config = OmegaConf.to_container(compose(name), resolve=False)

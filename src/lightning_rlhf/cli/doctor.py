@@ -11,7 +11,7 @@ from lightning_rlhf.assembly.overrides import check_command_line
 from lightning_rlhf.cli.app import exit_codes, run_app
 
 
-@hydra.main(version_base="1.3", config_path="pkg://lightning_rlhf.conf", config_name="train")
+@hydra.main(version_base="1.3", config_path="pkg://lightning_rlhf.conf", config_name="doctor")
 def _app(config: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     with exit_codes():
@@ -29,8 +29,6 @@ def _app(config: DictConfig) -> None:
 
 def main() -> None:
     """Entry point of the command."""
-    # Comes first, so that an override of the user wins.
-    sys.argv.insert(1, "hydra.run.dir=outputs/doctor/${now:%Y-%m-%d}_${now:%H-%M-%S}")
     run_app(_app)
 
 

@@ -3,23 +3,30 @@
 from pathlib import Path
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from lightning_rlhf.assembly.overrides import check_lengths_are_known
 from lightning_rlhf.cli.app import exit_codes, run_app
 
 
 @hydra.main(version_base="1.3", config_path="pkg://lightning_rlhf.conf", config_name="plan")
 def _app(config: DictConfig) -> None:
-    from lightning_rlhf.assembly.plan import plan
-
-    folder = Path(HydraConfig.get().runtime.output_dir)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        plan(config, folder)
+        _plan(config, HydraConfig.get())
     else:
         with exit_codes():
-            plan(config, folder)
+            _plan(config, HydraConfig.get())
+
+
+def _plan(config: DictConfig, hydra_config: HydraConf) -> None:
+    check_lengths_are_known(config, hydra_config.overrides.task, hydra_config.runtime.choices)
+    # Importing torch takes seconds, so the lengths are checked first.
+    from lightning_rlhf.assembly.plan import plan
+
+    plan(config, Path(hydra_config.runtime.output_dir))
 
 
 def main() -> None:

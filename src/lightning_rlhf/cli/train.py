@@ -1,6 +1,7 @@
 """`train`: runs the stages that the configuration names, and hands the export of each stage to the next."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import hydra
@@ -10,7 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lightning_rlhf.assembly.overrides import check_command_line
-from lightning_rlhf.assembly.run_folder import agreed_time
+from lightning_rlhf.assembly.run_folder import agreed_time, dry_run_folder, removed_at_end
 from lightning_rlhf.cli.app import exit_codes, run_app
 from lightning_rlhf.console import print_messages
 from lightning_rlhf.distributed.launcher_watch import end_with_launcher
@@ -32,13 +33,19 @@ def _app(config: DictConfig) -> None:
 
 def _train(config: DictConfig, hydra_config: HydraConf) -> None:
     overrides, folder = list(hydra_config.overrides.task), Path(hydra_config.runtime.output_dir)
-    check_command_line(config, overrides, hydra_config.runtime.choices)
-    # Importing torch and Lightning takes seconds, so the configuration is checked first.
-    from lightning_rlhf.assembly.resume import how_to_go_on
-    from lightning_rlhf.assembly.run import run
+    with removed_at_end(folder) if config.dry_run else nullcontext():
+        check_command_line(config, overrides, hydra_config.runtime.choices)
+        # Importing torch and Lightning takes seconds, so the configuration is checked first.
+        from lightning_rlhf.assembly.dry_run import rehearse
+        from lightning_rlhf.assembly.resume import how_to_go_on
+        from lightning_rlhf.assembly.run import run
 
-    # Hydra has set up logging for errors only. INFO is enabled after these imports, during which libraries would log.
-    print_messages()
+        # Hydra has set up logging for errors only. INFO is enabled after these imports, during which libraries would
+        # log.
+        print_messages()
+        if config.dry_run:
+            rehearse(config, folder)
+            return
     try:
         run(config, folder)
     except KeyboardInterrupt as error:
@@ -54,6 +61,9 @@ def main() -> None:
     if agreed is not None:
         # Comes first, so that an override of the user wins.
         sys.argv.insert(1, "hydra.run.dir=outputs/${hydra:runtime.choices.stage}/" + agreed)
+    if "dry_run=true" in map(str.lower, sys.argv):
+        with exit_codes():
+            sys.argv += dry_run_folder(sys.argv, agreed or "${now:%Y-%m-%d}_${now:%H-%M-%S}")
     run_app(_app)
 
 

@@ -1,4 +1,4 @@
-"""Floating point operations of an iteration, and the time that they take.
+"""Floating point operations of an iteration.
 
 Sources: Kaplan et al., "Scaling Laws for Neural Language Models" (2020), section 2.1: 2 operations for each weight and
 token in the forward pass, and twice as many in the backward pass; Chowdhery et al., "PaLM" (2022), appendix B, for
@@ -53,8 +53,3 @@ def _update(job: Job, net: Weights, tokens: int, length: int) -> float:
     if not net.trained:
         return forward
     return forward + backward_flops(net, tokens, length, checkpointing=job.model.gradient_checkpointing)
-
-
-def seconds(flops: dict[str, float], processes: int, device_flops: float, mfu: float) -> dict[str, float]:
-    """The time of each phase if the devices reach the share `mfu` of their peak. Sampling reaches a smaller share."""
-    return {phase: count / (processes * device_flops * mfu) for phase, count in flops.items()}

@@ -10,6 +10,8 @@ from lightning_rlhf.planner.host import host_bytes
 from lightning_rlhf.planner.job import Job
 from lightning_rlhf.planner.memory import Bytes, Moment, by_kind, by_role, peak, total
 from lightning_rlhf.planner.phases import moments, run_passes
+from lightning_rlhf.planner.speed import Speed
+from lightning_rlhf.planner.timing import Time, times
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,10 @@ class Plan:
     def flops(self) -> dict[str, float]:
         """FLOPs by phase, of an iteration of PPO or of an optimizer step of another stage."""
         return iteration_flops(self.job, run_passes(self.job).sizes)
+
+    def times(self, speed: Speed) -> dict[str, Time]:
+        """The time of each phase on devices of a speed."""
+        return times(self.job, run_passes(self.job), self.flops, speed)
 
     def record(self) -> dict[str, Any]:
         """The plan as plain values for JSON."""

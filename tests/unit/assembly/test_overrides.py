@@ -3,7 +3,7 @@
 import pytest
 from hydra import compose, initialize_config_module
 
-from lightning_rlhf.assembly.overrides import check_command_line
+from lightning_rlhf.assembly.overrides import check_command_line, check_lengths_are_known
 from lightning_rlhf.errors import UserError
 
 
@@ -47,3 +47,34 @@ def test_a_setting_without_an_effect_is_named(overrides: list[str], choices: dic
 )
 def test_other_settings_pass(overrides: list[str], choices: dict[str, str]) -> None:
     checked(*overrides, **choices)
+
+
+def plan_checked(*overrides: str, **chosen: str) -> None:
+    choices = {"model": "llama/13b", "experiment": "none", "data": "demo"} | chosen
+    with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
+        config = compose("plan", overrides=[*(f"{name}={option}" for name, option in choices.items()), *overrides])
+    check_lengths_are_known(config, overrides, choices)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "missing"),
+    [([], "prompt_length and response_length"), (["prompt_length=9"], "response_length")],
+)
+def test_a_plan_of_another_model_does_not_take_the_lengths_of_the_demo(overrides: list[str], missing: str) -> None:
+    with pytest.raises(UserError, match=f"^model=llama/13b: {missing} must be given"):
+        plan_checked(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "choices"),
+    [
+        (["prompt_length=9", "response_length=9"], {}),
+        ([], {"data": "files"}),
+        # The user wants these data, or a recipe does.
+        (["data=demo"], {}),
+        ([], {"experiment": "smollm2_sentiment", "model": "smollm2/135m"}),
+        ([], {"model": "demo", "experiment": "demo"}),
+    ],
+)
+def test_a_plan_that_has_lengths_passes(overrides: list[str], choices: dict[str, str]) -> None:
+    plan_checked(*overrides, **choices)

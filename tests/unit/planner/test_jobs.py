@@ -1,6 +1,7 @@
 """The planner reads its jobs from a configuration."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapters.lora import Lora
 from lightning_rlhf.planner.job import Job
 from lightning_rlhf.planner.plan import Plan
+from lightning_rlhf.planner.this_machine import HostMemory
 
 SHARED = ["model=tiny", "adapter=lora", "roles=shared"]
 
@@ -107,6 +109,8 @@ def test_a_plan_refuses_what_a_run_refuses(stage: str, overrides: list[str], mes
         ("fragmentation=abc", "fragmentation=abc: must be a number"),
         ("fragmentation=1", "fragmentation=1: must be a number"),
         ("device_flops=fast", "device_flops=fast: must be a number"),
+        ("device_bandwidth=0", "device_bandwidth=0: must be a number above 0, such as 2.0e12"),
+        ("mbu=1.5", r"mbu=1.5: must be a number in \(0, 1\]"),
         ("device_flops=nan", "device_flops=nan: must be a number"),
         ("prompt_length=-5", "prompt_length=-5: must be a number of tokens"),
         ("response_length=2.5", "response_length=2.5: must be a number of tokens"),
@@ -152,3 +156,43 @@ def test_a_reward_model_is_an_adapter_if_its_folder_has_one_beside_it(tmp_path: 
     # A run writes the configuration in this form once it has put the reward model on its backbone.
     written = ["reward._target_=lightning_rlhf.rewards.AdapterReward", "~reward.dtype"]
     assert ppo_job(*given, *written).reward_plays
+
+
+@pytest.mark.parametrize(
+    ("stage", "overrides", "source"),
+    [
+        ("sft", [], "rows of 128 tokens (at most; sft.data.max_length)"),
+        ("dpo", ["data.max_length=99"], "rows of 99 tokens (at most; dpo.data.max_length)"),
+        (
+            "sft",
+            ["prompt_length=7", "response_length=9"],
+            "prompts of 7 tokens and responses of 9 (prompt_length, response_length)",
+        ),
+        (
+            "ppo",
+            ["response_length=9"],
+            "prompts of 64 tokens (at most; ppo.data.max_prompt_length), responses of 9 (response_length)",
+        ),
+    ],
+)
+def test_a_plan_says_where_its_lengths_come_from(stage: str, overrides: list[str], source: str) -> None:
+    with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
+        config = compose("plan", [f"stage={stage}", "model=tiny", *overrides])
+    record = planned_stage(config, stage, Asked.of(config))[1]["lengths"]
+    assert record["source"] == source
+    assert record["prompt"] + record["response"] == sum(map(int, re.findall(r" of (\d+)", source)))
+
+
+def test_the_host_memory_that_was_found_gives_a_verdict_unless_the_user_gives_it() -> None:
+    with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
+        config = compose("plan", ["stage=sft", "model=tiny"])
+        given = Asked.of(compose("plan", ["host_memory=2GiB"]))
+    assert given.with_host_memory(HostMemory(1, "a limit")) == given
+    asked = Asked.of(config)
+    assert planned_stage(config, "sft", asked)[1]["fits"] is None
+    assert planned_stage(config, "sft", asked.with_host_memory(HostMemory(10**12, "a limit")))[1]["fits"] is True
+    record = planned_stage(config, "sft", asked.with_host_memory(HostMemory(2**20, "a limit")))[1]
+    assert record["fits"] is False
+    assert record["short"].keys() == {"host_memory"}
+    # Nobody has asked for a search, which takes long for a large model.
+    assert "remedy" not in record

@@ -1,0 +1,98 @@
+"""What `--help` and `--version` say, for every command."""
+
+import re
+import shlex
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+
+from lightning_rlhf.assembly.config_files import CONF, command_file, groups, options, settings
+from lightning_rlhf.cli import COMMANDS
+from lightning_rlhf.cli.help import of_command, overview, versions
+from lightning_rlhf.errors import UserError
+
+OF_TRAIN = ("train", "plan", "doctor")
+
+
+def examples(command: str) -> list[list[str]]:
+    """The overrides of each example in the help of a command."""
+    text = of_command(command, []).replace("\\\n", "")
+    return [shlex.split(line) for line in re.findall(rf"^  lightning-rlhf {command}\b(.*)$", text, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_has_two_examples_that_compose(command: str) -> None:
+    found = examples(command)
+    assert len(found) >= 2
+    for words in found:
+        overrides = [re.sub(r",.*", "", word) for word in words if word != "-m"]
+        with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
+            compose(command_file(command).stem, overrides)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_explains_all_its_own_settings(command: str) -> None:
+    words = " ".join(of_command(command, []).split())
+    for setting in settings(command_file(command)):
+        assert f" {setting.name}={setting.default} {setting.comment}".rstrip() in words
+
+
+def test_a_setting_is_followed_by_the_comment_that_its_file_has() -> None:
+    text = of_command("serve-reward", [])
+    assert "  port=8000\n      0 takes a free port.\n" in text
+    assert "  model_dir=???\n      Folder of a trained reward model.\n" in text
+
+
+def test_only_commands_that_take_groups_show_them() -> None:
+    text = of_command("train", [])
+    for group in groups():
+        (shown,) = re.findall(rf"^  {group} (.*(?:\n {{14}}.*)*)", text, re.MULTILINE)
+        names = re.split(r",\s+", shown.strip())
+        assert {name for name in options(group) if "/" not in name} <= set(names)
+    # The 19 sizes of GPT-2 are folded, and so are those of the other families.
+    assert f"gpt2/ ({len(list((CONF / 'model' / 'gpt2').glob('*.yaml'))) - 1})" in text
+    assert "gpt2/small" not in text.partition("Groups")[2]
+    for command in COMMANDS:
+        assert ("[GROUP=OPTION" in of_command(command, [])) == (command in OF_TRAIN)
+
+
+def test_the_help_of_an_option_is_its_file_after_those_that_it_builds_on() -> None:
+    text = of_command("train", ["model=gpt2/small", "seed=3"])
+    files = [CONF / "model" / f"{name}.yaml" for name in ("base", "gpt2/base", "gpt2/small")]
+    places = [text.index(file.read_text().strip()) for file in files]
+    assert places == sorted(places)
+    with pytest.raises(UserError, match="there is no stage=pop; there are dpo, pipeline,"):
+        of_command("train", ["stage=pop"])
+
+
+def test_the_overview_has_one_line_for_each_command() -> None:
+    lines = overview(COMMANDS).splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == list(COMMANDS)
+    assert max(map(len, lines)) <= 120
+
+
+def test_the_versions_are_those_that_are_installed() -> None:
+    lines = versions().splitlines()
+    assert lines[0] == f"lightning-rlhf {version('lightning-rlhf')}"
+    assert f"torch {version('torch')}" in lines
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trian"], "error: unknown command 'trian'; known: train, plan,"),
+        (["train", "stage=pop", "--help"], "error: there is no stage=pop;"),
+        (["-sc", "install=tcsh"], "error: -sc install=tcsh: expected install=SHELL"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(words: list[str], message: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "lightning_rlhf.cli", *words], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == 1
