@@ -1,30 +1,33 @@
 """Runs the stages of a configuration one after the other. Each starts from the models of earlier stages."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lightning_rlhf.assembly.changed_settings import check_unchanged
+from lightning_rlhf.assembly.changed_settings import changes, check_same_stages, check_unchanged
+from lightning_rlhf.assembly.going_on import save_command
 from lightning_rlhf.assembly.handoff import handed_on
 from lightning_rlhf.assembly.library_messages import silence_libraries
 from lightning_rlhf.assembly.renderer import load_renderer
 from lightning_rlhf.assembly.result import RunResult
-from lightning_rlhf.assembly.resume import Resumed, find_resumed
+from lightning_rlhf.assembly.resume import Resumed, find_resumed, finished_result, reopen
 from lightning_rlhf.assembly.stage import PreparedStage, fit, prepare
-from lightning_rlhf.assembly.summary import print_summary
+from lightning_rlhf.assembly.summary import print_going_on, print_summary
 from lightning_rlhf.callbacks.run_record import versions, write_json
 from lightning_rlhf.distributed.collectives import is_first_process
 
 log = logging.getLogger(__name__)
 
 
-def run(config: DictConfig, folder: Path) -> RunResult:
-    """Runs the stages of a configuration.
+def run(config: DictConfig, folder: Path, overrides: Sequence[str] | None = None) -> RunResult:
+    """Runs the stages of a configuration, or goes on with a run that was stopped.
 
     Args:
         config: The composed configuration. It is not changed.
         folder: Folder of the run. A single stage writes directly into it, and each of several into a subfolder.
+        overrides: Overrides of the command line. The folder keeps them, so that `resume=FOLDER` goes on with them.
 
     Returns:
         The content of `result.json`.
@@ -39,10 +42,19 @@ def run(config: DictConfig, folder: Path) -> RunResult:
         >>> run(config, Path("outputs/mine"))["metrics"]["loss"]
     """
     silence_libraries()
-    config = config.copy()
+    composed, config = config, config.copy()
     config.run_dir = str(folder)
     names = list(config.stages)
-    resumed = find_resumed(config.resume, names)
+    earlier = None if config.resume is None else Path(config.resume).expanduser()
+    here = earlier is not None and earlier.resolve() == folder.resolve()
+    check_same_stages(composed)
+    changed = changes(composed)
+    if here and not changed and (result := finished_result(folder)) is not None:
+        _say(f"{', '.join(names)}: finished already, and no setting has changed")
+        if is_first_process():
+            print_summary(result, folder)
+        return result
+    resumed = find_resumed(config.resume, names, here=here)
     renderer = load_renderer(config)
     # All settings are checked first, then all data, and then the training begins. A mistake in the settings of the last
     # stage therefore shows at once.
@@ -57,6 +69,15 @@ def run(config: DictConfig, folder: Path) -> RunResult:
         models[name] = resumed.model_of(name) or own / "model"
     for stage in stages:
         stage.data.setup("fit")
+    if is_first_process():
+        if here:
+            # In this order, so that a rank that comes later does not find a finished run without changed settings.
+            reopen(folder)
+            if overrides is not None:
+                save_command(folder, composed, overrides)
+        if earlier is not None:
+            left = [name for name in names if name not in resumed.finished]
+            print_going_on(earlier, left, resumed.checkpoints, changed)
     if len(names) == 1:
         result = fit(stages[0], resumed.checkpoints.get(names[0]))
     else:
@@ -87,7 +108,9 @@ def _run_pipeline(
             from lightning_rlhf.report import write_report
 
             write_json(folder / "result.json", dict(result))
-            write_report(folder)
+            # The command draws the card of a run that was interrupted, wherever the signal found it.
+            if status != "interrupted":
+                write_report(folder)
         return result
 
     for name, result in resumed.finished.items():

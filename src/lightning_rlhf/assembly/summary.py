@@ -1,11 +1,31 @@
-"""Prints the results of a run."""
+"""Prints how a run goes on, and its results."""
 
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from lightning_rlhf.assembly.result import RunResult
 from lightning_rlhf.stages import STAGES
+
+
+def print_going_on(
+    earlier: Path, stages: Sequence[str], checkpoints: Collection[str], changed: Mapping[str, tuple[object, object]]
+) -> None:
+    """Prints where a run goes on, and the settings that have changed.
+
+    Args:
+        earlier: Run folder or checkpoint of the run that was stopped.
+        stages: Stages that have not finished, in order.
+        checkpoints: Those of the stages that have a checkpoint.
+        changed: The former and the new value of each changed setting, by its name.
+    """
+    console = Console(soft_wrap=True, highlight=False)
+    for stage in stages[:1]:
+        place = "its newest checkpoint" if stage in checkpoints else "its beginning, since it has no checkpoint yet"
+        console.print(f"going on with {earlier}: {stage} from {place}", markup=False)
+    for name, (old, new) in changed.items():
+        console.print(f"  {name}: {_shown(old)} → {_shown(new)}", markup=False)
 
 
 def print_summary(result: RunResult, folder: Path) -> None:
@@ -29,3 +49,7 @@ def print_summary(result: RunResult, folder: Path) -> None:
         "run card": (folder / "report.html").resolve().as_uri(),
     }.items():
         console.print(f"  {name:<9} {path}")
+
+
+def _shown(value: object) -> str:
+    return "none" if value is None else str(value)
