@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_rlhf.assembly.overrides import as_override
@@ -32,7 +33,11 @@ def with_earlier_overrides(words: Sequence[str]) -> list[str]:
     """
     if not any(_key(word) == "resume" for word in words):
         return list(words)
-    flags, given = _split(words)
+    try:
+        flags, given = _split(words)
+    except HydraException:
+        # Hydra will refuse the command line itself.
+        return list(words)
     resume = next(override for override in given if override.key_or_group == "resume")
     folder = Path(str(resume.value())).expanduser()
     if not (folder / _OVERRIDES).is_file():

@@ -32,7 +32,13 @@ def test_the_run_folder_alone_gives_the_overrides_and_the_folder_to_write_to(tmp
 
 
 def test_a_command_without_a_run_folder_stays_as_it_is(tmp_path: Path) -> None:
-    for words in (["stage=sft"], ["stage=sft", f"resume={tmp_path}"], ["resume=last.ckpt", "-m", "seed=1,2"], []):
+    for words in (
+        ["stage=sft"],
+        ["stage=sft", f"resume={tmp_path}"],
+        ["resume=last.ckpt", "-m", "seed=1,2"],
+        ["resume=(", "a"],
+        [],
+    ):
         assert with_earlier_overrides(words) == words
 
 
