@@ -31,22 +31,19 @@ class SampleTable(RLHFCallback):
         self.file: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Removes the samples of an earlier run in this folder, unless this run goes on from a checkpoint."""
+        """Removes the samples of an earlier run in this folder."""
         if trainer.is_global_zero:
             self.file = Path(trainer.default_root_dir) / "samples.jsonl"
-            if trainer.ckpt_path is None:
-                self.file.unlink(missing_ok=True)
+            self.file.unlink(missing_ok=True)
 
     def state_dict(self) -> dict[str, object]:
         """Returns the samples so far; a resumed run starts with them."""
         return {"samples": self.file.read_text(encoding="utf-8") if self.file and self.file.is_file() else ""}
 
     def load_state_dict(self, state_dict: dict[str, str]) -> None:
-        """Writes the samples of the earlier run up to the checkpoint."""
+        """Writes the samples of the earlier run."""
         if self.file and state_dict["samples"]:
             self.file.write_text(state_dict["samples"], encoding="utf-8")
-        elif self.file:
-            self.file.unlink(missing_ok=True)
 
     def on_rollout_end(self, trainer: Trainer, module: LightningModule, rollout: Rollout) -> None:
         """Stores the first samples of the rollout."""

@@ -110,7 +110,7 @@ def fit(stage: PreparedStage, checkpoint: Path | None) -> RunResult:
     for logger in trainer.loggers:
         logger.log_hyperparams({"config": resolved, "versions": versions()})
     try:
-        with _kept_until_replaced(stage.folder / "metrics.csv"):
+        with kept_until_replaced(stage.folder / "metrics.csv"), kept_until_replaced(stage.folder / "samples.jsonl"):
             # Loads weights only, because a checkpoint need not be trusted and must not run code.
             trainer.fit(stage.module, stage.data, ckpt_path=checkpoint and str(checkpoint), weights_only=True)
     except SystemExit as error:
@@ -134,10 +134,10 @@ def fit(stage: PreparedStage, checkpoint: Path | None) -> RunResult:
 
 
 @contextmanager
-def _kept_until_replaced(log: Path) -> Iterator[None]:
+def kept_until_replaced(log: Path) -> Iterator[None]:
     """Context that puts a log back if an error ends it before there is another one.
 
-    Lightning's logger removes the log of an earlier run when it starts. The rows come back when the checkpoint is read.
+    When a run starts, logs of an earlier run in its folder are removed. They come back when the checkpoint is read.
     """
     content = log.read_bytes() if log.is_file() else None
     try:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lightning_rlhf.assembly.interrupted import record_interruption
+from lightning_rlhf.assembly.stage import kept_until_replaced
 
 
 def write(folder: Path, **record: Any) -> Path:
@@ -56,3 +57,20 @@ def test_torch_is_not_needed_because_the_signal_may_have_stopped_its_import(tmp_
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize(("written", "left"), [(None, "before"), ("after", "after")])
+def test_the_log_of_before_stays_if_the_run_ends_before_it_has_another(
+    written: str | None, left: str, tmp_path: Path
+) -> None:
+    def start(log: Path) -> None:
+        with kept_until_replaced(log):
+            log.unlink()
+            if written:
+                log.write_text(written)
+            raise KeyboardInterrupt
+
+    (tmp_path / "metrics.csv").write_text("before")
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path / "metrics.csv")
+    assert (tmp_path / "metrics.csv").read_text() == left
