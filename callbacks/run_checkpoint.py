@@ -1,6 +1,5 @@
 """Writes checkpoints after each epoch, and within an epoch after some time or when the run is told to stop."""
 
-import os
 import signal
 import threading
 import time
@@ -14,19 +13,20 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_rlhf.distributed.collectives import gather_objects, is_first_process
+from lightning_rlhf.distributed.launcher_watch import obey_signals
 from lightning_rlhf.errors import UserError
-
-_STDERR = 2
+from lightning_rlhf.interruption import STOPPING, Interrupted, handle, leave_terminal, noted, say_from_handler
 
 
 class RunCheckpoint(ModelCheckpoint):
     """Lightning's `ModelCheckpoint`, which also writes `last.ckpt` between two steps of an epoch.
 
-    It does so when enough time has passed, and when the process is told to stop: by Ctrl-C (SIGINT), or by SIGTERM,
-    which schedulers send before they kill. The ranks hear of either at different moments, and a sharded checkpoint is
-    written by all of them: so they agree after each optimizer step, where they stand at the same place. Then all raise
-    KeyboardInterrupt. A second Ctrl-C stops at once, without a checkpoint. SLURM's signal to requeue a job is put off
-    to the same place, where Lightning's own handler saves and requeues.
+    It does so when enough time has passed, and when the process is told to stop: by Ctrl-C (SIGINT), by SIGTERM, which
+    schedulers send before they kill, or by SIGHUP, which a terminal sends when it is closed. The ranks hear of it at
+    different moments, and a sharded checkpoint is written by all of them: so they agree after each optimizer step,
+    where they stand at the same place. Then all raise `Interrupted`. A second Ctrl-C stops at once, without a
+    checkpoint. SLURM's signal to requeue a job is put off to the same place, where Lightning's own handler saves and
+    requeues.
     """
 
     def __init__(self, dirpath: str, every_minutes: float | None = 30.0, **settings: Any) -> None:
@@ -49,15 +49,20 @@ class RunCheckpoint(ModelCheckpoint):
         self.received = 0
         self.handlers: dict[int, Any] = {}
 
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lets SIGTERM stop the evaluation before training at once, as Ctrl-C does.
+
+        Lightning's own handler would begin an exchange with the other ranks, in the middle of any other exchange.
+        """
+        if _in_main_thread():
+            obey_signals((signal.SIGTERM,))
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock, and handles signals from here on, when there is work to lose."""
+        """Starts the clock, and puts signals off from here on, when there is work to lose."""
         super().on_train_start(trainer, pl_module)
-        self.saved, self.step, self.received = time.monotonic(), trainer.global_step, 0
-        # Only the main thread may do so. A process that ignores Ctrl-C, such as one under nohup, keeps ignoring it.
-        if threading.current_thread() is threading.main_thread():
-            signals = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if SLURMEnvironment.detect() else [])]
-            heard = [number for number in signals if signal.getsignal(number) not in (signal.SIG_IGN, None)]
-            self.handlers = {number: signal.signal(number, self._receive) for number in heard}
+        self.saved, self.step, self.received = time.monotonic(), trainer.global_step, noted()
+        if _in_main_thread():
+            self.handlers = handle((*STOPPING, *([signal.SIGUSR1] if SLURMEnvironment.detect() else [])), self._receive)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: object, batch_idx: int
@@ -90,9 +95,11 @@ class RunCheckpoint(ModelCheckpoint):
         self._restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Restores the previous signal handlers, except for Ctrl-C, which Lightning ignores while it cleans up."""
+        """Restores the previous signal handlers, or ignores signals while Lightning cleans up after one."""
         super().on_exception(trainer, pl_module, exception)
-        self.handlers.pop(signal.SIGINT, None)
+        if isinstance(exception, KeyboardInterrupt):
+            # Lightning restores the handlers that it has found.
+            self.handlers = dict.fromkeys(self.handlers, signal.SIG_IGN)
         self._restore()
 
     def _save_last(self, trainer: Trainer) -> None:
@@ -100,11 +107,12 @@ class RunCheckpoint(ModelCheckpoint):
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.received:
-            raise KeyboardInterrupt
+            raise Interrupted(number)
         self.received = number
         if number != signal.SIGUSR1 and is_first_process():
-            # The signal may have interrupted a call of print, so print must not be used here.
-            os.write(_STDERR, b"\nstopping after this step, with a checkpoint; Ctrl-C once more stops at once\n")
+            say_from_handler("stopping after this step, with a checkpoint; Ctrl-C once more stops at once")
+        if number == signal.SIGHUP:
+            leave_terminal()
 
     def _obey(self) -> None:
         """Obeys the signal that any rank has received."""
@@ -113,9 +121,14 @@ class RunCheckpoint(ModelCheckpoint):
             self.received = 0
             self.handlers[number](number, None)
         elif number:
-            raise KeyboardInterrupt
+            raise Interrupted(number)
 
     def _restore(self) -> None:
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
         self.handlers = {}
+
+
+def _in_main_thread() -> bool:
+    """Whether this thread may handle signals."""
+    return threading.current_thread() is threading.main_thread()

@@ -23,6 +23,7 @@ FLOORS = [
         "errors",
         "experience",
         "hooks",
+        "interruption",
         "registry",
         "run_log",
         "saving",

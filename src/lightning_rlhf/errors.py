@@ -29,6 +29,18 @@ def raise_problems(problems: Iterable[str]) -> None:
         raise UserError("\n".join(lines))
 
 
+def older_version(missing: KeyError) -> UserError:
+    """The error for a checkpoint without an entry that this version saves.
+
+    Args:
+        missing: The error of looking up the entry.
+    """
+    return UserError(
+        f"an older version of this package wrote the checkpoint, which has no {missing}: resume with that version, or "
+        "start a new run from the weights of the checkpoint (lightning-rlhf export checkpoint=FILE)"
+    )
+
+
 def require(module: str, extra: str, wanted_by: str) -> None:
     """Checks that an optional dependency is installed. Call it only where the dependency is needed.
 

@@ -122,7 +122,8 @@ class Experience(NamedTuple):
             UserError: If the names are not those of `by_name`.
         """
         expected = {*Sequences._fields, *Experience._fields} - {"sequences"}
-        if differing := expected ^ tensors.keys():
+        # Older versions saved a list without names, which differs in everything.
+        if differing := expected ^ set(tensors if isinstance(tensors, dict) else ()):
             raise UserError(
                 f"the checkpoint was written within an iteration, by a version whose experience differs in "
                 f"{', '.join(sorted(differing))}: resume with that version, or from the end of an iteration"

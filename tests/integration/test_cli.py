@@ -165,16 +165,11 @@ def test_a_pipeline_goes_on_after_ctrl_c_in_ppo(tmp_path: Path) -> None:
     assert f"resume={folder}" in stopped.stderr
     assert result_of(folder)["status"] == result_of(folder / "ppo")["status"] == "interrupted"
     assert not (folder / "ppo" / "model").exists()
-    done = command(
-        tmp_path,
-        *TINY,
-        "ppo.trainer.max_epochs=500",
-        "ppo.trainer.check_val_every_n_epoch=500",
-        "+ppo.trainer.max_time=00:00:00:05",
-        f"resume={folder}",
-    )
+    done = command(tmp_path, f"resume={folder}", "+ppo.trainer.max_time=00:00:00:05")
     assert done.returncode == 0, done.stderr
-    after = result_of(run_folder(tmp_path))
+    assert "ppo.trainer.max_time: none → 00:00:00:05" in done.stdout
+    assert run_folder(tmp_path) == folder
+    after = result_of(folder)
     assert after["stages"]["sft"]["model_dir"] == str(folder / "sft" / "model")
     # The time limit is reached before the first evaluation.
     assert after["stages"]["ppo"]["status"] == "stopped"
@@ -183,18 +178,17 @@ def test_a_pipeline_goes_on_after_ctrl_c_in_ppo(tmp_path: Path) -> None:
 def test_a_finished_pipeline_is_not_trained_again_and_takes_no_other_settings(
     pipeline: tuple[Path, str], tmp_path: Path
 ) -> None:
-    finished = result_of(pipeline[0])
-    done = command(tmp_path, *TINY, f"resume={pipeline[0]}")
+    before = {path: path.stat().st_mtime_ns for path in pipeline[0].rglob("*")}
+    done = command(tmp_path, f"resume={pipeline[0]}")
     assert done.returncode == 0, done.stderr
-    result = result_of(run_folder(tmp_path))
-    assert result["status"] == "finished"
-    assert result["stages"] == finished["stages"]
-    assert result["model_dir"] == finished["model_dir"] == str(pipeline[0] / "ppo" / "model")
-    assert not [path for path in run_folder(tmp_path).iterdir() if path.name in finished["stages"]]
-    refused = command(tmp_path, *TINY, "sft.module.lr=0.5", f"resume={pipeline[0]}")
+    assert "finished already" in done.stderr
+    assert str(pipeline[0] / "ppo" / "model") in done.stdout
+    refused = command(tmp_path, "sft.module.lr=0.5", f"resume={pipeline[0]}")
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: sft.module.lr=0.5 was ")
     assert "where sft has finished" in refused.stderr
+    assert {path: path.stat().st_mtime_ns for path in pipeline[0].rglob("*")} == before
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -140,7 +140,7 @@ def test_a_run_that_is_stopped_twice_leaves_what_an_uninterrupted_one_leaves(
         assert torch.equal(weight, resumed.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stop_in_the_first_epoch_leaves_a_checkpoint_and_the_handlers_of_before(
     number: int, parts: Callable, tmp_path: Path
 ) -> None:
@@ -150,6 +150,55 @@ def test_a_stop_in_the_first_epoch_leaves_a_checkpoint_and_the_handlers_of_befor
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
     assert json.loads((tmp_path / "result.json").read_text())["status"] == "interrupted"
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_second_ctrl_c_stops_at_once_and_without_a_checkpoint(parts: Callable, tmp_path: Path) -> None:
+    after = []
+
+    class Impatient(pl.Callback):
+        def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+            if trainer.global_step == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+                after.append("went on")
+
+    fitted, _ = run(parts, "sft", tmp_path, Impatient())
+    assert fitted.interrupted
+    assert (fitted.global_step, after) == (1, [])
+    assert not (tmp_path / "checkpoints" / "last.ckpt").exists()
+    assert json.loads((tmp_path / "result.json").read_text())["status"] == "interrupted"
+
+
+def test_sigterm_before_the_first_step_stops_the_evaluation(parts: Callable, tmp_path: Path) -> None:
+    class Early(pl.Callback):
+        def on_validation_batch_start(self, *_: Any) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    fitted, _ = run(parts, "dpo", tmp_path, Early())
+    assert fitted.interrupted
+    assert fitted.global_step == 0
+    assert json.loads((tmp_path / "result.json").read_text())["status"] == "interrupted"
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda loader: loader.update(buffer=list(loader["buffer"].values())), "by a version whose experience differs"),
+        (lambda loader: loader.pop("max_length"), "an older version .* has no 'max_length': resume with that version"),
+    ],
+)
+def test_a_checkpoint_of_an_older_version_within_an_iteration_is_refused_in_one_message(
+    change: Callable, message: str, parts: Callable, tmp_path: Path
+) -> None:
+    run(parts, "ppo", tmp_path, Stop(1))
+    checkpoint = tmp_path / "checkpoints" / "last.ckpt"
+    content = torch.load(checkpoint, weights_only=True)
+    change(content["PromptDataModule"]["loader"])
+    torch.save(content, checkpoint)
+    with pytest.raises(UserError, match=message):
+        run(parts, "ppo", tmp_path, checkpoint=checkpoint)
 
 
 def test_checkpoints_by_time_stand_between_two_steps_and_not_between_parts_of_one(

@@ -1,7 +1,11 @@
-"""Checks the overrides of the command line only, because a recipe may hold settings of all stages."""
+"""Overrides of the command line: checks those alone, because a recipe may hold settings of all stages; quotes them."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from lightning_rlhf.errors import UserError
@@ -58,3 +62,15 @@ def check_lengths_are_known(config: DictConfig, overrides: Sequence[str], choice
             f"model={choices.get('model')}: {' and '.join(missing)} must be given, because no data say how long rows "
             "are: add prompt_length=512 response_length=512, or data=files; data=demo takes the lengths of the demo"
         )
+
+
+def as_override(key: str, value: str) -> str:
+    """An override that sets a text, quoted for Hydra if its grammar would read the text otherwise.
+
+    A shell may need further quotes.
+    """
+    plain = f"{key}={value}"
+    with suppress(HydraException):
+        if OverridesParser.create().parse_override(plain).value() == value:
+            return plain
+    return f"{key}={QuotedString(value, Quote.single).with_quotes()}"

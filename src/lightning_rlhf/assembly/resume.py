@@ -1,13 +1,12 @@
 """Finds how far a stopped run came."""
 
-import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 from lightning_rlhf.assembly.result import RunResult
 from lightning_rlhf.assembly.run_files import read_record
+from lightning_rlhf.callbacks.run_record import write_json
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.saving import restore
 from lightning_rlhf.strategies.pickle_checks import check_file
@@ -33,12 +32,13 @@ class Resumed:
         return Path(str(self.finished[stage]["model_dir"])) if stage in self.finished else None
 
 
-def find_resumed(resume: str | None, stages: list[str]) -> Resumed:
+def find_resumed(resume: str | None, stages: list[str], *, here: bool = False) -> Resumed:
     """Looks for finished stages and for checkpoints.
 
     Args:
         resume: Run folder or checkpoint file of the earlier run, if any.
         stages: The stages of this run, in order.
+        here: Whether this run writes to the same folder. It then starts at the beginning if nothing is found.
 
     Raises:
         UserError: If there is nothing to resume from, or the files are damaged or could run code.
@@ -51,7 +51,10 @@ def find_resumed(resume: str | None, stages: list[str]) -> Resumed:
     if path.suffix == ".ckpt" and path.exists():
         _check(path)
         if len(stages) > 1:
-            raise UserError(f"resume={resume}: a checkpoint belongs to one stage; give the run folder of the pipeline")
+            raise UserError(
+                f"resume={resume}: a checkpoint belongs to one stage, and this command runs {', '.join(stages)}; give "
+                "the run folder, whose settings apply then, or the settings of that stage"
+            )
         return Resumed(checkpoints={stages[0]: path})
     if not path.is_dir():
         raise UserError(f"resume={resume}: no such run folder or checkpoint file ({path.absolute()})")
@@ -69,25 +72,34 @@ def find_resumed(resume: str | None, stages: list[str]) -> Resumed:
             checkpoints[stage] = checkpoint
         # Each stage starts from the export of the stage before it, so the stages after this one start again.
         break
-    if not finished and not checkpoints:
-        raise UserError(f"resume={resume}: has no finished stage and no checkpoint (checkpoints/last.ckpt)")
+    if not finished and not checkpoints and not here:
+        whole = f"; it belongs to the run {path.parent}" if (path.parent / ".hydra").is_dir() else ""
+        raise UserError(f"resume={resume}: has no finished stage and no checkpoint (checkpoints/last.ckpt){whole}")
     return Resumed(finished, checkpoints)
 
 
-def how_to_go_on(folder: Path, stages: list[str], command: Sequence[str]) -> str:
-    """The message for a user who has stopped a run.
+def finished_result(folder: Path) -> RunResult | None:
+    """The result of a run that has come to its end by itself, with all of its stages; None for any other run.
 
     Args:
         folder: Folder of the run.
-        stages: Stages of the run, in order.
-        command: The words of the command line: the program and the overrides.
     """
-    try:
-        find_resumed(str(folder), stages)
-    except UserError:
-        return "interrupted before the first checkpoint, so the run cannot be resumed"
-    words = [word for word in command if not word.startswith("resume=")]
-    return f"interrupted; resume with: {shlex.join([*words, f'resume={folder}'])}"
+    result = _read(folder / "result.json")
+    stages = result.get("stages", {"": result})
+    parts = [result, *(stages.values() if isinstance(stages, dict) else ())]
+    done = all(part.get("status") == "finished" and "stopped_by" not in part for part in parts)
+    return cast(RunResult, result) if done else None
+
+
+def reopen(folder: Path) -> None:
+    """Makes the record of a finished run that goes on say that it is running.
+
+    Args:
+        folder: Folder of the run.
+    """
+    file = folder / "result.json"
+    if (result := _read(file)).get("status") == "finished":
+        write_json(file, result | {"status": "running"})
 
 
 def _check(checkpoint: Path) -> None:

@@ -1,18 +1,20 @@
 """Runs the stages of a configuration one after the other. Each starts from the models of earlier stages."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lightning_rlhf.assembly.changed_settings import check_unchanged
+from lightning_rlhf.assembly.changed_settings import changes, check_same_stages, check_unchanged
+from lightning_rlhf.assembly.going_on import save_command
 from lightning_rlhf.assembly.handoff import handed_on
 from lightning_rlhf.assembly.library_messages import silence_libraries
 from lightning_rlhf.assembly.renderer import load_renderer
 from lightning_rlhf.assembly.result import RunResult
-from lightning_rlhf.assembly.resume import Resumed, find_resumed
+from lightning_rlhf.assembly.resume import Resumed, find_resumed, finished_result, reopen
 from lightning_rlhf.assembly.stage import PreparedStage, fit, prepare
-from lightning_rlhf.assembly.summary import print_summary
+from lightning_rlhf.assembly.summary import print_going_on, print_summary
 from lightning_rlhf.callbacks.run_record import status_of, versions
 from lightning_rlhf.distributed.collectives import is_first_process
 from lightning_rlhf.run_log import RunLog, everything_logged
@@ -21,12 +23,13 @@ from lightning_rlhf.saving import write_json
 log = logging.getLogger(__name__)
 
 
-def run(config: DictConfig, folder: Path) -> RunResult:
-    """Runs the stages of a configuration.
+def run(config: DictConfig, folder: Path, overrides: Sequence[str] | None = None) -> RunResult:
+    """Runs the stages of a configuration, or goes on with a run that was stopped.
 
     Args:
         config: The composed configuration. It is not changed.
         folder: Folder of the run. A single stage writes directly into it, and each of several into a subfolder.
+        overrides: Overrides of the command line. The folder keeps them, so that `resume=FOLDER` goes on with them.
 
     Returns:
         The content of `result.json`.
@@ -41,14 +44,30 @@ def run(config: DictConfig, folder: Path) -> RunResult:
         >>> run(config, Path("outputs/mine"))["metrics"]["loss"]
     """
     with everything_logged() as run_log:
-        return _run(config, folder, run_log)
+        return _run(config, folder, overrides, run_log)
 
 
-def _run(config: DictConfig, folder: Path, run_log: RunLog) -> RunResult:
-    names = list(config.stages)
+def _run(config: DictConfig, folder: Path, overrides: Sequence[str] | None, run_log: RunLog) -> RunResult:
+    names, here = list(config.stages), _goes_on_in(config, folder)
+    check_same_stages(config)
+    changed = changes(config)
+    if here and not changed and (result := finished_result(folder)) is not None:
+        _say(f"{', '.join(names)}: finished already, and no setting has changed")
+        if is_first_process():
+            print_summary(result, folder)
+        return result
     stages, resumed = prepare_all(config, folder)
     # The log is opened only now, so that an early error leaves no file.
     run_log.open(folder / "train.log")
+    if is_first_process():
+        if here:
+            # In this order, so that a rank that comes later does not find a finished run without changed settings.
+            reopen(folder)
+            if overrides is not None:
+                save_command(folder, config, overrides)
+        if config.resume is not None:
+            left = [name for name in names if name not in resumed.finished]
+            print_going_on(Path(config.resume).expanduser(), left, resumed.checkpoints, changed)
     if len(names) == 1:
         result = fit(stages[0], resumed.checkpoints.get(names[0]))
     else:
@@ -72,10 +91,10 @@ def prepare_all(config: DictConfig, folder: Path) -> tuple[list[PreparedStage], 
         UserError: If the user can correct the error.
     """
     silence_libraries()
+    names, here = list(config.stages), _goes_on_in(config, folder)
     config = config.copy()
     config.run_dir = str(folder)
-    names = list(config.stages)
-    resumed = find_resumed(config.resume, names)
+    resumed = find_resumed(config.resume, names, here=here)
     renderer = load_renderer(config)
     # All settings are checked first, then all data, and then the training begins. A mistake in the settings of the last
     # stage therefore shows at once.
@@ -91,6 +110,11 @@ def prepare_all(config: DictConfig, folder: Path) -> tuple[list[PreparedStage], 
     for stage in stages:
         stage.data.setup("fit")
     return stages, resumed
+
+
+def _goes_on_in(config: DictConfig, folder: Path) -> bool:
+    """Whether a run goes on in the folder of the run that it resumes."""
+    return config.resume is not None and Path(config.resume).expanduser().resolve() == folder.resolve()
 
 
 def _run_pipeline(
@@ -114,7 +138,9 @@ def _run_pipeline(
             from lightning_rlhf.report import write_report
 
             write_json(folder / "result.json", result)
-            write_report(folder)
+            # The command draws the card of a run that was interrupted, wherever the signal found it.
+            if status != "interrupted":
+                write_report(folder)
         return result
 
     for name, result in resumed.finished.items():

@@ -4,12 +4,16 @@ Overrides on the command line, and files that `--config-dir` names, are the user
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_rlhf.assembly.target_checks import check_targets
@@ -22,6 +26,10 @@ _TARGETS = {
 """The targets that a found configuration may name, by their place: those that `export` builds."""
 _CALLS = {"_partial_", "_args_", "_recursive_"}
 _SECTIONS = ("model", "data")
+# `module:name`, which is imported; not a URL, and not a time such as 00:12:00:00.
+_IMPORTED = re.compile(r"\s*[^\W\d][\w.]*:(?!//)")
+# Lightning's own strategies and plugins, which these name, read pickles in checkpoints.
+_OF_LIGHTNING = re.compile(r"(.+\.)?trainer\.(strategy|plugins)")
 
 
 def read_settings(file: Path, *, trust_remote_code: bool = False) -> DictConfig:
@@ -34,10 +42,7 @@ def read_settings(file: Path, *, trust_remote_code: bool = False) -> DictConfig:
     Raises:
         UserError: If the file does not hold the settings of a stage, or names code that would be run.
     """
-    try:
-        config = OmegaConf.load(file)
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
+    config = read_yaml(file)
     plain = cast(object, OmegaConf.to_container(config, resolve=False))
     if not isinstance(plain, dict) or any(not isinstance(plain.get(name), dict) for name in _SECTIONS):
         raise UserError(f"{file}: not the settings of a stage: it needs {' and '.join(_SECTIONS)}")
@@ -56,6 +61,66 @@ def read_settings(file: Path, *, trust_remote_code: bool = False) -> DictConfig:
         raise UserError(f"{file}: data.template={template}: expected a text or null")
     assert isinstance(config, DictConfig)
     return config
+
+
+def read_yaml(file: Path) -> DictConfig | ListConfig:
+    """Reads a YAML file without running anything. Do not resolve its interpolations.
+
+    Raises:
+        UserError: If it is not YAML.
+    """
+    try:
+        return OmegaConf.load(file)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
+
+
+def read_overrides(file: Path) -> list[Override]:
+    """Reads the overrides that a run was started with. The caller decides about those that `code_in` finds.
+
+    Args:
+        file: `overrides.yaml` in the folder that Hydra writes into that of a run.
+
+    Raises:
+        UserError: If the file does not hold the overrides of a single run.
+    """
+    words = cast(object, OmegaConf.to_container(read_yaml(file), resolve=False))
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise UserError(f"{file}: not the overrides of a run")
+    try:
+        overrides = OverridesParser.create().parse_overrides(words)
+    except HydraException as error:
+        raise UserError(f"{file}: not the overrides of a run: {' '.join(str(error).split())}") from error
+    for override in overrides:
+        if override.is_hydra_override() or override.is_sweep_override():
+            raise UserError(f"{file}: {override.input_line}: a run leaves no such override")
+    return overrides
+
+
+def code_in(override: Override) -> bool:
+    """Whether an override could make a run call code that it names, or read something outside of the configuration.
+
+    All classes in the configuration come from its own files, as long as no override names one. What remains are texts
+    that name a function or a module, interpolations, files in other folders as options of a group, code that belongs
+    to a model, and strategies that read pickles.
+    """
+    key = override.key_or_group
+    if any(part.startswith("_") for part in key.split(".")) or key.endswith("trust_remote_code"):
+        return True
+    if _OF_LIGHTNING.fullmatch(key) or (override.package or "").startswith("hydra"):
+        return True
+    texts = [text for _, node in _nodes(override.value(), key) for text in _texts(node)]
+    chooses = "." not in key
+    return any(
+        "${" in text or text.startswith("_") or (chooses and ".." in text) or _IMPORTED.match(text) for text in texts
+    )
+
+
+def _texts(node: object) -> list[str]:
+    """The text of a node, or its keys."""
+    if isinstance(node, dict):
+        return [str(key) for key in node]
+    return [node] if isinstance(node, str) else []
 
 
 def read_record(file: Path) -> dict[str, object]:

@@ -1,6 +1,8 @@
 """Prepares one stage of a configuration, and runs it."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -23,7 +25,9 @@ from lightning_rlhf.callbacks.run_record import versions
 from lightning_rlhf.console import console
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.data.shares import Shares
+from lightning_rlhf.distributed.launcher_watch import end_ranks
 from lightning_rlhf.distributed.phases import release, shards_parameters
+from lightning_rlhf.errors import older_version
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.rollout.dataset import check_sizes
 from lightning_rlhf.stages import StageRecord, stage_record
@@ -91,7 +95,8 @@ def fit(stage: PreparedStage, checkpoint: Path | None) -> RunResult:
         The content of the `result.json` of the stage.
 
     Raises:
-        KeyboardInterrupt: If the user stops the stage. Lightning has cleaned up by then.
+        UserError: If the checkpoint lacks what this version saves.
+        KeyboardInterrupt: If a signal stops the stage. Lightning has cleaned up by then.
     """
     stage.folder.mkdir(parents=True, exist_ok=True)
     trainer = stage.trainer
@@ -104,18 +109,39 @@ def fit(stage: PreparedStage, checkpoint: Path | None) -> RunResult:
         print_plan_line(stage.config, stage.record.name, stage.folder)
     begin(trainer, {"config": resolved, "versions": versions()})
     try:
-        # Loads weights only, because a checkpoint need not be trusted and must not run code.
-        trainer.fit(stage.module, stage.data, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
-    except SystemExit:
-        # Lightning exits like this after Ctrl-C.
-        if not trainer.interrupted:
+        with kept_until_replaced(stage.folder / "metrics.csv"), kept_until_replaced(stage.folder / "samples.jsonl"):
+            # Loads weights only, because a checkpoint need not be trusted and must not run code.
+            trainer.fit(stage.module, stage.data, ckpt_path=checkpoint and str(checkpoint), weights_only=True)
+    except SystemExit as error:
+        # Lightning exits like this after a signal.
+        if not isinstance(error.__context__, KeyboardInterrupt):
             raise
+        end_ranks()
+        raise error.__context__ from None
+    except KeyError as error:
+        # Lightning holds the checkpoint until all parts of the run have taken their entries.
+        if not trainer._checkpoint_connector._loaded_checkpoint:
+            raise
+        raise older_version(error) from error
     finally:
         finish(trainer)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
     release(trainer)
     return json.loads((stage.folder / "result.json").read_text(encoding="utf-8"))
+
+
+@contextmanager
+def kept_until_replaced(log: Path) -> Iterator[None]:
+    """Context that puts a log back if an error ends it before there is another one.
+
+    When a run starts, logs of an earlier run in its folder are removed. They come back when the checkpoint is read.
+    """
+    content = log.read_bytes() if log.is_file() else None
+    try:
+        yield
+    except BaseException:
+        if content is not None and not log.exists():
+            log.write_bytes(content)
+        raise
 
 
 def print_batches(stage: PreparedStage) -> None:

@@ -9,9 +9,12 @@ from lightning_rlhf.assembly.library_messages import silence_loggers
 from lightning_rlhf.assembly.sweep import table_even_of_failures
 from lightning_rlhf.assembly.user_message import user_message
 from lightning_rlhf.console import complain
+from lightning_rlhf.distributed.launcher_watch import obey_signals
 from lightning_rlhf.distributed.shutdown import without_finalization
+from lightning_rlhf.interruption import signal_of
 
-_INTERRUPTED = 130
+# What a shell adds to the number of the signal that has ended a process.
+_SIGNALLED = 128
 # What gloo, NCCL and the store of PyTorch report when a connection is lost.
 _CONNECTION_LOST = (
     "Connection closed by peer",
@@ -34,12 +37,15 @@ def run_app(app: Callable[[], object]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     silence_loggers()
     with without_finalization(), exit_codes(), table_even_of_failures():
+        obey_signals()
         app()
 
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """Turns a mistake of the user into one message and exit code 2, and Ctrl-C into one line and exit code 130.
+    """Turns a mistake of the user into one message and exit code 2, and a signal into one line and the code of a shell.
+
+    The codes are 130 after Ctrl-C, 143 after SIGTERM, and 129 after SIGHUP.
 
     A rank that has lost another process ends with one message and code 1, because its own traceback would hide the
     error of that process. HYDRA_FULL_ERROR=1 in the environment shows all tracebacks.
@@ -48,7 +54,7 @@ def exit_codes() -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         _say(str(error) or "interrupted")
-        sys.exit(_INTERRUPTED)
+        sys.exit(_SIGNALLED + signal_of(error))
     except Exception as error:
         message, lost = user_message(error), _lost_process(error)
         if not (message or lost) or os.environ.get(_TRACEBACK) == "1":

@@ -1,8 +1,5 @@
 """`convert`: converts Meta's original LLaMA weights to a plain Hugging Face folder."""
 
-import signal
-import sys
-
 import hydra
 from omegaconf import DictConfig
 
@@ -14,8 +11,6 @@ def _app(config: DictConfig) -> None:
     from lightning_rlhf.assembly.convert import convert
     from lightning_rlhf.assembly.target_checks import arguments
 
-    # By default, SIGTERM ends the process at once, and partly written files would stay. As an exit, it cleans them up.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with exit_codes():
         print(f"model in {convert(**arguments(config, 'lightning_rlhf.assembly.convert.convert'))}")
 

@@ -10,11 +10,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from lightning_rlhf.assembly.changed_settings import check_same_stages
+from lightning_rlhf.assembly.going_on import with_earlier_overrides
+from lightning_rlhf.assembly.interrupted import leave
 from lightning_rlhf.assembly.overrides import check_command_line
 from lightning_rlhf.assembly.run_folder import agreed_time, dry_run_folder, removed_at_end
 from lightning_rlhf.cli.app import exit_codes, run_app
 from lightning_rlhf.console import print_messages
-from lightning_rlhf.distributed.launcher_watch import end_with_launcher
+from lightning_rlhf.distributed.launcher_watch import end_with_launcher, obey_signals, put_off_signals
 
 
 @hydra.main(version_base="1.3", config_path="pkg://lightning_rlhf.conf", config_name="train")
@@ -33,38 +36,50 @@ def _app(config: DictConfig) -> None:
 
 def _train(config: DictConfig, hydra_config: HydraConf) -> None:
     overrides, folder = list(hydra_config.overrides.task), Path(hydra_config.runtime.output_dir)
-    with removed_at_end(folder) if config.dry_run else nullcontext():
-        check_command_line(config, overrides, hydra_config.runtime.choices)
-        # Importing torch and Lightning takes seconds, so the configuration is checked first.
-        from lightning_rlhf.assembly.dry_run import rehearse
-        from lightning_rlhf.assembly.resume import how_to_go_on
-        from lightning_rlhf.assembly.run import run
-
-        # Hydra has set up logging for errors only. INFO is enabled after these imports, during which libraries would
-        # log.
-        print_messages()
-        if config.dry_run:
-            rehearse(config, folder)
-            return
     try:
-        run(config, folder)
+        obey_signals()
+        with removed_at_end(folder) if config.dry_run else nullcontext():
+            check_same_stages(config)
+            check_command_line(config, overrides, hydra_config.runtime.choices)
+            # Importing torch and Lightning takes seconds, so the configuration is checked first.
+            from lightning_rlhf.assembly.dry_run import rehearse
+            from lightning_rlhf.assembly.run import run
+
+            # Hydra has set up logging for errors only. INFO is enabled after these imports, during which libraries log.
+            print_messages()
+            if config.dry_run:
+                rehearse(config, folder)
+            else:
+                run(config, folder, overrides)
     except KeyboardInterrupt as error:
+        if config.dry_run:
+            raise
         # The installed program puts the file of the command into argv.
         program = ["python", "train.py"] if Path(sys.argv[0]).parent.name != "cli" else ["lightning-rlhf", "train"]
-        raise KeyboardInterrupt(how_to_go_on(folder, list(config.stages), [*program, *overrides])) from error
+        leave(folder, list(config.stages), config.seed, error, program, sys.argv[1:])
+    finally:
+        put_off_signals()
 
 
 def main() -> None:
     """Entry point of the command."""
     end_with_launcher()
-    agreed = agreed_time()
+    with exit_codes():
+        sys.argv[1:] = with_earlier_overrides(sys.argv[1:])
+        agreed = agreed_time()
     if agreed is not None:
         # Comes first, so that an override of the user wins.
         sys.argv.insert(1, "hydra.run.dir=outputs/${hydra:runtime.choices.stage}/" + agreed)
     if "dry_run=true" in map(str.lower, sys.argv):
         with exit_codes():
             sys.argv += dry_run_folder(sys.argv, agreed or "${now:%Y-%m-%d}_${now:%H-%M-%S}")
-    run_app(_app)
+    run_app(_start)
+
+
+def _start() -> None:
+    # Hydra makes the folder of the run. A signal that comes before `_train` has begun would leave it empty.
+    put_off_signals()
+    _app()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from typing import Any, Protocol
 
 from lightning.pytorch import LightningDataModule, Trainer
 
+from lightning_rlhf.errors import older_version
+
 Progress = dict[str, Any]
 """Position of a loader by name, in values that a checkpoint can contain."""
 
@@ -46,7 +48,7 @@ class ResumableDataModule(LightningDataModule):
         """Makes the training loader, at the position from the checkpoint."""
         self._loader = self.make_train_loader()
         if self._progress is not None:
-            self._loader.go_on(self._progress)
+            _go_on(self._loader, self._progress)
         return self._loader
 
     def state_dict(self) -> dict[str, Progress]:
@@ -57,4 +59,11 @@ class ResumableDataModule(LightningDataModule):
         """Restores the position; the loader may exist already or not, because strategies differ in the order."""
         self._progress = state_dict.get("loader")
         if self._loader is not None and self._progress is not None:
-            self._loader.go_on(self._progress)
+            _go_on(self._loader, self._progress)
+
+
+def _go_on(loader: ResumableLoader, progress: Progress) -> None:
+    try:
+        loader.go_on(progress)
+    except KeyError as error:
+        raise older_version(error) from error

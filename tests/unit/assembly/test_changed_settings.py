@@ -6,7 +6,8 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
-from lightning_rlhf.assembly.changed_settings import check_unchanged
+from lightning_rlhf.assembly.changed_settings import changes, check_same_stages, check_unchanged
+from lightning_rlhf.assembly.going_on import save_command
 from lightning_rlhf.errors import UserError
 
 
@@ -32,6 +33,8 @@ def stopped(tmp_path: Path) -> Path:
         (["model.config.hidden_size=64"], ["model.config.hidden_size=64 was 32"]),
         (["roles=shared"], ["roles=shared was separate"]),
         (["ppo.critic_head=normal"], ["ppo.critic_head=normal was zero"]),
+        (["data.val_fraction=0.5", "data.on_error=skip"], ["ppo.data.on_error=skip was", "ppo.data.val_fraction=0.5"]),
+        (["strategy=fsdp2"], ["strategy=fsdp was single or ddp"]),
     ],
 )
 def test_what_the_checkpoint_holds_cannot_change(overrides: list[str], named: list[str], stopped: Path) -> None:
@@ -48,12 +51,44 @@ def test_what_the_checkpoint_holds_cannot_change(overrides: list[str], named: li
     [
         [],
         ["ppo.trainer.max_epochs=500", "ppo.module.minibatch_size=8", "ppo.trainer.accumulate_grad_batches=2"],
+        ["rollout.micro_batch_size=8", "data.max_prompt_length=8", "data.prompts_held_out=null"],
         ["trainer.devices=2", "strategy=ddp", "logger=none", "callbacks.samples.every=1", "run_dir=there"],
         ["model.gradient_checkpointing=true", "rollout.sampling.temperature=0.5", "ppo.module.loss.clip_range=0.1"],
     ],
 )
 def test_what_takes_effect_may_change(overrides: list[str], stopped: Path) -> None:
     check_unchanged(config(*overrides), "ppo", stopped, finished=False, handed_on=False)
+
+
+def test_other_data_are_refused_and_data_that_were_moved_are_not(stopped: Path) -> None:
+    settings = OmegaConf.load(stopped / "config.yaml")
+    settings.ppo.data.path = str(stopped / "old.jsonl")
+    OmegaConf.save(settings, stopped / "config.yaml")
+    moved = config("data.prompts=new.jsonl")
+    check_unchanged(moved, "ppo", stopped, finished=False, handed_on=False)
+    (stopped / "old.jsonl").touch()
+    with pytest.raises(UserError, match=r"ppo.data.path=new.jsonl was .*old.jsonl in "):
+        check_unchanged(moved, "ppo", stopped, finished=False, handed_on=False)
+
+
+def test_the_difference_to_the_last_command_is_shown_by_setting(tmp_path: Path) -> None:
+    save_command(tmp_path, config("resume=a"), [])
+    changed = ["ppo.trainer.max_epochs=7", "+ppo.trainer.max_time=1", "~ppo.data.val_batch_size"]
+    assert changes(config(*changed, f"resume={tmp_path}")) == {
+        "ppo.trainer.max_epochs": (12, 7),
+        "ppo.trainer.max_time": (None, 1),
+        "ppo.data.val_batch_size": (64, None),
+    }
+    assert changes(config(*changed, f"resume={tmp_path / 'elsewhere'}")) == changes(config(*changed)) == {}
+
+
+def test_other_stages_are_refused_by_name(tmp_path: Path) -> None:
+    save_command(tmp_path, config(), [])
+    check_same_stages(config(f"resume={tmp_path}"))
+    with pytest.raises(
+        UserError, match=r"stages=\['dpo'\] was \['ppo'\] in .*: a resumed run cannot change its stages"
+    ):
+        check_same_stages(config(f"resume={tmp_path}", "stage=dpo"))
 
 
 def test_a_stage_that_is_finished_takes_no_settings(stopped: Path) -> None:

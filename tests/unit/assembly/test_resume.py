@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_rlhf.assembly.resume import find_resumed
+from lightning_rlhf.assembly.resume import find_resumed, finished_result, reopen
 from lightning_rlhf.errors import UserError
 
 NAMES = ["sft", "reward", "ppo"]
@@ -80,3 +80,31 @@ def test_a_model_that_is_gone_is_not_finished(tmp_path: Path) -> None:
     (tmp_path / "sft" / "model").rmdir()
     with pytest.raises(UserError, match="has no finished stage and no checkpoint"):
         find_resumed(str(tmp_path), NAMES)
+
+
+@pytest.mark.parametrize(
+    ("record_of_run", "done"),
+    [
+        ({"status": "finished"}, True),
+        ({"status": "finished", "stages": {"sft": {"status": "finished"}}}, True),
+        ({"status": "running"}, False),
+        # An alarm or a time limit has ended these.
+        ({"status": "finished", "stopped_by": "no_eos"}, False),
+        ({"status": "finished", "stages": {"sft": {"status": "finished"}, "ppo": {"status": "stopped"}}}, False),
+    ],
+)
+def test_a_run_has_finished_if_all_of_its_stages_came_to_their_own_end(
+    record_of_run: dict[str, Any], done: bool, tmp_path: Path
+) -> None:
+    record(tmp_path, **record_of_run)
+    assert finished_result(tmp_path) == (record_of_run if done else None)
+    reopen(tmp_path)
+    assert finished_result(tmp_path) is None
+
+
+def test_a_run_that_goes_on_in_its_folder_may_begin_again(tmp_path: Path) -> None:
+    assert find_resumed(str(tmp_path), NAMES, here=True).checkpoints == {}
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / "sft").mkdir()
+    with pytest.raises(UserError, match=f"has no finished stage and no checkpoint .*belongs to the run {tmp_path}"):
+        find_resumed(str(tmp_path / "sft"), ["sft"])

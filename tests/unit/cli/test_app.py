@@ -1,5 +1,6 @@
 """A mistake of the user is reported in one message, and a defect keeps its traceback."""
 
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -8,6 +9,7 @@ from hydra.utils import instantiate
 from lightning_rlhf.assembly.user_message import user_message
 from lightning_rlhf.cli.app import exit_codes
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.interruption import Interrupted
 
 
 def raised(function: Callable[[], object]) -> Exception:
@@ -64,3 +66,13 @@ def test_neither_is_a_defect_in_what_the_configuration_builds() -> None:
     absent = user_message(raised(lambda: instantiate({"model": {"_target_": "no.such.class"}})))
     assert absent is not None
     assert absent.startswith("model: ")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_is_one_line_and_the_code_of_a_shell(
+    number: int, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left, exit_codes():
+        raise Interrupted(number, "interrupted; resume with: …")
+    assert left.value.code == code
+    assert capsys.readouterr().err == "interrupted; resume with: …\n"

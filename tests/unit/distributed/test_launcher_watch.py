@@ -1,9 +1,15 @@
-"""A rank whose launcher is killed ends by itself."""
+"""Ranks end together with the process that has launched them."""
 
 import os
 import signal
 import subprocess
 import sys
+import threading
+
+import pytest
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
+
+from lightning_rlhf.distributed.launcher_watch import end_ranks, launched_by_lightning
 
 RANK = "from lightning_rlhf.distributed.launcher_watch import end_with_launcher\nend_with_launcher()\nimport time\n"
 LAUNCHER = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', sys.argv[1]])"
@@ -32,3 +38,51 @@ def test_a_process_that_is_no_rank_outlives_who_started_it() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "LOCAL_RANK"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"
+
+
+def test_an_interrupted_rank_waits_for_its_launcher_and_ends_without_a_word() -> None:
+    code = RANK + "from lightning_rlhf.distributed.launcher_watch import wait_for_launcher\n"
+    code += "print('up', flush=True); wait_for_launcher()"
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", LAUNCHER, code],
+        env={**os.environ, "LOCAL_RANK": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert launcher.stdout is not None
+    assert launcher.stdout.readline() == "up\n"
+    assert launcher.poll() is None
+    launcher.send_signal(signal.SIGKILL)
+    assert launcher.communicate(timeout=30) == ("", "")
+
+
+def test_a_launcher_that_ends_its_ranks_is_not_killed_for_it() -> None:
+    rank = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    # Lightning's thread kills this process when a rank has ended with an error.
+    observer = _ChildProcessObserver(child_processes=[rank], main_pid=os.getpid(), sleep_period=1)
+    observer.start()
+    end_ranks()
+    assert rank.wait(timeout=30) == -signal.SIGKILL
+    observer.join(timeout=30)
+    assert observer not in threading.enumerate()
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, False),
+        ({"LOCAL_RANK": "0"}, False),
+        ({"LOCAL_RANK": "1"}, True),
+        ({"LOCAL_RANK": "1", "TORCHELASTIC_RUN_ID": "none"}, False),
+        ({"LOCAL_RANK": "1", "SLURM_PROCID": "1"}, False),
+    ],
+)
+def test_lightning_launches_all_ranks_of_a_machine_but_the_first(
+    environment: dict[str, str], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LOCAL_RANK", "TORCHELASTIC_RUN_ID", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert launched_by_lightning() is expected

@@ -1,0 +1,143 @@
+"""Goes on with a run: `train resume=RUN` takes all other overrides from the folder of the run."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_rlhf.assembly.overrides import as_override
+from lightning_rlhf.assembly.run_files import code_in, read_overrides
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.saving import appearing
+
+_OVERRIDES = Path(".hydra") / "overrides.yaml"
+_CONFIG = Path(".hydra") / "config.yaml"
+
+
+def with_earlier_overrides(words: Sequence[str]) -> list[str]:
+    """Completes a command line that has `resume=RUN` by the overrides of that run, and makes it go on in its folder.
+
+    Overrides on the command line replace those of the run. Together with an option of a group, such as `reward`, they
+    replace the settings of the group's former option. The command line stays as it is if it names no run folder, or
+    one without overrides, or if it names the folder to write to itself.
+
+    Args:
+        words: The command line without the program.
+
+    Raises:
+        UserError: If the overrides of the run would run code that the command line does not name.
+    """
+    if not any(_key(word) == "resume" for word in words):
+        return list(words)
+    try:
+        flags, given = _split(words)
+    except HydraException:
+        # Hydra will refuse the command line itself.
+        return list(words)
+    resume = next(override for override in given if override.key_or_group == "resume")
+    folder = Path(str(resume.value())).expanduser()
+    if not (folder / _OVERRIDES).is_file():
+        return list(words)
+    earlier = read_overrides(folder / _OVERRIDES)
+    kept = [override for override in earlier if not _replaced(override, given, earlier)]
+    if unnamed := [str(override.input_line) for override in kept if code_in(override)]:
+        raise UserError(
+            f"{folder / _OVERRIDES}: {', '.join(unnamed)}: names code, or values outside of the run; if you trust this "
+            f"run, add to the command: {shlex.join(unnamed)}"
+        )
+    first = _first_resume(folder, earlier)
+    here = [as_override("hydra.run.dir", str(folder)), "hydra.output_subdir=null"]
+    own_folder = bool({"-m", "--multirun"} & set(flags)) or any(o.key_or_group == "hydra.run.dir" for o in given)
+    return [
+        *flags,
+        *([] if own_folder else here),
+        *(str(override.input_line) for override in kept if override.key_or_group != "resume"),
+        *(_as_addition(override, earlier) for override in given if not _cancels(override, earlier)),
+        *first,
+    ]
+
+
+def save_command(folder: Path, config: DictConfig, overrides: Sequence[str]) -> None:
+    """Writes the overrides and the configuration of a run to its folder, as Hydra does for a run that begins.
+
+    Args:
+        folder: Folder of the run.
+        config: The composed configuration.
+        overrides: All overrides, those of the earlier command included.
+    """
+    plain = [word for word in overrides if _key(word) != "resume"]
+    for name, content in {_OVERRIDES: OmegaConf.create(plain), _CONFIG: config}.items():
+        with appearing(folder / name) as partial:
+            OmegaConf.save(content, partial)
+
+
+def command_to_go_on(folder: Path, program: Sequence[str], words: Sequence[str]) -> str:
+    """The command line that goes on with a run, to be copied into a shell.
+
+    Args:
+        folder: Folder of the run.
+        program: The words that start the program.
+        words: The command line of the run without the program. Overrides that the run folder does not hold yet, or
+            that are read from there only if the user names them, are repeated.
+    """
+    flags, overrides = _split(words)
+    file = folder / _OVERRIDES
+    held = {str(override.input_line) for override in read_overrides(file)} if file.is_file() else set()
+    repeated = [
+        str(override.input_line)
+        for override in overrides
+        if override.key_or_group != "resume"
+        and not override.is_hydra_override()
+        and (override.input_line not in held or code_in(override))
+    ]
+    kept_flags = [flag for flag in flags if flag not in ("-m", "--multirun")]
+    return shlex.join([*program, *kept_flags, as_override("resume", str(folder)), *repeated])
+
+
+def _split(words: Sequence[str]) -> tuple[list[str], list[Override]]:
+    """Separates Hydra's flags with their values from the overrides."""
+    parser = OverridesParser.create()
+    overrides = [word for word in words if not word.startswith("-") and ("=" in word or word.startswith("~"))]
+    return [word for word in words if word not in overrides], [parser.parse_override(word) for word in overrides]
+
+
+def _key(word: str) -> str:
+    return word.lstrip("+~").partition("=")[0]
+
+
+def _replaced(override: Override, given: Sequence[Override], earlier: Sequence[Override]) -> bool:
+    """Whether the command line replaces an override of the run, or the option of the group that has this setting."""
+    return any(
+        (other.key_or_group, other.package) == (override.key_or_group, override.package)
+        or (override.key_or_group.startswith(f"{other.key_or_group}.") and _chooses_anew(other, earlier))
+        for other in given
+    )
+
+
+def _chooses_anew(given: Override, earlier: Sequence[Override]) -> bool:
+    """Whether an override sets a whole group or node to something other than the run had."""
+    return not any(o.key_or_group == given.key_or_group and o.value() == given.value() for o in earlier)
+
+
+def _cancels(given: Override, earlier: Sequence[Override]) -> bool:
+    """Whether an override removes a setting that only an override of the run has added."""
+    return given.is_delete() and any(
+        (o.is_add() or o.is_force_add()) and o.key_or_group == given.key_or_group for o in earlier
+    )
+
+
+def _as_addition(given: Override, earlier: Sequence[Override]) -> str:
+    """The words of an override, with the plus sign that the run needed to set the same key."""
+    word = str(given.input_line)
+    added = any(o.is_add() and o.key_or_group == given.key_or_group for o in earlier)
+    return f"+{word}" if added and not word.startswith(("+", "~")) else word
+
+
+def _first_resume(folder: Path, earlier: Sequence[Override]) -> list[str]:
+    """The run that this run went on with, if it was stopped before it left anything to go on from."""
+    begun = any(folder.rglob("last.ckpt")) or any(folder.rglob("model"))
+    return [str(o.input_line) for o in earlier if o.key_or_group == "resume" and not begun]
