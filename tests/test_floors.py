@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "lightning_rlhf"
 FLOORS = [
     {"ops", "conf"},
-    {"errors", "experience", "hooks", "registry", "saving", "seeding", "sizes", "stages", "typechecks"},
+    {"errors", "experience", "hooks", "registry", "saving", "seeding", "sizes", "stages", "typechecks", "user_code"},
     {"distributed"},
     {"strategies", "models", "data", "rewards", "demo", "randomwalks", "report", "planner"},
     {"rollout"},

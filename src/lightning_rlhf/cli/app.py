@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 
@@ -33,8 +34,19 @@ def run_app(app: Callable[[], object]) -> None:
     os.environ.setdefault(_TRACEBACK, os.environ.get("HYDRA_FULL_ERROR", "0"))
     os.environ["HYDRA_FULL_ERROR"] = "1"
     silence_loggers()
+    _find_modules_of_user()
     with without_finalization(), exit_codes():
         app()
+
+
+def _find_modules_of_user() -> None:
+    """Makes modules in the current folder importable, as they are for `python train.py`.
+
+    Python looks in the folder of the program instead, which is that of the installed program, or, in the processes that
+    Lightning starts, that of the command's file.
+    """
+    here, program = os.getcwd(), str(Path(__file__).parent)
+    sys.path[:] = [here, *(folder for folder in sys.path if folder not in (here, program))]
 
 
 @contextmanager
