@@ -7,6 +7,7 @@ if __name__ != "lightning_rlhf.callbacks":
 from lightning_rlhf.callbacks.adapter_check import AdapterCheck
 from lightning_rlhf.callbacks.adaptive_kl import AdaptiveKL
 from lightning_rlhf.callbacks.ema import EMA
+from lightning_rlhf.callbacks.evaluate_end import EvaluateEnd
 from lightning_rlhf.callbacks.export import Export
 from lightning_rlhf.callbacks.health import Health
 from lightning_rlhf.callbacks.history import History
@@ -25,6 +26,7 @@ __all__ = [
     "EMA",
     "AdapterCheck",
     "AdaptiveKL",
+    "EvaluateEnd",
     "Export",
     "Health",
     "History",

@@ -38,17 +38,17 @@ def job_of(config: DictConfig, stage: str) -> Job:
     config = _with_start(handed_on(config, models), config)
     block, trainer = config[record.block], config.trainer
     source: ModelSource = instantiate(config.model, _convert_="all")
-    spread, on_gpu = layout_of(config), _on_gpu(trainer)
+    spread, gpu = layout_of(config), on_gpu(trainer)
     check_quantization(source, block, config.roles, divides=spread.divides_weights)
     check_roles(config.roles, record, source)
-    processes = num_devices(trainer.devices, on_gpu=on_gpu)
+    processes = num_devices(trainer.devices, on_gpu=gpu)
     settings: dict[str, Any] = {
         "stage": stage,
         "model": source,
         "shared": config.roles == "shared",
-        "layout": spread if on_gpu else spread.on_cpus(),
+        "layout": spread if gpu else spread.on_cpus(),
         "precision": str(trainer.precision),
-        "on_gpu": on_gpu,
+        "on_gpu": gpu,
         "processes": processes * trainer.num_nodes,
         "processes_per_node": processes,
         "optimizer": block.module.optim.optimizer["_target_"],
@@ -159,7 +159,8 @@ def _is_to_come(node: DictConfig, models: Models) -> bool:
     return Path(node.path).name == "model" and not Path(node.path).exists()
 
 
-def _on_gpu(trainer: DictConfig) -> bool:
+def on_gpu(trainer: DictConfig) -> bool:
+    """Whether a run uses GPUs."""
     return trainer.accelerator in ("gpu", "cuda") or (trainer.accelerator == "auto" and num_gpus() > 0)
 
 

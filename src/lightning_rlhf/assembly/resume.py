@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+from lightning_rlhf.assembly.quoting import override
 from lightning_rlhf.assembly.result import RunResult
 from lightning_rlhf.assembly.run_files import read_record
 from lightning_rlhf.errors import UserError
@@ -87,7 +88,7 @@ def how_to_go_on(folder: Path, stages: list[str], command: Sequence[str]) -> str
     except UserError:
         return "interrupted before the first checkpoint, so the run cannot be resumed"
     words = [word for word in command if not word.startswith("resume=")]
-    return f"interrupted; resume with: {shlex.join([*words, f'resume={folder}'])}"
+    return f"interrupted; resume with: {shlex.join([*words, override('resume', str(folder))])}"
 
 
 def _check(checkpoint: Path) -> None:

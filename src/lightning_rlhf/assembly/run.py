@@ -5,13 +5,15 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from lightning_rlhf.assembly.adaptations import Adaptations
 from lightning_rlhf.assembly.changed_settings import check_unchanged
 from lightning_rlhf.assembly.handoff import handed_on
 from lightning_rlhf.assembly.library_messages import silence_libraries
+from lightning_rlhf.assembly.problems import Problems
 from lightning_rlhf.assembly.renderer import load_renderer
 from lightning_rlhf.assembly.result import RunResult
 from lightning_rlhf.assembly.resume import Resumed, find_resumed
-from lightning_rlhf.assembly.stage import PreparedStage, fit, prepare
+from lightning_rlhf.assembly.stage import PreparedStage, fit, prepare, read_data
 from lightning_rlhf.assembly.summary import print_summary
 from lightning_rlhf.callbacks.run_record import versions, write_json
 from lightning_rlhf.distributed.collectives import is_first_process
@@ -44,19 +46,25 @@ def run(config: DictConfig, folder: Path) -> RunResult:
     names = list(config.stages)
     resumed = find_resumed(config.resume, names)
     renderer = load_renderer(config)
-    # All settings are checked first, then all data, and then the training begins. A mistake in the settings of the last
-    # stage therefore shows at once.
+    # All settings are checked first, then all data, and then the training begins. Mistakes in the settings of the last
+    # stage therefore show at once, together with those of the others.
+    problems, adaptations = Problems(), Adaptations()
     stages, models = [], dict[str, Path]()
     for name in names:
         own = folder / name if len(names) > 1 else folder
-        if (stopped := resumed.folder_of(name)) is not None:
-            finished = name in resumed.finished
-            check_unchanged(handed_on(config, models), name, stopped, finished=finished, handed_on=bool(models))
-        if name not in resumed.finished:
-            stages.append(prepare(config, name, own, renderer, models))
+        with problems.collected(), adaptations.of(name):
+            if (stopped := resumed.folder_of(name)) is not None:
+                finished = name in resumed.finished
+                check_unchanged(handed_on(config, models), name, stopped, finished=finished, handed_on=bool(models))
+            if name not in resumed.finished:
+                stages.append(prepare(config, name, own, renderer, models))
         models[name] = resumed.model_of(name) or own / "model"
+    problems.report()
     for stage in stages:
-        stage.data.setup("fit")
+        with problems.collected(), adaptations.of(stage.record.name):
+            read_data(stage)
+    problems.report()
+    adaptations.warn()
     if len(names) == 1:
         result = fit(stages[0], resumed.checkpoints.get(names[0]))
     else:

@@ -73,6 +73,12 @@ def _options(group: str, found: Sequence[str] | None) -> list[str]:
     return sorted(name for name in {*nested, *(found or ())} if name.rpartition("/")[2] != "base")
 
 
+def config_of_command() -> str:
+    """The name of the configuration of the command that runs: that of its file, or `train`."""
+    command = Path(sys.argv[0]).stem
+    return command if (Path(str(files("lightning_rlhf.conf"))) / f"{command}.yaml").is_file() else "train"
+
+
 def _suggestion(key: str) -> str:
     if key in _RENAMED:
         return f"; it is now {_RENAMED[key]}"
@@ -80,12 +86,9 @@ def _suggestion(key: str) -> str:
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
-    # A command may have its own configuration, with the name of its file.
-    command = Path(sys.argv[0]).stem
-    name = command if (Path(str(files("lightning_rlhf.conf"))) / f"{command}.yaml").is_file() else "train"
     GlobalHydra.instance().clear()
     with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
-        config = OmegaConf.to_container(compose(name), resolve=False)
+        config = OmegaConf.to_container(compose(config_of_command()), resolve=False)
     keys: list[str] = []
 
     def walk(node: object, path: str) -> None:

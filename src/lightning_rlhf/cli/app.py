@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hydra.errors import HydraException, InstantiationException
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from lightning_rlhf.assembly.library_messages import silence_loggers
-from lightning_rlhf.assembly.user_message import user_message
+from lightning_rlhf.assembly.user_message import config_of_command, user_message
 from lightning_rlhf.distributed.shutdown import without_finalization
+from lightning_rlhf.errors import raise_problems
 
 _INTERRUPTED = 130
 # What gloo, NCCL and the store of PyTorch report when a connection is lost.
@@ -36,7 +39,12 @@ def run_app(app: Callable[[], object]) -> None:
     silence_loggers()
     _find_modules_of_user()
     with without_finalization(), exit_codes():
-        app()
+        try:
+            app()
+        except (HydraException, OmegaConfBaseException) as error:
+            if not isinstance(error, InstantiationException):
+                raise_problems(_all_problems())
+            raise
 
 
 def _find_modules_of_user() -> None:
@@ -47,6 +55,19 @@ def _find_modules_of_user() -> None:
     """
     here, program = os.getcwd(), str(Path(__file__).parent)
     sys.path[:] = [here, *(folder for folder in sys.path if folder not in (here, program))]
+
+
+def _all_problems() -> list[str]:
+    """All mistakes in a command line that cannot be composed; none if it can be."""
+    from lightning_rlhf.assembly.composition import composition_problems
+    from lightning_rlhf.assembly.settings import check_settings
+
+    name = config_of_command()
+    problems, config = composition_problems(name, sys.argv[1:])
+    # The other commands need not have all settings of a run.
+    if problems.lines and config is not None and name == "train":
+        check_settings(config, problems)
+    return problems.lines
 
 
 @contextmanager

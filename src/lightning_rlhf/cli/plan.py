@@ -7,6 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from lightning_rlhf.assembly.run_folder import accounted_for
 from lightning_rlhf.cli.app import exit_codes, run_app
 
 
@@ -18,7 +19,7 @@ def _app(config: DictConfig) -> None:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         plan(config, folder)
     else:
-        with exit_codes():
+        with exit_codes(), accounted_for(folder, list(config.stages)):
             plan(config, folder)
 
 
