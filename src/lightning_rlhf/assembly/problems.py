@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lightning_rlhf.assembly.user_message import user_message
-from lightning_rlhf.errors import raise_problems
+from lightning_rlhf.errors import UserError
 
 
 class Problems:
@@ -20,6 +20,7 @@ class Problems:
     def __init__(self) -> None:
         """Starts without problems."""
         self.lines: list[str] = []
+        self._first: Exception | None = None
 
     @contextmanager
     def collected(self) -> Iterator[None]:
@@ -30,6 +31,7 @@ class Problems:
             message = user_message(error)
             if message is None:
                 raise
+            self._first = self._first or error
             self.add(message)
 
     def add(self, message: str) -> None:
@@ -38,9 +40,10 @@ class Problems:
             self.lines.append(message)
 
     def report(self) -> None:
-        """Raises all problems as one error.
+        """Raises all problems as one error, whose cause is the first error that was collected.
 
         Raises:
             UserError: If there are any.
         """
-        raise_problems(self.lines)
+        if self.lines:
+            raise UserError("\n".join(self.lines)) from self._first

@@ -175,14 +175,15 @@ def _check_sizes(config: DictConfig, record: StageRecord) -> None:
     block, devices = config[record.block], config.trainer.get("devices")
     sizes = minibatch_settings(block)
     processes = devices * config.trainer.num_nodes if isinstance(devices, int) and devices > 0 else 1
-    numbers = (sizes.minibatch_size, block.trainer.accumulate_grad_batches, processes)
-    if not all(isinstance(number, int) and number > 0 for number in numbers):
-        return
-    minibatch, accumulate, processes = numbers
-    if record.samples and isinstance(sizes.rollout_batch_size, int):
-        minibatch = min(minibatch, sizes.rollout_batch_size)
-        check_sizes(sizes.rollout_batch_size, minibatch, processes, sizes.credit.num_samples_per_prompt)
-    Shares(minibatch, processes, accumulate)
+    minibatch, accumulate = sizes.minibatch_size, block.trainer.accumulate_grad_batches
+    rollout = sizes.rollout_batch_size if record.samples else minibatch
+    group = OmegaConf.select(sizes, "credit.num_samples_per_prompt", default=1)
+    # Wrong types are told when the signatures are known, for which torch is needed.
+    if all(isinstance(number, int) and number > 0 for number in (minibatch, accumulate, processes, rollout, group)):
+        minibatch = min(minibatch, rollout)
+        if record.samples:
+            check_sizes(rollout, minibatch, processes, group)
+        Shares(minibatch, processes, accumulate)
 
 
 def _functions(config: DictConfig) -> Iterator[str]:
@@ -191,6 +192,6 @@ def _functions(config: DictConfig) -> Iterator[str]:
     while nodes:
         node = nodes.pop()
         name = _given(node, "function")
-        if isinstance(name, str):
+        if isinstance(name, str) and str(node.get("_target_")).endswith(".TextReward"):
             yield name
         nodes += [node[key] for key in node if isinstance(_given(node, str(key)), DictConfig)]

@@ -48,8 +48,8 @@ class Call:
 
     def takes_one_response(self) -> bool:
         """Tries whether the function scores one response, given as a text, instead of a batch."""
-        first = {name: column[0] for name, column in self.columns.items()}
         try:
+            first = {name: column[0] for name, column in self.columns.items()}
             found = self.function(self.prompts[0], self.responses[0], **first)
         except Exception:  # the function may raise anything
             return False
