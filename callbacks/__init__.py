@@ -8,6 +8,7 @@ from lightning_rlhf.callbacks.adapter_check import AdapterCheck
 from lightning_rlhf.callbacks.adaptive_kl import AdaptiveKL
 from lightning_rlhf.callbacks.best import Best
 from lightning_rlhf.callbacks.ema import EMA
+from lightning_rlhf.callbacks.evaluate_end import EvaluateEnd
 from lightning_rlhf.callbacks.export import Export
 from lightning_rlhf.callbacks.health import Health
 from lightning_rlhf.callbacks.history import History
@@ -29,6 +30,7 @@ __all__ = [
     "AdapterCheck",
     "AdaptiveKL",
     "Best",
+    "EvaluateEnd",
     "Export",
     "Health",
     "History",

@@ -31,6 +31,7 @@ FLOORS = [
         "sizes",
         "stages",
         "typechecks",
+        "user_code",
     },
     {"distributed"},
     {"strategies", "models", "data", "rewards", "demo", "randomwalks", "report", "planner"},

@@ -64,9 +64,12 @@ class Scores(NamedTuple):
     whole: Tensor
     """(B,) fp32, the score of each response as a whole."""
     parts: dict[str, Tensor]
-    """(B,) unweighted total of each part of a sum, by name; empty for a source that is not a sum."""
+    """(B,) unweighted total of each part of a sum, by name, NaN where the part has no score for the response; empty for
+    a source that is not a sum."""
     tokens: Tensor | None = None
     """(B, R) fp32, the scores of single tokens, 0 outside the response mask; None if the source scores no tokens."""
+    absent: Tensor | None = None
+    """(B,) bool, whether a part of a sum has no score for the response, which is then 0; None if it scores all."""
 
     @property
     def token_sums(self) -> Tensor:

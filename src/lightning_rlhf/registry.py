@@ -5,13 +5,13 @@ several functions share have their own key in the configuration; all others are 
 """
 
 import difflib
-import importlib
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TypeVar
 
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.typechecks import annotations, fits, in_words
+from lightning_rlhf.user_code import import_module
 
 Entry = TypeVar("Entry")
 
@@ -29,12 +29,7 @@ def registered(table: Mapping[str, Entry], name: str, setting: str) -> Entry:
     """
     module, _, short = name.rpartition(":")
     if module:
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            raise UserError(
-                f"{setting}={name}: cannot import {error.name!r}; is it installed, or on PYTHONPATH?"
-            ) from error
+        import_module(module, f"{setting}={name}")
     if short not in table:
         raise UserError(f"{setting}={name}: expected one of {', '.join(table)}")
     return table[short]

@@ -319,7 +319,23 @@ MISTAKES = {
     "no path": (FILES, "data.path is not set"),
     "an empty file": ([*FILES, "data.path=empty.jsonl"], "empty.jsonl"),
     "a file of one row": ([*FILES, "data.path=one.jsonl"], "1 "),
-    "too few rows": ([*FILES, "data.path=few.jsonl", "data.val_fraction=0.3"], "minibatch_size=16"),
+    "fewer rows than processes": (
+        [*FILES, "data.path=few.jsonl", "strategy=ddp", "trainer.devices=16"],
+        "minibatch_size=16, but there are only 11 rows to train on, fewer than the 16 = processes x ",
+    ),
+    "quotes that are missing": ([*FILES, "data.path=a=b.jsonl"], """Write it as 'data.path="a=b.jsonl"'"""),
+    "several mistakes, all at once": (
+        [*FILES, "sft.modul.lr=1", "+data.val_fractoin=1", "+trainer.max_epochs=2", "model.pretrained=./none"],
+        "there is no setting 'sft.modul.lr'; did you mean 'sft.module.lr'?; --cfg job prints them all\n"
+        "data.val_fractoin: there is no such setting; did you mean data.val_fraction?\n"
+        "trainer.max_epochs=2 has no effect, because each stage has its own: set sft.trainer.max_epochs=2\n"
+        "data.path is not set: give it as data.path=VALUE\n"
+        "model.pretrained=./none: no such folder",
+    ),
+    "mistakes in two stages": (
+        ["data=files", "data.path=few.jsonl", "sft.module.lr=fast", "ppo.module.lr=slow"],
+        "sft.module.lr=fast: expected a number\nppo.module.lr=slow: expected a number",
+    ),
     "a wrong field": ([*FILES, "data.path=field.jsonl"], "field.jsonl:2: field 'completion'"),
     "a precision that there is not": ([*SFT, "trainer.precision=7"], "trainer.precision=7: expected one of"),
     "no reward model": (["stage=ppo"], "reward.path is not set"),
@@ -327,7 +343,6 @@ MISTAKES = {
     "a sampling that PPO cannot score": ([*PPO, "rollout.sampling.top_p=0.9"], "top_p=0.9"),
     "another model with the demo's settings": (["model=gpt2/small"], "experiment=none"),
     "nothing to resume": ([*SFT, "resume=nowhere"], "resume=nowhere: no such run folder"),
-    "an end that is not evaluated": (["ppo.trainer.max_epochs=7"], "ppo.trainer.max_epochs=7 is not divisible"),
 }
 
 
@@ -349,8 +364,8 @@ def test_a_mistake_is_one_message_and_exit_code_2(mistake: str, tmp_path: Path) 
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
     assert "Traceback" not in done.stderr
-    assert not list(tmp_path.glob("outputs/**/model"))
-    assert not list(tmp_path.glob("outputs/**/result.json"))
+    # Nothing was done, so no run folder is left.
+    assert not [path for path in tmp_path.glob("outputs/**/*") if path.is_file() or path.name == ".hydra"]
 
 
 def test_each_run_of_a_sweep_says_that_it_skips_a_wrong_row(tmp_path: Path) -> None:
@@ -374,6 +389,65 @@ def test_each_run_of_a_sweep_says_that_it_skips_a_wrong_row(tmp_path: Path) -> N
     # Hydra's own messages do not appear.
     assert "HYDRA" not in said
     assert "#1" not in said
+
+
+def test_a_beginner_with_few_rows_gets_one_warning_and_a_trained_model(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Why {i}?", "chosen": "Because.", "rejected": "No."} for i in range(20)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    # The defaults of all stages, but for the sizes of a rollout, which take time.
+    overrides = ["model=tiny", "experiment=none", "data=files", "data.path=pairs.jsonl", "data.val_fraction=0.01"]
+    ppo = ["ppo.trainer.max_epochs=3", "ppo.trainer.check_val_every_n_epoch=2", "ppo.module.rollout_batch_size=8"]
+    done = command(tmp_path, *overrides, *ppo, "rollout.sampling.max_new_tokens=8")
+    assert done.returncode == 0, done.stderr
+    said = done.stdout + done.stderr
+    warning = said[said.index("adapted to what there is:") :].splitlines()[1:5]
+    assert {line.strip() for line in warning} == {
+        "ppo: minibatch_size=32: a rollout, and so a minibatch, has 8 responses",
+        "ppo: check_val_every_n_epoch=2 does not divide max_epochs=3, so the last iteration is evaluated too",
+        "sft, reward, ppo: val_fraction=0.01 would hold out none of 20 prompts, so one is held out",
+        "sft, reward: minibatch_size=64: there are only 19 rows to train on, so a minibatch has 19",
+    }
+    assert said.count("minibatch_size=64") == said.count("val_fraction=0.01") == 1
+    result = result_of(run_folder(tmp_path))
+    assert result["status"] == "finished"
+    assert result["stages"]["ppo"]["metrics"]["score"] is not None
+    evaluated = {json.loads(line)["iteration"] for line in (run_folder(tmp_path) / "ppo" / "samples.jsonl").open()}
+    assert {0, 2, 3} <= evaluated
+
+
+def test_max_steps_ends_with_an_evaluation(tmp_path: Path) -> None:
+    overrides = [o for o in keep(TINY, "sft") if "limit" not in o]
+    done = command(tmp_path, *overrides, "+sft.trainer.max_steps=3", "sft.trainer.check_val_every_n_epoch=10")
+    assert done.returncode == 0, done.stderr
+    assert result_of(run_folder(tmp_path))["status"] == "finished"
+    with (run_folder(tmp_path) / "metrics.csv").open() as file:
+        evaluated = [row for row in csv.DictReader(file) if row["val/loss"]]
+    # Before no step, and after the third only.
+    assert len(evaluated) == 1
+
+
+def test_jobs_of_a_sweep_ignore_settings_of_other_stages_and_a_failed_one_says_so(tmp_path: Path) -> None:
+    done = command(tmp_path, "-m", *keep(TINY, "sft"), "ppo.module.lr=1,2", "sft.module.lr=1e-3,fast")
+    assert done.returncode == 2
+    assert "note: ppo.module.lr=1,2 is ignored where stage=sft, which has no ppo" in done.stderr
+    folder = next(tmp_path.glob("outputs/sweeps/*"))
+    assert result_of(folder / "0")["status"] == "finished"
+    failed = result_of(folder / "1")
+    assert (failed["status"], failed["error"]) == ("failed", "sft.module.lr=fast: expected a number")
+    # Two jobs, and not four.
+    assert not (folder / "2").exists()
+
+
+def test_a_failing_reward_function_in_the_current_folder_is_one_message_with_the_users_lines(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def score(prompts, responses):\n    return [1 / 0 for _ in responses]\n")
+    overrides = [o for o in keep(TINY, "ppo") if "check_val" not in o]
+    done = command(tmp_path, *overrides, "reward=function", "reward.function=mine:score")
+    assert done.returncode == 2, done.stderr
+    message = done.stderr[done.stderr.index("error: ") :]
+    assert message.startswith("error: mine:score failed for response 1 of ")
+    assert "ZeroDivisionError: division by zero\n  mine.py:2 in score\n    return [1 / 0 for _ in responses]" in message
+    assert "Traceback" not in done.stderr
+    assert result_of(run_folder(tmp_path))["status"] == "failed"
 
 
 @pytest.mark.slow

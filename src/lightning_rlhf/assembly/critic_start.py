@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightning_rlhf.assembly.handoff import Models, is_adapter, is_of_run
 from lightning_rlhf.assembly.reward_models import reward_models
+from lightning_rlhf.assembly.settings import REWARD_PATH
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.names import adapter_folder
@@ -35,10 +36,7 @@ def reward_sources(config: DictConfig, models: Models) -> list[ModelSource]:
     sources = []
     for place, node in reward_models(config).items():
         if OmegaConf.is_missing(node, "path"):
-            raise UserError(
-                f"{place}.path is not set: give the folder of a trained reward model (the model/ that stage=reward "
-                "left in its run folder), or reward=function reward.function=module:function"
-            )
+            raise UserError(f"{place}.path {REWARD_PATH}")
         source = ModelSource(pretrained=node.path, dtype=node.get("dtype", ModelSource.dtype), setting=f"{place}.path")
         if not is_of_run(node.path, models):
             source.load_tokenizer()

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from lightning_rlhf.assembly.plan_stage import print_plan_line
 from lightning_rlhf.assembly.run import prepare_all
-from lightning_rlhf.assembly.stage import PreparedStage, print_batches
+from lightning_rlhf.assembly.stage import PreparedStage, adapted_config, print_batches
 from lightning_rlhf.distributed.collectives import is_first_process
 from lightning_rlhf.distributed.phases import release
 
@@ -74,8 +74,9 @@ def _print_stage(stage: PreparedStage) -> None:
     _say(f"\n{record.name}: {stage.trainer.max_epochs} {record.unit}s, {len(rows):,} {what}")
     if is_first_process():
         stage.folder.mkdir(parents=True, exist_ok=True)
-        print_batches(stage)
-        print_plan_line(stage.config, record.name, stage.folder)
+        adapted = adapted_config(stage)
+        print_batches(stage, adapted)
+        print_plan_line(adapted, record.name, stage.folder)
 
 
 def _say(message: str) -> None:

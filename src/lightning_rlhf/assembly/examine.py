@@ -16,7 +16,7 @@ from lightning_rlhf.assembly.findings_table import show, sum_up
 from lightning_rlhf.assembly.handoff import Models
 from lightning_rlhf.assembly.library_messages import silence_libraries
 from lightning_rlhf.assembly.renderer import load_renderer
-from lightning_rlhf.assembly.stage import prepare
+from lightning_rlhf.assembly.stage import prepare, read_data
 from lightning_rlhf.assembly.user_message import user_message
 from lightning_rlhf.callbacks import StartChecks
 from lightning_rlhf.callbacks.run_record import versions
@@ -24,6 +24,7 @@ from lightning_rlhf.checks.data import length_tells
 from lightning_rlhf.checks.finding import Finding
 from lightning_rlhf.checks.texts import QUESTION, served_prompts, special_tokens, template_round_trip
 from lightning_rlhf.checks.two_steps import Watch
+from lightning_rlhf.data.adapting import collected
 from lightning_rlhf.data.pairs import Pair
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.distributed.collectives import gather_objects, is_first_process
@@ -110,10 +111,12 @@ def _examine_stage(
     start, watch = StartChecks(fatal=False), Watch()
     found: list[Finding] = []
     try:
-        stage = prepare(_shortened(config, name), name, folder, renderer, models)
-        watch.phase = "data"
-        with _warnings() as said:
-            stage.data.setup("fit")
+        with collected() as adapted:
+            stage = prepare(_shortened(config, name), name, folder, renderer, models)
+            watch.phase = "data"
+            with _warnings() as said:
+                read_data(stage)
+        found += [Finding("sizes", "warning", note, "give more data, or change the setting") for note in adapted]
         found += [Finding("data", "warning", line, "raise the limit, or correct the rows") for line in said]
         found += _look_at_data(stage.data, renderer)
         stage.trainer.callbacks += [start, watch]  # type: ignore[attr-defined]
@@ -149,8 +152,10 @@ def _shortened(config: DictConfig, name: str) -> DictConfig:
     with open_dict(config):
         config.callbacks = {"export": {"_target_": "lightning_rlhf.callbacks.Export"}}
         block.callbacks, config.logger = {}, {}
-        block.trainer.max_epochs = block.trainer.check_val_every_n_epoch = block.trainer.limit_val_batches = 1
+        block.trainer.check_val_every_n_epoch = block.trainer.limit_val_batches = 1
         block.trainer.num_sanity_val_steps = 0
+        # Few rows may have only one minibatch in an epoch.
+        block.trainer.max_epochs = block.trainer.max_steps = 2
         block.trainer.limit_train_batches = 2 * block.trainer.accumulate_grad_batches
     return config
 

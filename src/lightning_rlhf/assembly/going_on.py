@@ -9,13 +9,18 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from lightning_rlhf.assembly.overrides import as_override
+from lightning_rlhf.assembly.quoting import override
 from lightning_rlhf.assembly.run_files import code_in, read_overrides
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.saving import appearing
 
 _OVERRIDES = Path(".hydra") / "overrides.yaml"
 _CONFIG = Path(".hydra") / "config.yaml"
+
+
+def goes_on_in(config: DictConfig, folder: Path) -> bool:
+    """Whether a run goes on in the folder of the run that it resumes."""
+    return config.resume is not None and Path(config.resume).expanduser().resolve() == folder.resolve()
 
 
 def with_earlier_overrides(words: Sequence[str]) -> list[str]:
@@ -50,7 +55,7 @@ def with_earlier_overrides(words: Sequence[str]) -> list[str]:
             f"run, add to the command: {shlex.join(unnamed)}"
         )
     first = _first_resume(folder, earlier)
-    here = [as_override("hydra.run.dir", str(folder)), "hydra.output_subdir=null"]
+    here = [override("hydra.run.dir", str(folder)), "hydra.output_subdir=null"]
     own_folder = bool({"-m", "--multirun"} & set(flags)) or any(o.key_or_group == "hydra.run.dir" for o in given)
     return [
         *flags,
@@ -95,7 +100,7 @@ def command_to_go_on(folder: Path, program: Sequence[str], words: Sequence[str])
         and (override.input_line not in held or code_in(override))
     ]
     kept_flags = [flag for flag in flags if flag not in ("-m", "--multirun")]
-    return shlex.join([*program, *kept_flags, as_override("resume", str(folder)), *repeated])
+    return shlex.join([*program, *kept_flags, override("resume", str(folder)), *repeated])
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[Override]]:

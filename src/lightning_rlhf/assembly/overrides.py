@@ -1,19 +1,18 @@
 """Overrides of the command line: checks those alone, because a recipe may hold settings of all stages; quotes them."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.errors import HydraException
 from omegaconf import DictConfig
 
+from lightning_rlhf.assembly.problems import Problems
+from lightning_rlhf.assembly.settings import check_effects, check_settings
+from lightning_rlhf.assembly.sweep_overrides import block_of
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.stages import STAGES
 
 
 def check_command_line(config: DictConfig, overrides: Sequence[str], choices: Mapping[str, str | None]) -> None:
-    """Checks that every override has an effect, and that none belongs to another model.
+    """Checks what can be checked without torch: that every override has an effect, and that the settings fit together.
 
     Args:
         config: The composed configuration.
@@ -21,11 +20,36 @@ def check_command_line(config: DictConfig, overrides: Sequence[str], choices: Ma
         choices: The chosen option of each group, such as `demo` of `model`.
 
     Raises:
-        UserError: If the recipe of the demo is used with another model, or an override is for a stage that does not
-            run or for an architecture that is not built.
+        UserError: If the recipe of the demo is used with another model, an override is for a stage that does not run or
+            for an architecture that is not built, or settings are wrong. The message names all mistakes.
     """
+    problems = _override_problems(config, overrides, choices)
+    check_settings(config, problems)
+    problems.report()
+
+
+def check_overrides(config: DictConfig, overrides: Sequence[str], choices: Mapping[str, str | None]) -> None:
+    """Checks only that every override has an effect; `doctor` examines the settings itself. See `check_command_line`.
+
+    Raises:
+        UserError: If an override has none. The message names all.
+    """
+    problems = _override_problems(config, overrides, choices)
+    check_effects(config, problems)
+    problems.report()
+
+
+def _override_problems(config: DictConfig, overrides: Sequence[str], choices: Mapping[str, str | None]) -> Problems:
+    problems = Problems()
+    for message in _without_effect(config, overrides, choices):
+        problems.add(message)
+    return problems
+
+
+def _without_effect(config: DictConfig, overrides: Sequence[str], choices: Mapping[str, str | None]) -> Iterator[str]:
+    """Messages about the overrides that have no effect."""
     if choices.get("experiment") == "demo" and choices.get("model") not in ("demo", "tiny"):
-        raise UserError(
+        yield (
             f"model={choices.get('model')} with experiment=demo, whose learning rates are for a model of 2 million "
             "parameters: add experiment=none"
         )
@@ -34,10 +58,10 @@ def check_command_line(config: DictConfig, overrides: Sequence[str], choices: Ma
     idle = {record.block: record.name for record in STAGES.values() if record.name not in config.stages}
     for override in overrides:
         key = override.lstrip("+~").split("=")[0]
-        if (block := key.split(".")[0]) in idle:
-            raise UserError(f"{key} is set, but stage={idle[block]} does not run here")
+        if (block := block_of(override)) in idle:
+            yield f"{key} is set, but stage={idle[block]} does not run here"
         if loaded and key.split(".")[:2] in (["model", "config"], ["model", "config_tokenizer"]):
-            raise UserError(
+            yield (
                 f"{key} is set, but model.{loaded}={config.model[loaded]} has its own architecture and tokenizer; "
                 "model.pretrained=null builds model.config with random weights; model.tokenizer names another tokenizer"
             )
@@ -62,15 +86,3 @@ def check_lengths_are_known(config: DictConfig, overrides: Sequence[str], choice
             f"model={choices.get('model')}: {' and '.join(missing)} must be given, because no data say how long rows "
             "are: add prompt_length=512 response_length=512, or data=files; data=demo takes the lengths of the demo"
         )
-
-
-def as_override(key: str, value: str) -> str:
-    """An override that sets a text, quoted for Hydra if its grammar would read the text otherwise.
-
-    A shell may need further quotes.
-    """
-    plain = f"{key}={value}"
-    with suppress(HydraException):
-        if OverridesParser.create().parse_override(plain).value() == value:
-            return plain
-    return f"{key}={QuotedString(value, Quote.single).with_quotes()}"

@@ -40,17 +40,17 @@ def job_of(config: DictConfig, stage: str) -> Job:
     config = _with_start(handed_on(config, models), config)
     block, trainer = config[record.block], config.trainer
     source: ModelSource = instantiate(config.model, _convert_="all")
-    spread, on_gpu = layout_of(config), plans_for_gpus(trainer)
+    spread, gpu = layout_of(config), plans_for_gpus(trainer)
     check_quantization(source, block, config.roles, divides=spread.divides_weights)
     check_roles(config.roles, record, source)
-    processes = num_devices(trainer.devices, on_gpu=on_gpu)
+    processes = num_devices(trainer.devices, on_gpu=gpu)
     settings: dict[str, Any] = {
         "stage": stage,
         "model": source,
         "shared": config.roles == "shared",
-        "layout": spread if on_gpu else spread.on_cpus(),
+        "layout": spread if gpu else spread.on_cpus(),
         "precision": str(trainer.precision),
-        "on_gpu": on_gpu,
+        "on_gpu": gpu,
         "processes": processes * trainer.num_nodes,
         "processes_per_node": processes,
         "optimizer": block.module.optim.optimizer["_target_"],
@@ -142,7 +142,7 @@ def _is_to_come(node: DictConfig, models: Models) -> bool:
 
 
 def plans_for_gpus(trainer: DictConfig) -> bool:
-    """Whether the devices of a trainer are GPUs."""
+    """Whether a run uses GPUs."""
     return trainer.accelerator in ("gpu", "cuda") or (trainer.accelerator == "auto" and num_gpus() > 0)
 
 

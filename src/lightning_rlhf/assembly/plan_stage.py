@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightning_rlhf.assembly.plan_job import job_of, layout_of
 from lightning_rlhf.assembly.plan_lengths import lengths
+from lightning_rlhf.assembly.plan_rows import with_filled_minibatch
 from lightning_rlhf.assembly.plan_settings import Asked
 from lightning_rlhf.assembly.stage_checks import refused
 from lightning_rlhf.console import console
@@ -25,6 +26,7 @@ def planned_stage(config: DictConfig, stage: str, asked: Asked) -> tuple[Plan, d
     Raises:
         UserError: If a setting is wrong, or the planner does not support what the configuration names.
     """
+    config, adapted = with_filled_minibatch(config, stage)
     plan = Plan(job_of(config, stage), asked.fragmentation)
     memory = asked.memory
     limits = Limits(memory.get("device_memory"), memory.get("host_memory"))
@@ -32,6 +34,7 @@ def planned_stage(config: DictConfig, stage: str, asked: Asked) -> tuple[Plan, d
     record["lengths"] = lengths(config, plan.job.record)._asdict()
     record["notes"] = [
         *_about_cpus(config, plan, asked),
+        *adapted,
         *(f"train refuses this: {text}" for text in refused(plan.job)),
     ]
     record["fits"] = plan.fits(*limits) if memory else None

@@ -6,14 +6,16 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from lightning_rlhf.assembly.adaptations import Adaptations
 from lightning_rlhf.assembly.changed_settings import changes, check_same_stages, check_unchanged
-from lightning_rlhf.assembly.going_on import save_command
+from lightning_rlhf.assembly.going_on import goes_on_in, save_command
 from lightning_rlhf.assembly.handoff import handed_on
 from lightning_rlhf.assembly.library_messages import silence_libraries
+from lightning_rlhf.assembly.problems import Problems
 from lightning_rlhf.assembly.renderer import load_renderer
 from lightning_rlhf.assembly.result import RunResult
 from lightning_rlhf.assembly.resume import Resumed, find_resumed, finished_result, reopen
-from lightning_rlhf.assembly.stage import PreparedStage, fit, prepare
+from lightning_rlhf.assembly.stage import PreparedStage, fit, prepare, read_data
 from lightning_rlhf.assembly.summary import print_going_on, print_summary
 from lightning_rlhf.callbacks.run_record import status_of, versions
 from lightning_rlhf.distributed.collectives import is_first_process
@@ -48,7 +50,7 @@ def run(config: DictConfig, folder: Path, overrides: Sequence[str] | None = None
 
 
 def _run(config: DictConfig, folder: Path, overrides: Sequence[str] | None, run_log: RunLog) -> RunResult:
-    names, here = list(config.stages), _goes_on_in(config, folder)
+    names, here = list(config.stages), goes_on_in(config, folder)
     check_same_stages(config)
     changed = changes(config)
     if here and not changed and (result := finished_result(folder)) is not None:
@@ -91,30 +93,31 @@ def prepare_all(config: DictConfig, folder: Path) -> tuple[list[PreparedStage], 
         UserError: If the user can correct the error.
     """
     silence_libraries()
-    names, here = list(config.stages), _goes_on_in(config, folder)
+    names, here = list(config.stages), goes_on_in(config, folder)
     config = config.copy()
     config.run_dir = str(folder)
     resumed = find_resumed(config.resume, names, here=here)
     renderer = load_renderer(config)
-    # All settings are checked first, then all data, and then the training begins. A mistake in the settings of the last
-    # stage therefore shows at once.
+    # All settings are checked first, then all data, and then the training begins. Mistakes in the settings of the last
+    # stage therefore show at once, together with those of the others.
+    problems, adaptations = Problems(), Adaptations()
     stages, models = [], dict[str, Path]()
     for name in names:
         own = folder / name if len(names) > 1 else folder
-        if (stopped := resumed.folder_of(name)) is not None:
-            finished = name in resumed.finished
-            check_unchanged(handed_on(config, models), name, stopped, finished=finished, handed_on=bool(models))
-        if name not in resumed.finished:
-            stages.append(prepare(config, name, own, renderer, models))
+        with problems.collected(), adaptations.of(name):
+            if (stopped := resumed.folder_of(name)) is not None:
+                finished = name in resumed.finished
+                check_unchanged(handed_on(config, models), name, stopped, finished=finished, handed_on=bool(models))
+            if name not in resumed.finished:
+                stages.append(prepare(config, name, own, renderer, models))
         models[name] = resumed.model_of(name) or own / "model"
+    problems.report()
     for stage in stages:
-        stage.data.setup("fit")
+        with problems.collected(), adaptations.of(stage.record.name):
+            read_data(stage)
+    problems.report()
+    adaptations.warn()
     return stages, resumed
-
-
-def _goes_on_in(config: DictConfig, folder: Path) -> bool:
-    """Whether a run goes on in the folder of the run that it resumes."""
-    return config.resume is not None and Path(config.resume).expanduser().resolve() == folder.resolve()
 
 
 def _run_pipeline(

@@ -1,4 +1,4 @@
-"""The run folder: one for all processes that torchrun or SLURM started, and none that stays behind after a dry run."""
+"""The folder of a run: one for all its processes, and none for a dry run or for a run that did not begin."""
 
 import os
 import shutil
@@ -7,10 +7,42 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from lightning_rlhf.assembly.user_message import user_message
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.saving import write_json
 
 # How the names of the folders begin that dry runs take, and remove at their end.
 _DRY_RUN = ".dry_run_"
+_BEFORE_A_RUN = {".hydra", "train.log"}
+"""What is written into a run folder before the run has begun."""
+
+
+@contextmanager
+def accounted_for(folder: Path, stages: list[str], *, keep: bool = False) -> Iterator[None]:
+    """Context in which an error leaves no run folder in which nothing was done, or one whose `result.json` says so.
+
+    Args:
+        folder: The run folder, which Hydra has made.
+        stages: The stages of the run.
+        keep: Whether the folder stays, as that of a job of a sweep does.
+    """
+    try:
+        yield
+    except Exception as error:
+        if folder.is_dir() and not keep and {path.name for path in folder.iterdir()} <= _BEFORE_A_RUN:
+            # Other processes of the run may be removing it too.
+            shutil.rmtree(folder, ignore_errors=True)
+        elif folder.is_dir() and not (folder / "result.json").exists():
+            record: dict[str, object] = {
+                "stage": stages[0] if len(stages) == 1 else "pipeline",
+                "status": "failed",
+                "error": user_message(error) or f"{type(error).__name__}: {error}",
+                "metrics": {},
+                "model_dir": None,
+                "seconds": 0.0,
+            }
+            write_json(folder / "result.json", record)
+        raise
 
 
 def agreed_time() -> str | None:

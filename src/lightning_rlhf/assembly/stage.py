@@ -24,12 +24,11 @@ from lightning_rlhf.assembly.trainer import build_trainer
 from lightning_rlhf.callbacks.run_record import versions
 from lightning_rlhf.console import console
 from lightning_rlhf.data.render import Renderer
-from lightning_rlhf.data.shares import Shares
+from lightning_rlhf.data.shares import Shares, check_sizes
 from lightning_rlhf.distributed.launcher_watch import end_ranks
 from lightning_rlhf.distributed.phases import release, shards_parameters
 from lightning_rlhf.errors import older_version
 from lightning_rlhf.models.source import ModelSource
-from lightning_rlhf.rollout.dataset import check_sizes
 from lightning_rlhf.stages import StageRecord, stage_record
 
 
@@ -76,12 +75,36 @@ def prepare(
     # Converts to plain lists, because an optimizer saves its settings in checkpoints, which hold no classes.
     nets = nets_of(config, record, source, renderer, models)
     module = instantiate(block.module, _convert_="all", renderer=renderer, **nets)
-    sizes = minibatch_settings(block)
+    data = instantiate(block.data, renderer=renderer)
+    stage = PreparedStage(record, config, folder, trainer, module, data)
+    sizes = minibatch_settings(adapted_config(stage)[record.block])
     Shares.of(sizes.minibatch_size, trainer)
     if record.samples:
         check_sizes(sizes.rollout_batch_size, sizes.minibatch_size, trainer.world_size)
-    data = instantiate(block.data, renderer=renderer)
-    return PreparedStage(record, config, folder, trainer, module, data)
+    return stage
+
+
+def read_data(stage: PreparedStage) -> None:
+    """Reads the data of a stage, and adapts sizes that they do not fill.
+
+    Raises:
+        UserError: If the data cannot be used.
+    """
+    # The size of a minibatch depends on the number of processes.
+    stage.data.trainer = stage.trainer
+    stage.data.setup("fit")
+
+
+def adapted_config(stage: PreparedStage) -> DictConfig:
+    """The configuration of a stage with the minibatch size that it uses, which may be smaller than the setting.
+
+    The recorded configuration keeps the setting, so that a resumed run compares what the user asked for.
+    """
+    config = stage.config.copy()
+    sizes = minibatch_settings(config[stage.record.block])
+    for part in (stage.module, stage.data):
+        sizes.minibatch_size = getattr(part, "minibatch_size", sizes.minibatch_size)
+    return config
 
 
 def fit(stage: PreparedStage, checkpoint: Path | None) -> RunResult:
@@ -105,8 +128,9 @@ def fit(stage: PreparedStage, checkpoint: Path | None) -> RunResult:
     if trainer.is_global_zero:
         # `export` reads these settings next to a checkpoint, so they include what earlier stages have handed on.
         OmegaConf.save(OmegaConf.create(resolved), stage.folder / "config.yaml")
-        print_batches(stage)
-        print_plan_line(stage.config, stage.record.name, stage.folder)
+        adapted = adapted_config(stage)
+        print_batches(stage, adapted)
+        print_plan_line(adapted, stage.record.name, stage.folder)
     begin(trainer, {"config": resolved, "versions": versions()})
     try:
         with kept_until_replaced(stage.folder / "metrics.csv"), kept_until_replaced(stage.folder / "samples.jsonl"):
@@ -144,9 +168,9 @@ def kept_until_replaced(log: Path) -> Iterator[None]:
         raise
 
 
-def print_batches(stage: PreparedStage) -> None:
+def print_batches(stage: PreparedStage, config: DictConfig) -> None:
     """Prints how the processes share a minibatch. All sizes are in sequences."""
-    sizes, trainer = minibatch_settings(stage.config[stage.record.block]), stage.trainer
+    sizes, trainer = minibatch_settings(config[stage.record.block]), stage.trainer
     cells = {
         "minibatch": sizes.minibatch_size,
         "processes": trainer.world_size,

@@ -1,16 +1,17 @@
 """Checks for settings of a stage that contradict each other, which both `train` and `plan` make."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from lightning_rlhf.data.shares import Shares
+from lightning_rlhf.data.shares import Shares, check_sizes
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.models.source import ModelSource
-from lightning_rlhf.planner.job import Job
-from lightning_rlhf.planner.nets import num_positions
-from lightning_rlhf.rollout.dataset import check_sizes
 from lightning_rlhf.stages import StageRecord
+
+if TYPE_CHECKING:
+    from lightning_rlhf.models.source import ModelSource
+    from lightning_rlhf.planner.job import Job
 
 
 def minibatch_settings(block: DictConfig) -> DictConfig:
@@ -18,7 +19,7 @@ def minibatch_settings(block: DictConfig) -> DictConfig:
     return block.module if "minibatch_size" in block.module else block.data
 
 
-def check_roles(roles: str, record: StageRecord, source: ModelSource) -> None:
+def check_roles(roles: str, record: StageRecord, source: "ModelSource | DictConfig") -> None:
     """Checks that one model can take all roles of a stage, if the settings ask for it.
 
     Raises:
@@ -34,11 +35,11 @@ def check_roles(roles: str, record: StageRecord, source: ModelSource) -> None:
         raise UserError("roles=shared: each role is an adapter of one model: add adapter=lora")
 
 
-def check_quantization(source: ModelSource, block: DictConfig, roles: str, *, divides: bool) -> None:
+def check_quantization(source: "ModelSource | DictConfig", block: DictConfig, roles: str, *, divides: bool) -> None:
     """Checks that the settings do not ask for anything that quantized weights cannot do.
 
     Args:
-        source: Source of the policy.
+        source: Source of the policy, or its settings.
         block: Settings of the stage.
         roles: `separate`, or `shared` if one model takes all roles.
         divides: Whether the strategy divides weights among the processes.
@@ -57,12 +58,15 @@ def check_quantization(source: ModelSource, block: DictConfig, roles: str, *, di
         raise UserError(f"{given}: a quantized reference cannot change: set ppo.module.refresh_reference_every=0")
 
 
-def refused(job: Job) -> list[str]:
+def refused(job: "Job") -> list[str]:
     """What `train` would refuse about a job that can still be planned: uneven shares, and rows that are too long."""
     return list(_problems(job))
 
 
-def _problems(job: Job) -> Iterator[str]:
+def _problems(job: "Job") -> Iterator[str]:
+    # Imports torch, which the other checks do not need.
+    from lightning_rlhf.planner.nets import num_positions
+
     for check in (_shares, _rollouts):
         try:
             check(job)
@@ -73,10 +77,10 @@ def _problems(job: Job) -> Iterator[str]:
         yield f"the longest allowed rows have {length} tokens, but the model reads at most {positions}"
 
 
-def _shares(job: Job) -> None:
+def _shares(job: "Job") -> None:
     Shares(job.minibatch_size, job.processes, job.accumulate)
 
 
-def _rollouts(job: Job) -> None:
+def _rollouts(job: "Job") -> None:
     if job.record.samples:
         check_sizes(job.rollout_batch_size, job.minibatch_size, job.processes)

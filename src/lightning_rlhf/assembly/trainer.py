@@ -10,6 +10,8 @@ from omegaconf import DictConfig
 
 from lightning_rlhf.assembly.export_sampling import sampling_settings
 from lightning_rlhf.assembly.loggers import logger_settings
+from lightning_rlhf.callbacks import EvaluateEnd
+from lightning_rlhf.data.adapting import adapted
 from lightning_rlhf.errors import UserError, require
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.source import ModelSource
@@ -25,8 +27,7 @@ def build_trainer(config: DictConfig, record: StageRecord, source: ModelSource) 
         source: Source of the policy.
 
     Raises:
-        UserError: If Lightning would use another precision than the settings ask for, the last epoch would not be
-            evaluated, or a logger is not installed.
+        UserError: If Lightning would use another precision than the settings ask for, or a logger is not installed.
     """
     block = config[record.block]
     if "tensorboard" in config.logger:
@@ -45,18 +46,17 @@ def build_trainer(config: DictConfig, record: StageRecord, source: ModelSource) 
         config.trainer,
         _convert_="all",
         **block.trainer,
-        callbacks=[instantiate(node, **added.get(key, {})) for key, node in nodes.items()],
+        callbacks=[EvaluateEnd(), *(instantiate(node, **added.get(key, {})) for key, node in nodes.items())],
         logger=[instantiate(node, **added.get(key, {})) for key, node in config.logger.items()],
         enable_checkpointing="checkpoint" in nodes,
         enable_progress_bar="progress" in nodes,
     )
     _check_precision({**config.trainer, **block.trainer}["precision"], trainer)
     every = trainer.check_val_every_n_epoch
-    if trainer.max_epochs % every:
-        path = f"{record.block}.trainer"
-        raise UserError(
-            f"{path}.max_epochs={trainer.max_epochs} is not divisible by {path}.check_val_every_n_epoch={every}, "
-            "so the last epoch would not be evaluated: change one of them"
+    if every and trainer.max_epochs > 0 and trainer.max_epochs % every:
+        adapted(
+            f"check_val_every_n_epoch={every} does not divide max_epochs={trainer.max_epochs}, so the last "
+            f"{record.unit} is evaluated too"
         )
     return trainer
 

@@ -70,6 +70,12 @@ def _options(group: str, found: Sequence[str] | None) -> list[str]:
     return sorted({*options(group), *(name for name in found or () if name != "base")})
 
 
+def config_of_command() -> str:
+    """The name of the configuration of the command that runs: that of its file, or `train`."""
+    command = Path(sys.argv[0]).stem
+    return command if command_file(command).is_file() else "train"
+
+
 def _suggestion(key: str) -> str:
     if key in _RENAMED:
         return f"; it is now {_RENAMED[key]}"
@@ -77,12 +83,9 @@ def _suggestion(key: str) -> str:
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
-    # A command may have its own configuration, with the name of its file.
-    command = Path(sys.argv[0]).stem
-    name = command if command_file(command).is_file() else "train"
     GlobalHydra.instance().clear()
     with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
-        config = OmegaConf.to_container(compose(name), resolve=False)
+        config = OmegaConf.to_container(compose(config_of_command()), resolve=False)
     keys: list[str] = []
 
     def walk(node: object, path: str) -> None:

@@ -4,13 +4,18 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+from hydra.errors import HydraException, InstantiationException
+from omegaconf.errors import OmegaConfBaseException
 
 from lightning_rlhf.assembly.library_messages import silence_loggers
 from lightning_rlhf.assembly.sweep import table_even_of_failures
-from lightning_rlhf.assembly.user_message import user_message
+from lightning_rlhf.assembly.user_message import config_of_command, user_message
 from lightning_rlhf.console import complain
 from lightning_rlhf.distributed.launcher_watch import obey_signals
 from lightning_rlhf.distributed.shutdown import without_finalization
+from lightning_rlhf.errors import raise_problems
 from lightning_rlhf.interruption import signal_of
 
 # What a shell adds to the number of the signal that has ended a process.
@@ -36,9 +41,38 @@ def run_app(app: Callable[[], object]) -> None:
     os.environ.setdefault(_TRACEBACK, os.environ.get("HYDRA_FULL_ERROR", "0"))
     os.environ["HYDRA_FULL_ERROR"] = "1"
     silence_loggers()
+    _find_modules_of_user()
     with without_finalization(), exit_codes(), table_even_of_failures():
         obey_signals()
-        app()
+        try:
+            app()
+        except (HydraException, OmegaConfBaseException) as error:
+            if not isinstance(error, InstantiationException):
+                raise_problems(_all_problems())
+            raise
+
+
+def _find_modules_of_user() -> None:
+    """Makes modules in the current folder importable, as they are for `python train.py`.
+
+    Python looks in the folder of the program instead, which is that of the installed program, or, in the processes that
+    Lightning starts, that of the command's file.
+    """
+    here, program = os.getcwd(), str(Path(__file__).parent)
+    sys.path[:] = [here, *(folder for folder in sys.path if folder not in (here, program))]
+
+
+def _all_problems() -> list[str]:
+    """All mistakes in a command line that cannot be composed; none if it can be."""
+    from lightning_rlhf.assembly.composition import composition_problems
+    from lightning_rlhf.assembly.settings import check_settings
+
+    name = config_of_command()
+    problems, config = composition_problems(name, sys.argv[1:])
+    # The other commands need not have all settings of a run.
+    if problems.lines and config is not None and name == "train":
+        check_settings(config, problems)
+    return problems.lines
 
 
 @contextmanager

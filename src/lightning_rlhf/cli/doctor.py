@@ -7,20 +7,22 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from lightning_rlhf.assembly.overrides import check_command_line
+from lightning_rlhf.assembly.overrides import check_overrides
+from lightning_rlhf.assembly.run_folder import accounted_for
 from lightning_rlhf.cli.app import exit_codes, run_app
 
 
 @hydra.main(version_base="1.3", config_path="pkg://lightning_rlhf.conf", config_name="doctor")
 def _app(config: DictConfig) -> None:
     hydra_config = HydraConfig.get()
-    with exit_codes():
-        check_command_line(config, hydra_config.overrides.task, hydra_config.runtime.choices)
+    folder = Path(hydra_config.runtime.output_dir)
+    with exit_codes(), accounted_for(folder, list(config.stages)):
+        check_overrides(config, hydra_config.overrides.task, hydra_config.runtime.choices)
         # Importing torch and Lightning takes seconds, so the configuration is checked first.
         from lightning_rlhf.assembly.examine import examine
         from lightning_rlhf.distributed.collectives import is_first_process
 
-        checks = examine(config, Path(hydra_config.runtime.output_dir))["checks"]
+        checks = examine(config, folder)["checks"]
     # Only the first process exits with 1. If another one did, Lightning would end the first, which may not have written
     # its result yet.
     if is_first_process() and any(check["status"] == "error" for check in checks):

@@ -9,6 +9,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lightning_rlhf.assembly.overrides import check_lengths_are_known
+from lightning_rlhf.assembly.run_folder import accounted_for
 from lightning_rlhf.cli.app import exit_codes, run_app
 
 
@@ -17,7 +18,8 @@ def _app(config: DictConfig) -> None:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         _plan(config, HydraConfig.get())
     else:
-        with exit_codes():
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        with exit_codes(), accounted_for(folder, list(config.stages)):
             _plan(config, HydraConfig.get())
 
 

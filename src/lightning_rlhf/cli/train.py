@@ -11,10 +11,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lightning_rlhf.assembly.changed_settings import check_same_stages
-from lightning_rlhf.assembly.going_on import with_earlier_overrides
+from lightning_rlhf.assembly.going_on import goes_on_in, with_earlier_overrides
 from lightning_rlhf.assembly.interrupted import leave
 from lightning_rlhf.assembly.overrides import check_command_line
-from lightning_rlhf.assembly.run_folder import agreed_time, dry_run_folder, removed_at_end
+from lightning_rlhf.assembly.run_folder import accounted_for, agreed_time, dry_run_folder, removed_at_end
+from lightning_rlhf.assembly.sweep_overrides import of_stages, without_idle
 from lightning_rlhf.cli.app import exit_codes, run_app
 from lightning_rlhf.console import print_messages
 from lightning_rlhf.distributed.launcher_watch import end_with_launcher, obey_signals, put_off_signals
@@ -23,19 +24,23 @@ from lightning_rlhf.distributed.launcher_watch import end_with_launcher, obey_si
 @hydra.main(version_base="1.3", config_path="pkg://lightning_rlhf.conf", config_name="train")
 def _app(config: DictConfig) -> None:
     hydra_config = HydraConfig.get()
+    overrides = list(hydra_config.overrides.task)
     if hydra_config.mode == RunMode.MULTIRUN:
+        overrides = of_stages(overrides, config.stages)
         # Lightning starts the other processes of a node with these arguments, so they must be those of this job and not
         # those of the sweep.
-        sys.argv[1:] = list(hydra_config.overrides.task)
+        sys.argv[1:] = overrides
         # Hydra reports the error of a job when all jobs have ended.
-        _train(config, hydra_config)
+        with accounted_for(Path(hydra_config.runtime.output_dir), list(config.stages), keep=True):
+            _train(config, hydra_config, overrides)
     else:
-        with exit_codes():
-            _train(config, hydra_config)
+        folder = Path(hydra_config.runtime.output_dir)
+        with exit_codes(), accounted_for(folder, list(config.stages), keep=goes_on_in(config, folder)):
+            _train(config, hydra_config, overrides)
 
 
-def _train(config: DictConfig, hydra_config: HydraConf) -> None:
-    overrides, folder = list(hydra_config.overrides.task), Path(hydra_config.runtime.output_dir)
+def _train(config: DictConfig, hydra_config: HydraConf, overrides: list[str]) -> None:
+    folder = Path(hydra_config.runtime.output_dir)
     try:
         obey_signals()
         with removed_at_end(folder) if config.dry_run else nullcontext():
@@ -66,7 +71,10 @@ def main() -> None:
     end_with_launcher()
     with exit_codes():
         sys.argv[1:] = with_earlier_overrides(sys.argv[1:])
+        sys.argv[1:], notes = without_idle(sys.argv[1:])
         agreed = agreed_time()
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     if agreed is not None:
         # Comes first, so that an override of the user wins.
         sys.argv.insert(1, "hydra.run.dir=outputs/${hydra:runtime.choices.stage}/" + agreed)

@@ -1,8 +1,26 @@
 """Turns files into batches: reading, rendering, and the Lightning data module of each stage."""
 
-from lightning_rlhf.data.preference import PreferenceDataModule
-from lightning_rlhf.data.prompts import PromptDataModule
-from lightning_rlhf.data.render import Renderer
-from lightning_rlhf.data.sft import SFTDataModule
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lightning_rlhf.data.preference import PreferenceDataModule
+    from lightning_rlhf.data.prompts import PromptDataModule
+    from lightning_rlhf.data.render import Renderer
+    from lightning_rlhf.data.sft import SFTDataModule
 
 __all__ = ["PreferenceDataModule", "PromptDataModule", "Renderer", "SFTDataModule"]
+
+_HOME = {
+    "PreferenceDataModule": "preference",
+    "PromptDataModule": "prompts",
+    "Renderer": "render",
+    "SFTDataModule": "sft",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Imports a name when it is first used, so that files can be looked at without torch."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

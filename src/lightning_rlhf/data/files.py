@@ -25,6 +25,8 @@ _TEXT_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv")
 _SUFFIXES = (*_TEXT_SUFFIXES, *(f"{suffix}.gz" for suffix in _TEXT_SUFFIXES), ".parquet")
 _PATH_STARTS = ("/", "./", "../", "~")
 _PACKAGE_SCHEME = "pkg://"
+_LONGEST_CELL = 2**31 - 1
+"""The largest limit that Python's csv module accepts on every platform, in characters."""
 
 
 def read_rows(path: str, *, split: str = "train") -> Iterator[tuple[Row, str]]:
@@ -169,6 +171,8 @@ def _read_json(file: Path) -> Iterator[tuple[Row, str]]:
 
 
 def _read_csv(file: Path) -> Iterator[tuple[Row, str]]:
+    # Python's default refuses cells of more than 131,072 characters, and the limit holds for the whole process.
+    csv.field_size_limit(_LONGEST_CELL)
     reader = csv.reader(_text_lines(file), strict=True)
     header: list[str] | None = None
     end = 0

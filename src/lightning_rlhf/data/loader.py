@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from lightning.pytorch import Trainer
 
-from lightning_rlhf.data.shares import Shares, check_enough
+from lightning_rlhf.data.shares import Shares, filled, shares_of
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.seeding import ROWS, permutation
 
@@ -17,9 +17,10 @@ Batch = TypeVar("Batch", covariant=True)
 class MinibatchLoader(Generic[Row, Batch]):
     """Yields this rank's micro-batches of each global minibatch; one pass is an epoch.
 
-    `minibatch_size` is the number of sequences of one optimizer step, over all ranks and accumulated parts. Every epoch
-    has a new order; rows that do not fill a minibatch are left for the next epoch. Checkpoints contain the epoch and
-    the position in it, so a resumed run reads the rows that it would have read without the interruption.
+    `minibatch_size` is the number of sequences of one optimizer step, over all ranks and accumulated parts; if there
+    are fewer rows, it is as large as they allow. Every epoch has a new order; rows that do not fill a minibatch are
+    left for the next epoch. Checkpoints contain the epoch and the position in it, so a resumed run reads the rows that
+    it would have read without the interruption.
     """
 
     def __init__(
@@ -43,11 +44,10 @@ class MinibatchLoader(Generic[Row, Batch]):
             seed: Seed of the order.
 
         Raises:
-            UserError: If the minibatch cannot be shared equally, or there are too few rows for a minibatch.
+            UserError: If the minibatch cannot be shared equally, or there are fewer rows than shares.
         """
         self.rows, self.collate, self.sizes, self.seed = rows, collate, sizes, seed
-        self.shares = Shares.of(minibatch_size, trainer)
-        check_enough(len(rows), minibatch_size)
+        self.shares = Shares.of(filled(minibatch_size, len(rows), shares_of(trainer)), trainer)
         self.epoch = self.position = 0
 
     def __len__(self) -> int:

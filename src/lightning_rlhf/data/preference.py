@@ -17,7 +17,7 @@ from lightning_rlhf.data.prompts import Prompt, prompt_loader, read_prompts
 from lightning_rlhf.data.reading import fitting, read_split
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.data.rows import Rows
-from lightning_rlhf.data.shares import check_enough
+from lightning_rlhf.data.shares import filled, shares_of
 from lightning_rlhf.data.sources import Data
 
 
@@ -51,9 +51,9 @@ class PreferenceDataModule(ResumableDataModule):
             renderer: Turns conversations into tokens.
             objective: `pairwise` to learn from pairs, `regression` to learn from scores.
             minibatch_size: Number of pairs or scored answers of each optimizer step, over all processes and accumulated
-                parts.
+                parts; smaller if there are fewer rows.
             val_path: Held-out rows; if None, the rows of `val_fraction` of the prompts are held out.
-            val_fraction: Share of the prompts to hold out.
+            val_fraction: Share of the prompts to hold out; at least one is.
             val_batch_size: Number of pairs, scored answers or prompts that each process validates at a time.
             answer_prompts: Whether the model answers prompts during validation.
             prompts_held_out: Prompts to answer; if None, the prompts of the held-out rows.
@@ -79,10 +79,11 @@ class PreferenceDataModule(ResumableDataModule):
             self.renderer,
             self.val_path,
             val_fraction=self.val_fraction,
+            max_length=self.max_length,
             on_error=self.on_error,
         )
         rows = fitting(*train, self.max_length)
-        check_enough(len(rows), self.minibatch_size)
+        self.minibatch_size = filled(self.minibatch_size, len(rows), shares_of(self.trainer))
         self.val_rows = fitting(*held_out, self.max_length)
         self.prompts: Sequence[Prompt] = ()
         if self.answer_prompts and self.prompts_held_out is not None:

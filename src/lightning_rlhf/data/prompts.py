@@ -72,7 +72,7 @@ class PromptDataModule(ResumableDataModule):
                 dicts, or a list of dicts.
             renderer: Turns conversations into tokens.
             val_path: Held-out prompts; if None, `val_fraction` of the prompts are held out.
-            val_fraction: Share of the prompts to hold out.
+            val_fraction: Share of the prompts to hold out; at least one is.
             val_batch_size: Number of prompts that each process answers at a time.
             max_prompt_length: Length limit of a prompt, in tokens; longer prompts are skipped and counted.
             ptx_path: Texts to mix into the updates, if any; see `read_ptx`.
@@ -96,6 +96,7 @@ class PromptDataModule(ResumableDataModule):
             self.renderer,
             self.val_path,
             val_fraction=self.val_fraction,
+            max_length=self.max_prompt_length,
             on_error=self.on_error,
         )
         prompts = fitting(*train, self.max_prompt_length)

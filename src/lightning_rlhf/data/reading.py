@@ -36,6 +36,7 @@ def read_split(
     val_data: Data | None,
     *,
     val_fraction: float,
+    max_length: int,
     on_error: OnError,
 ) -> tuple[tuple[str, Rows[Row]], tuple[str, Rows[Row]]]:
     """Prepares training rows and held-out rows, which come from `val_data` or from a share of the prompts.
@@ -47,7 +48,8 @@ def read_split(
     if val_data is not None:
         val = read(val_data, kind, renderer, on_error)
         return (train.name, train.rows), (val.name, val.rows)
-    places = split_by_position(train.positions, val_fraction)
+    # At least one prompt on each side must have a row that the limit keeps.
+    places = split_by_position(train.positions, val_fraction, train.rows.numbers("length") <= max_length)
     first, second = ((train.name, train.rows.at(side)) for side in places)
     return first, second
 

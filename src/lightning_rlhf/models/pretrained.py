@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoTokenizer
 from lightning_rlhf.distributed.loading import loading
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.gguf import from_gguf
-from lightning_rlhf.models.locations import Place, find_place, hint
+from lightning_rlhf.models.locations import Place, check_whole_model, find_place, hint
 from lightning_rlhf.models.meta.checkpoint import is_meta_folder, open_checkpoint
 from lightning_rlhf.models.meta.convert import converted
 
@@ -31,6 +31,9 @@ OUTPUTS = ("lm_head.", "embed_out.")
 def load_pretrained(auto: Any, where: str, name: str, **kwargs: Any) -> Any:
     """Calls `from_pretrained`, and turns the message of transformers about a mistake into one line."""
     place = find_place(where, name)
+    # The folder of an adapter may have a tokenizer.
+    if name not in ("model.tokenizer", "model.config_tokenizer"):
+        check_whole_model(where, name)
     if is_meta_folder(Path(place.where)):
         if auto in (AutoConfig, AutoTokenizer):
             checkpoint = open_checkpoint(place.where, name)

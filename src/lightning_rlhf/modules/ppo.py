@@ -25,7 +25,7 @@ from lightning_rlhf.modules.evaluation import load_before, log_evaluation, save_
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.modules.ppo_loss import PPOLoss
 from lightning_rlhf.modules.ppo_roles import build_roles, role_builders, without_own_net
-from lightning_rlhf.modules.ppo_rollout import make_rollout_dataset
+from lightning_rlhf.modules.ppo_rollout import make_rollout_dataset, within_rollout
 from lightning_rlhf.modules.stage_module import StageModule
 from lightning_rlhf.ops.masked import masked_sum
 from lightning_rlhf.ops.moments import Moments
@@ -103,7 +103,7 @@ class PPOModule(StageModule):
             critic_lr: Learning rate of the critic.
             rollout_batch_size: Number of responses of an iteration, over all processes.
             rollout_micro_batch_size: Number of responses that one process scores at a time.
-            minibatch_size: Number of responses of one optimizer step, over all processes and accumulated parts.
+            minibatch_size: Number of responses of an optimizer step, over all processes and parts; at most a rollout.
             ppo_epochs: Number of passes over the responses of an iteration.
             credit: Settings of credit assignment: advantage estimator, group size, KL penalty, reward shaping.
             loss: Settings of the loss: policy loss, aggregation, weights of value loss and entropy bonus.
@@ -137,6 +137,7 @@ class PPOModule(StageModule):
             ]
             if not holds
         )
+        minibatch_size = within_rollout(minibatch_size, rollout_batch_size)
         self.credit, self.loss = credit or Credit(), loss or PPOLoss()
         self.credit.shaping.check_limit(sampling.max_new_tokens)
         # Builders are kept in dicts, because a model that is an attribute would become a submodule, in addition to its

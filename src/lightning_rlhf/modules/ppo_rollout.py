@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from lightning_rlhf.data.adapting import adapted
 from lightning_rlhf.data.kinds import Conversation
 from lightning_rlhf.data.prompts import Prompt, iteration_prompts
 from lightning_rlhf.data.rows import Rows
@@ -25,6 +26,13 @@ from lightning_rlhf.seeding import SAMPLING, RandomKey
 
 if TYPE_CHECKING:
     from lightning_rlhf.modules.ppo import PPOModule
+
+
+def within_rollout(minibatch_size: int, rollout_batch_size: int) -> int:
+    """The size of a minibatch, which has at most all responses of a rollout."""
+    if minibatch_size > rollout_batch_size:
+        adapted(f"minibatch_size={minibatch_size}: a rollout, and so a minibatch, has {rollout_batch_size} responses")
+    return min(minibatch_size, rollout_batch_size)
 
 
 def make_rollout_dataset(

@@ -8,16 +8,13 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, cast
 
-import torch
 from torch import nn
 
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError, raise_problems
-from lightning_rlhf.experience import Answers, Scores
 from lightning_rlhf.models.adapters.files import load_adapter
 from lightning_rlhf.models.adapters.scalar import AdapterScalar
 from lightning_rlhf.models.backbone import Backbone
@@ -26,12 +23,9 @@ from lightning_rlhf.models.scalar import Scalar, ScalarModel, load_scalar_model
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.rewards.function import TextReward
 from lightning_rlhf.rewards.loaders import loads_reward_model
-from lightning_rlhf.rewards.net import NetReward, TextNetReward, ended
+from lightning_rlhf.rewards.net import NetReward, TextNetReward
 from lightning_rlhf.rewards.own_net import RewardNet
-from lightning_rlhf.rewards.tokens import token_texts
-
-Reward = Callable[[Answers], Scores]
-"""Scores a batch of answers."""
+from lightning_rlhf.rewards.scoring import NetSum, Reward, add_up, score_all_texts, score_texts
 
 
 class LoadedReward(NamedTuple):
@@ -156,11 +150,11 @@ def as_reward(source: RewardSource, renderer: Renderer, backbone: Backbone | Non
         UserError: If the source is none of these, or cannot be built.
     """
     if isinstance(source, WeightedSum):
-        parts = {name: as_reward(part, renderer, backbone) for name, part in source.parts.items()}
+        parts = {name: _part(part, renderer, backbone) for name, part in source.parts.items()}
         holds_nets = any(isinstance(part, nn.Module) for part in parts.values())
         return NetSum(parts, source.weights) if holds_nets else partial(add_up, parts, source.weights)
     if isinstance(source, TextReward):
-        return partial(score_texts, source, renderer)
+        return partial(score_all_texts, source, renderer)
     if isinstance(source, AdapterReward):
         if backbone is None:
             raise UserError(f"{source.setting}={source.path}: an AdapterReward needs a model that plays all roles")
@@ -181,44 +175,11 @@ def as_reward(source: RewardSource, renderer: Renderer, backbone: Backbone | Non
     return as_reward(source(), renderer)
 
 
-class NetSum(nn.Module):
-    """A weighted sum that has models among its parts."""
-
-    def __init__(self, parts: Mapping[str, Reward], weights: Mapping[str, float]) -> None:
-        """Stores parts and weights, which have the same names."""
-        super().__init__()
-        nets = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
-        self.nets, self.weights = nn.ModuleDict(nets), weights
-        self.functions = {name: part for name, part in parts.items() if name not in nets}
-
-    def forward(self, answers: Answers) -> Scores:
-        """Computes the weighted sum of the scores of a batch."""
-        return add_up({**self.nets, **self.functions}, self.weights, answers)
-
-
-def add_up(parts: Mapping[str, Reward], weights: Mapping[str, float], answers: Answers) -> Scores:
-    """Scores a batch with each part, and computes the weighted sums of scores of responses and of tokens."""
-    scores = {name: part(answers) for name, part in parts.items()}
-    whole = torch.stack([weights[name] * score.whole for name, score in scores.items()]).sum(0)
-    tokens = [weights[name] * score.tokens for name, score in scores.items() if score.tokens is not None]
-    totals = {name: score.total for name, score in scores.items()}
-    return Scores(whole, totals, torch.stack(tokens).sum(0) if tokens else None)
-
-
-def score_texts(function: TextReward, renderer: Renderer, answers: Answers) -> Scores:
-    """Scores a batch with a function of texts, which may request `finished` and `response_tokens` like columns."""
-    sequences, mask = answers.sequences, answers.sequences.response_mask
-    finished = ended(sequences, renderer.stop_ids)
-    columns = [{**row, "finished": end} for row, end in zip(answers.columns, finished, strict=True)]
-    if "response_tokens" in function.columns:
-        for row, ids, counts in zip(columns, sequences.responses, mask, strict=True):
-            row["response_tokens"] = token_texts(renderer, ids[counts].tolist())
-    whole, tokens = function.score(answers.prompts, answers.responses, columns, mask.sum(1).tolist())
-    scores = Scores(torch.tensor(whole, dtype=torch.float32, device=mask.device), {})
-    if tokens is None:
-        return scores
-    numbers = torch.tensor(list(chain.from_iterable(tokens)), dtype=torch.float32, device=mask.device)
-    return scores._replace(tokens=torch.zeros_like(mask, dtype=torch.float32).masked_scatter(mask, numbers))
+def _part(source: RewardSource, renderer: Renderer, backbone: Backbone | None) -> Reward:
+    """Turns a part of a sum into a function, which may leave out scores if it is a function of texts."""
+    if isinstance(source, TextReward):
+        return partial(score_texts, source, renderer)
+    return as_reward(source, renderer, backbone)
 
 
 def _reads_alike(first: Renderer, second: Renderer) -> bool:

@@ -1,11 +1,13 @@
 """Scores from a Python function of texts: verifiable rewards, rules, servers, judges, and the gold metric."""
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.rewards.call import Call
 from lightning_rlhf.rewards.check import as_score
+from lightning_rlhf.user_code import import_module
 
 ScoreFunction = Callable[..., Sequence[object]]
 """Returns a number for each response. The function of a reward may return a list of numbers, one for each token."""
@@ -20,7 +22,8 @@ class TextReward:
     The function gets two lists of texts, and the other columns of the data that its signature names. Each column is a
     list, with None where a row has no value. The function returns a list, a tuple or a one-dimensional array with one
     number for each response; True counts as 1 and False as 0. A reward may score tokens instead: it then returns for
-    each response a list, or a row of a two-dimensional array, with one number for each of its tokens.
+    each response a list, or a row of a two-dimensional array, with one number for each of its tokens. In a sum, None
+    means that the function has no score for a response.
 
     Example:
         >>> TextReward(lambda prompts, responses: [float(len(r) < 80) for r in responses])
@@ -31,11 +34,11 @@ class TextReward:
         """Stores the function, or finds it by its name `module:function`.
 
         Raises:
-            UserError: If there is no such function.
+            UserError: If there is no such function, or it cannot be called with prompts and responses.
         """
         self.name = function if isinstance(function, str) else getattr(function, "__name__", repr(function))
         self.function = _find(function) if isinstance(function, str) else function
-        parameters = list(inspect.signature(self.function).parameters.values())
+        parameters = _parameters(self.function, self.name)
         self.takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
         self.columns = [p.name for p in parameters[2:]]
         self.required = [p.name for p in parameters[2:] if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
@@ -49,15 +52,15 @@ class TextReward:
             columns: The other columns of each row.
 
         Raises:
-            UserError: If the data lack a column that the function needs, or the function returns anything but one
-                finite number for each response.
+            UserError: If the data lack a column that the function needs, the function raises an error, or it returns
+                anything but one finite number for each response.
         """
-        found = self._rows(prompts, responses, columns)
-        return [self._score(*row) for row in zip(found, responses, strict=True)]
+        call = self._call(prompts, responses, columns)
+        return [self._number(found, call, row) for row, found in enumerate(self._returned(call))]
 
     def score(
         self, prompts: list[str], responses: list[str], columns: Columns, num_tokens: list[int]
-    ) -> tuple[list[float], list[list[float]] | None]:
+    ) -> tuple[list[float | None], list[list[float]] | None]:
         """Scores responses as a whole or by their tokens, depending on the function.
 
         Args:
@@ -67,63 +70,72 @@ class TextReward:
             num_tokens: Number of tokens of each response.
 
         Returns:
-            One number for each response as a whole, and one for each of its tokens, or None if the function does not
-            score tokens.
+            One number for each response as a whole, or None if the function has no score for it; and one number for
+            each of its tokens, or None if the function does not score tokens.
 
         Raises:
-            UserError: If the data lack a column that the function needs, or the function returns anything else. Numbers
-                after the tokens of a response must be 0.
+            UserError: If the data lack a column that the function needs, the function raises an error, or it returns
+                anything else. Numbers after the tokens of a response must be 0.
         """
-        found = self._rows(prompts, responses, columns)
-        rows = list(zip(found, responses, num_tokens, strict=True))
-        if any(isinstance(_plain(row), list | tuple) for row in found):
-            return [0.0] * len(rows), [self._token_scores(*row) for row in rows]
-        return [self._score(row, response) for row, response, _ in rows], None
+        call = self._call(prompts, responses, columns)
+        found = self._returned(call)
+        if not any(isinstance(_plain(value), list | tuple) for value in found):
+            return [None if value is None else self._number(value, call, row) for row, value in enumerate(found)], None
+        whole = [None if value is None else 0.0 for value in found]
+        tokens = [
+            [0.0] * count if value is None else self._token_scores(value, call, row, count)
+            for row, (value, count) in enumerate(zip(found, num_tokens, strict=True))
+        ]
+        return whole, tokens
 
-    def _rows(self, prompts: list[str], responses: list[str], columns: Columns) -> Sequence[object]:
-        """Calls the function and returns its result, one element for each response."""
+    def _call(self, prompts: list[str], responses: list[str], columns: Columns) -> Call:
+        """The call with the columns that the function takes."""
         known = sorted(set().union(*columns))
         if missing := [name for name in self.required if name not in known]:
             raise UserError(f"{self.name} needs the column {', '.join(missing)}; the data have {', '.join(known)}")
         names = known if self.takes_all else [name for name in self.columns if name in known]
         wanted = {name: [row.get(name) for row in columns] for name in names}
-        returned = self.function(prompts, responses, **wanted)
+        return Call(self.function, self.name, prompts, responses, wanted)
+
+    def _returned(self, call: Call) -> Sequence[object]:
+        """Calls the function and returns its result, one element for each response."""
+        returned = call()
         found = _plain(returned)
         # Dicts, texts, bytes and sets are iterable too, but their elements are not one score for each row.
         if not isinstance(found, list | tuple):
+            if call.takes_one_response():
+                raise call.one_by_one()
             raise UserError(
                 f"{self.name} returned a value of type {type(returned).__name__}; expected a list with one number for "
                 "each response"
             )
-        if len(found) != len(responses):
-            raise UserError(f"{self.name} returned {len(found)} scores for {len(responses)} responses")
+        if len(found) != len(call.responses):
+            raise UserError(f"{self.name} returned {len(found)} scores for {len(call.responses)} responses")
         return found
 
-    def _token_scores(self, found: object, response: str, count: int) -> list[float]:
-        row = _plain(found)
-        if not isinstance(row, list | tuple):
+    def _token_scores(self, found: object, call: Call, row: int, count: int) -> list[float]:
+        values = _plain(found)
+        if not isinstance(values, list | tuple):
             raise UserError(
-                f"{self.name} returned {found!r:.80} for the response {response[:80]!r}, and lists for others: it "
-                "scores either each response, or each token"
+                f"{self.name} returned {found!r:.80} for {call.response(row)}, and lists for others: it scores either "
+                "each response, or each token"
             )
-        scores = [self._score(value, response) for value in row]
+        scores = [self._number(value, call, row) for value in values]
         if len(scores) < count:
             raise UserError(
-                f"{self.name} returned {len(scores)} numbers for the {count} tokens of the response {response[:80]!r}"
+                f"{self.name} returned {len(scores)} numbers for the {count} tokens of {call.response(row)}"
             )
         if any(scores[count:]):
             raise UserError(
-                f"{self.name} returned {next(filter(None, scores[count:]))} after the {count} tokens of the response "
-                f"{response[:80]!r}: only its tokens can have a score"
+                f"{self.name} returned {next(filter(None, scores[count:]))} after the {count} tokens of "
+                f"{call.response(row)}: only its tokens can have a score"
             )
         return scores[:count]
 
-    def _score(self, found: object, response: str) -> float:
+    def _number(self, found: object, call: Call, row: int) -> float:
         score = as_score(_plain(found))
         if score is None:
-            raise UserError(
-                f"{self.name} returned {found!r:.80} for the response {response[:80]!r}; a score is a finite number"
-            )
+            raise UserError(f"{self.name} returned {found!r:.80} for {call.response(row)}; a score is a finite number")
         return score
 
 
@@ -132,15 +144,29 @@ def _plain(value: object) -> object:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
+def _parameters(function: ScoreFunction, name: str) -> list[inspect.Parameter]:
+    """The parameters of a function that can be called with prompts and responses.
+
+    Raises:
+        UserError: If it cannot.
+    """
+    signature = inspect.signature(function)
+    parameters = list(signature.parameters.values())
+    try:
+        signature.bind_partial([], [])
+    except TypeError as error:
+        raise UserError(
+            f"{name}{signature}: must take a list of prompts and a list of responses first, as in "
+            "def score(prompts, responses, answer)"
+        ) from error
+    return parameters
+
+
 def _find(name: str) -> ScoreFunction:
     module_name, _, function_name = name.partition(":")
     if not function_name:
         raise UserError(f"{name!r} is not a function: write module:function, such as my_package.rewards:exact_answer")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise UserError(f"{name!r}: cannot import {error.name!r}; is it installed, or on PYTHONPATH?") from error
-    function = getattr(module, function_name, None)
+    function = getattr(import_module(module_name, repr(name)), function_name, None)
     if not callable(function):
         raise UserError(f"{name!r}: module {module_name!r} has no function {function_name!r}")
-    return function
+    return cast(ScoreFunction, function)

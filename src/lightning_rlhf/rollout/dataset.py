@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_rlhf.data.batches import SFTBatch
 from lightning_rlhf.data.module import Progress
-from lightning_rlhf.data.shares import Shares
+from lightning_rlhf.data.shares import Shares, check_sizes
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Experience
 from lightning_rlhf.ops.aggregation import MinibatchSize
@@ -141,18 +141,3 @@ class RolloutDataset:
             self.experience = Experience.from_names(progress["buffer"])
             # The limit that the experience was sampled with; that of the next iterations may be different.
             self.max_length_of_experience = progress["max_length"]
-
-
-def check_sizes(rollout_batch_size: int, minibatch_size: int, processes: int) -> None:
-    """Checks that a rollout divides into minibatches and among ranks.
-
-    Raises:
-        UserError: If it does not.
-    """
-    divisors = {
-        f"minibatch_size={minibatch_size}": minibatch_size,
-        f"{processes} processes": processes,
-    }
-    for name, size in divisors.items():
-        if rollout_batch_size % size:
-            raise UserError(f"rollout_batch_size={rollout_batch_size} is not divisible by {name}: change one of them")

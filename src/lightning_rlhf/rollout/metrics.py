@@ -22,7 +22,8 @@ def rollout_metrics(samples: Samples, experience: Experience) -> dict[str, float
     metrics = {
         "score_mean": scores.total.mean(),
         "score_std": scores.total.std(correction=0),
-        **{f"score/{name}": part.mean() for name, part in scores.parts.items()},
+        # Of the responses that the part has a score for.
+        **{f"score/{name}": part.nanmean() for name, part in scores.parts.items() if not part.isnan().all()},
         "kl": masked_sum(kl.k1, mask, dim=1).mean(),
         "kl_k2": masked_sum(kl.k2, mask, dim=1).mean(),
         "kl_k3": masked_sum(kl.k3, mask, dim=1).mean(),

@@ -8,7 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from lightning_rlhf.assembly.going_on import command_to_go_on, save_command, with_earlier_overrides
-from lightning_rlhf.assembly.overrides import as_override
+from lightning_rlhf.assembly.quoting import override
 from lightning_rlhf.assembly.run_files import read_overrides
 from lightning_rlhf.errors import UserError
 
@@ -163,8 +163,8 @@ def test_the_line_to_go_on_survives_the_shell_and_hydra(name: str, tmp_path: Pat
 
 
 def test_a_text_is_quoted_only_if_hydra_would_read_it_otherwise() -> None:
-    assert as_override("resume", "outputs/ppo/2026") == "resume=outputs/ppo/2026"
-    assert as_override("resume", "1e3") == "resume='1e3'"
+    assert override("resume", "outputs/ppo/2026") == "resume=outputs/ppo/2026"
+    assert override("resume", "1e3") == "resume='1e3'"
 
 
 def test_the_folder_keeps_the_overrides_of_the_last_command_without_the_folder_itself(tmp_path: Path) -> None:

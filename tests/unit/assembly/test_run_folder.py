@@ -1,13 +1,17 @@
-"""The processes of a run agree on the time at which it started."""
+"""Processes of one run agree on when it started, and a run that did not begin leaves no folder."""
 
+import json
 import os
 import sys
+from pathlib import Path
 
 import pytest
 import torch.multiprocessing as mp
 from support import free_port
 
 from lightning_rlhf.assembly import run_folder as launched
+from lightning_rlhf.assembly.run_folder import accounted_for
+from lightning_rlhf.errors import UserError
 
 
 def _agree(rank: int, environment: dict[str, str], names: dict[str, str]) -> None:
@@ -55,3 +59,36 @@ def test_a_single_process_keeps_its_own(name: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("SLURM_NTASKS", "4")
     monkeypatch.setenv("SLURM_JOB_NAME", name)
     assert launched.agreed_time() is None
+
+
+def failed(folder: Path, *names: str, keep: bool = False) -> dict | None:
+    """The `result.json` that is left in a folder with these files after an error; None if the folder is gone."""
+    (folder / ".hydra").mkdir(parents=True)
+    for name in names:
+        (folder / name).write_text('{"status": "failed"}')
+    with pytest.raises(UserError), accounted_for(folder, ["sft"], keep=keep):
+        raise UserError("data.path is not set")
+    return json.loads((folder / "result.json").read_text()) if folder.exists() else None
+
+
+def test_an_error_before_the_run_began_leaves_no_folder(tmp_path: Path) -> None:
+    assert failed(tmp_path / "run") is None
+    assert failed(tmp_path / "logged", "train.log") is None
+
+
+def test_a_folder_that_stays_says_that_the_run_failed_and_why(tmp_path: Path) -> None:
+    for name, others, keep in [("sweep", [], True), ("begun", ["config.yaml"], False), ("mine", ["notes.txt"], False)]:
+        record = failed(tmp_path / name, *others, keep=keep)
+        assert record is not None
+        assert (record["stage"], record["status"], record["error"]) == ("sft", "failed", "data.path is not set")
+
+
+def test_the_result_of_a_run_that_began_stays(tmp_path: Path) -> None:
+    assert failed(tmp_path / "run", "result.json") == {"status": "failed"}
+
+
+def test_a_run_without_an_error_keeps_its_folder(tmp_path: Path) -> None:
+    with accounted_for(tmp_path, ["sft"]):
+        pass
+    assert tmp_path.exists()
+    assert not list(tmp_path.iterdir())

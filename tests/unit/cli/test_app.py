@@ -1,13 +1,16 @@
 """A mistake of the user is reported in one message, and a defect keeps its traceback."""
 
 import signal
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hydra.utils import instantiate
 
 from lightning_rlhf.assembly.user_message import user_message
-from lightning_rlhf.cli.app import exit_codes
+from lightning_rlhf.cli import app
+from lightning_rlhf.cli.app import exit_codes, run_app
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.interruption import Interrupted
 
@@ -76,3 +79,17 @@ def test_a_signal_is_one_line_and_the_code_of_a_shell(
         raise Interrupted(number, "interrupted; resume with: …")
     assert left.value.code == code
     assert capsys.readouterr().err == "interrupted; resume with: …\n"
+
+
+@pytest.mark.parametrize("program", ["/usr/bin", str(Path(app.__file__).parent)])
+def test_modules_in_the_current_folder_are_found_first_whatever_the_program(
+    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "plan.py").write_text("WHOSE = 'the user'")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [program, *sys.path])
+    monkeypatch.delitem(sys.modules, "plan", raising=False)
+    # The files of our commands have such names too.
+    run_app(lambda: exec("import plan; assert plan.WHOSE == 'the user'"))
+    assert sys.path.count(str(tmp_path)) == 1
+    del sys.modules["plan"]

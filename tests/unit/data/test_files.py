@@ -211,3 +211,11 @@ def test_lines_are_streamed(tmp_path: Path) -> None:
     assert next(rows) == ({"n": 1}, "a.jsonl:1")
     with pytest.raises(UserError, match="a.jsonl:2"):
         next(rows)
+
+
+def test_a_cell_of_a_csv_file_may_have_any_length(tmp_path: Path) -> None:
+    # Python's csv module refuses cells of more than 131,072 characters unless it is told otherwise.
+    file = tmp_path / "long.csv"
+    file.write_text(f"prompt,completion\nshort,{'x' * 200_000}\n")
+    ((row, place),) = read_rows(str(file))
+    assert (len(row["completion"]), place) == (200_000, "long.csv:2")

@@ -143,10 +143,10 @@ def test_a_minibatch_that_cannot_be_shared_equally_is_an_error_with_all_numbers(
         make_loader(minibatch_size=size, trainer=fake_trainer(world_size=3, parts=2))
 
 
-def test_too_few_rows_are_an_error_with_both_numbers() -> None:
-    with pytest.raises(UserError, match="minibatch_size=4, but there are only 3 rows"):
-        make_loader(num_rows=3)
-    assert len(list(make_loader(num_rows=4))) == 1
+def test_fewer_rows_than_a_minibatch_are_one_minibatch() -> None:
+    assert [len(list(make_loader(num_rows=rows))) for rows in (3, 4)] == [1, 1]
+    with pytest.raises(UserError, match="only 3 rows to train on, fewer than the 4 = processes x"):
+        make_loader(num_rows=3, trainer=fake_trainer(world_size=2, parts=2))
 
 
 @given(st.integers(1, 40), st.integers(1, 7), st.integers(1, 5))

@@ -14,7 +14,8 @@ from lightning_rlhf.data.pairs import Pair, cut_at_end
 from lightning_rlhf.data.preference import PreferenceDataModule, collate_pairs
 from lightning_rlhf.data.prompts import Prompt, PromptDataModule, collate_prompts, iteration_prompts
 from lightning_rlhf.data.render import Rendered, Renderer
-from lightning_rlhf.data.sft import collate_sft, unlabelled
+from lightning_rlhf.data.sft import SFTDataModule, collate_sft, unlabelled
+from lightning_rlhf.data.split import position
 from lightning_rlhf.errors import UserError
 
 
@@ -108,3 +109,30 @@ def test_the_prompts_of_pairs_come_once_where_they_stand_first_with_the_columns_
         renderer.prompt([{"role": "user", "content": text}]) for text in "bac"
     ]
     assert [prompt.text for prompt in data.reference_prompts(2)] == ["b", "a"]
+
+
+@pytest.mark.parametrize("module", [SFTDataModule, PreferenceDataModule])
+def test_few_rows_make_a_small_minibatch_and_the_log_says_so(
+    module: Callable, make_tokenizer: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    pairs = [{"prompt": f"Is it {n}?", "chosen": "yes", "rejected": "no"} for n in range(20)]
+    data = module(pairs, Renderer(make_tokenizer()), val_fraction=0.001)
+    # Three parts of each of two processes.
+    data.trainer = SimpleNamespace(world_size=2, accumulate_grad_batches=3, global_rank=0)
+    data.setup("fit")
+    assert (data.minibatch_size, len(data.train_rows), len(data.val_rows)) == (18, 19, 1)
+    assert len(data.make_train_loader()) == 3
+    assert caplog.messages == [
+        "val_fraction=0.001 would hold out none of 20 prompts, so one is held out",
+        "minibatch_size=64: there are only 19 rows to train on, so a minibatch has 18",
+    ]
+
+
+def test_the_prompt_that_is_held_out_is_one_that_fits(make_tokenizer: Callable) -> None:
+    renderer = Renderer(make_tokenizer())
+    # The prompt that would be held out first is too long; see `position`.
+    texts = sorted((f"q{n}" for n in range(6)), key=lambda text: position([{"role": "user", "content": text}]))
+    rows = [{"prompt": text, "completion": "yes " * (300 if text == texts[0] else 1)} for text in texts]
+    data = SFTDataModule(rows, renderer, val_fraction=1e-9, max_length=60)
+    data.setup("fit")
+    assert (len(data.train_rows), len(data.val_rows)) == (4, 1)

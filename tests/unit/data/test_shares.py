@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_rlhf.data.shares import Shares, check_enough
+from lightning_rlhf.data.adapting import collected
+from lightning_rlhf.data.shares import Shares, filled
 from lightning_rlhf.errors import UserError
 
 
@@ -44,7 +45,17 @@ def test_a_minibatch_that_cannot_be_shared_equally_is_an_error_with_all_numbers(
         Shares(size, processes=3, num_parts=2)
 
 
-def test_too_few_rows_for_a_minibatch_are_an_error_with_both_numbers() -> None:
-    check_enough(4, 4)
-    with pytest.raises(UserError, match="minibatch_size=4, but there are only 3 rows to train on"):
-        check_enough(3, 4)
+@pytest.mark.parametrize(
+    ("rows", "shares", "size"),
+    [(64, 1, 64), (65, 2, 64), (58, 1, 58), (58, 2, 58), (58, 4, 56), (58, 16, 48), (3, 3, 3), (5, 3, 3), (1, 1, 1)],
+)
+def test_a_minibatch_has_the_rows_that_there_are_in_equal_shares(rows: int, shares: int, size: int) -> None:
+    with collected() as notes:
+        assert filled(64, rows, shares) == size
+    expected = [f"minibatch_size=64: there are only {rows} rows to train on, so a minibatch has {size}"]
+    assert notes == (expected if rows < 64 else [])
+
+
+def test_fewer_rows_than_shares_are_an_error_with_all_numbers() -> None:
+    with pytest.raises(UserError, match="^minibatch_size=64, but there are only 3 rows to train on, fewer than the 4 "):
+        filled(64, 3, 4)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from lightning_rlhf.data.adapting import collected
 from lightning_rlhf.data.split import position, split_by_position
 from lightning_rlhf.errors import UserError
 
@@ -36,8 +37,38 @@ def test_rows_with_one_prompt_stay_together_and_in_order() -> None:
         assert len(side) == 5 * len({prompts[place] for place in side})
 
 
-def test_an_empty_side_is_an_error_with_numbers_and_remedy() -> None:
-    with pytest.raises(UserError, match=r"val_fraction=0.5 splits 3 rows .* change val_fraction"):
+def test_the_first_prompt_is_held_out_if_the_fraction_holds_out_none() -> None:
+    # Ten positions from 0.05 to 0.95; the row at 0.05 stands twice.
+    rows = np.asarray([0.95, 0.05, 0.35, 0.05, 0.55])
+    with collected() as notes:
+        train, val = split_by_position(rows, 0.05)
+    assert (train.tolist(), val.tolist()) == ([0, 2, 4], [1, 3])
+    assert notes == ["val_fraction=0.05 would hold out none of 4 prompts, so one is held out"]
+
+
+def test_the_last_prompt_is_trained_on_if_the_fraction_holds_out_all() -> None:
+    with collected() as notes:
+        train, val = split_by_position(np.asarray([0.1, 0.3, 0.2]), 0.5)
+    assert (train.tolist(), val.tolist()) == ([1], [0, 2])
+    assert notes == ["val_fraction=0.5 would hold out all of 3 prompts, so one is trained on"]
+
+
+def test_only_prompts_with_a_row_that_is_used_count() -> None:
+    positions, usable = np.asarray([0.01, 0.4, 0.2, 0.6]), np.asarray([False, True, True, True])
+    # The first row would be held out, and then left out, so that nothing is left.
+    with collected():
+        train, val = split_by_position(positions, 0.05, usable)
+    assert (train.tolist(), val.tolist()) == ([1, 3], [0, 2])
+
+
+def test_a_split_that_has_both_sides_is_not_changed() -> None:
+    with collected() as notes:
+        assert [side.tolist() for side in split_by_position(np.asarray([0.04, 0.3]), 0.05)] == [[1], [0]]
+    assert notes == []
+
+
+def test_one_prompt_cannot_be_on_both_sides() -> None:
+    with pytest.raises(UserError, match=r"val_fraction=0.5: 3 rows have one prompt .* add rows with other prompts"):
         sides(["q"] * 3, 0.5)
 
 

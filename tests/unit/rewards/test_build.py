@@ -1,5 +1,6 @@
 """The objects that PPO accepts as a reward, and the scores that they give."""
 
+import copy
 import math
 from collections.abc import Callable
 from functools import partial
@@ -227,3 +228,39 @@ def test_a_sum_says_all_that_is_wrong_with_its_names_and_weights() -> None:
 def test_what_is_no_source_is_refused_with_what_would_be_one(wrong: Any, renderer: Renderer) -> None:
     with pytest.raises(UserError, match=r"^reward=.*a function of prompts and responses goes into TextReward"):
         as_reward(wrong, renderer)
+
+
+def half(prompts: list[str], responses: list[str]) -> list[float | None]:
+    """Scores every second response."""
+    return [None if row % 2 else 2.0 for row in range(len(responses))]
+
+
+def test_none_in_a_sum_adds_nothing_and_leaves_the_other_parts(renderer: Renderer, make_answers: MakeAnswers) -> None:
+    parts = {"some": TextReward(half), "one": TextReward(lambda prompts, responses: [1.0] * len(responses))}
+    scores = as_reward(WeightedSum(parts, {"some": 0.5, "one": 3.0}), renderer)(make_answers(ROWS, CUT))
+    # 0.5 · 2 + 3 · 1, and 3 · 1 where the first part says nothing.
+    assert scores.total.tolist() == [4.0, 3.0, 4.0, 3.0]
+    assert scores.absent is None
+    assert scores.parts["one"].tolist() == [1.0] * 4
+    assert_close(scores.parts["some"], torch.tensor([2.0, math.nan, 2.0, math.nan]), equal_nan=True)
+
+
+def test_none_alone_is_an_error_and_so_is_none_from_all_parts(renderer: Renderer, make_answers: MakeAnswers) -> None:
+    answers = make_answers(ROWS, CUT)
+    alone = "^half returned None, so nothing scores response 2 of 4, 'Go away'; None means"
+    with pytest.raises(UserError, match=alone):
+        as_reward(TextReward(half), renderer)(answers)
+    both = WeightedSum({"a": TextReward(half), "b": TextReward(half)}, {"a": 1.0, "b": 1.0})
+    with pytest.raises(UserError, match=r"^no part of the sum \(a, b\) scores response 2 of 4, 'Go away'"):
+        as_reward(both, renderer)(answers)
+
+
+def test_a_model_beside_a_function_without_a_score_still_may_not_be_nan(
+    net: ScalarModel, renderer: Renderer, make_answers: MakeAnswers
+) -> None:
+    broken = copy.deepcopy(net)
+    for weight in broken.parameters():
+        weight.data.fill_(math.nan)
+    source = WeightedSum({"model": broken, "some": TextReward(half)}, {"model": 1.0, "some": 1.0})
+    # What is not finite stops the rollout.
+    assert as_reward(source, renderer)(make_answers(ROWS, CUT)).total.isnan().all()

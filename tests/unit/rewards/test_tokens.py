@@ -105,15 +105,18 @@ def test_rows_of_an_array_may_go_on_with_zeros(kind: Callable, renderer: Rendere
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda rows: [rows[0], rows[1][:-1]], "fixed returned {less} numbers for the {count} tokens of the response"),
-        (lambda rows: [rows[0], [*rows[1], 0.5]], "fixed returned 0.5 after the {count} tokens of the response"),
-        (lambda rows: [rows[0], 1.0], "fixed returned 1.0 for the response 'Tighten the seal', and lists for others"),
+        (
+            lambda rows: [rows[0], rows[1][:-1]],
+            "fixed returned {less} numbers for the {count} tokens of response 2 of 2",
+        ),
+        (lambda rows: [rows[0], [*rows[1], 0.5]], "fixed returned 0.5 after the {count} tokens of response 2 of 2"),
+        (lambda rows: [rows[0], 1.0], "fixed returned 1.0 for response 2 of 2, 'Tighten the seal', and lists for"),
         (
             lambda rows: [rows[0], [float("nan"), *rows[1][1:]]],
-            "fixed returned nan for the response 'Tighten the seal'",
+            "fixed returned nan for response 2 of 2, 'Tighten the seal'",
         ),
-        (lambda rows: [rows[0], ["1", *rows[1][1:]]], "fixed returned '1' for the response 'Tighten the seal'"),
-        (lambda rows: [rows[0], [[1.0], *rows[1][1:]]], "fixed returned [1.0] for the response 'Tighten the seal'"),
+        (lambda rows: [rows[0], ["1", *rows[1][1:]]], "fixed returned '1' for response 2 of 2, 'Tighten the seal'"),
+        (lambda rows: [rows[0], [[1.0], *rows[1][1:]]], "fixed returned [1.0] for response 2 of 2, 'Tighten the seal'"),
         (lambda rows: rows[:1], "fixed returned 1 scores for 2 responses"),
     ],
 )
@@ -128,7 +131,7 @@ def test_what_is_not_one_number_for_each_token_is_refused_by_name(
 
 def test_a_gold_metric_scores_no_tokens() -> None:
     gold = TextReward(lambda prompts, responses: [[1.0, 0.0]])
-    with pytest.raises(UserError, match=r"returned \[1.0, 0.0\] for the response 'a'; a score is a finite number"):
+    with pytest.raises(UserError, match=r"returned \[1.0, 0.0\] for response 1 of 1, 'a'; a score is a finite number"):
         gold(["q"], ["a"], [{}])
 
 

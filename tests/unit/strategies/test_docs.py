@@ -9,8 +9,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
 from lightning_rlhf.assembly.stage_checks import minibatch_settings
-from lightning_rlhf.data.shares import Shares
-from lightning_rlhf.rollout.dataset import check_sizes
+from lightning_rlhf.data.shares import Shares, check_sizes
 from lightning_rlhf.stages import STAGES
 
 DOCS = (Path(__file__).parents[3] / "docs" / "strategies.md").read_text(encoding="utf-8")

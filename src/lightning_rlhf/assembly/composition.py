@@ -1,0 +1,74 @@
+"""Finds all mistakes in a command line that Hydra cannot compose, of which Hydra reports only the first."""
+
+import re
+from collections.abc import Sequence
+
+from hydra import compose, initialize_config_module
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from lightning_rlhf.assembly.problems import Problems
+from lightning_rlhf.assembly.quoting import misread, override, parsed
+from lightning_rlhf.assembly.user_message import user_message
+
+
+def composition_problems(name: str, arguments: Sequence[str]) -> tuple[Problems, DictConfig | None]:
+    """Composes a configuration without the overrides that are wrong.
+
+    Args:
+        name: Name of the configuration, such as `train`.
+        arguments: The arguments of the command: overrides, and flags of Hydra.
+
+    Returns:
+        One message for each wrong override, and the configuration without them; None if it could not be composed.
+    """
+    flags, _ = get_args_parser().parse_known_args(list(arguments))
+    problems, kept = Problems(), []
+    for text in flags.overrides:
+        if (message := misread(text, sweeps=flags.multirun)) is not None:
+            problems.add(message)
+            # What else is wrong is found with the value that was meant.
+            text = override(*text.split("=", 1)) if "=" in text else text
+        if misread(text, sweeps=flags.multirun) is None:
+            kept.append(_first_of_sweep(text))
+    if flags.config_dir:
+        kept.append(f"hydra.searchpath=[{override('', f'file://{flags.config_dir}').removeprefix('=')}]")
+    while True:
+        try:
+            return problems, _composed(flags.config_name or name, kept)
+        except (HydraException, OmegaConfBaseException) as error:
+            problems.add(user_message(error) or str(error))
+            wrong = _named_in(error, kept)
+            if wrong is None:
+                return problems, None
+            kept.remove(wrong)
+
+
+def _composed(name: str, overrides: list[str]) -> DictConfig:
+    GlobalHydra.instance().clear()
+    with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
+        # Only a run has the folder that Hydra gives it.
+        return compose(name, [*overrides, "run_dir=''"] if name == "train" else overrides)
+
+
+def _first_of_sweep(text: str) -> str:
+    """The override with the first value of its sweep, if it is one."""
+    read = parsed(text)
+    if read is None or not read.is_discrete_sweep():
+        return text
+    return f"{read.get_key_element()}={next(iter(read.sweep_string_iterator()))}"
+
+
+def _named_in(error: Exception, overrides: Sequence[str]) -> str | None:
+    """The override that an error of Hydra names; None if it names none."""
+    absent = getattr(error, "missing_cfg_file", None)
+    # Messages have keys in quotes, and the place of a wrong value behind `full_key`.
+    named = {*re.findall(r"'([^'\s]+)'", str(error)), *re.findall(r"full_key: (\S+)", str(error))}
+    for text in overrides:
+        key, _, value = text.lstrip("+~").partition("=")
+        if key in named or absent == f"{key.partition('@')[0]}/{value}":
+            return text
+    return None

@@ -1,0 +1,41 @@
+"""The jobs of a sweep share overrides of stages that only some of them run."""
+
+import pytest
+
+from lightning_rlhf.assembly.sweep_overrides import of_stages, without_idle
+
+
+def test_overrides_of_a_stage_that_no_job_runs_are_left_out_with_a_note() -> None:
+    kept, notes = without_idle(
+        ["-m", "stage=sft", "ppo.module.lr=1,2", "+dpo.trainer.max_steps=1", "sft.module.lr=3,4"]
+    )
+    assert kept == ["-m", "stage=sft", "sft.module.lr=3,4"]
+    assert notes == [
+        "ppo.module.lr=1,2 is ignored where stage=sft, which has no ppo",
+        "dpo.trainer.max_steps=1 is ignored where stage=sft, which has no dpo",
+    ]
+
+
+def test_overrides_of_a_stage_that_some_jobs_run_become_additions() -> None:
+    kept, notes = without_idle(["--multirun", "stage=sft,pipeline", "ppo.module.lr=1", "sft.module.lr=2"])
+    assert kept == ["--multirun", "stage=sft,pipeline", "++ppo.module.lr=1", "sft.module.lr=2"]
+    assert notes == ["ppo.module.lr=1 is ignored where stage=sft, which has no ppo"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        # Without -m, such an override is a mistake, which the command refuses.
+        ["stage=sft", "ppo.module.lr=1"],
+        ["-m", "ppo.module.lr=1", "seed=1,2"],
+        # Hydra says which stages there are.
+        ["-m", "stage=nope", "ppo.module.lr=1"],
+    ],
+)
+def test_all_other_arguments_stay_as_they_are(arguments: list[str]) -> None:
+    assert without_idle(arguments) == (arguments, [])
+
+
+def test_a_job_keeps_the_overrides_of_its_stages() -> None:
+    overrides = ["stage=reward", "++ppo.module.lr=1", "reward_model.module.lr=2", "reward.path=x"]
+    assert of_stages(overrides, ["reward"]) == ["stage=reward", "reward_model.module.lr=2", "reward.path=x"]

@@ -1,0 +1,149 @@
+"""A reward function of the user that fails is told in one message: its name, the response, and the user's own lines."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lightning_rlhf import TextReward
+from lightning_rlhf.errors import UserError
+
+RESPONSES = ["one", "two", "three", "4", "five"]
+CODE = """
+import json
+
+def number(text):
+    return json.loads(text)["score"]
+
+def score(prompts, responses):
+    return [number(response) for response in responses]
+"""
+
+
+def ask(function: Any, responses: list[str] = RESPONSES, **columns: Any) -> list[float]:
+    rows = [{name: column[row] for name, column in columns.items()} for row in range(len(responses))]
+    return TextReward(function)([f"q{row}" for row in range(len(responses))], responses, rows)
+
+
+def written(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> str:
+    """The name of a module in the current folder that contains the code."""
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    name = f"rewards_of_{folder.name.replace('-', '_')}"
+    (folder / f"{name}.py").write_text(code)
+    return name
+
+
+def test_an_error_names_the_function_the_response_and_the_lines_of_the_user_but_not_those_of_libraries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = written(tmp_path, monkeypatch, CODE)
+    right = '{"score": 1}'
+    with pytest.raises(UserError) as error:
+        ask(f"{name}:score", [right, right, "three", right])
+    lines = str(error.value).splitlines()
+    assert lines[0] == f"{name}:score failed for response 3 of 4, 'three'"
+    assert lines[1].startswith("json.decoder.JSONDecodeError: Expecting value")
+    # Lines 8 and 5 of the file; the json module comes below them, and this package above.
+    assert lines[2:4] == [f"  {name}.py:8 in score", "    return [number(response) for response in responses]"]
+    assert f"  {name}.py:5 in number" in lines
+    assert "lightning_rlhf" not in str(error.value)
+    assert "json/decoder.py" not in str(error.value)
+    assert re.fullmatch(r"  \(\d+ more frames, .* HYDRA_FULL_ERROR=1 shows them\)", lines[-1])
+    assert type(error.value.__cause__).__name__ == "JSONDecodeError"
+
+
+@pytest.mark.parametrize("bad", range(5))
+def test_the_first_response_that_fails_is_found(bad: int) -> None:
+    def score(prompts: list[str], responses: list[str], level: list[int]) -> list[float]:
+        return [1 / (bad - number if number <= bad else 1) for number in level]
+
+    with pytest.raises(UserError, match=rf"^score failed for response {bad + 1} of 5, '{RESPONSES[bad]}'\nZeroDiv"):
+        ask(score, level=range(5))
+
+
+def test_a_failure_that_no_response_alone_causes_names_the_batch() -> None:
+    calls = []
+
+    def whole(prompts: list[str], responses: list[str]) -> list[float]:
+        calls.append(len(responses))
+        if len(responses) == 5:
+            raise RuntimeError("too many")
+        return [0.0] * len(responses)
+
+    with pytest.raises(UserError, match=r"^whole failed for a batch of 5 responses\nRuntimeError: too many"):
+        ask(whole)
+    # The batch, one response on its own, and halves.
+    assert len(calls) <= 6
+
+
+def test_a_lost_connection_is_not_tried_again_for_every_response() -> None:
+    calls = []
+
+    def score(prompts: Any, responses: Any) -> list[float]:
+        calls.append(len(responses))
+        raise ConnectionError("no server")
+
+    with pytest.raises(UserError, match=r"^score failed for a batch of 5 responses\nConnectionError: no server"):
+        ask(score)
+    # The batch, and a text of three letters: whether the function takes one response.
+    assert calls == [5, 3]
+
+
+def fails_with_lists(prompt: str, response: str) -> float:
+    return float(response.strip() == "4")
+
+
+def returns_one_number(prompt: str, response: str) -> float:
+    return float(len(response))
+
+
+@pytest.mark.parametrize("function", [fails_with_lists, returns_one_number])
+def test_a_function_of_one_response_is_told_how_to_become_one_of_a_batch(function: Any) -> None:
+    name = function.__name__
+    with pytest.raises(UserError, match=f"^{name} takes one prompt and one response, but is given lists") as error:
+        ask(function)
+    names: dict[str, Any] = {name: function}
+    exec("\n".join(line[4:] for line in str(error.value).splitlines()[1:]), names)
+    assert ask(names["score"]) == [function("", response) for response in RESPONSES]
+
+
+@pytest.mark.parametrize(
+    ("function", "shown"),
+    [
+        (lambda responses: [], "<lambda>(responses)"),
+        (lambda *, completions: [], "<lambda>(*, completions)"),
+        (lambda: [], "<lambda>()"),
+    ],
+)
+def test_a_function_that_does_not_take_prompts_and_responses_is_refused_at_once(function: Any, shown: str) -> None:
+    with pytest.raises(UserError, match=rf"^{re.escape(shown)}: must take a list of prompts and a list of responses"):
+        TextReward(function)
+
+
+def test_a_message_for_the_user_from_the_function_stays_as_it_is() -> None:
+    def score(prompts: list[str], responses: list[str]) -> list[float]:
+        raise UserError("url=http://x: no answer")
+
+    with pytest.raises(UserError, match="^url=http://x: no answer$"):
+        ask(score)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("def score(:\n", r"importing '{name}' fails\n  File .*{name}.py\", line 1\n.*\nSyntaxError"),
+        (
+            "LIMIT = 1 / 0\n",
+            r"importing '{name}' fails\nZeroDivisionError: division by zero\n  {name}.py:1 in <module>",
+        ),
+        ("import no_such_thing\n", r"cannot import 'no_such_thing'; is it installed, in the current folder, or on"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_says_where(
+    code: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = written(tmp_path, monkeypatch, code)
+    with pytest.raises(UserError, match=re.compile(f"^'{name}:score': {message.format(name=name)}", re.DOTALL)):
+        TextReward(f"{name}:score")
