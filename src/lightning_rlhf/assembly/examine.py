@@ -88,8 +88,7 @@ def _examine_all(config: DictConfig, work: Path) -> Iterator[tuple[str, list[Fin
     except Exception as error:
         yield "tokenizer", [Finding("model", "error", _told(error), _REMEDIES["settings"])]
         return
-    about = [special_tokens(renderer), template_round_trip(renderer, [[QUESTION]]), served_prompts(renderer)]
-    yield "tokenizer", about
+    yield "tokenizer", list(_look_at_texts(renderer))
     models: dict[str, Path] = {}
     for number, name in enumerate(config.stages):
         found, came_to_its_end = _examine_stage(config, name, work / name, renderer, models)
@@ -102,6 +101,15 @@ def _examine_all(config: DictConfig, work: Path) -> Iterator[tuple[str, list[Fin
         models[name] = work / name / "model"
 
 
+def _look_at_texts(renderer: Renderer) -> Iterator[Finding]:
+    found = template_round_trip(renderer, [[QUESTION]])
+    if found.status == "ok":
+        # Otherwise the template renders no answer that could be looked at.
+        yield special_tokens(renderer)
+    yield found
+    yield served_prompts(renderer)
+
+
 def _examine_stage(
     config: DictConfig, name: str, folder: Path, renderer: Renderer, models: Models
 ) -> tuple[list[Finding], bool]:
@@ -111,9 +119,9 @@ def _examine_stage(
     try:
         stage = prepare(_shortened(config, name), name, folder, renderer, models)
         watch.phase = "data"
-        with _warnings() as said:
+        with _messages() as said:
             stage.data.setup("fit")
-        found += [Finding("data", "warning", line, "raise the limit, or correct the rows") for line in said]
+        found += [_of_message(record) for record in said]
         found += _look_at_data(stage.data, renderer)
         stage.trainer.callbacks += [start, watch]  # type: ignore[attr-defined]
         pl.seed_everything(config.seed, verbose=False)
@@ -162,6 +170,12 @@ def _told(error: Exception) -> str:
     return message
 
 
+def _of_message(record: logging.LogRecord) -> Finding:
+    if record.levelno < logging.WARNING:
+        return Finding("data", "ok", record.getMessage())
+    return Finding("data", "warning", record.getMessage(), "raise the limit, or correct the rows")
+
+
 def _look_at_data(data: pl.LightningDataModule, renderer: Renderer) -> Iterator[Finding]:
     rows = getattr(data, "train_rows", [])
     if rows and isinstance(rows[0], Pair):
@@ -171,14 +185,14 @@ def _look_at_data(data: pl.LightningDataModule, renderer: Renderer) -> Iterator[
 
 
 @contextmanager
-def _warnings() -> Iterator[list[str]]:
-    """Collects the warnings about the data, such as rows that are left out, instead of printing them."""
-    said: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+def _messages() -> Iterator[list[logging.LogRecord]]:
+    """Collects the messages about the data, such as how many rows there are, instead of printing them."""
+    said: list[logging.LogRecord] = []
+    handler = logging.Handler(logging.INFO)
+    handler.emit = said.append  # type: ignore[method-assign]
     log = logging.getLogger("lightning_rlhf.data")
     level, log.propagate = log.level, False
-    log.setLevel(logging.WARNING)
+    log.setLevel(logging.INFO)
     log.addHandler(handler)
     try:
         yield said

@@ -9,6 +9,7 @@ from lightning_rlhf.checks.data import tells_more_than_length
 from lightning_rlhf.checks.finding import Finding
 from lightning_rlhf.data.pairs import Pair
 from lightning_rlhf.data.preference import PreferenceDataModule
+from lightning_rlhf.data.splits import Reading
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.rewards.net import NetReward, TextNetReward
 from lightning_rlhf.stages import stage_record
@@ -48,6 +49,7 @@ def _beside_length(stage: PreparedStage, reward: NetReward | TextNetReward) -> I
         minibatch_size=1,
         max_length=data.max_length,
         on_error="skip",
+        reading=Reading(columns=data.columns, config_name=data.config_name),
     )
     try:
         pairs.setup("fit")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lightning_rlhf.data.fields import Message
+from lightning_rlhf.data.messages import Message
 from lightning_rlhf.errors import UserError
 
 

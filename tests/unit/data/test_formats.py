@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from lightning_rlhf.data.fields import Message, Role
 from lightning_rlhf.data.formats import Need, Record, Records, read_records
+from lightning_rlhf.data.splits import Reading
 from lightning_rlhf.errors import UserError
 
 
@@ -43,6 +45,10 @@ ANSWERED: dict[str, dict[str, Any]] = {
     "messages with a null column of another layout": {"messages": [QUESTION, ANSWER], "prompt": None, "chosen": None},
     "messages beside their first prompt": {"prompt": "Why?", "messages": [QUESTION, ANSWER]},
     "instruction": {"instruction": "Why?", "input": "", "output": "Because."},
+    "instruction and response": {"instruction": "Why?", "response": "Because.", "context": ""},
+    "ShareGPT": {"conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "Because."}]},
+    "ShareGPT with the usual keys": {"conversations": [QUESTION, ANSWER]},
+    "an empty history and system prompt": {"prompt": "Why?", "completion": "Because.", "history": [], "system": " "},
     "instruction without input": {"instruction": "Why?", "output": "Because."},
     "ChatLLaMA": {"user_input": "Why?", "completion": "Because.", "score": None},
     "transcript and completion": {"prompt": "\n\nHuman: Why?\n\nAssistant:", "completion": "Because."},
@@ -61,6 +67,11 @@ PAIRS: dict[str, dict[str, Any]] = {
         "prompt": "\n\nHuman: Why?\n\nAssistant:",
         "chosen": "Because.",
         "rejected": "Dunno.",
+    },
+    "messages and pairs as in LLaMA-Factory": {
+        "conversations": [{"from": "human", "value": "Why?"}],
+        "chosen": {"from": "gpt", "value": "Because."},
+        "rejected": {"from": "gpt", "value": "Dunno."},
     },
     "a transcript and transcripts": {
         "prompt": "\n\nHuman: Why?\n\nAssistant:",
@@ -110,9 +121,10 @@ def test_a_row_without_answer_serves_as_prompt_only(data: Any, row: dict[str, An
         read_records(data(row), "completion")
 
 
-def test_an_answer_is_kept_where_a_prompt_is_enough(data: Any) -> None:
+def test_an_answer_is_left_out_where_a_prompt_is_enough(data: Any) -> None:
     record = only(read_records(data({"prompt": "Why?", "completion": "Because."}), "prompt"))
-    assert record.messages == [QUESTION, ANSWER]
+    assert record.messages == [QUESTION]
+    assert record.columns == {}
 
 
 def test_instruction_and_input_are_one_question(data: Any) -> None:
@@ -208,13 +220,13 @@ WRONG: dict[str, tuple[Need, dict[str, Any], str]] = {
     "no content": ("prompt", {"messages": [{"role": "user"}]}, "field 'messages[0].content' is missing"),
     "an odd role": (
         "prompt",
-        {"messages": [QUESTION, {"role": "tool", "content": "x"}]},
-        "field 'messages[1].role' is text (\"tool\"), expected system, user, assistant",
+        {"messages": [QUESTION, {"role": "narrator", "content": "x"}]},
+        "field 'messages[1].role' is text (\"narrator\"), expected system, developer, user, assistant, tool, human",
     ),
     "odd content": (
         "prompt",
         {"messages": [{"role": "user", "content": ["x"]}]},
-        "field 'messages[0].content' is a list ([\"x\"]), expected text",
+        "field 'messages[0].content[0]' is text (\"x\"), expected a part of type text",
     ),
     "half a character": ("prompt", {"prompt": "a\ud800"}, "field 'prompt' contains half a character"),
     "no score": ("score", {"user_input": "Why?", "completion": "x", "score": None}, "field 'score' is missing"),
@@ -243,27 +255,99 @@ def test_a_wrong_row_is_named_with_its_field(data: Any, need: Need, row: dict[st
     assert str(error.value).endswith("data.on_error=skip skips such rows")
 
 
-def test_wrong_rows_are_listed_together_but_no_more_than_five(data: Any) -> None:
-    path = data({"prompt": "Why?"}, *[{"prompt": ""}] * 7)
+def lines_of_error(path: str, need: Need) -> list[str]:
     with pytest.raises(UserError) as error:
-        read_records(path, "prompt")
-    assert [f"train.jsonl:{line}:" in str(error.value) for line in range(1, 9)] == [False, *[True] * 5, False, False]
+        read_records(path, need)
+    return str(error.value).splitlines()
 
 
-def test_reading_stops_where_no_more_wrong_rows_are_listed(data: Any) -> None:
-    path = data(*[{"prompt": ""}] * 5)
+def test_each_kind_of_fault_is_one_line_with_its_first_row_and_the_number_of_the_others(data: Any) -> None:
+    rows = [{"prompt": "Why?"}, {"prompt": ""}, {"prompt": 1}, {"prompt": ""}, {"prompt": ["x"]}, {"prompt": 22}]
+    path = data(*rows)
     with open(path, "a") as file:
         file.write("not JSON")
-    with pytest.raises(UserError, match="train.jsonl:5: the prompt is empty"):
-        read_records(path, "prompt")
+    _, empty, number, item, json, remedy = lines_of_error(path, "prompt")
+    assert empty.startswith("train.jsonl:2: the prompt is empty")
+    assert empty.endswith("(and 1 more such row)")
+    assert number == "train.jsonl:3: field 'prompt' is a number (1), expected text (and 1 more such row)"
+    assert item.startswith("train.jsonl:5: field 'prompt[0]' is text")
+    assert json.startswith("train.jsonl:7: not valid JSON")
+    assert remedy == "data.on_error=skip skips such rows"
 
 
-def test_the_known_layouts_are_listed_only_where_a_row_has_none(data: Any) -> None:
-    with pytest.raises(UserError, match="Known layouts:\n  prompt, completion"):
-        read_records(data({"question": "Why?"}), "prompt")
-    with pytest.raises(UserError) as error:
-        read_records(data({"prompt": ""}), "prompt")
-    assert "Known layouts" not in str(error.value)
+def test_no_more_than_five_kinds_are_listed(data: Any) -> None:
+    prompts: list[Any] = ["", 1, [], [1], [1]]
+    lines = lines_of_error(data({"a": 1}, {"b": 1}, *({"prompt": prompt} for prompt in prompts)), "prompt")
+    assert [line.partition(": ")[0] for line in lines[1:6]] == [f"train.jsonl:{n}" for n in range(1, 6)]
+    assert lines[6] == "and 2 rows with other faults"
+
+
+UNKNOWN: dict[str, tuple[Need, dict[str, Any], str, str]] = {
+    "names that are guessed": (
+        "completion",
+        {"id": "7", "question": "Why?", "answer": "Because."},
+        "  prompt, completion: prompt, completion missing",
+        '"data.columns={prompt: question, completion: answer}"',
+    ),
+    "no names that say anything": (
+        "completion",
+        {"n": 1, "a": "Why?", "b": "Because."},
+        "  instruction, output: instruction, output missing",
+        '"data.columns={prompt: a, completion: b}"',
+    ),
+    "a name with a space": (
+        "completion",
+        {"prompt": "Why?", "The answer": "Because."},
+        "  prompt, completion: completion missing",
+        "\"data.columns={completion: 'The answer'}\"",
+    ),
+    "messages": (
+        "completion",
+        {"dialog": [QUESTION, ANSWER]},
+        '  messages (a list of {"role": ..., "content": ...}): messages missing',
+        '"data.columns={messages: dialog}"',
+    ),
+    "a pair": (
+        "pair",
+        {"prompt": "Why?", "winner": "Because.", "loser": "Dunno."},
+        "  prompt, chosen, rejected: chosen, rejected missing",
+        '"data.columns={chosen: winner, rejected: loser}"',
+    ),
+    "a score": (
+        "score",
+        {"prompt": "Why?", "completion": "Because.", "rating": 4},
+        "  prompt, completion, score: score missing",
+        '"data.columns={score: rating}"',
+    ),
+    "nothing that could be a prompt": (
+        "prompt",
+        {"n": 1},
+        "  prompt: prompt missing",
+        '"data.columns={prompt: NAME}"',
+    ),
+}
+
+
+@pytest.mark.parametrize(("need", "row", "tried", "mapping"), UNKNOWN.values(), ids=UNKNOWN)
+def test_an_unknown_layout_says_what_was_tried_and_which_mapping_would_mend_it(
+    data: Any, need: Need, row: dict[str, Any], tried: str, mapping: str
+) -> None:
+    lines = lines_of_error(data(row), need)
+    assert "Layouts that were tried:" in lines
+    assert tried in lines
+    assert lines[-2] == f"Name the fields of your data: {mapping}"
+
+
+@pytest.mark.parametrize("name", ["names that are guessed", "a name with a space", "messages", "a pair", "a score"])
+def test_the_mapping_that_is_shown_mends_the_layout(data: Any, name: str) -> None:
+    need, row, _, mapping = UNKNOWN[name]
+    parsed = OverridesParser.create().parse_override(mapping.strip('"'))
+    record = only(read_records(data(row), need, reading=Reading(columns=parsed.value())))
+    assert record.messages == [QUESTION, ANSWER]
+
+
+def test_layouts_are_not_listed_where_a_value_is_wrong(data: Any) -> None:
+    assert not any("Layouts" in line for line in lines_of_error(data({"prompt": ""}), "prompt"))
 
 
 def test_wrong_rows_can_be_skipped_and_are_reported(data: Any) -> None:
