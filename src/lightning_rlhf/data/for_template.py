@@ -11,7 +11,7 @@ from lightning_rlhf.data.messages import Message, tidied
 from lightning_rlhf.data.thoughts import REASONING
 from lightning_rlhf.data.traits import Traits
 
-_REMEDY = "set a data.template that reads it, or leave it out with \"data.columns={{{}: null}}\""
+_REMEDY = 'set a data.template that reads it, or leave it out with "data.columns={{{}: null}}"'
 
 
 def for_template(record: Record, traits: Traits, notes: Counter[str]) -> Record:

@@ -118,9 +118,7 @@ def conversations(
     )
 
 
-def demonstrations(
-    loss_on: Literal["all", "last"] = "all", *, learn_reasoning: bool = True
-) -> Kind[Conversation]:
+def demonstrations(loss_on: Literal["all", "last"] = "all", *, learn_reasoning: bool = True) -> Kind[Conversation]:
     """Makes the kind of conversations whose answers, all or only the last, are to be imitated.
 
     Args:

@@ -126,7 +126,9 @@ def _for_template(
             continue
         answers = sum(turn["role"] == "assistant" for turn in record.messages)
         if kind.every_answer and answers > 1 and renderer.traits.rewrites_answers:
-            report.notes["conversations of which only the last answer is learnt (the chat template rewrites others)"] += 1
+            report.notes[
+                "conversations of which only the last answer is learnt (the chat template rewrites others)"
+            ] += 1
 
 
 def _write_records(file: Path, records: Iterable[Record], beyond: dict[int, OtherColumns] | None) -> int:

@@ -159,9 +159,7 @@ PROMPT = Kind(
 )
 
 
-def read_prompts(
-    data: Data, renderer: Renderer, max_length: int, on_error: OnError, reading: Reading
-) -> Rows[Prompt]:
+def read_prompts(data: Data, renderer: Renderer, max_length: int, on_error: OnError, reading: Reading) -> Rows[Prompt]:
     """Reads the prompts of held-out data that are not too long."""
     prepared = read(held_out_source(data, reading), PROMPT, renderer, on_error)
     return fitting(prepared.name, prepared.rows, max_length)

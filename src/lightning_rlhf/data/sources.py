@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 Data = Union[str, "Dataset", "DatasetDict", TorchDataset, Sequence[Row]]
-"""A path or name, a `datasets.Dataset` or `DatasetDict`, a torch `Dataset` of dicts, or a list of dicts. A path is one of
+"""A path or name, a `datasets.Dataset` or `DatasetDict`, a torch `Dataset` of dicts, or a list of dicts. A path is
 
 - a file, see `read_file`;
-- a folder of such files, read in the order of their names, or one written by `datasets.save_to_disk`;
+- a folder of such files, see `folder_splits`, or one written by `datasets.save_to_disk`;
 - `pkg://package.name/file`, a file inside an installed package;
 - the name of a Hugging Face data set, if there is no such file and it does not look like a file.
 """

@@ -63,9 +63,7 @@ class Traits:
         return cls(
             reads=_names(template),
             ignores_system=system is not None and _letters(_SYSTEM) not in _letters(system),
-            rewrites_answers=any(
-                before and after and not after.startswith(before) for before, after in pairwise(told)
-            ),
+            rewrites_answers=any(before and after and not after.startswith(before) for before, after in pairwise(told)),
             opens_thought=opens_thought(prompt),
         )
 

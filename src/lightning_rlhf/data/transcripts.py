@@ -1,4 +1,4 @@
-"""Transcripts as in Anthropic's hh-rlhf: "\\n\\nHuman: ...\\n\\nAssistant: ..."."""
+"""Transcripts as in Anthropic's hh-rlhf, whose turns begin with "Human:" or "Assistant:" after a blank line."""
 
 import re
 
