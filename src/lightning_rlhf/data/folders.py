@@ -23,7 +23,7 @@ Splits = dict[str, list[Path]]
 """The files of each split, in the order of reading; "" is the split of files whose names name none."""
 
 
-def folder_splits(folder: Path, config_name: str | None) -> Splits:
+def folder_splits(folder: Path, config_name: str | None) -> tuple[Splits, bool]:
     """Finds the data files of a folder, including those in folders within it.
 
     The data card of a hub data set (`README.md`) says which files belong to which split. Otherwise the name of a file
@@ -33,6 +33,9 @@ def folder_splits(folder: Path, config_name: str | None) -> Splits:
         folder: The folder.
         config_name: The configuration to read, if the data set has several.
 
+    Returns:
+        The splits, and whether those for training are parts of one data set, rather than named for a choice.
+
     Raises:
         UserError: If there are no data files, or there is no such configuration.
     """
@@ -41,7 +44,7 @@ def folder_splits(folder: Path, config_name: str | None) -> Splits:
         raise UserError(f"data folder '{folder}' holds no file of a known kind ({', '.join(SUFFIXES)})")
     described = _of_card(folder, config_name)
     if described is not None:
-        return described
+        return described, False
     if config_name is not None:
         files = [file for file in files if config_name in file.relative_to(folder).parts[:-1]]
         if not files:
@@ -49,12 +52,7 @@ def folder_splits(folder: Path, config_name: str | None) -> Splits:
     found: Splits = {}
     for file in files:
         found.setdefault(_split_of(file.relative_to(folder)), []).append(file)
-    return found
-
-
-def are_shards(splits: Splits) -> bool:
-    """Checks whether all files are shards of splits, as on the hub."""
-    return all(_SHARD.match(file.name) for files in splits.values() for file in files)
+    return found, not all(_SHARD.match(file.name) for file in files)
 
 
 def _data_files(folder: Path) -> Iterator[Path]:

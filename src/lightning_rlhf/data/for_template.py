@@ -49,7 +49,7 @@ def _fitted_turn(message: Message, traits: Traits, notes: Counter[str]) -> Messa
         raise WrongRow("the chat template leaves out system turns: set a data.template that reads them")
     if turn["role"] == "tool" and "tool" not in traits.reads:
         raise WrongRow("the chat template has no role 'tool': set a data.template that reads it")
-    for key in turn.keys() - {"role", "content", "train"}:
+    for key in sorted(turn.keys() - {"role", "content", "train"}):
         if key not in traits.reads:
             _without(turn, key, traits, notes)
     try:

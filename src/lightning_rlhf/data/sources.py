@@ -13,7 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from lightning_rlhf.data.faults import WrongRow
 from lightning_rlhf.data.files import Placed, Row, not_empty, numbered, read_file
-from lightning_rlhf.data.folders import SUFFIXES, are_shards, folder_splits
+from lightning_rlhf.data.folders import SUFFIXES, folder_splits
 from lightning_rlhf.data.hub import is_saved, load_hub, load_saved
 from lightning_rlhf.data.splits import Reading, choose, held_out_of
 from lightning_rlhf.errors import UserError
@@ -126,9 +126,8 @@ def _parts(data: Data, reading: Reading) -> tuple[str, Parts, bool]:
         return data, {split: _of_set(rows, folder.name, digest) for split, rows in sets.items()}, False
     files = _files(data)
     if files is None and folder.is_dir():
-        splits = folder_splits(folder, reading.config_name)
-        found = {split: _of_files(data, some) for split, some in splits.items()}
-        return data, found, not are_shards(splits)
+        splits, together = folder_splits(folder, reading.config_name)
+        return data, {split: _of_files(data, some) for split, some in splits.items()}, together
     if files is not None:
         return data, {"": _of_files(data, files)}, True
     sets = load_hub(data, reading.config_name)

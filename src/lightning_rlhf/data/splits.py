@@ -96,18 +96,27 @@ def choose(names: Collection[str], reading: Reading, data: str, *, together: boo
     Raises:
         UserError: If a split does not exist, or if it is not clear which one is trained on.
     """
-    listed = ", ".join(repr(name) for name in names if name)
-    for setting, wanted in (("split", reading.split), ("val_split", reading.val_split)):
-        if wanted is not None and wanted not in names:
-            has = f"only {listed}" if listed else "no splits"
-            raise UserError(f"data.{setting}={wanted}: '{data}' has no split '{wanted}', {has}")
-    train = [reading.split] if reading.split is not None else _for_training(names, reading, data, together)
-    if reading.val_split is not None:
-        held_out = [reading.val_split]
+    if reading.split is not None:
+        train = _named("split", names, reading, data)
     else:
-        held_out = held_out_of(names, "" if reading.split is None and len(train) > 1 else train[0])
-        held_out = [name for name in held_out if name not in train]
+        train = _for_training(names, reading, data, together)
+    if reading.val_split is not None:
+        held_out = _named("val_split", names, reading, data)
+    else:
+        held_out = held_out_of(names, train[0] if len(train) == 1 else "")
+    held_out = [name for name in held_out if name not in train]
     return Chosen(train, held_out, [name for name in names if name not in (*train, *held_out)])
+
+
+def _named(setting: str, names: Collection[str], reading: Reading, data: str) -> list[str]:
+    """Finds the split of a setting: the one of this name, or else all that are for training, validation or tests."""
+    wanted = getattr(reading, setting)
+    found = [name for name in names if name == wanted] or [name for name in names if side_of(name) == wanted]
+    if not found:
+        listed = ", ".join(repr(name) for name in names if name)
+        has = f"only {listed}" if listed else "no splits"
+        raise UserError(f"data.{setting}={wanted}: '{data}' has no split '{wanted}', {has}")
+    return found
 
 
 def held_out_of(names: Collection[str], train: str) -> list[str]:

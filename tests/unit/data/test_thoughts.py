@@ -80,7 +80,11 @@ def test_an_answer_continues_the_thought_that_the_prompt_begins(
 
 @pytest.mark.parametrize(
     ("template", "expected"),
-    [(R1, f"\n</think>\n\n{ANSWER}</s>"), (QWEN3, f"<think>\n\n</think>\n\n{ANSWER}<|im_end|>"), (CLOSED, f"{ANSWER}</s>")],
+    [
+        (R1, f"\n</think>\n\n{ANSWER}</s>"),
+        (QWEN3, f"<think>\n\n</think>\n\n{ANSWER}<|im_end|>"),
+        (CLOSED, f"{ANSWER}</s>"),
+    ],
     ids=["R1", "Qwen 3", "closed"],
 )
 def test_an_answer_without_a_thought_has_an_empty_one(
@@ -106,7 +110,10 @@ def test_of_several_answers_only_the_last_is_learnt_and_this_is_counted(
     make_renderer: Callable[[str], Renderer], template: str
 ) -> None:
     renderer = make_renderer(template)
-    rows = [{"messages": talk({"content": "Five."}) + talk({"content": ANSWER})}, {"messages": talk({"content": "No."})}]
+    rows = [
+        {"messages": talk({"content": "Five."}) + talk({"content": ANSWER})},
+        {"messages": talk({"content": "No."})},
+    ]
     prepared = prepare(rows, demonstrations(), renderer, "raise")
     assert [ANSWER in learnt(renderer, row) for row in prepared.rows] == [True, False]
     assert "Five." not in learnt(renderer, prepared.rows[0])

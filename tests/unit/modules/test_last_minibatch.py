@@ -61,7 +61,13 @@ def made(
     objective: Any = "regression" if request.param == "regression" else "pairwise"
     module = RewardModule(copy.deepcopy(make_scalar_model(source)), RENDERER, objective=objective)
     scored: list[Any] = [Scored(pair.chosen, float(n)) for n, pair in enumerate(pairs)]
-    return module, module.builders["net"], scored if objective == "regression" else pairs, collated(objective), np.ones(15)
+    return (
+        module,
+        module.builders["net"],
+        scored if objective == "regression" else pairs,
+        collated(objective),
+        np.ones(15),
+    )
 
 
 def trained(module: Any, net: nn.Module, batches: list[Any], trainer: SimpleNamespace) -> Tensor:
