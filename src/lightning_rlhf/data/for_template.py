@@ -1,4 +1,4 @@
-"""Fits records to the chat template: it gets what it reads, and what it does not read is refused, or told and left out."""
+"""Fits records to the chat template: what it does not read is refused by name, or left out and counted."""
 
 import json
 from collections import Counter

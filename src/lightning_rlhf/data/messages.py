@@ -65,7 +65,8 @@ def message_of(value: object, name: str, keys: Mapping[str, str | None]) -> Mess
         message["train"] = False
     others = {key: item for key, item in given.items() if key not in ("role", "content", *_FLAGS)}
     # Arrow gives all messages the same keys, and null to those that have none. Empty values say as little.
-    return {**message, **{key: item for key, item in others.items() if item not in (None, "", [], {})}}
+    message.update({key: item for key, item in others.items() if item not in (None, "", [], {})})
+    return message
 
 
 def is_plain(message: Message) -> bool:

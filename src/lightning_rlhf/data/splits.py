@@ -64,7 +64,8 @@ class Reading:
         """Gives the columns of a row their usual names."""
         columns = {usual: other for usual, other in (self.columns or {}).items() if usual in COLUMNS}
         others = {name: value for name, value in row.items() if name not in {*columns, *columns.values()}}
-        return {**{usual: row[other] for usual, other in columns.items() if other in row}, **others}
+        known = {usual: row[other] for usual, other in columns.items() if other is not None and other in row}
+        return {**known, **others}
 
 
 class Chosen(NamedTuple):

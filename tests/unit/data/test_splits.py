@@ -29,7 +29,7 @@ CHOICES: dict[str, tuple[list[str], dict[str, str], list[str], list[str]]] = {
     "train and test": (["train", "test"], {}, ["train"], ["test"]),
     "validation rather than test": (["train", "test", "validation"], {}, ["train"], ["validation"]),
     "test, because it was asked for": (["train", "test", "dev"], {"val_split": "test"}, ["train"], ["test"]),
-    "a name for all that are for tests": (["train", "test_a", "test_b"], {"val_split": "test"}, ["train"], ["test_a", "test_b"]),
+    "all that are for tests": (["train", "test_a", "test_b"], {"val_split": "test"}, ["train"], ["test_a", "test_b"]),
     "one of several": (PREFS, {"split": "train_prefs"}, ["train_prefs"], ["test_prefs"]),
     "one that no other belongs to": (["train_x", "train_y", "test_y"], {"split": "train_x"}, ["train_x"], []),
     "a single split of any name": (["prompts"], {}, ["prompts"], []),
@@ -86,7 +86,8 @@ def folder(path: Path, *names: str) -> str:
         if name.endswith(".parquet"):
             Dataset.from_list([{"name": name}]).to_parquet(file)
         else:
-            file.write_text(json.dumps([{"name": name}] if name.endswith(".json") else {"name": name}))
+            row = json.dumps({"name": name})
+            file.write_text({".json": f"[{row}]", ".csv": f"name\n{name}\n"}.get(file.suffix, row))
     return str(path)
 
 
@@ -106,7 +107,7 @@ FOLDERS: dict[str, tuple[list[str], dict[str, str], list[str], list[str]]] = {
     ),
     "names that say nothing": (["b.jsonl", "a.jsonl"], {}, ["a.jsonl", "b.jsonl"], []),
     "one that is held out": (["rows.jsonl", "test.jsonl"], {}, ["rows.jsonl"], ["test.jsonl"]),
-    "files of programs": (["._train.jsonl", ".cache/train.jsonl", "train.jsonl", "dataset_infos.json"], {}, ["train.jsonl"], []),
+    "files of programs": (["._train.jsonl", ".x/train.csv", "train.csv", "dataset_infos.json"], {}, ["train.csv"], []),
     "a snapshot of the hub": (
         ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet", "data/test-00000-of-00001.parquet"],
         {},
