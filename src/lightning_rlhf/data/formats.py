@@ -114,18 +114,20 @@ def records_of(source: Source, *, need: Need, report: Report, on_error: OnError)
         UserError: If the data cannot be read, if rows are invalid (the first of each kind is shown), or if no row is
             valid.
     """
+    unseen = set(source.reading.named)
     for row, place in source.rows():
         report.read += 1
         if isinstance(row, WrongRow):
             report.skip(place, row)
             continue
         fields = Fields(row, source.keys)
+        unseen.difference_update(row)
         try:
             record = _record(fields, need, place)
         except WrongRow as error:
             report.skip(place, error)
             if isinstance(error, MissingField) and not report.hint:
-                report.hint = suggestion(fields, need)
+                report.hint = suggestion(fields, need, source.reading)
         except RecursionError:
             report.skip(place, "the row is nested too deeply")
         else:
@@ -134,6 +136,8 @@ def records_of(source: Source, *, need: Need, report: Report, on_error: OnError)
                 report.notes.update(_compared(record))
             report.notes.update(f"column '{name}' is not part of the conversation" for name in fields.unread())
             yield record
+    for name in unseen:
+        report.notes[f"rows without the column that data.columns names as {name}"] = report.read
     report.check(source.name, on_error)
 
 

@@ -28,9 +28,8 @@ def read(source: Source, kind: Kind[Row], renderer: Renderer, on_error: OnError)
     for note, count in sorted(report.notes.items()):
         _tell(f"{prepared.name}: {note}: {count:,}")
     if prepared.others:
-        _tell(
-            f"{prepared.name}: other splits, which are not read: {', '.join(name or '-' for name in prepared.others)}"
-        )
+        others = ", ".join(name or "files of no split" for name in prepared.others)
+        _tell(f"{prepared.name}: not read: {others}")
     if report.skipped:
         kinds = "; ".join(kinds_of(report.skipped))
         _tell(f"{prepared.name}: skipped {_rows(len(report.skipped))}: {kinds}", logging.WARNING)

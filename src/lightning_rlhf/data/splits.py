@@ -60,12 +60,16 @@ class Reading:
         """Names of the keys of messages in the data, by their usual names."""
         return {usual: other for usual, other in (self.columns or {}).items() if usual in MESSAGE_KEYS}
 
+    @property
+    def named(self) -> dict[str, str]:
+        """Names of the columns of the data, by their usual names."""
+        return {usual: other for usual, other in (self.columns or {}).items() if usual in COLUMNS and other is not None}
+
     def renamed(self, row: Mapping[str, object]) -> dict[str, object]:
         """Gives the columns of a row their usual names."""
-        columns = {usual: other for usual, other in (self.columns or {}).items() if usual in COLUMNS}
-        others = {name: value for name, value in row.items() if name not in {*columns, *columns.values()}}
-        known = {usual: row[other] for usual, other in columns.items() if other is not None and other in row}
-        return {**known, **others}
+        replaced = {usual for usual in self.columns or {} if usual in COLUMNS}
+        known = {usual: row[other] for usual, other in self.named.items() if other in row}
+        return {**known, **{k: v for k, v in row.items() if k not in replaced and k not in self.named.values()}}
 
 
 class Chosen(NamedTuple):

@@ -4,6 +4,7 @@ import re
 from typing import Literal
 
 from lightning_rlhf.data.fields import Fields
+from lightning_rlhf.data.splits import Reading
 
 Need = Literal["completion", "pair", "score", "prompt"]
 
@@ -36,19 +37,23 @@ _SYNONYMS = {
 }
 
 
-def suggestion(fields: Fields, need: Need) -> str:
+def suggestion(fields: Fields, need: Need, reading: Reading) -> str:
     """Says which layouts were tried, which of their fields are missing, and which `data.columns` would mend that.
 
     Args:
         fields: The row.
         need: What the row must contain.
+        reading: What the fields are called so far.
     """
     tried = []
     for layout in _LAYOUTS[need]:
         missing = [name for name in layout if name not in fields]
         shown = ", ".join(_KINDS.get(name, name) for name in layout)
         tried.append(f"  {shown}: {', '.join(missing)} missing" if missing else f"  {shown}: no usable value")
-    return "\n".join(["Layouts that were tried:", *tried, f"Name the fields of your data: {mapping(fields, need)}"])
+    lacking = [f"'{other}'" for usual, other in reading.named.items() if usual not in fields]
+    absent = [f"data.columns names {', '.join(lacking)}, which the row does not have"] * bool(lacking)
+    remedy = f"Name the fields of your data: {mapping(fields, need)}"
+    return "\n".join(["Layouts that were tried:", *tried, *absent, remedy])
 
 
 def mapping(fields: Fields, need: Need) -> str:

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -359,3 +361,70 @@ def test_wrong_rows_can_be_skipped_and_are_reported(data: Any) -> None:
 def test_skipping_every_row_is_an_error(data: Any) -> None:
     with pytest.raises(UserError, match="no other rows are left"):
         read_records(data({"prompt": ""}, {"prompt": 1}), "prompt", on_error="skip")
+
+
+def test_a_column_that_no_row_has_is_told(data: Any) -> None:
+    rows = [{"prompt": "Why?", "completion": "Because."}] * 2
+    records = read_records(data(*rows), "completion", reading=Reading(columns={"system": "sytem"}))
+    assert records.notes == {"rows without the column that data.columns names as system": 2}
+
+
+def test_context_columns_are_part_of_the_conversation_and_reward_functions_may_read_them(data: Any) -> None:
+    row = {
+        "system": "Be short.",
+        "history": '[["Hello", "Good day"]]',
+        "instruction": "Translate.",
+        "context": "eins",
+        "response": "one",
+        "id": 7,
+    }
+    records = read_records(data(row), "completion")
+    assert only(records).messages == [
+        *(Message(role="system", content="Be short."), turn("user", "Hello"), turn("assistant", "Good day")),
+        *(turn("user", "Translate.\n\neins"), turn("assistant", "one")),
+    ]
+    assert only(records).columns == {name: row[name] for name in ("system", "history", "context", "id")}
+    assert records.notes == {"column 'id' is not part of the conversation": 1}
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"system": "Be kind.", "messages": [turn("system", "Be short."), QUESTION, ANSWER]}, "field 'system' differs"),
+        ({"history": [["Hello"]], "prompt": "Why?", "completion": "So."}, "field 'history[0]' is not a pair"),
+        ({"history": "Hello", "prompt": "Why?", "completion": "So."}, "field 'history' is text (\"Hello\")"),
+        ({"history": [["a", "b"]], "messages": [QUESTION, ANSWER]}, "field 'history' stands beside 'messages'"),
+    ],
+)
+def test_context_that_does_not_fit_is_refused_by_name(data: Any, row: dict[str, Any], words: str) -> None:
+    assert words in lines_of_error(data(row), "completion")[1]
+
+
+def test_a_system_prompt_that_stands_twice_is_used_once(data: Any) -> None:
+    row = {"system": "Be short.", "messages": [turn("system", "Be short."), QUESTION, ANSWER]}
+    assert only(read_records(data(row), "completion")).messages == row["messages"]
+
+
+def test_rows_that_cannot_be_read_are_skipped_like_others(tmp_path: Path) -> None:
+    good = json.dumps({"prompt": "Why?"}).encode()
+    deep = b'{"prompt": ' + b'{"a":' * 5000 + b"1" + b"}" * 5001
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join([b"{", good, b'{"prompt": "\xff"}', b"[1]", deep]))
+    records = read_records(str(tmp_path / "a.jsonl"), "prompt", on_error="skip")
+    assert [record.source for record in records.rows] == ["a.jsonl:2"]
+    assert [message.partition(": ")[0] for message in records.skipped] == [f"a.jsonl:{n}" for n in (1, 3, 4, 5)]
+    (tmp_path / "a.csv").write_text("prompt,id\nWhy?,1\nWho?\n")
+    assert read_records(str(tmp_path / "a.csv"), "prompt", on_error="skip").skipped == [
+        "a.csv:3: found 1 columns, expected 2 as in the header"
+    ]
+
+
+def test_a_row_of_parquet_that_python_cannot_represent_is_skipped(tmp_path: Path) -> None:
+    days = pa.array([0, 2**31 - 1, 1], pa.int32()).cast(pa.date32())
+    texts = pa.array([b"Why?", b"Who?", b"\xff\xfe"]).cast(pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"prompt": texts, "day": days}), tmp_path / "a.parquet")
+    records = read_records(str(tmp_path / "a.parquet"), "prompt", on_error="skip")
+    assert [record.messages for record in records.rows] == [[QUESTION]]
+    assert [message.partition(" cannot")[0] for message in records.skipped] == [
+        "a.parquet, row 2: field 'day'",
+        "a.parquet, row 3: field 'prompt'",
+    ]
