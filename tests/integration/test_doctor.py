@@ -59,6 +59,7 @@ def test_a_sound_pipeline_passes(tmp_path: Path) -> None:
     in_ppo = {check["check"] for check in result["checks"] if check["stage"] == "ppo"}
     assert in_ppo == {
         "settings",
+        "data",
         "chat template",
         "BOS",
         "vocabulary",

@@ -3,7 +3,7 @@
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -121,7 +121,7 @@ def _examine_stage(
         watch.phase = "data"
         with _messages() as said:
             stage.data.setup("fit")
-        found += [_of_message(record) for record in said]
+        found += _of_messages(said)
         found += _look_at_data(stage.data, renderer)
         stage.trainer.callbacks += [start, watch]  # type: ignore[attr-defined]
         pl.seed_everything(config.seed, verbose=False)
@@ -170,10 +170,12 @@ def _told(error: Exception) -> str:
     return message
 
 
-def _of_message(record: logging.LogRecord) -> Finding:
-    if record.levelno < logging.WARNING:
-        return Finding("data", "ok", record.getMessage())
-    return Finding("data", "warning", record.getMessage(), "raise the limit, or correct the rows")
+def _of_messages(said: Sequence[logging.LogRecord]) -> Iterator[Finding]:
+    told = [record.getMessage() for record in said if record.levelno < logging.WARNING]
+    yield Finding("data", "ok", "; ".join(told))
+    for record in said:
+        if record.levelno >= logging.WARNING:
+            yield Finding("data", "warning", record.getMessage(), "raise the limit, or correct the rows")
 
 
 def _look_at_data(data: pl.LightningDataModule, renderer: Renderer) -> Iterator[Finding]:
@@ -189,7 +191,7 @@ def _messages() -> Iterator[list[logging.LogRecord]]:
     """Collects the messages about the data, such as how many rows there are, instead of printing them."""
     said: list[logging.LogRecord] = []
     handler = logging.Handler(logging.INFO)
-    handler.emit = said.append  # type: ignore[method-assign]
+    handler.emit = said.append  # type: ignore[method-assign, assignment]
     log = logging.getLogger("lightning_rlhf.data")
     level, log.propagate = log.level, False
     log.setLevel(logging.INFO)

@@ -7,7 +7,7 @@ turn alone, each turn is rendered once, no matter how many prefixes of conversat
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jinja2 import Environment, TemplateError, TemplateSyntaxError, nodes
 
@@ -153,7 +153,7 @@ class ChatTexts:
         return [str(text) for text in texts]
 
 
-def _message(turn: Turn) -> dict[str, object]:
+def _message(turn: Turn) -> dict[str, Any]:
     return {"role": turn[0], "content": turn[1], **(json.loads(turn[2]) if len(turn) > 2 else {})}
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from jinja2 import Environment, TemplateSyntaxError, nodes
 
@@ -86,8 +86,7 @@ def _names(template: str) -> frozenset[str]:
         tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(source)
     except TemplateSyntaxError:
         return frozenset(re.findall(r"\w+", source))
-    return frozenset(
-        node.attr if isinstance(node, nodes.Getattr) else node.name if isinstance(node, nodes.Name) else node.value
-        for node in tree.find_all((nodes.Getattr, nodes.Name, nodes.Const))
-        if not isinstance(node, nodes.Const) or isinstance(node.value, str)
-    )
+    attributes = (node.attr for node in tree.find_all(nodes.Getattr))
+    names = (node.name for node in tree.find_all(nodes.Name))
+    texts = (node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str))
+    return frozenset(chain(attributes, names, texts))
