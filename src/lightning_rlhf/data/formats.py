@@ -75,16 +75,13 @@ class Records:
     notes: dict[str, int]
 
 
-def read_records(
-    data: Data, need: Need, *, on_error: OnError = "raise", split: str | None = None, reading: Reading | None = None
-) -> Records:
+def read_records(data: Data, need: Need, *, on_error: OnError = "raise", reading: Reading | None = None) -> Records:
     """Reads and checks a data set; see `records_of`.
 
     Args:
         data: Path, name or rows.
         need: What each row must contain.
         on_error: Whether invalid rows raise an error, or are skipped and listed.
-        split: Split to read, if the data have several.
         reading: Which part of the data is read, and what its fields are called.
 
     Returns:
@@ -94,7 +91,7 @@ def read_records(
         UserError: If the data cannot be read, if rows are invalid, or if no row is valid.
     """
     report = Report()
-    source = source_of(data, reading or Reading(split=split))
+    source = source_of(data, reading)
     records = list(records_of(source, need=need, report=report, on_error=on_error))
     return Records(records, report.skipped, dict(report.notes))
 

@@ -32,7 +32,7 @@ def read(source: Source, kind: Kind[Row], renderer: Renderer, on_error: OnError)
         _tell(f"{prepared.name}: not read: {others}")
     if report.skipped:
         kinds = "; ".join(kinds_of(report.skipped))
-        _tell(f"{prepared.name}: skipped {_rows(len(report.skipped))}: {kinds}", logging.WARNING)
+        _tell(f"{prepared.name}: skipped {_rows(len(report.skipped), 'wrong row')}: {kinds}", logging.WARNING)
     return prepared
 
 
@@ -105,8 +105,8 @@ def tell_epoch(num_rows: int, num_held_out: int, minibatch_size: int | None = No
     _tell(told)
 
 
-def _rows(count: int) -> str:
-    return f"{count:,} row{'' if count == 1 else 's'}"
+def _rows(count: int, what: str = "row") -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _tell(message: str, level: int = logging.INFO) -> None:

@@ -62,7 +62,7 @@ def test_every_stage_says_what_became_of_its_rows(
         # Prompts need no answers, so no row is wrong or long.
         assert lines[-1] == "10 rows to train on, 3 held out"
         return
-    assert any("skipped 1 row: train.jsonl:4: field 'chosen' holds an empty answer" in line for line in lines)
+    assert any("skipped 1 wrong row: train.jsonl:4: field 'chosen' holds an empty answer" in line for line in lines)
     assert lines[-1] == "9 rows to train on, 3 held out; an epoch has 3 minibatches of 3"
 
 
