@@ -3,7 +3,7 @@
 from lightning_rlhf.data.fields import Fields, Message, WrongRow
 from lightning_rlhf.data.messages import tidied
 
-# The first of these columns that a row has determines which field contains its answer: the first one that exists.
+# The first of these columns that a row has determines the fields for its answer, of which it has one or none.
 _ANSWERS = {
     "chosen": ("chosen",),
     "rejected": ("chosen",),
@@ -41,7 +41,8 @@ def conversation(fields: Fields, answer: str) -> list[Message]:
     """
     turns = _turns(fields, answer)
     if "history" in fields:
-        turns = _history(fields, answer) + turns
+        begin = int(turns[0]["role"] == "system")
+        turns[begin:begin] = _history(fields, answer)
     system = fields.text("system", context=True).strip() if "system" in fields else ""
     if system and turns[0]["role"] == "system":
         if turns[0]["content"].strip() != system:
@@ -109,7 +110,7 @@ def _added(fields: Fields, name: str) -> str:
 
 
 def _history(fields: Fields, answer: str) -> list[Message]:
-    """Reads earlier turns: pairs of a question and its answer as in Alpaca's data, or messages."""
+    """Reads earlier turns, which are pairs of a question and its answer as in Alpaca's data."""
     pairs = fields.items("history")
     if pairs and answer in _WHOLE:
         raise WrongRow(f"field 'history' stands beside '{answer}', which should contain all turns: put it there")

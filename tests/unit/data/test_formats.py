@@ -400,6 +400,12 @@ def test_context_that_does_not_fit_is_refused_by_name(data: Any, row: dict[str, 
     assert words in lines_of_error(data(row), "completion")[1]
 
 
+def test_a_history_stands_behind_the_system_turn_of_a_prompt(data: Any) -> None:
+    row = {"prompt": [turn("system", "Be short."), QUESTION], "completion": "Because.", "history": [["Hi", "Hello"]]}
+    talk = [turn("system", "Be short."), turn("user", "Hi"), turn("assistant", "Hello"), QUESTION, ANSWER]
+    assert only(read_records(data(row), "completion")).messages == talk
+
+
 def test_a_system_prompt_that_stands_twice_is_used_once(data: Any) -> None:
     row = {"system": "Be short.", "messages": [turn("system", "Be short."), QUESTION, ANSWER]}
     assert only(read_records(data(row), "completion")).messages == row["messages"]
