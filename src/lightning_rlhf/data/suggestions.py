@@ -1,6 +1,7 @@
 """What to say about a row whose layout is unknown: which layouts were tried, and the mapping that would mend it."""
 
 import re
+from collections.abc import Mapping
 from typing import Literal
 
 from lightning_rlhf.data.fields import Fields
@@ -52,20 +53,22 @@ def suggestion(fields: Fields, need: Need, reading: Reading) -> str:
         tried.append(f"  {shown}: {', '.join(missing)} missing" if missing else f"  {shown}: no usable value")
     lacking = [f"'{other}'" for usual, other in reading.named.items() if usual not in fields]
     absent = [f"data.columns names {', '.join(lacking)}, which the row does not have"] * bool(lacking)
-    remedy = f"Name the fields of your data: {mapping(fields, need)}"
+    # The names that are right stay in the line to copy.
+    right = {k: v for k, v in (reading.columns or {}).items() if k not in reading.named or k in fields}
+    remedy = f"Name the fields of your data: {_line({**right, **mapping(fields, need)})}"
     return "\n".join(["Layouts that were tried:", *tried, *absent, remedy])
 
 
-def mapping(fields: Fields, need: Need) -> str:
-    """Guesses the override that gives the fields of a row their usual names, by their names and their order."""
+def mapping(fields: Fields, need: Need) -> dict[str, str]:
+    """Guesses which fields of a row have the usual names that it lacks, by their names and their order."""
     lists = [name for name in fields.names() if name not in fields.texts()]
     if need in ("completion", "prompt") and (found := _named("messages", lists)):
-        return _line({"messages": found})
+        return {"messages": found}
     wanted = [name for name in _LAYOUTS[need][0] if name not in fields]
     free = [name for name in fields.names() if name not in _LAYOUTS[need][0]]
     guess = {name: found for name in wanted if (found := _named(name, free))}
     texts = (name for name in free if name in fields.texts() and name not in guess.values())
-    return _line({name: guess.get(name) or next(texts, "NAME") for name in wanted})
+    return {name: guess.get(name) or next(texts, "NAME") for name in wanted}
 
 
 def _named(usual: str, names: list[str]) -> str | None:
@@ -73,11 +76,13 @@ def _named(usual: str, names: list[str]) -> str | None:
     return next((by_lower[synonym] for synonym in _SYNONYMS.get(usual, ()) if synonym in by_lower), None)
 
 
-def _line(columns: dict[str, str]) -> str:
+def _line(columns: Mapping[str, str | None]) -> str:
     pairs = ", ".join(f"{name}: {_quoted(other)}" for name, other in columns.items())
     return f'"data.columns={{{pairs}}}"'
 
 
-def _quoted(name: str) -> str:
+def _quoted(name: str | None) -> str:
     """Quotes a name for Hydra, inside of double quotes for the shell."""
+    if name is None:
+        return "null"
     return name if re.fullmatch(r"\w+", name) else "'" + name.replace("'", "\\'") + "'"

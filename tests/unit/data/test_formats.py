@@ -348,6 +348,15 @@ def test_the_mapping_that_is_shown_mends_the_layout(data: Any, name: str) -> Non
     assert record.messages == [QUESTION, ANSWER]
 
 
+def test_names_that_are_right_stay_in_the_mapping_that_is_shown(data: Any) -> None:
+    columns = {"prompt": "q", "completion": "anwser", "tools": None, "role": "who"}
+    with pytest.raises(UserError) as error:
+        read_records(data({"q": "Why?", "answer": "Because."}), "completion", reading=Reading(columns=columns))
+    *_, absent, mapping, _ = str(error.value).splitlines()
+    assert absent == "data.columns names 'anwser', which the row does not have"
+    assert mapping.endswith('"data.columns={prompt: q, tools: null, role: who, completion: answer}"')
+
+
 def test_layouts_are_not_listed_where_a_value_is_wrong(data: Any) -> None:
     assert not any("Layouts" in line for line in lines_of_error(data({"prompt": ""}), "prompt"))
 
