@@ -59,6 +59,7 @@ def test_a_sound_pipeline_passes(tmp_path: Path) -> None:
     in_ppo = {check["check"] for check in result["checks"] if check["stage"] == "ppo"}
     assert in_ppo == {
         "settings",
+        "data",
         "chat template",
         "BOS",
         "vocabulary",
@@ -194,6 +195,21 @@ def test_a_template_that_brings_no_end_is_fine(tmp_path: Path) -> None:
     result = examined(tmp_path, *TINY, "stage=sft", f'data.template="{contents}"')
     assert not findings(result, "error")
     assert "sft: EOS in the labels" in findings(result, "ok")
+
+
+def test_a_template_that_prompts_with_a_thought_is_fine(tmp_path: Path) -> None:
+    # As that of DeepSeek R1, which leaves thoughts out of the answers that it renders.
+    (tmp_path / "chat.jinja").write_text(
+        "{% for m in messages %}{% if m['role'] == 'assistant' %}"
+        "{{ '<|assistant|>' + m['content'].split('</think>')[-1] + '<|end|>' }}"
+        "{% else %}{{ '<|user|>' + m['content'] }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|><think>\n' }}{% endif %}"
+    )
+    template = f"data.template={tmp_path}/chat.jinja"
+    for number, overrides in enumerate(([*TINY, "stage=sft"], [*PPO, *GOLD])):
+        result = examined(tmp_path / str(number), *overrides, template)
+        assert not findings(result, "error")
+        assert {"tokenizer: chat template", "tokenizer: stop tokens"} <= findings(result, "ok").keys()
 
 
 def test_what_starts_from_a_stage_with_an_error_is_not_examined(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -90,8 +90,7 @@ def _examine_all(config: DictConfig, work: Path) -> Iterator[tuple[str, list[Fin
     except Exception as error:
         yield "tokenizer", [Finding("model", "error", _told(error), _REMEDIES["settings"])]
         return
-    about = [special_tokens(renderer), template_round_trip(renderer, [[QUESTION]]), served_prompts(renderer)]
-    yield "tokenizer", about
+    yield "tokenizer", list(_look_at_texts(renderer))
     models: dict[str, Path] = {}
     for number, name in enumerate(config.stages):
         found, came_to_its_end = _examine_stage(config, name, work / name, renderer, models)
@@ -104,6 +103,15 @@ def _examine_all(config: DictConfig, work: Path) -> Iterator[tuple[str, list[Fin
         models[name] = work / name / "model"
 
 
+def _look_at_texts(renderer: Renderer) -> Iterator[Finding]:
+    found = template_round_trip(renderer, [[QUESTION]])
+    if found.status == "ok":
+        # Otherwise the template renders no answer that could be looked at.
+        yield special_tokens(renderer)
+    yield found
+    yield served_prompts(renderer)
+
+
 def _examine_stage(
     config: DictConfig, name: str, folder: Path, renderer: Renderer, models: Models
 ) -> tuple[list[Finding], bool]:
@@ -114,10 +122,10 @@ def _examine_stage(
         with collected() as adapted:
             stage = prepare(_shortened(config, name), name, folder, renderer, models)
             watch.phase = "data"
-            with _warnings() as said:
+            with _messages() as said:
                 read_data(stage)
         found += [Finding("sizes", "warning", note, "give more data, or change the setting") for note in adapted]
-        found += [Finding("data", "warning", line, "raise the limit, or correct the rows") for line in said]
+        found += _of_messages(said)
         found += _look_at_data(stage.data, renderer)
         stage.trainer.callbacks += [start, watch]  # type: ignore[attr-defined]
         pl.seed_everything(config.seed, verbose=False)
@@ -168,6 +176,14 @@ def _told(error: Exception) -> str:
     return message
 
 
+def _of_messages(said: Sequence[logging.LogRecord]) -> Iterator[Finding]:
+    told = [record.getMessage() for record in said if record.levelno < logging.WARNING]
+    yield Finding("data", "ok", "; ".join(told))
+    for record in said:
+        if record.levelno >= logging.WARNING:
+            yield Finding("data", "warning", record.getMessage(), "raise the limit, or correct the rows")
+
+
 def _look_at_data(data: pl.LightningDataModule, renderer: Renderer) -> Iterator[Finding]:
     rows = getattr(data, "train_rows", [])
     if rows and isinstance(rows[0], Pair):
@@ -177,14 +193,14 @@ def _look_at_data(data: pl.LightningDataModule, renderer: Renderer) -> Iterator[
 
 
 @contextmanager
-def _warnings() -> Iterator[list[str]]:
-    """Collects the warnings about the data, such as rows that are left out, instead of printing them."""
-    said: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+def _messages() -> Iterator[list[logging.LogRecord]]:
+    """Collects the messages about the data, such as how many rows there are, instead of printing them."""
+    said: list[logging.LogRecord] = []
+    handler = logging.Handler(logging.INFO)
+    handler.emit = said.append  # type: ignore[method-assign, assignment]
     log = logging.getLogger("lightning_rlhf.data")
     level, log.propagate = log.level, False
-    log.setLevel(logging.WARNING)
+    log.setLevel(logging.INFO)
     log.addHandler(handler)
     try:
         yield said

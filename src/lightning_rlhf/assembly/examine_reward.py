@@ -9,6 +9,7 @@ from lightning_rlhf.checks.data import tells_more_than_length
 from lightning_rlhf.checks.finding import Finding
 from lightning_rlhf.data.pairs import Pair
 from lightning_rlhf.data.preference import PreferenceDataModule
+from lightning_rlhf.data.splits import Reading
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.rewards.net import NetReward, TextNetReward, device_of
 from lightning_rlhf.stages import stage_record
@@ -39,6 +40,8 @@ def _how_it_reads(reward: NetReward | TextNetReward) -> Finding:
 
 def _beside_length(stage: PreparedStage, reward: NetReward | TextNetReward) -> Iterator[Finding]:
     data, module = stage.config.data, cast(Any, stage.module)
+    # Splits are those of the data that training uses, unless a file of held-out pairs takes their place.
+    splits = {} if data.preferences_held_out else {"split": data.split, "val_split": data.val_split}
     pairs = PreferenceDataModule(
         data.preferences_held_out or data.preferences,
         module.renderer if isinstance(reward, NetReward) else reward.renderer,
@@ -48,6 +51,7 @@ def _beside_length(stage: PreparedStage, reward: NetReward | TextNetReward) -> I
         minibatch_size=1,
         max_length=data.max_length,
         on_error="skip",
+        reading=Reading(columns=data.columns, config_name=data.config_name, **splits),
     )
     try:
         pairs.setup("fit")

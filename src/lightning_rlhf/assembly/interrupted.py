@@ -5,6 +5,7 @@ A signal may come while torch is being imported, which cannot be imported again 
 
 import json
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -16,14 +17,7 @@ from lightning_rlhf.interruption import Interrupted, signal_of
 from lightning_rlhf.saving import appearing
 
 
-def leave(
-    folder: Path,
-    stages: Sequence[str],
-    seed: int,
-    error: KeyboardInterrupt,
-    program: Sequence[str],
-    words: Sequence[str],
-) -> NoReturn:
+def leave(folder: Path, stages: Sequence[str], seed: int, error: KeyboardInterrupt) -> NoReturn:
     """Ends this process and the ranks that it has launched; the first rank completes the folder of the run.
 
     Args:
@@ -31,8 +25,6 @@ def leave(
         stages: Stages of the run, in order.
         seed: Seed of the run.
         error: What the signal has raised.
-        program: The words that start the program.
-        words: The command line of the run without the program.
 
     Raises:
         Interrupted: Always, with the message for the user.
@@ -45,7 +37,9 @@ def leave(
         signal.signal(repeated, signal.SIG_IGN)
     if not first_rank():
         raise Interrupted(signal_of(error))
-    message = f"interrupted; resume with: {command_to_go_on(folder, program, words)}"
+    # The installed program puts the file of the command into argv.
+    program = ["python", "train.py"] if Path(sys.argv[0]).parent.name != "cli" else ["lightning-rlhf", "train"]
+    message = f"interrupted; resume with: {command_to_go_on(folder, program, sys.argv[1:])}"
     try:
         record_interruption(folder, stages, seed)
     except Exception as failure:

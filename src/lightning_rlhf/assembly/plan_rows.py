@@ -9,8 +9,9 @@ from lightning_rlhf.assembly.plan_job import num_devices, plans_for_gpus
 from lightning_rlhf.assembly.renderer import load_renderer
 from lightning_rlhf.assembly.stage_checks import minibatch_settings
 from lightning_rlhf.data.adapting import collected
-from lightning_rlhf.data.files import local_files, read_rows
+from lightning_rlhf.data.paths import is_local
 from lightning_rlhf.data.shares import filled
+from lightning_rlhf.data.sources import source_of
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.modules.ppo_rollout import within_rollout
 from lightning_rlhf.stages import stage_record
@@ -47,10 +48,11 @@ def _few_rows(config: DictConfig, data: DictConfig) -> int | None:
     """The number of rows to train on, if there may be too few for a minibatch; otherwise None."""
     path = None if OmegaConf.is_missing(data, "path") else data.path
     try:
-        if not isinstance(path, str) or local_files(path) is None:
+        reading = instantiate(data.reading)
+        if not isinstance(path, str) or not is_local(path, reading.config_name):
             return None
         enough = _ENOUGH * data.minibatch_size
-        if len(list(islice(read_rows(path), enough))) == enough:
+        if len(list(islice(source_of(path, reading).rows(), enough))) == enough:
             return None
         # The notes are about other numbers of processes.
         with collected():

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightning_rlhf.assembly.problems import Problems
 from lightning_rlhf.assembly.stage_checks import check_quantization, check_roles, minibatch_settings
-from lightning_rlhf.data.files import local_files
+from lightning_rlhf.data.paths import is_local
 from lightning_rlhf.data.shares import Shares, check_sizes
 from lightning_rlhf.errors import UserError, require
 from lightning_rlhf.models.locations import check_whole_model, find_place
@@ -161,7 +161,7 @@ def _check_data(config: DictConfig, data: DictConfig, key: str) -> None:
     """Checks that data exist. Data that are computed first do not exist yet."""
     path = _given(data, key)
     if isinstance(path, str) and "write" not in config.data:
-        local_files(path)
+        is_local(path, _given(config.data, "config_name"))
 
 
 def _check_fraction(data: DictConfig) -> None:

@@ -25,6 +25,7 @@ from lightning_rlhf.callbacks.run_record import versions
 from lightning_rlhf.console import console
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.data.shares import Shares, check_sizes
+from lightning_rlhf.data.templates import TEMPLATES, template_text
 from lightning_rlhf.distributed.launcher_watch import end_ranks
 from lightning_rlhf.distributed.phases import release, shards_parameters
 from lightning_rlhf.errors import older_version
@@ -62,6 +63,9 @@ def prepare(
     record = stage_record(name)
     config = handed_on(config, models)
     config.run_dir = str(folder)
+    if config.data.template not in (None, *TEMPLATES):
+        # The settings of a run contain a template from a file, which may change or may not be where they are read.
+        config.data.template = template_text(config.data.template)
     block = config[record.block]
     plain = cast(dict[str, object], OmegaConf.to_container(config, resolve=True))
     check_targets({key: plain[key] for key in ("model", "data", "trainer", "logger", "callbacks", record.block)})

@@ -9,6 +9,7 @@ from lightning_rlhf.data.formats import Message
 from lightning_rlhf.data.kinds import Conversation
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.data.serving import served_otherwise
+from lightning_rlhf.data.thoughts import without_thought
 from lightning_rlhf.errors import UserError
 
 QUESTION = Message(role="user", content="Is that so?")
@@ -24,7 +25,9 @@ def special_tokens(renderer: Renderer) -> Finding:
     added = tokenizer.added_tokens_decoder
     answer = renderer.conversation([QUESTION, _ANSWER], loss_on="last")
     learnt = [token for token, counts in zip(*answer, strict=True) if counts]
-    unknown = [added[token].content for token in learnt if token in added and token not in stops]
+    # The marks of a thought stand before the text of the answer, and end nothing.
+    text = next(n for n in reversed(range(len(learnt))) if n == 0 or _ANSWER["content"] in tokenizer.decode(learnt[n:]))
+    unknown = [added[token].content for token in learnt[text:] if token in added and token not in stops]
     return judged(
         "stop tokens",
         not unknown,
@@ -114,7 +117,8 @@ def template_round_trip(renderer: Renderer, prompts: Sequence[list[Message]]) ->
             return Finding(check, "error", str(error), remedy)
         if whole.ids[: len(ids)] != ids:
             return Finding(check, "error", f"a prompt is not the beginning of its conversation: {prompt}", remedy)
-        answer = renderer.decode(whole.ids[len(ids) :])
+        # The template may put an empty thought before the answer.
+        answer = without_thought(renderer.decode(whole.ids[len(ids) :]))
         if answer != _ANSWER["content"]:
             return Finding(check, "error", f"the answer {_ANSWER['content']!r} comes back as {answer!r}", remedy)
     return Finding(check, "ok", f"renders, and answers come back unchanged ({len(prompts)} tried)")

@@ -5,17 +5,17 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import hydra
-from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lightning_rlhf.assembly.changed_settings import check_same_stages
-from lightning_rlhf.assembly.going_on import goes_on_in, with_earlier_overrides
+from lightning_rlhf.assembly.command_line import completed
+from lightning_rlhf.assembly.going_on import goes_on_in
 from lightning_rlhf.assembly.interrupted import leave
 from lightning_rlhf.assembly.overrides import check_command_line
-from lightning_rlhf.assembly.run_folder import accounted_for, agreed_time, dry_run_folder, removed_at_end
-from lightning_rlhf.assembly.sweep_overrides import of_stages, without_idle
+from lightning_rlhf.assembly.run_folder import accounted_for, removed_at_end
+from lightning_rlhf.assembly.sweep_overrides import of_stages
 from lightning_rlhf.cli.app import exit_codes, run_app
 from lightning_rlhf.console import print_messages
 from lightning_rlhf.distributed.launcher_watch import end_with_launcher, obey_signals, put_off_signals
@@ -24,28 +24,26 @@ from lightning_rlhf.distributed.launcher_watch import end_with_launcher, obey_si
 @hydra.main(version_base="1.3", config_path="pkg://lightning_rlhf.conf", config_name="train")
 def _app(config: DictConfig) -> None:
     hydra_config = HydraConfig.get()
-    overrides = list(hydra_config.overrides.task)
+    folder, overrides = Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task)
     if hydra_config.mode == RunMode.MULTIRUN:
         overrides = of_stages(overrides, config.stages)
         # Lightning starts the other processes of a node with these arguments, so they must be those of this job and not
         # those of the sweep.
         sys.argv[1:] = overrides
         # Hydra reports the error of a job when all jobs have ended.
-        with accounted_for(Path(hydra_config.runtime.output_dir), list(config.stages), keep=True):
-            _train(config, hydra_config, overrides)
+        with accounted_for(folder, list(config.stages), keep=True):
+            _train(config, folder, overrides)
     else:
-        folder = Path(hydra_config.runtime.output_dir)
         with exit_codes(), accounted_for(folder, list(config.stages), keep=goes_on_in(config, folder)):
-            _train(config, hydra_config, overrides)
+            _train(config, folder, overrides)
 
 
-def _train(config: DictConfig, hydra_config: HydraConf, overrides: list[str]) -> None:
-    folder = Path(hydra_config.runtime.output_dir)
+def _train(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     try:
         obey_signals()
         with removed_at_end(folder) if config.dry_run else nullcontext():
             check_same_stages(config)
-            check_command_line(config, overrides, hydra_config.runtime.choices)
+            check_command_line(config, overrides, HydraConfig.get().runtime.choices)
             # Importing torch and Lightning takes seconds, so the configuration is checked first.
             from lightning_rlhf.assembly.dry_run import rehearse
             from lightning_rlhf.assembly.run import run
@@ -59,9 +57,7 @@ def _train(config: DictConfig, hydra_config: HydraConf, overrides: list[str]) ->
     except KeyboardInterrupt as error:
         if config.dry_run:
             raise
-        # The installed program puts the file of the command into argv.
-        program = ["python", "train.py"] if Path(sys.argv[0]).parent.name != "cli" else ["lightning-rlhf", "train"]
-        leave(folder, list(config.stages), config.seed, error, program, sys.argv[1:])
+        leave(folder, list(config.stages), config.seed, error)
     finally:
         put_off_signals()
 
@@ -70,17 +66,7 @@ def main() -> None:
     """Entry point of the command."""
     end_with_launcher()
     with exit_codes():
-        sys.argv[1:] = with_earlier_overrides(sys.argv[1:])
-        sys.argv[1:], notes = without_idle(sys.argv[1:])
-        agreed = agreed_time()
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
-    if agreed is not None:
-        # Comes first, so that an override of the user wins.
-        sys.argv.insert(1, "hydra.run.dir=outputs/${hydra:runtime.choices.stage}/" + agreed)
-    if "dry_run=true" in map(str.lower, sys.argv):
-        with exit_codes():
-            sys.argv += dry_run_folder(sys.argv, agreed or "${now:%Y-%m-%d}_${now:%H-%M-%S}")
+        sys.argv[1:] = completed(sys.argv[1:])
     run_app(_start)
 
 

@@ -8,12 +8,14 @@ if TYPE_CHECKING:
     from lightning_rlhf.data.prompts import PromptDataModule
     from lightning_rlhf.data.render import Renderer
     from lightning_rlhf.data.sft import SFTDataModule
+    from lightning_rlhf.data.splits import Reading
 
-__all__ = ["PreferenceDataModule", "PromptDataModule", "Renderer", "SFTDataModule"]
+__all__ = ["PreferenceDataModule", "PromptDataModule", "Reading", "Renderer", "SFTDataModule"]
 
 _HOME = {
     "PreferenceDataModule": "preference",
     "PromptDataModule": "prompts",
+    "Reading": "splits",
     "Renderer": "render",
     "SFTDataModule": "sft",
 }

@@ -1,7 +1,8 @@
 """Encodes many texts at a time, each cut into pieces; the ids are those that a tokenizer makes of the whole text."""
 
+import re
 from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -11,6 +12,25 @@ CUT = "\ufdd0"
 contain it."""
 
 _Ids = list[int]
+
+
+def control_tokens(tokenizer: "PreTrainedTokenizerBase", stop_ids: Sequence[int]) -> re.Pattern[str]:
+    """Returns a pattern of the control tokens that can be split, which are those of two or more characters."""
+    added = tokenizer.added_tokens_decoder.items()
+    texts = {token.content for number, token in added if token.special or number in stop_ids}
+    longest_first = sorted((text for text in texts if len(text) > 1), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+
+
+def as_text(value: Any, control: re.Pattern[str]) -> Any:
+    """Splits the control tokens in all texts of a value, so that they become the tokens of their characters."""
+    if isinstance(value, str):
+        return control.sub(lambda found: found[0][0] + CUT + found[0][1:], value)
+    if isinstance(value, list):
+        return [as_text(item, control) for item in value]
+    if isinstance(value, dict):
+        return {key: as_text(item, control) for key, item in value.items()}
+    return value
 
 
 class PieceEncoder:

@@ -1,114 +1,57 @@
-"""Reads rows from files, folders, package resources and Hugging Face data sets, one at a time.
+"""Reads the rows of a file, one at a time.
 
-Every problem with a file raises one `UserError`, which names the file and the line.
+A row that cannot be read is a `WrongRow` in its place. A file that cannot be read any further raises a `UserError`,
+which names the file and the line.
 """
 
 import csv
 import gzip
 import json
 import zlib
-from collections.abc import Iterable, Iterator
-from importlib import resources
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from lightning_rlhf.data.faults import WrongRow
+from lightning_rlhf.data.folders import SUFFIXES
 from lightning_rlhf.errors import UserError
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    import pyarrow as pa
 
 Row = dict[str, Any]
 """A row of data: its values by the names of the columns."""
+Placed = tuple[Row | WrongRow, str]
+"""A row, or what is wrong with it, and its place for messages: `train.jsonl:12` for files of lines, otherwise
+`train.parquet, row 7`."""
 T = TypeVar("T")
 
-_TEXT_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv")
-_SUFFIXES = (*_TEXT_SUFFIXES, *(f"{suffix}.gz" for suffix in _TEXT_SUFFIXES), ".parquet")
-_PATH_STARTS = ("/", "./", "../", "~")
-_PACKAGE_SCHEME = "pkg://"
 _LONGEST_CELL = 2**31 - 1
 """The largest limit that Python's csv module accepts on every platform, in characters."""
 
 
-def read_rows(path: str, *, split: str = "train") -> Iterator[tuple[Row, str]]:
-    """Yields the rows of a data set, each with its place.
+def read_file(file: Path) -> Iterator[Placed]:
+    """Yields the rows of a file.
 
-    JSONL, CSV, Parquet and data sets on disk are streamed; a `.json` file is read as a whole.
+    JSONL, CSV and Parquet are streamed; a `.json` file is read as a whole.
 
     Args:
-        path: One of
-            - a file: `.json` (a list of objects, or `{"data": [...]}`), `.jsonl`, `.ndjson`, `.csv`, each also with
-              `.gz`, or `.parquet`;
-            - a folder of such files, read in the order of their names, or one written by `datasets.save_to_disk`;
-            - `pkg://package.name/file`, a file inside an installed package;
-            - the name of a Hugging Face data set, if there is no such file and it does not look like a file.
-        split: Split of a Hugging Face data set to read; files have no splits.
-
-    Yields:
-        A row, and its place for messages: `train.jsonl:12` for files of lines, otherwise `train.parquet, row 7`.
+        file: `.json` (a list of objects, or `{"data": [...]}`), `.jsonl`, `.ndjson`, `.csv`, each also with `.gz`, or
+            `.parquet`.
 
     Raises:
-        UserError: If the data do not exist, are damaged, or have no rows.
+        UserError: If the file is damaged or of no known kind, or has no rows.
     """
-    files = local_files(path)
-    if files is None:
-        yield from _not_empty(numbered(load_hub(path, split), path), path)
-    elif _is_saved(folder := Path(path).expanduser()):
-        yield from _read_saved(folder, split)
-    else:
-        for file in files:
-            yield from _read_file(file)
-
-
-def local_files(path: str) -> list[Path] | None:
-    """Returns the files of a path in the order of reading; None if it is the name of a Hugging Face data set.
-
-    Raises:
-        UserError: If there are no such files.
-    """
-    if path.startswith(_PACKAGE_SCHEME):
-        return [_resource(path)]
-    local = Path(path).expanduser()
-    if _is_saved(local):
-        return sorted(file for file in local.rglob("*") if file.is_file())
-    if local.is_dir():
-        files = sorted(file for file in local.iterdir() if file.is_file() and file.name.lower().endswith(_SUFFIXES))
-        if not files:
-            raise UserError(f"data folder '{local}' holds no file of a known kind ({', '.join(_SUFFIXES)})")
-        return files
-    if local.exists():
-        return [local]
-    if path.startswith(_PATH_STARTS) or path.lower().endswith(_SUFFIXES):
-        raise UserError(f"data file '{path}' does not exist (looked at {local.absolute()})")
-    return None
-
-
-def _is_saved(folder: Path) -> bool:
-    """Checks whether a folder was written by `save_to_disk` of `datasets`."""
-    return (folder / "dataset_dict.json").exists() or (folder / "state.json").exists()
-
-
-def _resource(path: str) -> Path:
-    package, _, name = path.removeprefix(_PACKAGE_SCHEME).partition("/")
-    try:
-        resource = resources.files(package).joinpath(name)
-    except (ModuleNotFoundError, ValueError, TypeError) as error:
-        raise UserError(f"data file '{path}': there is no installed package '{package}'") from error
-    if not name or not resource.is_file():
-        raise UserError(f"data file '{path}' does not exist (looked at {resource})")
-    # Installed packages are not zipped, so the resource is a file.
-    return Path(str(resource))
-
-
-def _read_file(file: Path) -> Iterator[tuple[Row, str]]:
     suffix = Path(file.name.lower().removesuffix(".gz")).suffix
     readers = {".json": _read_json, ".jsonl": _read_lines, ".ndjson": _read_lines, ".csv": _read_csv}
     reader = _read_parquet if file.suffix.lower() == ".parquet" else readers.get(suffix)
     if reader is None:
-        raise UserError(f"data file '{file}' is of no known kind; its name must end in one of {', '.join(_SUFFIXES)}")
-    yield from _not_empty(reader(file), str(file))
+        raise UserError(f"data file '{file}' is of no known kind; its name must end in one of {', '.join(SUFFIXES)}")
+    yield from not_empty(reader(file), str(file))
 
 
-def _not_empty(rows: Iterable[tuple[Row, str]], name: str) -> Iterator[tuple[Row, str]]:
+def not_empty(rows: Iterable[T], name: str) -> Iterator[T]:
+    """Yields rows; raises `UserError` if there are none."""
     row = None
     for row in rows:
         yield row
@@ -116,42 +59,68 @@ def _not_empty(rows: Iterable[tuple[Row, str]], name: str) -> Iterator[tuple[Row
         raise UserError(f"data '{name}' holds no rows")
 
 
-def _text_lines(file: Path) -> Iterator[str]:
-    """Decodes a file line by line, so that errors can name the line."""
+def _lines(file: Path) -> Iterator[bytes]:
     number = 0
     try:
         with gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb") as stream:
             for line in stream:
                 number += 1
-                # Some editors start a file with a byte order mark, which is not part of the data.
-                yield line.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file.name}:{number}: not valid UTF-8 ({error.reason} at byte {error.start})") from error
+                yield line
     except (EOFError, zlib.error) as error:
         raise UserError(f"{file.name}:{number + 1}: the gzip file is truncated or damaged ({error})") from error
     except OSError as error:
         raise UserError(f"data file '{file}' cannot be read: {error}") from error
 
 
-def _object(value: object, source: str) -> Row:
+def _decoded(line: bytes) -> str:
+    try:
+        # Some editors start a file with a byte order mark, which is not part of the data.
+        return line.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise WrongRow(f"not valid UTF-8 ({error.reason} at byte {error.start})") from error
+
+
+def _text_lines(file: Path) -> Iterator[str]:
+    """Decodes a file in which a row may have several lines; errors name the line."""
+    for number, line in enumerate(_lines(file), start=1):
+        try:
+            yield _decoded(line)
+        except WrongRow as error:
+            raise UserError(f"{file.name}:{number}: {error}") from error
+
+
+def _object(value: object) -> Row:
     if not isinstance(value, dict):
-        raise UserError(f"{source}: expected a JSON object, found {json.dumps(value)[:60]}")
+        raise WrongRow(f"expected a JSON object, found {json.dumps(value)[:60]}")
     return value
 
 
-def _read_lines(file: Path) -> Iterator[tuple[Row, str]]:
-    for number, line in enumerate(_text_lines(file), start=1):
-        if not line.strip():
-            continue
-        source = f"{file.name}:{number}"
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{source}: not valid JSON ({error}), found {line.strip()[:60]!r}") from error
-        yield _object(value, source), source
+def _read_lines(file: Path) -> Iterator[Placed]:
+    for number, line in enumerate(_lines(file), start=1):
+        if line.strip():
+            yield _caught(_row_of_line, line), f"{file.name}:{number}"
 
 
-def _read_json(file: Path) -> Iterator[tuple[Row, str]]:
+def _row_of_line(line: bytes) -> Row:
+    text = _decoded(line)
+    try:
+        return _object(json.loads(text))
+    except RecursionError as error:
+        raise WrongRow("the row is nested too deeply") from error
+    except ValueError as error:
+        if isinstance(error, WrongRow):
+            raise
+        raise WrongRow(f"not valid JSON ({error}), found {text.strip()[:60]!r}") from error
+
+
+def _caught(function: Callable[[T], Row], value: T) -> Row | WrongRow:
+    try:
+        return function(value)
+    except WrongRow as error:
+        return error
+
+
+def _read_json(file: Path) -> Iterator[Placed]:
     text = "".join(_text_lines(file))
     if not text.strip():
         return
@@ -166,11 +135,10 @@ def _read_json(file: Path) -> Iterator[tuple[Row, str]]:
     if not isinstance(rows, list):
         raise UserError(f'{file.name}: expected a list of objects, or {{"data": [...]}}, found {text.strip()[:60]!r}')
     for number, row in enumerate(rows, start=1):
-        source = f"{file.name}, row {number}"
-        yield _object(row, source), source
+        yield _caught(_object, row), f"{file.name}, row {number}"
 
 
-def _read_csv(file: Path) -> Iterator[tuple[Row, str]]:
+def _read_csv(file: Path) -> Iterator[Placed]:
     # Python's default refuses cells of more than 131,072 characters, and the limit holds for the whole process.
     csv.field_size_limit(_LONGEST_CELL)
     reader = csv.reader(_text_lines(file), strict=True)
@@ -187,14 +155,15 @@ def _read_csv(file: Path) -> Iterator[tuple[Row, str]]:
                 if len(set(header)) != len(header):
                     raise UserError(f"{source}: the header names a column twice: {', '.join(header)}")
                 continue
-            if len(cells) != len(header):
-                raise UserError(f"{source}: found {len(cells)} columns, expected {len(header)} as in the header")
-            yield dict(zip(header, cells, strict=True)), source
+            if len(cells) == len(header):
+                yield dict(zip(header, cells, strict=True)), source
+            else:
+                yield WrongRow(f"found {len(cells)} columns, expected {len(header)} as in the header"), source
     except csv.Error as error:
         raise UserError(f"{file.name}:{end + 1}: not valid CSV ({error})") from error
 
 
-def _read_parquet(file: Path) -> Iterator[tuple[Row, str]]:
+def _read_parquet(file: Path) -> Iterator[Placed]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -202,42 +171,29 @@ def _read_parquet(file: Path) -> Iterator[tuple[Row, str]]:
     try:
         with pq.ParquetFile(file) as parquet:
             for batch in parquet.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
+                for row in _rows_of_batch(batch):
                     number += 1
                     yield row, f"{file.name}, row {number}"
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file.name}, row {number + 1}: not valid Parquet ({_first_line(error)})") from error
+        raise UserError(f"{file.name}, row {number + 1}: not valid Parquet ({first_line(error)})") from error
 
 
-def _read_saved(folder: Path, split: str) -> Iterator[tuple[Row, str]]:
-    from datasets import DatasetDict, load_from_disk
-
+def _rows_of_batch(batch: "pa.RecordBatch") -> Iterator[Row | WrongRow]:
     try:
-        data = load_from_disk(folder)
-    except Exception as error:  # damaged folders raise anything from KeyError to ArrowInvalid
-        raise UserError(f"data folder '{folder}' cannot be read: {_first_line(error)}") from error
-    if isinstance(data, DatasetDict):
-        if split not in data:
-            raise UserError(f"data folder '{folder}' has no split '{split}', only {', '.join(map(repr, data))}")
-        data = data[split]
-    yield from _not_empty(numbered(data, folder.name), str(folder))
+        yield from batch.to_pylist()
+    except (ValueError, OverflowError):
+        # Text that is not UTF-8, or a date that Python cannot represent, in at least one of the rows.
+        yield from (_caught(_row_of_slice, batch.slice(place, 1)) for place in range(len(batch)))
 
 
-def load_hub(name: str, split: str) -> "Dataset":
-    """Loads a Hugging Face data set.
-
-    Raises:
-        UserError: If it cannot be loaded.
-    """
-    from datasets import load_dataset
-
-    try:
-        return load_dataset(name, split=split)
-    except Exception as error:  # the hub's failures have no common class
-        raise UserError(
-            f"data '{name}' is no file or folder (looked at {Path(name).absolute()}), "
-            f"and as a Hugging Face data set it cannot be loaded: {_first_line(error)}"
-        ) from error
+def _row_of_slice(row: "pa.RecordBatch") -> Row:
+    found: Row = {}
+    for name, column in zip(row.schema.names, row.columns, strict=True):
+        try:
+            found[name] = column[0].as_py()
+        except (ValueError, OverflowError) as error:
+            raise WrongRow(f"field '{name}' cannot be read ({first_line(error)})") from error
+    return found
 
 
 def numbered(rows: Iterable[T], name: str) -> Iterator[tuple[T, str]]:
@@ -246,5 +202,6 @@ def numbered(rows: Iterable[T], name: str) -> Iterator[tuple[T, str]]:
         yield row, f"{name}, row {number}"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Returns the first line of an error's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -7,7 +7,8 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from lightning_rlhf.data.formats import Need, OnError, Record, records_of
+from lightning_rlhf.data.faults import OnError, Report
+from lightning_rlhf.data.formats import Need, Record, records_of
 from lightning_rlhf.data.render import Rendered, Renderer
 from lightning_rlhf.data.rows import Rows
 from lightning_rlhf.data.sources import Source
@@ -27,19 +28,21 @@ class Kind(Generic[Row]):
 
     Attributes:
         name: Name of the kind and its settings; kinds with different tables have different names.
-        records: Function that reads the records of data. It appends a message about each invalid row to a list, and
-            raises an error or skips the row.
+        records: Function that reads the records of data. It reports each invalid row, and raises an error at the end or
+            skips the row.
         schema: The type of each column.
         render: Function that makes the columns of many records; its result has an error for a record that cannot be
             rendered.
         make: Function that makes a row from its columns, which are its parameters; lists are arrays.
+        every_answer: Whether every answer of a conversation is to be learnt.
     """
 
     name: str
-    records: Callable[[Source, list[str], OnError], Iterator[Record]]
+    records: Callable[[Source, Report, OnError], Iterator[Record]]
     schema: Mapping[str, pa.DataType | str]
     render: Callable[[Renderer, Sequence[Record]], Sequence[Columns | UserError]]
     make: Callable[..., Row]
+    every_answer: bool = False
 
     @property
     def keeps_columns(self) -> bool:
@@ -58,9 +61,9 @@ class Kind(Generic[Row]):
         return pa.Table.from_pylist(list(rows), schema=pa.schema(list(types.items())))
 
 
-def records_with(need: Need) -> Callable[[Source, list[str], OnError], Iterator[Record]]:
+def records_with(need: Need) -> Callable[[Source, Report, OnError], Iterator[Record]]:
     """Returns a function that reads records in any known layout; every record must contain `need`."""
-    return lambda source, skipped, on_error: records_of(source, need=need, skipped=skipped, on_error=on_error)
+    return lambda source, report, on_error: records_of(source, need=need, report=report, on_error=on_error)
 
 
 class Conversation(NamedTuple):
@@ -97,8 +100,10 @@ def stretches(mask: Sequence[bool]) -> list[int]:
 
 def conversations(
     name: str,
-    records: Callable[[Source, list[str], OnError], Iterator[Record]],
+    records: Callable[[Source, Report, OnError], Iterator[Record]],
     render: Callable[[Renderer, Sequence[Record]], Sequence[Rendered | UserError]],
+    *,
+    every_answer: bool = False,
 ) -> Kind[Conversation]:
     """Makes a kind whose rows are conversations."""
     return Kind(
@@ -109,15 +114,27 @@ def conversations(
             one if isinstance(one, UserError) else conversation_columns(one) for one in render(renderer, some)
         ],
         conversation_row,
+        every_answer,
     )
 
 
-def demonstrations(loss_on: Literal["all", "last"] = "all") -> Kind[Conversation]:
-    """Makes the kind of conversations whose answers, all or only the last, are to be imitated."""
+def demonstrations(loss_on: Literal["all", "last"] = "all", *, learn_reasoning: bool = True) -> Kind[Conversation]:
+    """Makes the kind of conversations whose answers, all or only the last, are to be imitated.
+
+    Args:
+        loss_on: Whether all answers are learnt, or only the last.
+        learn_reasoning: Whether the thoughts of the answers are learnt.
+    """
     return conversations(
-        f"demonstrations, {loss_on}",
+        f"demonstrations, {loss_on}{'' if learn_reasoning else ' without thoughts'}",
         records_with("completion"),
-        lambda renderer, records: renderer.conversations([record.messages for record in records], loss_on),
+        lambda renderer, records: renderer.conversations(
+            [record.messages for record in records],
+            loss_on,
+            [record.tools for record in records],
+            learn_reasoning=learn_reasoning,
+        ),
+        every_answer=loss_on == "all",
     )
 
 

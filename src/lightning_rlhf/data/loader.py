@@ -18,18 +18,21 @@ class MinibatchLoader(Generic[Row, Batch]):
     """Yields this rank's micro-batches of each global minibatch; one pass is an epoch.
 
     `minibatch_size` is the number of sequences of one optimizer step, over all ranks and accumulated parts; if there
-    are fewer rows, it is as large as they allow. Every epoch has a new order; rows that do not fill a minibatch are
-    left for the next epoch. Checkpoints contain the epoch and the position in it, so a resumed run reads the rows that
-    it would have read without the interruption.
+    are fewer rows, it is as large as they allow. Every epoch has a new order. The rows that do not fill a minibatch are
+    the last, smaller minibatch, which all ranks and parts share too: they are filled up with rows that do not count,
+    and the loss is divided by those that do. With `drop_last`, such rows are left for the next epoch. Checkpoints
+    contain the epoch and the position in it, so a resumed run reads the rows that it would have read without the
+    interruption.
     """
 
     def __init__(
         self,
         rows: Sequence[Row],
-        collate: Callable[[list[Row], int], Batch],
+        collate: Callable[[list[Row], list[bool], int], Batch],
         sizes: np.ndarray,
         *,
         minibatch_size: int,
+        drop_last: bool = False,
         trainer: Trainer,
         seed: int,
     ) -> None:
@@ -37,9 +40,11 @@ class MinibatchLoader(Generic[Row, Batch]):
 
         Args:
             rows: The data set.
-            collate: Function that makes a batch of some rows, given the size of their whole minibatch.
+            collate: Function that makes a batch of some rows, and is told which of them count, and the size of their
+                whole minibatch.
             sizes: (rows,) contribution of each row to the size of its minibatch: 1, or its number of tokens.
             minibatch_size: Number of sequences of each optimizer step.
+            drop_last: Whether an epoch leaves out the rows that do not fill a minibatch.
             trainer: Knows how many ranks and accumulated parts share a minibatch.
             seed: Seed of the order.
 
@@ -48,11 +53,13 @@ class MinibatchLoader(Generic[Row, Batch]):
         """
         self.rows, self.collate, self.sizes, self.seed = rows, collate, sizes, seed
         self.shares = Shares.of(filled(minibatch_size, len(rows), shares_of(trainer)), trainer)
+        self.drop_last = drop_last
         self.epoch = self.position = 0
 
     def __len__(self) -> int:
         """Number of micro-batches of an epoch, on each rank."""
-        return len(self.rows) // self.shares.minibatch_size * self.shares.num_parts
+        whole, rest = divmod(len(self.rows), self.shares.minibatch_size)
+        return (whole + (rest > 0 and not self.drop_last)) * self.shares.num_parts
 
     def __iter__(self) -> Iterator[Batch]:
         """Starts or continues an epoch; the position does not change before the first batch is requested."""
@@ -63,9 +70,10 @@ class MinibatchLoader(Generic[Row, Batch]):
             number, part = self.shares.place(self.position)
             minibatch = self.shares.minibatch(order, number)
             self.position += 1
-            yield self.collate(
-                [self.rows[i] for i in self.shares.mine(minibatch, part)], int(self.sizes[minibatch].sum())
-            )
+            mine = self.shares.mine(minibatch, part)
+            fillers = self.shares.width(minibatch) - len(mine)
+            rows = [self.rows[i] for i in (*mine, *minibatch[-1:] * fillers)]
+            yield self.collate(rows, [True] * len(mine) + [False] * fillers, int(self.sizes[minibatch].sum()))
 
     def progress(self) -> dict[str, int]:
         """Returns the position in rows of the epoch, and the sizes on which the order of rows depends."""

@@ -40,7 +40,8 @@ def cut_at_end(conversation: Rendered) -> Rendered:
 
 def _render_pairs(renderer: Renderer, records: Sequence[Record]) -> list[Columns | UserError]:
     texts = chain.from_iterable((record.messages, record.rejected or []) for record in records)
-    rendered = iter(renderer.conversations(list(texts), "last"))
+    tools = [record.tools for record in records for _ in range(2)]
+    rendered = iter(renderer.conversations(list(texts), "last", tools))
     return [
         _columns(record, {"chosen": next(rendered), "rejected": next(rendered)}, {"margin": record.margin or 0.0})
         for record in records
@@ -48,7 +49,9 @@ def _render_pairs(renderer: Renderer, records: Sequence[Record]) -> list[Columns
 
 
 def _render_scores(renderer: Renderer, records: Sequence[Record]) -> list[Columns | UserError]:
-    rendered = renderer.conversations([record.messages for record in records], "last")
+    rendered = renderer.conversations(
+        [record.messages for record in records], "last", [record.tools for record in records]
+    )
     return [
         _columns(record, {"chosen": one}, {"score": record.score})
         for record, one in zip(records, rendered, strict=True)

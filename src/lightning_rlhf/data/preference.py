@@ -14,11 +14,12 @@ from lightning_rlhf.data.loader import MinibatchLoader, OrderedLoader
 from lightning_rlhf.data.module import ResumableDataModule
 from lightning_rlhf.data.pairs import PAIRS, SCORES, Pair, Scored, prompt_of
 from lightning_rlhf.data.prompts import Prompt, prompt_loader, read_prompts
-from lightning_rlhf.data.reading import fitting, read_split
+from lightning_rlhf.data.reading import fitting, read_split, tell_epoch
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.data.rows import Rows
 from lightning_rlhf.data.shares import filled, shares_of
 from lightning_rlhf.data.sources import Data
+from lightning_rlhf.data.splits import Reading
 
 
 class PreferenceDataModule(ResumableDataModule):
@@ -41,6 +42,8 @@ class PreferenceDataModule(ResumableDataModule):
         prompts_held_out: Data | None = None,
         max_length: int = 1024,
         on_error: Literal["raise", "skip"] = "raise",
+        reading: Reading | None = None,
+        drop_last: bool = False,
         seed: int = 0,
     ) -> None:
         """Stores the settings; nothing is read before `setup`.
@@ -52,13 +55,17 @@ class PreferenceDataModule(ResumableDataModule):
             objective: `pairwise` to learn from pairs, `regression` to learn from scores.
             minibatch_size: Number of pairs or scored answers of each optimizer step, over all processes and accumulated
                 parts; smaller if there are fewer rows.
-            val_path: Held-out rows; if None, the rows of `val_fraction` of the prompts are held out.
+            val_path: Held-out rows; if None, the split of the data for validation or tests, or else the rows of
+                `val_fraction` of the prompts.
             val_fraction: Share of the prompts to hold out; at least one is.
             val_batch_size: Number of pairs, scored answers or prompts that each process validates at a time.
             answer_prompts: Whether the model answers prompts during validation.
             prompts_held_out: Prompts to answer; if None, the prompts of the held-out rows.
             max_length: Length limit of a prompt with an answer, in tokens; longer rows are skipped and counted.
             on_error: Whether an invalid row raises an error, or is skipped and counted.
+            reading: Which part of the data is read, and what its fields are called.
+            drop_last: Whether an epoch leaves out the rows that do not fill a minibatch, rather than making a smaller
+                one of them.
             seed: Seed of the order of the rows.
         """
         super().__init__()
@@ -66,6 +73,7 @@ class PreferenceDataModule(ResumableDataModule):
         self.minibatch_size, self.val_path, self.val_fraction = minibatch_size, val_path, val_fraction
         self.val_batch_size, self.max_length, self.on_error = val_batch_size, max_length, on_error
         self.answer_prompts, self.prompts_held_out = answer_prompts, prompts_held_out
+        self.reading, self.drop_last = reading or Reading(), drop_last
         self.train_rows: Rows[Pair | Scored]
 
     def setup(self, stage: str) -> None:
@@ -81,15 +89,19 @@ class PreferenceDataModule(ResumableDataModule):
             val_fraction=self.val_fraction,
             max_length=self.max_length,
             on_error=self.on_error,
+            reading=self.reading,
         )
         rows = fitting(*train, self.max_length)
         self.minibatch_size = filled(self.minibatch_size, len(rows), shares_of(self.trainer))
         self.val_rows = fitting(*held_out, self.max_length)
         self.prompts: Sequence[Prompt] = ()
         if self.answer_prompts and self.prompts_held_out is not None:
-            self.prompts = read_prompts(self.prompts_held_out, self.renderer, self.max_length, self.on_error)
+            self.prompts = read_prompts(
+                self.prompts_held_out, self.renderer, self.max_length, self.on_error, self.reading
+            )
         elif self.answer_prompts:
             self.prompts = self._prompts(*held_out)
+        tell_epoch(len(rows), len(self.val_rows), self.minibatch_size, drop_last=self.drop_last)
         self._all_train = train
         self.train_rows = rows
 
@@ -115,6 +127,7 @@ class PreferenceDataModule(ResumableDataModule):
             self._collate,
             np.ones(len(self.train_rows), dtype=int),
             minibatch_size=self.minibatch_size,
+            drop_last=self.drop_last,
             trainer=self.attached_trainer,
             seed=self.seed,
         )
@@ -123,16 +136,16 @@ class PreferenceDataModule(ResumableDataModule):
         """Makes the loaders of held-out rows in order, and of prompts to answer if there are any."""
 
         def collate(places: list[int], count: list[bool]) -> PairBatch | ScoreBatch:
-            batch = self._collate([self.val_rows[i] for i in places], len(places))
-            return batch._replace(weight=torch.tensor(count, dtype=torch.float))
+            return self._collate([self.val_rows[i] for i in places], count, len(places))
 
         rows = OrderedLoader(len(self.val_rows), collate, batch_size=self.val_batch_size, trainer=self.attached_trainer)
         if not self.prompts:
             return [rows]
         return [rows, prompt_loader(self.prompts, self.val_batch_size, self.attached_trainer)]
 
-    def _collate(self, rows: list, count: int) -> PairBatch | ScoreBatch:
-        return collate_scores(rows, count) if self.objective == "regression" else collate_pairs(rows, count)
+    def _collate(self, rows: list, count: list[bool], num_rows: int) -> PairBatch | ScoreBatch:
+        make = collate_scores if self.objective == "regression" else collate_pairs
+        return make(rows, num_rows)._replace(weight=torch.tensor(count, dtype=torch.float))
 
 
 def collate_pairs(pairs: Sequence[Pair], num_pairs: int) -> PairBatch:

@@ -6,7 +6,8 @@ at any time.
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache, partial
 from importlib.metadata import version
@@ -18,8 +19,10 @@ import numpy as np
 import pyarrow as pa
 
 from lightning_rlhf.data.cache import kept
-from lightning_rlhf.data.formats import OnError, OtherColumns, Record
-from lightning_rlhf.data.kinds import Kind
+from lightning_rlhf.data.faults import OnError, Report, WrongRow
+from lightning_rlhf.data.for_template import for_template
+from lightning_rlhf.data.formats import OtherColumns, Record
+from lightning_rlhf.data.kinds import Columns, Kind
 from lightning_rlhf.data.mapping import BATCH, map_file, read_mapped
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.data.rows import Rows
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 
 Row = TypeVar("Row")
 
+_REPORT = "report.json"
+_REFUSED = "refused"
 _RECORDS = pa.schema({"position": pa.float64(), "record": pa.string()})
 
 
@@ -43,20 +48,22 @@ class Prepared(Generic[Row]):
         name: Name of the data in messages.
         rows: All valid rows, including long ones.
         positions: (rows,) `position` of the prompt of each row, for the split.
-        skipped: Messages about the skipped rows.
+        report: How many rows were read, which of them were skipped, and what was done to the others.
+        others: Splits of the data that were not read.
     """
 
     name: str
     rows: Rows[Row]
     positions: np.ndarray
-    skipped: list[str]
+    report: Report
+    others: Sequence[str]
 
 
-def prepare(data: Data, kind: Kind[Row], renderer: Renderer, on_error: OnError) -> Prepared[Row]:
+def prepare(data: Data | Source, kind: Kind[Row], renderer: Renderer, on_error: OnError) -> Prepared[Row]:
     """Makes the rows of data.
 
     Args:
-        data: Path, name or rows.
+        data: A source, or a path, name or rows.
         kind: The kind of rows to make.
         renderer: Turns texts into tokens.
         on_error: Whether an invalid row raises an error, or is skipped and counted.
@@ -64,20 +71,21 @@ def prepare(data: Data, kind: Kind[Row], renderer: Renderer, on_error: OnError) 
     Raises:
         UserError: If the data cannot be read or rendered; the message names the place of the problem.
     """
-    source = source_of(data)
+    source = data if isinstance(data, Source) else source_of(data)
     # Columns that JSON cannot represent are kept in memory, by the index of the record. The table is not cached then.
     beyond: dict[int, OtherColumns] = {}
-    table, skipped = kept(
+    table, report = kept(
         _key(source, kind, renderer, on_error),
         lambda folder: _write(folder, source, kind, renderer, on_error, beyond),
         _read,
     )
-    rows = Rows(table, kind.make, beyond=beyond)
-    return Prepared(source.name, rows, rows.numbers("position"), skipped)
+    rows = Rows(table, kind.make, np.flatnonzero(table[_REFUSED].is_null().to_numpy()), beyond)
+    return Prepared(source.name, rows, rows.numbers("position"), report, source.others)
 
 
-def _read(folder: Path) -> tuple[pa.Table, list[str]]:
-    return read_mapped(folder), json.loads((folder / "skipped.json").read_text(encoding="utf-8"))
+def _read(folder: Path) -> tuple[pa.Table, Report]:
+    report = json.loads((folder / _REPORT).read_text(encoding="utf-8"))
+    return read_mapped(folder), Report(**{**report, "notes": Counter(report["notes"])})
 
 
 def _write(
@@ -90,16 +98,37 @@ def _write(
 ) -> bool:
     """Writes the table, and returns whether it may be cached."""
     folder.mkdir(parents=True)
-    skipped: list[str] = []
+    report = Report()
     texts = folder / "records"
-    count = _write_records(texts, kind.records(source, skipped, on_error), beyond if kind.keeps_columns else None)
+    records = _for_template(kind, kind.records(source, report, on_error), renderer, report)
+    count = _write_records(texts, records, beyond if kind.keeps_columns else None)
     # The largest id is used instead of the number of tokens, since ids may have gaps.
     vocabulary = 1 + max(renderer.tokenizer.get_vocab().values())
     render = partial(_rendered, kind=kind, renderer=renderer, vocabulary=vocabulary)
     map_file(texts, folder, render, count=count, title=f"tokenizing {source.name}")
     texts.unlink()
-    (folder / "skipped.json").write_text(json.dumps(skipped), encoding="utf-8")
+    # What the chat template refuses is known only after rendering.
+    report.skipped += read_mapped(folder)[_REFUSED].drop_null().to_pylist()
+    report.check(source.name, on_error)
+    (folder / _REPORT).write_text(json.dumps(vars(report)), encoding="utf-8")
     return not beyond
+
+
+def _for_template(
+    kind: Kind[object], records: Iterable[Record], renderer: Renderer, report: Report
+) -> Iterator[Record]:
+    """Fits records to the chat template, and reports those that it cannot render as they are."""
+    for record in records:
+        try:
+            yield for_template(record, renderer.traits, report.notes)
+        except WrongRow as error:
+            report.skip(record.source, error)
+            continue
+        answers = sum(turn["role"] == "assistant" for turn in record.messages)
+        if kind.every_answer and answers > 1 and renderer.traits.rewrites_answers:
+            report.notes[
+                "conversations of which only the last answer is learnt (the chat template rewrites others)"
+            ] += 1
 
 
 def _write_records(file: Path, records: Iterable[Record], beyond: dict[int, OtherColumns] | None) -> int:
@@ -139,15 +168,16 @@ def _is_json(columns: OtherColumns) -> bool:
 
 
 def _rendered(texts: pa.Table, kind: Kind[object], renderer: Renderer, vocabulary: int) -> pa.Table:
-    """Makes the rows of some records."""
+    """Makes the rows of some records; one that the chat template refuses has nothing but the reason."""
     positions, values = (texts[name].to_pylist() for name in _RECORDS.names)
     records = [Record(**json.loads(value)) for value in values]
-    rows = []
+    rows: list[Columns] = []
+    refused: list[str | None] = []
     for record, columns in zip(records, kind.render(renderer, records), strict=True):
-        if isinstance(columns, UserError):
-            raise UserError(f"{record.source}: {columns}") from columns
-        rows.append(columns)
-    return kind.table(rows, vocabulary).append_column("position", pa.array(positions, pa.float64()))
+        refused.append(f"{record.source}: {columns}" if isinstance(columns, UserError) else None)
+        rows.append({} if isinstance(columns, UserError) else columns)
+    table = kind.table(rows, vocabulary).append_column("position", pa.array(positions, pa.float64()))
+    return table.append_column(_REFUSED, pa.array(refused, pa.string()))
 
 
 def _key(source: Source, kind: Kind[object], renderer: Renderer, on_error: OnError) -> str | None:

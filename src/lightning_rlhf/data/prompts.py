@@ -9,15 +9,17 @@ import pyarrow as pa
 from lightning.pytorch import Trainer
 
 from lightning_rlhf.data.batches import PromptBatch, pad
-from lightning_rlhf.data.formats import OnError, OtherColumns, Record
+from lightning_rlhf.data.faults import OnError
+from lightning_rlhf.data.formats import OtherColumns, Record
 from lightning_rlhf.data.kinds import TOKENS, Columns, Conversation, Kind, records_with
 from lightning_rlhf.data.loader import OrderedLoader
 from lightning_rlhf.data.module import ResumableDataModule, ResumableLoader
 from lightning_rlhf.data.ptx import read_ptx
-from lightning_rlhf.data.reading import fitting, read, read_split
+from lightning_rlhf.data.reading import fitting, read, read_split, tell_epoch
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.data.rows import Rows
-from lightning_rlhf.data.sources import Data
+from lightning_rlhf.data.sources import Data, held_out_source
+from lightning_rlhf.data.splits import Reading
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.seeding import PROMPTS, endless
 
@@ -64,6 +66,7 @@ class PromptDataModule(ResumableDataModule):
         ptx_path: Data | None = None,
         ptx_max_length: int = 1024,
         on_error: Literal["raise", "skip"] = "raise",
+        reading: Reading | None = None,
     ) -> None:
         """Stores the settings; nothing is read before `setup`.
 
@@ -71,18 +74,20 @@ class PromptDataModule(ResumableDataModule):
             path: File, folder, or name of a Hugging Face data set; or rows: a `datasets.Dataset`, a torch `Dataset` of
                 dicts, or a list of dicts.
             renderer: Turns conversations into tokens.
-            val_path: Held-out prompts; if None, `val_fraction` of the prompts are held out.
+            val_path: Held-out prompts; if None, the split of the data for validation or tests, or else `val_fraction`
+                of the prompts.
             val_fraction: Share of the prompts to hold out; at least one is.
             val_batch_size: Number of prompts that each process answers at a time.
             max_prompt_length: Length limit of a prompt, in tokens; longer prompts are skipped and counted.
             ptx_path: Texts to mix into the updates, if any; see `read_ptx`.
             ptx_max_length: Length limit of these texts, in tokens.
             on_error: Whether an invalid row raises an error, or is skipped and counted.
+            reading: Which part of the data is read, and what its fields are called.
         """
         super().__init__()
         self.path, self.renderer, self.val_path, self.val_fraction = path, renderer, val_path, val_fraction
         self.val_batch_size, self.max_prompt_length, self.on_error = val_batch_size, max_prompt_length, on_error
-        self.ptx_path, self.ptx_max_length = ptx_path, ptx_max_length
+        self.ptx_path, self.ptx_max_length, self.reading = ptx_path, ptx_max_length, reading or Reading()
         self.train_prompts: Rows[Prompt]
         self.ptx: Rows[Conversation] | None = None
 
@@ -98,11 +103,13 @@ class PromptDataModule(ResumableDataModule):
             val_fraction=self.val_fraction,
             max_length=self.max_prompt_length,
             on_error=self.on_error,
+            reading=self.reading,
         )
         prompts = fitting(*train, self.max_prompt_length)
         if self.ptx_path is not None:
-            self.ptx = read_ptx(self.ptx_path, self.renderer, self.ptx_max_length, self.on_error)
+            self.ptx = read_ptx(self.ptx_path, self.renderer, self.ptx_max_length, self.on_error, self.reading)
         self.val_prompts = fitting(*held_out, self.max_prompt_length)
+        tell_epoch(len(prompts), len(self.val_prompts))
         self.train_prompts = prompts
 
     def make_train_loader(self) -> ResumableLoader:
@@ -124,7 +131,7 @@ class PromptDataModule(ResumableDataModule):
 
 
 def _render(renderer: Renderer, records: Sequence[Record]) -> list[Columns | UserError]:
-    rendered = renderer.prompts([record.prompt for record in records])
+    rendered = renderer.prompts([record.prompt for record in records], [record.tools for record in records])
     return [
         ids if isinstance(ids, UserError) else {"length": len(ids), "ids": ids, **prompt_columns(record)}
         for record, ids in zip(records, rendered, strict=True)
@@ -140,7 +147,8 @@ def prompt_row(ids: np.ndarray, prompt: str, columns: str | OtherColumns) -> Pro
     """Makes a row from the columns of `prompt_columns`."""
     messages = json.loads(prompt)
     others = json.loads(columns) if isinstance(columns, str) else columns
-    return Prompt(ids, messages[-1]["content"], {**others, "messages": messages})
+    question = next(turn["content"] for turn in reversed(messages) if turn["role"] == "user")
+    return Prompt(ids, question, {**others, "messages": messages})
 
 
 PROMPT = Kind(
@@ -152,9 +160,9 @@ PROMPT = Kind(
 )
 
 
-def read_prompts(data: Data, renderer: Renderer, max_length: int, on_error: OnError) -> Rows[Prompt]:
-    """Reads all prompts of data that are not too long."""
-    prepared = read(data, PROMPT, renderer, on_error)
+def read_prompts(data: Data, renderer: Renderer, max_length: int, on_error: OnError, reading: Reading) -> Rows[Prompt]:
+    """Reads the prompts of held-out data that are not too long."""
+    prepared = read(held_out_source(data, reading), PROMPT, renderer, on_error)
     return fitting(prepared.name, prepared.rows, max_length)
 
 

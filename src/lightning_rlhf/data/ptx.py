@@ -2,17 +2,21 @@
 
 from collections.abc import Iterator, Sequence
 
-from lightning_rlhf.data.fields import Message
-from lightning_rlhf.data.formats import OnError, Record
+from lightning_rlhf.data.faults import OnError, Report, WrongRow
+from lightning_rlhf.data.formats import Record
 from lightning_rlhf.data.kinds import Conversation, Kind, conversations, demonstrations
+from lightning_rlhf.data.messages import Message
 from lightning_rlhf.data.reading import fitting, read
 from lightning_rlhf.data.render import Rendered, Renderer
 from lightning_rlhf.data.rows import Rows
 from lightning_rlhf.data.sources import Data, Source, source_of
+from lightning_rlhf.data.splits import Reading
 from lightning_rlhf.errors import UserError
 
 
-def read_ptx(data: Data, renderer: Renderer, max_length: int, on_error: OnError) -> Rows[Conversation]:
+def read_ptx(
+    data: Data, renderer: Renderer, max_length: int, on_error: OnError, reading: Reading | None = None
+) -> Rows[Conversation]:
     """Reads the texts.
 
     Args:
@@ -20,13 +24,15 @@ def read_ptx(data: Data, renderer: Renderer, max_length: int, on_error: OnError)
             any known layout, whose answers are learnt.
         renderer: Turns texts into tokens.
         max_length: Limit in tokens. Plain texts are truncated to it; longer demonstrations are skipped and counted.
-        on_error: Whether an invalid demonstration raises an error, or is skipped and counted.
+        on_error: Whether an invalid row raises an error, or is skipped and counted.
+        reading: Which part of the data is read, and what its fields are called.
 
     Raises:
         UserError: If there is nothing to learn.
     """
-    first, _ = next(source_of(data).rows())
-    prepared = read(data, _plain_texts(max_length) if "text" in first else demonstrations(), renderer, on_error)
+    source = source_of(data, reading)
+    first = next((row for row, _ in source.rows() if not isinstance(row, WrongRow)), {})
+    prepared = read(source, _plain_texts(max_length) if "text" in first else demonstrations(), renderer, on_error)
     return fitting(prepared.name, prepared.rows, max_length)
 
 
@@ -39,12 +45,16 @@ def _plain_texts(max_length: int) -> Kind[Conversation]:
     return conversations(f"plain texts of {max_length} tokens", _texts, render)
 
 
-def _texts(source: Source, skipped: list[str], on_error: OnError) -> Iterator[Record]:
+def _texts(source: Source, report: Report, on_error: OnError) -> Iterator[Record]:
     for row, place in source.rows():
-        text = row.get("text")
-        if not isinstance(text, str) or not text.strip():
-            raise UserError(f"{place}: field 'text' must contain a text, as in the first row")
-        yield Record([Message(role="assistant", content=text)], None, None, None, {}, place)
+        report.read += 1
+        text = None if isinstance(row, WrongRow) else row.get("text")
+        if isinstance(text, str) and text.strip():
+            yield Record([Message(role="assistant", content=text)], None, None, None, {}, place)
+        else:
+            wrong = row if isinstance(row, WrongRow) else "field 'text' must contain a text, as in the first row"
+            report.skip(place, wrong)
+    report.check(source.name, on_error)
 
 
 def _learnt(ids: list[int]) -> Rendered:

@@ -62,7 +62,8 @@ class Rows(Sequence[Row], Generic[Row]):
 
     def numbers(self, name: str) -> np.ndarray:
         """Returns a column of numbers, (rows,)."""
-        return self.table[name].to_numpy()[self.places]
+        # Rows of the table that could not be rendered have nulls, and are at none of the places.
+        return self.table[name].fill_null(0).to_numpy()[self.places]
 
 
 class _Column:

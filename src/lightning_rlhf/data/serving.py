@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from lightning_rlhf.data.fields import Message
+from lightning_rlhf.data.messages import Message
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
 

@@ -1,6 +1,7 @@
 """Data of supervised fine-tuning: conversations whose answers are to be imitated."""
 
 from collections.abc import Sequence
+from itertools import compress
 from typing import Literal
 
 import numpy as np
@@ -11,11 +12,12 @@ from lightning_rlhf.data.kinds import Conversation, demonstrations
 from lightning_rlhf.data.loader import MinibatchLoader, OrderedLoader
 from lightning_rlhf.data.module import ResumableDataModule
 from lightning_rlhf.data.prompts import Prompt, prompt_loader, read_prompts
-from lightning_rlhf.data.reading import fitting, read_split
+from lightning_rlhf.data.reading import fitting, read_split, tell_epoch
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.data.rows import Rows
 from lightning_rlhf.data.shares import filled, shares_of
 from lightning_rlhf.data.sources import Data
+from lightning_rlhf.data.splits import Reading
 
 
 class SFTDataModule(ResumableDataModule):
@@ -36,7 +38,10 @@ class SFTDataModule(ResumableDataModule):
         prompts_held_out: Data | None = None,
         max_length: int = 1024,
         loss_on: Literal["all", "last"] = "all",
+        learn_reasoning: bool = True,
         on_error: Literal["raise", "skip"] = "raise",
+        reading: Reading | None = None,
+        drop_last: bool = False,
         seed: int = 0,
     ) -> None:
         """Stores the settings; nothing is read before `setup`.
@@ -47,20 +52,26 @@ class SFTDataModule(ResumableDataModule):
             renderer: Turns conversations into tokens.
             minibatch_size: Number of sequences of each optimizer step, over all processes and accumulated parts;
                 smaller if there are fewer rows.
-            val_path: Held-out demonstrations; if None, `val_fraction` of the prompts are held out.
+            val_path: Held-out demonstrations; if None, the split of the data for validation or tests, or else
+                `val_fraction` of the prompts.
             val_fraction: Share of the prompts to hold out; at least one is.
             val_batch_size: Number of sequences that each process validates at a time.
             prompts_held_out: Prompts to answer during validation, if any.
             max_length: Length limit of a row, in tokens; longer rows are skipped and counted.
             loss_on: Whether every assistant turn is learnt (`all`) or only the last (`last`).
+            learn_reasoning: Whether the thoughts before answers are learnt.
             on_error: Whether an invalid row raises an error, or is skipped and counted.
+            reading: Which part of the data is read, and what its fields are called.
+            drop_last: Whether an epoch leaves out the rows that do not fill a minibatch, rather than making a smaller
+                one of them.
             seed: Seed of the order of the rows.
         """
         super().__init__()
         self.path, self.renderer, self.minibatch_size, self.seed = path, renderer, minibatch_size, seed
         self.val_path, self.val_fraction, self.val_batch_size = val_path, val_fraction, val_batch_size
         self.prompts_held_out, self.max_length = prompts_held_out, max_length
-        self.loss_on, self.on_error = loss_on, on_error
+        self.loss_on, self.learn_reasoning, self.on_error = loss_on, learn_reasoning, on_error
+        self.reading, self.drop_last = reading or Reading(), drop_last
         self.train_rows: Rows[Conversation]
 
     def setup(self, stage: str) -> None:
@@ -69,28 +80,33 @@ class SFTDataModule(ResumableDataModule):
             return
         train, held_out = read_split(
             self.path,
-            demonstrations(self.loss_on),
+            demonstrations(self.loss_on, learn_reasoning=self.learn_reasoning),
             self.renderer,
             self.val_path,
             val_fraction=self.val_fraction,
             max_length=self.max_length,
             on_error=self.on_error,
+            reading=self.reading,
         )
         rows = fitting(*train, self.max_length)
         self.minibatch_size = filled(self.minibatch_size, len(rows), shares_of(self.trainer))
         self.val_rows = fitting(*held_out, self.max_length)
         self.prompts: Sequence[Prompt] = ()
         if self.prompts_held_out is not None:
-            self.prompts = read_prompts(self.prompts_held_out, self.renderer, self.max_length, self.on_error)
+            self.prompts = read_prompts(
+                self.prompts_held_out, self.renderer, self.max_length, self.on_error, self.reading
+            )
+        tell_epoch(len(rows), len(self.val_rows), self.minibatch_size, drop_last=self.drop_last)
         self.train_rows = rows
 
     def make_train_loader(self) -> MinibatchLoader[Conversation, SFTBatch]:
         """Makes the loader of shuffled minibatches."""
         return MinibatchLoader(
             self.train_rows,
-            collate_sft,
+            collate_counted,
             self.train_rows.numbers("num_labels"),
             minibatch_size=self.minibatch_size,
+            drop_last=self.drop_last,
             trainer=self.attached_trainer,
             seed=self.seed,
         )
@@ -99,11 +115,8 @@ class SFTDataModule(ResumableDataModule):
         """Makes the loaders of held-out demonstrations, and of held-out prompts if there are any."""
 
         def collate(places: list[int], count: list[bool]) -> SFTBatch:
-            rows = [
-                self.val_rows[i] if counts else unlabelled(self.val_rows[i])
-                for i, counts in zip(places, count, strict=True)
-            ]
-            return collate_sft(rows, sum(num_labels(row) for row in rows))
+            rows = [self.val_rows[i] for i in places]
+            return collate_counted(rows, count, sum(num_labels(row) for row in compress(rows, count)))
 
         demonstrations = OrderedLoader(
             len(self.val_rows), collate, batch_size=self.val_batch_size, trainer=self.attached_trainer
@@ -121,6 +134,12 @@ def num_labels(row: Conversation) -> int:
 def unlabelled(row: Conversation) -> Conversation:
     """Returns the row with nothing to learn: it fills a batch, but does not count."""
     return row._replace(loss_mask=np.zeros(len(row.ids), dtype=bool))
+
+
+def collate_counted(rows: list[Conversation], count: list[bool], num_tokens: int) -> SFTBatch:
+    """Pads rows to a batch, like `collate_sft`; rows that do not count have nothing to learn."""
+    counted = [row if counts else unlabelled(row) for row, counts in zip(rows, count, strict=True)]
+    return collate_sft(counted, num_tokens)
 
 
 def collate_sft(rows: list[Conversation], num_tokens: int) -> SFTBatch:

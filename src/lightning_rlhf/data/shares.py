@@ -4,7 +4,7 @@ This arithmetic is in this module alone. The loaders of demonstrations, pairs an
 checks before a run and its table of batch sizes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -65,13 +65,18 @@ class Shares:
         return divmod(position, self.num_parts)
 
     def minibatch(self, rows: list[Row], number: int) -> list[Row]:
-        """Returns the rows of a minibatch, over all ranks and parts."""
+        """Returns the rows of a minibatch, over all ranks and parts; the last one of an epoch may be smaller."""
         return rows[number * self.minibatch_size :][: self.minibatch_size]
 
     def mine(self, minibatch: list[Row], part: int) -> list[Row]:
-        """Returns this rank's rows in one part of a minibatch."""
-        first = (self.rank * self.num_parts + part) * self.micro_batch_size
-        return minibatch[first : first + self.micro_batch_size]
+        """Returns this rank's rows in one part of a minibatch; they are fewer than `width` if the rows run out."""
+        width = self.width(minibatch)
+        first = (self.rank * self.num_parts + part) * width
+        return minibatch[first : first + width]
+
+    def width(self, minibatch: Sequence[Row]) -> int:
+        """Number of rows of each part of a minibatch on each rank; smaller minibatches have smaller parts."""
+        return -(-len(minibatch) // (self.processes * self.num_parts))
 
     def row(self, position: int) -> int:
         """Counts the rows in the minibatches that are complete at a position."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lightning_rlhf.data.adapting import adapted
-from lightning_rlhf.data.fields import Message
+from lightning_rlhf.data.messages import Message
 from lightning_rlhf.errors import UserError
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
-from lightning_rlhf.data.fields import Message
+from lightning_rlhf.data.messages import Message
 from lightning_rlhf.errors import UserError, raise_problems
 
 if TYPE_CHECKING:

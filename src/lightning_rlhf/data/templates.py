@@ -4,12 +4,14 @@ Most of the cost of applying a template lies in checking and copying the message
 turn alone, each turn is rendered once, no matter how many prefixes of conversations contain it.
 """
 
+import json
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jinja2 import Environment, TemplateError, TemplateSyntaxError, nodes
 
-from lightning_rlhf.data.fields import Role
+from lightning_rlhf.data.messages import Role
 from lightning_rlhf.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,8 +33,8 @@ TEMPLATES = {
     ),
 }
 
-Turn = tuple[Role, str]
-
+Turn = tuple[Role, str] | tuple[Role, str, str]
+"""Role and content of a turn, and the other keys of its message as JSON if it has any."""
 
 # The mark is a Unicode noncharacter, so texts do not contain it.
 _MARK: Turn = ("user", "\ufdd1")
@@ -53,15 +55,38 @@ class Asked(NamedTuple):
 
     turns: tuple[Turn, ...]
     prompt: bool
+    tools: str = ""
+    """Descriptions of tools as JSON; empty if there are none."""
 
 
 def chosen_template(tokenizer: "PreTrainedTokenizerBase", template: str | None) -> str:
-    """Returns the Jinja text of a template that is given by name or as text; None takes the tokenizer's, or plain."""
+    """Returns the Jinja text of a template; None takes that of the tokenizer, or plain.
+
+    Args:
+        tokenizer: The tokenizer.
+        template: The name of a template, the path of a file with one, or its text.
+
+    Raises:
+        UserError: If it is none of these.
+    """
     if template is None:
         return tokenizer.get_chat_template() if tokenizer.chat_template else TEMPLATES["plain"]
-    if template not in TEMPLATES and "{" not in template:
-        raise UserError(f"template '{template}' is neither one of {', '.join(TEMPLATES)} nor a Jinja template")
-    return TEMPLATES.get(template, template)
+    return template_text(template)
+
+
+def template_text(template: str) -> str:
+    """Returns the Jinja text of a template that is given by its name, as the path of a file, or as text."""
+    if template in TEMPLATES:
+        return TEMPLATES[template]
+    if "{" in template and not template.endswith((".jinja", ".jinja2", ".j2")):
+        return template
+    try:
+        return Path(template).expanduser().read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"data.template={template}: neither one of {', '.join(TEMPLATES)} nor a Jinja template, and as a file it "
+            f"cannot be read ({error})"
+        ) from error
 
 
 class ChatTexts:
@@ -99,22 +124,25 @@ class ChatTexts:
 
     def _rendered(self, asked: set[Asked]) -> dict[Asked, str | UserError]:
         found: dict[Asked, str | UserError] = {}
-        for prompt in (False, True):
-            some = [one for one in asked if one.prompt == prompt]
-            texts = self._apply([one.turns for one in some], prompt) if some else []
+        alike: dict[tuple[bool, str], list[Asked]] = {}
+        for one in asked:
+            alike.setdefault((one.prompt, one.tools), []).append(one)
+        for (prompt, tools), some in alike.items():
+            texts = self._apply([one.turns for one in some], prompt, tools)
             if isinstance(texts, list):
                 found.update(zip(some, texts, strict=True))
             else:
                 # The template refuses at least one of them.
                 for one in some:
-                    alone = self._apply([one.turns], prompt)
+                    alone = self._apply([one.turns], prompt, tools)
                     found[one] = alone[0] if isinstance(alone, list) else alone
         return found
 
-    def _apply(self, conversations: list[tuple[Turn, ...]], prompt: bool) -> list[str] | UserError:
+    def _apply(self, conversations: list[tuple[Turn, ...]], prompt: bool, tools: str = "") -> list[str] | UserError:
         try:
             texts = self._tokenizer.apply_chat_template(
-                [[{"role": role, "content": content} for role, content in turns] for turns in conversations],
+                [[_message(turn) for turn in turns] for turns in conversations],
+                tools=json.loads(tools) if tools else None,
                 tokenize=False,
                 add_generation_prompt=prompt,
             )
@@ -123,6 +151,10 @@ class ChatTexts:
             refusal.__cause__ = error
             return refusal
         return [str(text) for text in texts]
+
+
+def _message(turn: Turn) -> dict[str, Any]:
+    return {"role": turn[0], "content": turn[1], **(json.loads(turn[2]) if len(turn) > 2 else {})}
 
 
 _SPECIAL = {"bos_token", "eos_token", "pad_token", "unk_token"}

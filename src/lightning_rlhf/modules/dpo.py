@@ -23,6 +23,7 @@ from lightning_rlhf.modules.evaluation import load_before, log_evaluation, save_
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.modules.reward import wins
 from lightning_rlhf.modules.stage_module import StageModule
+from lightning_rlhf.ops.masked import masked_mean
 from lightning_rlhf.ops.preference import PREFERENCE_LOSSES
 from lightning_rlhf.ops.sequences import used_columns
 from lightning_rlhf.rewards import TextReward
@@ -126,10 +127,12 @@ class DPOModule(StageModule):
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         """Computes the share of this micro-batch in the mean loss per pair of the minibatch."""
         losses, measures = self.losses(batch)
-        loss = losses.sum() / batch.num_pairs * undo_averaging(self.trainer)
+        loss = (losses * batch.weight).sum() / batch.num_pairs * undo_averaging(self.trainer)
         self.log("train/loss", loss, batch_size=len(losses))
-        for name in ("reward_accuracy", "reward_margin"):
-            self.log(f"train/{name}", measures[name].mean(), batch_size=len(losses))
+        if batch.weight.any():
+            for name in ("reward_accuracy", "reward_margin"):
+                mean = masked_mean(measures[name], batch.weight.bool())
+                self.log(f"train/{name}", mean, batch_size=len(losses))
         return loss
 
     def losses(self, batch: PairBatch) -> tuple[Tensor, dict[str, Tensor]]:

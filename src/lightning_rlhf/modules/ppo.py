@@ -234,8 +234,7 @@ class PPOModule(StageModule):
         save_arguments(self, checkpoint)
         leave_out(checkpoint, self.unchanged())
         save_before(self.answers, checkpoint)
-        checkpoint["kl_coef"] = self.kl_coef
-        checkpoint["moments"] = list(self.moments)
+        checkpoint.update(kl_coef=self.kl_coef, moments=list(self.moments))
 
     def on_load_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Restores the state that `on_save_checkpoint` saved."""

@@ -20,6 +20,7 @@ from lightning_rlhf.modules.finite import check_finite
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.modules.stage_module import StageModule
 from lightning_rlhf.ops.losses import pairwise_loss
+from lightning_rlhf.ops.masked import masked_mean
 
 
 class RewardModule(StageModule):
@@ -72,11 +73,12 @@ class RewardModule(StageModule):
         """Computes the share of this micro-batch in the mean loss per pair or answer of the minibatch."""
         losses, scores = self.losses(batch)
         count = batch.num_pairs if isinstance(batch, PairBatch) else batch.num_rows
-        loss = losses.sum() / count * undo_averaging(self.trainer)
+        loss = (losses * batch.weight).sum() / count * undo_averaging(self.trainer)
         self.log("train/loss", loss, batch_size=len(losses))
-        if isinstance(batch, PairBatch):
+        if isinstance(batch, PairBatch) and batch.weight.any():
             chosen, rejected = scores.detach().chunk(2)
-            self.log("train/reward_accuracy", wins(chosen, rejected).mean(), batch_size=len(losses))
+            accuracy = masked_mean(wins(chosen, rejected), batch.weight.bool())
+            self.log("train/reward_accuracy", accuracy, batch_size=len(losses))
         return loss
 
     def losses(self, batch: PairBatch | ScoreBatch) -> tuple[Tensor, Tensor]:

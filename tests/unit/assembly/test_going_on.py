@@ -164,7 +164,7 @@ def test_the_line_to_go_on_survives_the_shell_and_hydra(name: str, tmp_path: Pat
 
 def test_a_text_is_quoted_only_if_hydra_would_read_it_otherwise() -> None:
     assert override("resume", "outputs/ppo/2026") == "resume=outputs/ppo/2026"
-    assert override("resume", "1e3") == "resume='1e3'"
+    assert override("resume", "1e3") == 'resume="1e3"'
 
 
 def test_the_folder_keeps_the_overrides_of_the_last_command_without_the_folder_itself(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict, load_dataset
 
-from lightning_rlhf.data.files import read_rows
+from lightning_rlhf.data.faults import WrongRow
+from lightning_rlhf.data.sources import source_of
+from lightning_rlhf.data.splits import Reading
 from lightning_rlhf.errors import UserError
 
 ROWS = [{"prompt": "one", "completion": "eins"}, {"prompt": "zwei\nZeilen, ä", "completion": "two"}]
@@ -19,7 +21,15 @@ JSONL = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
 CSV = 'prompt,completion\none,eins\n"zwei\nZeilen, ä",two\n'
 
 
-def rows_of(path: Path | str, split: str = "train") -> list[dict[str, object]]:
+def read_rows(path: str, *, split: str | None = None) -> Iterator[tuple[dict[str, object], str]]:
+    """The rows with their places; the first that cannot be read is an error."""
+    for row, place in source_of(path, Reading(split=split)).rows():
+        if isinstance(row, WrongRow):
+            raise UserError(f"{place}: {row}")
+        yield row, place
+
+
+def rows_of(path: Path | str, split: str | None = None) -> list[dict[str, object]]:
     return [row for row, _ in read_rows(str(path), split=split)]
 
 
@@ -161,7 +171,7 @@ BROKEN = {
     "not JSON": ("a.jsonl", b'{"n": 1}\n{"n": \n', "a.jsonl:2: not valid JSON"),
     "a line that is no object": ("a.jsonl", b'{"n": 1}\n[1, 2]\n', "a.jsonl:2: expected a JSON object, found [1, 2]"),
     "a number too long for Python": ("a.jsonl", b"1" * 5000, "a.jsonl:1: not valid JSON"),
-    "nested too deep": ("a.jsonl", b"[" * 100_000, "a.jsonl:1: not valid JSON"),
+    "nested too deep": ("a.jsonl", b"[" * 100_000, "a.jsonl:1: the row is nested too deeply"),
     "invalid UTF-8": ("a.jsonl", b'{"n": 1}\n{"n": "\xff"}\n', "a.jsonl:2: not valid UTF-8"),
     "invalid UTF-8 in JSON": ("a.json", b'[{"n": 1},\n{"n": "\xff"}]\n', "a.json:2: not valid UTF-8"),
     "JSON cut off": ("a.json", b'[{"n": 1},\n{"n": 2', "a.json:2: not valid JSON"),

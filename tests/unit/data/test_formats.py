@@ -4,10 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from lightning_rlhf.data.fields import Message, Role
 from lightning_rlhf.data.formats import Need, Record, Records, read_records
+from lightning_rlhf.data.splits import Reading
 from lightning_rlhf.errors import UserError
 
 
@@ -43,6 +47,10 @@ ANSWERED: dict[str, dict[str, Any]] = {
     "messages with a null column of another layout": {"messages": [QUESTION, ANSWER], "prompt": None, "chosen": None},
     "messages beside their first prompt": {"prompt": "Why?", "messages": [QUESTION, ANSWER]},
     "instruction": {"instruction": "Why?", "input": "", "output": "Because."},
+    "instruction and response": {"instruction": "Why?", "response": "Because.", "context": ""},
+    "ShareGPT": {"conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "Because."}]},
+    "ShareGPT with the usual keys": {"conversations": [QUESTION, ANSWER]},
+    "an empty history and system prompt": {"prompt": "Why?", "completion": "Because.", "history": [], "system": " "},
     "instruction without input": {"instruction": "Why?", "output": "Because."},
     "ChatLLaMA": {"user_input": "Why?", "completion": "Because.", "score": None},
     "transcript and completion": {"prompt": "\n\nHuman: Why?\n\nAssistant:", "completion": "Because."},
@@ -61,6 +69,11 @@ PAIRS: dict[str, dict[str, Any]] = {
         "prompt": "\n\nHuman: Why?\n\nAssistant:",
         "chosen": "Because.",
         "rejected": "Dunno.",
+    },
+    "messages and pairs as in LLaMA-Factory": {
+        "conversations": [{"from": "human", "value": "Why?"}],
+        "chosen": {"from": "gpt", "value": "Because."},
+        "rejected": {"from": "gpt", "value": "Dunno."},
     },
     "a transcript and transcripts": {
         "prompt": "\n\nHuman: Why?\n\nAssistant:",
@@ -110,9 +123,10 @@ def test_a_row_without_answer_serves_as_prompt_only(data: Any, row: dict[str, An
         read_records(data(row), "completion")
 
 
-def test_an_answer_is_kept_where_a_prompt_is_enough(data: Any) -> None:
+def test_an_answer_is_left_out_where_a_prompt_is_enough(data: Any) -> None:
     record = only(read_records(data({"prompt": "Why?", "completion": "Because."}), "prompt"))
-    assert record.messages == [QUESTION, ANSWER]
+    assert record.messages == [QUESTION]
+    assert record.columns == {}
 
 
 def test_instruction_and_input_are_one_question(data: Any) -> None:
@@ -208,13 +222,13 @@ WRONG: dict[str, tuple[Need, dict[str, Any], str]] = {
     "no content": ("prompt", {"messages": [{"role": "user"}]}, "field 'messages[0].content' is missing"),
     "an odd role": (
         "prompt",
-        {"messages": [QUESTION, {"role": "tool", "content": "x"}]},
-        "field 'messages[1].role' is text (\"tool\"), expected system, user, assistant",
+        {"messages": [QUESTION, {"role": "narrator", "content": "x"}]},
+        "field 'messages[1].role' is text (\"narrator\"), expected system, developer, user, assistant, tool, human",
     ),
     "odd content": (
         "prompt",
         {"messages": [{"role": "user", "content": ["x"]}]},
-        "field 'messages[0].content' is a list ([\"x\"]), expected text",
+        "field 'messages[0].content[0]' is text (\"x\"), expected a part of type text",
     ),
     "half a character": ("prompt", {"prompt": "a\ud800"}, "field 'prompt' contains half a character"),
     "no score": ("score", {"user_input": "Why?", "completion": "x", "score": None}, "field 'score' is missing"),
@@ -243,27 +257,108 @@ def test_a_wrong_row_is_named_with_its_field(data: Any, need: Need, row: dict[st
     assert str(error.value).endswith("data.on_error=skip skips such rows")
 
 
-def test_wrong_rows_are_listed_together_but_no_more_than_five(data: Any) -> None:
-    path = data({"prompt": "Why?"}, *[{"prompt": ""}] * 7)
+def lines_of_error(path: str, need: Need) -> list[str]:
     with pytest.raises(UserError) as error:
-        read_records(path, "prompt")
-    assert [f"train.jsonl:{line}:" in str(error.value) for line in range(1, 9)] == [False, *[True] * 5, False, False]
+        read_records(path, need)
+    return str(error.value).splitlines()
 
 
-def test_reading_stops_where_no_more_wrong_rows_are_listed(data: Any) -> None:
-    path = data(*[{"prompt": ""}] * 5)
+def test_each_kind_of_fault_is_one_line_with_its_first_row_and_the_number_of_the_others(data: Any) -> None:
+    rows = [{"prompt": "Why?"}, {"prompt": ""}, {"prompt": 1}, {"prompt": ""}, {"prompt": ["x"]}, {"prompt": 22}]
+    path = data(*rows)
     with open(path, "a") as file:
         file.write("not JSON")
-    with pytest.raises(UserError, match="train.jsonl:5: the prompt is empty"):
-        read_records(path, "prompt")
+    _, empty, number, item, json, remedy = lines_of_error(path, "prompt")
+    assert empty.startswith("train.jsonl:2: the prompt is empty")
+    assert empty.endswith("(and 1 more such row)")
+    assert number == "train.jsonl:3: field 'prompt' is a number (1), expected text (and 1 more such row)"
+    assert item.startswith("train.jsonl:5: field 'prompt[0]' is text")
+    assert json.startswith("train.jsonl:7: not valid JSON")
+    assert remedy == "data.on_error=skip skips such rows"
 
 
-def test_the_known_layouts_are_listed_only_where_a_row_has_none(data: Any) -> None:
-    with pytest.raises(UserError, match="Known layouts:\n  prompt, completion"):
-        read_records(data({"question": "Why?"}), "prompt")
+def test_no_more_than_five_kinds_are_listed(data: Any) -> None:
+    prompts: list[Any] = ["", 1, [], [1], [1]]
+    lines = lines_of_error(data({"a": 1}, {"b": 1}, *({"prompt": prompt} for prompt in prompts)), "prompt")
+    assert [line.partition(": ")[0] for line in lines[1:6]] == [f"train.jsonl:{n}" for n in range(1, 6)]
+    assert lines[6] == "and 2 rows with other faults"
+
+
+UNKNOWN: dict[str, tuple[Need, dict[str, Any], str, str]] = {
+    "names that are guessed": (
+        "completion",
+        {"id": "7", "question": "Why?", "answer": "Because."},
+        "  prompt, completion: prompt, completion missing",
+        '"data.columns={prompt: question, completion: answer}"',
+    ),
+    "no names that say anything": (
+        "completion",
+        {"n": 1, "a": "Why?", "b": "Because."},
+        "  instruction, output: instruction, output missing",
+        '"data.columns={prompt: a, completion: b}"',
+    ),
+    "a name with a space": (
+        "completion",
+        {"prompt": "Why?", "The answer": "Because."},
+        "  prompt, completion: completion missing",
+        "\"data.columns={completion: 'The answer'}\"",
+    ),
+    "messages": (
+        "completion",
+        {"dialog": [QUESTION, ANSWER]},
+        '  messages (a list of {"role": ..., "content": ...}): messages missing',
+        '"data.columns={messages: dialog}"',
+    ),
+    "a pair": (
+        "pair",
+        {"prompt": "Why?", "winner": "Because.", "loser": "Dunno."},
+        "  prompt, chosen, rejected: chosen, rejected missing",
+        '"data.columns={chosen: winner, rejected: loser}"',
+    ),
+    "a score": (
+        "score",
+        {"prompt": "Why?", "completion": "Because.", "rating": 4},
+        "  prompt, completion, score: score missing",
+        '"data.columns={score: rating}"',
+    ),
+    "nothing that could be a prompt": (
+        "prompt",
+        {"n": 1},
+        "  prompt: prompt missing",
+        '"data.columns={prompt: NAME}"',
+    ),
+}
+
+
+@pytest.mark.parametrize(("need", "row", "tried", "mapping"), UNKNOWN.values(), ids=UNKNOWN)
+def test_an_unknown_layout_says_what_was_tried_and_which_mapping_would_mend_it(
+    data: Any, need: Need, row: dict[str, Any], tried: str, mapping: str
+) -> None:
+    lines = lines_of_error(data(row), need)
+    assert "Layouts that were tried:" in lines
+    assert tried in lines
+    assert lines[-2] == f"Name the fields of your data: {mapping}"
+
+
+@pytest.mark.parametrize("name", ["names that are guessed", "a name with a space", "messages", "a pair", "a score"])
+def test_the_mapping_that_is_shown_mends_the_layout(data: Any, name: str) -> None:
+    need, row, _, mapping = UNKNOWN[name]
+    parsed = OverridesParser.create().parse_override(mapping.strip('"'))
+    record = only(read_records(data(row), need, reading=Reading(columns=parsed.value())))
+    assert record.messages == [QUESTION, ANSWER]
+
+
+def test_names_that_are_right_stay_in_the_mapping_that_is_shown(data: Any) -> None:
+    columns = {"prompt": "q", "completion": "anwser", "tools": None, "role": "who"}
     with pytest.raises(UserError) as error:
-        read_records(data({"prompt": ""}), "prompt")
-    assert "Known layouts" not in str(error.value)
+        read_records(data({"q": "Why?", "answer": "Because."}), "completion", reading=Reading(columns=columns))
+    *_, absent, mapping, _ = str(error.value).splitlines()
+    assert absent == "data.columns names 'anwser', which the row does not have"
+    assert mapping.endswith('"data.columns={prompt: q, tools: null, role: who, completion: answer}"')
+
+
+def test_layouts_are_not_listed_where_a_value_is_wrong(data: Any) -> None:
+    assert not any("Layouts" in line for line in lines_of_error(data({"prompt": ""}), "prompt"))
 
 
 def test_wrong_rows_can_be_skipped_and_are_reported(data: Any) -> None:
@@ -275,3 +370,76 @@ def test_wrong_rows_can_be_skipped_and_are_reported(data: Any) -> None:
 def test_skipping_every_row_is_an_error(data: Any) -> None:
     with pytest.raises(UserError, match="no other rows are left"):
         read_records(data({"prompt": ""}, {"prompt": 1}), "prompt", on_error="skip")
+
+
+def test_a_column_that_no_row_has_is_told(data: Any) -> None:
+    rows = [{"prompt": "Why?", "completion": "Because."}] * 2
+    records = read_records(data(*rows), "completion", reading=Reading(columns={"system": "sytem"}))
+    assert records.notes == {"rows without the column that data.columns names as system": 2}
+
+
+def test_context_columns_are_part_of_the_conversation_and_reward_functions_may_read_them(data: Any) -> None:
+    row = {
+        "system": "Be short.",
+        "history": '[["Hello", "Good day"]]',
+        "instruction": "Translate.",
+        "context": "eins",
+        "response": "one",
+        "id": 7,
+    }
+    records = read_records(data(row), "completion")
+    assert only(records).messages == [
+        *(Message(role="system", content="Be short."), turn("user", "Hello"), turn("assistant", "Good day")),
+        *(turn("user", "Translate.\n\neins"), turn("assistant", "one")),
+    ]
+    assert only(records).columns == {name: row[name] for name in ("system", "history", "context", "id")}
+    assert records.notes == {"column 'id' is not part of the conversation": 1}
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"system": "Be kind.", "messages": [turn("system", "Be short."), QUESTION, ANSWER]}, "field 'system' differs"),
+        ({"history": [["Hello"]], "prompt": "Why?", "completion": "So."}, "field 'history[0]' is not a pair"),
+        ({"history": "Hello", "prompt": "Why?", "completion": "So."}, "field 'history' is text (\"Hello\")"),
+        ({"history": [["a", "b"]], "messages": [QUESTION, ANSWER]}, "field 'history' stands beside 'messages'"),
+    ],
+)
+def test_context_that_does_not_fit_is_refused_by_name(data: Any, row: dict[str, Any], words: str) -> None:
+    assert words in lines_of_error(data(row), "completion")[1]
+
+
+def test_a_history_stands_behind_the_system_turn_of_a_prompt(data: Any) -> None:
+    row = {"prompt": [turn("system", "Be short."), QUESTION], "completion": "Because.", "history": [["Hi", "Hello"]]}
+    talk = [turn("system", "Be short."), turn("user", "Hi"), turn("assistant", "Hello"), QUESTION, ANSWER]
+    assert only(read_records(data(row), "completion")).messages == talk
+
+
+def test_a_system_prompt_that_stands_twice_is_used_once(data: Any) -> None:
+    row = {"system": "Be short.", "messages": [turn("system", "Be short."), QUESTION, ANSWER]}
+    assert only(read_records(data(row), "completion")).messages == row["messages"]
+
+
+def test_rows_that_cannot_be_read_are_skipped_like_others(tmp_path: Path) -> None:
+    good = json.dumps({"prompt": "Why?"}).encode()
+    deep = b'{"prompt": ' + b'{"a":' * 5000 + b"1" + b"}" * 5001
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join([b"{", good, b'{"prompt": "\xff"}', b"[1]", deep]))
+    records = read_records(str(tmp_path / "a.jsonl"), "prompt", on_error="skip")
+    assert [record.source for record in records.rows] == ["a.jsonl:2"]
+    assert [message.partition(": ")[0] for message in records.skipped] == [f"a.jsonl:{n}" for n in (1, 3, 4, 5)]
+    (tmp_path / "a.csv").write_text("prompt,id\nWhy?,1\nWho?\n")
+    assert read_records(str(tmp_path / "a.csv"), "prompt", on_error="skip").skipped == [
+        "a.csv:3: found 1 columns, expected 2 as in the header"
+    ]
+
+
+def test_a_row_of_parquet_that_python_cannot_represent_is_skipped(tmp_path: Path) -> None:
+    days = pa.array([0, 2**31 - 1, 1], pa.int32()).cast(pa.date32())
+    texts = pa.array([b"Why?", b"Who?", b"\xff\xfe"]).cast(pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"prompt": texts, "day": days}), tmp_path / "a.parquet")
+    records = read_records(str(tmp_path / "a.parquet"), "prompt", on_error="skip")
+    assert [record.messages for record in records.rows] == [[QUESTION]]
+    assert [message.partition(" cannot")[0] for message in records.skipped] == [
+        "a.parquet, row 2: field 'day'",
+        "a.parquet, row 3: field 'prompt'",
+    ]

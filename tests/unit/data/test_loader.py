@@ -1,6 +1,6 @@
 """Minibatches: every row occurs once, none is lost in sharing, and a restored loader continues where it stopped."""
 
-from itertools import islice
+from itertools import compress, islice
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,14 +19,20 @@ def fake_trainer(world_size: int = 1, rank: int = 0, parts: int = 1) -> SimpleNa
 
 
 def make_loader(
-    num_rows: int = 12, minibatch_size: int = 4, seed: int = 0, trainer: SimpleNamespace | None = None
+    num_rows: int = 12,
+    minibatch_size: int = 4,
+    seed: int = 0,
+    trainer: SimpleNamespace | None = None,
+    *,
+    drop_last: bool = False,
 ) -> MinibatchLoader:
     """Returns a loader of the rows 0, 1, 2, ..., which have the sizes 1, 2, 3, ..."""
     return MinibatchLoader(
         range(num_rows),
-        lambda rows, size: (rows, size),
+        lambda rows, counts, size: (list(compress(rows, counts)), size),
         np.arange(num_rows) + 1,
         minibatch_size=minibatch_size,
+        drop_last=drop_last,
         trainer=trainer or fake_trainer(),
         seed=seed,
     )
@@ -52,8 +58,39 @@ def test_the_order_depends_on_the_seed_alone() -> None:
         assert epoch != list(other)
 
 
-def test_rows_that_fill_no_minibatch_are_left_out_of_the_epoch() -> None:
+def test_rows_that_fill_no_minibatch_are_a_smaller_one() -> None:
     loader = make_loader(num_rows=14)
+    epoch = list(loader)
+    assert len(epoch) == len(loader) == 4
+    assert [len(rows) for rows, _ in epoch] == [4, 4, 4, 2]
+    assert sorted(rows_of(epoch)) == list(range(14))
+    # The size of a row is its number plus one.
+    assert epoch[-1][1] == sum(epoch[-1][0]) + 2
+
+
+@given(st.sampled_from([(1, 1), (1, 4), (2, 1), (2, 2), (3, 2), (4, 3)]), st.integers(1, 11), st.integers(0, 3))
+def test_ranks_and_parts_share_the_smaller_minibatch_in_batches_of_equal_size(
+    shares: tuple[int, int], rest: int, seed: int
+) -> None:
+    world_size, parts = shares
+    # Whole minibatches have 12 rows, and the last has `rest`.
+    ranks = []
+    for rank in range(world_size):
+        loader = make_loader(12 + rest, 12, seed, fake_trainer(world_size, rank, parts))
+        loader.collate = lambda rows, counts, size: (rows, counts, size)
+        ranks.append(list(loader))
+    assert {len(rank) for rank in ranks} == {2 * parts}
+    last = [batch for rank in ranks for batch in rank[parts:]]
+    assert len({len(rows) for rows, _, _ in last}) == 1
+    counted = [row for rows, counts, _ in last for row in compress(rows, counts)]
+    assert len(counted) == len(set(counted)) == rest
+    assert {size for _, _, size in last} == {sum(counted) + rest}
+    whole = [row for rank in ranks for rows, counts, _ in rank[:parts] for row in compress(rows, counts)]
+    assert sorted(whole + counted) == list(range(12 + rest))
+
+
+def test_rows_that_fill_no_minibatch_are_left_out_of_the_epoch_if_asked() -> None:
+    loader = make_loader(num_rows=14, drop_last=True)
     epoch = rows_of(list(loader))
     assert len(epoch) == len(set(epoch)) == 12
     left_out = set(range(14)) - set(epoch)
@@ -117,7 +154,7 @@ def test_an_epoch_that_is_over_is_no_place_in_the_next_one() -> None:
     # 24 rows are past the end of twelve rows, and no minibatch of five begins there.
     resumed = make_loader(num_rows=12, minibatch_size=5)
     resumed.go_on(stopped.progress())
-    assert len(rows_of(list(resumed))) == 10
+    assert len(rows_of(list(resumed))) == 12
 
 
 def test_a_place_that_does_not_exist_any_more_is_an_error_with_old_and_new_value() -> None:

@@ -213,14 +213,14 @@ def test_decoding_cuts_at_the_first_stop_token(make_tokenizer: MakeTokenizer, ki
 
 def test_a_template_that_rewrites_earlier_turns_learns_only_the_last(make_tokenizer: MakeTokenizer) -> None:
     renderer = Renderer(make_tokenizer(), REWRITES)
-    with pytest.raises(UserError, match='rewrites earlier turns .* set loss_on="last"'):
-        renderer.conversation(TWO_TURNS)
+    assert renderer.traits.rewrites_answers
+    assert renderer.conversation(TWO_TURNS) == renderer.conversation(TWO_TURNS, "last")
     assert learnt(renderer, renderer.conversation(TWO_TURNS, "last")).startswith("[<think></think>It is four.")
     assert learnt(renderer, renderer.conversation(ONE_TURN)).startswith("[<think></think>It is four.")
 
 
 def test_a_template_whose_answers_do_not_continue_its_prompts_is_an_error(make_tokenizer: MakeTokenizer) -> None:
-    renderer = Renderer(make_tokenizer(), CHATML.replace("assistant\n", "assistant\n<think>"))
+    renderer = Renderer(make_tokenizer(), CHATML.replace("assistant\n", "assistant\n<say>"))
     with pytest.raises(UserError, match="does not begin an answer the way its generation prompt does"):
         renderer.conversation(ONE_TURN)
 

@@ -218,8 +218,7 @@ def _problems(weights: dict[str, Weight], shards: list[dict[str, Tensor]], files
         if missing:
             return [f"{file.name} lacks {_some(missing)}, which params.json requires; download both files again"]
     query = "layers.0.attention.wq.weight"
-    part = shards[0][query]
-    count, rest = divmod(weights[query].shape[0], max(1, len(part))) if part.dim() else (0, 1)
+    count, rest = divmod(weights[query].shape[0], max(1, len(shards[0][query]))) if shards[0][query].dim() else (0, 1)
     if not rest and count != len(files):
         return [
             f"the shapes in {files[0].name} belong to a model in {count} file(s), but there are {len(files)}; put all "

@@ -1,0 +1,30 @@
+"""Completes the command line of `train` before Hydra reads it."""
+
+import sys
+from collections.abc import Sequence
+
+from lightning_rlhf.assembly.going_on import with_earlier_overrides
+from lightning_rlhf.assembly.run_folder import agreed_time, dry_run_folder
+from lightning_rlhf.assembly.sweep_overrides import without_idle
+
+
+def completed(words: Sequence[str]) -> list[str]:
+    """Adds the overrides of a run that goes on and the folder of the run, and leaves out what a sweep does not use.
+
+    Args:
+        words: The command line without the program.
+
+    Raises:
+        UserError: If the command line contradicts itself.
+    """
+    found, notes = without_idle(with_earlier_overrides(words))
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    agreed = agreed_time()
+    if agreed is not None:
+        # Comes first, so that an override of the user wins.
+        found.insert(0, "hydra.run.dir=outputs/${hydra:runtime.choices.stage}/" + agreed)
+    if "dry_run=true" in map(str.lower, found):
+        # Comes last, because a dry run never writes into another folder.
+        found += dry_run_folder(found, agreed or "${now:%Y-%m-%d}_${now:%H-%M-%S}")
+    return found

@@ -1,0 +1,159 @@
+"""Turns of conversations as they stand in data: roles, contents, and what else a turn may have."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Literal, NotRequired, TypedDict, get_args
+
+from lightning_rlhf.data.faults import WrongRow
+
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+
+# Other names of roles, as in ShareGPT.
+_ROLES: dict[str, Role] = {
+    **{role: role for role in get_args(Role)},
+    **{"human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "observation": "tool"},
+}
+# Other names of the keys of a message, as in ShareGPT, and of the thought, as in chat templates.
+_OTHER_NAMES = [("role", "from"), ("content", "value"), *(("reasoning_content", o) for o in ("reasoning", "thinking"))]
+_FLAGS = ("train", "weight")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+MESSAGE_KEYS = ("role", "content", "reasoning_content", "tool_calls", "tool_call_id", "name", *_FLAGS)
+"""The keys of a message that `data.columns` may name, beside those that only a chat template reads."""
+
+
+class Message(TypedDict):
+    """One turn of a conversation. It may have further keys, which a chat template reads."""
+
+    role: Role
+    content: str
+    reasoning_content: NotRequired[str]
+    """What the assistant thought before its answer."""
+    tool_calls: NotRequired[list[Any]]
+    """Calls of tools by the assistant."""
+    train: NotRequired[bool]
+    """False if this turn of the assistant is not learnt; a missing key means True."""
+
+
+def message_of(value: object, name: str, keys: Mapping[str, str | None]) -> Message:
+    """Reads a message.
+
+    Args:
+        value: An item of a list of messages.
+        name: Name of the item, for errors.
+        keys: Names of the keys of messages in these data by their usual names; None leaves out a key.
+
+    Raises:
+        WrongRow: If it is no message.
+    """
+    if not isinstance(value, Mapping):
+        raise WrongRow(f"field '{name}' is {described(value)}, expected an object with role and content")
+    given = _usual(value, keys)
+    if given.get("role") is None:
+        raise WrongRow(f"field '{name}.role' is missing")
+    role = _ROLES.get(given["role"]) if isinstance(given["role"], str) else None
+    if role is None:
+        raise WrongRow(
+            f"field '{name}.role' is {described(given['role'])}, expected {', '.join(get_args(Role))}, human or gpt"
+        )
+    if given.get("content") is None and not any(given.get(key) for key in ("tool_calls", "reasoning_content")):
+        raise WrongRow(f"field '{name}.content' is missing")
+    message: Any = {"role": role, "content": _content(given.get("content"), f"{name}.content")}
+    if not _learnt(given, name):
+        message["train"] = False
+    others = {key: item for key, item in given.items() if key not in ("role", "content", *_FLAGS)}
+    # Arrow gives all messages the same keys, and null to those that have none. Empty values say as little.
+    message.update({key: item for key, item in others.items() if item not in (None, "", [], {})})
+    return message
+
+
+def is_plain(message: Message) -> bool:
+    """Checks whether a turn consists of a content alone."""
+    return message.keys() <= {"role", "content"}
+
+
+def tidied(messages: list[Message], notes: Counter[str]) -> list[Message]:
+    """Removes empty turns, and joins consecutive turns of the same role with a blank line.
+
+    Few chat templates allow either. An empty last turn stays, since it stands for a missing answer. Turns that have
+    more than a content, and the results of tools, stay as they are.
+
+    Args:
+        messages: The turns.
+        notes: Counts the turns that were removed or joined.
+    """
+    result: list[Message] = []
+    for number, message in enumerate(messages):
+        if is_plain(message) and not message["content"].strip() and number < len(messages) - 1:
+            notes[f"empty turns of role {message['role']} left out"] += 1
+        elif result and _joins(result[-1], message):
+            both = f"{result[-1]['content'].rstrip()}\n\n{message['content'].lstrip()}".strip()
+            result[-1] = {"role": message["role"], "content": both}
+            notes[f"turns of role {message['role']} joined with the turn before"] += 1
+        else:
+            result.append(message)
+    return result
+
+
+def text_of(value: object, name: str) -> str:
+    """Checks that a value is text that a tokenizer accepts; raises `WrongRow` otherwise."""
+    if not isinstance(value, str):
+        raise WrongRow(f"field '{name}' is {described(value)}, expected text")
+    if _SURROGATE.search(value):
+        raise WrongRow(f"field '{name}' contains half a character (a lone surrogate), which no tokenizer accepts")
+    return value
+
+
+def described(value: object) -> str:
+    """Describes a value in an error."""
+    kinds = {str: "text", bool: "a truth value", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    try:
+        shown = json.dumps(value, ensure_ascii=False, default=str)
+    except (RecursionError, ValueError):
+        shown = "nested too deeply to be shown"
+    return f"{kinds.get(type(value), type(value).__name__)} ({shown if len(shown) <= 60 else shown[:60] + '...'})"
+
+
+def _usual(value: Mapping[str, Any], keys: Mapping[str, str | None]) -> dict[str, Any]:
+    """Gives the keys of a message their usual names."""
+    given = dict(value)
+    for usual, other in keys.items():
+        if other is None:
+            given.pop(usual, None)
+        elif other in given:
+            given[usual] = given.pop(other)
+    for usual, other in _OTHER_NAMES:
+        if given.get(usual) is None and other in given:
+            given[usual] = given.pop(other)
+    return given
+
+
+def _content(value: object, name: str) -> str:
+    """Reads the content of a message, whose parts of text are joined as vLLM joins them, with a newline."""
+    if value is None:
+        return ""
+    if not isinstance(value, list | tuple):
+        return text_of(value, name)
+    texts = []
+    for number, part in enumerate(value):
+        if not isinstance(part, Mapping) or part.get("type", "text") != "text":
+            raise WrongRow(f"field '{name}[{number}]' is {described(part)}, expected a part of type text")
+        texts.append(text_of(part.get("text"), f"{name}[{number}].text"))
+    return "\n".join(texts)
+
+
+def _learnt(given: Mapping[str, Any], name: str) -> bool:
+    """Reads the flags that say whether a turn is learnt: `train`, and `weight` as in OpenAI's data."""
+    for key in _FLAGS:
+        value = given.get(key)
+        if value is not None and value not in (0, 1):
+            raise WrongRow(f"field '{name}.{key}' is {described(value)}, expected 0 or 1, or a truth value")
+        if value is not None and not value:
+            return False
+    return True
+
+
+def _joins(one: Message, other: Message) -> bool:
+    return one["role"] == other["role"] != "tool" and is_plain(one) and is_plain(other)
