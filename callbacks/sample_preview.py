@@ -55,7 +55,8 @@ class SamplePreview(RLHFCallback):
         rows = [data.val_rows[row] for row in range(min(self.num_rows, len(data.val_rows)))]
         parts = [split_at_answer(row) for row in rows]
         text = partial(data.renderer.tokenizer.decode, skip_special_tokens=True)
-        prompts = [Prompt(ids, str(text(ids.tolist())), {}) for ids, _ in parts]
+        # The preview shows the text of the ids, so it needs no messages.
+        prompts = [Prompt(ids, str(text(ids.tolist())), {"messages": []}) for ids, _ in parts]
         for sample, (_, answer) in zip(answered(trainer, pl_module, prompts), parts, strict=True):
             if trainer.is_global_zero:
                 reference = data.renderer.decode(answer.tolist())

@@ -54,9 +54,9 @@ def test_the_best_weights_are_exported_beside_the_last(parts: Callable, tmp_path
     assert all(torch.equal(weight, ruin.weights[3][name]) for name, weight in last.items())
     found = result_of(tmp_path)["best"]
     assert (found["monitor"], found["mode"], found["epoch"]) == ("val/loss", "min", 2)
-    assert found["step"] == 2 * 8  # An epoch has 8 minibatches.
+    assert found["step"] == 2 * 9  # An epoch has 9 minibatches, the last of which is smaller.
     assert found["model_dir"] == str(tmp_path / "model_best")
-    assert "model/ has the last weights, and model_best/ those of step 16" in found["about"]
+    assert "model/ has the last weights, and model_best/ those of step 18" in found["about"]
     assert json.loads((tmp_path / "model_best" / "lightning_rlhf.json").read_text())["weights"] == "best"
 
 
@@ -73,8 +73,8 @@ def test_a_run_that_gets_no_better_stops_and_says_why(
     assert "val/loss has not fallen below " in result["best"]["stopped"]
     assert result["best"]["stopped"].endswith(" in 2 evaluations")
     said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("best: ")]
-    assert said[0].endswith("so the run stops after step 24")
-    assert said[1].startswith("best: model/ has the last weights, and model_best/ those of step 8 ")
+    assert said[0].endswith("so the run stops after step 27")
+    assert said[1].startswith("best: model/ has the last weights, and model_best/ those of step 9 ")
 
 
 def test_a_resumed_run_remembers_the_best_and_takes_its_export_along(parts: Callable, tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ def test_a_template_that_prompts_with_a_thought_is_fine(tmp_path: Path) -> None:
 
 
 def test_what_starts_from_a_stage_with_an_error_is_not_examined(tmp_path: Path) -> None:
-    result = examined(tmp_path, *TINY, "sft.data.minibatch_size=100000")
+    result = examined(tmp_path, *TINY, "sft.data.max_length=1")
     assert list(findings(result, "error")) == ["sft: data"]
     assert findings(result, "warning").keys() == {"reward: stage", "ppo: stage"}
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
-from support import TINY, Hostile, command, environ, keep, run_folder
+from support import TINY, Hostile, command, environ, keep, result_of, run_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lightning_rlhf.assembly.export import export
@@ -106,6 +106,8 @@ def test_settings_that_were_found_run_nothing(found: Path, tmp_path: Path) -> No
 def test_a_checkpoint_that_was_found_runs_nothing(found: Path, tmp_path: Path) -> None:
     mark, file = tmp_path / "it_has_run", found / "checkpoints" / "last.ckpt"
     torch.save(torch.load(file) | {"loops": Hostile(mark)}, file)
+    # A run that has finished would not be read.
+    (found / "result.json").write_text(json.dumps(result_of(found) | {"status": "interrupted"}))
     resumed = command(tmp_path, *keep(TINY, "sft"), "experiment=none", f"resume={found}")
     exported = command(tmp_path, f"checkpoint={file}", name="export")
     for done in (resumed, exported):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -53,14 +54,15 @@ def test_the_graph_of_the_command_line_is_the_one_that_is_walked(run: Path) -> N
 
 
 def test_a_run_that_was_stopped_in_ppo_goes_on_there(run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(run, tmp_path / "run")
     record = run / "ppo" / "result.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"status": "interrupted"}))
     more = ["data.graph.seed=7", "data.graph.num_nodes=30", "ppo.trainer.max_epochs=3", f"resume={run}"]
     done = command(tmp_path, *FEW, *more)
     assert done.returncode == 0, done.stderr
-    result = result_of(run_folder(tmp_path))
-    assert result["stages"]["sft"]["model_dir"] == str(run / "sft" / "model")
-    with (run_folder(tmp_path) / "ppo" / "metrics.csv").open() as file:
+    sft = result_of(run)["stages"]["sft"]
+    assert sft["model_dir"] == str(run / "sft" / "model")
+    with (run / "ppo" / "metrics.csv").open() as file:
         assert {row["epoch"] for row in csv.DictReader(file) if row["rollout/score_mean"]} == {"0", "1", "2"}
 
 

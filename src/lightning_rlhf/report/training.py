@@ -38,12 +38,14 @@ def training_records(folder: Path, stage: str, rows: Mapping[str, int]) -> list[
     model = config.get("model") or {}
     base = model.get("meta_dir") or model.get("pretrained")
     earlier = records_of(filter(None, [base, model.get("adapter_dir"), *_reward_models(config)]))
+    # A stage without loggers, as doctor has it, leaves no folder before its export.
+    measured = read_run(folder).stages if folder.is_dir() else ()
     own = TrainingRecord(
         stage=stage,
         base_model=base if base is None or not Path(base).is_dir() else f"{Path(base).parent.name}/{Path(base).name}",
         data=_data(config.get(STAGES[stage].block, {}).get("data", {}), rows) if config else [],
         settings=_settings(config, STAGES[stage]) if config else {},
-        metrics=[metric for run in read_run(folder).stages for metric in _metrics(run)],
+        metrics=[metric for run in measured for metric in _metrics(run)],
     )
     return [*earlier, own]
 
