@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.models.adapters.files import save_adapter
 from lightning_rlhf.models.adapters.lora import ADAPTER, Lora, inject, is_part_of_adapter
-from lightning_rlhf.models.export import empty_net
+from lightning_rlhf.models.rebuilding import empty_net
 from lightning_rlhf.models.source import ModelSource
 
 TOKENIZER = "pkg://lightning_rlhf.demo/tokenizer"

@@ -19,7 +19,7 @@ from typing import Any
 from memory_nets import write
 from omegaconf import OmegaConf
 
-from lightning_rlhf.models.export import empty_net
+from lightning_rlhf.models.rebuilding import empty_net
 from lightning_rlhf.models.source import ModelSource
 
 PROMPT, RESPONSE = 400, 112

@@ -15,8 +15,10 @@ import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
-# A shell that starts the tests in the background makes them ignore Ctrl-C, which some of them send.
+# A shell that starts the tests in the background makes them ignore Ctrl-C, and nohup the end of a terminal; some tests
+# send both.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 settings.register_profile("suite", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("suite")
 

@@ -1,8 +1,10 @@
 """The printed table of findings."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from lightning_rlhf.assembly.findings_table import show, sum_up
 from lightning_rlhf.checks.finding import Finding
@@ -28,9 +30,8 @@ def test_away_from_a_terminal_a_finding_is_one_line_and_its_remedy_another(
 def test_on_a_terminal_lines_are_folded_beside_the_names(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("TERM", "dumb")
+    terminal = partial(Console, force_terminal=True, width=80, color_system=None)
+    monkeypatch.setattr("lightning_rlhf.assembly.findings_table.Console", terminal)
     show("sft", [Finding("labels", "ok", LONG)])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6
