@@ -39,9 +39,7 @@ def test_the_loss_of_a_step_is_that_of_all_its_parts(parts: Callable, tmp_path: 
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "dpo"])
-def test_the_logged_metrics_of_a_step_are_those_of_all_its_parts(
-    stage: str, parts: Callable, tmp_path: Path
-) -> None:
+def test_the_logged_metrics_of_a_step_are_those_of_all_its_parts(stage: str, parts: Callable, tmp_path: Path) -> None:
     def logged(num_parts: int) -> list[dict[str, float]]:
         module, data = parts(stage)
         logger = CSVLogger(tmp_path, name=str(num_parts), version="")

@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +15,13 @@ from lightning_rlhf.console import console, number
 
 # Folders of sweeps that have begun, and whose table is not written yet.
 _open: list[Path] = []
+# The overrides of all jobs of the sweep.
+_jobs: list[list[str]] = []
+
+
+def plan_jobs(jobs: Sequence[list[str]]) -> None:
+    """Notes the overrides of all jobs of a sweep, so that its table names those that did not begin."""
+    _jobs[:] = jobs
 
 
 class SweepTable(Callback):
@@ -27,7 +34,7 @@ class SweepTable(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: object) -> None:
         """Makes the table from the `result.json` of each run."""
         _open.remove(folder := Path(config.hydra.sweep.dir))
-        write_table(folder)
+        write_table(folder, _jobs)
 
 
 @contextmanager
@@ -40,16 +47,24 @@ def table_even_of_failures() -> Iterator[None]:
         yield
     finally:
         while _open:
-            write_table(_open.pop())
+            write_table(_open.pop(), _jobs)
 
 
-def write_table(folder: Path) -> None:
+def write_table(folder: Path, jobs: Sequence[list[str]] = ()) -> None:
     """Writes and prints the table of a sweep, if it has runs.
 
     Args:
         folder: Folder of the sweep.
+        jobs: The overrides of all jobs, where they are known. Those without a folder did not begin.
     """
     rows = sweep_rows(folder)
+    if rows:
+        begun = {str(row["run"]) for row in rows}
+        rows += [
+            {"run": str(number), **_by_key(job), "status": "not begun"}
+            for number, job in enumerate(jobs)
+            if str(number) not in begun
+        ]
     if not rows:
         return
     columns = list(dict.fromkeys(name for row in rows for name in row))
@@ -85,13 +100,17 @@ def sweep_rows(folder: Path) -> list[dict[str, object]]:
         listed = OmegaConf.to_container(OmegaConf.load(given), resolve=False)
         overrides = [str(override) for override in listed] if isinstance(listed, list) else []
         row: dict[str, object] = {"run": job.name}
-        row |= dict(override.lstrip("+~").split("=", 1) for override in overrides)
+        row |= _by_key(overrides)
         row |= {"status": result["status"], "seconds": result.get("seconds")}
         for stage, part in result.get("stages", {"": result}).items():
             metrics = {f"{stage}.{name}".lstrip("."): value for name, value in part.get("metrics", {}).items()}
             row |= {name: math.nan if value is None else value for name, value in metrics.items()}
         rows.append(row)
     return rows
+
+
+def _by_key(overrides: Sequence[str]) -> dict[str, str]:
+    return dict(override.lstrip("+~").split("=", 1) for override in overrides if "=" in override)
 
 
 def _cell(value: object) -> str:

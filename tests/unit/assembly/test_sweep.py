@@ -6,9 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from lightning_rlhf.assembly.sweep import SweepTable, sweep_rows, table_even_of_failures
+from lightning_rlhf.assembly.sweep import SweepTable, sweep_rows, table_even_of_failures, write_table
+from lightning_rlhf.assembly.sweeper import DistinctSweeper
 from lightning_rlhf.saving import write_json
 
 
@@ -60,3 +62,27 @@ def test_a_sweep_prints_its_table_once(sweep: Path, capsys: pytest.CaptureFixtur
         table.on_multirun_start(config)
         table.on_multirun_end(config)
     assert capsys.readouterr().out.count("sweep.csv") == 1
+
+
+def test_jobs_that_an_interrupted_sweep_did_not_begin_are_in_its_table(sweep: Path) -> None:
+    write_table(sweep, [[f"lr={number}"] for number in range(6)])
+    with (sweep / "sweep.csv").open() as file:
+        rows = [(row["run"], row["lr"], row["status"]) for row in csv.DictReader(file)]
+    assert rows[3:] == [("3", "3", "failed"), ("4", "4", "not begun"), ("5", "5", "not begun")]
+
+
+def test_jobs_that_would_be_the_same_run_once_with_a_note(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["stage=sft,ppo", "++ppo.module.lr=1,2", "seed=7"]
+    (jobs,) = DistinctSweeper.split_arguments(OverridesParser.create().parse_overrides(words), None)
+    assert jobs == [
+        ["stage=sft", "seed=7"],
+        ["stage=ppo", "++ppo.module.lr=1", "seed=7"],
+        ["stage=ppo", "++ppo.module.lr=2", "seed=7"],
+    ]
+    assert capsys.readouterr().err.startswith("note: the sweep has 3 runs and not 4, because")
+
+
+def test_jobs_that_differ_all_run(capsys: pytest.CaptureFixture[str]) -> None:
+    words = OverridesParser.create().parse_overrides(["stage=sft", "sft.module.lr=1,2", "seed=1,2"])
+    assert [len(batch) for batch in DistinctSweeper.split_arguments(words, 3)] == [3, 1]
+    assert capsys.readouterr().err == ""

@@ -91,7 +91,9 @@ def trained(
 
 # Three rows are left. With four shares or more, some consist of rows that do not count.
 @pytest.mark.parametrize("shares", [(1, 2), (2, 1), (2, 2), (1, 4), (3, 2), (2, 6)])
-def test_however_it_is_shared_it_has_the_gradient_and_metrics_of_its_rows_alone(made: Made, shares: tuple[int, int]) -> None:
+def test_however_it_is_shared_it_has_the_gradient_and_metrics_of_its_rows_alone(
+    made: Made, shares: tuple[int, int]
+) -> None:
     module, net, rows, collate, sizes = made
     world_size, parts = shares
     last, order = [], []
