@@ -5,12 +5,14 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
+from lightning_rlhf.assembly.sweeper import run_distinct_jobs
 from lightning_rlhf.console import console, number
 
 # Folders of sweeps that have begun, and whose table is not written yet.
@@ -19,16 +21,12 @@ _open: list[Path] = []
 _jobs: list[list[str]] = []
 
 
-def plan_jobs(jobs: Sequence[list[str]]) -> None:
-    """Notes the overrides of all jobs of a sweep, so that its table names those that did not begin."""
-    _jobs[:] = jobs
-
-
 class SweepTable(Callback):
     """A Hydra callback that writes and prints a table of all runs, `sweep.csv`, when a sweep ends."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: object) -> None:
-        """Notes that a table will be due."""
+        """Notes that a table will be due, and which jobs it has."""
+        run_distinct_jobs(_jobs)
         _open.append(Path(config.hydra.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: object) -> None:
@@ -67,13 +65,19 @@ def write_table(folder: Path, jobs: Sequence[list[str]] = ()) -> None:
         ]
     if not rows:
         return
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    settings = dict.fromkeys(name for row in rows for name in takewhile(lambda name: name != "status", row))
+    columns = list(settings | dict.fromkeys(name for row in rows for name in row))
     with (folder / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
-    # The terminal shows only the columns that differ between the runs.
-    shown = [column for column in columns if len({str(row.get(column)) for row in rows}) > 1 or len(rows) == 1]
+    # The terminal shows only the columns that differ between the runs, and only the settings that differ between the
+    # runs that have them.
+    shown = [
+        column
+        for column in columns
+        if len({str(row.get(column)) for row in rows if column in row or column not in settings}) > 1 or len(rows) == 1
+    ]
     table = Table(box=None, padding=(0, 1), header_style="dim")
     for column in shown:
         table.add_column(column, overflow="fold")
@@ -90,7 +94,7 @@ def sweep_rows(folder: Path) -> list[dict[str, object]]:
     A metric that is not finite is `NaN`. A run that ended before it could leave a result has failed.
     """
     rows = []
-    numbered = [path for path in folder.iterdir() if path.is_dir() and path.name.isdigit()]
+    numbered = [path for path in folder.glob("*") if path.is_dir() and path.name.isdigit()]
     for job in sorted(numbered, key=lambda path: int(path.name)):
         record, given = job / "result.json", job / ".hydra" / "overrides.yaml"
         if not given.is_file():
