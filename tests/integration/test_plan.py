@@ -52,6 +52,13 @@ def test_a_plan_without_data_demands_the_lengths(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: model=llama/13b: prompt_length and response_length must be given")
 
 
+def test_a_plan_refuses_settings_that_a_run_would_refuse(tmp_path: Path) -> None:
+    done = plan(tmp_path, "model=tiny", "stage=sft", "+sft.module.lrr=3", "++sft.trainer.accumulate=2")
+    assert done.returncode == 2
+    assert "sft.module.lrr: lightning_rlhf.modules.SFTModule has no such setting; did you mean lr?" in done.stderr
+    assert "sft.trainer.accumulate: lightning.pytorch.Trainer has no such setting; did you mean" in done.stderr
+
+
 def test_a_plan_for_this_machine_says_whether_its_memory_is_enough(tmp_path: Path) -> None:
     done = plan(tmp_path, "model=tiny", "stage=sft")
     assert done.returncode == 0, done.stderr

@@ -1,10 +1,12 @@
 """The numbers of each logged step: of the whole minibatch, and with the learning rate that the step had."""
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning.pytorch.loggers import CSVLogger
 from support import trainer
 
 from lightning_rlhf.callbacks import StepMetrics
@@ -34,6 +36,25 @@ def test_the_loss_of_a_step_is_that_of_all_its_parts(parts: Callable, tmp_path: 
     shared = numbers_of(parts, tmp_path, "sft", max_steps=4, accumulate_grad_batches=4)
     assert [float(step.loss) for step in shared] == pytest.approx([float(step.loss) for step in whole], rel=1e-4)
     assert len(whole) == 4
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo"])
+def test_the_logged_metrics_of_a_step_are_those_of_all_its_parts(stage: str, parts: Callable, tmp_path: Path) -> None:
+    def logged(num_parts: int) -> list[dict[str, float]]:
+        module, data = parts(stage)
+        logger = CSVLogger(tmp_path, name=str(num_parts), version="")
+        settings = {"log_every_n_steps": 1, "accumulate_grad_batches": num_parts}
+        trainer(tmp_path, logger=logger, **settings).fit(module, data)
+        with (tmp_path / str(num_parts) / "metrics.csv").open() as file:
+            rows = [{key: float(row[key]) for key in row if key.startswith("train/")} for row in csv.DictReader(file)]
+        # The last minibatch is smaller than the others.
+        assert sum(1 for _ in data.train_dataloader()) == num_parts * len(rows)
+        return rows
+
+    whole, shared = logged(1), logged(4)
+    assert {"sft": 1, "reward": 2, "dpo": 3}[stage] == len(whole[0])
+    for one, other in zip(whole, shared, strict=True):
+        assert other == pytest.approx(one, rel=1e-3, abs=1e-5)
 
 
 def test_the_learning_rate_is_that_of_the_step_and_not_of_the_next(parts: Callable, tmp_path: Path) -> None:

@@ -1,13 +1,13 @@
 """Overrides of the command line: checks those alone, because a recipe may hold settings of all stages; quotes them."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lightning_rlhf.assembly.problems import Problems
 from lightning_rlhf.assembly.settings import check_effects, check_settings
 from lightning_rlhf.assembly.sweep_overrides import block_of
-from lightning_rlhf.errors import UserError
 from lightning_rlhf.stages import STAGES
 
 
@@ -39,25 +39,44 @@ def check_overrides(config: DictConfig, overrides: Sequence[str], choices: Mappi
     problems.report()
 
 
+def check_plan(config: DictConfig, overrides: Sequence[str], choices: Mapping[str, str | None]) -> None:
+    """Checks that every override of a plan has an effect, and that the lengths of rows are known.
+
+    A plan does not read learning rates, so the recipe of the demo suits any model.
+
+    Raises:
+        UserError: If an override has no effect, or neither the user nor a recipe has chosen data, and the lengths are
+            not given. The message names all mistakes.
+    """
+    problems = Problems()
+    for message in (*_without_effect(config, overrides), *_unknown_lengths(config, overrides, choices)):
+        problems.add(message)
+    check_effects(config, problems)
+    problems.report()
+
+
 def _override_problems(config: DictConfig, overrides: Sequence[str], choices: Mapping[str, str | None]) -> Problems:
     problems = Problems()
-    for message in _without_effect(config, overrides, choices):
+    if choices.get("experiment") == "demo" and choices.get("model") not in ("demo", "tiny"):
+        problems.add(
+            f"model={choices.get('model')} with experiment=demo, whose learning rates are for a model of 2 million "
+            "parameters: add experiment=none"
+        )
+    for message in _without_effect(config, overrides):
         problems.add(message)
     return problems
 
 
-def _without_effect(config: DictConfig, overrides: Sequence[str], choices: Mapping[str, str | None]) -> Iterator[str]:
+def _without_effect(config: DictConfig, overrides: Sequence[str]) -> Iterator[str]:
     """Messages about the overrides that have no effect."""
-    if choices.get("experiment") == "demo" and choices.get("model") not in ("demo", "tiny"):
-        yield (
-            f"model={choices.get('model')} with experiment=demo, whose learning rates are for a model of 2 million "
-            "parameters: add experiment=none"
-        )
+    plain = str(OmegaConf.to_container(config, resolve=False))
     # Each model size has an architecture as well as weights, so Hydra accepts settings of the architecture.
     loaded = next((name for name in ("meta_dir", "pretrained") if config.model.get(name) is not None), None)
     idle = {record.block: record.name for record in STAGES.values() if record.name not in config.stages}
     for override in overrides:
         key = override.lstrip("+~").split("=")[0]
+        if override[0] == "+" and key.split(".")[0] not in _sections() and f"${{{key}" not in plain:
+            yield f"{key}: there is no such setting, and no other setting refers to it"
         if (block := block_of(override)) in idle:
             yield f"{key} is set, but stage={idle[block]} does not run here"
         if loaded and key.split(".")[:2] in (["model", "config"], ["model", "config_tokenizer"]):
@@ -67,22 +86,21 @@ def _without_effect(config: DictConfig, overrides: Sequence[str], choices: Mappi
             )
 
 
-def check_lengths_are_known(config: DictConfig, overrides: Sequence[str], choices: Mapping[str, str | None]) -> None:
-    """Checks that a plan for a model of the user does not take the lengths of the embedded demo.
-
-    Args:
-        config: The composed configuration of `plan`.
-        overrides: The overrides.
-        choices: The chosen option of each group.
-
-    Raises:
-        UserError: If neither the user nor a recipe has chosen data, and the lengths are not given.
-    """
+def _unknown_lengths(config: DictConfig, overrides: Sequence[str], choices: Mapping[str, str | None]) -> Iterator[str]:
+    """A message if a plan for a model of the user would take the lengths of the embedded demo."""
     ours = choices.get("model") in ("demo", "tiny") or choices.get("experiment") not in ("demo", "none")
     chosen = choices.get("data") != "demo" or "data=demo" in overrides
     missing = [name for name in ("prompt_length", "response_length") if config[name] is None]
     if missing and not (ours or chosen):
-        raise UserError(
+        yield (
             f"model={choices.get('model')}: {' and '.join(missing)} must be given, because no data say how long rows "
             "are: add prompt_length=512 response_length=512, or data=files; data=demo takes the lengths of the demo"
         )
+
+
+def _sections() -> set[str]:
+    """The keys at the top of the configurations of `train` and `plan`, and their groups."""
+    loaded = [OmegaConf.load(str(files("lightning_rlhf.conf") / f"{name}.yaml")) for name in ("train", "plan")]
+    groups = {str(group) for entry in loaded[0].defaults if entry != "_self_" for group in entry}
+    groups -= {"strategy", "stage", "algorithm", "adapter", "experiment"}
+    return {*groups, *(str(key) for config in loaded for key in config), *(r.block for r in STAGES.values()), "stages"}

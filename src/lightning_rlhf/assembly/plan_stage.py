@@ -12,12 +12,14 @@ from lightning_rlhf.assembly.plan_lengths import lengths
 from lightning_rlhf.assembly.plan_rows import with_filled_minibatch
 from lightning_rlhf.assembly.plan_settings import Asked
 from lightning_rlhf.assembly.stage_checks import refused
+from lightning_rlhf.assembly.target_checks import check_names, of_stage
 from lightning_rlhf.console import console
 from lightning_rlhf.planner.fitting import Limits, largest_micro_batch, savings, smallest
 from lightning_rlhf.planner.memory import by_kind
 from lightning_rlhf.planner.plan import Plan
 from lightning_rlhf.saving import write_json
 from lightning_rlhf.sizes import readable
+from lightning_rlhf.stages import stage_record
 
 
 def planned_stage(config: DictConfig, stage: str, asked: Asked) -> tuple[Plan, dict[str, Any]]:
@@ -26,6 +28,7 @@ def planned_stage(config: DictConfig, stage: str, asked: Asked) -> tuple[Plan, d
     Raises:
         UserError: If a setting is wrong, or the planner does not support what the configuration names.
     """
+    check_names(of_stage(config, stage_record(stage).block, resolve=False))
     config, adapted = with_filled_minibatch(config, stage)
     plan = Plan(job_of(config, stage), asked.fragmentation)
     memory = asked.memory

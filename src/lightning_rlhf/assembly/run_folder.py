@@ -4,7 +4,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lightning_rlhf.assembly.user_message import user_message
@@ -32,6 +32,7 @@ def accounted_for(folder: Path, stages: list[str], *, keep: bool = False) -> Ite
         if folder.is_dir() and not keep and {path.name for path in folder.iterdir()} <= _BEFORE_A_RUN:
             # Other processes of the run may be removing it too.
             shutil.rmtree(folder, ignore_errors=True)
+            _remove_empty(folder.parent)
         elif folder.is_dir() and not (folder / "result.json").exists():
             record: dict[str, object] = {
                 "stage": stages[0] if len(stages) == 1 else "pipeline",
@@ -43,6 +44,15 @@ def accounted_for(folder: Path, stages: list[str], *, keep: bool = False) -> Ite
             }
             write_json(folder / "result.json", record)
         raise
+
+
+def _remove_empty(folder: Path) -> None:
+    """Removes `outputs/<stage>` and then `outputs`, if they are empty. A folder that the user has named stays."""
+    outputs = Path("outputs").absolute()
+    if folder.parent == outputs:
+        for path in (folder, outputs):
+            with suppress(OSError):
+                path.rmdir()
 
 
 def agreed_time() -> str | None:

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import cast
 
 import lightning.pytorch as pl
 from hydra.utils import instantiate
@@ -19,7 +18,7 @@ from lightning_rlhf.assembly.nets import nets_of
 from lightning_rlhf.assembly.plan_stage import print_plan_line
 from lightning_rlhf.assembly.result import RunResult
 from lightning_rlhf.assembly.stage_checks import check_quantization, check_roles, minibatch_settings
-from lightning_rlhf.assembly.target_checks import check_targets
+from lightning_rlhf.assembly.target_checks import check_targets, of_stage
 from lightning_rlhf.assembly.trainer import build_trainer
 from lightning_rlhf.callbacks.run_record import versions
 from lightning_rlhf.console import console
@@ -67,8 +66,7 @@ def prepare(
         # The settings of a run contain a template from a file, which may change or may not be where they are read.
         config.data.template = template_text(config.data.template)
     block = config[record.block]
-    plain = cast(dict[str, object], OmegaConf.to_container(config, resolve=True))
-    check_targets({key: plain[key] for key in ("model", "data", "trainer", "logger", "callbacks", record.block)})
+    check_targets(of_stage(config, record.block, resolve=True))
     if "write" in config.data:
         # The data are computed first, and then read like any others.
         instantiate(config.data.write)

@@ -3,31 +3,36 @@
 import csv
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
+from lightning_rlhf.assembly.sweeper import run_distinct_jobs
 from lightning_rlhf.console import console, number
 
 # Folders of sweeps that have begun, and whose table is not written yet.
 _open: list[Path] = []
+# The overrides of all jobs of the sweep.
+_jobs: list[list[str]] = []
 
 
 class SweepTable(Callback):
     """A Hydra callback that writes and prints a table of all runs, `sweep.csv`, when a sweep ends."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: object) -> None:
-        """Notes that a table will be due."""
+        """Notes that a table will be due, and which jobs it has."""
+        run_distinct_jobs(_jobs)
         _open.append(Path(config.hydra.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: object) -> None:
         """Makes the table from the `result.json` of each run."""
         _open.remove(folder := Path(config.hydra.sweep.dir))
-        write_table(folder)
+        write_table(folder, _jobs)
 
 
 @contextmanager
@@ -40,25 +45,39 @@ def table_even_of_failures() -> Iterator[None]:
         yield
     finally:
         while _open:
-            write_table(_open.pop())
+            write_table(_open.pop(), _jobs)
 
 
-def write_table(folder: Path) -> None:
+def write_table(folder: Path, jobs: Sequence[list[str]] = ()) -> None:
     """Writes and prints the table of a sweep, if it has runs.
 
     Args:
         folder: Folder of the sweep.
+        jobs: The overrides of all jobs, where they are known. Those without a folder did not begin.
     """
     rows = sweep_rows(folder)
+    if rows:
+        begun = {str(row["run"]) for row in rows}
+        rows += [
+            {"run": str(number), **_by_key(job), "status": "not begun"}
+            for number, job in enumerate(jobs)
+            if str(number) not in begun
+        ]
     if not rows:
         return
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    settings = dict.fromkeys(name for row in rows for name in takewhile(lambda name: name != "status", row))
+    columns = list(settings | dict.fromkeys(name for row in rows for name in row))
     with (folder / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
-    # The terminal shows only the columns that differ between the runs.
-    shown = [column for column in columns if len({str(row.get(column)) for row in rows}) > 1 or len(rows) == 1]
+    # The terminal shows only the columns that differ between the runs, and only the settings that differ between the
+    # runs that have them.
+    shown = [
+        column
+        for column in columns
+        if len({str(row.get(column)) for row in rows if column in row or column not in settings}) > 1 or len(rows) == 1
+    ]
     table = Table(box=None, padding=(0, 1), header_style="dim")
     for column in shown:
         table.add_column(column, overflow="fold")
@@ -75,7 +94,7 @@ def sweep_rows(folder: Path) -> list[dict[str, object]]:
     A metric that is not finite is `NaN`. A run that ended before it could leave a result has failed.
     """
     rows = []
-    numbered = [path for path in folder.iterdir() if path.is_dir() and path.name.isdigit()]
+    numbered = [path for path in folder.glob("*") if path.is_dir() and path.name.isdigit()]
     for job in sorted(numbered, key=lambda path: int(path.name)):
         record, given = job / "result.json", job / ".hydra" / "overrides.yaml"
         if not given.is_file():
@@ -85,13 +104,17 @@ def sweep_rows(folder: Path) -> list[dict[str, object]]:
         listed = OmegaConf.to_container(OmegaConf.load(given), resolve=False)
         overrides = [str(override) for override in listed] if isinstance(listed, list) else []
         row: dict[str, object] = {"run": job.name}
-        row |= dict(override.lstrip("+~").split("=", 1) for override in overrides)
+        row |= _by_key(overrides)
         row |= {"status": result["status"], "seconds": result.get("seconds")}
         for stage, part in result.get("stages", {"": result}).items():
             metrics = {f"{stage}.{name}".lstrip("."): value for name, value in part.get("metrics", {}).items()}
             row |= {name: math.nan if value is None else value for name, value in metrics.items()}
         rows.append(row)
     return rows
+
+
+def _by_key(overrides: Sequence[str]) -> dict[str, str]:
+    return dict(override.lstrip("+~").split("=", 1) for override in overrides if "=" in override)
 
 
 def _cell(value: object) -> str:

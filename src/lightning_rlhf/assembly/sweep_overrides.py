@@ -46,6 +46,16 @@ def of_stages(overrides: Sequence[str], stages: Collection[str]) -> list[str]:
     return [text for text in overrides if block_of(text) in (None, *blocks)]
 
 
+def own_overrides(job: Sequence[str]) -> list[str]:
+    """The overrides of a job of a sweep without those of stages that it does not run.
+
+    A job with a stage that this package does not have keeps all.
+    """
+    option = next((text.partition("=")[2].strip("'\"") for text in job if text.startswith("stage=")), "pipeline")
+    file = files("lightning_rlhf.conf") / "stage" / f"{option}.yaml"
+    return of_stages(job, OmegaConf.load(str(file)).stages) if file.is_file() else list(job)
+
+
 def block_of(argument: str) -> str | None:
     """The block of a stage that an override changes; None if it changes no block."""
     first = argument.lstrip("+~").partition("=")[0].split(".")[0]

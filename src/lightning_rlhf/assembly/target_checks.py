@@ -1,7 +1,8 @@
 """Checks a configuration against the signatures of its targets, before anything is built."""
 
+import difflib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from hydra.utils import get_object
@@ -23,7 +24,30 @@ def check_targets(config: object) -> None:
         UserError: If a target has no parameter of that name, or a value has the wrong type. The message names all
             mistakes.
     """
-    raise_problems(_problems(config, ""))
+    raise_problems(_problems(config, "", _mismatches))
+
+
+def check_names(config: object) -> None:
+    """Checks that each target has parameters of the names that its node sets. The values may be interpolations.
+
+    Args:
+        config: A configuration as plain dicts and lists, resolved or not.
+
+    Raises:
+        UserError: If a target has no parameter of a name. The message names all.
+    """
+    raise_problems(_problems(config, "", _unknown_names))
+
+
+def of_stage(config: DictConfig, block: str, *, resolve: bool) -> dict[str, object]:
+    """The parts of a configuration that a stage builds, for `check_targets` or `check_names`.
+
+    The settings of the trainer in the block of the stage get the target of the trainer, to which they are added.
+    """
+    plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=resolve))
+    own = {"_target_": plain["trainer"]["_target_"], **plain[block]["trainer"]}
+    parts = {name: plain[name] for name in ("model", "data", "trainer", "logger", "callbacks")}
+    return {**parts, block: {**plain[block], "trainer": own}}
 
 
 def arguments(config: DictConfig, target: str) -> dict[str, Any]:
@@ -41,29 +65,35 @@ def arguments(config: DictConfig, target: str) -> dict[str, Any]:
     return settings
 
 
-def _problems(node: object, path: str) -> Iterator[str]:
+def _problems(node: object, path: str, of_node: Callable[[dict[str, object], str], Iterator[str]]) -> Iterator[str]:
     if isinstance(node, list):
         for index, child in enumerate(node):
-            yield from _problems(child, f"{path}[{index}]")
+            yield from _problems(child, f"{path}[{index}]", of_node)
     if not isinstance(node, dict):
         return
     if "_target_" in node:
-        yield from _mismatches(node, path)
+        yield from of_node(node, path)
     for name, child in node.items():
-        yield from _problems(child, f"{path}.{name}" if path else str(name))
+        yield from _problems(child, f"{path}.{name}" if path else str(name), of_node)
+
+
+def _unknown_names(node: dict[str, object], path: str) -> Iterator[str]:
+    """Settings that are not parameters of their target."""
+    parameters = inspect.signature(get_object(str(node["_target_"]))).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for name in node.keys() - _KNOWN_BY_HYDRA - parameters.keys():
+        close = difflib.get_close_matches(name, parameters, n=1)
+        has = f"did you mean {close[0]}?" if close else f"it has {', '.join(parameters)}"
+        yield f"{path}.{name}: {node['_target_']} has no such setting; {has}".lstrip(".")
 
 
 def _mismatches(node: dict[str, object], path: str) -> Iterator[str]:
+    """Settings that are not parameters of their target, or have a value of another type."""
+    yield from _unknown_names(node, path)
     target = get_object(str(node["_target_"]))
-    parameters = inspect.signature(target).parameters
     hints = annotations(target)
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    for name, value in node.items():
-        setting = f"{path}.{name}" if path else name
-        if name in _KNOWN_BY_HYDRA:
-            continue
-        if name not in parameters:
-            if not takes_any:
-                yield f"{setting}: {node['_target_']} has no such setting; it has {', '.join(parameters)}"
-        elif not isinstance(value, dict | list) and not fits(value, hints.get(name, object)):
-            yield f"{setting}={value}: expected {in_words(hints[name])}"
+    for name in inspect.signature(target).parameters.keys() & node.keys():
+        value = node[name]
+        if not isinstance(value, dict | list) and not fits(value, hints.get(name, object)):
+            yield f"{path}.{name}={value}: expected {in_words(hints[name])}".lstrip(".")

@@ -17,23 +17,20 @@ _ANSWER = Message(role="assistant", content="Yes, that is so.")
 
 
 def special_tokens(renderer: Renderer) -> Finding:
-    """Checks that the token with which the template ends an answer is a stop token."""
+    """Checks that the template writes nothing between an answer and its stop token, which the model would learn."""
     tokenizer, stops = renderer.tokenizer, renderer.stop_ids
     found = "answers end with " + ", ".join(f"{tokenizer.convert_ids_to_tokens(stop)} ({stop})" for stop in stops)
     if tokenizer.pad_token_id in stops:
         found += "; PAD is one of them, which is harmless: masks come from lengths, never from ids"
-    added = tokenizer.added_tokens_decoder
     answer = renderer.conversation([QUESTION, _ANSWER], loss_on="last")
-    learnt = [token for token, counts in zip(*answer, strict=True) if counts]
-    # The marks of a thought stand before the text of the answer, and end nothing.
-    text = next(n for n in reversed(range(len(learnt))) if n == 0 or _ANSWER["content"] in tokenizer.decode(learnt[n:]))
-    unknown = [added[token].content for token in learnt[text:] if token in added and token not in stops]
+    learnt = [token for token, counts in zip(*answer, strict=True) if counts and token not in stops]
+    between = str(tokenizer.decode(learnt)).rpartition(_ANSWER["content"])[2].strip()
     return judged(
         "stop tokens",
-        not unknown,
-        f"{found}; the template adds {', '.join(unknown)} before" if unknown else found,
-        f"sampling would not stop where the model ends its turn with {unknown[-1:]}: make it the tokenizer's "
-        "eos_token, or add it to eos_token_id in the model's generation_config.json",
+        not between,
+        f"{found}; the template adds {between!r} before, as text" if between else found,
+        f"the model would learn to write {between!r} at the end of each answer: if it ends turns, make it a special "
+        "token of the tokenizer (model.tokenizer), or set a data.template that ends answers with eos_token",
         severity="warning",
     )
 

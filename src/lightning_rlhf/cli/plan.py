@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from lightning_rlhf.assembly.overrides import check_lengths_are_known
+from lightning_rlhf.assembly.overrides import check_plan
 from lightning_rlhf.assembly.run_folder import accounted_for
 from lightning_rlhf.cli.app import exit_codes, run_app
 
@@ -24,8 +24,8 @@ def _app(config: DictConfig) -> None:
 
 
 def _plan(config: DictConfig, hydra_config: HydraConf) -> None:
-    check_lengths_are_known(config, hydra_config.overrides.task, hydra_config.runtime.choices)
-    # Importing torch takes seconds, so the lengths are checked first.
+    check_plan(config, hydra_config.overrides.task, hydra_config.runtime.choices)
+    # Importing torch takes seconds, so whatever needs no torch is checked first.
     from lightning_rlhf.assembly.plan import plan
 
     plan(config, Path(hydra_config.runtime.output_dir))

@@ -1,7 +1,7 @@
 """Encodes many texts at a time, each cut into pieces; the ids are those that a tokenizer makes of the whole text."""
 
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ contain it."""
 _Ids = list[int]
 
 
-def control_tokens(tokenizer: "PreTrainedTokenizerBase", stop_ids: Sequence[int]) -> re.Pattern[str]:
+def control_tokens(tokenizer: "PreTrainedTokenizerBase", stop_ids: Collection[int]) -> re.Pattern[str]:
     """Returns a pattern of the control tokens that can be split, which are those of two or more characters."""
     added = tokenizer.added_tokens_decoder.items()
     texts = {token.content for number, token in added if token.special or number in stop_ids}

@@ -14,6 +14,7 @@ Role = Literal["system", "developer", "user", "assistant", "tool"]
 _ROLES: dict[str, Role] = {
     **{role: role for role in get_args(Role)},
     **{"human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "observation": "tool"},
+    "function_call": "assistant",
 }
 # Other names of the keys of a message, as in ShareGPT, and of the thought, as in chat templates.
 _OTHER_NAMES = [("role", "from"), ("content", "value"), *(("reasoning_content", o) for o in ("reasoning", "thinking"))]
@@ -53,6 +54,8 @@ def message_of(value: object, name: str, keys: Mapping[str, str | None]) -> Mess
     given = _usual(value, keys)
     if given.get("role") is None:
         raise WrongRow(f"field '{name}.role' is missing")
+    if given["role"] == "function_call":
+        given["tool_calls"] = _calls(given.pop("content", None), name)
     role = _ROLES.get(given["role"]) if isinstance(given["role"], str) else None
     if role is None:
         raise WrongRow(
@@ -128,6 +131,21 @@ def _usual(value: Mapping[str, Any], keys: Mapping[str, str | None]) -> dict[str
         if given.get(usual) is None and other in given:
             given[usual] = given.pop(other)
     return given
+
+
+def _calls(value: object, name: str) -> list[Any]:
+    """Reads the calls of a turn of ShareGPT's role `function_call`, which are JSON: an object, or a list of objects."""
+    try:
+        read = json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        read = None
+    calls = read if isinstance(read, list) else [read]
+    if not calls or not all(isinstance(call, Mapping) and isinstance(call.get("name"), str) for call in calls):
+        raise WrongRow(
+            f"field '{name}' has the role function_call and {described(value)}, expected "
+            '{"name": ..., "arguments": {...}} or a list of these'
+        )
+    return [{"type": "function", "function": dict(call)} for call in calls]
 
 
 def _content(value: object, name: str) -> str:

@@ -43,6 +43,7 @@ def conversation_pieces(
     loss_on: Literal["all", "last"],
     masked: Collection[int] = (),
     learn_reasoning: bool = True,
+    stops: Collection[str] = (),
 ) -> list[Piece]:
     """Cuts the text of a conversation into prompts and answers.
 
@@ -56,6 +57,8 @@ def conversation_pieces(
         loss_on: Whether all answers are learnt, or only the last.
         masked: Indices of turns that are not learnt.
         learn_reasoning: Whether thoughts are learnt.
+        stops: The tokens that end an answer. If the last answer has none, the space that the template adds after it is
+            removed, because EOS will take its place.
 
     Raises:
         UserError: If there is nothing to learn, or an answer does not begin as the template prompts for it.
@@ -64,6 +67,8 @@ def conversation_pieces(
         raise UserError("there is no token to learn: the conversation must end with an assistant's answer")
     prompt, whole = prompt_pieces(turns[:-1], texts, tools), or_raise(texts[Asked(turns, False, tools)])
     last = _last_piece("".join(prompt), whole, turns[-1])
+    if not any(stop in last for stop in stops):
+        last = last.rstrip()
     pieces: list[Piece] = []
     places = iter([*_answers(turns[:-1]), len(turns) - 1])
     for number, text in enumerate([*prompt, last]):

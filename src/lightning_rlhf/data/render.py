@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 from lightning_rlhf.data.encoding import PieceEncoder, as_text, control_tokens
 from lightning_rlhf.data.messages import Message
 from lightning_rlhf.data.pieces import Piece, conversation_pieces, cuts, or_raise, prompt_pieces
-from lightning_rlhf.data.stops import check_stops
+from lightning_rlhf.data.stops import check_stops, end_of_turn
 from lightning_rlhf.data.templates import TEMPLATES, Asked, ChatTexts, Turn, chosen_template
 from lightning_rlhf.data.traits import Traits
 from lightning_rlhf.errors import UserError
@@ -37,14 +37,16 @@ class Renderer:
     - BOS: there is exactly one if the tokenizer or the template adds it, otherwise none. If the tokenizer adds BOS and
       the template does not, BOS is prepended to the template, so that an exported model is prompted as in training.
     - EOS: a turn of the assistant is learnt up to and including its first stop token. What the template adds after that
-      (a newline, for example) is not learnt. If the template ends the last answer without a stop token, EOS is added.
+      (a newline, for example) is not learnt. If the template ends the last answer without a stop token, EOS takes the
+      place of the space that it adds.
     - Contents are text, never control tokens: `<|im_end|>` inside a message becomes the tokens of these characters.
     - Contents are stripped, except with the template "raw", which preserves every space of the data.
     - The mask comes from the structure of the conversation. It does not depend on the padding token, which may be EOS.
 
     Attributes:
         tokenizer: The given tokenizer; its `chat_template` is set to the one in use, so that exports contain it.
-        stop_ids: Sorted ids that end an answer: the tokenizer's EOS and the given ids.
+        stop_ids: Sorted ids that end an answer: the tokenizer's EOS, the token with which the template ends a turn of
+            the assistant, and the given ids.
         traits: What the template does with messages.
     """
 
@@ -59,8 +61,7 @@ class Renderer:
         Args:
             tokenizer: Any tokenizer with an EOS token.
             template: "plain" (turns begin with "Human:" and "Assistant:"), "raw" (contents and EOS, nothing else), the
-                text of a Jinja chat template, or the path of a file with one. None takes the tokenizer's template, or
-                "plain" if it has none.
+                text of a Jinja template, or the path of a file. None takes the tokenizer's own, or "plain".
             stop_ids: Further ids that end an answer, such as the `eos_token_id` list of the generation config.
 
         Raises:
@@ -70,8 +71,8 @@ class Renderer:
         if tokenizer.eos_token_id is None:
             raise UserError("the tokenizer has no EOS token, so no answer could ever end; set its eos_token")
         self.tokenizer = tokenizer
-        self.stop_ids = tuple(sorted({tokenizer.eos_token_id, *(stop_ids or ())}))
-        self._control = control_tokens(tokenizer, self.stop_ids)
+        known = {tokenizer.eos_token_id, *(stop_ids or ())}
+        self._control = control_tokens(tokenizer, known)
         self._encoder = PieceEncoder(tokenizer)
         tokenizer.chat_template = chosen_template(tokenizer, template)
         # The text of the template is compared, because an exported tokenizer does not contain its name.
@@ -82,6 +83,9 @@ class Renderer:
         if adds_bos and not text.lstrip().startswith(str(tokenizer.bos_token)):
             tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template
             self._texts = ChatTexts(tokenizer)
+        end = end_of_turn(tokenizer, self._text)
+        self.stop_ids = tuple(sorted(known if end is None else {*known, end}))
+        self._control = control_tokens(tokenizer, self.stop_ids)
         self.traits = Traits.of(tokenizer.chat_template, self._text)
         check_stops(self.stop_ids, tokenizer, self._text)
 
@@ -102,12 +106,7 @@ class Renderer:
     def prompts(
         self, conversations: Sequence[Sequence[Message]], tools: Sequence[list[Any]] | None = None
     ) -> list[list[int] | UserError]:
-        """Renders many prompts as `prompt` does; the result for a prompt that cannot be rendered is the error.
-
-        Args:
-            conversations: The prompts.
-            tools: Descriptions of the tools of each conversation, if there are any.
-        """
+        """Renders many prompts as `prompt` does; the result for a prompt that cannot be rendered is the error."""
         turns = [self._turns(messages) for messages in conversations]
         known = self._known(tools)
         texts = self._texts.texts(chain.from_iterable(map(cuts, turns, known)))
@@ -122,8 +121,8 @@ class Renderer:
 
         Args:
             messages: A conversation that ends with a turn of the assistant.
-            loss_on: Whether every turn of the assistant that answers something is learnt, or only the last. Only the
-                last can be learnt if the template rewrites earlier answers.
+            loss_on: Whether every answer is learnt, or only the last. A template that rewrites earlier answers allows
+                only the last.
 
         Returns:
             The ids, and a mask that is True on every token that is learnt.
@@ -158,11 +157,12 @@ class Renderer:
             for ask in (*cuts(one[:-1], some), Asked(one, False, some))
         )
         texts = self._texts.texts(asked)
+        stops = self.tokenizer.convert_ids_to_tokens(list(self.stop_ids))
         masked = [{n for n, turn in enumerate(each) if not turn.get("train", True)} for each in conversations]
 
         def cut(one: tuple[Turn, ...], some: str, not_learnt: set[int]) -> list[Piece]:
             return conversation_pieces(
-                one, texts, some, loss_on=loss_on, masked=not_learnt, learn_reasoning=learn_reasoning
+                one, texts, some, loss_on=loss_on, masked=not_learnt, learn_reasoning=learn_reasoning, stops=stops
             )
 
         pieces = [_caught(cut, *each) for each in zip(turns, known, masked, strict=False)]
@@ -182,7 +182,8 @@ class Renderer:
             end = next((k + 1 for k, token in enumerate(piece) if token in self.stop_ids), None)
             if n == last and end is None:
                 piece = [*piece, self.tokenizer.eos_token_id]
-            labels = (len(piece) if end is None else end) if learnt else 0
+                end = len(piece)
+            labels = (self._without_space(piece) if end is None else end) if learnt else 0
             ids += piece
             mask += [True] * labels + [False] * (len(piece) - labels)
         return Rendered(ids, mask)
@@ -200,6 +201,10 @@ class Renderer:
         anchor = self._encoder.anchor_ids
         text = self._decode([*anchor, *ids[:end]]).removeprefix(self._decode(anchor))
         return text if self._keeps_space else text.strip()
+
+    def _without_space(self, ids: list[int]) -> int:
+        """Counts the ids up to the last that is not space; the template adds space after an answer."""
+        return next((n for n in range(len(ids), 0, -1) if not self._decode([ids[n - 1]]).isspace()), 0)
 
     def _encoded(
         self,

@@ -1,4 +1,7 @@
-"""Checks the tokens that end an answer: the tokenizer must have them, and no turn may begin with them."""
+"""The tokens that end an answer: that of the chat template, and checks of all of them.
+
+The tokenizer must have them, and no turn may begin with them.
+"""
 
 import re
 from collections.abc import Callable, Collection
@@ -17,6 +20,28 @@ _TALK = [
     Message(role="assistant", content=_ANSWER),
     Message(role="user", content=_SECOND),
 ]
+
+
+def end_of_turn(tokenizer: "PreTrainedTokenizerBase", render: Callable[[list[Message], bool], str]) -> int | None:
+    """Finds the token with which the chat template ends the last answer, such as `<|im_end|>` of ChatML.
+
+    It is EOS in most chat models. A base model has another EOS, which ends documents.
+
+    Args:
+        tokenizer: The tokenizer, which knows all tokens.
+        render: Function that turns messages into text, with or without the generation prompt.
+
+    Returns:
+        The id of the first control token after the answer; None if there is none.
+    """
+    added = {token.content: (not token.special, number) for number, token in tokenizer.added_tokens_decoder.items()}
+    try:
+        behind = render(_TALK[:2], False).partition(_ANSWER)[2]
+    except UserError:
+        return None
+    # An added token that is no control token, such as `</answer>`, may stand before the end of the turn.
+    found = sorted((added[token] for token in _tokens(added).findall(behind)), key=lambda one: one[0])
+    return found[0][1] if found else None
 
 
 def check_stops(
@@ -54,8 +79,7 @@ def _role_markers(tokenizer: "PreTrainedTokenizerBase", render: Callable[[list[M
     marker of the next turn ends the answer.
     """
     ids = {token.content: number for number, token in tokenizer.added_tokens_decoder.items()}
-    longest_first = sorted(ids, key=len, reverse=True)
-    control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+    control = _tokens(ids)
     asked, prompted = render(_TALK[:1], False), render(_TALK[:1], True)
     found = control.findall(asked.partition(_FIRST)[0])[-1:]
     if prompted.startswith(asked):
@@ -65,3 +89,7 @@ def _role_markers(tokenizer: "PreTrainedTokenizerBase", render: Callable[[list[M
     except UserError:
         behind_answer = []
     return {ids[token]: token for token in found if token not in (tokenizer.bos_token, *behind_answer)}
+
+
+def _tokens(texts: Collection[str]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)")

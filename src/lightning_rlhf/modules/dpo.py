@@ -23,7 +23,6 @@ from lightning_rlhf.modules.evaluation import load_before, log_evaluation, save_
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.modules.reward import wins
 from lightning_rlhf.modules.stage_module import StageModule
-from lightning_rlhf.ops.masked import masked_mean
 from lightning_rlhf.ops.preference import PREFERENCE_LOSSES
 from lightning_rlhf.ops.sequences import used_columns
 from lightning_rlhf.rewards import TextReward
@@ -127,13 +126,10 @@ class DPOModule(StageModule):
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         """Computes the share of this micro-batch in the mean loss per pair of the minibatch."""
         losses, measures = self.losses(batch)
-        loss = (losses * batch.weight).sum() / batch.num_pairs * undo_averaging(self.trainer)
-        self.log("train/loss", loss, batch_size=len(losses))
-        if batch.weight.any():
-            for name in ("reward_accuracy", "reward_margin"):
-                mean = masked_mean(measures[name], batch.weight.bool())
-                self.log(f"train/{name}", mean, batch_size=len(losses))
-        return loss
+        logged = {"loss": losses} | {name: measures[name] for name in ("reward_accuracy", "reward_margin")}
+        shares = {name: (values * batch.weight).sum() / batch.num_pairs for name, values in logged.items()}
+        self.log_share(shares)
+        return shares["loss"] * undo_averaging(self.trainer)
 
     def losses(self, batch: PairBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Returns the losses (B,) of the pairs, and measurements (B,) by name; ignores the margins of the data."""

@@ -20,7 +20,6 @@ from lightning_rlhf.modules.finite import check_finite
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.modules.stage_module import StageModule
 from lightning_rlhf.ops.losses import pairwise_loss
-from lightning_rlhf.ops.masked import masked_mean
 
 
 class RewardModule(StageModule):
@@ -73,13 +72,11 @@ class RewardModule(StageModule):
         """Computes the share of this micro-batch in the mean loss per pair or answer of the minibatch."""
         losses, scores = self.losses(batch)
         count = batch.num_pairs if isinstance(batch, PairBatch) else batch.num_rows
-        loss = (losses * batch.weight).sum() / count * undo_averaging(self.trainer)
-        self.log("train/loss", loss, batch_size=len(losses))
-        if isinstance(batch, PairBatch) and batch.weight.any():
-            chosen, rejected = scores.detach().chunk(2)
-            accuracy = masked_mean(wins(chosen, rejected), batch.weight.bool())
-            self.log("train/reward_accuracy", accuracy, batch_size=len(losses))
-        return loss
+        loss = (losses * batch.weight).sum() / count
+        self.log_share({"loss": loss})
+        if isinstance(batch, PairBatch):
+            self.log_share({"reward_accuracy": (wins(*scores.chunk(2)) * batch.weight).sum() / count})
+        return loss * undo_averaging(self.trainer)
 
     def losses(self, batch: PairBatch | ScoreBatch) -> tuple[Tensor, Tensor]:
         """Returns the losses (B,) of the pairs or answers, and the scores (2B,) or (B,)."""

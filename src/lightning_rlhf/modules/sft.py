@@ -79,9 +79,9 @@ class SFTModule(StageModule):
 
     def training_step(self, batch: SFTBatch, batch_idx: int) -> Tensor:
         """Computes the share of this micro-batch in the mean loss per token of the minibatch."""
-        loss = -label_logprobs(self.net, *batch[:3]).sum() / batch.num_tokens * undo_averaging(self.trainer)
-        self.log("train/loss", loss, batch_size=len(batch.input_ids))
-        return loss
+        loss = -label_logprobs(self.net, *batch[:3]).sum() / batch.num_tokens
+        self.log_share({"loss": loss})
+        return loss * undo_averaging(self.trainer)
 
     def validation_step(self, batch: SFTBatch | PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Measures the loss on held-out demonstrations, or answers held-out prompts."""

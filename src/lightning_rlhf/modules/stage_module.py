@@ -1,10 +1,12 @@
 """What the modules of all stages do alike for Lightning: settings of the trainer, and loading from a checkpoint."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from lightning.pytorch import LightningModule
+from torch import Tensor
 
 from lightning_rlhf.distributed.checkpoint_files import keep_last_file
 from lightning_rlhf.distributed.half_precision import keep_digits
@@ -14,6 +16,37 @@ from lightning_rlhf.modules.arguments import read_arguments
 
 class StageModule(LightningModule):
     """The module of a stage."""
+
+    def __init__(self) -> None:
+        """Starts without shares of a minibatch."""
+        super().__init__()
+        self.shares: dict[str, Tensor] = {}
+        self._logged_step = 0
+
+    def log_share(self, shares: Mapping[str, Tensor]) -> None:
+        """Adds the share of a micro-batch to metrics, which are logged as `train/<name>` when the step is taken.
+
+        Args:
+            shares: Scalars by name. The metric of the minibatch is their sum over all ranks and accumulated parts, as
+                that of its loss is; see `optim.undo_averaging`.
+        """
+        for name, share in shares.items():
+            self.shares[name] = self.shares.get(name, 0) + share.detach()
+
+    def on_train_start(self) -> None:
+        """Starts from the step of a checkpoint."""
+        self.shares, self._logged_step = {}, self.trainer.global_step
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Logs the metrics of the minibatch after its last micro-batch."""
+        if self.trainer.global_step == self._logged_step or not self.shares:
+            return
+        self._logged_step = self.trainer.global_step
+        mine = torch.stack([share.float() for share in self.shares.values()])
+        totals = self.trainer.strategy.reduce(mine, reduce_op="sum")
+        metrics = {f"train/{name}": total for name, total in zip(self.shares, totals, strict=True)}
+        self.log_dict(metrics, on_step=True, on_epoch=False, batch_size=1)
+        self.shares = {}
 
     def setup(self, stage: str) -> None:
         """Applies the settings that every stage needs, whoever made the trainer.

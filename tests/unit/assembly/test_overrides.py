@@ -3,7 +3,7 @@
 import pytest
 from hydra import compose, initialize_config_module
 
-from lightning_rlhf.assembly.overrides import check_command_line, check_lengths_are_known
+from lightning_rlhf.assembly.overrides import check_command_line, check_plan
 from lightning_rlhf.errors import UserError
 
 
@@ -52,8 +52,8 @@ def test_other_settings_pass(overrides: list[str], choices: dict[str, str]) -> N
 def plan_checked(*overrides: str, **chosen: str) -> None:
     choices = {"model": "llama/13b", "experiment": "none", "data": "demo"} | chosen
     with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
-        config = compose("plan", overrides=[*(f"{name}={option}" for name, option in choices.items()), *overrides])
-    check_lengths_are_known(config, overrides, choices)
+        config = compose("plan", [*(f"{name}={option}" for name, option in choices.items()), *overrides])
+    check_plan(config, overrides, choices)
 
 
 @pytest.mark.parametrize(
@@ -78,3 +78,22 @@ def test_a_plan_of_another_model_does_not_take_the_lengths_of_the_demo(overrides
 )
 def test_a_plan_that_has_lengths_passes(overrides: list[str], choices: dict[str, str]) -> None:
     plan_checked(*overrides, **choices)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("reward_model.module.lr=1", "^reward_model.module.lr is set, but stage=reward does not run here"),
+        ("+data.pth=x", "^data.pth: there is no such setting; did you mean data.path"),
+        ("+promt_length=9", "^promt_length: there is no such setting, and no other setting refers to it"),
+        ("+strategy.stage=3", "^strategy.stage: there is no such setting"),
+    ],
+)
+def test_a_plan_refuses_a_setting_without_an_effect(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        plan_checked(override, "stage=sft", model="demo", experiment="demo")
+
+
+def test_a_setting_of_the_user_that_another_refers_to_has_an_effect() -> None:
+    plan_checked("+rate=0.1", "sft.module.lr=${rate}", "stage=sft", model="demo", experiment="demo")
+    checked("+rate=0.1", "sft.module.lr=${rate}", "stage=sft")

@@ -92,3 +92,17 @@ def test_a_run_without_an_error_keeps_its_folder(tmp_path: Path) -> None:
         pass
     assert tmp_path.exists()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("parent", "stays"), [("outputs/sft", False), ("mine", True)])
+def test_an_early_error_leaves_no_empty_folder_of_its_stage(
+    parent: str, stays: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / parent / "run"
+    (folder / ".hydra").mkdir(parents=True)
+    with pytest.raises(UserError), accounted_for(folder, ["sft"]):
+        raise UserError("early")
+    assert not folder.exists()
+    assert folder.parent.exists() is stays
+    assert (tmp_path / "outputs").exists() is False

@@ -6,9 +6,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from lightning_rlhf.assembly.sweep import SweepTable, sweep_rows, table_even_of_failures
+from lightning_rlhf.assembly.sweep import SweepTable, sweep_rows, table_even_of_failures, write_table
+from lightning_rlhf.assembly.sweeper import distinct, run_distinct_jobs
 from lightning_rlhf.saving import write_json
 
 
@@ -60,3 +63,39 @@ def test_a_sweep_prints_its_table_once(sweep: Path, capsys: pytest.CaptureFixtur
         table.on_multirun_start(config)
         table.on_multirun_end(config)
     assert capsys.readouterr().out.count("sweep.csv") == 1
+
+
+def test_jobs_that_an_interrupted_sweep_did_not_begin_are_in_its_table(sweep: Path) -> None:
+    write_table(sweep, [[f"lr={number}"] for number in range(6)])
+    with (sweep / "sweep.csv").open() as file:
+        rows = [(row["run"], row["lr"], row["status"]) for row in csv.DictReader(file)]
+    assert rows[3:] == [("3", "3", "failed"), ("4", "4", "not begun"), ("5", "5", "not begun")]
+
+
+def test_jobs_that_would_be_the_same_run_once_with_a_note(capsys: pytest.CaptureFixture[str]) -> None:
+    rates = [f"++ppo.module.lr={rate}" for rate in (1, 2)]
+    jobs = [[f"stage={stage}", rate, "seed=7"] for stage in ("sft", "ppo") for rate in rates]
+    assert distinct(jobs) == [["stage=sft", "seed=7"], *(["stage=ppo", rate, "seed=7"] for rate in rates)]
+    assert capsys.readouterr().err.startswith("note: the sweep has 3 runs and not 4, because")
+
+
+def test_jobs_that_differ_all_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(BasicSweeper, "split_arguments", BasicSweeper.split_arguments)
+    planned: list[list[str]] = []
+    run_distinct_jobs(planned)
+    words = OverridesParser.create().parse_overrides(["stage=sft", "sft.module.lr=1,2", "seed=1,2"])
+    assert [len(batch) for batch in BasicSweeper.split_arguments(words, 3)] == [3, 1]
+    assert planned[3] == ["stage=sft", "sft.module.lr=2", "seed=2"]
+    assert capsys.readouterr().err == ""
+
+
+def test_the_printed_table_has_the_settings_that_differ_between_the_runs_that_have_them(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, words in enumerate((["stage=sft"], ["stage=ppo", "a=1", "b=5"], ["stage=ppo", "a=2", "b=5"])):
+        OmegaConf.save(words, sweep / f"{number}" / ".hydra" / "overrides.yaml")
+    write_table(sweep)
+    header = capsys.readouterr().out.split("perplexity")[0].split()
+    # All runs that have `b` have the same.
+    assert {"stage", "a"} <= set(header)
+    assert "b" not in header

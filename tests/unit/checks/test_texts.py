@@ -32,15 +32,17 @@ def test_the_tokens_that_end_an_answer_are_named() -> None:
     assert special_tokens(renderer()) == Finding("stop tokens", "ok", "answers end with <|end|> (3)")
 
 
-def test_a_template_that_ends_answers_with_a_token_that_stops_nothing_is_a_warning() -> None:
-    finding = special_tokens(renderer(eos_token=PAD))
+def test_a_turn_that_ends_with_a_text_that_is_no_token_is_a_warning() -> None:
+    template = "{% for m in messages %}{{ '<|user|>' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    finding = special_tokens(renderer(template))
     assert finding.status == "warning"
-    assert finding.found.endswith("the template adds <|end|> before")
-    assert "generation_config.json" in finding.remedy
+    assert finding.found == "answers end with <|end|> (3); the template adds '<|im_end|>' before, as text"
+    assert "make it a special token of the tokenizer (model.tokenizer)" in finding.remedy
 
 
-def test_a_token_of_the_template_that_stops_is_no_warning_though_it_is_not_eos() -> None:
-    assert special_tokens(renderer(None, 3, eos_token=PAD)).status == "ok"
+def test_a_token_of_the_template_that_is_not_eos_stops_too() -> None:
+    finding = special_tokens(renderer(eos_token=PAD, pad_token=None))
+    assert finding == Finding("stop tokens", "ok", "answers end with <|pad|> (0), <|end|> (3)")
 
 
 def test_a_pad_that_is_eos_is_told_and_does_no_harm() -> None:

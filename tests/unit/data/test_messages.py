@@ -1,5 +1,6 @@
 """Turns as they stand in data: other names of roles and keys, parts of a content, flags, and turns that are tidied."""
 
+import json
 from collections import Counter
 from typing import Any
 
@@ -142,3 +143,18 @@ def test_the_names_of_keys_reach_the_messages_of_a_row() -> None:
     reading = Reading(columns={"messages": "turns", "role": "who", "content": "says"})
     (record,) = read_records(rows, "completion", reading=reading).rows
     assert record.messages == [turn("user", "Why?"), turn("assistant", "So.")]
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+def test_a_function_call_of_sharegpt_is_a_call_of_a_tool(as_list: bool) -> None:
+    call = {"name": "weather", "arguments": {"city": "Rome"}}
+    value = json.dumps([call] if as_list else call)
+    read = message_of({"from": "function_call", "value": value}, "conversations[1]", {})
+    assert read == {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": call}]}
+    assert message_of({"from": "observation", "value": "22"}, "x", {}) == {"role": "tool", "content": "22"}
+
+
+@pytest.mark.parametrize("value", ["weather(Rome)", "[]", "3", None, '{"arguments": {}}'])
+def test_a_function_call_that_cannot_be_read_is_refused(value: object) -> None:
+    with pytest.raises(WrongRow, match=r"^field 'x' has the role function_call and .*, expected .*\"name\""):
+        message_of({"from": "function_call", "value": value}, "x", {})

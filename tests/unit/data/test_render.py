@@ -141,7 +141,7 @@ def test_the_template_given_wins_over_that_of_the_tokenizer_which_wins_over_plai
 @pytest.mark.parametrize("kind", ["bytes", "llama"])
 def test_every_answer_is_learnt_with_its_end_and_nothing_behind_it(make_tokenizer: MakeTokenizer, kind: str) -> None:
     tokenizer = make_tokenizer(kind, template=CHATML)
-    renderer = Renderer(tokenizer, stop_ids=[tokenizer.convert_tokens_to_ids("<|im_end|>")])
+    renderer = Renderer(tokenizer)
     both = renderer.conversation(TWO_TURNS)
     assert learnt(renderer, both).replace(" ", "") == "[Iamfine,thankyou.<|im_end|>][Itisfour.<|im_end|>]"
     last = renderer.conversation(TWO_TURNS, "last")
@@ -150,10 +150,12 @@ def test_every_answer_is_learnt_with_its_end_and_nothing_behind_it(make_tokenize
 
 
 def test_an_end_is_added_where_the_template_brings_no_stop_token(make_tokenizer: MakeTokenizer) -> None:
-    renderer = Renderer(make_tokenizer(template=CHATML))
+    renderer = Renderer(make_tokenizer(template=CHATML.replace("<|im_end|>", "")))
     rendered = renderer.conversation(TWO_TURNS)
-    assert learnt(renderer, rendered) == "[I am fine, thank you.<|im_end|>\n][It is four.<|im_end|>\n</s>]"
+    # The line end after an answer is not learnt, and EOS takes the place of the last.
+    assert learnt(renderer, rendered) == "[I am fine, thank you.][It is four.</s>]"
     assert rendered.ids[-1] == renderer.tokenizer.eos_token_id
+    assert rendered.ids[: len(renderer.prompt(TWO_TURNS[:-1]))] == renderer.prompt(TWO_TURNS[:-1])
 
 
 def test_the_mask_does_not_depend_on_the_padding_token(make_tokenizer: MakeTokenizer) -> None:

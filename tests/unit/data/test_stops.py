@@ -56,8 +56,33 @@ def test_the_end_of_a_turn_is_no_beginning_though_every_turn_has_it(make_tokeniz
 def test_bos_may_be_eos(make_tokenizer: MakeTokenizer) -> None:
     tokenizer = make_tokenizer(bos=True)
     tokenizer.eos_token = tokenizer.bos_token
-    for template in ("plain", "raw", "{{ bos_token }}" + CHATML):
+    for template in ("plain", "raw"):
         assert Renderer(tokenizer, template).stop_ids == (tokenizer.bos_token_id,)
+    both = (tokenizer.bos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>"))
+    assert Renderer(tokenizer, "{{ bos_token }}" + CHATML).stop_ids == both
+
+
+TURN = "{% for m in messages %}{{ '<|im_start|>' + m['content'] + END }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("end", "stops"),
+    [
+        ("'<|im_end|>\n'", {"</s>", "<|im_end|>"}),
+        ("'\n<|im_end|>' + eos_token", {"</s>", "<|im_end|>"}),
+        ("'</answer><|im_end|>'", {"</s>", "<|im_end|>"}),
+        ("'</answer>'", {"</s>", "</answer>"}),
+        ("eos_token", {"</s>"}),
+        ("'<|end_of_turn|>'", {"</s>"}),
+        ("'\n'", {"</s>"}),
+    ],
+)
+def test_the_token_with_which_the_template_ends_a_turn_ends_an_answer(
+    make_tokenizer: MakeTokenizer, end: str, stops: set[str]
+) -> None:
+    tokenizer = make_tokenizer(template=TURN.replace("END", end))
+    tokenizer.add_tokens(["</answer>"])
+    assert set(tokenizer.convert_ids_to_tokens(list(Renderer(tokenizer).stop_ids))) == stops
 
 
 def test_where_the_next_turn_ends_an_answer_its_marker_may(make_tokenizer: MakeTokenizer) -> None:

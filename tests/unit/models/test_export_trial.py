@@ -38,18 +38,18 @@ ASKED = [Message(role="user", content="The kettle leaks.")]
 ANSWERED = [*ASKED, Message(role="assistant", content="Close the lid.")]
 
 
-def chatml(source: ModelSource, *stop_ids: int) -> Renderer:
+def chatml(source: ModelSource) -> Renderer:
     """A base model whose template ends a turn with `<|im_end|>`, while EOS ends a document."""
     tokenizer = source.load_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
     assert tokenizer.convert_tokens_to_ids("<|im_end|>") == IM_END
-    return Renderer(tokenizer, CHATML, stop_ids=stop_ids)
+    return Renderer(tokenizer, CHATML)
 
 
-@pytest.mark.parametrize("named", [(), (IM_END,)])
+@pytest.mark.parametrize("stop", [END, IM_END])
 @torch.no_grad()
 def test_a_base_model_whose_template_ends_turns_with_another_token_than_eos_stops_as_in_training(
-    named: tuple[int, ...], make_source: MakeSource, make_causal_lm: MakeCausalLM, tmp_path: Path
+    stop: int, make_source: MakeSource, make_causal_lm: MakeCausalLM, tmp_path: Path
 ) -> None:
     source = make_source("llama", vocab_size=VOCABULARY)
     net, greedy = make_causal_lm(source), Sampling(max_new_tokens=12, temperature=0)
@@ -57,10 +57,11 @@ def test_a_base_model_whose_template_ends_turns_with_another_token_than_eos_stop
     request = Request(prompt, RandomKey(0, (SAMPLING,), 0))
     (free,) = engine.generate([request], greedy, stop_ids=())
     # The net says a stop token in the middle of its answer, since the output weights of two tokens change places.
-    said, stop = free.ids[5], named[0] if named else END
+    said = free.ids[5]
     head: Any = net.get_output_embeddings()
     head.weight[[said, stop]] = head.weight[[stop, said]]
-    renderer = chatml(source, *named)
+    renderer = chatml(source)
+    assert renderer.conversation(ANSWERED).ids[-2] == IM_END
     (ours,) = engine.generate([request], greedy, stop_ids=renderer.stop_ids)
     assert (ours.ids[-1], ours.finish_reason) == (stop, "stop")
     folder = export_model(net, renderer, tmp_path / "model", {}, sampling=greedy.generation_settings(limited=True))
@@ -83,7 +84,7 @@ def test_an_export_that_would_stop_elsewhere_does_not_appear(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source = make_source("llama", vocab_size=VOCABULARY)
-    renderer, net = chatml(source, IM_END), make_causal_lm(source)
+    renderer, net = chatml(source), make_causal_lm(source)
     folder = export_model(net, renderer, tmp_path / "model", {})
     assert ends_otherwise(folder, renderer) is None
     name = export_module.name_special_tokens
@@ -176,7 +177,7 @@ def test_the_pipeline_of_transformers_gives_our_score(
 def adapter(make_source: MakeSource, tmp_path: Path) -> tuple[Path, PreTrainedModel, Renderer]:
     """An adapter in `ppo/adapter` on a base model in `sft/model`, with the net that has it."""
     source = make_source("llama", vocab_size=VOCABULARY)
-    renderer = chatml(source, IM_END)
+    renderer = chatml(source)
     base = source.trained(export_model(load_causal_lm(source), renderer, tmp_path / "sft" / "model", {}))
     net: Any = load_causal_lm(replace(base, adapter=Lora(rank=4)))
     torch.manual_seed(0)

@@ -70,21 +70,30 @@ def made(
     )
 
 
-def trained(module: Any, net: nn.Module, batches: list[Any], trainer: SimpleNamespace) -> Tensor:
-    """The gradient of the losses of some micro-batches, averaged as Lightning does over parts and ranks."""
-    module._trainer, module.log = trainer, lambda *_, **__: None
+def trained(
+    module: Any, net: nn.Module, batches: list[Any], trainer: SimpleNamespace
+) -> tuple[Tensor, dict[str, float]]:
+    """The gradient of the losses of some micro-batches, averaged as Lightning does over parts and ranks; the metrics.
+
+    The metrics are the sums of the shares, which `StageModule` reduces over ranks.
+    """
+    module._trainer = trainer
     module.configure_model()
     module.eval()
+    module.shares = {}
     net.zero_grad(set_to_none=True)
     for batch in batches:
         loss = module.training_step(batch, 0) / (trainer.world_size * trainer.accumulate_grad_batches)
         loss.backward()
-    return torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
+    gradient = torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
+    return gradient, {name: float(share) for name, share in module.shares.items()}
 
 
 # Three rows are left. With four shares or more, some consist of rows that do not count.
 @pytest.mark.parametrize("shares", [(1, 2), (2, 1), (2, 2), (1, 4), (3, 2), (2, 6)])
-def test_however_it_is_shared_it_has_the_gradient_of_its_rows_alone(made: Made, shares: tuple[int, int]) -> None:
+def test_however_it_is_shared_it_has_the_gradient_and_metrics_of_its_rows_alone(
+    made: Made, shares: tuple[int, int]
+) -> None:
     module, net, rows, collate, sizes = made
     world_size, parts = shares
     last, order = [], []
@@ -97,9 +106,11 @@ def test_however_it_is_shared_it_has_the_gradient_of_its_rows_alone(made: Made, 
         order = list(alone)[1]
     assert len(order) == 3
     assert len(last) == world_size * parts
-    shared = trained(module, net, last, trainer)
+    shared, shared_metrics = trained(module, net, last, trainer)
     # Each of the three rows by itself, divided by the size of all three.
     each = [collate([rows[place]], [True], int(sizes[order].sum())) for place in order]
-    single = trained(module, net, each, SimpleNamespace(world_size=1, accumulate_grad_batches=1))
+    single, metrics = trained(module, net, each, SimpleNamespace(world_size=1, accumulate_grad_batches=1))
     assert float(single.norm()) > 0
     assert float((shared - single).norm()) < 1e-4 * float(single.norm())
+    assert metrics.keys() >= {"loss"}
+    assert shared_metrics == pytest.approx(metrics, rel=1e-4, abs=1e-6)
