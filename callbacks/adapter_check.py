@@ -4,7 +4,7 @@ import math
 from collections import Counter, defaultdict
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from lightning_rlhf.distributed.blocks import models_in
@@ -15,7 +15,6 @@ from lightning_rlhf.hooks import RLHFCallback
 from lightning_rlhf.models.adapters.active import adapter_layers
 from lightning_rlhf.models.adapters.lora import is_part_of_adapter
 from lightning_rlhf.models.shared import CRITIC
-from lightning_rlhf.modules.ppo import PPOModule
 
 # The first step may have a learning rate of 0, and before the second step the head of a critic may be 0.
 _STEPS = 3
@@ -44,9 +43,8 @@ class AdapterCheck(RLHFCallback):
         """Checks whether there are adapters."""
         self.passed = not adapter_layers(pl_module)
 
-    def on_rollout_end(self, trainer: Trainer, module: LightningModule, rollout: Rollout) -> None:
+    def on_rollout_end(self, trainer: Trainer, module: Any, rollout: Rollout) -> None:
         """Computes a lower bound of the steps of this iteration with something to learn from, in any order of rows."""
-        assert isinstance(module, PPOModule)
         rows = _rows_to_learn_from(rollout.experience)
         self._new_lessons = Counter(
             {role: math.ceil(count / module.minibatch_size) * module.ppo_epochs for role, count in rows.items()}
@@ -94,7 +92,8 @@ class AdapterCheck(RLHFCallback):
                 for adapter, matrices in _second_matrices(net).items():
                     zero = [name for name, weight in matrices.items() if not weight.any()]
                     role = "critic" if CRITIC in f"{names[id(net)]}.{adapter}".split(".") else "actor"
-                    if len(zero) == len(matrices) and isinstance(module, PPOModule) and self._may_wait(trainer, role):
+                    samples = getattr(module, "sampling", None) is not None
+                    if len(zero) == len(matrices) and samples and self._may_wait(trainer, role):
                         self._waits = True
                     else:
                         _stop_for(zero, f"have not changed in {trainer.global_step} steps")

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from lightning.pytorch import Trainer
 from torch import Tensor
@@ -29,22 +30,22 @@ class StartChecks(RLHFCallback):
         self.fatal = fatal
         self.findings: dict[str, Finding] = {}
 
-    def on_fit_start(self, trainer: Trainer, pl_module: object) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Checks rows and models."""
         if trainer.ckpt_path is None:
             self._take(trainer, at_fit_start(trainer, pl_module))
 
-    def on_rollout_end(self, trainer: Trainer, module: object, rollout: Rollout) -> None:
+    def on_rollout_end(self, trainer: Trainer, module: Any, rollout: Rollout) -> None:
         """Checks PPO's first rollout."""
         if trainer.global_step == 0:
             self._take(trainer, at_first_rollout(trainer, module, rollout))
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: object, batch: object, batch_idx: int) -> None:
-        """Checks DPO's first pairs."""
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: object, batch_idx: int) -> None:
+        """Checks the first batch."""
         if trainer.global_step == batch_idx == 0:
             self._take(trainer, at_first_batch(trainer, pl_module, batch))
 
-    def on_loss(self, trainer: Trainer, module: object, batch_idx: int, terms: Mapping[str, Tensor]) -> None:
+    def on_loss(self, trainer: Trainer, module: Any, batch_idx: int, terms: Mapping[str, Tensor]) -> None:
         """Checks PPO's first loss, in each part of the first minibatch."""
         if trainer.global_step == 0:
             self._take(trainer, at_first_loss(trainer, module, float(terms["approx_kl"])))

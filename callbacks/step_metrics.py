@@ -11,14 +11,13 @@ from torch import Tensor
 from lightning_rlhf.distributed.gradient_norms import role_of
 from lightning_rlhf.experience import Rollout
 from lightning_rlhf.hooks import RLHFCallback, StepNumbers, notify
-from lightning_rlhf.modules.ppo import PPOModule
 from lightning_rlhf.rollout.dataset import Minibatch
 
 _RATE = "train/lr"
 
 
 class StepMetrics(RLHFCallback):
-    """Logs `train/lr`, and outside PPO `perf/tokens_per_second`, of each step that is logged.
+    """Logs `train/lr`, and in stages that do not sample `perf/tokens_per_second`, of each step that is logged.
 
     If there are several roles, `train/lr` is the rate of the first, the actor, and `train/lr_<role>` that of each. PPO
     logs the rates of the last update of an iteration, and `Throughput` its tokens. The processes exchange numbers, and
@@ -83,7 +82,7 @@ class StepMetrics(RLHFCallback):
         self.step, self.steps = trainer.global_step, self.steps + 1
         if trainer._logger_connector.should_update_logs:
             numbers = self._numbers(trainer)
-            if not isinstance(pl_module, PPOModule):
+            if not _samples(pl_module):
                 rate = numbers.tokens_per_second
                 pl_module.log_dict(named(self.rates) | {"perf/tokens_per_second": rate}, on_step=True, on_epoch=False)
             notify(trainer, "on_step_numbers", numbers)
@@ -99,7 +98,7 @@ class StepMetrics(RLHFCallback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the learning rates of an iteration of PPO."""
-        if isinstance(pl_module, PPOModule):
+        if _samples(pl_module):
             pl_module.log_dict(named(self.rates))
 
     def state_dict(self) -> dict[str, object]:
@@ -109,6 +108,11 @@ class StepMetrics(RLHFCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the learning rates."""
         self.rates = state_dict["rates"]
+
+
+def _samples(module: LightningModule) -> bool:
+    """Whether an epoch is an iteration: a rollout, and the updates on it."""
+    return getattr(module, "sampling", None) is not None
 
 
 def named(rates: Mapping[str, float]) -> dict[str, float]:

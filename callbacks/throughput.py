@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
 
-from lightning_rlhf.distributed.blocks import models_in
 from lightning_rlhf.distributed.phases import num_parameters
 from lightning_rlhf.experience import Rollout
 from lightning_rlhf.hooks import RLHFCallback
-from lightning_rlhf.modules.ppo import PPOModule
+from lightning_rlhf.modules.stage_module import StageModule, trained_models
 from lightning_rlhf.rollout.dataset import Minibatch
 
 _COUNTED = ("rollout_seconds", "samples", "tokens", "trained_tokens", "rollout_flops")
@@ -38,7 +38,9 @@ class Throughput(RLHFCallback):
     def _reset(self) -> None:
         self.start = time.perf_counter()
         self.rollout_seconds = self.evaluation_seconds = 0.0
-        self.samples = self.tokens = self.trained_tokens = self.rollout_flops = 0
+        self.samples = self.rollout_flops = 0
+        self.tokens: Tensor | int = 0
+        self.trained_tokens: Tensor | int = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Resets the peak memory of an earlier stage, if the device allows it."""
@@ -56,19 +58,20 @@ class Throughput(RLHFCallback):
         """Counts the sampled responses."""
         self.rollout_seconds = rollout.seconds
         self.samples = len(rollout.prompts)
-        self.tokens = int(rollout.experience.sequences.attention_mask.sum())
+        self.tokens = tokens = int(rollout.experience.sequences.attention_mask.sum())
         sampled = num_parameters(trainer, module.roles.generator())
         scored = sum(num_parameters(trainer, net) for net in module.roles.nets().values())
-        self.rollout_flops = 2 * self.tokens * (sampled + scored)
+        self.rollout_flops = 2 * tokens * (sampled + scored)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Counts the tokens and samples that the update reads."""
         mask = batch.experience.sequences.attention_mask if isinstance(batch, Minibatch) else batch.attention_mask
-        tokens = int(mask.sum()) * trainer.world_size
-        self.trained_tokens += tokens
+        # The sum stays on the GPU until the epoch ends: reading it here would wait for the step before.
+        tokens = mask.sum() * trainer.world_size
+        self.trained_tokens = self.trained_tokens + tokens
         if not isinstance(batch, Minibatch):
             self.samples += len(mask) * trainer.world_size
-            self.tokens += tokens
+            self.tokens = self.tokens + tokens
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock of an evaluation."""
@@ -85,8 +88,8 @@ class Throughput(RLHFCallback):
         seconds = time.perf_counter() - self.start
         metrics = {
             "samples_per_second": self.samples / seconds,
-            "tokens_per_second": self.tokens / seconds,
-            "tflops": (_update_flops(trainer, pl_module) * self.trained_tokens + self.rollout_flops) / seconds / 1e12,
+            "tokens_per_second": int(self.tokens) / seconds,
+            "tflops": self._flops(trainer, pl_module) / seconds / 1e12,
             "update_seconds": seconds - self.rollout_seconds,
         }
         if self.rollout_seconds:
@@ -96,9 +99,17 @@ class Throughput(RLHFCallback):
         pl_module.log_dict({f"perf/{name}": value for name, value in metrics.items()}, sync_dist=True)
         pl_module.log("perf/peak_gib", peak_bytes(pl_module.device) / 2**30, reduce_fx="max", sync_dist=True)
 
+    def _flops(self, trainer: Trainer, module: LightningModule) -> int:
+        """Returns the floating point operations of the epoch."""
+        learners = module.learners() if isinstance(module, StageModule) else trained_models(module)
+        passed = sum(num_parameters(trainer, net) for net in learners)
+        trained = num_parameters(trainer, module, trained=True)
+        return (4 * passed + 2 * trained) * int(self.trained_tokens) + self.rollout_flops
+
     def state_dict(self) -> dict[str, object]:
         """Returns the counts and seconds of an unfinished epoch."""
         counted = {name: getattr(self, name) for name in _COUNTED}
+        counted |= {"tokens": int(self.tokens), "trained_tokens": int(self.trained_tokens)}
         return counted | {"seconds": time.perf_counter() - self.start}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
@@ -106,16 +117,6 @@ class Throughput(RLHFCallback):
         for name in _COUNTED:
             setattr(self, name, state_dict[name])
         self.seconds_before = state_dict["seconds"]
-
-
-def _update_flops(trainer: Trainer, module: Any) -> int:
-    """Returns the floating point operations for each token of an update."""
-    if isinstance(module, PPOModule):
-        learners = [module.roles.nets()[role] for role in module.roles.trainable()]
-    else:
-        learners = [net for net in models_in(module) if num_parameters(trainer, net, trained=True)]
-    trained = num_parameters(trainer, module, trained=True)
-    return 4 * sum(num_parameters(trainer, net) for net in learners) + 2 * trained
 
 
 def reset_peak(device: torch.device) -> None:

@@ -1,6 +1,7 @@
-"""The files in deploy/ hold what docs/strategies.md and pyproject.toml say. No image is built, and no job runs."""
+"""The files in deploy/ hold what docs/strategies.md and pyproject.toml say. Neither docker nor SLURM runs."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -9,6 +10,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
+
+from lightning_rlhf.assembly.going_on import save_command
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
@@ -41,6 +45,7 @@ def test_the_job_script_has_the_line_of_the_page() -> None:
     (line,) = re.findall(r"^srun (?:.*\\\n)*.*", SCRIPT, re.MULTILINE)
     assert shlex.split(line.replace("\\\n", " ")) == [*page, "$@"]
     assert ["sbatch", "deploy/train.sbatch"] in words_of("sbatch")
+    assert ["sbatch", "deploy/train.sbatch", "resume=outputs/job-1234"] in words_of("sbatch")
 
 
 def test_the_job_asks_for_what_its_line_takes() -> None:
@@ -58,6 +63,26 @@ def test_the_job_script_has_no_mistake_that_a_checker_finds(program: list[str]) 
         pytest.skip(f"there is no {program[0]}")
     done = subprocess.run([*program, ROOT / "deploy" / "train.sbatch"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_job_that_slurm_starts_again_goes_on_with_its_run(tmp_path: Path) -> None:
+    srun = tmp_path / "bin" / "srun"
+    srun.parent.mkdir()
+    srun.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    srun.chmod(0o755)
+    environment = {"PATH": f"{srun.parent}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "8"}
+
+    def overrides(*given: str) -> list[str]:
+        script = ["bash", ROOT / "deploy" / "train.sbatch", *given]
+        done = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        (page,) = words_of("srun")
+        return done.stdout.splitlines()[len(page) - 1 :]
+
+    assert overrides("seed=2") == ["seed=2", "hydra.run.dir=outputs/job-7"]
+    # A run that is continued has a folder already.
+    assert overrides("resume=RUN", "seed=2") == ["resume=RUN", "seed=2"]
+    save_command(tmp_path / "outputs" / "job-7", OmegaConf.create({}), ["seed=2"])
+    assert overrides("seed=2") == ["seed=2", "resume=outputs/job-7"]
 
 
 def test_the_image_holds_all_that_the_package_is_built_from() -> None:

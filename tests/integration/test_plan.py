@@ -36,6 +36,19 @@ def test_the_plan_of_a_large_model_comes_without_its_weights(tmp_path: Path) -> 
     assert set(result["plans"]["ppo"]["phases"]) == {"load", "rollout", "scoring", "update", "export"}
 
 
+def test_the_verdict_names_the_memory_that_is_short_and_that_which_suffices(tmp_path: Path) -> None:
+    limits = ["device_memory=8MB", "host_memory=1TB"]
+    done = plan(tmp_path, "model=tiny", "stage=sft", "strategy=fsdp2", "trainer=gpu", "trainer.devices=2", *limits)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert " does not fit in device_memory=8MB (7.6 MiB)" in lines
+    assert " fits in host_memory=1TB (931.3 GiB)" in lines
+    assert not [line for line in lines if "A100" in line]
+    # Nobody knows the speed of a CPU beforehand.
+    on_cpu = plan(tmp_path, "model=tiny", "stage=sft", "trainer=cpu", "hydra.run.dir=cpu")
+    assert "an A100's, which is far faster than a CPU" in on_cpu.stdout
+
+
 def test_the_line_without_a_gpu_says_that_its_devices_are_cpus(tmp_path: Path) -> None:
     model = ["model=llama/65b", "strategy=deepspeed_zero3_offload", "trainer.devices=8", "trainer.num_nodes=4"]
     done = plan(tmp_path, *model, "stage=ppo", "data=demo")

@@ -11,8 +11,15 @@ from pathlib import Path
 from typing import NoReturn
 
 from lightning_rlhf.assembly.going_on import command_to_go_on
+from lightning_rlhf.assembly.program import program_words
 from lightning_rlhf.assembly.run_files import read_record
-from lightning_rlhf.distributed.launcher_watch import end_ranks, first_rank, launched_by_lightning, wait_for_launcher
+from lightning_rlhf.distributed.launcher_watch import (
+    end_ranks,
+    first_rank,
+    launched_by_lightning,
+    started_by_slurm,
+    wait_for_launcher,
+)
 from lightning_rlhf.interruption import Interrupted, signal_of
 from lightning_rlhf.saving import appearing
 
@@ -27,7 +34,7 @@ def leave(folder: Path, stages: Sequence[str], seed: int, error: KeyboardInterru
         error: What the signal has raised.
 
     Raises:
-        Interrupted: Always, with the message for the user.
+        Interrupted: Always, with the message for the user, which the first rank says for all.
     """
     if launched_by_lightning():
         wait_for_launcher()
@@ -36,10 +43,9 @@ def leave(folder: Path, stages: Sequence[str], seed: int, error: KeyboardInterru
     for repeated in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(repeated, signal.SIG_IGN)
     if not first_rank():
-        raise Interrupted(signal_of(error))
-    # The installed program puts the file of the command into argv.
-    program = ["python", "train.py"] if Path(sys.argv[0]).parent.name != "cli" else ["lightning-rlhf", "train"]
-    message = f"interrupted; resume with: {command_to_go_on(folder, program, sys.argv[1:])}"
+        raise Interrupted(signal_of(error), "")
+    job = ", in a job like this one," if started_by_slurm() else ""
+    message = f"interrupted; resume{job} with: {command_to_go_on(folder, program_words(), sys.argv[1:])}"
     try:
         record_interruption(folder, stages, seed)
     except Exception as failure:

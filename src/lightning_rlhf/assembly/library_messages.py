@@ -38,6 +38,8 @@ def silence_libraries() -> None:
     warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode at the start of training.*")
     # The data modules save the positions of their loaders themselves.
     warnings.filterwarnings("ignore", message=r".*your dataloader is not resumable.*")
+    # Lightning finds SLURM installed and advises to use it. The run may be one of torchrun, or a trial.
+    warnings.filterwarnings("ignore", message=r".*`srun` command is available.*")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # W&B would print a summary of several screens. The run says where W&B shows it.
     os.environ.setdefault("WANDB_SILENT", "true")

@@ -1,5 +1,6 @@
 """What loggers are told about a run: its name, its group, and which earlier run it continues."""
 
+import shlex
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -49,8 +50,23 @@ def begin(trainer: pl.Trainer, hyperparameters: dict[str, object]) -> None:
         if run.url:
             console.say(f" W&B: {run.url}")
         elif not run.disabled:
-            folder = Path(run.dir).parent
-            console.say(f" W&B is offline; this uploads the run later: wandb sync {folder}")
+            console.say(
+                f" W&B is offline; this uploads the run later: wandb sync {folders_of_run(Path(run.dir).parent)}"
+            )
+
+
+def folders_of_run(folder: Path) -> str:
+    """The words for a shell that name all folders of a run of W&B.
+
+    An offline run that goes on writes another folder with the same id. W&B uploads them in order if it gets them
+    together; the last one alone would take the place of what was uploaded before.
+
+    Args:
+        folder: The newest folder of the run.
+    """
+    name = f"*-{folder.name.rpartition('-')[2]}"
+    several = len(list(folder.parent.glob(name))) > 1
+    return f"{shlex.quote(str(folder.parent))}/{name}" if several else shlex.quote(str(folder))
 
 
 def finish(trainer: pl.Trainer) -> None:

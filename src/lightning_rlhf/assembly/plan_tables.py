@@ -48,6 +48,8 @@ def print_plan(stage: str, plan: Plan, record: dict[str, Any], asked: Asked) -> 
         _print_sizes(console, plan.host, largest, "all processes of a machine")
     _print_verdict(console, record, asked, *_unit(plan.peak.total))
     _print_time(console, record, asked.speed, "iteration" if job.record.samples else "optimizer step")
+    if not job.on_gpu:
+        console.print(" the defaults of these are an A100's, which is far faster than a CPU: give those of the CPU")
 
 
 def _print_time(console: Console, record: dict[str, Any], speed: Speed, per: str) -> None:
@@ -90,13 +92,16 @@ def _number(size: float) -> str:
 
 def _print_verdict(console: Console, record: dict[str, Any], asked: Asked, unit: str, factor: int) -> None:
     if record["fits"] is not None:
-        given = ", ".join(f"{name}={_limit(asked, name)}" for name in asked.memory)
-        console.print(f" {'[bold green]fits[/]' if record['fits'] else '[bold red]does not fit[/]'} in {given}")
+        for verdict, short in (("[bold red]does not fit[/]", True), ("[bold green]fits[/]", False)):
+            names = [name for name in asked.memory if (name in record["short"]) is short]
+            if names:
+                console.print(f" {verdict} in {', '.join(f'{name}={_limit(asked, name)}' for name in names)}")
     if asked.found:
         console.print(f" host_memory was found: {asked.found}", markup=False)
     elif "host_memory" not in asked.memory:
         console.print(
-            f" assumed: each machine has {readable(record['host_bytes'])} of host memory; host_memory=… checks it"
+            f" assumed: each machine has the {readable(record['host_bytes'])} of host memory that this takes; "
+            "host_memory=… checks it"
         )
     for name, size in record["short"].items():
         console.print(f" {name} is short by {_like_given(size, asked.as_given[name])}")

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lightning_rlhf.assembly.user_message import user_message
+from lightning_rlhf.distributed.launcher_watch import started_by_slurm
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.saving import write_json
 
@@ -65,7 +66,7 @@ def agreed_time() -> str | None:
     own = time.strftime("%Y-%m-%d_%H-%M-%S")
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return _agree(own, *_torchrun())
-    if int(os.environ.get("SLURM_NTASKS", 1)) > 1 and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+    if started_by_slurm():
         return _agree(own, *_slurm())
     return None
 

@@ -12,15 +12,14 @@ from lightning_rlhf.checks.finding import Finding, tolerance
 from lightning_rlhf.checks.nets import ignores_padding, reads_last_token
 from lightning_rlhf.checks.rollouts import first_rollout, ratio_is_one, starts_at_reference
 from lightning_rlhf.checks.texts import QUESTION, fits_context, fits_vocabulary, labels, single_bos
-from lightning_rlhf.data.batches import Ids, PairBatch
+from lightning_rlhf.data.batches import Ids
 from lightning_rlhf.data.kinds import Conversation
 from lightning_rlhf.data.pairs import Pair, Scored
 from lightning_rlhf.distributed.phases import rollout_phase, whole
 from lightning_rlhf.experience import Rollout
-from lightning_rlhf.models.forward import response_logprobs
 from lightning_rlhf.models.scalar import Scalar
-from lightning_rlhf.modules.dpo import DPOModule, as_sequences
 from lightning_rlhf.modules.ppo import PPOModule
+from lightning_rlhf.modules.stage_module import StageModule
 from lightning_rlhf.rewards.net import TextNetReward
 
 
@@ -47,8 +46,8 @@ def longest_fits(module: Any, data: object, rows: Sequence[Ids]) -> Finding:
     """Checks that the longest row that the models read fits into their context."""
     texts = [row.ids for row in getattr(data, "ptx", None) or ()]
     lengths = {"the longest text to mix in": max(map(len, texts), default=0)}
-    if isinstance(module, PPOModule):
-        limit = module.sampling.max_new_tokens
+    if (sampling := getattr(module, "sampling", None)) is not None:
+        limit = sampling.max_new_tokens
         lengths[f"the longest prompt and {limit} new tokens"] = max(map(len, rows)) + limit
     else:
         lengths["the longest row"] = max(map(len, rows))
@@ -60,9 +59,8 @@ def longest_fits(module: Any, data: object, rows: Sequence[Ids]) -> Finding:
     return fits_context(longest, lengths[longest], smallest(module, "max_position_embeddings"))
 
 
-def at_first_rollout(trainer: Trainer, module: object, rollout: Rollout) -> Iterator[Finding]:
+def at_first_rollout(trainer: Trainer, module: PPOModule, rollout: Rollout) -> Iterator[Finding]:
     """Checks PPO's first rollout."""
-    assert isinstance(module, PPOModule)
     sequences = rollout.experience.sequences
     lengths = sequences.attention_mask.sum(1)
     rows = [
@@ -73,16 +71,14 @@ def at_first_rollout(trainer: Trainer, module: object, rollout: Rollout) -> Iter
         yield from scalar_nets(trainer, module, rows)
 
 
-def at_first_batch(trainer: Trainer, module: object, batch: object) -> Iterator[Finding]:
-    """Checks DPO's first pairs, without the dropout that DPO allows."""
-    if isinstance(module, DPOModule) and isinstance(batch, PairBatch) and "reference" in module.builders:
-        with rollout_phase(trainer, module):
-            sequences = as_sequences(batch)
-            difference = response_logprobs(module.actor, sequences) - module.ref_logprobs(sequences)
-        yield starts_at_reference(float((difference / batch.answer_lengths).abs().mean()), allowed(trainer, module))
+def at_first_batch(trainer: Trainer, module: nn.Module, batch: object) -> Iterator[Finding]:
+    """Checks the first batch of a stage that does not sample, such as DPO's first pairs."""
+    distance = module.start_distance(batch) if isinstance(module, StageModule) else None
+    if distance is not None:
+        yield starts_at_reference(distance, allowed(trainer, module))
 
 
-def at_first_loss(trainer: Trainer, module: object, approx_kl: float) -> Iterator[Finding]:
+def at_first_loss(trainer: Trainer, module: nn.Module, approx_kl: float) -> Iterator[Finding]:
     """Checks PPO's first minibatch as the update sees it.
 
     Args:
@@ -90,7 +86,6 @@ def at_first_loss(trainer: Trainer, module: object, approx_kl: float) -> Iterato
         module: The module.
         approx_kl: Half the mean square of the log-ratio of the tokens.
     """
-    assert isinstance(module, PPOModule)
     yield ratio_is_one((2 * approx_kl) ** 0.5, allowed(trainer, module))
 
 

@@ -16,7 +16,7 @@ from lightning_rlhf.console import complain
 from lightning_rlhf.distributed.launcher_watch import obey_signals
 from lightning_rlhf.distributed.shutdown import without_finalization
 from lightning_rlhf.errors import raise_problems
-from lightning_rlhf.interruption import signal_of
+from lightning_rlhf.interruption import Interrupted, signal_of
 
 # What a shell adds to the number of the signal that has ended a process.
 _SIGNALLED = 128
@@ -87,7 +87,9 @@ def exit_codes() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        _say(str(error) or "interrupted")
+        # A rank that is not the first has nothing to say.
+        if message := str(error) if isinstance(error, Interrupted) else "interrupted":
+            _say(message)
         sys.exit(_SIGNALLED + signal_of(error))
     except Exception as error:
         message, lost = user_message(error), _lost_process(error)

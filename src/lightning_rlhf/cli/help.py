@@ -31,17 +31,17 @@ def versions() -> str:
 
 def overview(commands: Sequence[str]) -> str:
     """All commands, each with the first line of its file."""
-    return "\n".join(
-        [
-            "usage: lightning-rlhf COMMAND [OVERRIDES…]",
-            "",
-            *(f"  {name:<14} {header(command_file(name))[0]}" for name in commands),
-            "",
-            "lightning-rlhf COMMAND --help shows the settings of a command, with examples.",
-            "lightning-rlhf --version shows the versions of this package and of its libraries.",
-            'eval "$(lightning-rlhf -sc install=bash)" makes the Tab key complete words; also zsh and fish.',
-        ]
-    )
+    lines = ["usage: lightning-rlhf COMMAND [OVERRIDES…]", ""]
+    for name in commands:
+        lines += _wrapped(header(command_file(name))[0], f"  {name:<14} ", " " * 17)
+    lines.append("")
+    for line in (
+        "lightning-rlhf COMMAND --help shows the settings of a command, with examples.",
+        "lightning-rlhf --version shows the versions of this package and of its libraries.",
+        'eval "$(lightning-rlhf -sc install=bash)" makes the Tab key complete words; also zsh and fish.',
+    ):
+        lines += _wrapped(line)
+    return "\n".join(lines)
 
 
 def of_command(command: str, overrides: Sequence[str]) -> str:
@@ -60,8 +60,13 @@ def _of_command(command: str) -> Iterator[str]:
     own, chosen = settings(file), _chosen_groups(file)
     yield f"usage: lightning-rlhf {command} " + ("[GROUP=OPTION…] " if chosen else "") + "[SETTING=VALUE…]"
     yield ""
-    for line in header(file):
-        yield "\nExamples:" if line == "Examples:" else line
+    what, _, examples = "\n".join(header(file)).partition("\nExamples:\n")
+    first, _, more = what.partition("\n")
+    yield from _wrapped(first)
+    yield from _wrapped(more)
+    yield "\nExamples:"
+    for example in examples.replace("\\\n", "").splitlines():
+        yield " \\\n".join(_wrapped(example, "  ", "    ", room=len(" \\")))
     if own:
         yield "\nSettings, with their defaults (??? has none and must be given):"
     for setting in own:
@@ -74,8 +79,12 @@ def _of_command(command: str) -> Iterator[str]:
         for group, default in chosen.items():
             yield from _wrapped(", ".join(_folded(group, default)), f"  {group:<12}", " " * 14)
     if chosen:
-        yield f"\nlightning-rlhf {command} stage=ppo --help explains the settings of an option, here of stage=ppo."
-        yield f"lightning-rlhf {command} --cfg job prints all settings. -m runs all combinations of values (seed=1,2)."
+        yield ""
+        for line in (
+            f"lightning-rlhf {command} stage=ppo --help explains the settings of an option, here of stage=ppo.",
+            f"lightning-rlhf {command} --cfg job prints all settings. -m runs all combinations of values (seed=1,2).",
+        ):
+            yield from _wrapped(line)
 
 
 def _chosen_groups(file: Path) -> dict[str, str]:
@@ -111,11 +120,12 @@ def _of_options(files: list[Path]) -> Iterator[str]:
         yield text + "\n"
 
 
-def _wrapped(text: str, first: str, others: str | None = None) -> list[str]:
+def _wrapped(text: str, first: str = "", others: str | None = None, room: int = 0) -> list[str]:
+    """The lines of a text in the width of the terminal, of which `room` columns stay free."""
     width = min(120, shutil.get_terminal_size().columns)
     return textwrap.wrap(
-        text,
-        width,
+        " ".join(text.split()),
+        width - room,
         initial_indent=first,
         subsequent_indent=first if others is None else others,
         break_long_words=False,

@@ -1,7 +1,7 @@
 """The share of a minibatch: the rows that each rank processes in each accumulated part.
 
 This arithmetic is in this module alone. The loaders of demonstrations, pairs and experience use it, and so do the
-checks before a run and its table of batch sizes.
+checks before a run, its table of batch sizes, and `plan`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -58,7 +58,7 @@ class Shares:
     @property
     def micro_batch_size(self) -> int:
         """Number of rows that one rank processes at a time."""
-        return self.minibatch_size // (self.processes * self.num_parts)
+        return rows_at_a_time(self.minibatch_size, self.processes, self.num_parts)
 
     def place(self, position: int) -> tuple[int, int]:
         """Returns the numbers of minibatch and part at a position, which counts this rank's micro-batches."""
@@ -99,6 +99,11 @@ class Shares:
                 f"read: continue with a size that divides {row}"
             )
         return row // self.minibatch_size * self.num_parts
+
+
+def rows_at_a_time(minibatch_size: int, processes: int, num_parts: int) -> int:
+    """Number of rows of a minibatch that one rank processes at a time, if the rank's share has `num_parts` parts."""
+    return minibatch_size // (processes * num_parts)
 
 
 def filled(minibatch_size: int, num_rows: int, shares: int) -> int:

@@ -1,6 +1,7 @@
 """Ends the ranks of a machine together with the process that has launched them."""
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -8,6 +9,10 @@ import time
 from lightning_rlhf.interruption import STOPPING, Interrupted, handle, interrupt, note, noted
 
 _CHECK_SECONDS = 2
+# How long a rank may take to end after a signal, where nothing is left to save.
+_GRACE_SECONDS = 5
+# What a shell adds to the number of the signal that has ended a process.
+_SIGNALLED = 128
 _waiting = threading.Event()
 
 
@@ -20,12 +25,32 @@ def end_with_launcher() -> None:
     """
     if "LOCAL_RANK" in os.environ:
         threading.Thread(target=_watch, args=[os.getppid()], daemon=True).start()
+    if not (launched_by_lightning() or first_rank()):
+        end_after_signals()
+
+
+def end_after_signals() -> None:
+    """Ends this process soon after a signal that stops it at once, wherever its main thread is.
+
+    Python calls a signal handler only between two instructions of the main thread, and an exchange with another rank,
+    which may have ended already, is one instruction. The launcher would wait half a minute, and then kill.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_end_after, args=[reader], daemon=True).start()
 
 
 def launched_by_lightning() -> bool:
     """Whether the first process of this machine has started this one, and will end it."""
     external = "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ
     return not external and os.environ.get("LOCAL_RANK", "0") != "0"
+
+
+def started_by_slurm() -> bool:
+    """Whether srun has started this process as one of several. An interactive job does not count, as for Lightning."""
+    several = int(os.environ.get("SLURM_NTASKS", 1)) > 1
+    return several and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
 
 
 def first_rank() -> bool:
@@ -77,6 +102,14 @@ def end_ranks() -> None:
             ranks = thread._child_processes  # type: ignore[attr-defined]
             while ranks:
                 ranks.pop().kill()
+
+
+def _end_after(reader: int) -> None:
+    while True:
+        number = os.read(reader, 1)[0]
+        if number in STOPPING and signal.getsignal(number) is interrupt:
+            time.sleep(_GRACE_SECONDS)
+            os._exit(_SIGNALLED + number)
 
 
 def _watch(launcher: int) -> None:

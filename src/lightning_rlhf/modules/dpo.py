@@ -147,6 +147,15 @@ class DPOModule(StageModule):
         }
         return self.loss(chosen, rejected, ref_chosen, ref_rejected), measures
 
+    def start_distance(self, batch: object) -> float | None:
+        """Measures the distance without the dropout that DPO allows in training."""
+        if not isinstance(batch, PairBatch) or "reference" not in self.builders:
+            return None
+        with rollout_phase(self.trainer, self):
+            sequences = as_sequences(batch)
+            difference = response_logprobs(self.actor, sequences) - self.ref_logprobs(sequences)
+        return float((difference / batch.answer_lengths).abs().mean())
+
     @torch.no_grad()
     def ref_logprobs(self, sequences: Sequences) -> Tensor:
         """Returns log-probs (B,) of whole responses under the reference, in nats; 0 if there is no reference."""

@@ -145,10 +145,9 @@ class PPOModule(StageModule):
         self.builders = role_builders(actor, reference, critic, self.credit)
         self.reward = {"reward": reward}
         self.renderer, self.sampling, self.optim = renderer, sampling, optim or Optim()
-        self.lr, self.critic_lr, self.seed = lr, critic_lr, seed
-        self.rollout_batch_size, self.minibatch_size = rollout_batch_size, minibatch_size
-        self.rollout_micro_batch_size, self.ppo_epochs = rollout_micro_batch_size, ppo_epochs
-        self.kl_coef, self.exact_kl, self.ptx_coef = kl_coef, exact_kl, ptx_coef
+        self.lr, self.critic_lr, self.seed, self.ppo_epochs = lr, critic_lr, seed, ppo_epochs
+        self.rollout_batch_size, self.rollout_micro_batch_size = rollout_batch_size, rollout_micro_batch_size
+        self.minibatch_size, self.kl_coef, self.exact_kl, self.ptx_coef = minibatch_size, kl_coef, exact_kl, ptx_coef
         self.ptx_minibatch_size = ptx_minibatch_size or minibatch_size
         self.refresh_reference_every, self.moments = refresh_reference_every, Moments()
         self.clip_gradients_by = clip_gradients_by
@@ -163,6 +162,10 @@ class PPOModule(StageModule):
     def export_nets(self) -> dict[str, nn.Module]:
         """Returns the model to export."""
         return {"model": self.roles.exported()}
+
+    def learners(self) -> list[nn.Module]:
+        """Returns the models of the roles that learn; on a shared backbone two roles pass through one model."""
+        return [self.roles.nets()[role] for role in self.roles.trainable()]
 
     def absent_nets(self) -> dict[str, str]:
         """Returns the roles that have no model of their own, with the reason."""
@@ -217,10 +220,7 @@ class PPOModule(StageModule):
         return configure(self, self.optim, {name: (net, rates[name]) for name, net in self.roles.trainable().items()})
 
     def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clips actor and critic separately, so that a large critic gradient does not shorten the actor's step."""
         alone = self.clip_gradients_by == "role" and self.credit.estimator.critic

@@ -1,4 +1,4 @@
-"""What the modules of all stages do alike for Lightning: settings of the trainer, and loading from a checkpoint."""
+"""What the modules of all stages do alike for Lightning, and what callbacks and checks ask a module of any stage."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,16 +6,21 @@ from typing import Any, Self
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
+from lightning_rlhf.distributed.blocks import models_in
 from lightning_rlhf.distributed.checkpoint_files import keep_last_file
 from lightning_rlhf.distributed.half_precision import keep_digits
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.modules.arguments import read_arguments
+from lightning_rlhf.rollout.sampling import Sampling
 
 
 class StageModule(LightningModule):
-    """The module of a stage."""
+    """The module of a stage, ours or a user's. A module that differs from the defaults below overrides them."""
+
+    sampling: Sampling | None = None
+    """The distribution from which the module samples the responses that it trains on; None if it samples none."""
 
     def __init__(self) -> None:
         """Starts without shares of a minibatch."""
@@ -57,6 +62,21 @@ class StageModule(LightningModule):
         keep_digits(self.trainer)
         keep_last_file(self.trainer)
 
+    def learners(self) -> list[nn.Module]:
+        """Returns the models that each token of an update passes through, forwards and backwards."""
+        return trained_models(self)
+
+    def start_distance(self, batch: object) -> float | None:
+        """Measures how far the trained model is from its reference on the first batch, where the two must be equal.
+
+        All processes call it before the first step, with their own batch.
+
+        Returns:
+            The mean absolute difference of a token's log-probs in nats, or None if the module has no reference, or
+            measures it elsewhere.
+        """
+        return None
+
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
         cls, checkpoint_path: str | Path, map_location: torch.device | str = "cpu", **arguments: object
@@ -84,3 +104,8 @@ class StageModule(LightningModule):
         module.on_load_checkpoint(checkpoint)
         module.load_state_dict(checkpoint["state_dict"], strict=module.strict_loading)
         return module.to(map_location)
+
+
+def trained_models(module: nn.Module) -> list[nn.Module]:
+    """The models in a module that have weights to train."""
+    return [net for net in models_in(module) if any(weight.requires_grad for weight in net.parameters())]

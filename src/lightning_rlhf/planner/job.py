@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 
+from lightning_rlhf.data.shares import rows_at_a_time
 from lightning_rlhf.models.adapters.lora import Lora
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.planner.layout import Layout
@@ -87,8 +88,8 @@ class Job:
 
     @property
     def micro_batch_size(self) -> int:
-        """Number of sequences on which one process computes at a time in an update."""
-        return max(1, self.minibatch_size // (self.processes * self.accumulate))
+        """Number of sequences on which one process computes at a time in an update; training refuses less than 1."""
+        return max(1, rows_at_a_time(self.minibatch_size, self.processes, self.accumulate))
 
     @property
     def rollout_rows(self) -> int:

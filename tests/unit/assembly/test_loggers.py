@@ -1,12 +1,14 @@
 """What loggers are told about a run."""
 
+import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from lightning_rlhf.assembly.loggers import logger_settings
+from lightning_rlhf.assembly.loggers import folders_of_run, logger_settings
 
 
 def config(run_dir: Path, *stages: str, **more: Any) -> DictConfig:
@@ -58,3 +60,16 @@ def test_a_stage_that_begins_anew_gets_a_new_run(tmp_path: Path) -> None:
     (tmp_path / "first" / "ppo" / "wandb" / "run-20261130_090000-abcd1234").mkdir(parents=True)
     resumed = config(tmp_path / "second" / "ppo", "sft", "ppo", resume=str(tmp_path / "first"))
     assert "id" not in logger_settings(resumed, "ppo")["wandb"]
+
+
+def test_all_folders_of_an_offline_run_are_uploaded_together(tmp_path: Path) -> None:
+    first, other, second = (
+        tmp_path / "my runs" / f"offline-run-20261130_{time}-{name}"
+        for time, name in [("090000", "abcd1234"), ("091000", "efgh5678"), ("100000", "abcd1234")]
+    )
+    for folder in (first, other):
+        folder.mkdir(parents=True)
+    assert shlex.split(f"wandb sync {folders_of_run(first)}")[2:] == [str(first)]
+    second.mkdir()
+    listed = subprocess.run(["sh", "-c", f"ls -d {folders_of_run(second)}"], capture_output=True, text=True, check=True)
+    assert listed.stdout.splitlines() == [str(first), str(second)]

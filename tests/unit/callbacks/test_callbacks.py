@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from support import not_json, result_of
+from support import not_json, result_of, tiny_source
 
 from lightning_rlhf.assembly.summary import print_summary
 from lightning_rlhf.callbacks import AdaptiveKL, RunRecord, SampleTable, Throughput
 from lightning_rlhf.callbacks.run_facts import commit_of
 from lightning_rlhf.callbacks.throughput import peak_of
+from lightning_rlhf.checks.start import at_first_batch
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.models.causal_lm import load_causal_lm
+from lightning_rlhf.modules.stage_module import StageModule
 from lightning_rlhf.saving import write_json
 
 
@@ -91,7 +94,7 @@ def test_a_json_file_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest
 def test_an_evaluation_slows_no_rate_and_is_no_part_of_the_update(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, logged = [0.0], dict[str, float]()
     monkeypatch.setattr("lightning_rlhf.callbacks.throughput.time.perf_counter", lambda: clock[0])
-    monkeypatch.setattr("lightning_rlhf.callbacks.throughput._update_flops", lambda *_: 0)
+    monkeypatch.setattr(Throughput, "_flops", lambda *_: 0)
     trainer: Any = SimpleNamespace(world_size=1)
     module: Any = SimpleNamespace(log_dict=lambda values, **_: logged.update(values), log=lambda *_, **__: None)
     module.device = torch.device("cpu")
@@ -108,6 +111,44 @@ def test_an_evaluation_slows_no_rate_and_is_no_part_of_the_update(monkeypatch: p
     assert logged["perf/evaluation_seconds"] == 30
     assert (logged["perf/samples_per_second"], logged["perf/tokens_per_second"]) == (2 / 5, 10 / 5)
     assert throughput.state_dict()["seconds"] == 5
+
+
+class Own(StageModule):
+    """A module of a user's own: a model that learns, and one that judges it and is frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        source = tiny_source()
+        self.net, self.judge = load_causal_lm(source), load_causal_lm(source).requires_grad_(False)
+
+    def start_distance(self, batch: object) -> float | None:
+        return 0.5
+
+
+def test_a_module_of_a_users_own_is_measured_and_checked_like_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, logged = Own(), dict[str, float]()
+    assert module.learners() == [module.net]
+    (finding,) = at_first_batch(SimpleNamespace(precision="32-true"), module, batch=None)  # type: ignore[arg-type]
+    assert (finding.check, finding.status) == ("KL at the start", "error")
+
+    monkeypatch.setattr("lightning_rlhf.callbacks.throughput.time.perf_counter", lambda: 0.0)
+    trainer: Any = SimpleNamespace(world_size=2, strategy=None)
+    throughput = Throughput()
+    throughput.on_train_epoch_start(trainer, module)
+    monkeypatch.setattr("lightning_rlhf.callbacks.throughput.time.perf_counter", lambda: 2.0)
+    monkeypatch.setattr(module, "log_dict", lambda values, **_: logged.update(values))
+    monkeypatch.setattr(module, "log", lambda *_, **__: None)
+    mask = torch.ones(2, 5, dtype=torch.bool)
+    throughput.on_train_batch_start(trainer, module, SimpleNamespace(attention_mask=mask), 0)
+    # Counting must not wait for the device, so the counts stay there until somebody reads them.
+    assert isinstance(throughput.trained_tokens, torch.Tensor)
+    throughput.on_train_epoch_end(trainer, module)
+    # 2 x 5 tokens on each of 2 ranks, 6 operations for each parameter that is trained, none for the frozen model
+    parameters = sum(weight.numel() for weight in module.net.parameters())
+    assert logged["perf/tflops"] == pytest.approx(6 * parameters * 20 / 2 / 1e12)
+    assert throughput.state_dict() == {
+        "rollout_seconds": 0.0, "samples": 4, "tokens": 20, "trained_tokens": 20, "rollout_flops": 0, "seconds": 2.0
+    }  # fmt: skip
 
 
 def test_the_commits_of_the_current_folder_and_of_the_package_are_recorded(

@@ -81,6 +81,15 @@ def test_a_signal_is_one_line_and_the_code_of_a_shell(
     assert capsys.readouterr().err == "interrupted; resume with: …\n"
 
 
+def test_only_the_first_of_several_processes_says_that_the_run_was_interrupted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as left, exit_codes():
+        raise Interrupted(signal.SIGTERM, "")
+    assert left.value.code == 143
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("program", ["/usr/bin", str(Path(app.__file__).parent)])
 def test_modules_in_the_current_folder_are_found_first_whatever_the_program(
     program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -69,10 +69,22 @@ def test_the_help_of_an_option_is_its_file_after_those_that_it_builds_on() -> No
         of_command("train", ["stage=pop"])
 
 
-def test_the_overview_has_one_line_for_each_command() -> None:
+def test_the_overview_names_each_command_and_what_it_does() -> None:
     lines = overview(COMMANDS).splitlines()
-    assert [line.split()[0] for line in lines if line.startswith("  ")] == list(COMMANDS)
-    assert max(map(len, lines)) <= 120
+    assert [line.split()[0] for line in lines if re.match("  [a-z]", line)] == list(COMMANDS)
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_no_line_of_the_help_is_wider_than_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    texts = {command: of_command(command, []) for command in COMMANDS} | {"": overview(COMMANDS)}
+    # A word is never broken, so that it can be copied.
+    wide = [line for text in texts.values() for line in text.splitlines() if len(line) > columns]
+    assert wide == []
+    for command in COMMANDS:
+        assert len(examples(command)) >= 2
+    # Folded lines of the shell are one example.
+    assert "response_length=512" in examples("plan")[1]
 
 
 def test_the_versions_are_those_that_are_installed() -> None:

@@ -86,3 +86,16 @@ def test_lightning_launches_all_ranks_of_a_machine_but_the_first(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert launched_by_lightning() is expected
+
+
+def test_a_rank_in_an_exchange_that_never_ends_is_stopped_by_a_signal() -> None:
+    # A mutex that its holder takes again blocks in a single instruction of C, which no signal handler ends.
+    code = "import ctypes; lock, mutex = ctypes.CDLL(None).pthread_mutex_lock, ctypes.create_string_buffer(64)\n"
+    code += "from lightning_rlhf.distributed.launcher_watch import end_with_launcher, obey_signals\n"
+    code += "end_with_launcher(); obey_signals(); print('up', flush=True); lock(mutex); lock(mutex)"
+    environment = {**os.environ, "RANK": "1", "LOCAL_RANK": "1", "TORCHELASTIC_RUN_ID": "trial"}
+    rank = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+    assert rank.stdout is not None
+    assert rank.stdout.readline() == "up\n"
+    rank.send_signal(signal.SIGTERM)
+    assert rank.wait(timeout=30) == 143
