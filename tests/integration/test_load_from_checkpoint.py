@@ -113,17 +113,25 @@ def test_adapters_come_back_beside_the_weights_that_the_checkpoint_leaves_out(
     assert SFTModule.load_from_checkpoint(path, map_location="meta").net.device.type == "meta"
 
 
+class OwnEngine(PaddedEngine):
+    """An engine of the user."""
+
+
 def test_what_a_checkpoint_cannot_describe_is_asked_for(saved: Saved) -> None:
     own = TextReward(lambda prompts, responses: [0.0] * len(responses))
-    _, path = saved("ppo", **BUILDERS | {"reward": own, "gold": own})
+    _, path = saved("ppo", **BUILDERS | {"reward": own, "gold": own}, engine=OwnEngine)
     with pytest.raises(UserError) as found:
         PPOModule.load_from_checkpoint(path)
     call = f"PPOModule.load_from_checkpoint('{path}'): pass "
     assert sorted(str(found.value).splitlines()) == [
-        f"{call}{name}=…, because a checkpoint cannot describe the function {function}"
-        for name, function in (("gold", "<lambda>"), ("reward", "<lambda>"))
+        f"{call}{name}=…, because a checkpoint cannot describe the {what}"
+        for name, what in (
+            ("engine", "class OwnEngine"),
+            ("gold", "function <lambda>"),
+            ("reward", "function <lambda>"),
+        )
     ]
-    loaded = PPOModule.load_from_checkpoint(path, reward=own, gold=None, kl_coef=0.5)
+    loaded = PPOModule.load_from_checkpoint(path, reward=own, gold=None, engine=OwnEngine, kl_coef=0.5)
     assert loaded.reward["reward"] is own
 
 

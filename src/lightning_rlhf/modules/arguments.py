@@ -127,7 +127,8 @@ def _described(value: object) -> object:
         return {_NAME: type(value).__name__} | {
             name: _described(getattr(value, name)) for name in inspect.signature(type(value)).parameters
         }
-    return {_UNKNOWN: f"the function {value.__name__}" if hasattr(value, "__name__") else type(value).__name__}
+    kind = "class" if isinstance(value, type) else "function"
+    return {_UNKNOWN: f"the {kind} {value.__name__}" if hasattr(value, "__name__") else type(value).__name__}
 
 
 def _rebuilt(value: object) -> object:
