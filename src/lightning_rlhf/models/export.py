@@ -26,6 +26,7 @@ from lightning_rlhf.models.export_trial import (
     scores_otherwise,
 )
 from lightning_rlhf.models.exported_weights import (
+    ExportedWeights,
     Fingerprints,
     in_files,
     noting_lost,
@@ -141,17 +142,16 @@ def export_model(
                 empty.generation_config.save_pretrained(partial)
                 _try_adapter(folder, base, lambda base: adapter_ends_otherwise(partial, base, renderer))
             elif not is_quantized(hf_net):
-                merged = _reload(folder, exported.dtype, scalar=True)
-                _try_adapter(
-                    folder,
-                    base,
-                    lambda base: adapter_scores_otherwise(
-                        partial, base, renderer, merged, exported.dtype, exported.bias
-                    ),
-                )
+                _try_adapter(folder, base, lambda base: _score_problem(partial, folder, base, renderer, exported))
 
         save_adapter(hf_net, name, adapter_folder(folder), base, scalar, add_files=add_files)
     return folder
+
+
+def _score_problem(partial: Path, folder: Path, base: str, renderer: Renderer, exported: ExportedWeights) -> str | None:
+    """Returns how an adapter on its base model scores otherwise than the merged model in a folder."""
+    merged = _reload(folder, exported.dtype, scalar=True)
+    return adapter_scores_otherwise(partial, base, renderer, merged, exported.dtype, exported.bias)
 
 
 def _try_adapter(folder: Path, base: str | None, differs: Callable[[str], str | None]) -> None:

@@ -178,10 +178,6 @@ def test_a_card_that_says_nothing_is_no_obstacle(tmp_path: Path) -> None:
     # A single configuration need not be the default to be read.
     assert names(path) == (["only.jsonl"], [])
     (tmp_path / "README.md").unlink()
-    # These describe data, and hold none.
-    (tmp_path / "dataset_info.json").write_text('{"description": "wells"}')
-    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    assert names(path) == (["train.jsonl"], [])
     with pytest.raises(UserError, match="data.config_name=de: .* holds no folder 'de'"):
         names(path, config_name="de")
 
