@@ -6,6 +6,7 @@ import pytest
 from compare import differences, launch, weight_difference
 from support import once
 
+from lightning_rlhf import PPOModule, export_model
 from lightning_rlhf.assembly.export import export
 
 STRATEGIES = ("ddp", "fsdp", "fsdp2", "deepspeed_zero2", "deepspeed_zero3", "colossalai_zero2")
@@ -45,3 +46,6 @@ def test_a_killed_run_goes_on(trained: Path, single_shared: Path, tmp_path: Path
     assert weight_difference(tmp_path / "ppo" / "adapter", trained / "ppo" / "adapter") < 1e-6
     export(str(trained / "ppo" / "checkpoints" / "epoch_1.ckpt"), str(tmp_path / "model"), None)
     assert weight_difference(tmp_path / "model", trained / "ppo" / "model") < 1e-6
+    module = PPOModule.load_from_checkpoint(trained / "ppo" / "checkpoints" / "epoch_1.ckpt")
+    export_model(module.export_nets()["model"], module.renderer, tmp_path / "again" / "model", {})
+    assert weight_difference(tmp_path / "again" / "adapter", trained / "ppo" / "adapter") < 1e-6

@@ -4,6 +4,7 @@ Each strategy starts two processes twice. The first pair makes six optimizer ste
 second pair continues from the checkpoint in the middle, with twice as many parts of a minibatch.
 """
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,14 @@ from compare import differences, trajectory, weight_difference
 from support import once
 from worker import STAGES
 
+from lightning_rlhf import PPOModule, RewardModule, SFTModule, export_model
 from lightning_rlhf.assembly.export import export
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.modules.stage_module import StageModule
 
 # These two represent most others: whole models in each process, and sharded models.
 QUICK = ("ddp", "fsdp2")
+MODULES: dict[str, type[StageModule]] = {"sft": SFTModule, "reward": RewardModule, "ppo": PPOModule}
 
 
 @pytest.fixture(
@@ -85,14 +89,22 @@ def test_its_export_is_that_of_one_process(case: str, stage: str, expected: Path
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_checkpoint_holds_what_changes_and_is_exported_by_one_process(
+def test_a_checkpoint_holds_what_changes_and_is_exported_and_loaded_by_one_process(
     case: str, stage: str, trained: Path, tmp_path: Path
 ) -> None:
     checkpoint = trained / stage / "checkpoints" / "epoch_1.ckpt"
     if not CASES[case].resumes:
-        with pytest.raises(UserError, match="start from the export"):
-            export(str(checkpoint), str(tmp_path / "model"), None)
+        for read in (
+            partial(export, output_dir=str(tmp_path / "model"), dtype=None),
+            MODULES[stage].load_from_checkpoint,
+        ):
+            with pytest.raises(UserError, match="start from the export"):
+                read(str(checkpoint))
         return
     export(str(checkpoint), str(tmp_path / "model"), None)
     if stage != "reward":  # The scale of a reward model is set after the last checkpoint.
         assert weight_difference(tmp_path / "model", trained / stage / "model") < CASES[case].weights
+    module = MODULES[stage].load_from_checkpoint(checkpoint)
+    (net,) = module.export_nets().values()
+    export_model(net, module.renderer, tmp_path / "again", {})
+    assert weight_difference(tmp_path / "again", tmp_path / "model") == 0

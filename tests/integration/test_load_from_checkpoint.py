@@ -15,24 +15,29 @@ from torch.testing import assert_close
 from lightning_rlhf import (
     DPOModule,
     ModelSource,
+    PaddedEngine,
     PPOModule,
     Renderer,
     RewardModule,
     SFTModule,
     TextReward,
+    WeightedSum,
     load_causal_lm,
     load_scalar_model,
 )
+from lightning_rlhf.data.messages import Message
+from lightning_rlhf.demo.gold import gold
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapters.lora import Lora
 from lightning_rlhf.modules.stage_module import StageModule
+from lightning_rlhf.rewards.rules import Length, Pattern
 
 SOURCE = tiny_source()
 # Functions that build the same models each time, since a checkpoint leaves out frozen ones.
 BUILDERS = {
     "actor": partial(load_causal_lm, SOURCE),
     "reference": partial(load_causal_lm, SOURCE),
-    "critic": partial(load_scalar_model, SOURCE, "zero"),
+    "critic": partial(load_scalar_model, SOURCE, head="zero"),
     "reward": partial(load_scalar_model, SOURCE, "zero"),
 }
 Saved = Callable[..., tuple[StageModule, Path]]
@@ -58,6 +63,15 @@ def saved(parts: Callable[..., Any], tmp_path: Path) -> Saved:
     return train
 
 
+def written(module: StageModule, folder: Path) -> Path:
+    """Writes the checkpoint of a module that was not trained."""
+    module.configure_model()
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, folder / "untrained.ckpt")
+    return folder / "untrained.ckpt"
+
+
 @pytest.mark.parametrize("stage", CLASSES)
 def test_a_module_comes_back_from_the_file_alone(stage: str, saved: Saved) -> None:
     module, path = saved(stage, **(BUILDERS if stage == "ppo" else {}))
@@ -73,42 +87,73 @@ def test_a_module_comes_back_from_the_file_alone(stage: str, saved: Saved) -> No
         assert str(getattr(loaded, name, None)) == str(getattr(module, name, None))
 
 
+def test_a_renderer_comes_back_with_its_template_and_its_stop_tokens(source: ModelSource, tmp_path: Path) -> None:
+    tokenizer = source.load_tokenizer()
+    pad = tokenizer.pad_token_id
+    renderer = Renderer(tokenizer, "plain", stop_ids=[pad])
+    module = SFTModule(partial(load_causal_lm, source), renderer)
+    loaded = SFTModule.load_from_checkpoint(written(module, tmp_path)).renderer
+    assert loaded.stop_ids == renderer.stop_ids
+    assert pad in loaded.stop_ids
+    asked = [Message(role="user", content="Hello")]
+    assert loaded.prompt(asked) == renderer.prompt(asked)
+    assert loaded.prompt(asked) != Renderer(source.load_tokenizer()).prompt(asked)
+
+
 def test_adapters_come_back_beside_the_weights_that_the_checkpoint_leaves_out(
-    saved: Saved, source: ModelSource, renderer: Renderer
+    source: ModelSource, renderer: Renderer, tmp_path: Path
 ) -> None:
     adapted = replace(source, adapter=Lora(rank=2))
-    module, path = saved("sft")
     module = SFTModule(partial(load_causal_lm, adapted), renderer, lr=1e-3)
-    module.configure_model()
-    checkpoint = {"state_dict": module.state_dict()}
-    module.on_save_checkpoint(checkpoint)
-    torch.save(checkpoint, path)
+    path = written(module, tmp_path)
+    assert not any("base_layer" in name for name in torch.load(path, weights_only=True)["state_dict"])
     loaded = SFTModule.load_from_checkpoint(path)
     assert_close(loaded.state_dict(), module.state_dict(), rtol=0, atol=0)
+    # A device without memory, which every machine has.
+    assert SFTModule.load_from_checkpoint(path, map_location="meta").net.device.type == "meta"
+
+
+class OwnEngine(PaddedEngine):
+    """An engine of the user."""
 
 
 def test_what_a_checkpoint_cannot_describe_is_asked_for(saved: Saved) -> None:
     own = TextReward(lambda prompts, responses: [0.0] * len(responses))
-    _, path = saved("ppo", **BUILDERS | {"reward": own, "gold": own})
+    _, path = saved("ppo", **BUILDERS | {"reward": own, "gold": own}, engine=OwnEngine)
     with pytest.raises(UserError) as found:
         PPOModule.load_from_checkpoint(path)
     call = f"PPOModule.load_from_checkpoint('{path}'): pass "
     assert sorted(str(found.value).splitlines()) == [
-        f"{call}{name}=…, because a checkpoint cannot describe TextReward" for name in ("gold", "reward")
+        f"{call}{name}=…, because a checkpoint cannot describe the {what}"
+        for name, what in (
+            ("engine", "class OwnEngine"),
+            ("gold", "function <lambda>"),
+            ("reward", "function <lambda>"),
+        )
     ]
-    loaded = PPOModule.load_from_checkpoint(path, reward=own, gold=None, kl_coef=0.5)
+    loaded = PPOModule.load_from_checkpoint(path, reward=own, gold=None, engine=OwnEngine, kl_coef=0.5)
     assert loaded.reward["reward"] is own
+
+
+def test_rewards_of_this_package_come_back(saved: Saved) -> None:
+    parts = {"gold": TextReward("lightning_rlhf.demo.gold:gold"), "short": TextReward(Length(maximum=20))}
+    settings = BUILDERS | {"reward": WeightedSum(parts, {"gold": 1.0, "short": -0.5})}
+    _, path = saved("ppo", **settings, gold=TextReward(Pattern(pattern="a+")), engine=PaddedEngine)
+    loaded = PPOModule.load_from_checkpoint(path)
+    reward: Any = loaded.reward["reward"]
+    assert reward.weights == {"gold": 1.0, "short": -0.5}
+    assert {name: part.function for name, part in reward.parts.items()} == {"gold": gold, "short": Length(maximum=20)}
+    assert loaded.answers.gold is not None
+    assert loaded.answers.gold.function == Pattern(pattern="a+")
+    assert loaded.engine.build is PaddedEngine
 
 
 def test_a_live_model_is_given_again(source: ModelSource, renderer: Renderer, tmp_path: Path) -> None:
     module = RewardModule(load_scalar_model(source, "normal"), renderer)
-    module.configure_model()
-    checkpoint = {"state_dict": module.state_dict()}
-    module.on_save_checkpoint(checkpoint)
-    torch.save(checkpoint, tmp_path / "x.ckpt")
+    path = written(module, tmp_path)
     with pytest.raises(UserError, match="pass net=…, because a checkpoint cannot describe ScalarModel"):
-        RewardModule.load_from_checkpoint(tmp_path / "x.ckpt")
-    loaded = RewardModule.load_from_checkpoint(tmp_path / "x.ckpt", net=load_scalar_model(source, "zero"))
+        RewardModule.load_from_checkpoint(path)
+    loaded = RewardModule.load_from_checkpoint(path, net=load_scalar_model(source, "zero"))
     assert_close(loaded.state_dict(), module.state_dict(), rtol=0, atol=0)
 
 
@@ -137,12 +182,22 @@ def test_what_would_run_code_is_refused(
         SFTModule.load_from_checkpoint(path)
 
 
-def test_an_estimator_of_somebody_elses_module_is_not_imported(saved: Saved) -> None:
+@pytest.mark.parametrize(
+    ("name", "node"),
+    [
+        ("credit", {"_name_": "Credit", "advantage": "antigravity:gae"}),
+        ("loss", {"_name_": "PPOLoss", "policy": "antigravity:clipped"}),
+        ("gold", {"_name_": "TextReward", "function": "antigravity:score"}),
+    ],
+)
+def test_a_function_of_somebody_elses_module_is_not_imported(name: str, node: dict[str, str], saved: Saved) -> None:
     _, path = saved("ppo", **BUILDERS)
     checkpoint = torch.load(path, weights_only=True)
-    checkpoint["arguments"]["credit"] = {"_name_": "Credit", "advantage": "antigravity:gae"}
+    checkpoint["arguments"][name] = node
     torch.save(checkpoint, path)
-    with pytest.raises(UserError, match="pass credit=…, because advantage=antigravity:gae is a module of your own"):
+    with pytest.raises(
+        UserError, match=rf"pass {name}=…, because \w+={list(node.values())[1]} is a module of your own"
+    ):
         PPOModule.load_from_checkpoint(path)
     assert "antigravity" not in sys.modules
 
@@ -151,5 +206,10 @@ def test_other_files_are_refused_by_name(saved: Saved, tmp_path: Path) -> None:
     _, path = saved("sft")
     with pytest.raises(UserError, match=r"this is no checkpoint of a DPOModule"):
         DPOModule.load_from_checkpoint(path)
-    with pytest.raises(UserError, match=r"divided among files: write its model with `lightning-rlhf export"):
+    with pytest.raises(UserError, match="not a checkpoint that a strategy of this package has written"):
         SFTModule.load_from_checkpoint(tmp_path)
+    with pytest.raises(UserError, match=r"load_from_checkpoint\('nowhere.ckpt'\): there is no such file or folder \(/"):
+        SFTModule.load_from_checkpoint("nowhere.ckpt")
+    path.write_bytes(b"no checkpoint")
+    with pytest.raises(UserError, match="not read, since it is damaged or could run code"):
+        SFTModule.load_from_checkpoint(path)

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import sys
 
 import pytest
 from rich.table import Table
@@ -123,3 +124,18 @@ def test_messages_of_other_processes_are_not_printed(
     monkeypatch.setattr(rank_zero_only, "rank", 0)
     Messages().emit(record)
     assert capsys.readouterr() == ("", "said 2 times\n")
+
+
+def test_a_message_on_a_terminal_is_not_logged_by_the_console_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning_rlhf import console as module
+
+    shown = RunConsole(force_terminal=True, width=80, highlight=False)
+    shown.file = io.StringIO()
+    monkeypatch.setattr(module, "console", shown)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    logged: list[str] = []
+    monkeypatch.setattr(LOG, "write", logged.append)
+    module.Messages().emit(logging.LogRecord("a", logging.INFO, "file", 1, "said", (), None))
+    assert shown.file.getvalue() == "said\n"
+    # The handler of the log writes each record itself, on all processes.
+    assert logged == []

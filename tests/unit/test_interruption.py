@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from lightning_rlhf import interruption
 from lightning_rlhf.interruption import Interrupted, signal_of
 
 CODE = """
@@ -60,3 +61,20 @@ def test_a_process_that_ignores_a_signal_keeps_ignoring_it() -> None:
 def test_an_interruption_by_a_library_counts_as_ctrl_c() -> None:
     assert signal_of(KeyboardInterrupt()) == signal.SIGINT
     assert signal_of(Interrupted(signal.SIGHUP)) == signal.SIGHUP
+
+
+def test_a_signal_that_was_only_noted_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interruption, "_noted", [])
+    assert interruption.noted() == 0
+    interruption.note(signal.SIGTERM, None)
+    interruption.note(signal.SIGHUP, None)
+    assert interruption.noted() == signal.SIGHUP
+
+
+def test_a_handler_that_cannot_print_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    # Nobody reads the pipe, so that writing is an OSError, as it is at a closed terminal.
+    monkeypatch.setattr(interruption, "_STDERR", write)
+    interruption.say_from_handler("stopping")
+    os.close(write)

@@ -1,5 +1,6 @@
 """`train.log`: what gets into it, from which process, and when."""
 
+import io
 import logging
 import re
 import subprocess
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 from lightning_utilities.core.rank_zero import rank_zero_only
 
+from lightning_rlhf.console import RunConsole, complain
+from lightning_rlhf.errors import UserError
 from lightning_rlhf.run_log import LOG, everything_logged
 
 STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d "
@@ -31,12 +34,16 @@ def test_everything_that_is_printed_is_logged_even_before_the_folder_exists(
         log.open(file)
         print("a line", end="")
         print(" in two parts\n\nand another")
+        print("  ")
+        RunConsole(highlight=False).print("by the console")
+        complain("the last message")
         print("10%\r20%\r30%", file=sys.stderr)
         logging.getLogger("lightning_rlhf.any").warning("a warning of %s", "ours")
     print("after")
-    assert lines(file) == ["before", "a line in two parts", "and another", "30%", "a warning of ours"]
+    said = ["by the console", "the last message"]
+    assert lines(file) == ["before", "a line in two parts", "and another", *said, "30%", "a warning of ours"]
     out = capsys.readouterr().out
-    assert out == "before\na line in two parts\n\nand another\nafter\n"
+    assert out == "before\na line in two parts\n\nand another\n  \nby the console\nafter\n"
 
 
 def test_other_processes_say_their_rank_and_log_no_messages_but_warnings(
@@ -92,3 +99,41 @@ def test_nothing_is_kept_without_a_run() -> None:
     LOG.kept = False
     LOG.write("a line")
     assert not LOG._waiting
+
+
+class Terminal(io.StringIO):
+    """A stream that counts as a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("rank", "shown"), [(0, "a line\n"), (1, "")])
+def test_only_the_first_process_prints_on_a_terminal_and_all_are_logged(
+    rank: int, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rank_zero_only, "rank", rank, raising=False)
+    monkeypatch.setattr(sys, "stdout", terminal := Terminal())
+    with everything_logged() as log:
+        log.open(tmp_path / "train.log")
+        print("a line")
+    assert terminal.getvalue() == shown
+    assert lines(tmp_path / "train.log")[0].endswith("a line")
+
+
+def test_a_stream_that_something_else_has_put_there_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    with everything_logged():
+        sys.stdout = other = io.StringIO()
+    assert sys.stdout is other
+
+
+def test_a_mistake_of_the_user_leaves_no_traceback_in_the_log(tmp_path: Path) -> None:
+    def run() -> None:
+        with everything_logged() as log:
+            log.open(tmp_path / "train.log")
+            raise UserError("wrong")
+
+    with pytest.raises(UserError):
+        run()
+    assert (tmp_path / "train.log").read_text() == ""

@@ -51,13 +51,12 @@ def included(file: Path) -> list[Path]:
 
 
 def header(file: Path) -> list[str]:
-    """The comment at the top of a file, line by line and without the directive for Hydra."""
+    """The comment at the top of a file, line by line."""
     lines = []
     for line in file.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             break
-        if not line.startswith("# @package"):
-            lines.append(line.removeprefix("#").removeprefix(" "))
+        lines.append(line.removeprefix("#").removeprefix(" "))
     return lines
 
 

@@ -60,7 +60,7 @@ def with_earlier_overrides(words: Sequence[str]) -> list[str]:
     return [
         *flags,
         *([] if own_folder else here),
-        *(str(override.input_line) for override in kept if override.key_or_group != "resume"),
+        *(str(override.input_line) for override in kept),
         *(_as_addition(override, earlier) for override in given if not _cancels(override, earlier)),
         *first,
     ]

@@ -25,17 +25,20 @@ _WORDS: dict[Side, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Reading:
-    """Which part of the data is read, and what its fields are called."""
+    """Which part of the data is read, and what its fields are called.
+
+    Attributes:
+        columns: Names of the columns and of the keys of messages in the data, by the names that this package knows,
+            such as `{"prompt": "question", "role": "from"}`; None leaves out a field.
+        split: Split to train on; None takes the one that is called train, or everything if there are no splits.
+        val_split: Split to hold out; None takes validation, or test if there is no validation.
+        config_name: Configuration of a Hugging Face data set that has several.
+    """
 
     columns: Mapping[str, str | None] | None = None
-    """Names of the columns and of the keys of messages in the data, by the names that this package knows, such as
-    `{"prompt": "question", "role": "from"}`; None leaves out a field."""
     split: str | None = None
-    """Split to train on; None takes the one that is called train, or everything if there are no splits."""
     val_split: str | None = None
-    """Split to hold out; None takes validation, or test if there is no validation."""
     config_name: str | None = None
-    """Configuration of a Hugging Face data set that has several."""
 
     def __post_init__(self) -> None:
         """Checks the names.

@@ -9,6 +9,9 @@ from lightning_rlhf.models.source import ModelSource
 def load_causal_lm(source: ModelSource) -> PreTrainedModel:
     """Builds a causal language model, pretrained or with random weights.
 
+    Args:
+        source: Where the model comes from.
+
     Raises:
         UserError: If the model cannot be found, its architecture is unknown, or some of its weights are missing.
     """

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,19 @@ from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.data.serving import served_otherwise
 from lightning_rlhf.errors import NotFiniteError
 from lightning_rlhf.models.adapters.files import save_adapter
-from lightning_rlhf.models.adapters.merging import active_adapter, is_plain
+from lightning_rlhf.models.adapters.merging import active_adapter, is_plain, is_quantized
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.described import Description
 from lightning_rlhf.models.export_check import said, what_differs
-from lightning_rlhf.models.export_trial import adapter_ends_otherwise, ends_otherwise, score_ending, scores_otherwise
+from lightning_rlhf.models.export_trial import (
+    adapter_ends_otherwise,
+    adapter_scores_otherwise,
+    ends_otherwise,
+    score_ending,
+    scores_otherwise,
+)
 from lightning_rlhf.models.exported_weights import (
+    ExportedWeights,
     Fingerprints,
     in_files,
     noting_lost,
@@ -58,7 +65,8 @@ def export_model(
     token crosses the end of a prompt, a warning says so.
 
     An adapter is merged into the weights, and is also written in peft's format to a separate folder beside this one,
-    with the same tokenizer and generation settings. peft and plain transformers must stop there as well.
+    with the same tokenizer and generation settings. peft and plain transformers must stop there as well, or give the
+    same score, unless the base model was quantized, which they read without rounding.
     Weights that were trained in fp32 are rounded to the dtype in which the model was built. This is done weight by
     weight, and the model itself does not change.
 
@@ -132,18 +140,33 @@ def export_model(
             about.write_for_adapter(partial, adapter_folder(folder))
             if not scalar:
                 empty.generation_config.save_pretrained(partial)
-                _try_adapter(partial, adapter_folder(folder), base, renderer)
+                _try_adapter(folder, base, lambda base: adapter_ends_otherwise(partial, base, renderer))
+            elif not is_quantized(hf_net):
+                _try_adapter(folder, base, lambda base: _score_problem(partial, folder, base, renderer, exported))
 
         save_adapter(hf_net, name, adapter_folder(folder), base, scalar, add_files=add_files)
     return folder
 
 
-def _try_adapter(partial: Path, folder: Path, base: str | None, renderer: Renderer) -> None:
-    """Checks that answers of an adapter on its base model end as in training, if there is such a base to load."""
+def _score_problem(partial: Path, folder: Path, base: str, renderer: Renderer, exported: ExportedWeights) -> str | None:
+    """Returns how an adapter on its base model scores otherwise than the merged model in a folder."""
+    merged = _reload(folder, exported.dtype, scalar=True)
+    return adapter_scores_otherwise(partial, base, renderer, merged, exported.dtype, exported.bias)
+
+
+def _try_adapter(folder: Path, base: str | None, differs: Callable[[str], str | None]) -> None:
+    """Checks that an adapter on its base model does as the merged model, if there is such a base to load.
+
+    Args:
+        folder: The folder of the merged model.
+        base: Hub name or folder of the base model.
+        differs: Describes how the adapter on a base model differs from the training.
+    """
     if base is None:
         return
+    folder = adapter_folder(folder)
     try:
-        problem = adapter_ends_otherwise(partial, base, renderer)
+        problem = differs(base)
     except (OSError, ImportError) as error:
         # A GGUF file, for example, or a hub that cannot be reached now. The merged model has passed the same check.
         log.warning("export to %s: the adapter was not tried on its base model: %s", folder, reason(error))

@@ -107,20 +107,62 @@ def scores_otherwise(folder: Path, renderer: Renderer, ours: ScalarModel, dtype:
         ours: The reward model.
         dtype: The dtype of its weights in the files.
     """
-    ending = score_ending(renderer)
-    ids = _scored(renderer)
-    config = ours.hf_config.get_text_config()
-    if ending is None or max(ids) >= config.vocab_size or len(ids) > _positions(ours.net):
+    if (score := _our_score(renderer, ours)) is None:
         return None
-    device = ours.bias.device
-    row = torch.tensor([ids], device=device)
-    score = float(ours.scores(row, torch.ones_like(row, dtype=torch.bool)))
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    text = ENDINGS[ending](tokenizer.apply_chat_template(_ANSWERED, tokenize=False), tokenizer.eos_token)
+    tokenizer, text = _scored_text(folder, renderer)
     # By default a pipeline moves its model to a GPU, which may be full.
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     classify = pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu")
     other = classify(text, add_special_tokens=False)[0]["score"] + classify.model.config.score_bias
+    return _apart(other, score, dtype)
+
+
+# The base model draws a head, which that of the adapter replaces.
+@torch.random.fork_rng(devices=[])
+@torch.no_grad()
+def adapter_scores_otherwise(
+    folder: Path, base: str, renderer: Renderer, ours: ScalarModel, dtype: torch.dtype, bias: float
+) -> str | None:
+    """Describes how the scores of an adapter on its base model, which peft loads, differ from ours.
+
+    Args:
+        folder: The folder of the adapter.
+        base: Hub name of the base model, or its path from the folder of the adapter.
+        renderer: The renderer of the training.
+        ours: The reward model, with merged weights or with its adapter.
+        dtype: The dtype of the merged weights.
+        bias: The constant that peft leaves out.
+    """
+    from peft import PeftModel
+
+    if (score := _our_score(renderer, ours)) is None:
+        return None
+    tokenizer, text = _scored_text(folder, renderer)
+    plain = AutoModelForSequenceClassification.from_pretrained(found_from(base, folder), num_labels=1)
+    model: Any = PeftModel.from_pretrained(plain, str(folder)).eval()
+    # The score is then that of the last token.
+    model.config.pad_token_id = None
+    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+    return _apart(float(model(ids).logits) + bias, score, dtype)
+
+
+def _our_score(renderer: Renderer, ours: ScalarModel) -> float | None:
+    """Our score of a short answer; None if no text has its ids, or the model cannot read them."""
+    ids, config = _scored(renderer), ours.hf_config.get_text_config()
+    if score_ending(renderer) is None or max(ids) >= config.vocab_size or len(ids) > _positions(ours.net):
+        return None
+    row = torch.tensor([ids], device=ours.bias.device)
+    return float(ours.scores(row, torch.ones_like(row, dtype=torch.bool)))
+
+
+def _scored_text(folder: Path, renderer: Renderer) -> tuple[Any, str]:
+    """The tokenizer of an export, and the text of the short answer that a reward model reads."""
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    ended = ENDINGS[score_ending(renderer) or ""]
+    return tokenizer, ended(tokenizer.apply_chat_template(_ANSWERED, tokenize=False), tokenizer.eos_token)
+
+
+def _apart(other: float, score: float, dtype: torch.dtype) -> str | None:
     allowed = max(1.0, abs(score)) * (1e-3 if dtype == torch.float32 else 0.1)
     return None if abs(other - score) <= allowed else f"scores {other:.4f} in transformers and {score:.4f} in training"
 

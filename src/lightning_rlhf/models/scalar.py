@@ -196,6 +196,10 @@ def load_scalar_model(source: ModelSource, head: HeadInit) -> ScalarModel:
 def load_reward_model(path: str, dtype: str = "float32") -> ScalarModel:
     """Loads an exported reward model, which must contain its trained head.
 
+    Args:
+        path: Folder of the export, or its hub name.
+        dtype: The dtype of its weights; see `ModelSource`.
+
     Raises:
         UserError: If the folder is not a trained reward model.
     """

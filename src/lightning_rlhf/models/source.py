@@ -36,45 +36,45 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class ModelSource:
     """Describes how to get a model and its tokenizer.
 
+    Attributes:
+        pretrained: Hub name, folder or `.gguf` file, also as `pkg://package/path`; None builds `config` at random.
+        config: The architecture: `model_type` and the settings of the Hugging Face configuration of that type. It
+            contains no ids of special tokens, because they come from the tokenizer.
+        config_tokenizer: The tokenizer for `config`, in the format of `tokenizer`; a pretrained model has its own.
+        tokenizer: Replaces the model's own tokenizer: hub name, folder, `.gguf` file, or a file `tokenizer.model`.
+        meta_dir: Folder of Meta's original LLaMA weights and tokenizer; replaces `pretrained`.
+        dtype: The dtype of built and exported weights: float32, bfloat16 or float16; training holds float32.
+        dropout: The rate of every dropout. PPO needs 0, so that rollout and update use the same model.
+        attn_implementation: eager, sdpa, flash_attention_2 or flex_attention; None is sdpa if it is supported.
+        trust_remote_code: Whether to allow Python code from the hub to run.
+        gradient_checkpointing: Compute activations within blocks again, for less memory and a third more time.
+        compile: Compile each block with torch.compile.
+        adapter: The adapter to train beside frozen weights; None trains all weights.
+        adapter_dir: Folder of an adapter of `pretrained` to continue training; None starts a new adapter.
+        quantization: Keep linear layers in 4 bits (nf4, fp4) or 8 bits (int8); then only an adapter can be trained.
+        seed: Seed of random weights: two models from one source are equal, as actor and reference must be.
+        setting: The name of the setting `pretrained` in messages.
+
     Example:
         >>> ModelSource(pretrained="openai-community/gpt2")
     """
 
     pretrained: str | None = None
-    """Hub name, folder, `.gguf` file, or either of those as `pkg://package/path`; None builds `config` at random."""
     config: Mapping[str, Any] | None = None
-    """The architecture: `model_type` and the settings of the Hugging Face configuration of that type.
-
-    It contains no ids of special tokens, because they come from the tokenizer.
-    """
     config_tokenizer: str | None = None
-    """The tokenizer for `config`, in the format of `tokenizer`; a pretrained model has its own."""
     tokenizer: str | None = None
-    """Replaces the model's own tokenizer: hub name, folder, `.gguf` file, or a file `tokenizer.model`."""
     meta_dir: str | None = None
-    """Folder of Meta's original LLaMA weights and tokenizer; replaces `pretrained`."""
     dtype: str = "float32"
-    """The dtype of built and exported weights: float32, bfloat16 or float16; trained weights are held in float32."""
     dropout: float = 0.0
-    """The rate of every dropout of the architecture. PPO needs 0, so that rollout and update use the same model."""
     attn_implementation: str | None = None
-    """A name that transformers knows: eager, sdpa, flash_attention_2, flex_attention; None is sdpa if supported."""
     trust_remote_code: bool = False
-    """Whether to allow Python code from the hub to run."""
     gradient_checkpointing: bool = False
-    """Keep only activations between blocks and recompute the others, which saves memory and takes a third more time."""
     compile: bool = False
-    """Compile each block with torch.compile."""
     adapter: Lora | None = None
-    """The adapter to train beside frozen weights; None trains all weights."""
     adapter_dir: str | None = None
-    """Folder of an adapter of `pretrained` to continue training; None starts a new adapter."""
     quantization: str | None = None
-    """Keep the weights of linear layers in 4 bits (nf4, fp4) or 8 bits (int8); then only an adapter can be trained."""
     seed: int = 0
-    """Seed of random weights: two models from one source are equal, as actor and reference must be."""
     setting: str = "model.pretrained"
-    """The name of the setting `pretrained` in messages."""
 
     def __post_init__(self) -> None:
         """Checks that there is something to load or to build."""

@@ -15,6 +15,7 @@ from lightning.pytorch import LightningModule
 from transformers import AutoTokenizer
 
 from lightning_rlhf.data.render import Renderer
+from lightning_rlhf.demo.gold import gold
 from lightning_rlhf.errors import UserError, raise_problems
 from lightning_rlhf.models.adapters.lora import Lora
 from lightning_rlhf.models.causal_lm import load_causal_lm
@@ -26,7 +27,11 @@ from lightning_rlhf.modules.adam import AdamTF
 from lightning_rlhf.modules.checkpoint import Checkpoint
 from lightning_rlhf.modules.optim import Optim
 from lightning_rlhf.modules.ppo_loss import PPOLoss
+from lightning_rlhf.randomwalks.graph import Graph, Optimality
 from lightning_rlhf.rewards.build import AdapterReward, WeightedSum, load_reward
+from lightning_rlhf.rewards.function import TextReward
+from lightning_rlhf.rewards.rules import ExactAnswer, Length, Pattern
+from lightning_rlhf.rewards.sentiment import vader
 from lightning_rlhf.rollout.credit import Credit
 from lightning_rlhf.rollout.engines.padded import PaddedEngine
 from lightning_rlhf.rollout.sampling import Sampling
@@ -43,10 +48,15 @@ _KNOWN: dict[str, Callable[..., object]] = {
         *(AdapterReward, Credit, Lora, ModelSource, Optim, PPOLoss, PaddedEngine, RewardShaping, Sampling, Shared),
         *(WeightedSum, load_causal_lm, load_reward, load_reward_model, load_scalar_model),
         *(AdamTF, torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD),
+        *(TextReward, ExactAnswer, Length, Pattern, Graph, Optimality, gold, vader),
     )
 }
 _ATTENTION = (None, "eager", "sdpa", "flash_attention_2", "flex_attention")
 """Attention implementations that are not loaded from the hub."""
+
+
+_IMPORTS = {"Credit": ("advantage",), "PPOLoss": ("policy",), "TextReward": ("function",)}
+"""Settings that may name a module to import, as `module:name`."""
 
 
 def remembers_arguments(init: Callable[Concatenate[M, P], None]) -> Callable[Concatenate[M, P], None]:
@@ -117,7 +127,8 @@ def _described(value: object) -> object:
         return {_NAME: type(value).__name__} | {
             name: _described(getattr(value, name)) for name in inspect.signature(type(value)).parameters
         }
-    return {_UNKNOWN: getattr(value, "__qualname__", type(value).__qualname__)}
+    kind = "class" if isinstance(value, type) else "function"
+    return {_UNKNOWN: f"the {kind} {value.__name__}" if hasattr(value, "__name__") else type(value).__name__}
 
 
 def _rebuilt(value: object) -> object:
@@ -141,8 +152,8 @@ def _rebuilt(value: object) -> object:
     if known is None:
         raise UserError(f"the checkpoint names {value[_NAME]}, which is not of this package")
     if _CALL in value:
-        call = cast(dict[str, object], _rebuilt(value[_CALL]))
-        return functools.partial(known, *cast(list[object], call["args"]), **cast(dict[str, object], call["kwargs"]))
+        call = cast(dict[str, Any], _rebuilt(value[_CALL]))
+        return functools.partial(known, *call["args"], **call["kwargs"]) if any(call.values()) else known
     _check_runs_no_code(str(value[_NAME]), parts)
     return known(**{name: _rebuilt(part) for name, part in parts.items()})
 
@@ -153,9 +164,9 @@ def _check_runs_no_code(name: str, parts: Mapping[str, object]) -> None:
         raise UserError(f"the model {parts.get('pretrained')} brings its own Python code (trust_remote_code)")
     if name == "ModelSource" and parts.get("attn_implementation") not in _ATTENTION:
         raise UserError(f"attn_implementation={parts['attn_implementation']} would be loaded from the hub")
-    for setting in ("advantage", "policy"):
-        if name in ("Credit", "PPOLoss") and ":" in str(parts.get(setting)):
-            raise UserError(f"{setting}={parts[setting]} is a module of your own, which would be imported")
+    for setting in _IMPORTS.get(name, ()):
+        if isinstance(named := parts.get(setting), str) and ":" in named:
+            raise UserError(f"{setting}={named} is a module of your own, which would be imported")
 
 
 def _rebuilt_renderer(tokenizer: str, size: int, stop_ids: list[int], template: str) -> Renderer:

@@ -18,16 +18,19 @@ from lightning_rlhf.errors import raise_problems
 
 @dataclass(frozen=True, kw_only=True)
 class Optim:
-    """Settings of the optimizer and of the learning-rate schedule."""
+    """Settings of the optimizer and of the learning-rate schedule.
+
+    Attributes:
+        optimizer: Makes the optimizer from parameter groups, each of which has its own learning rate.
+        weight_decay: Weight decay of matrices; norms and biases have none.
+        schedule: Name of a schedule of transformers' `get_scheduler`: constant, linear, cosine…
+        warmup: Share of all steps over which the learning rate rises from 0.
+    """
 
     optimizer: Callable[[list[dict[str, object]]], torch.optim.Optimizer] = partial(torch.optim.AdamW, lr=0.0)
-    """Makes the optimizer from parameter groups, each of which has its own learning rate."""
     weight_decay: float = 0.01
-    """Weight decay of matrices; norms and biases have none."""
     schedule: str = "constant"
-    """Name of a schedule of transformers' `get_scheduler`: constant, linear, cosine…"""
     warmup: float = 0.0
-    """Share of all steps over which the learning rate rises from 0."""
 
     def __post_init__(self) -> None:
         """Checks the values."""

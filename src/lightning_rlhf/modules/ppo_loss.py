@@ -39,24 +39,27 @@ class Terms(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class PPOLoss:
-    """The policy loss, together with value loss, entropy bonus and KL penalty."""
+    """The policy loss, together with value loss, entropy bonus and KL penalty.
+
+    Attributes:
+        policy: Name of a policy loss in `ops.losses`, or `module:name` for one that a module of yours registers.
+        options: Settings that only this policy loss has.
+        aggregation: How the losses of tokens are combined into one loss.
+        clip_range: The ratio is clipped to at least 1 - clip_range.
+        clip_range_high: The ratio is clipped to at most 1 + clip_range_high; None stands for `clip_range`.
+        clip_range_value: How far a value may move within an iteration.
+        vf_coef: Weight of the value loss.
+        ent_coef: Weight of the entropy bonus.
+    """
 
     policy: str = "clipped"
-    """Name of a policy loss in `ops.losses`, or `module:name` for one that a module of yours registers."""
     options: Mapping[str, object] = field(default_factory=dict)
-    """Settings that only this policy loss has."""
     aggregation: Literal["token_mean", "sequence_mean", "fixed_length"] = "token_mean"
-    """How the losses of tokens are combined into one loss."""
     clip_range: float = 0.2
-    """The ratio is clipped to at least 1 - clip_range."""
     clip_range_high: float | None = None
-    """The ratio is clipped to at most 1 + clip_range_high; None stands for `clip_range`."""
     clip_range_value: float = 0.2
-    """How far a value may move within an iteration."""
     vf_coef: float = 0.1
-    """Weight of the value loss."""
     ent_coef: float = 0.0
-    """Weight of the entropy bonus."""
 
     def __post_init__(self) -> None:
         """Checks the values."""

@@ -15,7 +15,7 @@ from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.roles import build_trained
 from lightning_rlhf.models.scalar import ScalarModel
 from lightning_rlhf.modules.arguments import remembers_arguments, save_arguments
-from lightning_rlhf.modules.checkpoint import Checkpoint, beside_adapters, fill_in, leave_out
+from lightning_rlhf.modules.checkpoint import Checkpoint, fill_in, leave_out
 from lightning_rlhf.modules.finite import check_finite
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.modules.stage_module import StageModule
@@ -123,10 +123,6 @@ class RewardModule(StageModule):
     def on_load_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Accepts a checkpoint without the weights that never change."""
         fill_in(checkpoint, self.unchanged(), self)
-
-    def unchanged(self) -> tuple[str, ...]:
-        """Returns the prefixes of weights that never change: frozen weights beside adapters."""
-        return beside_adapters(self)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Makes one parameter group with weight decay and one without."""

@@ -15,7 +15,7 @@ from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.forward import label_logprobs
 from lightning_rlhf.models.roles import build_trained
 from lightning_rlhf.modules.arguments import remembers_arguments, save_arguments
-from lightning_rlhf.modules.checkpoint import Checkpoint, beside_adapters, fill_in, leave_out
+from lightning_rlhf.modules.checkpoint import Checkpoint, fill_in, leave_out
 from lightning_rlhf.modules.evaluation import load_before, log_evaluation, save_before
 from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.modules.stage_module import StageModule
@@ -110,10 +110,6 @@ class SFTModule(StageModule):
         """Restores the state that `on_save_checkpoint` saved."""
         load_before(self, self.answers, checkpoint)
         fill_in(checkpoint, self.unchanged(), self)
-
-    def unchanged(self) -> tuple[str, ...]:
-        """Returns the prefixes of weights that never change: frozen weights beside adapters."""
-        return beside_adapters(self)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Makes one parameter group with weight decay and one without."""

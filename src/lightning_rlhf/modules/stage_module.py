@@ -13,6 +13,8 @@ from lightning_rlhf.distributed.checkpoint_files import keep_last_file
 from lightning_rlhf.distributed.half_precision import keep_digits
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.modules.arguments import read_arguments
+from lightning_rlhf.modules.checkpoint import beside_adapters, leave_out
+from lightning_rlhf.strategies.checkpoint_weights import read_checkpoint
 from lightning_rlhf.rollout.sampling import Sampling
 
 
@@ -77,6 +79,10 @@ class StageModule(LightningModule):
         """
         return None
 
+    def unchanged(self) -> tuple[str, ...]:
+        """Returns the prefixes of weights that never change: frozen weights beside adapters."""
+        return beside_adapters(self)
+
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
         cls, checkpoint_path: str | Path, map_location: torch.device | str = "cpu", **arguments: object
@@ -84,23 +90,23 @@ class StageModule(LightningModule):
         """Builds a module with the weights of a checkpoint.
 
         Args:
-            checkpoint_path: A checkpoint that is one file. It need not be trusted.
+            checkpoint_path: A file, or a folder that a sharding strategy has written. It need not be trusted.
             map_location: The device of the module.
             **arguments: Arguments of the constructor. They replace those that the checkpoint describes, and are needed
                 where it cannot describe them: models, and functions of your own.
 
         Raises:
-            UserError: If the file is no checkpoint of such a module, or an argument is missing.
+            UserError: If this is no checkpoint of such a module, it could run code, or an argument is missing.
         """
-        path, call = Path(checkpoint_path), f"{cls.__name__}.load_from_checkpoint({str(checkpoint_path)!r})"
-        if path.is_dir():
-            raise UserError(
-                f"{call}: this checkpoint is divided among files: write its model with `lightning-rlhf export "
-                f"checkpoint={path}`, and load that"
-            )
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        path = Path(checkpoint_path).expanduser()
+        call = f"{cls.__name__}.load_from_checkpoint({str(checkpoint_path)!r})"
+        if not path.exists():
+            raise UserError(f"{call}: there is no such file or folder ({path.absolute()})")
+        checkpoint = read_checkpoint(path)
         module = cls(**read_arguments(checkpoint, cls, call, arguments))
         module.configure_model()
+        # A strategy may have written frozen weights too.
+        leave_out(checkpoint, module.unchanged())
         module.on_load_checkpoint(checkpoint)
         module.load_state_dict(checkpoint["state_dict"], strict=module.strict_loading)
         return module.to(map_location)

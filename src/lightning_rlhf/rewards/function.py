@@ -31,7 +31,10 @@ class TextReward:
     """
 
     def __init__(self, function: str | ScoreFunction) -> None:
-        """Stores the function, or finds it by its name `module:function`.
+        """Stores the function.
+
+        Args:
+            function: The function, or its name `module:function`.
 
         Raises:
             UserError: If there is no such function, or it cannot be called with prompts and responses.

@@ -21,23 +21,26 @@ class HTTPReward:
     Each request is a POST of `{"prompts": […], "responses": […]}`, with `messages`, `finished` and `columns` if they
     are known. The answer is `{"scores": […]}`, one number for each response. docs/rewards.md documents the protocol.
 
+    Attributes:
+        url: Address of the server.
+        batch_size: Number of responses in one request.
+        timeout: Seconds that a request may take.
+        retries: How often a request is repeated if there is no connection, or the server fails (5xx) or is busy (429).
+        backoff: Seconds before the first repetition; the time doubles with each further repetition.
+        token_env: Name of an environment variable that contains a token, which is sent as `Authorization: Bearer …`.
+        columns: Columns of the data to send in addition.
+
     Example:
         >>> TextReward(HTTPReward("http://127.0.0.1:8000/score"))
     """
 
     url: str
     batch_size: int = 64
-    """Number of responses in one request."""
     timeout: float = 60.0
-    """Seconds that a request may take."""
     retries: int = 3
-    """How often a request is repeated if there is no connection, or the server fails (5xx) or is busy (429)."""
     backoff: float = 1.0
-    """Seconds before the first repetition; the time doubles with each further repetition."""
     token_env: str | None = None
-    """Name of an environment variable that contains a token, which is sent as `Authorization: Bearer …`."""
     columns: Sequence[str] = ()
-    """Columns of the data to send in addition."""
 
     def __post_init__(self) -> None:
         """Checks the settings, without sending a request."""

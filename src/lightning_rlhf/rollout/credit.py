@@ -24,24 +24,28 @@ from lightning_rlhf.rollout.shaping import RewardShaping, shape_scores
 
 @dataclass(frozen=True, kw_only=True)
 class Credit:
-    """Settings of credit assignment."""
+    """Settings of credit assignment.
+
+    Attributes:
+        advantage: Name of an estimator in `ops.advantages`, or `module:name` for one that a module of yours registers.
+        options: Settings that only this estimator has.
+        gamma: Discount factor; passed to estimators that declare it.
+        gae_lambda: Weight of GAE between one-step estimates (0) and whole returns (1); passed to estimators that
+            declare it.
+        kl_in: Where the KL penalty is applied: to the rewards of the tokens, or to the loss.
+        kl_estimator: Estimator of the KL: k1, k2 or k3 in the rewards; k2, k3 or k3+ in the loss.
+        shaping: How scores and rewards are transformed.
+        num_samples_per_prompt: Size of a group: the number of responses to each prompt.
+    """
 
     advantage: str = "gae"
-    """Name of an estimator in `ops.advantages`, or `module:name` for one that a module of yours registers."""
     options: Mapping[str, object] = field(default_factory=dict)
-    """Settings that only this estimator has."""
     gamma: float = 1.0
-    """Discount factor; passed to estimators that declare it."""
     gae_lambda: float = 0.95
-    """Weight of GAE between one-step estimates (0) and whole returns (1); passed to estimators that declare it."""
     kl_in: Literal["reward", "loss"] = "reward"
-    """Where the KL penalty is applied: to the rewards of the tokens, or to the loss."""
     kl_estimator: str = "k1"
-    """Estimator of the KL: k1, k2 or k3 in the rewards; k2, k3 or k3+ in the loss."""
     shaping: RewardShaping = field(default_factory=RewardShaping)
-    """How scores and rewards are transformed."""
     num_samples_per_prompt: int = 1
-    """Size of a group: the number of responses to each prompt."""
 
     def __post_init__(self) -> None:
         """Checks the values."""

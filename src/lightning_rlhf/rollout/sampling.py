@@ -7,16 +7,19 @@ from lightning_rlhf.errors import UserError, raise_problems
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """Settings of the sampling distribution."""
+    """Settings of the sampling distribution.
+
+    Attributes:
+        max_new_tokens: Length limit of a response, in tokens.
+        temperature: The logits are divided by the temperature; 0 takes the likeliest token each time (greedy).
+        top_k: Draw from this number of likeliest tokens; 0 draws from all tokens.
+        top_p: Draw from the smallest set of tokens with this probability; 1 draws from all tokens.
+    """
 
     max_new_tokens: int
-    """Length limit of a response, in tokens."""
     temperature: float = 1.0
-    """The logits are divided by the temperature; 0 takes the likeliest token each time (greedy)."""
     top_k: int = 0
-    """Draw from this number of likeliest tokens; 0 draws from all tokens."""
     top_p: float = 1.0
-    """Draw from the smallest set of tokens with this probability; 1 draws from all tokens."""
 
     def __post_init__(self) -> None:
         """Checks the values."""

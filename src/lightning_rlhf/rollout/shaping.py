@@ -19,24 +19,27 @@ class RewardShaping:
 
     Scores are first normalised, then clipped, then replaced or lowered if the response has no stop token, and finally
     lowered for the length of the response.
+
+    Attributes:
+        normalize: Whether scores get mean 0 and standard deviation 1 over all responses of the run so far.
+        clip: Scores are clipped to the range from -clip to clip.
+        missing_eos_score: Replaces the score of a response that reached the length limit (Stiennon et al.: -1).
+        missing_eos_penalty: Subtracted from the score of a response that reached the length limit.
+        length_penalty: Subtracted from the score for each token.
+        overlong_buffer: Number of tokens before the limit over which a penalty grows (DAPO's soft overlong punishment);
+            0 for none.
+        overlong_penalty: The value of that penalty at the limit.
+        whiten: Whether the rewards of tokens are scaled to standard deviation 1; their mean is kept.
     """
 
     normalize: bool = False
-    """Whether scores get mean 0 and standard deviation 1 over all responses of the run so far."""
     clip: float | None = None
-    """Scores are clipped to the range from -clip to clip."""
     missing_eos_score: float | None = None
-    """Replaces the score of a response that reached the length limit (Stiennon et al.: -1)."""
     missing_eos_penalty: float = 0.0
-    """Subtracted from the score of a response that reached the length limit."""
     length_penalty: float = 0.0
-    """Subtracted from the score for each token."""
     overlong_buffer: int = 0
-    """Number of tokens before the limit over which a penalty grows (DAPO's soft overlong punishment); 0 for none."""
     overlong_penalty: float = 1.0
-    """The value of that penalty at the limit."""
     whiten: bool = False
-    """Whether the rewards of tokens are scaled to standard deviation 1; their mean is kept."""
 
     def __post_init__(self) -> None:
         """Checks the values."""

@@ -1,6 +1,7 @@
-"""Reads the weights of a checkpoint of any strategy, on the CPU and without the processes that wrote it."""
+"""Reads a checkpoint of any strategy, on the CPU and without the processes that wrote it."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +13,9 @@ from lightning_rlhf.strategies.fsdp import checkpoint as fsdp
 from lightning_rlhf.strategies.pickle_checks import check_file
 
 _FOLDERS = [
-    (fsdp.is_distributed_checkpoint, fsdp.read_weights),
-    (deepspeed.is_deepspeed_checkpoint, deepspeed.read_weights),
-    (colossalai.is_colossalai_checkpoint, colossalai.read_weights),
+    (fsdp.is_distributed_checkpoint, fsdp.read_weights, fsdp.read_rest),
+    (deepspeed.is_deepspeed_checkpoint, deepspeed.read_weights, deepspeed.read_rest),
+    (colossalai.is_colossalai_checkpoint, colossalai.read_weights, colossalai.read_rest),
 ]
 
 
@@ -28,9 +29,34 @@ def read_weights(checkpoint: Path) -> dict[str, Tensor]:
         UserError: If it is no checkpoint, is damaged or could run code.
     """
     if checkpoint.is_file():
-        check_file(checkpoint)
-        return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-    for recognises, read in _FOLDERS:
+        return _read_file(checkpoint)["state_dict"]
+    for recognises, weights, _ in _FOLDERS:
         if recognises(checkpoint):
-            return read(checkpoint)
-    raise UserError(f"checkpoint={checkpoint}: not a checkpoint that a strategy of this package has written")
+            return weights(checkpoint)
+    raise _unknown(checkpoint)
+
+
+def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
+    """Returns what a module has saved: whole weights (`state_dict`), and whatever else does not belong to a process.
+
+    Args:
+        checkpoint: A file, or a folder that a sharding strategy has written.
+
+    Raises:
+        UserError: If it is no checkpoint, is damaged or could run code.
+    """
+    if checkpoint.is_file():
+        return _read_file(checkpoint)
+    for recognises, weights, rest in _FOLDERS:
+        if recognises(checkpoint):
+            return rest(checkpoint) | {"state_dict": weights(checkpoint)}
+    raise _unknown(checkpoint)
+
+
+def _read_file(checkpoint: Path) -> dict[str, Any]:
+    check_file(checkpoint)
+    return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+
+
+def _unknown(checkpoint: Path) -> UserError:
+    return UserError(f"checkpoint={checkpoint}: not a checkpoint that a strategy of this package has written")

@@ -68,13 +68,20 @@ def check_deepspeed(folder: Path) -> None:
     Raises:
         UserError: If a file names something that could run code, or is damaged.
     """
+    with deepspeed_classes():
+        for file in folder.rglob("*.pt"):
+            check_file(file)
+
+
+@contextmanager
+def deepspeed_classes() -> Iterator[None]:
+    """Context in which `torch.load` accepts the classes of DeepSpeed that its engine saves."""
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
 
     with torch.serialization.safe_globals([DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]):
-        for file in folder.rglob("*.pt"):
-            check_file(file)
+        yield
 
 
 class _Metadata(pickle.Unpickler):

@@ -49,7 +49,11 @@ def test_what_the_user_has_named_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize("resume", ["first", "first/checkpoints/last.ckpt"])
 def test_a_resumed_run_goes_on_in_its_run_of_wandb(resume: str, tmp_path: Path) -> None:
     (tmp_path / "first" / "checkpoints").mkdir(parents=True)
-    for name in ("offline-run-20261130_090000-older000", "run-20261130_100000-newer000"):
+    for name in (
+        "run-20261130_090000-older000",
+        "offline-run-20261130_100000-newer000",
+        "run-20261129_110000-oldest00",
+    ):
         (tmp_path / "first" / "wandb" / name).mkdir(parents=True)
     settings = logger_settings(config(tmp_path / "second", "sft", resume=str(tmp_path / resume)), "sft")
     assert settings["wandb"]["id"] == "newer000"

@@ -133,3 +133,9 @@ def test_the_candidates_of_a_line_are_what_its_last_word_can_become(line: str, e
 def test_another_shell_is_refused_with_those_that_there_are() -> None:
     with pytest.raises(UserError, match="-sc install=tcsh: expected install=SHELL with one of bash, zsh, fish"):
         answer(["-sc", "install=tcsh"], COMMANDS)
+
+
+def test_the_class_that_a_node_builds_is_no_candidate() -> None:
+    found = candidates("lightning-rlhf train stage=sft sft.module.", COMMANDS)
+    assert "sft.module.lr=" in found
+    assert not any("._" in name for name in found)

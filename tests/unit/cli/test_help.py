@@ -11,7 +11,7 @@ import pytest
 from hydra import compose, initialize_config_module
 
 from lightning_rlhf.assembly.config_files import CONF, command_file, groups, options, settings
-from lightning_rlhf.cli import COMMANDS
+from lightning_rlhf.cli import COMMANDS, help
 from lightning_rlhf.cli.help import of_command, overview, versions
 from lightning_rlhf.errors import UserError
 
@@ -87,8 +87,16 @@ def test_no_line_of_the_help_is_wider_than_the_terminal(columns: int, monkeypatc
     assert "response_length=512" in examples("plan")[1]
 
 
-def test_the_versions_are_those_that_are_installed() -> None:
+def test_comments_fit_into_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    comments = [line for line in of_command("serve-reward", []).splitlines() if line.startswith(" " * 6)]
+    assert 50 < max(map(len, comments)) <= 60
+
+
+def test_the_versions_are_those_that_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(help, "_PACKAGES", ("torch", "no-such-package"))
     lines = versions().splitlines()
+    assert lines[-1] == "no-such-package is not installed"
     assert lines[0] == f"lightning-rlhf {version('lightning-rlhf')}"
     assert f"torch {version('torch')}" in lines
 

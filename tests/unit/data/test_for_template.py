@@ -67,6 +67,13 @@ def test_a_template_gets_what_it_reads(make_tokenizer: MakeTokenizer) -> None:
     pairs = [{"prompt": TALK[:-1], "chosen": "Cold.", "rejected": "No.", "tools": [{"name": "weather"}]}]
     (pair,) = prepare(pairs, PAIRS, renderer, "raise").rows
     assert renderer.tokenizer.decode(pair.chosen.ids) == text
+    assert renderer.tokenizer.decode(pair.rejected.ids) == text.replace("Cold.", "No.")
+
+
+def test_a_thought_goes_where_the_generation_prompt_begins_one(make_tokenizer: MakeTokenizer) -> None:
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}<think>\n{% endif %}"
+    talk = [turn("user", "Warm?"), turn("assistant", "Cold.", reasoning_content="Hm.")]
+    assert fitted(Renderer(make_tokenizer(), template), *talk) == (talk, {})
 
 
 REFUSED: dict[str, tuple[list[Any], list[Any], str]] = {

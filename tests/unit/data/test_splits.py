@@ -173,6 +173,11 @@ def test_a_card_that_says_nothing_is_no_obstacle(tmp_path: Path) -> None:
     for card in ("", "# Mine", "---\nlicense: mit\n---\n", "---\n{\n---\n"):
         (tmp_path / "README.md").write_text(card)
         assert names(path) == (["train.jsonl"], [])
+    (tmp_path / "README.md").write_text("---\nconfigs:\n- config_name: de\n  data_files: only.jsonl\n---\n")
+    folder(tmp_path, "only.jsonl")
+    # A single configuration need not be the default to be read.
+    assert names(path) == (["only.jsonl"], [])
+    (tmp_path / "README.md").unlink()
     with pytest.raises(UserError, match="data.config_name=de: .* holds no folder 'de'"):
         names(path, config_name="de")
 

@@ -6,19 +6,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, pipeline
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    pipeline,
+)
 
 from lightning_rlhf.data.fields import Message
 from lightning_rlhf.data.pairs import cut_at_end
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.models import export as export_module
+from lightning_rlhf.models.adapters import files
 from lightning_rlhf.models.adapters.lora import Lora
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.export import export_model
 from lightning_rlhf.models.export_trial import ends_otherwise
-from lightning_rlhf.models.scalar import ScalarModel
+from lightning_rlhf.models.scalar import ScalarModel, load_scalar_model
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.models.usage import ENDINGS
 from lightning_rlhf.rollout.engines.engine import Request
@@ -221,6 +230,53 @@ def test_an_adapter_that_would_stop_elsewhere_is_refused(
     with pytest.raises(RuntimeError, match=r"adapter on its base model goes on after '<\|im_end\|>'"):
         export_model(net, renderer, tmp_path / "other" / "model", {})
     assert not (tmp_path / "other" / "adapter").exists()
+
+
+@pytest.fixture(params=["gpt2", "llama"])
+def judge(request: pytest.FixtureRequest, make_source: MakeSource, tmp_path: Path) -> tuple[ScalarModel, Renderer]:
+    """A reward model with an adapter, a head and a bias, on a base model in `sft/model`."""
+    source = make_source(request.param, vocab_size=VOCABULARY)
+    renderer = chatml(source, IM_END)
+    base = source.trained(export_model(load_causal_lm(source), renderer, tmp_path / "sft" / "model", {}))
+    model = load_scalar_model(replace(base, adapter=Lora(rank=4)), "normal")
+    torch.manual_seed(0)
+    with torch.no_grad():
+        model.bias.fill_(0.25)
+        for name, weight in model.named_parameters():
+            if "lora_B" in name or "score" in name:
+                weight.normal_(std=0.2)
+    return model.eval(), renderer
+
+
+@torch.no_grad()
+def test_peft_gives_our_score_with_an_adapter_on_its_base(judge: tuple[ScalarModel, Renderer], tmp_path: Path) -> None:
+    model, renderer = judge
+    ids = torch.tensor([cut_at_end(renderer.conversation(ANSWERED, loss_on="last")).ids])
+    ours = float(model.scores(ids, torch.ones_like(ids, dtype=torch.bool)))
+    export_model(model, renderer, tmp_path / "reward" / "model", {})
+    # The lines of the card do this, in plain peft and transformers.
+    adapter = tmp_path / "reward" / "adapter"
+    base = (adapter / json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]).resolve()
+    plain = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    score = peft.PeftModel.from_pretrained(plain, adapter).eval()
+    score.config.pad_token_id = None
+    assert float(score(ids).logits) + 0.25 == pytest.approx(ours, abs=1e-4)
+    assert "print(float(model(ids.to(model.device)).logits) + 0.25)" in (adapter / "README.md").read_text()
+
+
+def test_a_reward_adapter_that_would_score_otherwise_is_refused(
+    judge: tuple[ScalarModel, Renderer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, renderer = judge
+    state = files.adapter_state
+
+    def without_head(*arguments: Any) -> dict[str, torch.Tensor]:
+        return {name: weight * ("score" not in name) for name, weight in state(*arguments).items()}
+
+    monkeypatch.setattr(files, "adapter_state", without_head)
+    with pytest.raises(RuntimeError, match=r"adapter on its base model scores 0\.2500 in transformers and "):
+        export_model(model, renderer, tmp_path / "reward" / "model", {})
+    assert not (tmp_path / "reward" / "adapter").exists()
 
 
 def write_settings(folder: str, eos_token_id: list[int]) -> None:

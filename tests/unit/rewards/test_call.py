@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from lightning_rlhf import TextReward
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.rewards import call
 
 RESPONSES = ["one", "two", "three", "4", "five"]
 CODE = """
@@ -91,6 +94,25 @@ def test_a_lost_connection_is_not_tried_again_for_every_response() -> None:
     assert calls == [5, 3]
 
 
+def test_a_slow_function_is_not_called_again_for_halves_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def score(prompts: Any, responses: Any) -> list[float]:
+        calls.append(len(responses))
+        return [1 / (response != "4") for response in responses]
+
+    # Whatever takes longer than this is slow.
+    monkeypatch.setattr(call, "_SECONDS", -1.0)
+    with pytest.raises(UserError, match=r"^score failed for a batch of 5 responses\nZeroDivisionError"):
+        ask(score)
+    # The batch, and the text of three letters.
+    assert calls == [5, 3]
+
+
+def returns_a_tensor(prompt: str, response: str) -> Tensor:
+    return torch.tensor(float(response.strip() == "4"))
+
+
 def fails_with_lists(prompt: str, response: str) -> float:
     return float(response.strip() == "4")
 
@@ -99,7 +121,7 @@ def returns_one_number(prompt: str, response: str) -> float:
     return float(len(response))
 
 
-@pytest.mark.parametrize("function", [fails_with_lists, returns_one_number])
+@pytest.mark.parametrize("function", [fails_with_lists, returns_one_number, returns_a_tensor])
 def test_a_function_of_one_response_is_told_how_to_become_one_of_a_batch(function: Any) -> None:
     name = function.__name__
     with pytest.raises(UserError, match=f"^{name} takes one prompt and one response, but is given lists") as error:

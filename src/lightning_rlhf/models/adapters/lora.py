@@ -39,20 +39,23 @@ class Lora:
     """The size and the place of an adapter.
 
     A layer computes W x + s B A x, where A is (rank, in), B is (out, rank), and s = alpha / rank.
+
+    Attributes:
+        rank: Rank of the change to each weight matrix.
+        alpha: The change is multiplied by alpha / rank.
+        dropout: Dropout of the adapter's input. PPO needs 0, since rollout and update must see the same model.
+        rslora: Multiply by alpha / sqrt(rank) instead (Kalajdzievski, 2023).
+        dora: Train the length of each column of the weights too (Liu et al., 2024).
+        target_modules: Last parts of the names of linear layers, such as q_proj; None for all linear layers of
+            transformer blocks.
     """
 
     rank: int = 8
-    """Rank of the change to each weight matrix."""
     alpha: int = 16
-    """The change is multiplied by alpha / rank."""
     dropout: float = 0.0
-    """Dropout of the adapter's input. PPO needs 0, since rollout and update must see the same model."""
     rslora: bool = False
-    """Multiply by alpha / sqrt(rank) instead (Kalajdzievski, 2023)."""
     dora: bool = False
-    """Train the length of each column of the weights too (Liu et al., 2024)."""
     target_modules: list[str] | None = None
-    """Last parts of the names of linear layers, such as q_proj; None for all linear layers of transformer blocks."""
 
     def __post_init__(self) -> None:
         """Checks the values."""

@@ -27,7 +27,11 @@ from lightning_rlhf.seeding import keyed_uniforms
 
 
 class PaddedEngine:
-    """See `RolloutEngine`. Finished rows are removed from the batch once they make up half of it."""
+    """Samples from the model itself, in batches of padded prompts with a key-value cache.
+
+    It is a `rollout.engines.engine.RolloutEngine`, which describes the methods; an engine of your own needs the same
+    ones. Finished rows are removed from a batch once they make up half of it.
+    """
 
     shares_weights = True
 
@@ -51,13 +55,13 @@ class PaddedEngine:
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, *, stop_ids: tuple[int, ...]
     ) -> list[Completion]:
-        """See `RolloutEngine`."""
+        """Answers all requests; see `RolloutEngine.generate`."""
         return in_order(self.iterate(requests, sampling, stop_ids=stop_ids), len(requests))
 
     def iterate(
         self, requests: Sequence[Request], sampling: Sampling, *, stop_ids: tuple[int, ...]
     ) -> Iterator[Completion]:
-        """See `RolloutEngine`."""
+        """Yields each response when it has ended; see `RolloutEngine.iterate`."""
         drawn: list[list[Token]] = [[] for _ in requests]
         for place, token in self._tokens(requests, sampling, stop_ids):
             drawn[place].append(token)
@@ -66,7 +70,7 @@ class PaddedEngine:
                 yield Completion(place, list(ids), list(logprobs), token.finish_reason, self.weights_version)
 
     def stream(self, request: Request, sampling: Sampling, *, stop_ids: tuple[int, ...]) -> Iterator[Token]:
-        """See `RolloutEngine`."""
+        """Yields the tokens of one response as they are drawn; see `RolloutEngine.stream`."""
         for _, token in self._tokens([request], sampling, stop_ids):
             yield token
 

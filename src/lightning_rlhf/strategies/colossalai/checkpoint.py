@@ -41,6 +41,16 @@ def read_weights(checkpoint: Path) -> dict[str, Tensor]:
     return torch.load(checkpoint / WEIGHTS, map_location="cpu", weights_only=True, mmap=True)
 
 
+def read_rest(checkpoint: Path) -> dict[str, Any]:
+    """Returns what a folder contains beside weights and optimizer states.
+
+    Raises:
+        UserError: If the file is damaged or could run code.
+    """
+    check_file(checkpoint / STATE)
+    return torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
+
+
 def optimizer_file(rank: int, processes: int) -> str:
     """Returns the name of the file in a checkpoint that holds the optimizer's share of a process."""
     return f"{OPTIMIZER}/process_{rank}_of_{processes}.pt"

@@ -19,7 +19,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from lightning_rlhf.errors import UserError, require
-from lightning_rlhf.strategies.pickle_checks import check_deepspeed
+from lightning_rlhf.strategies.pickle_checks import check_deepspeed, check_file, deepspeed_classes
 
 TAG = "checkpoint"
 
@@ -51,6 +51,20 @@ def read_weights(checkpoint: Path) -> dict[str, Tensor]:
         # The function leaves out frozen weights under ZeRO 1 (engine.py, `_save_checkpoint`: from ZeRO 2 on).
         weights = {**torch.load(whole, map_location="cpu", weights_only=True, mmap=True)["module"], **weights}
     return weights
+
+
+def read_rest(checkpoint: Path) -> dict[str, Any]:
+    """Returns what Lightning has saved in a folder, beside weights and optimizer states.
+
+    Raises:
+        UserError: If DeepSpeed is not installed, or the file could run code.
+    """
+    require("deepspeed", "deepspeed", f"checkpoint={checkpoint}, which DeepSpeed has written,")
+    # Each process writes the same under ZeRO 3.
+    file = min((checkpoint / TAG).glob("*_model_states.pt"))
+    with deepspeed_classes():
+        check_file(file)
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
 
 
 def unchanged(module: LightningModule) -> tuple[str, ...]:

@@ -53,6 +53,16 @@ def read_weights(checkpoint: Path) -> dict[str, Tensor]:
     return weights
 
 
+def read_rest(checkpoint: Path) -> dict[str, Any]:
+    """Returns what a folder contains beside weights and optimizer states.
+
+    Raises:
+        UserError: If the file is damaged or could run code.
+    """
+    check_file(checkpoint / REST)
+    return torch.load(checkpoint / REST, map_location="cpu", weights_only=True)
+
+
 def save(checkpoint: Mapping[str, Any], folder: Path, *, is_first: bool) -> None:
     """Writes a checkpoint; all ranks call this together.
 
