@@ -139,7 +139,7 @@ def _calls(value: object, name: str) -> list[Any]:
         read = json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError):
         read = None
-    calls = read if isinstance(read, list) else [read]
+    calls: list[Any] = read if isinstance(read, list) else [read]
     if not calls or not all(isinstance(call, Mapping) and isinstance(call.get("name"), str) for call in calls):
         raise WrongRow(
             f"field '{name}' has the role function_call and {described(value)}, expected "

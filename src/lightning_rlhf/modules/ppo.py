@@ -50,6 +50,7 @@ class PPOModule(StageModule):
     """
 
     roles: SeparateRoles | SharedRoles
+    sampling: Sampling
 
     @remembers_arguments
     def __init__(
@@ -239,8 +240,7 @@ class PPOModule(StageModule):
     def on_load_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Restores the state that `on_save_checkpoint` saved."""
         load_before(self, self.answers, checkpoint)
-        self.kl_coef = checkpoint["kl_coef"]
-        self.moments = Moments(*checkpoint["moments"])
+        self.kl_coef, self.moments = checkpoint["kl_coef"], Moments(*checkpoint["moments"])
         fill_in(checkpoint, self.unchanged(), self)
 
     def unchanged(self) -> tuple[str, ...]:

@@ -14,8 +14,8 @@ from lightning_rlhf.distributed.half_precision import keep_digits
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.modules.arguments import read_arguments
 from lightning_rlhf.modules.checkpoint import beside_adapters, leave_out
-from lightning_rlhf.strategies.checkpoint_weights import read_checkpoint
 from lightning_rlhf.rollout.sampling import Sampling
+from lightning_rlhf.strategies.checkpoint_weights import read_checkpoint
 
 
 class StageModule(LightningModule):
