@@ -78,7 +78,7 @@ def loss_stands_still(history: History, threshold: float, window: int) -> str | 
     ("val/reward_accuracy", "val/longer_wins_accuracy", "val/shorter_wins_accuracy"),
     threshold=0.0,
     window=1,
-    meaning="the length of the answers alone says more about the preferences than the model does",
+    meaning="the length of the answers alone says as much about the preferences as the model does, or more",
     remedy="train longer or with another learning rate; check whether the pairs prefer anything but length",
 )
 def reward_below_length(history: History, threshold: float, window: int) -> str | None:

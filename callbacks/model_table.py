@@ -18,8 +18,8 @@ class NetTable(Callback):
         if not trainer.is_global_zero:
             return
         table = Table(box=None, padding=(0, 1), header_style="dim")
-        for name in ("net", "parameters", "trained", "weights", "gradients, optimizer"):
-            table.add_column(name, justify="left" if name == "net" else "right")
+        for name in ("model", "parameters", "trained", "weights", "gradients, optimizer"):
+            table.add_column(name, justify="left" if name == "model" else "right")
         for name, net in models_by_role(pl_module).items():
             table.add_row(name, *_cells(net, trainer))
         console.table(table)
@@ -28,9 +28,16 @@ class NetTable(Callback):
 
 
 def models_by_role(module: nn.Module) -> dict[str, nn.Module]:
-    """Returns the models of a module by role; a model that several roles share appears once."""
+    """Returns the models of a module by role; a model that several roles share appears once.
+
+    The only model of SFT or of a reward model, the attribute `net`, is called `model`.
+    """
     holder = getattr(module, "roles", module)
-    return {name: net for name, net in holder.named_children() if any(True for _ in net.parameters())}
+    return {
+        "model" if name == "net" else name: net
+        for name, net in holder.named_children()
+        if any(True for _ in net.parameters())
+    }
 
 
 def _cells(net: nn.Module, trainer: Trainer) -> list[str]:

@@ -22,12 +22,14 @@ def run_facts(trainer: Trainer, module: LightningModule) -> dict[str, object]:
     """Returns entries of `result.json`; they are known as soon as the models and the data exist.
 
     - `rows`: numbers of rows, see `_ROWS`; without those that the data module does not have.
+    - `minibatch_size`: that of the optimizer steps, see `used_minibatch_size`.
     - `parameters`: for each model, by role, the number of its weights and of those that are trained.
     - `hardware`: the device of the first process, and the numbers of processes and of machines.
     - `git`: the commit of the current folder and of this package, by the name of the repository.
     """
     return {
         "rows": row_counts(trainer),
+        "minibatch_size": used_minibatch_size(module, getattr(trainer, "datamodule", None)),
         "parameters": {
             name: {"total": num_parameters(trainer, net), "trained": num_parameters(trainer, net, trained=True)}
             for name, net in models_by_role(module).items()
@@ -45,6 +47,16 @@ def row_counts(trainer: Trainer) -> dict[str, int]:
     """Returns the numbers of rows of a stage, see `_ROWS`, if its data module is one of this package."""
     counts = {name: _length(trainer, names) for name, names in _ROWS.items()}
     return {name: count for name, count in counts.items() if count is not None}
+
+
+def used_minibatch_size(module: LightningModule, data: object) -> int | None:
+    """Returns the minibatch size of a stage, which is smaller than the setting if there are too few rows for it.
+
+    Args:
+        module: The module, which has the size if it makes its own minibatches.
+        data: The data module, which has it otherwise; its data have been read.
+    """
+    return getattr(module, "minibatch_size", getattr(data, "minibatch_size", None))
 
 
 def _length(trainer: Trainer, names: tuple[str, ...]) -> int | None:

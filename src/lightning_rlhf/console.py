@@ -79,7 +79,8 @@ class RunConsole(Console):
             return
         headers, columns = [str(column.header) for column in table.columns], [column.cells for column in table.columns]
         for row in zip(*columns, strict=True):
-            self.cells(f" {headers[0]} {row[0]}", zip(headers[1:], map(str, row[1:]), strict=True))
+            cells = zip(headers[1:], map(str, row[1:]), strict=True)
+            self.cells(f" {headers[0]} {row[0]}", [(header, cell) for header, cell in cells if cell])
 
 
 def _plain(*objects: object, **settings: object) -> str:

@@ -412,6 +412,11 @@ def test_a_beginner_with_few_rows_gets_one_warning_and_a_trained_model(tmp_path:
     assert said.count("minibatch_size=64") == said.count("val_fraction=0.01") == 1
     result = result_of(run_folder(tmp_path))
     assert result["status"] == "finished"
+    assert {name: part["minibatch_size"] for name, part in result["stages"].items()} == {
+        "sft": 19,
+        "reward": 19,
+        "ppo": 8,
+    }
     assert result["stages"]["ppo"]["metrics"]["score"] is not None
     evaluated = {json.loads(line)["iteration"] for line in (run_folder(tmp_path) / "ppo" / "samples.jsonl").open()}
     assert {0, 2, 3} <= evaluated
@@ -431,13 +436,23 @@ def test_max_steps_ends_with_an_evaluation(tmp_path: Path) -> None:
 def test_jobs_of_a_sweep_ignore_settings_of_other_stages_and_a_failed_one_says_so(tmp_path: Path) -> None:
     done = command(tmp_path, "-m", *keep(TINY, "sft"), "ppo.module.lr=1,2", "sft.module.lr=1e-3,fast")
     assert done.returncode == 2
-    assert "note: ppo.module.lr=1,2 is ignored where stage=sft, which has no ppo" in done.stderr
+    assert done.stderr.count("note: stage=sft ignores ppo.module.lr\n") == done.stderr.count("note: ") == 1
     folder = next(tmp_path.glob("outputs/sweeps/*"))
     assert result_of(folder / "0")["status"] == "finished"
     failed = result_of(folder / "1")
     assert (failed["status"], failed["error"]) == ("failed", "sft.module.lr=fast: expected a number")
     # Two jobs, and not four.
     assert not (folder / "2").exists()
+
+
+def test_jobs_of_a_sweep_that_are_the_same_run_once(tmp_path: Path) -> None:
+    # Two stages and two rates are four jobs, but the rate of PPO is no setting of SFT. All fail before torch is needed.
+    done = command(tmp_path, "-m", "data=files", "data.path=missing.jsonl", "stage=sft,ppo", "ppo.module.lr=1,2")
+    assert done.returncode == 2
+    assert "note: the sweep has 3 runs and not 4" in done.stderr
+    with next(tmp_path.glob("outputs/sweeps/*/sweep.csv")).open() as file:
+        rows = [(row["run"], row["stage"], row["ppo.module.lr"], row["status"]) for row in csv.DictReader(file)]
+    assert rows == [("0", "sft", "", "failed"), ("1", "ppo", "1", "failed"), ("2", "ppo", "2", "failed")]
 
 
 def test_a_failing_reward_function_in_the_current_folder_is_one_message_with_the_users_lines(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ PROBLEMS: dict[str, Problem] = {
     ),
     "a reward model without a head": (
         [*PPO, "reward.path={headless}"],
-        "ppo: nets",
+        "ppo: models",
         "is not a trained reward model: it has no weights for score.weight",
     ),
     "prompts longer than the context": (
@@ -122,7 +122,7 @@ PROBLEMS: dict[str, Problem] = {
 MORE_PROBLEMS: dict[str, Problem] = {
     "groups that do not divide": (
         [*PPO, *GOLD, "algorithm=grpo", "ppo.module.credit.num_samples_per_prompt=3"],
-        "ppo: nets",
+        "ppo: models",
         "rollout_batch_size=16 is not divisible by num_samples_per_prompt=3",
     ),
     "an impossible value": (

@@ -50,7 +50,7 @@ def test_a_label_and_its_value_stay_on_one_line(width: int) -> None:
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_number_in_a_table_is_whole_at_any_width(width: int) -> None:
     console, table = on_terminal(width), Table(box=None)
-    for name in ("net", "parameters", "weights", "gradients, optimizer"):
+    for name in ("model", "parameters", "weights", "gradients, optimizer"):
         table.add_column(name)
     table.add_row("actor", "6,738.42 M", "12.6 GiB", "37.7 GiB")
     console.table(table)

@@ -17,8 +17,8 @@ def completed(words: Sequence[str]) -> list[str]:
     Raises:
         UserError: If the command line contradicts itself.
     """
-    found, notes = without_idle(with_earlier_overrides(words))
-    for note in notes:
+    found, note = without_idle(with_earlier_overrides(words))
+    if note:
         print(f"note: {note}", file=sys.stderr)
     agreed = agreed_time()
     if agreed is not None:

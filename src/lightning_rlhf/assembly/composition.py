@@ -65,10 +65,12 @@ def _first_of_sweep(text: str) -> str:
 def _named_in(error: Exception, overrides: Sequence[str]) -> str | None:
     """The override that an error of Hydra names; None if it names none."""
     absent = getattr(error, "missing_cfg_file", None)
-    # Messages have keys in quotes, and the place of a wrong value behind `full_key`.
-    named = {*re.findall(r"'([^'\s]+)'", str(error)), *re.findall(r"full_key: (\S+)", str(error))}
+    # Messages have keys or overrides in quotes, the place of a wrong value behind `full_key`, and a group with two
+    # options behind `values for`.
+    named = set(re.findall(r"'([^'\s]+)'|full_key: (\S+)|Multiple values for (\S+)\.", str(error)))
+    named = {text for found in named for text in found}
     for text in overrides:
         key, _, value = text.lstrip("+~").partition("=")
-        if key in named or absent == f"{key.partition('@')[0]}/{value}":
+        if not named.isdisjoint((key, text, text.lstrip("+~"))) or absent == f"{key.partition('@')[0]}/{value}":
             return text
     return None

@@ -37,7 +37,7 @@ _MOST_PROMPTS = 64
 _REMEDIES = {
     "settings": "change what the message names",
     "data": "correct what the message names; data.on_error=skip leaves out bad rows",
-    "nets": "change what the message names",
+    "models": "change what the message names",
     "two steps": "correct what the message names: the first steps of this stage fail",
     "held-out data": "correct what the message names: the stage would fail at the end of its first epoch",
     "export": "the exported model would differ from the trained model",

@@ -22,5 +22,7 @@ class RunResult(TypedDict):
     """Seed of the run."""
     rows: NotRequired[dict[str, int]]
     """Numbers of rows that the stage has trained on (`train`), and kept for evaluation (`held out`)."""
+    minibatch_size: NotRequired[int | None]
+    """The minibatch size of the stage, which is smaller than the setting if there were too few rows for it."""
     stages: NotRequired[dict[str, "RunResult"]]
     """Results of the stages of a pipeline, by name."""

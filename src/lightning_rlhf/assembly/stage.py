@@ -20,6 +20,7 @@ from lightning_rlhf.assembly.result import RunResult
 from lightning_rlhf.assembly.stage_checks import check_quantization, check_roles, minibatch_settings
 from lightning_rlhf.assembly.target_checks import check_targets, of_stage
 from lightning_rlhf.assembly.trainer import build_trainer
+from lightning_rlhf.callbacks.run_facts import used_minibatch_size
 from lightning_rlhf.callbacks.run_record import versions
 from lightning_rlhf.console import console
 from lightning_rlhf.data.render import Renderer
@@ -103,9 +104,8 @@ def adapted_config(stage: PreparedStage) -> DictConfig:
     The recorded configuration keeps the setting, so that a resumed run compares what the user asked for.
     """
     config = stage.config.copy()
-    sizes = minibatch_settings(config[stage.record.block])
-    for part in (stage.module, stage.data):
-        sizes.minibatch_size = getattr(part, "minibatch_size", sizes.minibatch_size)
+    if (size := used_minibatch_size(stage.module, stage.data)) is not None:
+        minibatch_settings(config[stage.record.block]).minibatch_size = size
     return config
 
 

@@ -71,12 +71,14 @@ def write_table(folder: Path, jobs: Sequence[list[str]] = ()) -> None:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
-    # The terminal shows only the columns that differ between the runs, and only the settings that differ between the
-    # runs that have them.
+    # The terminal shows only the columns that differ between the runs, only the settings that differ between the runs
+    # that have them, and the status unless all have finished.
     shown = [
         column
         for column in columns
-        if len({str(row.get(column)) for row in rows if column in row or column not in settings}) > 1 or len(rows) == 1
+        if len({str(row.get(column)) for row in rows if column in row or column not in settings}) > 1
+        or len(rows) == 1
+        or (column == "status" and rows[0][column] != "finished")
     ]
     table = Table(box=None, padding=(0, 1), header_style="dim")
     for column in shown:

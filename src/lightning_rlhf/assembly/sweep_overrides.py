@@ -10,7 +10,7 @@ from lightning_rlhf.assembly.quoting import parsed
 from lightning_rlhf.stages import STAGES, stage_record
 
 
-def without_idle(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+def without_idle(arguments: Sequence[str]) -> tuple[list[str], str]:
     """Leaves out the overrides of stages that no job of a sweep runs.
 
     Overrides of stages that only some jobs run become additions (`++`), because the other jobs have no such settings.
@@ -19,25 +19,26 @@ def without_idle(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         arguments: The arguments of `train`: flags of Hydra, and overrides.
 
     Returns:
-        The arguments that remain, and one note for each override that all or some jobs ignore. Arguments that start no
-        sweep, or a sweep over a stage that this package does not have, remain as they are.
+        The arguments that remain, and a note if all or some jobs ignore overrides; otherwise the note is empty.
+        Arguments that start no sweep, or a sweep over a stage that this package does not have, remain as they are.
     """
     flags = get_args_parser().parse_known_args(list(arguments))[0]
     chosen = _chosen_stages(flags.overrides)
     if not flags.multirun or not all(
         (files("lightning_rlhf.conf") / "stage" / f"{name}.yaml").is_file() for name in chosen
     ):
-        return list(arguments), []
+        return list(arguments), ""
     blocks = {name: _blocks(name) for name in chosen}
-    kept, notes = [], []
+    kept, ignored = [], dict[str, list[str]]()
     for argument in arguments:
         block = block_of(argument)
         idle = [name for name in chosen if block and block not in blocks[name]]
         if idle:
-            notes.append(f"{argument.lstrip('+')} is ignored where stage={', '.join(idle)}, which has no {block}")
+            ignored.setdefault(",".join(idle), []).append(argument.lstrip("+~").partition("=")[0])
         if len(idle) < len(chosen):
             kept.append(f"++{argument}" if idle and argument[0] not in "+~" else argument)
-    return kept, notes
+    note = "; ".join(f"stage={stages} ignores {', '.join(dict.fromkeys(keys))}" for stages, keys in ignored.items())
+    return kept, note
 
 
 def of_stages(overrides: Sequence[str], stages: Collection[str]) -> list[str]:

@@ -62,6 +62,13 @@ def _hydra_message(error: BaseException) -> str:
         return f"{missing[1]} is not set: give it as {missing[1]}=VALUE"
     if overridden := re.search(r"Could not override '(.+?)'", message):
         return f"there is no setting {overridden[1]!r}{_suggestion(overridden[1])}; --cfg job prints them all"
+    if chosen := re.search(r"Multiple values for (\S+)\. .*'override (\S+): (.+)'", message):
+        choice = f"{chosen[2]}={chosen[3]}"
+        return f"+{choice}: {chosen[1]} has an option already, which {choice} replaces: leave out the plus"
+    if added := re.search(r"force-add of config groups is not supported: '\+\+(.+)'", message):
+        return f"++{added[1]}: the option of a group is chosen without a plus: {added[1]}"
+    if deleted := re.search(r"Could not delete '(.+)'\. No match in the defaults list", message):
+        return f"~{deleted[1]}: {deleted[1]} is not chosen, so it cannot be taken away"
     return " ".join([message, *(line for line in lines[1:] if line.startswith("full_key"))])
 
 

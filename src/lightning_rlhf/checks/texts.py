@@ -17,18 +17,26 @@ _ANSWER = Message(role="assistant", content="Yes, that is so.")
 
 
 def special_tokens(renderer: Renderer) -> Finding:
-    """Checks that the template writes nothing between an answer and its stop token, which the model would learn."""
+    """Names the tokens that end an answer, and checks that the template ends it with one of them.
+
+    What a template writes between an answer and the stop token is learnt with the answer. That is meant where a stop
+    token follows in the template, as in `</answer><|im_end|>`. Where none follows, it may be a stop token that the
+    tokenizer does not have.
+    """
     tokenizer, stops = renderer.tokenizer, renderer.stop_ids
-    found = "answers end with " + ", ".join(f"{tokenizer.convert_ids_to_tokens(stop)} ({stop})" for stop in stops)
+    tokens = tokenizer.convert_ids_to_tokens(list(stops))
+    found = "answers end with " + ", ".join(f"{token} ({stop})" for token, stop in zip(tokens, stops, strict=True))
     if tokenizer.pad_token_id in stops:
         found += "; PAD is one of them, which is harmless: masks come from lengths, never from ids"
     answer = renderer.conversation([QUESTION, _ANSWER], loss_on="last")
     learnt = [token for token, counts in zip(*answer, strict=True) if counts and token not in stops]
-    between = str(tokenizer.decode(learnt)).rpartition(_ANSWER["content"])[2].strip()
+    between = str(tokenizer.decode(learnt)).rpartition(_ANSWER["content"])[2]
+    rendered = str(tokenizer.apply_chat_template([QUESTION, _ANSWER], tokenize=False))
+    stopped = any(token in rendered.rpartition(_ANSWER["content"])[2] for token in tokens)
     return judged(
         "stop tokens",
-        not between,
-        f"{found}; the template adds {between!r} before, as text" if between else found,
+        stopped or not between.strip(),
+        f"{found}; the template adds {between!r} before, as text" if between.strip() or stopped and between else found,
         f"the model would learn to write {between!r} at the end of each answer: if it ends turns, make it a special "
         "token of the tokenizer (model.tokenizer), or set a data.template that ends answers with eos_token",
         severity="warning",

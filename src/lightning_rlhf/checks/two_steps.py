@@ -23,7 +23,7 @@ class Watch(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Enters the phase in which the models are built."""
-        self.phase = "nets"
+        self.phase = "models"
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Enters the phase of the training steps."""

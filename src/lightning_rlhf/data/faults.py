@@ -28,7 +28,7 @@ class Report:
         read: Number of rows that were read.
         skipped: A message about each row that cannot be used, which begins with the place of the row.
         notes: What was done to rows that are used, with the number of cases.
-        hint: How to mend the first row whose layout is unknown; empty if there is none.
+        hint: How rows that cannot be used would be understood; empty if nothing is known.
     """
 
     read: int = 0

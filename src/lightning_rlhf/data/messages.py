@@ -51,20 +51,21 @@ def message_of(value: object, name: str, keys: Mapping[str, str | None]) -> Mess
     """
     if not isinstance(value, Mapping):
         raise WrongRow(f"field '{name}' is {described(value)}, expected an object with role and content")
-    given = _usual(value, keys)
+    given, names = _usual(value, keys)
+    role_name, content_name = (f"{name}.{names.get(key, key)}" for key in ("role", "content"))
     if given.get("role") is None:
-        raise WrongRow(f"field '{name}.role' is missing")
+        raise WrongRow(f"field '{role_name}' is missing")
     if given["role"] == "function_call":
         given["tool_calls"] = _calls(given.pop("content", None), name)
     role = _ROLES.get(given["role"]) if isinstance(given["role"], str) else None
     if role is None:
         raise WrongRow(
-            f"field '{name}.role' is {described(given['role'])}, expected {', '.join(get_args(Role))}, human or gpt"
+            f"field '{role_name}' is {described(given['role'])}, expected {', '.join(get_args(Role))}, human or gpt"
         )
     if given.get("content") is None and not any(given.get(key) for key in ("tool_calls", "reasoning_content")):
-        raise WrongRow(f"field '{name}.content' is missing")
-    message: Any = {"role": role, "content": _content(given.get("content"), f"{name}.content")}
-    if not _learnt(given, name):
+        raise WrongRow(f"field '{content_name}' is missing")
+    message: Any = {"role": role, "content": _content(given.get("content"), content_name)}
+    if not _learnt(given, name, names):
         message["train"] = False
     others = {key: item for key, item in given.items() if key not in ("role", "content", *_FLAGS)}
     # Arrow gives all messages the same keys, and null to those that have none. Empty values say as little.
@@ -119,18 +120,20 @@ def described(value: object) -> str:
     return f"{kinds.get(type(value), type(value).__name__)} ({shown if len(shown) <= 60 else shown[:60] + '...'})"
 
 
-def _usual(value: Mapping[str, Any], keys: Mapping[str, str | None]) -> dict[str, Any]:
-    """Gives the keys of a message their usual names."""
-    given = dict(value)
+def _usual(value: Mapping[str, Any], keys: Mapping[str, str | None]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Gives the keys of a message their usual names, and returns the names that the data have for them."""
+    given, names = dict(value), {}
     for usual, other in keys.items():
         if other is None:
             given.pop(usual, None)
         elif other in given:
-            given[usual] = given.pop(other)
+            given[usual], names[usual] = given.pop(other), other
     for usual, other in _OTHER_NAMES:
-        if given.get(usual) is None and other in given:
-            given[usual] = given.pop(other)
-    return given
+        if usual in keys and keys[usual] is None:
+            given.pop(other, None)
+        elif given.get(usual) is None and other in given:
+            given[usual], names[usual] = given.pop(other), other
+    return given, names
 
 
 def _calls(value: object, name: str) -> list[Any]:
@@ -162,12 +165,13 @@ def _content(value: object, name: str) -> str:
     return "\n".join(texts)
 
 
-def _learnt(given: Mapping[str, Any], name: str) -> bool:
+def _learnt(given: Mapping[str, Any], name: str, names: Mapping[str, str]) -> bool:
     """Reads the flags that say whether a turn is learnt: `train`, and `weight` as in OpenAI's data."""
     for key in _FLAGS:
         value = given.get(key)
         if value is not None and value not in (0, 1):
-            raise WrongRow(f"field '{name}.{key}' is {described(value)}, expected 0 or 1, or a truth value")
+            where = f"{name}.{names.get(key, key)}"
+            raise WrongRow(f"field '{where}' is {described(value)}, expected 0 or 1, or a truth value")
         if value is not None and not value:
             return False
     return True

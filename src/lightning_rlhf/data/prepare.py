@@ -108,7 +108,9 @@ def _write(
     map_file(texts, folder, render, count=count, title=f"tokenizing {source.name}")
     texts.unlink()
     # What the chat template refuses is known only after rendering.
-    report.skipped += read_mapped(folder)[_REFUSED].drop_null().to_pylist()
+    if refused := read_mapped(folder)[_REFUSED].drop_null().to_pylist():
+        report.skipped += refused
+        report.hint = "data.template=FILE.jinja sets another chat template, which may accept them"
     report.check(source.name, on_error)
     (folder / _REPORT).write_text(json.dumps(vars(report)), encoding="utf-8")
     return not beyond

@@ -55,7 +55,7 @@ def what_differs(net: nn.Module, reloaded: Said, dtype: torch.dtype | None) -> s
     Args:
         net: As it was trained, with its adapter beside its weights.
         reloaded: What the export says.
-        dtype: What its weights were merged or rounded to; None: they are those of the net, bit by bit.
+        dtype: What its weights were merged or rounded to; None: they are those of the model, bit by bit.
     """
     trained = said(net)
     difference = _difference(trained, reloaded)
@@ -82,5 +82,5 @@ def _allowed(net: nn.Module, dtype: torch.dtype, size: float) -> float:
     """How far numbers of the given size may differ where weights were merged or rounded for the export."""
     # Layers in 8 bits round what they are given too, which the merged ones do not.
     share = 0.1 if is_quantized(net, ("Linear8bitLt",)) else 8 * torch.finfo(dtype).eps
-    # Pretrained nets lose digits: hidden states of SmolLM2 reach 25,000 in one place, and its logits are off by 0.1%.
+    # Pretrained models lose digits: hidden states of SmolLM2 reach 25,000 in one place, and its logits are off by 0.1%.
     return max(1.0, size) * max(5e-3, share)

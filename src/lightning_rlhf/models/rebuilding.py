@@ -52,7 +52,7 @@ def adapted(
     result = net.load_state_dict(weights, strict=False)
     differing = [*result.unexpected_keys, *(name for name in result.missing_keys if is_part_of_adapter(name))]
     if differing:
-        raise UserError(f"the checkpoint is of another net: they differ in {', '.join(differing[:3])}…")
+        raise UserError(f"the checkpoint is of another model: they differ in {', '.join(differing[:3])}…")
     if dtype is None:
         return net
     plain: Any = plain_net(net.net if scalar else net, dtype)

@@ -68,28 +68,6 @@ def curves(stage: Stage, plot: Plot) -> list[Curve]:
     return [_curve(stage, line, series) for line in plot.lines if (series := _series(stage, line, plot)) is not None]
 
 
-def is_drawn(plot: Plot, found: list[Curve]) -> bool:
-    """Whether a plot shows anything: it has a line with two finite values or more, and not all values are the same.
-
-    Costs have a table, so two or three epochs of them need no picture.
-    """
-    enough = 4 if plot.place == "costs" else 2
-    return any(np.isfinite(curve.drawn.y).sum() >= enough for curve in found) and constant(plot, found) is None
-
-
-def constant(plot: Plot, found: list[Curve]) -> float | None:
-    """The value that all lines of a plot have had at all times; None if there are several values, or fewer than two."""
-    together = np.concatenate([(curve.raw or curve.drawn).y for curve in found]) if found else np.array([])
-    values = together[np.isfinite(together)]
-    if len(values) < 2:
-        return None
-    if np.abs(values).max() < plot.rounding:
-        return 0.0
-    # An axis from zero cannot show a small difference.
-    visible = 0.02 if plot.from_zero else 0.005
-    return float(values[-1]) if np.ptp(values) <= visible * np.abs(values).max() else None
-
-
 def _series(stage: Stage, line: Line, plot: Plot) -> Series | None:
     """The points of a line. In a plot against another metric, they are the positions where both were logged."""
     y = stage.series.get(line.column)

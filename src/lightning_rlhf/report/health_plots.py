@@ -109,22 +109,27 @@ def _learning_rate(stage: Stage) -> Plot:
         "learning rate",
         # The second name is that of Lightning's LearningRateMonitor.
         _by_group(stage, "train/lr") or _by_group(stage, "lr-AdamW"),
-        "Follows the schedule that you set: warm-up, then decay.",
+        "Follows the schedule that you set, such as a warm-up and then a decay.",
         from_zero=True,
         place="health",
     )
 
 
 def _by_group(stage: Stage, name: str) -> tuple[Line, ...]:
-    """The line of all weights, and those of groups of weights that differ, such as `train/grad_norm_actor`."""
-    lines: dict[bytes, Line] = {}
+    """The line of all weights, and those of groups of weights that differ, such as `train/grad_norm_actor`.
+
+    A line that is equal to that of a group is named after the group if there are others: `train/lr` of PPO is the
+    learning rate of the actor.
+    """
+    lines: dict[bytes, list[tuple[str, str]]] = {}
     styles: list[tuple[Ink, bool]] = [(TRAINING, False), (SECOND, False), (SECOND, True)]
     for column in sorted(stage.series):
         group = column.removeprefix(name)
-        if column.startswith(name) and group[:1] in ("", *"_-/") and len(lines) < len(styles):
+        if column.startswith(name) and group[:1] in ("", *"_-/"):
             label = group.strip("_-/").replace("_", " ") or "all weights"
-            lines.setdefault(stage.series[column].y.tobytes(), Line(column, label, *styles[len(lines)]))
-    return tuple(lines.values())
+            lines.setdefault(stage.series[column].y.tobytes(), []).append((column, label))
+    named = 0 if len(lines) == 1 else -1
+    return tuple(Line(*same[named], *style) for same, style in zip(lines.values(), styles, strict=False))
 
 
 def _time(stage: Stage) -> Plot:

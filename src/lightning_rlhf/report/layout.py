@@ -1,8 +1,9 @@
 """Arranges the pictures of a section so that no row stays half empty."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from lightning_rlhf.report.curves import Picture, constant, curves, draw, is_drawn
+from lightning_rlhf.report.constant import constant, is_drawn
+from lightning_rlhf.report.curves import Picture, curves, draw
 from lightning_rlhf.report.formatting import decimal, percent
 from lightning_rlhf.report.health_plots import health_plots
 from lightning_rlhf.report.plots import Place, Plot
@@ -23,9 +24,9 @@ def pictures(stages: Sequence[Stage], place: Place) -> tuple[list[Picture], str]
     found = [(stage, plot, curves(stage, plot)) for stage in stages for plot in _plots(stage) if plot.place == place]
     shown = [(stage, plot) for stage, plot, lines in found if is_drawn(plot, lines)]
     flat = [
-        f"{_title(stage, plot, stages)} {(percent if plot.percent else decimal)(value)}"
+        f"{_title(stage, plot, stages)} {_values(plot, values)}"
         for stage, plot, lines in found
-        if not plot.against and (value := constant(plot, lines)) is not None
+        if not plot.against and (values := constant(plot, lines)) is not None
     ]
     sizes = [size for size in rows(len(shown)) for _ in range(size)]
     drawn = [
@@ -41,6 +42,11 @@ def rows(count: int) -> list[int]:
     if rest == 1 and threes:
         return [3] * (threes - 1) + [2, 2]
     return [3] * threes + ([rest] if rest else [])
+
+
+def _values(plot: Plot, values: Mapping[str, float]) -> str:
+    show = percent if plot.percent else decimal
+    return ", ".join(f"{show(value)} ({label})" if label else show(value) for label, value in values.items())
 
 
 def _plots(stage: Stage) -> list[Plot]:

@@ -104,7 +104,7 @@ def render(run: Run) -> str:
         "speed": pictures(run.stages, "costs"),
         "command": command,
         "uses": uses,
-        "weights": (run.stages[-1].result.weights if run.stages else None) or "model/ has the last weights",
+        "weights": _weights(run),
         "setup": settings,
         "origin": versions,
         "files": links,
@@ -135,6 +135,13 @@ def _answers_title(pairs: Sequence[Pair]) -> str:
     if pairs[0].after is None:
         return "Answers" if pairs[0].before.iteration else "Answers before training"
     return "First and newest answers" if pairs[0].before.iteration else "Before and after"
+
+
+def _weights(run: Run) -> str:
+    """Which weights are in which folder of the last stage."""
+    last = run.stages[-1] if run.stages else None
+    average = ", and model_ema/ their average over the steps" if last and (last.folder / "model_ema").is_dir() else ""
+    return ((last and last.result.weights) or "model/ has the last weights") + average
 
 
 def _command(overrides: Sequence[str]) -> str:

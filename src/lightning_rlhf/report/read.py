@@ -118,6 +118,7 @@ def _result(raw: Mapping[str, Any], label: str, notices: list[str]) -> Result:
         stopped_by=raw.get("stopped_by"),
         resumed="resumed_from" in raw,
         rows=_counts(_dict(raw, "rows")),
+        minibatch_size=size if type(size := raw.get("minibatch_size")) is int else None,
         parameters={str(role): _counts(sizes) for role, sizes in _dict(raw, "parameters").items()},
         hardware=_dict(raw, "hardware"),
         git={str(name): str(commit) for name, commit in _dict(raw, "git").items()},

@@ -76,6 +76,8 @@ class Result:
     rows: Mapping[str, int]
     """The numbers of rows to train on (`train`), of held-out rows (`held out`) and of prompts to answer
     (`answered`)."""
+    minibatch_size: int | None
+    """The size that was used, which is smaller than the setting if there were too few rows for it."""
     parameters: Mapping[str, Mapping[str, int]]
     """For each model, by role, the numbers of its weights (`total`) and of those that are trained (`trained`)."""
     hardware: Mapping[str, object]

@@ -82,9 +82,14 @@ def order(stage: Stage) -> str:
         if rises and any(rises):
             up, down = sum(rise > 0 for rise in rises), sum(rise < 0 for rise in rises)
             most = f"Those whose {name} has changed most come first."
-            return f"{most} Of {len(rises)} answers, {up} have a higher {name} than before, and {down} a lower one."
+            return f"{most} The {name} is higher than before in {up} of {len(rises)} answers, and lower in {down}."
     differing = sum(row in last and sample.response != last[row].response for row, sample in first.items())
-    return f"Of {len(first)} answers, {differing} differ from those before; they come first."
+    if not differing:
+        return f"None of {len(first)} answers differs from that before."
+    said = (
+        "1 differs from that before; it comes" if differing == 1 else f"{differing} differ from those before; they come"
+    )
+    return f"Of {len(first)} answers, {said} first."
 
 
 def rollouts_over_time(stage: Stage) -> list[Sample]:

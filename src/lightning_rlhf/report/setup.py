@@ -17,7 +17,7 @@ def setup(run: Run) -> Table:
         "Held-out rows": lambda stage: _rows(stage, "held out"),
         "Prompts to answer": lambda stage: _rows(stage, "answered"),
         "Learning rate": _rates,
-        "Minibatch": lambda stage: _of_block(stage, "module.minibatch_size") or _of_block(stage, "data.minibatch_size"),
+        "Minibatch": _minibatch,
         "Responses per iteration": lambda stage: _of_block(stage, "module.rollout_batch_size"),
         "Epochs or iterations": lambda stage: _of_block(stage, "trainer.max_epochs"),
         "Score": scorer,
@@ -54,13 +54,20 @@ def _weights(stage: Stage) -> str:
 
 def _size(sizes: Mapping[str, int]) -> str:
     total, trained = sizes.get("total", 0), sizes.get("trained", 0)
-    share = "" if trained == total else " (frozen)" if not trained else f" ({count(trained)} trained)"
+    # A reward model has a bias that is not trained, which is no share of it.
+    share = "" if count(trained) == count(total) else " (frozen)" if not trained else f" ({count(trained)} trained)"
     return count(total) + share
 
 
 def _rows(stage: Stage, name: str) -> str:
     number = stage.result.rows.get(name)
     return count(number) if number else ""
+
+
+def _minibatch(stage: Stage) -> str:
+    used = _text(stage.result.minibatch_size)
+    given = _of_block(stage, "module.minibatch_size") or _of_block(stage, "data.minibatch_size")
+    return f"{used} (setting: {given})" if used and given and used != given else used or given
 
 
 def _rates(stage: Stage) -> str:

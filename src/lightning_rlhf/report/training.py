@@ -1,7 +1,7 @@
 """Reads what a stage has left in its folder into the record that its exports carry."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def training_records(folder: Path, stage: str, rows: Mapping[str, int]) -> list[
         stage=stage,
         base_model=base if base is None or not Path(base).is_dir() else f"{Path(base).parent.name}/{Path(base).name}",
         data=_data(config.get(STAGES[stage].block, {}).get("data", {}), rows) if config else [],
-        settings=_settings(config, STAGES[stage]) if config else {},
+        settings=_settings(config, STAGES[stage], measured) if config else {},
         metrics=[metric for run in measured for metric in _metrics(run)],
     )
     return [*earlier, own]
@@ -76,7 +76,7 @@ def _used(use: str, path: str, rows: Mapping[str, int]) -> DataUsed:
     return used
 
 
-def _settings(config: Mapping[str, Any], record: StageRecord) -> dict[str, Any]:
+def _settings(config: Mapping[str, Any], record: StageRecord, measured: Sequence[Stage]) -> dict[str, Any]:
     block, model = config.get(record.block, {}), config.get("model") or {}
     trainer = {**(config.get("trainer") or {}), **(block.get("trainer") or {})}
     settings = {
@@ -87,6 +87,9 @@ def _settings(config: Mapping[str, Any], record: StageRecord) -> dict[str, Any]:
         "trainer": {name: trainer[name] for name in _TRAINER if name in trainer},
         "model": {name: _plain(model[name]) for name in _MODEL if model.get(name) is not None},
     }
+    # Too few rows make minibatches smaller than the setting.
+    for stage in measured:
+        settings["minibatch_size"] = stage.result.minibatch_size or settings.get("minibatch_size")
     return {name: value for name, value in settings.items() if value is not None}
 
 

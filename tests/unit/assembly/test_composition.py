@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from lightning_rlhf.assembly.composition import composition_problems
 
 
@@ -17,6 +19,27 @@ def test_each_wrong_override_is_named_and_the_rest_is_composed() -> None:
     assert config is not None
     # The value that was meant is used to look for further mistakes.
     assert (config.data.path, config.sft.module.lr) == ("a=b", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "+callbacks=best",
+            "+callbacks=best: callbacks has an option already, which callbacks=best replaces: leave out",
+        ),
+        ("+model=gpt2/small", "+model=gpt2/small: model has an option already, which model=gpt2/small replaces: leave"),
+        ("++data=files", "++data=files: the option of a group is chosen without a plus: data=files"),
+        ("~callbacks=best", "~callbacks=best: callbacks=best is not chosen, so it cannot be taken away"),
+    ],
+)
+def test_an_option_of_a_group_with_a_wrong_sign_is_told_how_to_write_it(override: str, message: str) -> None:
+    problems, config = composition_problems("train", ["stage=sft", override, "sft.modul.lr=1", "seed=7"])
+    first, second = problems.lines
+    assert first.startswith(message)
+    assert second.startswith("there is no setting 'sft.modul.lr'")
+    assert config is not None
+    assert config.seed == 7
 
 
 def test_a_sweep_is_composed_with_its_first_values() -> None:

@@ -6,20 +6,22 @@ from lightning_rlhf.assembly.sweep_overrides import of_stages, without_idle
 
 
 def test_overrides_of_a_stage_that_no_job_runs_are_left_out_with_a_note() -> None:
-    kept, notes = without_idle(
-        ["-m", "stage=sft", "ppo.module.lr=1,2", "+dpo.trainer.max_steps=1", "sft.module.lr=3,4"]
-    )
+    kept, note = without_idle(["-m", "stage=sft", "ppo.module.lr=1,2", "+dpo.trainer.max_steps=1", "sft.module.lr=3,4"])
     assert kept == ["-m", "stage=sft", "sft.module.lr=3,4"]
-    assert notes == [
-        "ppo.module.lr=1,2 is ignored where stage=sft, which has no ppo",
-        "dpo.trainer.max_steps=1 is ignored where stage=sft, which has no dpo",
-    ]
+    assert note == "stage=sft ignores ppo.module.lr, dpo.trainer.max_steps"
 
 
 def test_overrides_of_a_stage_that_some_jobs_run_become_additions() -> None:
-    kept, notes = without_idle(["--multirun", "stage=sft,pipeline", "ppo.module.lr=1", "sft.module.lr=2"])
+    kept, note = without_idle(["--multirun", "stage=sft,pipeline", "ppo.module.lr=1", "sft.module.lr=2"])
     assert kept == ["--multirun", "stage=sft,pipeline", "++ppo.module.lr=1", "sft.module.lr=2"]
-    assert notes == ["ppo.module.lr=1 is ignored where stage=sft, which has no ppo"]
+    assert note == "stage=sft ignores ppo.module.lr"
+
+
+def test_one_note_sums_up_what_each_stage_ignores() -> None:
+    words = ["-m", "stage=sft,ppo,reward", "ppo.module.lr=1", "sft.module.lr=2", "sft.data.drop_last=true"]
+    assert without_idle(words)[1] == (
+        "stage=sft,reward ignores ppo.module.lr; stage=ppo,reward ignores sft.module.lr, sft.data.drop_last"
+    )
 
 
 @pytest.mark.parametrize(
@@ -33,7 +35,7 @@ def test_overrides_of_a_stage_that_some_jobs_run_become_additions() -> None:
     ],
 )
 def test_all_other_arguments_stay_as_they_are(arguments: list[str]) -> None:
-    assert without_idle(arguments) == (arguments, [])
+    assert without_idle(arguments) == (arguments, "")
 
 
 def test_a_job_keeps_the_overrides_of_its_stages() -> None:

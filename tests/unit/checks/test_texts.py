@@ -40,6 +40,15 @@ def test_a_turn_that_ends_with_a_text_that_is_no_token_is_a_warning() -> None:
     assert "make it a special token of the tokenizer (model.tokenizer)" in finding.remedy
 
 
+@pytest.mark.parametrize("added", ["</answer>", "\\n"])
+def test_what_the_template_writes_before_a_stop_token_is_told_without_a_warning(added: str) -> None:
+    template = "{% for m in messages %}{{ '<|user|>' + m['content'] + '" + added + "<|end|>' }}{% endfor %}"
+    shown = added.replace("\\n", "\n")
+    assert special_tokens(renderer(template)) == Finding(
+        "stop tokens", "ok", f"answers end with <|end|> (3); the template adds {shown!r} before, as text"
+    )
+
+
 def test_a_token_of_the_template_that_is_not_eos_stops_too() -> None:
     finding = special_tokens(renderer(eos_token=PAD, pad_token=None))
     assert finding == Finding("stop tokens", "ok", "answers end with <|pad|> (0), <|end|> (3)")

@@ -147,7 +147,11 @@ def test_rows_that_the_template_refuses_are_named_once_or_skipped(make_tokenizer
     assert (prepared.report.read, len(prepared.rows), len(prepared.positions)) == (4, 2, 2)
     if kind == "prompts":
         assert [row.columns["n"] for row in prepared.rows] == [0, 2]
-    with pytest.raises(UserError, match=r"list, row 2: the chat template refuses .*: a no \(and 1 more such row\)"):
+    with pytest.raises(
+        UserError,
+        match=r"list, row 2: the chat template refuses .*: a no \(and 1 more such row\)\n"
+        r"data.template=FILE.jinja sets another chat template, which may accept them\ndata.on_error=skip skips",
+    ):
         prepare(rows, KINDS[kind], renderer, "raise")
     with pytest.raises(UserError, match="no other rows are left"):
         prepare(rows[1:2], KINDS[kind], renderer, "skip")

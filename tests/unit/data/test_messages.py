@@ -92,6 +92,29 @@ def test_what_is_wrong_with_a_message_is_named(change: dict[str, Any], words: st
         read({"role": "assistant", "content": "So.", **change})
 
 
+SHAREGPT: dict[str, tuple[dict[str, Any], str]] = {
+    "no role": ({"value": "x"}, r"field 'messages\[0\].role' is missing"),
+    "an odd role": ({"from": "narrator", "value": "x"}, r"field 'messages\[0\].from' is text"),
+    "no content": ({"from": "gpt", "value": None}, r"field 'messages\[0\].value' is missing"),
+    "odd content": ({"from": "gpt", "value": [3]}, r"field 'messages\[0\].value\[0\]' is a number"),
+    "mapped": ({"who": "narrator", "content": "x"}, r"field 'messages\[0\].who' is text"),
+    "a mapped flag": ({"role": "user", "content": "x", "learn": 3}, r"field 'messages\[0\].learn' is a number"),
+}
+
+
+@pytest.mark.parametrize(("message", "words"), SHAREGPT.values(), ids=SHAREGPT)
+def test_a_wrong_key_is_named_as_it_stands_in_the_data(message: dict[str, Any], words: str) -> None:
+    with pytest.raises(WrongRow, match=words):
+        read(message, role="who" if "who" in message else "role", train="learn")
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
+def test_a_thought_is_left_out_whatever_its_name_is(name: str) -> None:
+    message = {"role": "assistant", "content": "So.", name: "Hm."}
+    assert read(message)["reasoning_content"] == "Hm."
+    assert read(message, reasoning_content=None) == {"role": "assistant", "content": "So."}
+
+
 def turn(role: Any, content: str, **others: Any) -> Message:
     return {"role": role, "content": content, **others}  # type: ignore[typeddict-item]
 

@@ -20,6 +20,7 @@ from lightning_rlhf.report.health_plots import health_plots
 from lightning_rlhf.report.read import read_run
 from lightning_rlhf.report.samples import before_and_after, rollouts_over_time
 from lightning_rlhf.report.stage_plots import stage_plots
+from lightning_rlhf.report.training import training_records
 from lightning_rlhf.stages import STAGES
 
 VERSIONS = {"python": "3.11.7", "torch": "2.13.0", "lightning": "2.6.6", "transformers": "5.23.0"}
@@ -412,7 +413,7 @@ def test_a_page_that_shows_gains_shows_the_greatest_loss_too(tmp_path: Path) -> 
         tmp_path, [sample(at, "evaluation", "p", "a", 0, 0, g[at], row=i) for i, g in enumerate(golds) for at in (0, 1)]
     )
     assert [row for row, *_ in answered(tmp_path)] == [0, 1, 2, 3, 4, 5, 6, 10]
-    assert "Of 11 answers, 9 have a higher gold metric than before, and 2 a lower one." in text_of(render_at(tmp_path))
+    assert "The gold metric is higher than before in 9 of 11 answers, and lower in 2." in text_of(render_at(tmp_path))
 
 
 def test_conversations_that_end_alike_are_shown_one_by_one_with_their_system_prompts(tmp_path: Path) -> None:
@@ -796,6 +797,32 @@ def test_constant_metrics_are_named_and_get_no_picture(tmp_path: Path) -> None:
     assert "The same throughout: Answers that end by themselves 100%." in text_of(html)
 
 
+def test_lines_that_are_each_constant_get_no_picture_either(tmp_path: Path) -> None:
+    make_ppo(tmp_path)
+    rates = {"train/lr": 1e-4, "train/lr_actor": 1e-4, "train/lr_critic": 5e-4}
+    write_rows(tmp_path, [row | rates for row in ppo_rows(9)])
+    html = render_at(tmp_path)
+    assert "Learning rate" not in titles(html)
+    assert "Learning rate 1e−4 (actor), 5e−4 (critic)" in text_of(html)
+
+
+def test_every_cell_of_a_table_names_its_column_for_narrow_screens(page: str) -> None:
+    tables = re.findall(r'<table class="stacks.*?</table>', page, re.DOTALL)
+    assert len(tables) == page.count("<table") > 3
+    for table in tables:
+        columns = re.findall(r"<th[^>]*>([^<]*)</th>", table)
+        for row in re.findall(r"<tr><td.*?</tr>", table, re.DOTALL):
+            labels = re.findall(r'data-label="([^"]*)"', row)
+            # The cell that names the row may do without.
+            assert labels in (columns, columns[1:])
+
+
+def test_the_card_says_where_averaged_weights_are(tmp_path: Path) -> None:
+    (tmp_path / "model_ema").mkdir()
+    write_json(tmp_path / "result.json", make_sft(tmp_path) | {"model_dir": str(tmp_path / "model")})
+    assert "model/ has the last weights, and model_ema/ their average over the steps." in text_of(render_at(tmp_path))
+
+
 def test_a_noisy_curve_is_smoothed_and_says_so(page: str, tmp_path: Path) -> None:
     assert "updates, smoothed" in page
     make_sft(tmp_path)
@@ -863,6 +890,14 @@ def test_the_setup_says_what_was_trained_on_what_with_what(tmp_path: Path) -> No
     ):
         assert row in setup
     assert "Prompts to answer" not in setup
+
+
+def test_a_minibatch_of_fewer_rows_than_the_setting_is_told_as_it_was(tmp_path: Path) -> None:
+    write_json(tmp_path / "result.json", make_sft(tmp_path) | {"minibatch_size": 40})
+    write_settings(tmp_path, sft={"module": {"lr": 1e-3}, "data": {"minibatch_size": 64}})
+    assert "Minibatch 40 (setting: 64)" in text_of(render_at(tmp_path))
+    (record,) = training_records(tmp_path, "sft", {})
+    assert record["settings"]["minibatch_size"] == 40
 
 
 def test_a_resumed_run_says_so_and_is_repeated_without_its_checkpoint(tmp_path: Path) -> None:
