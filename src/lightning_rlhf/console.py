@@ -69,7 +69,7 @@ class RunConsole(Console):
         LOG.write(whole.plain)
 
     def table(self, table: Table) -> None:
-        """Prints a table; if the terminal is too narrow for it, each of its rows becomes cells."""
+        """Prints a table; if the terminal is too narrow for it, each of its rows becomes the cells that are not empty."""
         width = table.__rich_measure__(self, self.options.update(width=10_000)).maximum
         if width <= self.width:
             self.print(table)
@@ -79,7 +79,8 @@ class RunConsole(Console):
             return
         headers, columns = [str(column.header) for column in table.columns], [column.cells for column in table.columns]
         for row in zip(*columns, strict=True):
-            self.cells(f" {headers[0]} {row[0]}", zip(headers[1:], map(str, row[1:]), strict=True))
+            cells = zip(headers[1:], map(str, row[1:]), strict=True)
+            self.cells(f" {headers[0]} {row[0]}", [(label, value) for label, value in cells if value])
 
 
 def _plain(*objects: object, **settings: object) -> str:

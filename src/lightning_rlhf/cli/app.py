@@ -88,8 +88,8 @@ def exit_codes() -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         # A rank that is not the first has nothing to say.
-        if message := str(error) if isinstance(error, Interrupted) else "interrupted":
-            _say(message)
+        if last := str(error) if isinstance(error, Interrupted) else "interrupted":
+            _say(last)
         sys.exit(_SIGNALLED + signal_of(error))
     except Exception as error:
         message, lost = user_message(error), _lost_process(error)

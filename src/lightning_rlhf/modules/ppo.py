@@ -50,6 +50,7 @@ class PPOModule(StageModule):
     """
 
     roles: SeparateRoles | SharedRoles
+    sampling: Sampling
 
     @remembers_arguments
     def __init__(
