@@ -69,7 +69,7 @@ class RunConsole(Console):
         LOG.write(whole.plain)
 
     def table(self, table: Table) -> None:
-        """Prints a table; if the terminal is too narrow for it, each of its rows becomes the cells that are not empty."""
+        """Prints a table; in a terminal that is too narrow, each row becomes cells, without the empty ones."""
         width = table.__rich_measure__(self, self.options.update(width=10_000)).maximum
         if width <= self.width:
             self.print(table)
