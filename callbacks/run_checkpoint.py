@@ -16,6 +16,9 @@ from lightning_rlhf.distributed.collectives import gather_objects, is_first_proc
 from lightning_rlhf.distributed.launcher_watch import obey_signals
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.interruption import STOPPING, Interrupted, handle, leave_terminal, noted, say_from_handler
+from lightning_rlhf.run_log import LOG
+
+_STOPS = "stopping after this step, with a checkpoint; Ctrl-C once more stops at once"
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -110,7 +113,8 @@ class RunCheckpoint(ModelCheckpoint):
             raise Interrupted(number)
         self.received = number
         if number != signal.SIGUSR1 and is_first_process():
-            say_from_handler("stopping after this step, with a checkpoint; Ctrl-C once more stops at once")
+            say_from_handler(_STOPS)
+            LOG.write(_STOPS)
         if number == signal.SIGHUP:
             leave_terminal()
 

@@ -73,7 +73,7 @@ def test_a_job_that_slurm_starts_again_goes_on_with_its_run(tmp_path: Path) -> N
     environment = {"PATH": f"{srun.parent}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "8"}
 
     def overrides(*given: str) -> list[str]:
-        script = ["bash", ROOT / "deploy" / "train.sbatch", *given]
+        script = ["bash", str(ROOT / "deploy" / "train.sbatch"), *given]
         done = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
         (page,) = words_of("srun")
         return done.stdout.splitlines()[len(page) - 1 :]

@@ -31,6 +31,7 @@ from lightning_rlhf.callbacks import (
 )
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.hooks import RLHFCallback
+from lightning_rlhf.run_log import everything_logged
 
 GOLD = TextReward(lambda prompts, responses: [len(response) / 100 for response in responses])
 EVALUATE: dict[str, Any] = {"limit_val_batches": 1.0, "num_sanity_val_steps": -1}
@@ -145,8 +146,12 @@ def test_a_stop_in_the_first_epoch_leaves_a_checkpoint_and_the_handlers_of_befor
     number: int, parts: Callable, tmp_path: Path
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    fitted, _ = run(parts, "sft", tmp_path, Stop(1, number))
+    with everything_logged() as log:
+        log.open(tmp_path / "train.log")
+        fitted, _ = run(parts, "sft", tmp_path, Stop(1, number))
     assert fitted.interrupted
+    # What a handler says goes past the console.
+    assert " stopping after this step, with a checkpoint; " in (tmp_path / "train.log").read_text()
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
     assert json.loads((tmp_path / "result.json").read_text())["status"] == "interrupted"
     assert signal.getsignal(signal.SIGTERM) == before

@@ -58,6 +58,18 @@ def test_a_number_in_a_table_is_whole_at_any_width(width: int) -> None:
     assert all(number in text for number in ("6,738.42 M", "12.6 GiB", "37.7 GiB"))
 
 
+def test_a_narrow_table_leaves_out_what_a_row_does_not_have() -> None:
+    console, table = on_terminal(30), Table(box=None)
+    for name in ("run", "status", "loss", "response_length"):
+        table.add_column(name)
+    table.add_row("0", "finished", "6.62", "46.9")
+    table.add_row("1", "diverged", "", "")
+    console.table(table)
+    # A line may break between two cells.
+    words = " ".join(" ".join(printed(console)).split())
+    assert words == "run 0 status finished loss 6.62 response_length 46.9 run 1 status diverged"
+
+
 def test_nothing_breaks_where_there_is_no_terminal() -> None:
     console = RunConsole(width=20, highlight=False)
     console.file = io.StringIO()

@@ -38,6 +38,10 @@ def silence_libraries() -> None:
     warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode at the start of training.*")
     # The data modules save the positions of their loaders themselves.
     warnings.filterwarnings("ignore", message=r".*your dataloader is not resumable.*")
+    # The learning rates are the same on all processes, so that their mean need not be computed.
+    warnings.filterwarnings("ignore", message=r".*use `self.log\('train/lr.*sync_dist=True.*")
+    # Our modules do not use the default implementation that this warns of.
+    warnings.filterwarnings("ignore", message=r".*DeepSpeed handles gradient clipping internally.*")
     # Lightning finds SLURM installed and advises to use it. The run may be one of torchrun, or a trial.
     warnings.filterwarnings("ignore", message=r".*`srun` command is available.*")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -50,9 +50,10 @@ def begin(trainer: pl.Trainer, hyperparameters: dict[str, object]) -> None:
         if run.url:
             console.say(f" W&B: {run.url}")
         elif not run.disabled:
-            console.say(
-                f" W&B is offline; this uploads the run later: wandb sync {folders_of_run(Path(run.dir).parent)}"
-            )
+            folders = folders_of_run(Path(run.dir).parent)
+            # A command that is to be copied must not be broken.
+            line = f" W&B is offline; this uploads the run later: wandb sync {folders}"
+            console.print(line, markup=False, soft_wrap=True)
 
 
 def folders_of_run(folder: Path) -> str:

@@ -14,7 +14,7 @@ from lightning_rlhf.planner.this_machine import HostMemory
 from lightning_rlhf.sizes import parse_bytes, readable
 
 _LEAST = 2**20
-"""Bytes of memory that any device has. If the user gives fewer, the unit was left out."""
+"""Bytes of memory that any device has. If the user gives fewer, the unit was left out, or is a wrong one."""
 
 _Parsed = TypeVar("_Parsed")
 
@@ -90,9 +90,12 @@ class Asked:
 
 def _memory(value: object, name: str) -> int:
     size = parse_bytes(str(value), name)
-    if size < _LEAST:
-        raise UserError(f"{name}={value}: this is a number of bytes: give a unit, as in {name}=24GB or 24GiB")
-    return size
+    if size >= _LEAST:
+        return size
+    example = f"as in {name}=24GB or 24GiB"
+    if str(value).strip()[-1].isdigit():
+        raise UserError(f"{name}={value}: this is a number of bytes: give a unit, {example}")
+    raise UserError(f"{name}={value}: must be at least {readable(_LEAST)}, {example}")
 
 
 def _number(name: str, rule: str, holds: Callable[[float], bool]) -> Callable[[object], float]:

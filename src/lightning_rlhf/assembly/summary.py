@@ -21,7 +21,7 @@ def print_going_on(
     """
     for stage in stages[:1]:
         place = "its newest checkpoint" if stage in checkpoints else "its beginning, since it has no checkpoint yet"
-        console.print(f"going on with {earlier}: {stage} from {place}", markup=False, soft_wrap=True)
+        console.say(f"going on with {earlier}: {stage} from {place}")
     for name, (old, new) in changed.items():
         console.print(f"  {name}: {_shown(old)} → {_shown(new)}", markup=False, soft_wrap=True)
 

@@ -12,7 +12,12 @@ from lightning_rlhf.assembly.loggers import folders_of_run, logger_settings
 
 
 def config(run_dir: Path, *stages: str, **more: Any) -> DictConfig:
-    given = {"run_dir": str(run_dir), "stages": list(stages), "resume": None, "logger": {"wandb": {}}}
+    given: dict[str, object] = {
+        "run_dir": str(run_dir),
+        "stages": list(stages),
+        "resume": None,
+        "logger": {"wandb": {}},
+    }
     return OmegaConf.create(given | more)
 
 

@@ -115,6 +115,8 @@ def test_a_plan_refuses_what_a_run_refuses(stage: str, overrides: list[str], mes
         ("prompt_length=-5", "prompt_length=-5: must be a number of tokens"),
         ("response_length=2.5", "response_length=2.5: must be a number of tokens"),
         ("device_memory=24", "device_memory=24: this is a number of bytes"),
+        ("device_memory=1MB", "device_memory=1MB: must be at least 1.0 MiB, as in device_memory=24GB"),
+        ("host_memory=800kB", "host_memory=800kB: must be at least 1.0 MiB"),
         ("host_memory=much", "host_memory=much: expected a size"),
     ],
 )
