@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -75,6 +76,45 @@ def test_a_run_that_gets_no_better_stops_and_says_why(
     said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("best: ")]
     assert said[0].endswith("so the run stops after step 27")
     assert said[1].startswith("best: model/ has the last weights, and model_best/ those of step 9 ")
+
+
+def evaluated(best: Best, *values: float, **state: Any) -> Any:
+    """Shows one evaluation after the other, and returns the trainer."""
+    defaults = {"sanity_checking": False, "should_stop": False, "is_global_zero": True}
+    running: Any = SimpleNamespace(**(defaults | {"current_epoch": 0, "global_step": 1} | state))
+    for value in values:
+        running.callback_metrics = {"val/loss": value}
+        best.on_validation_end(running, None)  # type: ignore[arg-type]
+    return running
+
+
+def test_only_evaluations_in_a_row_count_and_a_resumed_run_counts_on() -> None:
+    best = Best("sft", patience=2)
+    assert not evaluated(best, 3.0, 4.0, 2.0, 4.0).should_stop
+    resumed = Best("sft", patience=2)
+    resumed.load_state_dict(best.state_dict())
+    assert evaluated(resumed, 2.0).should_stop
+    # The weights of a run that begins are not among its best.
+    begun = Best("sft")
+    evaluated(begun, 1.0, sanity_checking=True)
+    assert begun.value is None
+
+
+def test_the_best_weights_may_be_those_within_an_epoch(parts: Callable, tmp_path: Path) -> None:
+    kept: dict[int, dict[str, torch.Tensor]] = {}
+
+    class RuinLater(pl.Callback):
+        def on_validation_start(self, trainer: pl.Trainer, module: Any) -> None:
+            if trainer.global_step > 3:
+                for weight in module.parameters():
+                    weight.data.zero_()
+            kept[trainer.global_step] = {name: weight.clone() for name, weight in module.net.state_dict().items()}
+
+    best = Best("sft")
+    trainer(tmp_path, RuinLater(), best, max_epochs=1, val_check_interval=3, **EVALUATE).fit(*parts("sft"))
+    assert (best.step, sorted(kept)) == (3, [3, 6, 9])
+    exports = exported(tmp_path / "model_best")
+    assert all(torch.equal(weight, kept[3][name]) for name, weight in exports.items())
 
 
 def test_a_resumed_run_remembers_the_best_and_takes_its_export_along(parts: Callable, tmp_path: Path) -> None:

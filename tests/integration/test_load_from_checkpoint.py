@@ -63,6 +63,13 @@ def saved(parts: Callable[..., Any], tmp_path: Path) -> Saved:
     return train
 
 
+def scatter(module: StageModule) -> None:
+    """Gives all adapters weights of their own; a new adapter changes nothing, since half of its weights are 0."""
+    for name, weight in module.named_parameters():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(weight)
+
+
 def written(module: StageModule, folder: Path) -> Path:
     """Writes the checkpoint of a module that was not trained."""
     module.configure_model()
@@ -111,6 +118,20 @@ def test_adapters_come_back_beside_the_weights_that_the_checkpoint_leaves_out(
     assert_close(loaded.state_dict(), module.state_dict(), rtol=0, atol=0)
     # A device without memory, which every machine has.
     assert SFTModule.load_from_checkpoint(path, map_location="meta").net.device.type == "meta"
+
+
+@pytest.mark.parametrize("method", ["nf4", "int8"])
+def test_adapters_of_quantized_weights_come_back(
+    method: str, source: ModelSource, renderer: Renderer, tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="needs the extra bitsandbytes")
+    module = SFTModule(partial(load_causal_lm, replace(source, adapter=Lora(rank=2), quantization=method)), renderer)
+    module.configure_model()
+    scatter(module)
+    loaded = SFTModule.load_from_checkpoint(written(module, tmp_path))
+    assert loaded.net.is_quantized
+    ids = torch.arange(10, 20)[None]
+    assert_close(loaded.net.eval()(ids).logits, module.net.eval()(ids).logits, rtol=0, atol=0)
 
 
 class OwnEngine(PaddedEngine):

@@ -51,6 +51,7 @@ def test_a_message_names_the_override_and_shows_a_line_for_the_shell_that_works(
     shown = message.partition(" as ")[2].partition(", or a list")[0]
     (argument,) = shlex.split(shown)
     assert read(argument) == value
+    assert ("neither a complete list" in message) == (value[0] in "[{")
 
 
 def test_commas_are_meant_in_a_sweep_and_not_otherwise() -> None:

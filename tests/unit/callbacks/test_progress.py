@@ -1,6 +1,7 @@
 """What a run shows while it trains, where there is a terminal and where there is none."""
 
 import io
+import re
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -115,9 +116,31 @@ def test_a_line_comes_in_time_even_while_a_rollout_takes_long() -> None:
     heartbeat = Heartbeat(0.02, rang.set)
     heartbeat.start()
     assert rang.wait(30)
+    # A program that fails does not wait for it.
+    assert heartbeat.thread.daemon
     heartbeat.stop()
     heartbeat.thread.join(30)
     assert not heartbeat.thread.is_alive()
+
+
+def test_a_line_comes_when_none_was_printed_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, beats = SimpleNamespace(now=0.0), []
+    monkeypatch.setattr("time.monotonic", lambda: clock.now)
+    heartbeat = Heartbeat(10, lambda: beats.append(clock.now))
+    waits: list[float] = []
+
+    def wait(seconds: float) -> bool:
+        if not waits:
+            heartbeat.last = clock.now + 6
+        waits.append(seconds)
+        clock.now += seconds
+        return len(waits) == 4
+
+    monkeypatch.setattr(heartbeat.ended, "wait", wait)
+    heartbeat._run()
+    # Something is printed after 6 seconds, so the first line comes 10 seconds later.
+    assert beats == [16, 26]
+    assert waits == [10, 6, 10, 10]
 
 
 def test_the_time_left_follows_from_what_this_process_has_done(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,9 +154,12 @@ def test_the_time_left_follows_from_what_this_process_has_done(monkeypatch: pyte
     assert pace.time_left() == "0:05:50"  # 70 steps of 5 seconds
     clock.now += 60
     assert pace.time_left() == "0:04:50"
-    endless = Pace(begun=0, total=float("inf"))
-    endless.measure(10)
-    assert endless.time_left() == ""
+    clock.now += 1000
+    assert pace.time_left() == "0:00:00"
+    for total in (float("inf"), -1):
+        endless = Pace(begun=0, total=total)
+        endless.measure(10)
+        assert endless.time_left() == ""
 
 
 @pytest.mark.parametrize("width", [120, 100, 60, 40, 25])
@@ -143,18 +169,35 @@ def test_the_bar_shows_whole_numbers_only_and_stays_on_one_line(width: int, monk
         monkeypatch.setattr(console, name, value)
     cells = [("loss", "6.25"), ("lr", "1e-06"), ("ETA", "0:12:31"), ("steps/s", "3.5"), ("tokens/s", "12,345")]
     bar = PhaseBar(lambda: cells)
-    bar.phase("iteration 12/100 update", 400, done=17)
+    bar.phase("iteration 12/100 rollout", None)
+    bar.phase("iteration 12/100 update", 400, done=16)
+    bar.advance()
+    assert bar.title() == "iteration 12/100 update 17/400"
     assert bar.progress is not None
     with console.capture() as captured:
         console.print(bar.progress.get_renderable())
     bar.close()
     (line,) = captured.get().splitlines()
     assert len(line) <= width
+    assert "17/400" in line or width < 60
     shown = [f"{label} {value}" for label, value in cells if f"{label} " in line]
     assert all(cell in line for cell in shown)
     # The most important ones come first, and at 100 columns four have space.
     assert shown == [f"{label} {value}" for label, value in cells[: len(shown)]]
     assert len(shown) >= {120: 4, 100: 3}.get(width, 0)
+
+
+def test_the_time_of_a_phase_comes_first_if_its_end_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"_file": io.StringIO(), "_force_terminal": True, "_width": 100, "_height": 30}.items():
+        monkeypatch.setattr(console, name, value)
+    bar = PhaseBar(lambda: [("loss", "6.25")])
+    bar.phase("export", None)
+    assert bar.title() == "export"
+    assert bar.progress is not None
+    with console.capture() as captured:
+        console.print(bar.progress.get_renderable())
+    bar.close()
+    assert re.search(r"0/\?.* 0:00:\d\d +loss 6\.25", captured.get())
 
 
 @pytest.mark.parametrize("settings", [{"log_every": 0}, {"every_seconds": 0.0}])
@@ -165,7 +208,8 @@ def test_impossible_intervals_are_refused(settings: dict[str, Any]) -> None:
 
 def test_a_preview_shows_the_first_answers_with_their_scores(screen: io.StringIO) -> None:
     samples = [{"prompt": f"Why {i}?", "response": f"So\n {i}.", "score": -7e-5, "gold": 1.0} for i in range(9)]
-    SamplePreview(num_rows=2).on_evaluation_end(trainer(), None, 1, samples)  # type: ignore[arg-type]
+    for running in (trainer(), trainer(is_global_zero=False)):
+        SamplePreview(num_rows=2).on_evaluation_end(running, None, 1, samples)  # type: ignore[arg-type]
     assert screen.getvalue().splitlines() == [
         "  Why 0? → So 0.  (score 0, gold 1)",
         "  Why 1? → So 1.  (score 0, gold 1)",
@@ -173,10 +217,12 @@ def test_a_preview_shows_the_first_answers_with_their_scores(screen: io.StringIO
 
 
 def test_a_long_preview_stays_on_its_line(screen: io.StringIO) -> None:
-    samples = [{"prompt": "why " * 200, "response": "so " * 200, "score": 0.5}]
+    samples = [{"prompt": "why " * 200 + "is it?", "response": "It " + "so " * 200, "score": 0.5}]
     SamplePreview().on_evaluation_end(trainer(), None, 1, samples)  # type: ignore[arg-type]
     (line,) = screen.getvalue().splitlines()
     assert 100 < len(line) <= 160
+    # The end of a prompt tells most, and the beginning of an answer.
+    assert "is it? → It so" in line
 
 
 def test_a_preview_of_no_rows_shows_nothing_and_a_negative_number_is_refused(screen: io.StringIO) -> None:

@@ -12,6 +12,7 @@ import pytest
 from datasets import Dataset, DatasetDict, load_dataset
 
 from lightning_rlhf.data.faults import WrongRow
+from lightning_rlhf.data.paths import is_local
 from lightning_rlhf.data.sources import source_of
 from lightning_rlhf.data.splits import Reading
 from lightning_rlhf.errors import UserError
@@ -89,6 +90,13 @@ def test_a_folder_without_data_files_is_an_error(tmp_path: Path) -> None:
     write(tmp_path / "README.md", "not data")
     with pytest.raises(UserError, match="holds no file of a known kind"):
         rows_of(tmp_path)
+
+
+def test_a_folder_without_data_files_is_found_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no file of a known kind"):
+        is_local(str(tmp_path))
+    (tmp_path / "rows.jsonl").write_text("")
+    assert is_local(str(tmp_path))
 
 
 def test_a_saved_dataset_is_read_from_its_folder(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ FOLDERS: dict[str, tuple[list[str], dict[str, str], list[str], list[str]]] = {
         ["train_1.jsonl", "train_2.jsonl"],
         ["validation.json"],
     ),
-    "names that say nothing": (["b.jsonl", "a.jsonl"], {}, ["a.jsonl", "b.jsonl"], []),
+    "names that say nothing": (["b.jsonl", "a.jsonl", "dataset_infos.json"], {}, ["a.jsonl", "b.jsonl"], []),
     "one that is held out": (["rows.jsonl", "test.jsonl"], {}, ["rows.jsonl"], ["test.jsonl"]),
     "files of programs": (["._train.jsonl", ".x/train.csv", "train.csv", "dataset_infos.json"], {}, ["train.csv"], []),
     "a snapshot of the hub": (

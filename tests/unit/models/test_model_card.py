@@ -23,7 +23,7 @@ from lightning_rlhf.models.meta.convert import converted
 from lightning_rlhf.models.model_card import FOLDER, model_card
 from lightning_rlhf.models.scalar import ScalarModel, load_scalar_model
 from lightning_rlhf.models.source import ModelSource
-from lightning_rlhf.models.training_record import TrainingRecord, records_of
+from lightning_rlhf.models.training_record import TrainingRecord, hub_model, records_of
 from lightning_rlhf.models.usage import Usage
 from lightning_rlhf.rollout.sampling import Sampling
 
@@ -72,8 +72,34 @@ def test_the_header_is_what_the_hub_reads() -> None:
     # The perplexity was not finite, which a header cannot contain as a number.
     assert [(metric["type"], metric["value"]) for metric in results["metrics"]] == [("loss", 1.5)]
     assert "| Loss |  | 1.5 | in nats \\| held-out |" in text
+    assert "| Perplexity | 9.1 | NaN |  |" in text
     assert "| some/data | train | 12 |" in text
     assert "lr: 1.0e-05" in text
+    assert "vllm serve path/to/this/folder" in text
+
+
+def test_the_header_names_what_is_on_the_hub_and_the_metrics_of_the_last_stage() -> None:
+    own: TrainingRecord = {**SFT, "stage": "ppo", "data": [{"use": "train", "name": "rows.jsonl", "hub": False}]}
+    own["metrics"] = [{**SFT["metrics"][0], "name": "score", "value": 2.5}]
+    header, text = rendered([SFT, own], adapter=True, notes=["The weights are averages."])
+    assert header["datasets"] == ["some/data"]
+    assert "| rows.jsonl | train |  |" in text
+    (results,) = header["model-index"][0]["results"]
+    assert [(metric["type"], metric["value"]) for metric in results["metrics"]] == [("score", 2.5)]
+    assert (header["base_model_relation"], header["library_name"]) == ("adapter", "peft")
+    assert header["tags"][2:] == ["sft", "ppo", "lora"]
+    assert "\nThe weights are averages.\n" in text
+
+
+def test_the_model_on_the_hub_is_found_through_the_folders_that_came_of_it(tmp_path: Path) -> None:
+    for name, base in {"sft": "some/base", "ppo": "../sft"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "lightning_rlhf.json").write_text(json.dumps({"base_model": base}))
+    assert hub_model(str(tmp_path / "ppo")) == "some/base"
+    # No name of a model on the hub has two slashes.
+    assert hub_model("models/of/mine") is None
+    (tmp_path / "sft" / "lightning_rlhf.json").write_text("{")
+    assert hub_model(str(tmp_path / "ppo")) is None
 
 
 def test_the_licence_is_left_to_the_user_unless_the_base_model_names_it(tmp_path: Path) -> None:
@@ -87,6 +113,9 @@ def test_the_licence_is_left_to_the_user_unless_the_base_model_names_it(tmp_path
     header, text = rendered([SFT], base=str(tmp_path))
     assert (header["license"], header["license_name"]) == ("other", "mine")
     assert "`other`, the licence of the base model" in text
+    (tmp_path / "README.md").write_text("---\nlicense: [\n---\n")
+    header, text = rendered([SFT], base=str(tmp_path))
+    assert "Not chosen yet" in text
 
 
 @pytest.mark.parametrize("told", [7, ["sft"], [{"stage": "sft"}], [{**SFT, "metrics": [{"name": "loss"}]}]])

@@ -25,14 +25,14 @@ ROWS = {
 
 
 class Positions(nn.Module):
-    """Scores each token by its position among the real tokens, or gives the number of real tokens of the row."""
+    """Scores each real token by its position among them, or gives the number of real tokens of the row."""
 
     def __init__(self, *, each_token: bool) -> None:
         super().__init__()
         self.each_token = each_token
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return attention_mask.cumsum(1) if self.each_token else attention_mask.sum(1, keepdim=True)
+        return attention_mask.cumsum(1) * attention_mask if self.each_token else attention_mask.sum(1, keepdim=True)
 
 
 @pytest.mark.parametrize("each_token", [True, False])
@@ -42,7 +42,10 @@ def test_a_module_of_ids_scores_what_the_actor_wrote(
     answers = make_answers(ROWS, cut=(2,))
     reward = as_reward(RewardNet(Positions(each_token=each_token)), renderer)
     # The padding is on the left of prompts and on the right of responses: neither counts.
-    assert reward(answers).whole.tolist() == answers.sequences.attention_mask.sum(1).tolist()
+    whole = reward(answers).whole
+    assert whole.tolist() == answers.sequences.attention_mask.sum(1).tolist()
+    # The module returns whole numbers, and scores are averaged.
+    assert whole.dtype == torch.float32
 
 
 @torch.no_grad()
