@@ -31,7 +31,7 @@ def special_tokens(renderer: Renderer) -> Finding:
     answer = renderer.conversation([QUESTION, _ANSWER], loss_on="last")
     learnt = [token for token, counts in zip(*answer, strict=True) if counts and token not in stops]
     between = str(tokenizer.decode(learnt)).rpartition(_ANSWER["content"])[2]
-    rendered = str(tokenizer.apply_chat_template([QUESTION, _ANSWER], tokenize=False))
+    rendered = str(tokenizer.apply_chat_template([QUESTION, _ANSWER], tokenize=False))  # type: ignore[arg-type]
     stopped = any(token in rendered.rpartition(_ANSWER["content"])[2] for token in tokens)
     return judged(
         "stop tokens",
