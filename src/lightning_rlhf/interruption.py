@@ -30,6 +30,17 @@ def signal_of(error: KeyboardInterrupt) -> int:
     return error.number if isinstance(error, Interrupted) else signal.SIGINT
 
 
+def interruption_behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """Finds the interruption that led to an error.
+
+    A signal may arrive within any library. Where it leaves an object half-made, the library's own cleaning up can fail,
+    and that error then takes the place of the interruption, as in OmegaConf.
+    """
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def interrupt(number: int, frame: FrameType | None) -> None:
     """A signal handler that raises `Interrupted`."""
     if number == signal.SIGHUP:

@@ -82,7 +82,7 @@ def _unknown_names(node: dict[str, object], path: str) -> Iterator[str]:
     parameters = inspect.signature(get_object(str(node["_target_"]))).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
-    for name in node.keys() - _KNOWN_BY_HYDRA - parameters.keys():
+    for name in (name for name in node if name not in _KNOWN_BY_HYDRA and name not in parameters):
         close = difflib.get_close_matches(name, parameters, n=1)
         has = f"did you mean {close[0]}?" if close else f"it has {', '.join(parameters)}"
         yield f"{path}.{name}: {node['_target_']} has no such setting; {has}".lstrip(".")
@@ -93,7 +93,7 @@ def _mismatches(node: dict[str, object], path: str) -> Iterator[str]:
     yield from _unknown_names(node, path)
     target = get_object(str(node["_target_"]))
     hints = annotations(target)
-    for name in inspect.signature(target).parameters.keys() & node.keys():
-        value = node[name]
-        if not isinstance(value, dict | list) and not fits(value, hints.get(name, object)):
+    parameters = inspect.signature(target).parameters
+    for name, value in node.items():
+        if name in parameters and not isinstance(value, dict | list) and not fits(value, hints.get(name, object)):
             yield f"{path}.{name}={value}: expected {in_words(hints[name])}".lstrip(".")

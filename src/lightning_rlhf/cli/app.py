@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from hydra.errors import HydraException, InstantiationException
 from omegaconf.errors import OmegaConfBaseException
@@ -16,7 +17,7 @@ from lightning_rlhf.console import complain
 from lightning_rlhf.distributed.launcher_watch import obey_signals
 from lightning_rlhf.distributed.shutdown import without_finalization
 from lightning_rlhf.errors import raise_problems
-from lightning_rlhf.interruption import Interrupted, signal_of
+from lightning_rlhf.interruption import Interrupted, interruption_behind, signal_of
 
 # What a shell adds to the number of the signal that has ended a process.
 _SIGNALLED = 128
@@ -47,7 +48,7 @@ def run_app(app: Callable[[], object]) -> None:
         try:
             app()
         except (HydraException, OmegaConfBaseException) as error:
-            if not isinstance(error, InstantiationException):
+            if not isinstance(error, InstantiationException) and interruption_behind(error) is None:
                 raise_problems(_all_problems())
             raise
 
@@ -87,16 +88,23 @@ def exit_codes() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        # A rank that is not the first has nothing to say.
-        if said := str(error) if isinstance(error, Interrupted) else "interrupted":
-            _say(said)
-        sys.exit(_SIGNALLED + signal_of(error))
+        _end(error)
     except Exception as error:
+        if stopped := interruption_behind(error):
+            _end(stopped)
         message, lost = user_message(error), _lost_process(error)
         if not (message or lost) or os.environ.get(_TRACEBACK) == "1":
             raise
         _say(f"error: {message or lost}")
         sys.exit(2 if message else 1)
+
+
+def _end(error: KeyboardInterrupt) -> NoReturn:
+    """Ends the process after a signal."""
+    # A rank that is not the first has nothing to say.
+    if said := str(error) if isinstance(error, Interrupted) else "interrupted":
+        _say(said)
+    sys.exit(_SIGNALLED + signal_of(error))
 
 
 def _lost_process(error: BaseException) -> str | None:

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from lightning_rlhf.distributed.blocks import models_in
 from lightning_rlhf.distributed.checkpoint_files import keep_last_file
@@ -28,7 +29,6 @@ class StageModule(LightningModule):
         """Starts without shares of a minibatch."""
         super().__init__()
         self.shares: dict[str, Tensor] = {}
-        self._logged_step = 0
 
     def log_share(self, shares: Mapping[str, Tensor]) -> None:
         """Adds the share of a micro-batch to metrics, which are logged as `train/<name>` when the step is taken.
@@ -41,14 +41,13 @@ class StageModule(LightningModule):
             self.shares[name] = self.shares.get(name, 0) + share.detach()
 
     def on_train_start(self) -> None:
-        """Starts from the step of a checkpoint."""
-        self.shares, self._logged_step = {}, self.trainer.global_step
+        """Forgets the shares of a step that was interrupted."""
+        self.shares = {}
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Logs the metrics of the minibatch after its last micro-batch."""
-        if self.trainer.global_step == self._logged_step or not self.shares:
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Logs the metrics of the minibatch, before any callback that ends a run after this step."""
+        if not self.shares:
             return
-        self._logged_step = self.trainer.global_step
         mine = torch.stack([share.float() for share in self.shares.values()])
         totals = self.trainer.strategy.reduce(mine, reduce_op="sum")
         metrics = {f"train/{name}": total for name, total in zip(self.shares, totals, strict=True)}

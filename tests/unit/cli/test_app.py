@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hydra.utils import instantiate
+from omegaconf.errors import OmegaConfBaseException
 
 from lightning_rlhf.assembly.user_message import user_message
 from lightning_rlhf.cli import app
@@ -79,6 +80,20 @@ def test_a_signal_is_one_line_and_the_code_of_a_shell(
         raise Interrupted(number, "interrupted; resume with: …")
     assert left.value.code == code
     assert capsys.readouterr().err == "interrupted; resume with: …\n"
+
+
+def test_a_signal_within_a_library_whose_cleaning_up_fails_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    # The handler of the signal raises in the middle of OmegaConf's work; what OmegaConf does then raises on its own.
+    with pytest.raises(SystemExit) as left, exit_codes():
+        try:
+            try:
+                raise Interrupted(signal.SIGHUP)
+            finally:
+                raise AttributeError("'NoneType' object has no attribute '_invalidate_flags_cache'")
+        except AttributeError as error:
+            raise OmegaConfBaseException(str(error)) from error
+    assert left.value.code == 129
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_only_the_first_of_several_processes_says_that_the_run_was_interrupted(

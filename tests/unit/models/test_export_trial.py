@@ -236,7 +236,7 @@ def test_an_adapter_that_would_stop_elsewhere_is_refused(
 def judge(request: pytest.FixtureRequest, make_source: MakeSource, tmp_path: Path) -> tuple[ScalarModel, Renderer]:
     """A reward model with an adapter, a head and a bias, on a base model in `sft/model`."""
     source = make_source(request.param, vocab_size=VOCABULARY)
-    renderer = chatml(source, IM_END)
+    renderer = chatml(source)
     base = source.trained(export_model(load_causal_lm(source), renderer, tmp_path / "sft" / "model", {}))
     model = load_scalar_model(replace(base, adapter=Lora(rank=4)), "normal")
     torch.manual_seed(0)
