@@ -82,16 +82,20 @@ def test_a_signal_is_one_line_and_the_code_of_a_shell(
     assert capsys.readouterr().err == "interrupted; resume with: …\n"
 
 
-def test_a_signal_within_a_library_whose_cleaning_up_fails_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+def a_signal_within_a_library() -> None:
     # The handler of the signal raises in the middle of OmegaConf's work; what OmegaConf does then raises on its own.
-    with pytest.raises(SystemExit) as left, exit_codes():
+    try:
         try:
-            try:
-                raise Interrupted(signal.SIGHUP)
-            finally:
-                raise AttributeError("'NoneType' object has no attribute '_invalidate_flags_cache'")
-        except AttributeError as error:
-            raise OmegaConfBaseException(str(error)) from error
+            raise Interrupted(signal.SIGHUP)
+        finally:
+            raise AttributeError("'NoneType' object has no attribute '_invalidate_flags_cache'")
+    except AttributeError as error:
+        raise OmegaConfBaseException(str(error)) from error
+
+
+def test_a_signal_within_a_library_whose_cleaning_up_fails_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left, exit_codes():
+        a_signal_within_a_library()
     assert left.value.code == 129
     assert capsys.readouterr().err == "interrupted\n"
 
