@@ -203,6 +203,15 @@ def test_what_would_run_code_is_refused(
         SFTModule.load_from_checkpoint(path)
 
 
+def test_settings_of_another_version_are_named(saved: Saved) -> None:
+    _, path = saved("ppo", **BUILDERS)
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["arguments"]["credit"]["horizon"] = 3
+    torch.save(checkpoint, path)
+    with pytest.raises(UserError, match=r"pass credit=…, because its Credit has the settings horizon, which this"):
+        PPOModule.load_from_checkpoint(path)
+
+
 @pytest.mark.parametrize(
     ("name", "node"),
     [

@@ -95,7 +95,7 @@ def read_arguments(
     if not isinstance(described, dict) or not described.keys() <= parameters.keys():
         raise UserError(f"{call}: this is no checkpoint of a {cls.__name__}")
     found, problems = dict(given), []
-    for name in described.keys() - given.keys():
+    for name in (name for name in described if name not in given):
         try:
             found[name] = _rebuilt(described[name])
         except UserError as error:
@@ -155,6 +155,8 @@ def _rebuilt(value: object) -> object:
         call = cast(dict[str, Any], _rebuilt(value[_CALL]))
         return functools.partial(known, *call["args"], **call["kwargs"]) if any(call.values()) else known
     _check_runs_no_code(str(value[_NAME]), parts)
+    if unknown := parts.keys() - inspect.signature(known).parameters.keys():
+        raise UserError(f"its {value[_NAME]} has the settings {', '.join(sorted(unknown))}, which this version has not")
     return known(**{name: _rebuilt(part) for name, part in parts.items()})
 
 
