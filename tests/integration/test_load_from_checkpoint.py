@@ -206,7 +206,7 @@ def test_what_would_run_code_is_refused(
 def test_settings_of_another_version_are_named(saved: Saved) -> None:
     _, path = saved("ppo", **BUILDERS)
     checkpoint = torch.load(path, weights_only=True)
-    checkpoint["arguments"]["credit"]["horizon"] = 3
+    checkpoint["arguments"]["credit"] = {"_name_": "Credit", "horizon": 3}
     torch.save(checkpoint, path)
     with pytest.raises(UserError, match=r"pass credit=…, because its Credit has the settings horizon, which this"):
         PPOModule.load_from_checkpoint(path)
