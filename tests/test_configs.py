@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.utils import instantiate
+from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from omegaconf import DictConfig, OmegaConf
 
@@ -25,6 +26,8 @@ from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.export import export_model
 from lightning_rlhf.models.scalar import ScalarModel, load_scalar_model
 from lightning_rlhf.models.source import ModelSource
+from lightning_rlhf.modules.arguments import read_arguments, remembers_arguments, save_arguments
+from lightning_rlhf.modules.optim import Optim
 from lightning_rlhf.stages import STAGES
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -254,3 +257,18 @@ def test_a_misspelt_key_of_a_stage_is_found_whichever_it_is(stage: str, part: st
         node[f"{key}_"] = node.pop(key)
         with pytest.raises(UserError, match=rf"^x\.{key}_: .* has no such setting"):
             check_targets({"x": node})
+
+
+@pytest.mark.parametrize("option", OPTIONS["optim"])
+def test_a_checkpoint_describes_each_optimizer(option: str) -> None:
+    class Module(LightningModule):
+        @remembers_arguments
+        def __init__(self, optim: Optim) -> None:
+            super().__init__()
+
+    optim = instantiate(plain(configured(f"optim={option}"))["sft"]["module"]["optim"], _convert_="all")
+    checkpoint: dict[str, Any] = {}
+    save_arguments(Module(optim), checkpoint)
+    read = read_arguments(checkpoint, Module, "load", {})["optim"]
+    assert read.optimizer.func is optim.optimizer.func
+    assert read.optimizer.keywords == optim.optimizer.keywords

@@ -25,6 +25,7 @@ from lightning_rlhf.models.shared import Shared
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.modules.adam import AdamTF
 from lightning_rlhf.modules.checkpoint import Checkpoint
+from lightning_rlhf.modules.low_bit_optimizers import adamw
 from lightning_rlhf.modules.optim import Optim
 from lightning_rlhf.modules.ppo_loss import PPOLoss
 from lightning_rlhf.randomwalks.graph import Graph, Optimality
@@ -36,6 +37,8 @@ from lightning_rlhf.rollout.credit import Credit
 from lightning_rlhf.rollout.engines.padded import PaddedEngine
 from lightning_rlhf.rollout.sampling import Sampling
 from lightning_rlhf.rollout.shaping import RewardShaping
+from lightning_rlhf.strategies.colossalai.boost import hybrid_adam
+from lightning_rlhf.strategies.deepspeed.ops import cpu_adamw
 
 M = TypeVar("M", bound=LightningModule)
 P = ParamSpec("P")
@@ -47,7 +50,7 @@ _KNOWN: dict[str, Callable[..., object]] = {
     for known in (
         *(AdapterReward, Credit, Lora, ModelSource, Optim, PPOLoss, PaddedEngine, RewardShaping, Sampling, Shared),
         *(WeightedSum, load_causal_lm, load_reward, load_reward_model, load_scalar_model),
-        *(AdamTF, torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD),
+        *(AdamTF, adamw, cpu_adamw, hybrid_adam, torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD),
         *(TextReward, ExactAnswer, Length, Pattern, Graph, Optimality, gold, vader),
     )
 }
