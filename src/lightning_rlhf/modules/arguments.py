@@ -37,8 +37,7 @@ from lightning_rlhf.rollout.credit import Credit
 from lightning_rlhf.rollout.engines.padded import PaddedEngine
 from lightning_rlhf.rollout.sampling import Sampling
 from lightning_rlhf.rollout.shaping import RewardShaping
-from lightning_rlhf.strategies.colossalai.boost import hybrid_adam
-from lightning_rlhf.strategies.deepspeed.ops import cpu_adamw
+from lightning_rlhf.strategies.optimizers import OPTIMIZERS
 
 M = TypeVar("M", bound=LightningModule)
 P = ParamSpec("P")
@@ -50,7 +49,7 @@ _KNOWN: dict[str, Callable[..., object]] = {
     for known in (
         *(AdapterReward, Credit, Lora, ModelSource, Optim, PPOLoss, PaddedEngine, RewardShaping, Sampling, Shared),
         *(WeightedSum, load_causal_lm, load_reward, load_reward_model, load_scalar_model),
-        *(AdamTF, adamw, cpu_adamw, hybrid_adam, torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD),
+        *(AdamTF, adamw, *OPTIMIZERS, torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD),
         *(TextReward, ExactAnswer, Length, Pattern, Graph, Optimality, gold, vader),
     )
 }

@@ -1,5 +1,6 @@
 """Reads a checkpoint of any strategy, on the CPU and without the processes that wrote it."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from lightning_rlhf.strategies.deepspeed import checkpoint as deepspeed
 from lightning_rlhf.strategies.fsdp import checkpoint as fsdp
 from lightning_rlhf.strategies.pickle_checks import check_file
 
-_FOLDERS = [
+_Read = Callable[[Path], dict[str, Any]]
+_FOLDERS: list[tuple[Callable[[Path], bool], _Read, _Read]] = [
     (fsdp.is_distributed_checkpoint, fsdp.read_weights, fsdp.read_rest),
     (deepspeed.is_deepspeed_checkpoint, deepspeed.read_weights, deepspeed.read_rest),
     (colossalai.is_colossalai_checkpoint, colossalai.read_weights, colossalai.read_rest),
@@ -30,10 +32,8 @@ def read_weights(checkpoint: Path) -> dict[str, Tensor]:
     """
     if checkpoint.is_file():
         return _read_file(checkpoint)["state_dict"]
-    for recognises, weights, _ in _FOLDERS:
-        if recognises(checkpoint):
-            return weights(checkpoint)
-    raise _unknown(checkpoint)
+    weights, _ = _readers(checkpoint)
+    return weights(checkpoint)
 
 
 def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
@@ -47,10 +47,8 @@ def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
     """
     if checkpoint.is_file():
         return _read_file(checkpoint)
-    for recognises, weights, rest in _FOLDERS:
-        if recognises(checkpoint):
-            return rest(checkpoint) | {"state_dict": weights(checkpoint)}
-    raise _unknown(checkpoint)
+    weights, rest = _readers(checkpoint)
+    return rest(checkpoint) | {"state_dict": weights(checkpoint)}
 
 
 def _read_file(checkpoint: Path) -> dict[str, Any]:
@@ -58,5 +56,9 @@ def _read_file(checkpoint: Path) -> dict[str, Any]:
     return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
 
 
-def _unknown(checkpoint: Path) -> UserError:
-    return UserError(f"checkpoint={checkpoint}: not a checkpoint that a strategy of this package has written")
+def _readers(folder: Path) -> tuple[_Read, _Read]:
+    """Finds the functions that read the weights and the rest of a folder."""
+    for recognises, weights, rest in _FOLDERS:
+        if recognises(folder):
+            return weights, rest
+    raise UserError(f"checkpoint={folder}: not a checkpoint that a strategy of this package has written")
