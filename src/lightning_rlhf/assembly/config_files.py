@@ -40,7 +40,12 @@ def command_file(command: str) -> Path:
 
 def default_options(file: Path) -> dict[str, str]:
     """The option that the defaults list of a file chooses for each group, in the order of the list."""
-    return {group: option for entry in _defaults(file) if isinstance(entry, dict) for group, option in entry.items()}
+    return {
+        group.removeprefix("override "): option
+        for entry in _defaults(file)
+        if isinstance(entry, dict)
+        for group, option in entry.items()
+    }
 
 
 def included(file: Path) -> list[Path]:
@@ -61,13 +66,13 @@ def header(file: Path) -> list[str]:
 
 
 def settings(file: Path) -> list[Setting]:
-    """The settings at the top of a file, without those of Hydra itself."""
+    """The settings at the top of a file, without those of Hydra itself and those that change settings of a group."""
     text = file.read_text(encoding="utf-8")
     lines, found = text.splitlines(), []
     top = yaml.compose(text)
     assert isinstance(top, yaml.MappingNode), f"{file} is not a mapping"
     for key, value in top.value:
-        if key.value in ("defaults", "hydra"):
+        if key.value == "defaults" or isinstance(value, yaml.MappingNode):
             continue
         first = key.start_mark.line
         while first and lines[first - 1].startswith("#"):
