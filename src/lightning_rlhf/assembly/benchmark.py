@@ -1,4 +1,4 @@
-"""Runs a benchmark: iterations of PPO that are built as those of `train` are, on random prompts and with a stopwatch."""
+"""Runs a benchmark: iterations of PPO that are built as `train` builds them, with random prompts and a stopwatch."""
 
 import time
 from pathlib import Path

@@ -44,9 +44,9 @@ def print_benchmark(result: dict[str, Any], folder: Path) -> None:
         )
     console.table(rows)
     console.say(
-        f"peak memory: {readable(metrics['peak_tensor_bytes'])} of tensors, "
-        f"{readable(metrics['peak_rss_bytes'])} of the whole process; GEMM peak {_three_digits(metrics['gemm_tflops'])} "
-        f"TFLOPS; medians of {len(result['iterations'])} iterations"
+        f"peak memory: {readable(metrics['peak_tensor_bytes'])} of tensors, {readable(metrics['peak_rss_bytes'])} of the "
+        f"whole process; GEMM peak {_three_digits(metrics['gemm_tflops'])} TFLOPS; medians of "
+        f"{len(result['iterations'])} iterations"
     )
     console.say(f"result: {folder / 'result.json'}")
 
