@@ -43,10 +43,10 @@ def print_benchmark(result: dict[str, Any], folder: Path) -> None:
             _three_digits(phase["tflops_seed_formula"]),
         )
     console.table(rows)
+    tensors, process = readable(metrics["peak_tensor_bytes"]), readable(metrics["peak_rss_bytes"])
     console.say(
-        f"peak memory: {readable(metrics['peak_tensor_bytes'])} of tensors, {readable(metrics['peak_rss_bytes'])} of the "
-        f"whole process; GEMM peak {_three_digits(metrics['gemm_tflops'])} TFLOPS; medians of "
-        f"{len(result['iterations'])} iterations"
+        f"peak memory: {tensors} of tensors, {process} of the whole process; GEMM peak "
+        f"{_three_digits(metrics['gemm_tflops'])} TFLOPS; medians of {len(result['iterations'])} iterations"
     )
     console.say(f"result: {folder / 'result.json'}")
 

@@ -5,8 +5,9 @@ key-value cache; a token attends to those before it, which are half of the row o
 model is needed at response tokens alone. Padding does not count, and neither does anything that is computed twice. See
 `planner.flops` for the sources.
 
-`of_predecessors` is the formula of ColossalAI's benchmarks, with which their figures can be compared. Its rollout has no
-cache: each new token sends the whole row before it through the model, which counts tens of times more than is needed.
+`of_predecessors` is the formula of ColossalAI's benchmarks, with which their figures can be compared. Its rollout has
+no cache: each new token sends the whole row before it through the model, which counts tens of times more than is
+needed.
 Source: ColossalAI, applications/ChatGPT, `chatgpt/trainer/callbacks/performance_evaluator.py` (2023).
 
 Shapes: N rows over all processes.
@@ -51,7 +52,7 @@ def counted(job: Job) -> Counted:
         whole, shared = nets.sizes.passed, BACKBONE in nets.members
         policy = nets.module.get_submodule(BACKBONE if shared else "actor")
         causal = policy if hasattr(policy, "get_output_embeddings") else nets.module.exported()  # type: ignore[operator]
-        head = causal.get_output_embeddings().weight.numel()  # type: ignore[operator, union-attr]
+        head = causal.get_output_embeddings().weight.numel()  # type: ignore[operator]
         # A role that is an adapter of the backbone is counted with the backbone's head, whether it calls it or not.
         with_head = {*_POLICIES, *nets.sizes.played}
         bodies = {
