@@ -55,7 +55,7 @@ def test_geometric_lengths_differ_and_stay_within_the_limit(tmp_path: Path) -> N
 
 
 def test_fixed_lengths_are_never_shorter(tmp_path: Path) -> None:
-    # A model with random weights draws each of 814 tokens alike, so 6,144 tokens contain EOS but for once in 1,900 runs.
+    # A model with random weights draws each of 814 tokens alike: 6,144 tokens without EOS happen once in 1,900 runs.
     settings = ["response_length=48", "rollout_batch_size=64", "minibatch_size=64", "repeats=2", "warmup=0"]
     assert measured(tmp_path, *settings)["mean_lengths"]["response"] == 48
 
