@@ -40,12 +40,7 @@ def command_file(command: str) -> Path:
 
 def default_options(file: Path) -> dict[str, str]:
     """The option that the defaults list of a file chooses for each group, in the order of the list."""
-    return {
-        group.removeprefix("override "): option
-        for entry in _defaults(file)
-        if isinstance(entry, dict)
-        for group, option in entry.items()
-    }
+    return {group: option for entry in _defaults(file) if isinstance(entry, dict) for group, option in entry.items()}
 
 
 def included(file: Path) -> list[Path]:
