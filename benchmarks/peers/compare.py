@@ -135,7 +135,7 @@ def _machine(repeats: int) -> str:
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     commit = commit_of(PEERS)
     return (
-        f"Medians of {repeats} turns on {next(names, platform.machine())}, {os.cpu_count()} cores, fp32; commit "
+        f"Medians of {repeats} turn(s) on {next(names, platform.machine())}, {os.cpu_count()} cores, fp32; commit "
         f"{commit[1][:12] if commit else 'unknown'}."
     )
 
@@ -171,7 +171,7 @@ def main() -> None:
     asked = parser.parse_args()
     row, envs = ROWS[asked.row], asked.envs.absolute()
     found = turns(row, work_of(row, asked.work), envs, asked.repeats, asked.overrides)
-    changes = [f"--work {change}" for change in asked.work]
+    changes = [word for change in asked.work for word in ("--work", change)]
     arguments = [asked.row, "--envs", "ENVS", f"--repeats {asked.repeats}", *changes, *asked.overrides]
     section = report(asked.row, row, found, envs, arguments)
     print(section)

@@ -4,6 +4,7 @@ import gc
 import resource
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -43,7 +44,15 @@ class PeakMemory(RLHFCallback):
 
 
 def peak_rss_bytes() -> int:
-    """The largest resident memory of this process so far, in bytes (man 2 getrusage)."""
-    # Linux counts KiB, macOS bytes.
+    """The largest resident memory of this process so far, in bytes.
+
+    Linux says it in `/proc/self/status` as `VmHWM` (man 5 proc). The value of `getrusage` would not do there: a process
+    inherits it from the one that started it, which may be larger. Other systems have `getrusage` alone.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        lines = status.read_text(encoding="utf-8").splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    # macOS counts bytes, other systems KiB.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
