@@ -25,7 +25,6 @@ from lightning_rlhf.callbacks.run_record import versions
 from lightning_rlhf.distributed.collectives import gather_objects
 from lightning_rlhf.distributed.phases import release
 from lightning_rlhf.models.source import ModelSource
-from lightning_rlhf.rollout.engines.phase import EngineHandle
 from lightning_rlhf.saving import write_json
 
 
@@ -53,7 +52,7 @@ def benchmark(config: DictConfig, folder: Path) -> dict[str, Any]:
     module: Any = stage.module
     set_nets(module, settings, source, eos)
     clock, memory = Stopwatch(), PeakMemory(settings.iterations - 1)
-    module.engine = EngineHandle(clock.timed(module.engine.build))
+    module.engine.build = clock.timed(module.engine.build)
     stage.trainer.callbacks += [clock, memory]  # type: ignore[attr-defined]
     read_data(stage)
     pl.seed_everything(config.seed, verbose=False)

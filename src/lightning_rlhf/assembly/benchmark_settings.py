@@ -19,6 +19,11 @@ _REPLACED = {
 }
 """Settings of train, with those of a benchmark that take their place."""
 
+_GROUPS = ("data", "ppo.data", "callbacks", "ppo.callbacks", "logger")
+_ABSENT = (*_GROUPS, "resume", "dry_run")
+"""Settings of train that have no effect."""
+_BELOW = tuple(f"{group}." for group in _GROUPS)
+
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkSettings:
@@ -77,8 +82,8 @@ def _without_effect(overrides: Sequence[str]) -> Iterator[str]:
         key, _, value = override.lstrip("+~").partition("=")
         if key in _REPLACED:
             yield f"{key}: in a benchmark {_REPLACED[key]} takes its place: set {_REPLACED[key]}={value}"
-        elif key.startswith(("ppo.data.", "data.")) or key == "data":
-            yield f"{key}: a benchmark reads no data: leave it out"
+        elif key in _ABSENT or key.startswith(_BELOW):
+            yield f"{key}: a benchmark has no data, callbacks, loggers and checkpoints: leave it out"
 
 
 def _mistakes(config: DictConfig) -> Iterator[str]:
