@@ -61,13 +61,13 @@ def header(file: Path) -> list[str]:
 
 
 def settings(file: Path) -> list[Setting]:
-    """The settings at the top of a file, without those of Hydra itself."""
+    """The settings at the top of a file, without those of Hydra itself and those that change settings of a group."""
     text = file.read_text(encoding="utf-8")
     lines, found = text.splitlines(), []
     top = yaml.compose(text)
     assert isinstance(top, yaml.MappingNode), f"{file} is not a mapping"
     for key, value in top.value:
-        if key.value in ("defaults", "hydra"):
+        if key.value == "defaults" or isinstance(value, yaml.MappingNode):
             continue
         first = key.start_mark.line
         while first and lines[first - 1].startswith("#"):

@@ -99,8 +99,10 @@ def _unknown_lengths(config: DictConfig, overrides: Sequence[str], choices: Mapp
 
 
 def _sections() -> set[str]:
-    """The keys at the top of the configurations of `train` and `plan`, and their groups."""
-    loaded = [OmegaConf.load(str(files("lightning_rlhf.conf") / f"{name}.yaml")) for name in ("train", "plan")]
+    """The keys at the top of the configurations of `train` and of those that add to it, and their groups."""
+    loaded = [
+        OmegaConf.load(str(files("lightning_rlhf.conf") / f"{name}.yaml")) for name in ("train", "plan", "benchmark")
+    ]
     groups = {str(group) for entry in loaded[0].defaults if entry != "_self_" for group in entry}
     groups -= {"strategy", "stage", "algorithm", "adapter", "experiment"}
     return {*groups, *(str(key) for config in loaded for key in config), *(r.block for r in STAGES.values()), "stages"}
