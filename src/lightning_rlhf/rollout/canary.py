@@ -8,7 +8,7 @@ each transfer, and its log-probs must be those that the trained model gives to t
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_rlhf.data.batches import pad
 from lightning_rlhf.distributed.collectives import gather_objects
@@ -67,8 +67,30 @@ def differs(net: nn.Module, device: torch.device, request: Request, answer: Comp
     ids, both = torch.cat([prompt, response], dim=1).to(device), torch.cat([prompt_mask, mask], dim=1).to(device)
     sequences = Sequences(ids, both, mask.to(device))
     own = token_logprobs(response_logits(net, sequences, CANARY.temperature), sequences.responses)[0].float().cpu()
-    apart = (own - torch.tensor(answer.logprobs)).abs()
-    exact = dtype == torch.float32
+    return _apart(own, torch.tensor(answer.logprobs), dtype)
+
+
+def differs_from(proven: Completion, answer: Completion, dtype: torch.dtype) -> str:
+    """Compares an answer to the canary with one that was compared with the trained model.
+
+    Args:
+        proven: The earlier answer, by the same weights.
+        answer: The answer to check.
+        dtype: The dtype in which both were drawn.
+
+    Returns:
+        What is wrong, in words; empty if both come from the same weights.
+    """
+    # Up to the first token that differs by rounding, the log-probs are comparable.
+    same = [one == other for one, other in zip(proven.ids, answer.ids, strict=True)]
+    length = same.index(False) if False in same else len(same)
+    if length == 0:
+        return "it has drawn another first token than a server with these weights"
+    return _apart(torch.tensor(proven.logprobs[:length]), torch.tensor(answer.logprobs[:length]), dtype)
+
+
+def _apart(own: Tensor, others: Tensor, dtype: torch.dtype) -> str:
+    apart, exact = (own - others).abs(), dtype == torch.float32
     found, limit = float(apart.max() if exact else apart.mean()), EXACT if exact else ROUNDED
     # NaN is not within the limit either.
     if found <= limit:
@@ -89,11 +111,16 @@ def check_canary(problem: Callable[[], str], where: str, version: int) -> None:
     """
     found = next((text for text in gather_objects([problem()]) if text), "")
     if found:
-        raise UserError(
-            f"{where} does not have the weights of the trainer after the transfer of version {version}: {found}. "
-            "Nothing was trained on its responses. Check that it serves this model in the trainer's dtype, with "
-            "--logprobs-mode processed_logprobs, and that no other run sends it weights; docs/vllm.md explains the check"
-        )
+        raise unproven(where, version, found)
+
+
+def unproven(where: str, version: int, problem: str) -> UserError:
+    """Makes the error for an engine that does not have the weights of the trainer."""
+    return UserError(
+        f"{where} does not have the weights of the trainer after the transfer of version {version}: {problem}. Nothing "
+        "was trained on its responses. Check that it serves this model in the trainer's dtype, with --logprobs-mode "
+        "processed_logprobs, and that no other run sends it weights; docs/vllm.md explains the check"
+    )
 
 
 def check_first_ratio(samples: Samples) -> None:
@@ -109,8 +136,8 @@ def check_first_ratio(samples: Samples) -> None:
     mean = float(masked_mean(ratio, samples.sequences.response_mask))
     if not RATIO[0] <= mean <= RATIO[1]:
         raise UserError(
-            f"rollout: before the update, the actor gives the sampled tokens {mean:.3g} times the probability with which "
-            f"the engine drew them, on average, and {RATIO[0]:g} to {RATIO[1]:g} is about 1: the engine samples from "
-            "another model. Use the same dtype in engine and trainer (rollout.engine.dtype, trainer.precision), or "
+            f"rollout: before the update, the actor gives the sampled tokens {mean:.3g} times the probability with "
+            f"which the engine drew them, on average, and {RATIO[0]:g} to {RATIO[1]:g} is about 1: the engine samples "
+            "from another model. Use one dtype in engine and trainer (rollout.engine.dtype, trainer.precision), or set "
             "rollout=padded"
         )

@@ -168,9 +168,7 @@ class VllmEngine:
                 said = output.outputs[0]
                 logprobs = [of[token].logprob for token, of in zip(said.token_ids, said.logprobs, strict=True)]
                 versions = [span.version for span in said.weight_versions or ()]
-                yield completion(
-                    place, said.token_ids, logprobs, said.finish_reason, versions, version, sampling
-                )
+                yield completion(place, said.token_ids, logprobs, said.finish_reason, versions, version, sampling)
 
     def _outputs(
         self, requests: Sequence[Request], sampling: Sampling, stop_ids: tuple[int, ...]

@@ -47,7 +47,8 @@ def sent_weights(net: nn.Module, weights: Iterable[tuple[str, Tensor]]) -> Itera
         plain = merged_weights(model)
     elif adapter_layers(model):
         # The layers are merged on the CPU, since the model itself may be divided among processes.
-        plain = merged_weights(rebuilt(model, {name: weight.cpu() for name, weight in named}))
+        whole: Any = rebuilt(model, {name: weight.cpu() for name, weight in named})
+        plain = merged_weights(whole)
     else:
         assert is_plain(model)
         plain = iter(named)
