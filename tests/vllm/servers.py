@@ -27,7 +27,14 @@ class Server:
         """Starts the process."""
         command = ["-m", "vllm.entrypoints.openai.api_server", "--model", str(self.folder / "model")]
         command += ["--port", str(self.port), "--host", "127.0.0.1", "--dtype", "float32", "--enforce-eager"]
-        command += ["--skip-tokenizer-init", "--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"]
+        command += [
+            "--enable-scale-out",
+            "--skip-tokenizer-init",
+            "--logprobs-mode",
+            "processed_logprobs",
+            "--generation-config",
+            "vllm",
+        ]
         command += ["--worker-extension-cls", "lightning_rlhf.rollout.engines.vllm_worker.TakesWeights"]
         command += ["--kv-cache-memory-bytes", str(64 << 20), "--max-num-seqs", "16", *self.arguments]
         environment = {
