@@ -8,6 +8,7 @@ from torch import nn
 from lightning_rlhf.data.batches import pad
 from lightning_rlhf.models.forward import response_logits
 from lightning_rlhf.ops.logprobs import token_logprobs
+from lightning_rlhf.rollout.engines.engine import Request
 from lightning_rlhf.rollout.engines.vllm_in_process import VllmEngine
 from lightning_rlhf.rollout.engines.vllm_server import VllmServerEngine
 from lightning_rlhf.rollout.sampled import sample
@@ -46,3 +47,9 @@ def apart(engine: VllmEngine | VllmServerEngine, net: nn.Module, temperature: fl
     assert sampled.logprobs[mask].std() > 0.1
     assert set(sampled.weights_version.flatten().tolist()) == {engine.weights_version}
     return float((scored - sampled.logprobs)[mask].abs().max())
+
+
+def responses(engine: VllmEngine | VllmServerEngine) -> list[list[int]]:
+    """Returns the ids that the engine draws for some requests."""
+    requests = [Request(prompt, key) for prompt, key in zip(PROMPTS, KEYS, strict=True)]
+    return [answer.ids for answer in engine.generate(requests, Sampling(max_new_tokens=24), stop_ids=(5,))]

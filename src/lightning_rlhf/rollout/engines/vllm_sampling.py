@@ -25,7 +25,8 @@ def sampling_params(request: Request, sampling: Sampling, stop_ids: tuple[int, .
         "min_p": 0.0,
         "repetition_penalty": 1.0,
         "seed": request.key.as_seed(),
-        "stop_token_ids": list(stop_ids),
+        # vLLM refuses -1, which stands for no token.
+        "stop_token_ids": [token for token in stop_ids if token >= 0],
         "ignore_eos": True,
         "detokenize": False,
         # The log-prob of the token itself, and of no other token.
