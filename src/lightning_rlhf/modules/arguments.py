@@ -25,6 +25,7 @@ from lightning_rlhf.models.shared import Shared
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.modules.adam import AdamTF
 from lightning_rlhf.modules.checkpoint import Checkpoint
+from lightning_rlhf.modules.importance import Importance
 from lightning_rlhf.modules.low_bit_optimizers import adamw
 from lightning_rlhf.modules.optim import Optim
 from lightning_rlhf.modules.ppo_loss import PPOLoss
@@ -35,6 +36,8 @@ from lightning_rlhf.rewards.rules import ExactAnswer, Length, Pattern
 from lightning_rlhf.rewards.sentiment import vader
 from lightning_rlhf.rollout.credit import Credit
 from lightning_rlhf.rollout.engines.padded import PaddedEngine
+from lightning_rlhf.rollout.engines.vllm_in_process import VllmEngine
+from lightning_rlhf.rollout.engines.vllm_server import VllmServerEngine
 from lightning_rlhf.rollout.sampling import Sampling
 from lightning_rlhf.rollout.shaping import RewardShaping
 from lightning_rlhf.strategies.optimizers import OPTIMIZERS
@@ -50,6 +53,7 @@ _KNOWN: dict[str, Callable[..., object]] = {
         *(AdapterReward, Credit, Lora, ModelSource, Optim, PPOLoss, PaddedEngine, RewardShaping, Sampling, Shared),
         *(WeightedSum, load_causal_lm, load_reward, load_reward_model, load_scalar_model),
         *(AdamTF, adamw, *OPTIMIZERS, torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD),
+        *(Importance, VllmEngine, VllmServerEngine),
         *(TextReward, ExactAnswer, Length, Pattern, Graph, Optimality, gold, vader),
     )
 }

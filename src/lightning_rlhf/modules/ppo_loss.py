@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_rlhf.errors import raise_problems
 from lightning_rlhf.models.roles import TokenStats
+from lightning_rlhf.modules.importance import Importance
 from lightning_rlhf.ops.aggregation import AGGREGATIONS
 from lightning_rlhf.ops.losses import (
     POLICY_LOSSES,
@@ -50,6 +51,7 @@ class PPOLoss:
         clip_range_value: How far a value may move within an iteration.
         vf_coef: Weight of the value loss.
         ent_coef: Weight of the entropy bonus.
+        importance: Corrects the policy loss for an engine that does not equal the scorer; None for no correction.
     """
 
     policy: str = "clipped"
@@ -60,6 +62,7 @@ class PPOLoss:
     clip_range_value: float = 0.2
     vf_coef: float = 0.1
     ent_coef: float = 0.0
+    importance: Importance | None = None
 
     def __post_init__(self) -> None:
         """Checks the values."""
@@ -120,11 +123,12 @@ class PPOLoss:
         old, mask = batch.experience, batch.experience.sequences.response_mask
         weights = AGGREGATIONS[self.aggregation](mask, batch.size)
         inputs = PolicyBatch(new.logprobs, old.old_logprobs, old.advantages, mask)
-        policy = weighted_policy_loss(self.policy_loss(inputs), mask, weights)
+        factors, corrections = (1.0, {}) if self.importance is None else self.importance(old)
+        policy = weighted_policy_loss(self.policy_loss(inputs), mask, weights * factors)
         entropy = masked_sum(new.entropy, mask) / batch.size.num_tokens
         loss = policy.loss - self.ent_coef * entropy
         sums = {"policy_loss": policy.loss, "entropy": entropy}
-        means = {"approx_kl": policy.approx_kl, "clip_fraction": policy.clip_fraction}
+        means = {"approx_kl": policy.approx_kl, "clip_fraction": policy.clip_fraction, **corrections}
         if values is not None:
             assert old.old_values is not None
             assert old.returns is not None

@@ -16,6 +16,7 @@ from lightning_rlhf.hooks import notify
 from lightning_rlhf.modules.finite import check_finite
 from lightning_rlhf.ops.masked import masked_sum
 from lightning_rlhf.ops.moments import update_moments
+from lightning_rlhf.rollout.canary import check_first_ratio
 from lightning_rlhf.rollout.collect import collect, gather_samples, said_of
 from lightning_rlhf.rollout.credit import to_experience
 from lightning_rlhf.rollout.dataset import RolloutDataset
@@ -109,6 +110,8 @@ def collect_rollout(module: "PPOModule", train_prompts: Sequence[Prompt], iterat
         )
         samples = gather_samples(samples)
         check_finite(module.trainer, said_of(samples))
+        if not engine.shares_weights:
+            check_first_ratio(samples)
         module.moments = update_moments(module.moments, samples.scores.whole)
         experience, judged = to_experience(
             samples,

@@ -9,6 +9,7 @@ from lightning_rlhf.data.shares import rows_at_a_time
 from lightning_rlhf.models.adapters.lora import Lora
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.planner.layout import Layout
+from lightning_rlhf.planner.own_engine import OwnEngine
 from lightning_rlhf.stages import STAGES, StageRecord
 
 
@@ -51,6 +52,8 @@ class Job:
     rollout_batch_size: int = 0
     """Number of responses of an iteration, or of responses on which a reward model is normalised."""
     rollout_micro_batch_size: int = 0
+    engine: OwnEngine | None = None
+    """The rollout engine, if it has weights of its own; None if the trained model itself samples."""
     normalizing_length: int = 0
     """Maximum length of the responses on which a reward model is normalised; 0 if it is not normalised."""
     ppo_epochs: int = 1

@@ -45,10 +45,17 @@ def moments(job: Job) -> list[Moment]:
     base = rule.parameters + rule.optimizer + rule.always + experience
     whole = base + rule.gradients
     moments = [Moment("load", "models are loaded", rule.parameters + rule.always)]
+    engine: Bytes = Counter() if job.engine is None else job.engine.memory(found.sizes)
     if job.record.samples:
-        sampling = whole + rule.generation
-        moments += _sampling("rollout", "actor", sampling, found, rule)
+        sampling = whole + (rule.generation if job.engine is None else engine)
+        if job.engine is None:
+            moments += _sampling("rollout", "actor", sampling, found, rule)
+        else:
+            moments.append(Moment("rollout", "the engine samples", sampling))
         moments += _walk("scoring", "", found.segments["scoring"], [sampling] * 2, rule, found.sizes)
+    if not job.on_gpu:
+        # An engine sleeps during the update, but not on a CPU.
+        base, whole = base + engine, whole + engine
     bases = [whole + rule.forward, base + rule.backward]
     moments += _walk("update", "", found.segments["update"], bases, rule, found.sizes)
     moments.append(Moment("update", "optimizer step", whole + rule.step))

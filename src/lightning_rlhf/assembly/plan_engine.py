@@ -1,0 +1,22 @@
+"""Reads from a configuration what a rollout engine with weights of its own holds on the device of the trainer."""
+
+from hydra.utils import get_object
+from omegaconf import DictConfig
+
+from lightning_rlhf.models.source import DTYPES, ModelSource
+from lightning_rlhf.planner.own_engine import OwnEngine
+
+
+def own_engine(node: DictConfig, source: ModelSource) -> OwnEngine | None:
+    """Returns the memory of the engine; None if the trained model itself samples.
+
+    Args:
+        node: The settings of the engine. One that samples on the device of the trainer has `cache_gib`.
+        source: The source of the actor, whose dtype is that of the engine if it has none of its own.
+    """
+    if get_object(node["_target_"]).shares_weights:
+        return None
+    if "cache_gib" not in node:
+        return OwnEngine()
+    dtype = source.torch_dtype if node.dtype is None else DTYPES[node.dtype]
+    return OwnEngine(cache_bytes=round(node.cache_gib * 2**30), dtype=dtype)

@@ -1,0 +1,201 @@
+"""How requests are dealt over servers, with small HTTP servers that answer as they are told."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.rollout.engines.vllm_fleet import Fleet, LostServerError
+
+
+class Answering(ThreadingHTTPServer):
+    """Answers each request by a function of its path and body, which may raise to cut the connection."""
+
+    def __init__(self, act: Callable[[str, Any], tuple[int, Any]]) -> None:
+        self.seen: list[Any] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.answer(None)
+
+            def do_POST(self) -> None:
+                self.answer(json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or "null"))
+
+            def answer(self, body: Any) -> None:
+                outer.seen.append((self.path, body))
+                try:
+                    status, content = act(self.path, body)
+                except ConnectionError:
+                    self.close_connection = True
+                    return
+                text = json.dumps(content).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            def log_message(self, *_: Any) -> None:
+                """Stays quiet."""
+
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+@contextmanager
+def serving(*acts: Callable[[str, Any], tuple[int, Any]]) -> Iterator[list[Answering]]:
+    servers = [Answering(act) for act in acts]
+    threads = [threading.Thread(target=server.serve_forever, daemon=True) for server in servers]
+    for thread in threads:
+        thread.start()
+    try:
+        yield servers
+    finally:
+        for server in servers:
+            server.shutdown()
+            server.server_close()
+
+
+def fleet_of(servers: list[Answering], **settings: Any) -> Fleet:
+    defaults: dict[str, Any] = {"max_connections": 2, "timeout": 20.0, "on_lost": "stop", "wait_seconds": 20.0}
+    return Fleet([server.url for server in servers], **(defaults | settings))
+
+
+def echo(path: str, body: Any) -> tuple[int, Any]:
+    return 200, body
+
+
+BODIES = [{"number": number} for number in range(20)]
+
+
+def test_each_request_is_answered_once_by_one_of_the_servers() -> None:
+    with serving(echo, echo) as servers:
+        answers = dict(fleet_of(servers).answers(BODIES))
+        assert answers == dict(enumerate(BODIES))
+        shares = [len(server.seen) for server in servers]
+    assert sum(shares) == 20
+    assert min(shares) > 0
+
+
+def test_no_request_gives_no_answer() -> None:
+    with serving(echo) as servers:
+        assert list(fleet_of(servers).answers([])) == []
+
+
+def test_connections_are_bounded() -> None:
+    open_now, most, lock = [0], [0], threading.Lock()
+
+    def slow(path: str, body: Any) -> tuple[int, Any]:
+        with lock:
+            open_now[0] += 1
+            most[0] = max(most[0], open_now[0])
+        time.sleep(0.02)
+        with lock:
+            open_now[0] -= 1
+        return 200, body
+
+    with serving(slow) as servers:
+        assert len(list(fleet_of(servers, max_connections=3).answers(BODIES))) == 20
+    assert most[0] == 3
+
+
+def test_a_lost_server_stops_the_run_with_its_address() -> None:
+    def broken(path: str, body: Any) -> tuple[int, Any]:
+        raise ConnectionError
+
+    with serving(echo, broken) as servers, pytest.raises(LostServerError, match=f"{servers[1].url} does not answer"):
+        list(fleet_of(servers).answers(BODIES))
+
+
+def test_a_server_that_comes_back_gets_the_weights_once_and_what_it_missed_is_answered() -> None:
+    lost = {"now": True}
+
+    def away_for_a_while(path: str, body: Any) -> tuple[int, Any]:
+        if path == "/health":
+            lost["now"] = False
+        if lost["now"]:
+            raise ConnectionError
+        return 200, body
+
+    given, proven = [], []
+
+    async def give(client: Any, url: str) -> None:
+        given.append(url)
+
+    async def prove(client: Any, url: str) -> None:
+        assert given
+        proven.append(url)
+
+    with serving(away_for_a_while) as servers:
+        fleet = fleet_of(servers, on_lost="wait", max_connections=8)
+        fleet.came_back, fleet.prove = give, prove
+        assert dict(fleet.answers(BODIES)) == dict(enumerate(BODIES))
+        assert given == proven == [servers[0].url]
+
+
+def test_a_server_that_stays_away_is_not_waited_for_longer_than_configured() -> None:
+    with serving(echo) as servers:
+        fleet = fleet_of(servers, on_lost="wait", wait_seconds=0.1)
+    with pytest.raises(LostServerError, match=r"has not come back within 0\.1 seconds"):
+        list(fleet.answers(BODIES))
+
+
+def test_a_server_that_is_too_slow_is_lost() -> None:
+    def slow(path: str, body: Any) -> tuple[int, Any]:
+        time.sleep(0.5)
+        return 200, body
+
+    with serving(slow) as servers, pytest.raises(LostServerError, match="ReadTimeout"):
+        list(fleet_of(servers, timeout=0.05).answers(BODIES))
+
+
+@pytest.mark.parametrize("status", [403, 500])
+def test_an_error_of_a_healthy_server_is_told_and_not_waited_for(status: int) -> None:
+    def refuse(path: str, body: Any) -> tuple[int, Any]:
+        return (200, None) if path == "/health" else (status, {"error": "not enabled"})
+
+    with serving(refuse) as servers, pytest.raises(UserError, match=f"status {status}: .*not enabled") as caught:
+        list(fleet_of(servers, on_lost="wait").answers(BODIES))
+    assert not isinstance(caught.value, LostServerError)
+
+
+def test_a_caller_that_stops_early_leaves_no_request_behind() -> None:
+    go_on = threading.Event()
+
+    def second_waits(path: str, body: Any) -> tuple[int, Any]:
+        if body["number"]:
+            go_on.wait(20)
+        return 200, body
+
+    with serving(second_waits) as servers:
+        answers = fleet_of(servers).answers(BODIES)
+        assert next(answers) == (0, BODIES[0])
+        answers.close()
+        go_on.set()
+        assert not [thread for thread in threading.enumerate() if thread.name == "vllm-requests"]
+        assert len(servers[0].seen) < 5
+
+
+def test_a_cache_that_is_not_forgotten_is_an_error() -> None:
+    for success in (True, False):
+
+        def act(path: str, body: Any, success: bool = success) -> tuple[int, Any]:
+            assert path == "/reset_prefix_cache"
+            return 200, {"success": success}
+
+        with serving(act) as servers:
+            fleet = fleet_of(servers)
+            if success:
+                assert fleet.everywhere(fleet.forget_cache) == [None]
+            else:
+                with pytest.raises(UserError, match="keeps its cache"):
+                    fleet.everywhere(fleet.forget_cache)

@@ -1,0 +1,108 @@
+"""The canary and the first ratio notice an engine with other weights than the trainer's."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from support import OwnWeights
+from transformers import PreTrainedModel
+
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.experience import Scores, Sequences
+from lightning_rlhf.models.source import ModelSource
+from lightning_rlhf.rollout.canary import CANARY, canary, check_canary, check_first_ratio, differs, differs_from
+from lightning_rlhf.rollout.collect import Samples
+from lightning_rlhf.rollout.engines.engine import Completion, Request
+
+CPU = torch.device("cpu")
+REQUEST = canary(vocab_size=64, context=2048)
+
+
+@pytest.fixture(scope="module")
+def net(make_source: Callable[..., ModelSource], make_causal_lm: Callable[..., PreTrainedModel]) -> PreTrainedModel:
+    return make_causal_lm(make_source("llama"))
+
+
+def answered(net: PreTrainedModel, request: Request = REQUEST, scale: float = 1.0) -> Completion:
+    """Returns the answer of an engine whose copy of the weights has another head."""
+    engine = OwnWeights(net, CPU)
+    weights = {**net.state_dict(), "lm_head.weight": net.state_dict()["lm_head.weight"] * scale}
+    engine.update_weights(iter(weights.items()), 1)
+    (answer,) = engine.generate([request], CANARY, stop_ids=())
+    return answer
+
+
+def test_an_engine_with_the_weights_of_the_trainer_passes(net: PreTrainedModel) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        assert differs(net, CPU, REQUEST, answered(net), dtype) == ""
+
+
+def test_an_engine_with_slightly_other_weights_is_noticed_in_fp32_and_one_with_others_in_16_bits(
+    net: PreTrainedModel,
+) -> None:
+    near, far = answered(net, scale=1.001), answered(net, scale=1.5)
+    assert "differ" in differs(net, CPU, REQUEST, near, torch.float32)
+    assert differs(net, CPU, REQUEST, near, torch.bfloat16) == ""
+    assert "differ" in differs(net, CPU, REQUEST, far, torch.bfloat16)
+
+
+def test_log_probs_at_another_temperature_or_nan_are_noticed(net: PreTrainedModel) -> None:
+    right = answered(net)
+    for factor in (CANARY.temperature, float("nan")):
+        wrong = right._replace(logprobs=[logprob * factor for logprob in right.logprobs])
+        assert "differ" in differs(net, CPU, REQUEST, wrong, torch.float32)
+
+
+def test_the_canary_is_longer_than_a_block_of_a_cache_if_the_context_allows_it() -> None:
+    assert len(REQUEST.prompt) > 128
+    assert len(set(REQUEST.prompt)) > 40
+    assert max(canary(64, 2048).prompt) < 64
+    assert len(canary(64, 40).prompt) + CANARY.max_new_tokens == 40
+    assert len(canary(64, 4).prompt) == 1
+
+
+def test_a_server_that_comes_back_is_compared_with_a_proven_answer(net: PreTrainedModel) -> None:
+    proven, other = answered(net), answered(net, scale=1.5)
+    assert differs_from(proven, proven, torch.float32) == ""
+    assert differs_from(proven, other, torch.float32)
+    # Behind a token that rounding has changed, nothing is comparable.
+    changed = proven._replace(ids=[*proven.ids[:5], 63, *proven.ids[6:]], logprobs=[*proven.logprobs[:5], *[-9.0] * 11])
+    assert proven.ids[5] != 63
+    assert differs_from(proven, changed, torch.float32) == ""
+    first = proven._replace(ids=[(proven.ids[0] + 1) % 64, *proven.ids[1:]])
+    assert "another first token" in differs_from(proven, first, torch.float32)
+
+
+def test_the_run_stops_with_the_name_of_the_engine_and_the_version() -> None:
+    check_canary(lambda: "", "vLLM", 7)
+    with pytest.raises(UserError, match="^vLLM does not have .* version 7: it is old"):
+        check_canary(lambda: "it is old", "vLLM", 7)
+
+
+def samples(ratio: float) -> Samples:
+    """Returns samples whose tokens have a given ratio of the actor's probability to that of the engine."""
+    mask = torch.tensor([[True, True], [True, False]])
+    ids = torch.ones(2, 3, dtype=torch.long)
+    drawn = torch.tensor([[-1.0, -2.0], [-0.5, float("inf")]])
+    logprobs = drawn + torch.tensor(ratio).log()
+    zeros = torch.zeros(2, 2)
+    return Samples(
+        Sequences(ids, torch.ones(2, 3).bool(), mask),
+        Scores(torch.zeros(2), {}),
+        torch.ones(2).bool(),
+        sampler_logprobs=drawn,
+        weights_version=torch.zeros(2, 1, dtype=torch.long),
+        logprobs=logprobs,
+        entropy=zeros,
+        ref_logprobs=zeros,
+        values=None,
+    )
+
+
+@pytest.mark.parametrize(("ratio", "stops"), [(1.0, False), (0.9, False), (1.2, False), (0.019, True), (1.3, True)])
+def test_training_stops_if_the_first_ratio_is_not_about_1(ratio: float, stops: bool) -> None:
+    if stops:
+        with pytest.raises(UserError, match=f"{ratio:.3g} times the probability"):
+            check_first_ratio(samples(ratio))
+    else:
+        check_first_ratio(samples(ratio))
