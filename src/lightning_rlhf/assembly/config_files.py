@@ -78,5 +78,19 @@ def settings(file: Path) -> list[Setting]:
     return found
 
 
+def sections() -> set[str]:
+    """The keys at the top of the configurations that `train`, `plan` and `benchmark` compose, whatever options are chosen."""
+    found = {setting.name for command in ("train", "plan", "benchmark") for setting in settings(command_file(command))}
+    for group in groups():
+        paths = [CONF / group / f"{option}.yaml" for option in options(group)]
+        stated = [line.removeprefix("@package ") for path in paths for line in header(path) if "@package " in line]
+        package = stated[0] if stated else group
+        if package == "_global_":
+            found |= {setting.name for path in paths for setting in settings(path)}
+        else:
+            found.add(package.split(".")[0])
+    return found
+
+
 def _defaults(file: Path) -> list[str | dict[str, str]]:
     return yaml.safe_load(file.read_text(encoding="utf-8")).get("defaults", [])
