@@ -98,6 +98,12 @@ def turns(row: Row, work: dict[str, Any], envs: Path, repeats: int, overrides: l
     return found
 
 
+def faster_by(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
+    """The ratio of the median rates, and the smallest and the largest ratio of a turn."""
+    ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
+    return median(ours) / median(theirs), min(ratios), max(ratios)
+
+
 def report(name: str, row: Row, found: dict[str, Measured], envs: Path, arguments: list[str]) -> str:
     """The section of a row in Markdown."""
     ours = found["ours"]
@@ -112,10 +118,16 @@ def report(name: str, row: Row, found: dict[str, Measured], envs: Path, argument
     ]
     for peer in row.peers:
         theirs = found[peer.name]
-        ratios = [mine / other for mine, other in zip(ours.rates, theirs.rates, strict=True)]
-        ratio, spread = median(ours.rates) / median(theirs.rates), f"{min(ratios):.2f}–{max(ratios):.2f}"
+        ratio, low, high = faster_by(ours.rates, theirs.rates)
         memory = f"{median(ours.peaks) / median(theirs.peaks):.2f} ×" if theirs.peaks else ""
-        cells = [f"{median(theirs.rates):.4g}", f"**{ratio:.2f} ×**", spread, f"{peer.bar:g} ×", _bytes(theirs), memory]
+        cells = [
+            f"{median(theirs.rates):.4g}",
+            f"**{ratio:.2f} ×**",
+            f"{low:.2f}–{high:.2f}",
+            f"{peer.bar:g} ×",
+            _bytes(theirs),
+            memory,
+        ]
         lines.append(f"| {peer.name} | {' | '.join(cells)} |")
     return "\n".join(
         [*lines, "", f"{_machine(len(ours.rates))} {_versions(row.peers, envs)}", "", *_command(arguments)]
