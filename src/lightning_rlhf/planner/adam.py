@@ -17,7 +17,6 @@ _IN_ONE_PASS = {
 """Optimizers that update a weight in one pass: by their own kernels, or because `modules.adam.fuse` makes them."""
 
 
-
 def moments_size(bits: int, size: float, count: float) -> float:
     """Bytes of Adam's two moving averages (Kingma and Ba, 2015).
 
