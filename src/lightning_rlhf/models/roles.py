@@ -17,6 +17,7 @@ from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Answers, Scores, Sequences
 from lightning_rlhf.models.adapters.active import adapter_layers
 from lightning_rlhf.models.adapters.merging import is_plain, merged_weights
+from lightning_rlhf.models.fast_layers import speed_up
 from lightning_rlhf.models.forward import label_logprobs, response_logits
 from lightning_rlhf.models.precision import hold_in_fp32
 from lightning_rlhf.models.scalar import ScalarModel
@@ -177,7 +178,9 @@ Net = nn.Module | Callable[[], nn.Module]
 
 def build(net: Net) -> Any:
     """Returns the model or the function's result, in training mode; transformers loads models in evaluation mode."""
-    return (net if isinstance(net, nn.Module) else net()).train()
+    built = net if isinstance(net, nn.Module) else net()
+    speed_up(built)
+    return built.train()
 
 
 def build_trained(net: Net) -> Any:

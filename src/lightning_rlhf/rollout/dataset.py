@@ -87,7 +87,8 @@ class RolloutDataset:
             self.iteration, self.position, self.experience = self.iteration + 1, 0, None
         if self.experience is None:
             self.experience, self.max_length_of_experience = self.collect(self.iteration), self.max_length
-        response_mask = self.experience.sequences.response_mask
+        # Read once, because each read of a GPU waits until the GPU has done everything before it.
+        num_tokens = self.experience.sequences.response_mask.sum(1).cpu()
         while self.position < len(self):
             update, part = self.shares.place(self.position)
             epoch, number = divmod(update, self.rollout_batch_size // self.shares.minibatch_size)
@@ -96,7 +97,7 @@ class RolloutDataset:
             self.position += 1
             yield Minibatch(
                 self.experience.rows(self.shares.mine(minibatch, part)),
-                MinibatchSize(len(minibatch), int(response_mask[minibatch].sum()), self.max_length_of_experience),
+                MinibatchSize(len(minibatch), int(num_tokens[minibatch].sum()), self.max_length_of_experience),
                 self.ptx.part(self.iteration * self.num_updates + update, part) if self.ptx else None,
             )
 
