@@ -15,8 +15,8 @@ class StepNumbers(NamedTuple):
     steps: int
     """Optimizer steps since the numbers before."""
 
-    loss: Tensor
-    """A scalar: the loss of the whole minibatch, as the backward pass saw it."""
+    loss: Tensor | None
+    """A scalar: the loss of the last minibatch; None if the module has no share `loss`, see `StageModule.log_share`."""
     rates: Mapping[str, float]
     """The learning rate of each role, such as `actor`."""
     steps_per_second: float

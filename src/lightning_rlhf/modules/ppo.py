@@ -189,6 +189,7 @@ class PPOModule(StageModule):
         if batch.ptx is not None:
             sums["ptx_loss"] = -self.roles.label_logprobs(*batch.ptx[:3]).sum() / batch.ptx.num_tokens
             loss = loss + self.ptx_coef * sums["ptx_loss"]
+        self.log_share({"loss": loss})
         notify(self.trainer, "on_loss", batch_idx, {name: term.detach() for name, term in {**sums, **means}.items()})
         scale = undo_averaging(self.trainer)
         self.log_dict(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -29,9 +29,13 @@ class StageModule(LightningModule):
         """Starts without shares of a minibatch."""
         super().__init__()
         self.shares: dict[str, Tensor] = {}
+        self.totals: dict[str, Tensor] = {}
 
     def log_share(self, shares: Mapping[str, Tensor]) -> None:
         """Adds the share of a micro-batch to metrics, which are logged as `train/<name>` when the step is taken.
+
+        In a stage that samples, the mean over the steps of an iteration is logged. Progress bars and alarms take the
+        loss of a step from the share that is named `loss`.
 
         Args:
             shares: Scalars by name. The metric of the minibatch is their sum over all ranks and accumulated parts, as
@@ -42,17 +46,18 @@ class StageModule(LightningModule):
 
     def on_train_start(self) -> None:
         """Forgets the shares of a step that was interrupted."""
-        self.shares = {}
+        self.shares, self.totals = {}, {}
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Logs the metrics of the minibatch, before any callback that ends a run after this step."""
-        if not self.shares:
+        if not self.shares or not _is_whole(self.trainer):
             return
         mine = torch.stack([share.float() for share in self.shares.values()])
-        totals = self.trainer.strategy.reduce(mine, reduce_op="sum")
-        metrics = {f"train/{name}": total for name, total in zip(self.shares, totals, strict=True)}
-        self.log_dict(metrics, on_step=True, on_epoch=False, batch_size=1)
-        self.shares = {}
+        of_all_ranks = self.trainer.strategy.reduce(mine, reduce_op="sum")
+        self.totals, self.shares = dict(zip(self.shares, of_all_ranks, strict=True)), {}
+        metrics = {f"train/{name}": total for name, total in self.totals.items()}
+        per_epoch = self.sampling is not None
+        self.log_dict(metrics, on_step=not per_epoch, on_epoch=per_epoch, batch_size=1)
 
     def setup(self, stage: str) -> None:
         """Applies the settings that every stage needs, whoever made the trainer.
@@ -109,6 +114,12 @@ class StageModule(LightningModule):
         module.on_load_checkpoint(checkpoint)
         module.load_state_dict(checkpoint["state_dict"], strict=module.strict_loading)
         return module.to(map_location)
+
+
+def _is_whole(trainer: Trainer) -> bool:
+    """Whether a minibatch is complete. A strategy that accumulates itself has a step of Lightning for each part."""
+    done = trainer.fit_loop.batch_idx + 1
+    return not trainer.strategy.handles_gradient_accumulation or done % trainer.accumulate_grad_batches == 0
 
 
 def trained_models(module: nn.Module) -> list[nn.Module]:
