@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_rlhf.distributed.gradient_norms import role_of
 from lightning_rlhf.experience import Rollout
 from lightning_rlhf.hooks import RLHFCallback, StepNumbers, notify
-from lightning_rlhf.modules.stage_module import StageModule
+from lightning_rlhf.modules.stage_module import StageModule, samples
 from lightning_rlhf.rollout.dataset import Minibatch
 
 _RATE = "train/lr"
@@ -80,7 +80,7 @@ class StepMetrics(RLHFCallback):
         self.step, self.steps = trainer.global_step, self.steps + 1
         if trainer._logger_connector.should_update_logs:
             numbers = self._numbers(trainer, pl_module)
-            if not _samples(pl_module):
+            if not samples(pl_module):
                 rate = numbers.tokens_per_second
                 pl_module.log_dict(named(self.rates) | {"perf/tokens_per_second": rate}, on_step=True, on_epoch=False)
             notify(trainer, "on_step_numbers", numbers)
@@ -94,7 +94,7 @@ class StepMetrics(RLHFCallback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the learning rates of an iteration of PPO."""
-        if _samples(pl_module):
+        if samples(pl_module):
             pl_module.log_dict(named(self.rates))
 
     def state_dict(self) -> dict[str, object]:
@@ -104,11 +104,6 @@ class StepMetrics(RLHFCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the learning rates."""
         self.rates = state_dict["rates"]
-
-
-def _samples(module: LightningModule) -> bool:
-    """Whether an epoch is an iteration: a rollout, and the updates on it."""
-    return getattr(module, "sampling", None) is not None
 
 
 def named(rates: Mapping[str, float]) -> dict[str, float]:

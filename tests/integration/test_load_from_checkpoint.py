@@ -287,8 +287,9 @@ def test_other_files_are_refused_by_name(saved: Saved, tmp_path: Path) -> None:
     _, path = saved("sft")
     with pytest.raises(UserError, match=r"this is no checkpoint of a DPOModule"):
         DPOModule.load_from_checkpoint(path)
-    with pytest.raises(UserError, match="not a checkpoint that a strategy of this package has written"):
+    with pytest.raises(UserError, match="not a checkpoint that a strategy of this package has written") as found:
         SFTModule.load_from_checkpoint(tmp_path)
+    assert str(found.value).startswith(f"SFTModule.load_from_checkpoint('{tmp_path}'): {tmp_path}: ")
     with pytest.raises(UserError, match=r"load_from_checkpoint\('nowhere.ckpt'\): there is no such file or folder \(/"):
         SFTModule.load_from_checkpoint("nowhere.ckpt")
     path.write_bytes(b"no checkpoint")

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.distributed.blocks import models_in
 from lightning_rlhf.distributed.checkpoint_files import keep_last_file
 from lightning_rlhf.distributed.half_precision import keep_digits
@@ -20,8 +21,25 @@ from lightning_rlhf.strategies.checkpoint_weights import read_checkpoint
 
 
 class StageModule(LightningModule):
-    """The module of a stage, ours or a user's. A module that differs from the defaults below overrides them."""
+    """The module of a stage, ours or one of your own. Callbacks and checks ask it what stands here, and nothing else.
 
+    A module of your own:
+
+    - has a `renderer`, with which its data module was made, and builds its models in `configure_model`, as attributes;
+    - returns `loss * undo_averaging(self.trainer)` from `training_step`, where the loss is the share of the batch in
+      that of the minibatch, and gives `log_share` the same loss under the name `loss`;
+    - returns the optimizer and its schedule from `configure_optimizers`; `modules.optim.configure` makes them;
+    - answers `export_nets` if it is to be exported, averaged (`EMA`) or kept at its best (`Best`);
+    - overrides `learners`, `start_distance` or `unchanged` if the defaults do not fit;
+    - passes its arguments on with `modules.arguments.remembers_arguments` and `save_arguments` if
+      `load_from_checkpoint` is to need the file alone.
+
+    `sampling` stays None. A module that trains on its own samples derives from `PPOModule`, because the checks of a
+    rollout are about its roles and its engine. The preview of answers is for modules that derive from `SFTModule`.
+    """
+
+    renderer: Renderer
+    """Turns conversations into tokens, and tokens into text."""
     sampling: Sampling | None = None
     """The distribution from which the module samples the responses that it trains on; None if it samples none."""
 
@@ -56,7 +74,7 @@ class StageModule(LightningModule):
         of_all_ranks = self.trainer.strategy.reduce(mine, reduce_op="sum")
         self.totals, self.shares = dict(zip(self.shares, of_all_ranks, strict=True)), {}
         metrics = {f"train/{name}": total for name, total in self.totals.items()}
-        per_epoch = self.sampling is not None
+        per_epoch = samples(self)
         self.log_dict(metrics, on_step=not per_epoch, on_epoch=per_epoch, batch_size=1)
 
     def setup(self, stage: str) -> None:
@@ -67,6 +85,14 @@ class StageModule(LightningModule):
         """
         keep_digits(self.trainer)
         keep_last_file(self.trainer)
+
+    def export_nets(self) -> dict[str, nn.Module]:
+        """Returns the models to export by the name of their folder; the trained model is `model`.
+
+        Raises:
+            NotImplementedError: If the module names none; an export needs one.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no export_nets, which an export needs")
 
     def learners(self) -> list[nn.Module]:
         """Returns the models that each token of an update passes through, forwards and backwards."""
@@ -107,7 +133,11 @@ class StageModule(LightningModule):
         call = f"{cls.__name__}.load_from_checkpoint({str(checkpoint_path)!r})"
         if not path.exists():
             raise UserError(f"{call}: there is no such file or folder ({path.absolute()})")
-        checkpoint = read_checkpoint(path)
+        try:
+            checkpoint = read_checkpoint(path)
+        except UserError as error:
+            # The command line has a setting of this name.
+            raise UserError(f"{call}: {str(error).removeprefix('checkpoint=')}") from error
         module = cls(**read_arguments(checkpoint, cls, call, arguments))
         module.configure_model()
         # A strategy may have written frozen weights too.
@@ -121,6 +151,11 @@ def _is_whole(trainer: Trainer) -> bool:
     """Whether a minibatch is complete. A strategy that accumulates itself has a step of Lightning for each part."""
     done = trainer.fit_loop.batch_idx + 1
     return not trainer.strategy.handles_gradient_accumulation or done % trainer.accumulate_grad_batches == 0
+
+
+def samples(module: nn.Module) -> bool:
+    """Whether a module trains on its own samples: an epoch is then an iteration, a rollout and its updates."""
+    return getattr(module, "sampling", None) is not None
 
 
 def trained_models(module: nn.Module) -> list[nn.Module]:
