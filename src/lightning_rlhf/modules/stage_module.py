@@ -103,6 +103,9 @@ class StageModule(LightningModule):
 
         All processes call it before the first step, with their own batch.
 
+        Args:
+            batch: A batch of the data module.
+
         Returns:
             The mean absolute difference of a token's log-probs in nats, or None if the module has no reference, or
             measures it elsewhere.
