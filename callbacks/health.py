@@ -116,7 +116,7 @@ class Health(RLHFCallback):
 
     def on_step_numbers(self, trainer: Trainer, module: LightningModule, numbers: StepNumbers) -> None:
         """Watches the loss of each logged step; in PPO its value says little."""
-        if not self._in_ppo():
+        if not self._in_ppo() and numbers.loss is not None:
             self._watch({"step/loss": float(numbers.loss)})
 
     def on_loss(self, trainer: Trainer, module: LightningModule, batch_idx: int, terms: Mapping[str, Tensor]) -> None:

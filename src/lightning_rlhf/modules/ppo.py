@@ -15,7 +15,6 @@ from lightning_rlhf.data.prompts import Prompt
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.data.rows import Rows
 from lightning_rlhf.distributed.clipping import clip_by_role
-from lightning_rlhf.errors import raise_problems
 from lightning_rlhf.hooks import notify
 from lightning_rlhf.models.roles import Net, SeparateRoles
 from lightning_rlhf.models.shared import Shared, SharedRoles
@@ -26,6 +25,7 @@ from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.modules.ppo_loss import PPOLoss
 from lightning_rlhf.modules.ppo_roles import build_roles, role_builders, without_own_net
 from lightning_rlhf.modules.ppo_rollout import make_rollout_dataset, within_rollout
+from lightning_rlhf.modules.ppo_values import check_values
 from lightning_rlhf.modules.stage_module import StageModule
 from lightning_rlhf.ops.masked import masked_sum
 from lightning_rlhf.ops.moments import Moments
@@ -122,36 +122,32 @@ class PPOModule(StageModule):
         """
         super().__init__()
         sampling.check_for_rollout()
-        raise_problems(
-            f"{name}={value}: must {rule}"
-            for name, value, holds, rule in [
-                ("lr", lr, lr >= 0, "not be negative"),
-                ("critic_lr", critic_lr, critic_lr >= 0, "not be negative"),
-                ("rollout_batch_size", rollout_batch_size, rollout_batch_size > 0, "be positive"),
-                ("rollout_micro_batch_size", rollout_micro_batch_size, rollout_micro_batch_size > 0, "be positive"),
-                ("minibatch_size", minibatch_size, minibatch_size > 0, "be positive"),
-                ("ppo_epochs", ppo_epochs, ppo_epochs > 0, "be positive"),
-                ("kl_coef", kl_coef, kl_coef >= 0, "not be negative"),
-                ("ptx_coef", ptx_coef, ptx_coef >= 0, "not be negative"),
-                ("refresh_reference_every", refresh_reference_every, refresh_reference_every >= 0, "not be negative"),
-                ("clip_gradients_by", clip_gradients_by, clip_gradients_by in ("role", "all"), "be role or all"),
-            ]
-            if not holds
-        )
-        minibatch_size = within_rollout(minibatch_size, rollout_batch_size)
-        self.credit, self.loss = credit or Credit(), loss or PPOLoss()
+        self.renderer = renderer
+        self.sampling = sampling
+        self.optim = optim or Optim()
+        self.lr = lr
+        self.critic_lr = critic_lr
+        self.rollout_batch_size = rollout_batch_size
+        self.rollout_micro_batch_size = rollout_micro_batch_size
+        self.minibatch_size = minibatch_size
+        self.ppo_epochs = ppo_epochs
+        self.kl_coef = kl_coef
+        self.exact_kl = exact_kl
+        self.ptx_coef = ptx_coef
+        self.refresh_reference_every = refresh_reference_every
+        self.clip_gradients_by = clip_gradients_by
+        self.seed = seed
+        self.moments = Moments()
+        check_values(self)
+        self.minibatch_size = within_rollout(minibatch_size, rollout_batch_size)
+        self.ptx_minibatch_size = ptx_minibatch_size or self.minibatch_size
+        self.credit = credit or Credit()
+        self.loss = loss or PPOLoss()
         self.credit.shaping.check_limit(sampling.max_new_tokens)
         # Builders are kept in dicts, because a model that is an attribute would become a submodule, in addition to its
         # place among the roles.
         self.builders = role_builders(actor, reference, critic, self.credit)
         self.reward = {"reward": reward}
-        self.renderer, self.sampling, self.optim = renderer, sampling, optim or Optim()
-        self.lr, self.critic_lr, self.seed, self.ppo_epochs = lr, critic_lr, seed, ppo_epochs
-        self.rollout_batch_size, self.rollout_micro_batch_size = rollout_batch_size, rollout_micro_batch_size
-        self.minibatch_size, self.kl_coef, self.exact_kl, self.ptx_coef = minibatch_size, kl_coef, exact_kl, ptx_coef
-        self.ptx_minibatch_size = ptx_minibatch_size or minibatch_size
-        self.refresh_reference_every, self.moments = refresh_reference_every, Moments()
-        self.clip_gradients_by = clip_gradients_by
         self.engine = EngineHandle(engine or partial(PaddedEngine, micro_batch_size=rollout_micro_batch_size))
         self.answers = HeldOutAnswers(evaluation or sampling, renderer, gold, seed)
 
@@ -189,6 +185,7 @@ class PPOModule(StageModule):
         if batch.ptx is not None:
             sums["ptx_loss"] = -self.roles.label_logprobs(*batch.ptx[:3]).sum() / batch.ptx.num_tokens
             loss = loss + self.ptx_coef * sums["ptx_loss"]
+        self.log_share({"loss": loss})
         notify(self.trainer, "on_loss", batch_idx, {name: term.detach() for name, term in {**sums, **means}.items()})
         scale = undo_averaging(self.trainer)
         self.log_dict(
@@ -240,7 +237,8 @@ class PPOModule(StageModule):
     def on_load_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Restores the state that `on_save_checkpoint` saved."""
         load_before(self, self.answers, checkpoint)
-        self.kl_coef, self.moments = checkpoint["kl_coef"], Moments(*checkpoint["moments"])
+        self.kl_coef = checkpoint["kl_coef"]
+        self.moments = Moments(*checkpoint["moments"])
         fill_in(checkpoint, self.unchanged(), self)
 
     def unchanged(self) -> tuple[str, ...]:
