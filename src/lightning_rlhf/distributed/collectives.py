@@ -15,6 +15,11 @@ def is_first_process() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
+def place_among_processes() -> tuple[int, int]:
+    """Returns the rank of this process, and the number of processes that are connected."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
 def gather_rows(tensor: Tensor) -> Tensor:
     """Concatenates the rows of all ranks in the order of the ranks.
 

@@ -4,8 +4,6 @@ The engine has weights of its own. On a GPU it sleeps during the update: its wei
 its cache is freed.
 """
 
-import os
-import tempfile
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,29 +11,18 @@ from itertools import count
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from lightning_rlhf.errors import UserError, raise_problems
-from lightning_rlhf.models.exported_weights import plain_class
 from lightning_rlhf.models.precision import exported_dtype
 from lightning_rlhf.models.source import DTYPES
 from lightning_rlhf.rollout.canary import CANARY, canary, check_canary, differs
 from lightning_rlhf.rollout.engines.engine import Completion, Request, Token, in_order
-from lightning_rlhf.rollout.engines.vllm_sampling import LOGPROBS_MODE, check_lengths, completion, sampling_params
+from lightning_rlhf.rollout.engines.vllm_sampling import check_lengths, completion, sampling_params
+from lightning_rlhf.rollout.engines.vllm_start import start
 from lightning_rlhf.rollout.engines.vllm_version import check_installed
 from lightning_rlhf.rollout.engines.vllm_weights import hf_net, sent_weights
-from lightning_rlhf.rollout.engines.vllm_worker import EXTENSION
 from lightning_rlhf.rollout.sampling import Sampling
-
-_ENVIRONMENT = {
-    # The engine itself runs in this process, so that weights reach it without a copy between processes.
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    # The trainer decides about threads.
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-}
 
 
 class VllmEngine:
@@ -84,7 +71,7 @@ class VllmEngine:
         self.dtype = exported_dtype(hf_net(net)) if dtype is None else DTYPES[dtype]
         self.weights_version: int | None = None
         self._is_proven, self._sleeps, self._numbers = False, False, count()
-        self._llm = _start(
+        self._llm = start(
             hf_net(net),
             device,
             kv_cache_memory_bytes=round(cache_gib * 2**30),
@@ -197,43 +184,3 @@ class VllmEngine:
         finally:
             # A caller that stops early leaves nothing behind.
             self._core.abort_request(list(left))
-
-
-def _start(net: Any, device: torch.device, **settings: object) -> Any:
-    """Starts vLLM in this process, with the architecture of a model and random weights.
-
-    Raises:
-        UserError: If vLLM does not support the architecture or a setting.
-    """
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    set_threads, threads = torch.set_num_threads, torch.get_num_threads()
-    try:
-        # vLLM seeds the global generators.
-        with isolate_rng(), tempfile.TemporaryDirectory() as folder:
-            from vllm import LLM
-
-            config = type(net.config).from_dict(net.config.to_dict())
-            config.architectures = [plain_class(net).__name__]
-            config.save_pretrained(folder)
-            return LLM(
-                model=folder,
-                load_format="dummy",
-                skip_tokenizer_init=True,
-                runner="generate",
-                logprobs_mode=LOGPROBS_MODE,
-                enable_prefix_caching=True,
-                enforce_eager=device.type == "cpu",
-                enable_sleep_mode=device.type == "cuda",
-                worker_extension_cls=EXTENSION,
-                generation_config="vllm",
-                disable_log_stats=True,
-                seed=0,
-                **settings,
-            )
-    except (ValueError, RuntimeError, NotImplementedError) as error:
-        raise UserError(f"rollout=vllm: vLLM cannot start with this model: {error}") from error
-    finally:
-        # On a CPU, vLLM replaces the function by one that does nothing, and takes all but one thread.
-        torch.set_num_threads = set_threads
-        torch.set_num_threads(threads)
