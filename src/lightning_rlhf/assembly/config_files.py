@@ -80,7 +80,8 @@ def settings(file: Path) -> list[Setting]:
 
 def sections() -> set[str]:
     """The keys at the top of the configurations that `train`, `plan` and `benchmark` compose, whatever options are chosen."""
-    found = {setting.name for command in ("train", "plan", "benchmark") for setting in settings(command_file(command))}
+    commands = ("train", "plan", "benchmark")
+    found = {setting.name for command in commands for setting in settings(command_file(command))}
     for group in groups():
         paths = [CONF / group / f"{option}.yaml" for option in options(group)]
         stated = [line.removeprefix("@package ") for path in paths for line in header(path) if "@package " in line]
