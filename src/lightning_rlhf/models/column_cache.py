@@ -24,11 +24,11 @@ from lightning_rlhf.models.backbone import Backbone
 class Columns:
     """The part of the memory that is in use, which is the same in all layers."""
 
-    num_rows: int = 0
+    num_rows: int
     """B; the rows in use are the first ones."""
-    start: int = 0
+    start: int
     """First column that a row uses."""
-    end: int = 0
+    end: int
     """The column that the next token is written to."""
 
 
@@ -104,9 +104,10 @@ class ColumnCache(Cache):
             net: The model that is called with this cache.
             prefix: A cache of the same model, whose layers have the same sizes.
             num_rows: S.
-            num_columns: C; more are taken when they are needed.
+            num_columns: C, more than the width of `prefix`; more are taken when they are needed.
         """
-        self.columns = Columns()
+        width = prefix.get_seq_length()
+        self.columns = Columns(num_rows=0, start=width, end=width)
         super().__init__(layers=[ColumnLayer(layer, num_rows, num_columns, self.columns) for layer in prefix.layers])
         self.firsts: list[int] = []
         """The first column of each row."""
@@ -134,7 +135,7 @@ class ColumnCache(Cache):
             chosen: For each new row, the row of its prompt in `prefix`.
             lengths: For each new row, the number of tokens of its prompt.
         """
-        used, width = self.columns, _tensors(prefix.layers[0])[0].shape[2]
+        used, width = self.columns, prefix.get_seq_length()
         if used.end < width:
             self._move(width)
         places = torch.tensor(chosen, device=self._mask.device)
