@@ -18,7 +18,7 @@ from lightning_rlhf.distributed.collectives import gather_rows
 from lightning_rlhf.distributed.phases import place_generator, rollout_phase, whole
 from lightning_rlhf.experience import Sequences
 from lightning_rlhf.rollout.engines.engine import BuildEngine
-from lightning_rlhf.rollout.engines.padded import PaddedEngine
+from lightning_rlhf.rollout.engines.native import NativeEngine
 from lightning_rlhf.rollout.sampled import sample
 from lightning_rlhf.rollout.sampling import Sampling
 from lightning_rlhf.seeding import SAMPLING, RandomKey
@@ -41,7 +41,7 @@ class NormalizeReward(Callback):
         num_samples: int = 256,
         batch_size: int = 64,
         seed: int = 0,
-        engine: BuildEngine = PaddedEngine,
+        engine: BuildEngine = NativeEngine,
     ) -> None:
         """Stores what to sample.
 
