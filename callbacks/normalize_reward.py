@@ -21,6 +21,7 @@ from lightning_rlhf.rollout.engines.engine import BuildEngine
 from lightning_rlhf.rollout.engines.native import NativeEngine
 from lightning_rlhf.rollout.sampled import sample
 from lightning_rlhf.rollout.sampling import Sampling
+from lightning_rlhf.rollout.texts import decoder
 from lightning_rlhf.seeding import SAMPLING, RandomKey
 
 log = logging.getLogger(__name__)
@@ -129,6 +130,7 @@ class NormalizeReward(Callback):
                     [RandomKey(self.seed, (SAMPLING,), row) for row in mine[rows]],
                     self.sampling,
                     stop_ids=pl_module.renderer.stop_ids,
+                    decode=decoder(pl_module.renderer),
                 )
                 drawn.append(sampled.sequences)
         engine.release()

@@ -10,7 +10,7 @@ Shapes: S rows for which there is memory, B rows in use, C columns, H heads of k
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -108,12 +108,14 @@ class ColumnCache(Cache):
         """
         width = prefix.get_seq_length()
         self.columns = Columns(num_rows=0, start=width, end=width)
-        super().__init__(layers=[ColumnLayer(layer, num_rows, num_columns, self.columns) for layer in prefix.layers])
+        self._own = [ColumnLayer(layer, num_rows, num_columns, self.columns) for layer in _layers(prefix)]
+        super().__init__(layers=[*self._own])
         self.firsts: list[int] = []
         """The first column of each row."""
         self._is_prepared = takes_prepared_mask(net)
-        keys, _ = _tensors(prefix.layers[0])
-        self._shown, self._hidden = (0.0, -torch.inf) if self._is_prepared else (1, 0)
+        keys, _ = _tensors(_layers(prefix)[0])
+        self._shown: float = 0 if self._is_prepared else 1
+        self._hidden: float = -torch.inf if self._is_prepared else 0
         dtype = keys.dtype if self._is_prepared else torch.long
         self._mask = torch.full((num_rows, num_columns), self._hidden, dtype=dtype, device=keys.device)
 
@@ -139,7 +141,7 @@ class ColumnCache(Cache):
         if used.end < width:
             self._move(width)
         places = torch.tensor(chosen, device=self._mask.device)
-        for layer, read in zip(self.layers, prefix.layers, strict=True):
+        for layer, read in zip(self._own, _layers(prefix), strict=True):
             layer.take(read, places)
         rows = slice(used.num_rows, used.num_rows + len(chosen))
         self.firsts += [used.end - length for length in lengths]
@@ -156,7 +158,7 @@ class ColumnCache(Cache):
         """Removes a row; the last row takes its place."""
         used, last = self.columns, len(self.firsts) - 1
         if row != last:
-            for layer in self.layers:
+            for layer in self._own:
                 layer.replace(row, last)
             self._mask[row] = self._mask[last]
             self.firsts[row] = self.firsts[last]
@@ -173,7 +175,7 @@ class ColumnCache(Cache):
         used, width = self.columns, self.columns.end - self.columns.start
         # A third of what is in use to spare means that a step copies three columns on average.
         num_columns = max(self._mask.shape[1], end + end // 3 + 16)
-        for layer in self.layers:
+        for layer in self._own:
             layer.move(end, num_columns)
         self.firsts = [first - used.end + end for first in self.firsts]
         used.start, used.end = end - width, end
@@ -183,10 +185,10 @@ class ColumnCache(Cache):
 
 def is_supported(net: nn.Module) -> bool:
     """Whether all layers of a model keep keys and values, and nothing else, so that this cache can serve them."""
-    model = _model(net)
-    if not isinstance(getattr(model, "config", None), PreTrainedConfig):
+    whole = getattr(_model(net), "config", None)
+    if not isinstance(whole, PreTrainedConfig):
         return False
-    config = model.config.get_text_config(decoder=True)
+    config = whole.get_text_config(decoder=True)
     kinds = getattr(config, "layer_types", None) or ["full_attention"]
     if config.is_encoder_decoder or not {*kinds} <= {"full_attention", "sliding_attention"}:
         return False
@@ -216,6 +218,10 @@ def takes_positions(net: nn.Module) -> bool:
 
 def _model(net: nn.Module) -> nn.Module:
     return net.net if isinstance(net, Backbone) else net
+
+
+def _layers(prefix: Cache) -> list[DynamicLayer]:
+    return cast(list[DynamicLayer], prefix.layers)
 
 
 def _tensors(layer: CacheLayerMixin) -> tuple[Tensor, Tensor]:

@@ -65,7 +65,7 @@ def roles(
 @torch.no_grad()
 def collected(roles: SeparateRoles, renderer: Renderer, sampling: Sampling = SAMPLING, **settings: Any) -> Samples:
     settings = {"micro_batch_size": 2} | settings
-    return collect(engine_of(roles), roles, ROWS, sampling, renderer, keys=KEYS, **settings)
+    return collect(engine_of(roles), roles, ROWS, sampling, renderer, keys=KEYS, **settings).samples
 
 
 def engine_of(roles: SeparateRoles) -> PaddedEngine:

@@ -68,7 +68,9 @@ class Rows:
         next_numbers = torch.tensor([row.request * self.max_new_tokens + 1 for row in new])
         self.next_number[rows] = next_numbers.to(self.next_number)
         if self.seen is not None:
-            self.seen[rows] = seen_tokens([[*row.prompt, row.first] for row in new], self.seen, self.sampling)
+            occurred = seen_tokens([[*row.prompt, row.first] for row in new], self.seen, self.sampling)
+            assert occurred is not None
+            self.seen[rows] = occurred
 
     def step(self) -> tuple[Tensor, Tensor]:
         """Reads the last token of each row, and draws the next one.

@@ -24,7 +24,7 @@ class Stops:
         if sampling.stop and decode is None:
             raise UserError(
                 f"sampling.stop={list(sampling.stop)}: the engine needs a function that turns ids into text: pass "
-                "decode=, for example Renderer.text"
+                "decode=, for example rollout.texts.decoder(renderer)"
             )
         self.limit, self.ids, self.texts, self.decode = sampling.max_new_tokens, {*stop_ids}, sampling.stop, decode
         # Each token of a text has at least one byte of it. One token more, because some tokenizers drop the space
