@@ -97,7 +97,7 @@ class ColumnLayer(CacheLayerMixin):
 class ColumnCache(Cache):
     """A key-value cache for rows that come and go."""
 
-    def __init__(self, net: nn.Module, prefix: Cache, num_rows: int, num_columns: int) -> None:
+    def __init__(self, net: nn.Module, prefix: Cache, num_rows: int, num_columns: int, max_columns: int) -> None:
         """Takes memory.
 
         Args:
@@ -105,7 +105,9 @@ class ColumnCache(Cache):
             prefix: A cache of the same model, whose layers have the same sizes.
             num_rows: S.
             num_columns: C, more than the width of `prefix`; more are taken when they are needed.
+            max_columns: Number of columns that is never exceeded, more than a row ever uses.
         """
+        self.max_columns = max_columns
         width = prefix.get_seq_length()
         self.columns = Columns(num_rows=0, start=width, end=width)
         self._own = [ColumnLayer(layer, num_rows, num_columns, self.columns) for layer in _layers(prefix)]
@@ -173,8 +175,8 @@ class ColumnCache(Cache):
     def _move(self, end: int) -> None:
         """Moves the columns in use, so that the next token is written to column `end`, with columns to spare behind."""
         used, width = self.columns, self.columns.end - self.columns.start
-        # A third of what is in use to spare means that a step copies three columns on average.
-        num_columns = max(self._mask.shape[1], end + end // 3 + 16)
+        # With a third of what is in use to spare, a step copies three columns on average.
+        num_columns = max(self._mask.shape[1], min(end + end // 3 + 16, self.max_columns))
         for layer in self._own:
             layer.move(end, num_columns)
         self.firsts = [first - used.end + end for first in self.firsts]

@@ -47,7 +47,9 @@ class Rows:
         width = len(read.prompts[0])
         # Columns of responses that have ended are used again, so a third of the longest prompt is enough to start with.
         columns = width + min(sampling.max_new_tokens, width // 3 + 64)
-        self.cache = ColumnCache(net, read.cache, max_rows, columns)
+        # An eighth to spare behind the longest row that is possible makes a step copy at most eight columns on average.
+        longest = width + sampling.max_new_tokens
+        self.cache = ColumnCache(net, read.cache, max_rows, columns, longest + longest // 8 + 1)
         self.takes_positions = takes_positions(net)
         device = read.logits.device
         self.ids, self.positions = (torch.zeros(max_rows, 1, dtype=torch.long, device=device) for _ in range(2))
