@@ -5,7 +5,7 @@ Shapes: B rows, P prompt tokens, R response tokens, T = P + R.
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -97,7 +97,9 @@ def sample_parts(
         some = [ended.pop(row) for row in range(rows.start, rows.stop)]
         return _in_columns(some, input_ids[rows], attention_mask[rows], sampling.max_new_tokens)
 
-    for completion in engine.iterate(requests, sampling, stop_ids=stop_ids, decode=decode):
+    # An engine that cannot end responses at texts need not take the argument.
+    texts: dict[str, Any] = {"decode": decode} if sampling.stop else {}
+    for completion in engine.iterate(requests, sampling, stop_ids=stop_ids, **texts):
         completions.append(completion)
         ended[completion.request] = completion
         while left and all(row in ended for row in range(left[0].start, left[0].stop)):

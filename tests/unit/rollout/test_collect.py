@@ -201,7 +201,7 @@ def test_only_a_reward_without_models_is_asked_beside_the_sampling(roles: Separa
             threads.append(threading.current_thread())
             return in_two_parts(answers)
 
-    for reward in (Net(), Net().forward):
+    for reward in (Net().forward, Net()):
         roles.reward = reward
         threads.clear()
         collected(roles, renderer, WIDE)

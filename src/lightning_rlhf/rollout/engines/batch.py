@@ -27,7 +27,9 @@ class Response(NamedTuple):
 class Batch:
     """The responses that are being sampled."""
 
-    def __init__(self, net: nn.Module, numbers: Tensor, sampling: Sampling, stops: Stops, max_rows: int) -> None:
+    def __init__(
+        self, net: nn.Module, numbers: Tensor, sampling: Sampling, stops: Stops, max_rows: int, longest: int
+    ) -> None:
         """Prepares an empty batch.
 
         Args:
@@ -36,8 +38,10 @@ class Batch:
             sampling: Settings of the sampling distribution.
             stops: The ends of responses.
             max_rows: Number of responses that are sampled at a time.
+            longest: Number of tokens of the longest prompt.
         """
-        self.net, self.numbers, self.sampling, self.stops, self.max_rows = net, numbers, sampling, stops, max_rows
+        self.net, self.numbers, self.sampling, self.stops = net, numbers, sampling, stops
+        self.max_rows, self.longest = max_rows, longest
         self.sampled: list[Response] = []
         self._ready: list[Response] = []  # They have their first token, and there was no place yet.
         self._read: Read | None = None  # The prompts of those that are ready.
@@ -80,7 +84,7 @@ class Batch:
             return
         read = self._read
         if self._rows is None:
-            self._rows = Rows(self.net, read, self.numbers, self.sampling, self.max_rows)
+            self._rows = Rows(self.net, read, self.numbers, self.sampling, self.max_rows, self.longest)
         prompts = [read.prompts[one.place] for one in new]
         self._rows.admit(
             read.cache,

@@ -1,6 +1,6 @@
 """The engine that samples from the trained model itself, and spends no step on a response that has ended.
 
-Prompts are read many at a time, the longest first, and each prompt once for all its samples. A response that has ended
+Prompts are read many at a time, in their order, and each prompt once for all its samples. A response that has ended
 leaves the batch at once; while prompts are waiting, another response takes its place, and otherwise the batch becomes
 narrower. Keys and values lie in one memory that is written in place (`models.column_cache`).
 
@@ -113,8 +113,9 @@ class NativeEngine:
         numbers = keyed_uniforms([request.key for request in requests], sampling.max_new_tokens)
         # Apple's GPUs have no fp64.
         numbers = numbers.to("cpu" if self.device.type == "mps" else self.device)
-        waiting = Waiting(self.net, self.device, requests, self.prefill_tokens)
-        batch = Batch(self.net, numbers, sampling, stops, min(self.max_rows, len(requests)))
+        waiting = Waiting(self.net, self.device, requests, self.prefill_tokens, self.max_rows)
+        longest = max((len(request.prompt) for request in requests), default=0)
+        batch = Batch(self.net, numbers, sampling, stops, min(self.max_rows, len(requests)), longest)
         while True:
             # Where all processes must call the model together, a process that has no use for a call takes part too.
             can_read = bool(waiting) and batch.has_room

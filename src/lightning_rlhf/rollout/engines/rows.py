@@ -32,24 +32,26 @@ class NewRow(NamedTuple):
 class Rows:
     """The rows in use are the first ones, in the order in which they joined until one of them is removed."""
 
-    def __init__(self, net: nn.Module, read: Read, numbers: Tensor, sampling: Sampling, max_rows: int) -> None:
+    def __init__(
+        self, net: nn.Module, read: Read, numbers: Tensor, sampling: Sampling, max_rows: int, longest: int
+    ) -> None:
         """Takes memory.
 
         Args:
             net: The model that samples.
-            read: Prompts, the first of which is the longest of all.
+            read: The first prompts that have been read.
             numbers: (requests, max_new_tokens) random numbers in (0, 1].
             sampling: Settings of the sampling distribution.
             max_rows: S.
+            longest: Number of tokens of the longest prompt.
         """
         self.net, self.sampling = net, sampling
         self.numbers, self.max_new_tokens = numbers.flatten(), numbers.shape[1]
-        width = len(read.prompts[0])
         # Columns of responses that have ended are used again, so a third of the longest prompt is enough to start with.
-        columns = width + min(sampling.max_new_tokens, width // 3 + 64)
+        columns = longest + min(sampling.max_new_tokens, longest // 3 + 64)
         # An eighth to spare behind the longest row that is possible makes a step copy at most eight columns on average.
-        longest = width + sampling.max_new_tokens
-        self.cache = ColumnCache(net, read.cache, max_rows, columns, longest + longest // 8 + 1)
+        most = longest + sampling.max_new_tokens
+        self.cache = ColumnCache(net, read.cache, max_rows, columns, most + most // 8 + 1)
         self.takes_positions = takes_positions(net)
         device = read.logits.device
         self.ids, self.positions = (torch.zeros(max_rows, 1, dtype=torch.long, device=device) for _ in range(2))

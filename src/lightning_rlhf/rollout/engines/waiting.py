@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache
 
-from lightning_rlhf.data.batches import pad
+from lightning_rlhf.data.batches import chunks, pad
 from lightning_rlhf.models.forward import last_logits, position_arguments
 from lightning_rlhf.rollout.engines.engine import Request
 
@@ -32,9 +32,16 @@ class Read(NamedTuple):
 
 
 class Waiting:
-    """Prompts that no one has read yet, the longest first."""
+    """Prompts that no one has read yet.
 
-    def __init__(self, net: nn.Module, device: torch.device, requests: Sequence[Request], prefill_tokens: int) -> None:
+    They are read in the order of the requests, so that the first requests are answered first, and their rewards can be
+    computed early. Of as many prompts as a batch has places, the longest is read first, because prompts of about the same
+    length need little padding.
+    """
+
+    def __init__(
+        self, net: nn.Module, device: torch.device, requests: Sequence[Request], prefill_tokens: int, max_rows: int
+    ) -> None:
         """Finds the requests that have the same prompt.
 
         Args:
@@ -42,23 +49,28 @@ class Waiting:
             device: The device of the model.
             requests: The requests.
             prefill_tokens: Number of tokens, padding counted, that are read at a time; a longer prompt is read alone.
+            max_rows: Number of places in a batch.
         """
         self.net, self.device, self.prefill_tokens = net, device, prefill_tokens
         askers: dict[tuple[int, ...], list[int]] = {}
         for number, request in enumerate(requests):
             askers.setdefault(tuple(request.prompt), []).append(number)
-        # Prompts of about the same length need little padding. The sort is stable.
-        self._unread = deque(sorted(askers.items(), key=lambda item: -len(item[0])))
+        groups = [list(askers.items())[rows] for rows in chunks(len(askers), max_rows)]
+        self._unread = deque(asked for group in groups for asked in sorted(group, key=lambda item: -len(item[0])))
 
     def __len__(self) -> int:
         """Number of different prompts that have not been read."""
         return len(self._unread)
 
     def read(self) -> Read:
-        """Reads the longest prompts that have not been read."""
-        width = len(self._unread[0][0])
-        num_prompts = min(len(self._unread), max(1, self.prefill_tokens // width))
-        taken = [self._unread.popleft() for _ in range(num_prompts)]
+        """Reads the next prompts."""
+        taken = [self._unread.popleft()]
+        width = len(taken[0][0])
+        while self._unread:
+            width = max(width, len(self._unread[0][0]))
+            if (len(taken) + 1) * width > self.prefill_tokens:
+                break
+            taken.append(self._unread.popleft())
         prompts = [list(prompt) for prompt, _ in taken]
         ids, mask = (part.to(self.device) for part in pad(prompts, side="left"))
         # Layers with a window keep all columns too: rows that are added later have their windows elsewhere.
