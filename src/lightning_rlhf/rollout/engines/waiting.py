@@ -35,7 +35,7 @@ class Waiting:
     """Prompts that no one has read yet.
 
     They are read in the order of the requests, so that the first requests are answered first, and their rewards can be
-    computed early. Of as many prompts as a batch has places, the longest is read first, because prompts of about the same
+    computed early. Of as many prompts as a batch has places, the longest is read first, because prompts of about equal
     length need little padding.
     """
 

@@ -205,6 +205,14 @@ def test_samples_of_one_prompt_read_it_once(net: PreTrainedModel) -> None:
     assert len({tuple(one.ids) for one in together}) == 5
 
 
+def test_the_first_requests_are_answered_first_though_later_prompts_are_longer(net: PreTrainedModel) -> None:
+    requests = [Request([*range(3, 4 + row)], RandomKey(0, (SAMPLING, 3), row)) for row in range(9)]
+    short = Sampling(max_new_tokens=2)
+    answered = [one.request for one in native(net, prefill_tokens=9).iterate(requests, short, stop_ids=())]
+    assert [{*answered[start : start + 3]} for start in (0, 3, 6)] == [{0, 1, 2}, {3, 4, 5}, {6, 7, 8}]
+    same_as_the_reference(net, requests, short, ())
+
+
 @pytest.mark.parametrize("prompts", [[[7]], [[3, 4, 5]], [[7], [8], [9], [10], [7]]])
 @pytest.mark.parametrize("max_new_tokens", [1, 6])
 def test_one_request_and_prompts_of_one_token_are_answered_too(
