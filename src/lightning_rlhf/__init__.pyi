@@ -26,6 +26,7 @@ from .rewards.http import HTTPReward as HTTPReward
 from .rewards.judge import LLMJudge as LLMJudge
 from .rewards.own_net import RewardNet as RewardNet
 from .rollout.credit import Credit as Credit
+from .rollout.engines.native import NativeEngine as NativeEngine
 from .rollout.engines.padded import PaddedEngine as PaddedEngine
 from .rollout.sampling import Sampling as Sampling
 from .strategies.colossalai.strategy import ColossalAIStrategy as ColossalAIStrategy

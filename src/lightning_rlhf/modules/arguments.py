@@ -36,6 +36,7 @@ from lightning_rlhf.rewards.function import TextReward
 from lightning_rlhf.rewards.rules import ExactAnswer, Length, Pattern
 from lightning_rlhf.rewards.sentiment import vader
 from lightning_rlhf.rollout.credit import Credit
+from lightning_rlhf.rollout.engines.native import NativeEngine
 from lightning_rlhf.rollout.engines.padded import PaddedEngine
 from lightning_rlhf.rollout.engines.vllm_in_process import VllmEngine
 from lightning_rlhf.rollout.engines.vllm_server import VllmServerEngine
@@ -51,8 +52,8 @@ _NAME, _CALL, _UNKNOWN = "_name_", "_call_", "_unknown_"
 _KNOWN: dict[str, Callable[..., object]] = {
     known.__name__: known
     for known in (
-        *(AdapterReward, Credit, Lora, ModelSource, Optim, PPOLoss, PaddedEngine, RewardShaping, Sampling, Shared),
-        *(WeightedSum, load_causal_lm, load_reward, load_reward_model, load_scalar_model),
+        *(AdapterReward, Credit, Lora, ModelSource, NativeEngine, Optim, PPOLoss, PaddedEngine, RewardShaping),
+        *(Sampling, Shared, WeightedSum, load_causal_lm, load_reward, load_reward_model, load_scalar_model),
         *(AdamTF, adamw, torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD),
         *(Importance, VllmEngine, VllmServerEngine),
         *(TextReward, ExactAnswer, Length, Pattern, Graph, Optimality, gold, vader),

@@ -27,7 +27,7 @@ from lightning_rlhf.ops.preference import PREFERENCE_LOSSES
 from lightning_rlhf.ops.sequences import used_columns
 from lightning_rlhf.rewards import TextReward
 from lightning_rlhf.rollout.engines.engine import BuildEngine
-from lightning_rlhf.rollout.engines.padded import PaddedEngine
+from lightning_rlhf.rollout.engines.native import NativeEngine
 from lightning_rlhf.rollout.engines.phase import EngineHandle
 from lightning_rlhf.rollout.evaluate import HeldOutAnswers
 from lightning_rlhf.rollout.sampling import Sampling
@@ -56,7 +56,7 @@ class DPOModule(StageModule):
         lr: float = 1e-6,
         optim: Optim | None = None,
         evaluation: Sampling | None = None,
-        engine: BuildEngine = PaddedEngine,
+        engine: BuildEngine = NativeEngine,
         gold: TextReward | None = None,
         seed: int = 0,
     ) -> None:

@@ -35,7 +35,7 @@ from lightning_rlhf.rollout.collect import score_samples, to_answers
 from lightning_rlhf.rollout.credit import Credit
 from lightning_rlhf.rollout.dataset import Minibatch, RolloutDataset
 from lightning_rlhf.rollout.engines.engine import BuildEngine
-from lightning_rlhf.rollout.engines.padded import PaddedEngine
+from lightning_rlhf.rollout.engines.native import NativeEngine
 from lightning_rlhf.rollout.engines.phase import EngineHandle
 from lightning_rlhf.rollout.evaluate import HeldOutAnswers
 from lightning_rlhf.rollout.sampling import Sampling
@@ -96,8 +96,8 @@ class PPOModule(StageModule):
             critic: Predicts the score at each token: a `ScalarModel` or its builder. It is not built if the advantage
                 estimator needs no critic, and is None if one model plays all roles.
             evaluation: Sampling distribution of answers to held-out prompts; None stands for `sampling`.
-            engine: Builds the engine that draws responses in rollouts and evaluation; None stands for a `PaddedEngine`
-                with micro-batches of `rollout_micro_batch_size`.
+            engine: Builds the engine that draws responses in rollouts and evaluation; None stands for a `NativeEngine`
+                that samples `rollout_micro_batch_size` responses at a time.
             gold: The gold metric, for evaluation only.
             optim: Optimizer and schedule.
             lr: Learning rate of the actor.
@@ -148,7 +148,7 @@ class PPOModule(StageModule):
         # place among the roles.
         self.builders = role_builders(actor, reference, critic, self.credit)
         self.reward = {"reward": reward}
-        self.engine = EngineHandle(engine or partial(PaddedEngine, micro_batch_size=rollout_micro_batch_size))
+        self.engine = EngineHandle(engine or partial(NativeEngine, max_rows=rollout_micro_batch_size))
         self.answers = HeldOutAnswers(evaluation or sampling, renderer, gold, seed)
 
     def configure_model(self) -> None:
