@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lightning_rlhf.experience import Sequences
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.head import TokenStats, Wanted, token_stats
+from lightning_rlhf.models.packing import packed
 from lightning_rlhf.ops.sequences import position_ids
 
 
@@ -49,15 +50,24 @@ class Arranged(NamedTuple):
     places: Tensor
     """(B, T) int64 index of each token of the batch among the positions of the call, row by row."""
 
+    def repeated(self, copies: int) -> "Arranged":
+        """The same tokens several times, in rows of their own."""
+        size = self.arguments["input_ids"].numel()
+        places = torch.cat([self.places + number * size for number in range(copies)])
+        return Arranged({name: torch.cat([part] * copies) for name, part in self.arguments.items()}, places)
+
 
 def arranged(net: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Arranged:
-    """Arranges the tokens of a batch for a call of a model.
+    """Arranges the tokens of a batch for a call of a model, packed if that saves work.
 
     Args:
         net: A Hugging Face model.
         input_ids: (B, T).
         attention_mask: (B, T) bool.
     """
+    found = packed(net, input_ids, attention_mask)
+    if found is not None:
+        return Arranged({"input_ids": found.input_ids, "position_ids": found.position_ids}, found.places)
     places = torch.arange(input_ids.numel(), device=input_ids.device).view_as(input_ids)
     return Arranged({"input_ids": input_ids, **position_arguments(net, attention_mask)}, places)
 
@@ -95,7 +105,7 @@ def response_logits(net: nn.Module, sequences: Sequences, temperature: float = 1
 
 
 def response_stats(
-    net: nn.Module, sequences: Sequences, *, temperature: float = 1.0, entropy: bool = False
+    net: nn.Module, sequences: Sequences, *, temperature: float = 1.0, entropy: bool = False, copies: int = 1
 ) -> TokenStats:
     """Computes the statistics of each response token under a causal language model.
 
@@ -104,14 +114,15 @@ def response_stats(
         sequences: B prompts with responses.
         temperature: The sampling temperature, which divides the logits.
         entropy: Whether to compute entropies too.
+        copies: How often the rows pass the model in one batch, which has all rows once, and then again.
 
     Returns:
-        Statistics of shape (B, R), 0 after the end of a response.
+        Statistics of shape (copies * B, R), 0 after the end of a response.
     """
-    mask = sequences.response_mask
-    tokens = arranged(net, sequences.input_ids, sequences.attention_mask)
+    tokens = arranged(net, sequences.input_ids, sequences.attention_mask).repeated(copies)
+    mask, responses = (part.repeat(copies, 1) for part in (sequences.response_mask, sequences.responses))
     before = tokens.places[:, -mask.shape[1] - 1 : -1]
-    wanted = Wanted(before[mask], sequences.responses[mask])
+    wanted = Wanted(before[mask], responses[mask])
     found = token_stats(net, wanted, tokens.arguments, temperature=temperature, entropy=entropy)
     entropies = None if found.entropy is None else _in_rows(found.entropy, mask)
     return TokenStats(_in_rows(found.logprobs, mask), entropies)
@@ -155,7 +166,10 @@ def hidden_states(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor
         **arguments: Further arguments of its forward.
 
     Returns:
-        (B, T, D).
+        (B, T, D); the numbers at padding mean nothing.
     """
-    positions = position_arguments(backbone, attention_mask)
-    return backbone(input_ids=input_ids, use_cache=False, **positions, **arguments).last_hidden_state
+    tokens = arranged(backbone, input_ids, attention_mask)
+    hidden = backbone(use_cache=False, **tokens.arguments, **arguments).last_hidden_state
+    if hidden.shape[:2] == input_ids.shape:
+        return hidden
+    return hidden.flatten(0, 1).index_select(0, tokens.places.flatten()).unflatten(0, input_ids.shape)

@@ -100,9 +100,8 @@ class SharedRoles(nn.Module):
             stats = self.actor_stats(sequences, temperature=temperature)
             return stats, self.ref_logprobs(sequences, temperature=temperature)
         num_rows = len(sequences.input_ids)
-        twice = Sequences(*(torch.cat([tensor, tensor]) for tensor in sequences))
-        with activated_by_rows(self.backbone, [ADAPTER] * num_rows + [self.reference] * num_rows):
-            both = response_stats(self.backbone, twice, temperature=temperature, entropy=True)
+        with activated_by_rows(self.backbone, [ADAPTER, self.reference]):
+            both = response_stats(self.backbone, sequences, temperature=temperature, entropy=True, copies=2)
         assert both.entropy is not None
         return TokenStats(both.logprobs[:num_rows], both.entropy[:num_rows]), both.logprobs[num_rows:]
 

@@ -25,7 +25,7 @@ Parts = dict[str, Tensor]
 def parts() -> Parts:
     torch.manual_seed(0)
     shapes = {"hidden": (N, D), "weight": (V, D), "bias": (V,)}
-    return {name: torch.randn(shape, requires_grad=True) for name, shape in shapes.items()}
+    return {name: (0.5 * torch.randn(shape)).requires_grad_() for name, shape in shapes.items()}
 
 
 @pytest.fixture
