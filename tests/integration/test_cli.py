@@ -126,7 +126,7 @@ def test_a_run_records_its_rows_models_and_machine_and_the_card_shows_them(pipel
 def test_every_iteration_logs_both_phases(pipeline: tuple[Path, str]) -> None:
     with (pipeline[0] / "ppo" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    for name in ("rollout/score_mean", "rollout/kl", "train/policy_loss", "train/entropy", "perf/tokens_per_second"):
+    for name in ("rollout/score_mean", "rollout/kl", "train/policy_loss", "train/value_loss", "perf/tokens_per_second"):
         assert len([row for row in rows if row[name]]) == 2, name
     before = next(row for row in rows if row["epoch"] == "-1")
     assert float(before["val/kl"]) == pytest.approx(0, abs=1e-5)

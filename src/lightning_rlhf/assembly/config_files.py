@@ -79,7 +79,7 @@ def settings(file: Path) -> list[Setting]:
 
 
 def sections() -> set[str]:
-    """The keys at the top of the configurations that `train`, `plan` and `benchmark` compose, whatever options are chosen."""
+    """The keys at the top of what `train`, `plan` and `benchmark` compose, whatever options are chosen."""
     commands = ("train", "plan", "benchmark")
     found = {setting.name for command in commands for setting in settings(command_file(command))}
     for group in groups():

@@ -178,9 +178,8 @@ class PPOModule(StageModule):
         # Values come first, because the backward pass runs in reverse order: it frees the logits of the actor before
         # any block is computed again.
         values = self.roles.values(sequences)
-        new = self.roles.actor_stats(
-            sequences, temperature=self.sampling.temperature, entropy_grad=self.loss.ent_coef != 0
-        )
+        temperature, bonus = self.sampling.temperature, self.loss.ent_coef != 0
+        new = self.roles.actor_stats(sequences, temperature=temperature, entropy=bonus)
         loss, sums, means = self.loss(new, values, batch, self.credit.kl_loss)
         if batch.ptx is not None:
             sums["ptx_loss"] = -self.roles.label_logprobs(*batch.ptx[:3]).sum() / batch.ptx.num_tokens

@@ -162,6 +162,7 @@ def score_samples(
         return pad(tensor, (0, width - tensor.shape[1]))
 
     stats, ref_logprobs = roles.policy_stats(trimmed, temperature=temperature)
+    assert stats.entropy is not None
     values = roles.values(trimmed)
     # A source that scores no tokens counts as zeros, so that all micro-batches and ranks have the same tensors.
     tokens = scores.whole.new_zeros(trimmed.response_mask.shape) if scores.tokens is None else scores.tokens

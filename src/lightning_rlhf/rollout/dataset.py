@@ -89,11 +89,12 @@ class RolloutDataset:
             self.experience, self.max_length_of_experience = self.collect(self.iteration), self.max_length
         # Read once, because each read of a GPU waits until the GPU has done everything before it.
         num_tokens = self.experience.sequences.response_mask.sum(1).cpu()
+        lengths = self.experience.sequences.attention_mask.sum(1).tolist()
         while self.position < len(self):
             update, part = self.shares.place(self.position)
             epoch, number = divmod(update, self.rollout_batch_size // self.shares.minibatch_size)
             order = permutation(self.rollout_batch_size, self.seed, MINIBATCHES, self.iteration, epoch)
-            minibatch = self.shares.minibatch(order, number)
+            minibatch = self.shares.dealt(self.shares.minibatch(order, number), lengths)
             self.position += 1
             yield Minibatch(
                 self.experience.rows(self.shares.mine(minibatch, part)),
