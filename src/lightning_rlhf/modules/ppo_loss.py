@@ -123,8 +123,13 @@ class PPOLoss:
         old, mask = batch.experience, batch.experience.sequences.response_mask
         weights = AGGREGATIONS[self.aggregation](mask, batch.size)
         inputs = PolicyBatch(new.logprobs, old.old_logprobs, old.advantages, mask)
-from lightning_rlhf.models.head import TokenStats
-from lightning_rlhf.modules.importance import Importance
+        factors, corrections = (1.0, {}) if self.importance is None else self.importance(old)
+        policy = weighted_policy_loss(self.policy_loss(inputs), mask, weights * factors)
+        loss, sums = policy.loss, {"policy_loss": policy.loss}
+        if new.entropy is not None:
+            sums["entropy"] = masked_sum(new.entropy, mask) / batch.size.num_tokens
+            loss = loss - self.ent_coef * sums["entropy"]
+        means = {"approx_kl": policy.approx_kl, "clip_fraction": policy.clip_fraction, **corrections}
         if values is not None:
             assert old.old_values is not None
             assert old.returns is not None
