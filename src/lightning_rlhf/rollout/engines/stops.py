@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.rollout.engines.engine import Decode, FinishReason
+from lightning_rlhf.rollout.engines.engine import Completion, Decode, FinishReason
 from lightning_rlhf.rollout.sampling import Sampling
 
 
@@ -45,3 +45,11 @@ class Stops:
             if any(text in last for text in self.texts):
                 return "stop"
         return "length" if len(ids) == self.limit else None
+
+    def cut(self, completion: Completion) -> Completion:
+        """Ends a response at the first text that ends it, for engines that know the ids that end a response only."""
+        for end in range(1, len(completion.ids) + 1 if self.texts else 0):
+            if (reason := self.reason(completion.ids[:end])) is not None:
+                ids, logprobs = completion.ids[:end], completion.logprobs[:end]
+                return completion._replace(ids=ids, logprobs=logprobs, finish_reason=reason)
+        return completion
