@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lightning_rlhf.benchmark.gemm import wait
 from lightning_rlhf.experience import Rollout
 from lightning_rlhf.hooks import RLHFCallback
-from lightning_rlhf.rollout.engines.engine import BuildEngine, Completion, Request, RolloutEngine
+from lightning_rlhf.rollout.engines.engine import BuildEngine, Completion, Decode, Request, RolloutEngine
 from lightning_rlhf.rollout.sampling import Sampling
 
 
@@ -86,17 +86,27 @@ class TimedEngine:
         return getattr(self.engine, name)
 
     def generate(
-        self, requests: Sequence[Request], sampling: Sampling, *, stop_ids: tuple[int, ...]
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        *,
+        stop_ids: tuple[int, ...],
+        decode: Decode | None = None,
     ) -> list[Completion]:
         """See `RolloutEngine.generate`."""
         with self._measured():
-            return self.engine.generate(requests, sampling, stop_ids=stop_ids)
+            return self.engine.generate(requests, sampling, stop_ids=stop_ids, decode=decode)
 
     def iterate(
-        self, requests: Sequence[Request], sampling: Sampling, *, stop_ids: tuple[int, ...]
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        *,
+        stop_ids: tuple[int, ...],
+        decode: Decode | None = None,
     ) -> Iterator[Completion]:
         """See `RolloutEngine.iterate`."""
-        yield from _each(self.engine.iterate(requests, sampling, stop_ids=stop_ids), self._measured)
+        yield from _each(self.engine.iterate(requests, sampling, stop_ids=stop_ids, decode=decode), self._measured)
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """See `RolloutEngine.update_weights`."""

@@ -151,7 +151,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool)
         return linear(x, weight.t() if transposed else weight, bias)
     rows = x.reshape(num_rows, x.shape[-1])
     if learns:
-        out: Tensor = _Product.apply(rows, weight, transposed)  # type: ignore[no-untyped-call]
+        out: Tensor = _Product.apply(rows, weight, transposed)
     else:
         out = multiply(rows, weight, transposed=transposed, learns=False)
     return (out if bias is None else out + bias).view(*x.shape[:-1], out.shape[1])
