@@ -35,7 +35,7 @@ test-all: $(venv)/installed-dev
 	@$(pytest)
 
 test-vllm: $(vllm)/installed
-	@$(vllm)/bin/python -m pytest --durations 20 tests/vllm tests/unit/rollout/engines/test_contract.py
+	@$(vllm)/bin/python -m pytest --durations 20 tests/with_vllm tests/unit/rollout/engines/test_contract.py
 
 mutants: $(venv)/installed-dev
 	@$(run) tests/mutate.py

@@ -179,7 +179,8 @@ class Fleet:
 
         async with self._client() as client:
             count = min(self.max_connections, len(bodies))
-            tasks = [asyncio.create_task(serve(client, url)) for url in self.urls for _ in range(count)]
+            # In turn, so that a few requests do not all go to the first server.
+            tasks = [asyncio.create_task(serve(client, url)) for _ in range(count) for url in self.urls]
             watching = asyncio.create_task(watch())
             try:
                 # The first error ends all tasks. If there is none, all of them end with the last answer.

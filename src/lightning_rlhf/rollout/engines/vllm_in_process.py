@@ -19,7 +19,7 @@ from lightning_rlhf.models.source import DTYPES
 from lightning_rlhf.rollout.canary import CANARY, canary, check_canary, differs
 from lightning_rlhf.rollout.engines.engine import Completion, Decode, Request, Token, in_order
 from lightning_rlhf.rollout.engines.stops import Stops
-from lightning_rlhf.rollout.engines.vllm_sampling import check_lengths, completion, sampling_params
+from lightning_rlhf.rollout.engines.vllm_sampling import check_requests, completion, sampling_params
 from lightning_rlhf.rollout.engines.vllm_start import start
 from lightning_rlhf.rollout.engines.vllm_version import check_installed
 from lightning_rlhf.rollout.engines.vllm_weights import hf_net, sent_weights
@@ -180,7 +180,7 @@ class VllmEngine:
         """Yields what vLLM has drawn so far for a request, after each of its steps, with the index of the request."""
         from vllm import SamplingParams
 
-        check_lengths(requests, sampling, self.max_length)
+        check_requests(requests, sampling, self.max_length)
         names = {f"{next(self._numbers)}": place for place in range(len(requests))}
         for name, request in zip(names, requests, strict=True):
             params = SamplingParams(**sampling_params(request, sampling, stop_ids))
@@ -188,7 +188,10 @@ class VllmEngine:
         left, ended = set(names), time.monotonic()
         try:
             while left:
-                for output in self._core.step():
+                # vLLM draws from the global generator even where each request has its own.
+                with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+                    outputs = self._core.step()
+                for output in outputs:
                     if output.finished:
                         left.discard(output.request_id)
                         ended = time.monotonic()

@@ -10,6 +10,8 @@ from lightning_rlhf.rollout.sampling import Sampling
 LOGPROBS_MODE = "processed_logprobs"
 """The setting with which vLLM gives the log-probs of the distribution that it draws from."""
 
+_HOTTEST = 2.0
+
 
 def sampling_params(request: Request, sampling: Sampling, stop_ids: tuple[int, ...]) -> dict[str, Any]:
     """Returns the arguments of vLLM's `SamplingParams` for a request.
@@ -34,8 +36,8 @@ def sampling_params(request: Request, sampling: Sampling, stop_ids: tuple[int, .
     }
 
 
-def check_lengths(requests: Sequence[Request], sampling: Sampling, limit: int) -> None:
-    """Checks that vLLM has room for all responses; it would end a longer one early.
+def check_requests(requests: Sequence[Request], sampling: Sampling, limit: int) -> None:
+    """Checks that vLLM can draw all responses; it would end a longer one early, and refuses high temperatures.
 
     Args:
         requests: Prompts.
@@ -43,8 +45,13 @@ def check_lengths(requests: Sequence[Request], sampling: Sampling, limit: int) -
         limit: The largest number of tokens of a prompt with its response.
 
     Raises:
-        UserError: If a response may be longer.
+        UserError: If a response may be longer, or the temperature is above vLLM's limit.
     """
+    if sampling.temperature > _HOTTEST:
+        raise UserError(
+            f"rollout: temperature={sampling.temperature:g}: vLLM draws at temperatures up to {_HOTTEST:g}: lower it, "
+            "or set rollout=padded"
+        )
     longest = max((len(request.prompt) for request in requests), default=0)
     if longest + sampling.max_new_tokens > limit:
         raise UserError(

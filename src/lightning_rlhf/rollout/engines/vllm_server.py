@@ -22,7 +22,7 @@ from lightning_rlhf.rollout.engines.vllm_agreement import agree, together
 from lightning_rlhf.rollout.engines.vllm_files import FilesTransfer
 from lightning_rlhf.rollout.engines.vllm_fleet import Fleet
 from lightning_rlhf.rollout.engines.vllm_nccl import NcclTransfer
-from lightning_rlhf.rollout.engines.vllm_sampling import check_lengths, completion, sampling_params, versions_of
+from lightning_rlhf.rollout.engines.vllm_sampling import check_requests, completion, sampling_params, versions_of
 from lightning_rlhf.rollout.engines.vllm_version import check_version
 from lightning_rlhf.rollout.engines.vllm_weights import hf_net, sent_weights
 from lightning_rlhf.rollout.sampling import Sampling
@@ -202,7 +202,7 @@ class VllmServerEngine:
     ) -> Iterator[Completion]:
         version = self.weights_version
         assert version is not None
-        check_lengths(requests, sampling, self.max_length)
+        check_requests(requests, sampling, self.max_length)
         for place, answer in self._fleet.answers([_body(request, sampling, stop_ids) for request in requests]):
             yield _completion(place, answer, version, sampling)
 

@@ -86,6 +86,12 @@ def test_each_request_is_answered_once_by_one_of_the_servers() -> None:
     assert min(shares) > 0
 
 
+def test_a_few_requests_are_dealt_to_all_servers() -> None:
+    with serving(echo, echo, echo) as servers:
+        assert len(list(fleet_of(servers, max_connections=8).answers(BODIES[:3]))) == 3
+        assert [len(server.seen) for server in servers] == [1, 1, 1]
+
+
 def test_no_request_gives_no_answer() -> None:
     with serving(echo) as servers:
         assert list(fleet_of(servers).answers([])) == []

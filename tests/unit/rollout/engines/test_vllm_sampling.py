@@ -4,7 +4,7 @@ import pytest
 
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.rollout.engines.engine import Completion, Request
-from lightning_rlhf.rollout.engines.vllm_sampling import check_lengths, completion, sampling_params, versions_of
+from lightning_rlhf.rollout.engines.vllm_sampling import check_requests, completion, sampling_params, versions_of
 from lightning_rlhf.rollout.sampling import Sampling
 from lightning_rlhf.seeding import SAMPLING, RandomKey
 
@@ -52,7 +52,13 @@ def test_versions_come_from_the_spans_of_an_answer() -> None:
 
 def test_a_prompt_with_its_longest_response_must_fit() -> None:
     requests = [Request([1] * length, KEY) for length in (3, 12)]
-    check_lengths(requests, SETTINGS, 20)
-    check_lengths([], SETTINGS, 8)
+    check_requests(requests, SETTINGS, 20)
+    check_requests([], SETTINGS, 8)
     with pytest.raises(UserError, match="the longest prompt has 12 tokens, and max_new_tokens=8, .* at most 19 tokens"):
-        check_lengths(requests, SETTINGS, 19)
+        check_requests(requests, SETTINGS, 19)
+
+
+def test_a_temperature_beyond_the_limit_of_vllm_is_an_error() -> None:
+    check_requests([Request([1], KEY)], Sampling(max_new_tokens=2, temperature=2.0), 20)
+    with pytest.raises(UserError, match="temperature=4: vLLM draws at temperatures up to 2"):
+        check_requests([Request([1], KEY)], Sampling(max_new_tokens=2, temperature=4.0), 20)

@@ -15,7 +15,7 @@ from lightning_rlhf.models.source import ModelSource
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.parent.name == "vllm" and find_spec("vllm") is None:
+        if item.path.parent.name == "with_vllm" and find_spec("vllm") is None:
             item.add_marker(pytest.mark.skip(reason="needs vLLM: make test-vllm"))
 
 
