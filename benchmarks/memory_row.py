@@ -26,9 +26,10 @@ import torch  # imported before plan_run, which would set one thread
 
 def plain(nets: Path, iterations: int, length: int) -> dict[str, int]:
     """The largest number of bytes in each phase of PPO written by hand."""
-    from meter import Meter, allocated, tensor_bytes
     from plain_ppo import PlainPPO
     from transformers import AutoTokenizer
+
+    from lightning_rlhf.benchmark.meter import Meter, allocated, tensor_bytes
 
     prompt = json.loads((nets / "prompts.jsonl").read_text().splitlines()[0])["prompt"]
     ids = AutoTokenizer.from_pretrained(nets / "actor")(prompt, add_special_tokens=False, return_tensors="pt").input_ids

@@ -20,7 +20,6 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY":
 
 from hydra import compose, initialize_config_module
 from lightning.pytorch import Callback
-from meter import Meter, allocated, tensor_bytes
 from omegaconf import open_dict
 from plan_accuracy import PROMPT_LENGTH, write_nets
 from plan_run import SETTINGS
@@ -30,6 +29,7 @@ from lightning_rlhf.assembly.library_messages import silence_libraries
 from lightning_rlhf.assembly.plan_job import job_of
 from lightning_rlhf.assembly.renderer import load_renderer
 from lightning_rlhf.assembly.stage import prepare
+from lightning_rlhf.benchmark.meter import Meter, allocated, tensor_bytes
 from lightning_rlhf.callbacks import NormalizeReward
 from lightning_rlhf.distributed.phases import shards_parameters
 from lightning_rlhf.planner.memory import by_kind, peak

@@ -17,13 +17,13 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY":
 
 from hydra import compose, initialize_config_module
 from lightning.pytorch import Trainer
-from meter import Meter, allocated, tensor_bytes
 from omegaconf import DictConfig, open_dict
 
 from lightning_rlhf.assembly.library_messages import silence_libraries
 from lightning_rlhf.assembly.plan_job import job_of
 from lightning_rlhf.assembly.renderer import load_renderer
 from lightning_rlhf.assembly.stage import prepare
+from lightning_rlhf.benchmark.meter import Meter, allocated, tensor_bytes
 from lightning_rlhf.hooks import RLHFCallback
 from lightning_rlhf.planner.memory import by_kind, peak
 from lightning_rlhf.planner.phases import moments

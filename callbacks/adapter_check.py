@@ -15,6 +15,7 @@ from lightning_rlhf.hooks import RLHFCallback
 from lightning_rlhf.models.adapters.active import adapter_layers
 from lightning_rlhf.models.adapters.lora import is_part_of_adapter
 from lightning_rlhf.models.shared import CRITIC
+from lightning_rlhf.modules.stage_module import samples
 
 # The first step may have a learning rate of 0, and before the second step the head of a critic may be 0.
 _STEPS = 3
@@ -92,8 +93,7 @@ class AdapterCheck(RLHFCallback):
                 for adapter, matrices in _second_matrices(net).items():
                     zero = [name for name, weight in matrices.items() if not weight.any()]
                     role = "critic" if CRITIC in f"{names[id(net)]}.{adapter}".split(".") else "actor"
-                    samples = getattr(module, "sampling", None) is not None
-                    if len(zero) == len(matrices) and samples and self._may_wait(trainer, role):
+                    if len(zero) == len(matrices) and samples(module) and self._may_wait(trainer, role):
                         self._waits = True
                     else:
                         _stop_for(zero, f"have not changed in {trainer.global_step} steps")

@@ -95,7 +95,8 @@ class Health(RLHFCallback):
         if len(norms) > 1:
             named |= {f"{_NORM}_{role}": norm for role, norm in norms.items()}
         pl_module.log_dict(named, on_step=not in_ppo, on_epoch=in_ppo, batch_size=1, sync_dist=in_ppo)
-        values = {name: float(norm) for name, norm in named.items()}
+        # One transfer from the device for each optimizer step, because a step that is not finite must not be taken.
+        values = dict(zip(named, torch.stack(list(named.values())).tolist(), strict=True))
         # Under fp16, gradients overflow now and then; the scaler then skips the step and lowers its scale.
         finite = isfinite(values[_NORM])
         if not finite and getattr(trainer.precision_plugin, "scaler", None) is not None:
@@ -115,7 +116,7 @@ class Health(RLHFCallback):
 
     def on_step_numbers(self, trainer: Trainer, module: LightningModule, numbers: StepNumbers) -> None:
         """Watches the loss of each logged step; in PPO its value says little."""
-        if not self._in_ppo():
+        if not self._in_ppo() and numbers.loss is not None:
             self._watch({"step/loss": float(numbers.loss)})
 
     def on_loss(self, trainer: Trainer, module: LightningModule, batch_idx: int, terms: Mapping[str, Tensor]) -> None:

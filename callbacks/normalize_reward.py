@@ -18,9 +18,10 @@ from lightning_rlhf.distributed.collectives import gather_rows
 from lightning_rlhf.distributed.phases import place_generator, rollout_phase, whole
 from lightning_rlhf.experience import Sequences
 from lightning_rlhf.rollout.engines.engine import BuildEngine
-from lightning_rlhf.rollout.engines.padded import PaddedEngine
+from lightning_rlhf.rollout.engines.native import NativeEngine
 from lightning_rlhf.rollout.sampled import sample
 from lightning_rlhf.rollout.sampling import Sampling
+from lightning_rlhf.rollout.texts import decoder
 from lightning_rlhf.seeding import SAMPLING, RandomKey
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class NormalizeReward(Callback):
         num_samples: int = 256,
         batch_size: int = 64,
         seed: int = 0,
-        engine: BuildEngine = PaddedEngine,
+        engine: BuildEngine = NativeEngine,
     ) -> None:
         """Stores what to sample.
 
@@ -129,6 +130,7 @@ class NormalizeReward(Callback):
                     [RandomKey(self.seed, (SAMPLING,), row) for row in mine[rows]],
                     self.sampling,
                     stop_ids=pl_module.renderer.stop_ids,
+                    decode=decoder(pl_module.renderer),
                 )
                 drawn.append(sampled.sequences)
         engine.release()

@@ -137,7 +137,7 @@ class PhaseProgress(ProgressBar, RLHFCallback):
         self.read_at = time.monotonic()
         rates = list(numbers.rates.values())
         self.step = [
-            ("loss", number(float(numbers.loss))),
+            *([] if numbers.loss is None else [("loss", number(float(numbers.loss)))]),
             *(("lr", f"{rate:.3g}") for rate in rates[:1]),
             ("steps/s", number(numbers.steps_per_second)),
             ("tokens/s", number(float(numbers.tokens_per_second))),

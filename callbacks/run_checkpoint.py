@@ -3,6 +3,7 @@
 import signal
 import threading
 import time
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -114,7 +115,9 @@ class RunCheckpoint(ModelCheckpoint):
         self.received = number
         if number != signal.SIGUSR1 and is_first_process():
             say_from_handler(_STOPS)
-            LOG.write(_STOPS)
+            # The disk may be full. An error of this handler would arise wherever the signal has arrived.
+            with suppress(OSError):
+                LOG.write(_STOPS)
         if number == signal.SIGHUP:
             leave_terminal()
 

@@ -13,6 +13,7 @@ from lightning_rlhf.callbacks.health import health_record
 from lightning_rlhf.callbacks.run_facts import run_facts
 from lightning_rlhf.callbacks.throughput import peak_bytes, peak_of
 from lightning_rlhf.errors import NotFiniteError, UserError
+from lightning_rlhf.interruption import interruption_behind
 from lightning_rlhf.saving import write_json
 
 _PACKAGES = ("lightning-rlhf", "torch", "lightning", "transformers", "hydra-core", "datasets", "peft", "wandb")
@@ -142,7 +143,7 @@ class RunRecord(Callback):
 
 def status_of(error: BaseException) -> str:
     """Returns the status of a run that an error has ended."""
-    if isinstance(error, KeyboardInterrupt):
+    if interruption_behind(error):
         return "interrupted"
     return "diverged" if isinstance(error, NotFiniteError) else "failed"
 

@@ -1,6 +1,6 @@
 """Shows a few answers to held-out prompts on the console, at every evaluation."""
 
-from functools import partial
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -54,9 +54,9 @@ class SamplePreview(RLHFCallback):
             return
         rows = [data.val_rows[row] for row in range(min(self.num_rows, len(data.val_rows)))]
         parts = [split_at_answer(row) for row in rows]
-        text = partial(data.renderer.tokenizer.decode, skip_special_tokens=True)
         # The preview shows the text of the ids, so it needs no messages.
-        prompts = [Prompt(ids, str(text(ids.tolist())), {"messages": []}) for ids, _ in parts]
+        tokenizer = data.renderer.tokenizer
+        prompts = [Prompt(ids, text_of_turns(ids.tolist(), tokenizer), {"messages": []}) for ids, _ in parts]
         for sample, (_, answer) in zip(answered(trainer, pl_module, prompts), parts, strict=True):
             if trainer.is_global_zero:
                 reference = data.renderer.decode(answer.tolist())
@@ -74,6 +74,13 @@ def split_at_answer(row: Conversation) -> tuple[np.ndarray, np.ndarray]:
     others = np.flatnonzero(~np.asarray(row.loss_mask[:end], dtype=bool))
     start = int(others[-1]) + 1 if len(others) else 0
     return row.ids[:start], row.ids[start:end]
+
+
+def text_of_turns(ids: list[int], tokenizer: Any) -> str:
+    """The text of a conversation, with a space in place of the control tokens that separate its turns."""
+    control = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    turns = [tokenizer.decode(list(turn)) for is_control, turn in groupby(ids, control.__contains__) if not is_control]
+    return " ".join(turns)
 
 
 def answered(trainer: Trainer, module: SFTModule, prompts: list[Prompt]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_rlhf.distributed.gradient_norms import role_of
 from lightning_rlhf.experience import Rollout
 from lightning_rlhf.hooks import RLHFCallback, StepNumbers, notify
+from lightning_rlhf.modules.stage_module import StageModule, samples
 from lightning_rlhf.rollout.dataset import Minibatch
 
 _RATE = "train/lr"
@@ -34,7 +35,6 @@ class StepMetrics(RLHFCallback):
         self.start = time.perf_counter()
         self.steps = 0
         self.tokens: Tensor | int = 0
-        self.loss: Tensor | int = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock; a resumed run does not start at step 0."""
@@ -75,30 +75,26 @@ class StepMetrics(RLHFCallback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: object, batch_idx: int
     ) -> None:
         """Logs a step."""
-        # The loss of a minibatch is the sum of those of its micro-batches, see `modules.optim.undo_averaging`.
-        self.loss = self.loss + outputs["loss"].detach()
         if trainer.global_step == self.step:
             return
         self.step, self.steps = trainer.global_step, self.steps + 1
         if trainer._logger_connector.should_update_logs:
-            numbers = self._numbers(trainer)
-            if not _samples(pl_module):
+            numbers = self._numbers(trainer, pl_module)
+            if not samples(pl_module):
                 rate = numbers.tokens_per_second
                 pl_module.log_dict(named(self.rates) | {"perf/tokens_per_second": rate}, on_step=True, on_epoch=False)
             notify(trainer, "on_step_numbers", numbers)
             self._reset()
-        self.loss = 0
 
-    def _numbers(self, trainer: Trainer) -> StepNumbers:
-        mine = torch.stack([torch.as_tensor(self.loss).float(), torch.as_tensor(self.tokens).float()])
-        loss, tokens = trainer.strategy.reduce(mine, reduce_op="mean")
+    def _numbers(self, trainer: Trainer, module: LightningModule) -> StepNumbers:
+        loss = module.totals.get("loss") if isinstance(module, StageModule) else None
+        tokens = trainer.strategy.reduce(torch.as_tensor(self.tokens).float(), reduce_op="sum")
         seconds = time.perf_counter() - self.start
-        tokens_per_second = tokens * trainer.world_size / seconds
-        return StepNumbers(self.steps, loss, self.rates, self.steps / seconds, tokens_per_second)
+        return StepNumbers(self.steps, loss, self.rates, self.steps / seconds, tokens / seconds)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the learning rates of an iteration of PPO."""
-        if _samples(pl_module):
+        if samples(pl_module):
             pl_module.log_dict(named(self.rates))
 
     def state_dict(self) -> dict[str, object]:
@@ -108,11 +104,6 @@ class StepMetrics(RLHFCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the learning rates."""
         self.rates = state_dict["rates"]
-
-
-def _samples(module: LightningModule) -> bool:
-    """Whether an epoch is an iteration: a rollout, and the updates on it."""
-    return getattr(module, "sampling", None) is not None
 
 
 def named(rates: Mapping[str, float]) -> dict[str, float]:

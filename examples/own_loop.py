@@ -10,7 +10,7 @@ from statistics import fmean
 
 import torch
 
-from lightning_rlhf import ModelSource, PaddedEngine, Renderer, Sampling, load_causal_lm
+from lightning_rlhf import ModelSource, NativeEngine, Renderer, Sampling, load_causal_lm
 from lightning_rlhf.data.batches import pad
 from lightning_rlhf.models.forward import response_logprobs
 from lightning_rlhf.ops.advantages import group_means
@@ -28,7 +28,7 @@ def main(iterations: int = 40) -> list[float]:
     """Trains the actor, and returns the mean score of each iteration."""
     renderer, net = Renderer(SOURCE.load_tokenizer()), load_causal_lm(SOURCE)
     optimizer, device = torch.optim.AdamW(net.parameters(), lr=1e-3), torch.device("cpu")
-    engine, sampling, means = PaddedEngine(net, device), Sampling(max_new_tokens=8), []
+    engine, sampling, means = NativeEngine(net, device), Sampling(max_new_tokens=8), []
     prompts = [renderer.prompt([{"role": "user", "content": text}]) for text in ("What is a door?", "Hello")]
     # Adjacent rows answer the same prompt.
     input_ids, attention_mask = pad([prompt for prompt in prompts for _ in range(GROUP_SIZE)], "left")

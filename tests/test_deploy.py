@@ -83,6 +83,12 @@ def test_a_job_that_slurm_starts_again_goes_on_with_its_run(tmp_path: Path) -> N
     assert overrides("resume=RUN", "seed=2") == ["resume=RUN", "seed=2"]
     save_command(tmp_path / "outputs" / "job-7", OmegaConf.create({}), ["seed=2"])
     assert overrides("seed=2") == ["seed=2", "resume=outputs/job-7"]
+    # The folder may be the user's own.
+    own = "hydra.run.dir=my runs/a"
+    assert overrides(own, "seed=2") == ["seed=2", own]
+    assert overrides("resume=RUN", own) == ["resume=RUN", own]
+    save_command(tmp_path / "my runs" / "a", OmegaConf.create({}), ["seed=2"])
+    assert overrides(own, "seed=2") == ["seed=2", "resume=my runs/a"]
 
 
 def test_the_image_holds_all_that_the_package_is_built_from() -> None:

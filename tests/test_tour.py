@@ -2,6 +2,7 @@
 
 import re
 import sys
+import threading
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -34,11 +35,14 @@ def first_calls(folder: Path) -> list[tuple[str, str]]:
         if event == "call" and (calls or call == STOPS[0]):
             calls.setdefault(call)
 
+    # The reward is asked in a thread.
+    threading.setprofile(note)
     sys.setprofile(note)
     try:
         fit(stage, None)
     finally:
         sys.setprofile(None)
+        threading.setprofile(None)
     return list(calls)
 
 

@@ -17,6 +17,7 @@ from .modules.ppo import PPOModule as PPOModule
 from .modules.ppo_loss import PPOLoss as PPOLoss
 from .modules.reward import RewardModule as RewardModule
 from .modules.sft import SFTModule as SFTModule
+from .modules.stage_module import StageModule as StageModule
 from .rewards.build import AdapterReward as AdapterReward
 from .rewards.build import WeightedSum as WeightedSum
 from .rewards.build import load_reward as load_reward
@@ -25,6 +26,7 @@ from .rewards.http import HTTPReward as HTTPReward
 from .rewards.judge import LLMJudge as LLMJudge
 from .rewards.own_net import RewardNet as RewardNet
 from .rollout.credit import Credit as Credit
+from .rollout.engines.native import NativeEngine as NativeEngine
 from .rollout.engines.padded import PaddedEngine as PaddedEngine
 from .rollout.sampling import Sampling as Sampling
 from .strategies.colossalai.strategy import ColossalAIStrategy as ColossalAIStrategy

@@ -15,8 +15,8 @@ class StepNumbers(NamedTuple):
     steps: int
     """Optimizer steps since the numbers before."""
 
-    loss: Tensor
-    """A scalar: the loss of the whole minibatch, as the backward pass saw it."""
+    loss: Tensor | None
+    """A scalar: the loss of the last minibatch; None if the module has no share `loss`, see `StageModule.log_share`."""
     rates: Mapping[str, float]
     """The learning rate of each role, such as `actor`."""
     steps_per_second: float
@@ -29,13 +29,30 @@ class RLHFCallback(Callback):
     """A Lightning callback with hooks for logged steps, rollouts, PPO's losses, and answers to held-out prompts."""
 
     def on_step_numbers(self, trainer: Trainer, module: LightningModule, numbers: StepNumbers) -> None:
-        """Called on every rank after each optimizer step that is logged; see `trainer.log_every_n_steps`."""
+        """Called on every rank after each optimizer step that is logged, as `trainer.log_every_n_steps` says.
+
+        Args:
+            trainer: The trainer.
+            module: The module.
+            numbers: The numbers of the steps since the last call.
+        """
 
     def on_rollout_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Called on every rank before the responses of an iteration are sampled."""
+        """Called on every rank before the responses of an iteration are sampled.
+
+        Args:
+            trainer: The trainer.
+            module: The module.
+        """
 
     def on_rollout_end(self, trainer: Trainer, module: LightningModule, rollout: Rollout) -> None:
-        """Called on every rank with the samples of all ranks, before the update."""
+        """Called on every rank with the samples of all ranks, before the update.
+
+        Args:
+            trainer: The trainer.
+            module: The module.
+            rollout: The responses, with what is known of each.
+        """
 
     def on_loss(self, trainer: Trainer, module: LightningModule, batch_idx: int, terms: Mapping[str, Tensor]) -> None:
         """Called on every rank with the terms of PPO's loss on a micro-batch, before the backward pass.

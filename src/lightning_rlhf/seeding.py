@@ -62,8 +62,8 @@ def endless(length: int, first: int, count: int, seed: int, *keys: int) -> list[
     return chosen
 
 
-# Callers ask for a few indices at a time, and a minibatch may extend over two passes.
-@lru_cache(maxsize=2)
+# Prompts and mixed-in texts are asked for in turn, a few at a time, and a minibatch may extend over two passes.
+@lru_cache(maxsize=4)
 def _order(length: int, seed: int, *keys: int) -> np.ndarray:
     return np.asarray(permutation(length, seed, *keys))
 

@@ -72,6 +72,7 @@ def _recorded(own: dict[str, Any], stage: str) -> dict[str, int]:
     assert iterations >= 1
     rollouts = iterations if stage == "ppo" else 0
     number = {"loss": iterations * STEPS_PER_EPOCH, "score": rollouts, "kl": rollouts}
+    number["logged_loss"] = rollouts or number["loss"]
     assert {name: len(own[name]) for name in number} == number
     for name in ("grad_norm", *(["grad_norm_actor", "grad_norm_critic"] if stage == "ppo" else [])):
         # A resumed run still has the norms of the earlier steps.

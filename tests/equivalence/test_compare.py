@@ -8,7 +8,8 @@ import pytest
 from compare import differences
 
 NORMS = {"grad_norm": [2.0] * 6, "grad_norm_actor": [1.2] * 6, "grad_norm_critic": [1.6] * 6}
-PPO = {"loss": [1.0] * 6, **NORMS, "score": [0.5, 0.6], "kl": [0.0, 0.1], "val": {"score": 0.5}}
+LOSSES = {"loss": [1.0] * 6, "logged_loss": [1.0] * 2}
+PPO = {**LOSSES, **NORMS, "score": [0.5, 0.6], "kl": [0.0, 0.1], "val": {"score": 0.5}}
 
 
 def kept(folder: Path, stage: str, numbers: dict[str, Any]) -> Path:
@@ -17,7 +18,7 @@ def kept(folder: Path, stage: str, numbers: dict[str, Any]) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["loss", "grad_norm", "grad_norm_actor", "score", "kl"])
+@pytest.mark.parametrize("name", ["loss", "logged_loss", "grad_norm", "grad_norm_actor", "score", "kl"])
 @pytest.mark.parametrize("left", [0, 1])
 def test_a_quantity_that_is_missing_is_an_error(name: str, left: int, tmp_path: Path) -> None:
     whole = kept(tmp_path / "whole", "ppo", PPO)
@@ -31,9 +32,9 @@ def test_the_second_half_of_a_run_is_compared_with_the_end_of_a_whole_one(tmp_pa
     half = {name: value[len(value) // 2 :] for name, value in PPO.items() if isinstance(value, list)}
     half |= {"val": PPO["val"], "kl": [0.2], **NORMS}
     found = differences(kept(tmp_path / "half", "ppo", half), whole, "ppo")
-    assert found == dict.fromkeys(["loss", *NORMS, "score", "val"], 0) | {"kl": pytest.approx(0.1)}
+    assert found == dict.fromkeys(["loss", "logged_loss", *NORMS, "score", "val"], 0) | {"kl": pytest.approx(0.1)}
 
 
 def test_other_stages_have_neither_score_nor_kl(tmp_path: Path) -> None:
-    whole = kept(tmp_path, "sft", PPO | {"score": [], "kl": []})
-    assert differences(whole, whole, "sft") == {"loss": 0, "grad_norm": 0, "val": 0}
+    whole = kept(tmp_path, "sft", PPO | {"logged_loss": [1.0] * 6, "score": [], "kl": []})
+    assert differences(whole, whole, "sft") == {"loss": 0, "logged_loss": 0, "grad_norm": 0, "val": 0}

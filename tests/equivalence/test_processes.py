@@ -70,9 +70,9 @@ def test_a_rank_that_is_killed_ends_the_other_with_a_message(strategy: str, vict
 DIES_IN_A_ROLLOUT = """
 import os, signal, sys
 from lightning_rlhf.cli import train
-from lightning_rlhf.rollout.engines import padded
+from lightning_rlhf.rollout.engines import rows
 
-draw, drawn = padded.draw, 0
+draw, drawn = rows.draw, 0
 
 def dying(*arguments):
     global drawn
@@ -82,7 +82,7 @@ def dying(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     return draw(*arguments)
 
-padded.draw = dying
+rows.draw = dying
 train.main()
 """
 

@@ -1,9 +1,10 @@
-"""Precision and activation checkpointing under strategies that shard models in different ways."""
+"""Precision, activation checkpointing and parts under strategies that differ in how they handle them."""
 
 from pathlib import Path
 
 import pytest
-from compare import differences, launch
+from compare import differences, launch, trajectory
+from worker import STAGES
 
 
 @pytest.mark.slow
@@ -24,3 +25,15 @@ def test_activations_that_are_computed_again_change_no_number(strategy: str, sin
     settings = ("trainer.devices=2", "model.gradient_checkpointing=true", "stages=sft")
     launch(tmp_path, strategy, *settings, f"start={single}")
     assert max(differences(tmp_path, single, "sft").values()) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "deepspeed_zero2"])
+def test_the_logged_loss_is_that_of_all_parts_and_processes(strategy: str, single: Path, tmp_path: Path) -> None:
+    settings = ("trainer.devices=2", "STAGE.trainer.accumulate_grad_batches=2")
+    launch(tmp_path, strategy, *settings, f"start={single}")
+    for stage in STAGES:
+        assert max(differences(tmp_path, single, stage).values()) < 1e-5
+        loss, logged = (trajectory(tmp_path, stage)[name] for name in ("loss", "logged_loss"))
+        means = [sum(loss[i : i + 3]) / 3 for i in range(0, len(loss), 3)]
+        assert logged == pytest.approx(means if stage == "ppo" else loss, rel=1e-5)

@@ -99,7 +99,7 @@ class Recorder(RLHFCallback):
 
     def __init__(self) -> None:
         self.parts: list[float] = []
-        self.numbers: dict[str, list[float]] = {"loss": [], "score": [], "kl": [], "lengths": []}
+        self.numbers: dict[str, list[float]] = {"loss": [], "logged_loss": [], "score": [], "kl": [], "lengths": []}
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         frozen = [weight for weight in pl_module.parameters() if not weight.requires_grad]
@@ -125,6 +125,13 @@ class Recorder(RLHFCallback):
                 dist.all_reduce(total)
             self.numbers["loss"].append(float(total) / trainer.world_size)
             self.parts = []
+            if pl_module.sampling is None:
+                self.numbers["logged_loss"].append(float(trainer.callback_metrics["train/loss"]))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        # PPO logs the mean over the updates of an iteration.
+        if pl_module.sampling is not None:
+            self.numbers["logged_loss"].append(float(trainer.callback_metrics["train/loss"]))
 
 
 def numel_here(weights: list[Any]) -> int:

@@ -126,7 +126,7 @@ def test_a_run_records_its_rows_models_and_machine_and_the_card_shows_them(pipel
 def test_every_iteration_logs_both_phases(pipeline: tuple[Path, str]) -> None:
     with (pipeline[0] / "ppo" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    for name in ("rollout/score_mean", "rollout/kl", "train/policy_loss", "train/entropy", "perf/tokens_per_second"):
+    for name in ("rollout/score_mean", "rollout/kl", "train/policy_loss", "train/value_loss", "perf/tokens_per_second"):
         assert len([row for row in rows if row[name]]) == 2, name
     before = next(row for row in rows if row["epoch"] == "-1")
     assert float(before["val/kl"]) == pytest.approx(0, abs=1e-5)
@@ -422,15 +422,24 @@ def test_a_beginner_with_few_rows_gets_one_warning_and_a_trained_model(tmp_path:
     assert {0, 2, 3} <= evaluated
 
 
-def test_max_steps_ends_with_an_evaluation(tmp_path: Path) -> None:
+def evaluated_rows(folder: Path, limit: str) -> list[dict[str, str]]:
+    """The evaluations of a run of SFT that a limit ends within its first epoch."""
     overrides = [o for o in keep(TINY, "sft") if "limit" not in o]
-    done = command(tmp_path, *overrides, "+sft.trainer.max_steps=3", "sft.trainer.check_val_every_n_epoch=10")
+    done = command(folder, *overrides, limit, "sft.trainer.check_val_every_n_epoch=10")
     assert done.returncode == 0, done.stderr
-    assert result_of(run_folder(tmp_path))["status"] == "finished"
-    with (run_folder(tmp_path) / "metrics.csv").open() as file:
-        evaluated = [row for row in csv.DictReader(file) if row["val/loss"]]
+    assert result_of(run_folder(folder))["status"] == "finished"
+    with (run_folder(folder) / "metrics.csv").open() as file:
+        return [row for row in csv.DictReader(file) if row["val/loss"]]
+
+
+def test_max_steps_ends_with_an_evaluation(tmp_path: Path) -> None:
     # Before no step, and after the third only.
-    assert len(evaluated) == 1
+    assert len(evaluated_rows(tmp_path, "+sft.trainer.max_steps=3")) == 1
+
+
+def test_max_time_ends_with_an_evaluation(tmp_path: Path) -> None:
+    # The time is over when the first step has been taken.
+    assert len(evaluated_rows(tmp_path, "+sft.trainer.max_time={microseconds: 1}")) == 1
 
 
 def test_jobs_of_a_sweep_ignore_settings_of_other_stages_and_a_failed_one_says_so(tmp_path: Path) -> None:

@@ -14,11 +14,14 @@ from torch.testing import assert_close
 
 from lightning_rlhf import (
     DPOModule,
+    HTTPReward,
     ModelSource,
     PaddedEngine,
     PPOModule,
     Renderer,
     RewardModule,
+    RewardNet,
+    Sampling,
     SFTModule,
     TextReward,
     WeightedSum,
@@ -29,6 +32,7 @@ from lightning_rlhf.data.messages import Message
 from lightning_rlhf.demo.gold import gold
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapters.lora import Lora
+from lightning_rlhf.modules.arguments import save_arguments
 from lightning_rlhf.modules.stage_module import StageModule
 from lightning_rlhf.rewards.rules import Length, Pattern
 
@@ -156,6 +160,22 @@ def test_what_a_checkpoint_cannot_describe_is_asked_for(saved: Saved) -> None:
     assert loaded.reward["reward"] is own
 
 
+@pytest.mark.parametrize(
+    "reward", [TextReward(HTTPReward("http://host/score?key=secret")), RewardNet(torch.nn.Identity)]
+)
+def test_a_server_and_a_net_of_your_own_are_given_again(
+    reward: Any, source: ModelSource, renderer: Renderer, tmp_path: Path
+) -> None:
+    module = PPOModule(**BUILDERS | {"reward": reward}, renderer=renderer, sampling=Sampling(max_new_tokens=4))
+    path = tmp_path / "untrained.ckpt"
+    checkpoint: dict[str, Any] = {"state_dict": {}}
+    save_arguments(module, checkpoint)
+    torch.save(checkpoint, path)
+    assert "secret" not in str(checkpoint)
+    with pytest.raises(UserError, match="pass reward=…, because a checkpoint cannot describe (HTTPReward|RewardNet)"):
+        PPOModule.load_from_checkpoint(path)
+
+
 def test_rewards_of_this_package_come_back(saved: Saved) -> None:
     parts = {"gold": TextReward("lightning_rlhf.demo.gold:gold"), "short": TextReward(Length(maximum=20))}
     settings = BUILDERS | {"reward": WeightedSum(parts, {"gold": 1.0, "short": -0.5})}
@@ -212,23 +232,54 @@ def test_settings_of_another_version_are_named(saved: Saved) -> None:
         PPOModule.load_from_checkpoint(path)
 
 
+@pytest.mark.parametrize("builder", [False, True], ids=["built at once", "built later"])
 @pytest.mark.parametrize(
-    ("name", "node"),
+    ("name", "what", "setting", "value"),
     [
-        ("credit", {"_name_": "Credit", "advantage": "antigravity:gae"}),
-        ("loss", {"_name_": "PPOLoss", "policy": "antigravity:clipped"}),
-        ("gold", {"_name_": "TextReward", "function": "antigravity:score"}),
+        ("credit", "Credit", "advantage", "antigravity:gae"),
+        ("loss", "PPOLoss", "policy", "antigravity:clipped"),
+        ("gold", "TextReward", "function", "antigravity:score"),
+        ("reward", "TextReward", "function", "antigravity:score"),
     ],
 )
-def test_a_function_of_somebody_elses_module_is_not_imported(name: str, node: dict[str, str], saved: Saved) -> None:
+def test_a_function_of_somebody_elses_module_is_not_imported(
+    name: str, what: str, setting: str, value: str, builder: bool, saved: Saved
+) -> None:
     _, path = saved("ppo", **BUILDERS)
     checkpoint = torch.load(path, weights_only=True)
+    given = {setting: value}
+    node = {"_name_": what, "_call_": {"args": [], "kwargs": given}} if builder else {"_name_": what, **given}
     checkpoint["arguments"][name] = node
     torch.save(checkpoint, path)
-    with pytest.raises(
-        UserError, match=rf"pass {name}=…, because \w+={list(node.values())[1]} is a module of your own"
-    ):
+    with pytest.raises(UserError, match=rf"pass {name}=…, because {setting}={value} is a module of your own"):
         PPOModule.load_from_checkpoint(path)
+    assert "antigravity" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({"_name_": "TextReward", "_call_": {"args": ["antigravity:score"], "kwargs": {}}}, "is a module of your own"),
+        (
+            {"_name_": "ModelSource", "_call_": {"args": [], "kwargs": {"trust_remote_code": True}}},
+            "its own Python code",
+        ),
+        (
+            {"_name_": "load_causal_lm", "_call_": {"args": [], "kwargs": {"shards": 3}}},
+            "load_causal_lm of this version",
+        ),
+        ({"_name_": "ModelSource", "config": {"model_type": "llama", "attn_implementation": "evil/kernel"}}, "the hub"),
+        ({"_name_": "ModelSource", "config": {"text": {"_attn_implementation": "evil/kernel"}}}, "the hub"),
+    ],
+    ids=["function by place", "code of the hub", "another version", "attention in a config", "part of a config"],
+)
+def test_a_builder_of_somebody_else_runs_no_code(node: dict[str, object], message: str, saved: Saved) -> None:
+    _, path = saved("sft")
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["arguments"]["net"] = node
+    torch.save(checkpoint, path)
+    with pytest.raises(UserError, match=message):
+        SFTModule.load_from_checkpoint(path)
     assert "antigravity" not in sys.modules
 
 
@@ -236,8 +287,9 @@ def test_other_files_are_refused_by_name(saved: Saved, tmp_path: Path) -> None:
     _, path = saved("sft")
     with pytest.raises(UserError, match=r"this is no checkpoint of a DPOModule"):
         DPOModule.load_from_checkpoint(path)
-    with pytest.raises(UserError, match="not a checkpoint that a strategy of this package has written"):
+    with pytest.raises(UserError, match="not a checkpoint that a strategy of this package has written") as found:
         SFTModule.load_from_checkpoint(tmp_path)
+    assert str(found.value).startswith(f"SFTModule.load_from_checkpoint('{tmp_path}'): {tmp_path}: ")
     with pytest.raises(UserError, match=r"load_from_checkpoint\('nowhere.ckpt'\): there is no such file or folder \(/"):
         SFTModule.load_from_checkpoint("nowhere.ckpt")
     path.write_bytes(b"no checkpoint")

@@ -71,10 +71,17 @@ def test_a_signal_that_was_only_noted_can_be_asked_for(monkeypatch: pytest.Monke
     assert interruption.noted() == signal.SIGHUP
 
 
-def test_a_handler_that_cannot_print_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_handler_that_cannot_print_is_silent(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     read, write = os.pipe()
-    os.close(read)
-    # Nobody reads the pipe, so that writing is an OSError, as it is at a closed terminal.
     monkeypatch.setattr(interruption, "_STDERR", write)
     interruption.say_from_handler("stopping")
+    assert os.read(read, 100) == b"\nstopping\n"
+    os.close(read)
+    # Nobody reads the pipe, so that writing is an OSError, as it is at a closed terminal.
+    with pytest.raises(BrokenPipeError):
+        os.write(write, b"x")
+    interruption.say_from_handler("stopping")
     os.close(write)
+    assert capfd.readouterr() == ("", "")

@@ -271,7 +271,7 @@ def test_parts_of_a_minibatch_add_up_to_the_gradient_of_ppo(
     def loss_of(part: list[int]) -> Tensor:
         batch = Minibatch(experience.rows(part), size)
         some = batch.experience.sequences
-        new = roles.actor_stats(some, temperature=0.7, entropy_grad=True)
+        new = roles.actor_stats(some, temperature=0.7, entropy=True)
         return loss(new, roles.values(some), batch, KL_IN_LOSS["k3"]).loss
 
     assert_parts_add_up(nn.ModuleList(roles.trainable().values()), loss_of, cuts)

@@ -61,13 +61,13 @@ def header(file: Path) -> list[str]:
 
 
 def settings(file: Path) -> list[Setting]:
-    """The settings at the top of a file, without those of Hydra itself."""
+    """The settings at the top of a file, without those of Hydra itself and those that change settings of a group."""
     text = file.read_text(encoding="utf-8")
     lines, found = text.splitlines(), []
     top = yaml.compose(text)
     assert isinstance(top, yaml.MappingNode), f"{file} is not a mapping"
     for key, value in top.value:
-        if key.value in ("defaults", "hydra"):
+        if key.value == "defaults" or isinstance(value, yaml.MappingNode):
             continue
         first = key.start_mark.line
         while first and lines[first - 1].startswith("#"):
@@ -75,6 +75,21 @@ def settings(file: Path) -> list[Setting]:
         comment = " ".join(line.removeprefix("#").strip() for line in lines[first : key.start_mark.line])
         default = text[value.start_mark.index : value.end_mark.index]
         found.append(Setting(key.value, default, comment))
+    return found
+
+
+def sections() -> set[str]:
+    """The keys at the top of what `train`, `plan` and `benchmark` compose, whatever options are chosen."""
+    commands = ("train", "plan", "benchmark")
+    found = {setting.name for command in commands for setting in settings(command_file(command))}
+    for group in groups():
+        paths = [CONF / group / f"{option}.yaml" for option in options(group)]
+        stated = [line.removeprefix("@package ") for path in paths for line in header(path) if "@package " in line]
+        package = stated[0] if stated else group
+        if package == "_global_":
+            found |= {setting.name for path in paths for setting in settings(path)}
+        else:
+            found.add(package.split(".")[0])
     return found
 
 

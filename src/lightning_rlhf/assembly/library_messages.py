@@ -42,7 +42,7 @@ def silence_libraries() -> None:
     warnings.filterwarnings("ignore", message=r".*use `self.log\('train/lr.*sync_dist=True.*")
     # Our modules do not use the default implementation that this warns of.
     warnings.filterwarnings("ignore", message=r".*DeepSpeed handles gradient clipping internally.*")
-    # Lightning finds SLURM installed and advises to use it. The run may be one of torchrun, or a trial.
+    # Lightning advises to use SLURM wherever SLURM is installed, also in a run of torchrun and in a short trial.
     warnings.filterwarnings("ignore", message=r".*`srun` command is available.*")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # W&B would print a summary of several screens. The run says where W&B shows it.

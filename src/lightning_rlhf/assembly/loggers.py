@@ -50,13 +50,13 @@ def begin(trainer: pl.Trainer, hyperparameters: dict[str, object]) -> None:
         if run.url:
             console.say(f" W&B: {run.url}")
         elif not run.disabled:
-            folders = folders_of_run(Path(run.dir).parent)
+            folders = folders_of_run(Path(run.dir).parent, run.id)
             # A command that is to be copied must not be broken.
             line = f" W&B is offline; this uploads the run later: wandb sync {folders}"
             console.print(line, markup=False, soft_wrap=True)
 
 
-def folders_of_run(folder: Path) -> str:
+def folders_of_run(folder: Path, run_id: str) -> str:
     """The words for a shell that name all folders of a run of W&B.
 
     An offline run that goes on writes another folder with the same id. W&B uploads them in order if it gets them
@@ -64,8 +64,10 @@ def folders_of_run(folder: Path) -> str:
 
     Args:
         folder: The newest folder of the run.
+        run_id: The id of the run. W&B ends the name of each folder with it.
     """
-    name = f"*-{folder.name.rpartition('-')[2]}"
+    # The time stamp before the id has no hyphen, but an id may have one, and another id may end like this one.
+    name = f"*_{'[0-9]' * 6}-{run_id}"
     several = len(list(folder.parent.glob(name))) > 1
     return f"{shlex.quote(str(folder.parent))}/{name}" if several else shlex.quote(str(folder))
 
@@ -87,5 +89,5 @@ def _earlier_id(config: DictConfig, stage: str) -> str | None:
         # W&B names its folder of a run after the time and the id: [offline-]run-20261130_090000-abcd1234.
         runs = sorted(place.glob("wandb/*run-*-*"), key=lambda path: path.name.removeprefix("offline-"))
         if runs and (place / "checkpoints").is_dir():
-            return runs[-1].name.rpartition("-")[2]
+            return runs[-1].name.partition("run-")[2].partition("-")[2]
     return None

@@ -1,12 +1,12 @@
 """Overrides of the command line: checks those alone, because a recipe may hold settings of all stages; quotes them."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.resources import files
 
 from omegaconf import DictConfig, OmegaConf
 
+from lightning_rlhf.assembly.config_files import sections
 from lightning_rlhf.assembly.problems import Problems
-from lightning_rlhf.assembly.settings import check_effects, check_settings
+from lightning_rlhf.assembly.settings import check_effects, check_settings, is_read, references_in
 from lightning_rlhf.assembly.sweep_overrides import block_of
 from lightning_rlhf.stages import STAGES
 
@@ -49,7 +49,7 @@ def check_plan(config: DictConfig, overrides: Sequence[str], choices: Mapping[st
             not given. The message names all mistakes.
     """
     problems = Problems()
-    for message in (*_without_effect(config, overrides), *_unknown_lengths(config, overrides, choices)):
+    for message in (*_without_effect(config, overrides, choices), *_unknown_lengths(config, overrides, choices)):
         problems.add(message)
     check_effects(config, problems)
     problems.report()
@@ -62,20 +62,22 @@ def _override_problems(config: DictConfig, overrides: Sequence[str], choices: Ma
             f"model={choices.get('model')} with experiment=demo, whose learning rates are for a model of 2 million "
             "parameters: add experiment=none"
         )
-    for message in _without_effect(config, overrides):
+    for message in _without_effect(config, overrides, choices):
         problems.add(message)
     return problems
 
 
-def _without_effect(config: DictConfig, overrides: Sequence[str]) -> Iterator[str]:
+def _without_effect(config: DictConfig, overrides: Sequence[str], choices: Mapping[str, str | None]) -> Iterator[str]:
     """Messages about the overrides that have no effect."""
-    plain = str(OmegaConf.to_container(config, resolve=False))
+    references = references_in(OmegaConf.to_container(config, resolve=False))
     # Each model size has an architecture as well as weights, so Hydra accepts settings of the architecture.
     loaded = next((name for name in ("meta_dir", "pretrained") if config.model.get(name) is not None), None)
     idle = {record.block: record.name for record in STAGES.values() if record.name not in config.stages}
     for override in overrides:
         key = override.lstrip("+~").split("=")[0]
-        if override[0] == "+" and key.split(".")[0] not in _sections() and f"${{{key}" not in plain:
+        # An option of a group of the user is no setting.
+        added = override[0] == "+" and key not in choices
+        if added and not is_read(key, references) and key.split(".")[0] not in sections():
             yield f"{key}: there is no such setting, and no other setting refers to it"
         if (block := block_of(override)) in idle:
             yield f"{key} is set, but stage={idle[block]} does not run here"
@@ -96,11 +98,3 @@ def _unknown_lengths(config: DictConfig, overrides: Sequence[str], choices: Mapp
             f"model={choices.get('model')}: {' and '.join(missing)} must be given, because no data say how long rows "
             "are: add prompt_length=512 response_length=512, or data=files; data=demo takes the lengths of the demo"
         )
-
-
-def _sections() -> set[str]:
-    """The keys at the top of the configurations of `train` and `plan`, and their groups."""
-    loaded = [OmegaConf.load(str(files("lightning_rlhf.conf") / f"{name}.yaml")) for name in ("train", "plan")]
-    groups = {str(group) for entry in loaded[0].defaults if entry != "_self_" for group in entry}
-    groups -= {"strategy", "stage", "algorithm", "adapter", "experiment"}
-    return {*groups, *(str(key) for config in loaded for key in config), *(r.block for r in STAGES.values()), "stages"}

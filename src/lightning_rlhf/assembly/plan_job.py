@@ -115,7 +115,7 @@ def _of_rollouts(config: DictConfig, block: DictConfig, source: ModelSource, mod
         "rollout_micro_batch_size": module.rollout_micro_batch_size,
         "engine": own_engine(module.engine, source),
         "ppo_epochs": module.ppo_epochs,
-        "entropy_grad": module.loss.ent_coef != 0,
+        "entropy": module.loss.ent_coef != 0,
         "exact_kl": module.exact_kl,
         "ptx_length": block.data.ptx_max_length if module.ptx_coef else 0,
     }

@@ -49,7 +49,7 @@ def print_plan(stage: str, plan: Plan, record: dict[str, Any], asked: Asked) -> 
     _print_verdict(console, record, asked, *_unit(plan.peak.total))
     _print_time(console, record, asked.speed, "iteration" if job.record.samples else "optimizer step")
     if not job.on_gpu:
-        console.print(" the defaults of these are an A100's, which is far faster than a CPU: give those of the CPU")
+        console.print(" where you did not set them, these are the values of an A100, which is far faster than a CPU")
 
 
 def _print_time(console: Console, record: dict[str, Any], speed: Speed, per: str) -> None:

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -41,6 +41,20 @@ def check_effects(config: DictConfig, problems: Problems) -> None:
         problems.add(message)
 
 
+def references_in(plain: object) -> set[str]:
+    """The settings that others refer to, as `${rate}` or `${oc.select:rate}` do.
+
+    Args:
+        plain: A configuration as plain containers with unresolved references.
+    """
+    return set(re.findall(r"\$\{(?:oc\.(?:select|dict\.\w+):)?\s*([\w.]+)\s*[},]", str(plain)))
+
+
+def is_read(key: str, references: Collection[str]) -> bool:
+    """Checks whether one of the references is to a setting, to a part of it, or to a section that contains it."""
+    return any(f"{name}.".startswith(f"{key}.") or f"{key}.".startswith(f"{name}.") for name in references)
+
+
 def check_settings(config: DictConfig, problems: Problems) -> None:
     """Adds what is wrong with the settings of a run to the problems.
 
@@ -77,12 +91,12 @@ def _unknown(config: DictConfig, records: Sequence[StageRecord]) -> Iterator[str
     """Keys that no option of the group has and nothing refers to."""
     plain = OmegaConf.to_container(config, resolve=False)
     assert isinstance(plain, dict)
-    referred_to = set(re.findall(r"\$\{([\w.]+)", str(plain)))
+    references = references_in(plain)
     known = {group: _keys_of_options(group) for group in _GROUPS}
     known |= {record.block: _keys_of_block(record) for record in records}
     for place, keys in known.items():
         for key in plain.get(place) or {}:
-            if key not in keys and not any(f"{name}.".startswith(f"{place}.{key}.") for name in referred_to):
+            if key not in keys and not is_read(f"{place}.{key}", references):
                 close = difflib.get_close_matches(str(key), keys, n=1)
                 guess = f"; did you mean {place}.{close[0]}?" if close else f"; {place} has {', '.join(sorted(keys))}"
                 yield f"{place}.{key}: there is no such setting{guess}"

@@ -29,6 +29,7 @@ from lightning_rlhf.data.templates import TEMPLATES, template_text
 from lightning_rlhf.distributed.launcher_watch import end_ranks
 from lightning_rlhf.distributed.phases import release, shards_parameters
 from lightning_rlhf.errors import older_version
+from lightning_rlhf.interruption import interruption_behind
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.stages import StageRecord, stage_record
 
@@ -140,10 +141,10 @@ def fit(stage: PreparedStage, checkpoint: Path | None) -> RunResult:
             trainer.fit(stage.module, stage.data, ckpt_path=checkpoint and str(checkpoint), weights_only=True)
     except SystemExit as error:
         # Lightning exits like this after a signal.
-        if not isinstance(error.__context__, KeyboardInterrupt):
+        if (stopped := interruption_behind(error)) is None:
             raise
         end_ranks()
-        raise error.__context__ from None
+        raise stopped from None
     except KeyError as error:
         # Lightning holds the checkpoint until all parts of the run have taken their entries.
         if not trainer._checkpoint_connector._loaded_checkpoint:

@@ -1,4 +1,4 @@
-"""The jobs of a sweep: each has the overrides of its own stages, and no two are the same."""
+"""The jobs of a sweep: each has the overrides of its own stages, and those that then are the same run once."""
 
 import sys
 from collections.abc import Sequence
@@ -6,14 +6,16 @@ from functools import wraps
 
 from hydra.core.override_parser.types import Override
 
-from lightning_rlhf.assembly.sweep_overrides import own_overrides
+from lightning_rlhf.assembly.job_stages import Composer, composer_of
+from lightning_rlhf.assembly.sweep_overrides import block_of, of_blocks
 
 
 def run_distinct_jobs(planned: list[list[str]]) -> None:
     """Makes Hydra's own sweeper leave out jobs that differ only in settings of stages that they do not run.
 
     `stage=sft,ppo ppo.module.lr=1,2` has three jobs: SFT has no `ppo.module.lr`, so it runs once. The method is
-    replaced, because Hydra accepts a sweeper of its own class only from a package of the name `hydra_plugins`.
+    replaced, because Hydra accepts a sweeper of another class only from the package `hydra_plugins`, which every
+    program of the environment that uses Hydra would load, also if it has nothing to do with this package.
 
     Args:
         planned: Receives the overrides of each job.
@@ -25,19 +27,32 @@ def run_distinct_jobs(planned: list[list[str]]) -> None:
 
     @wraps(all_jobs)
     def split(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
-        planned[:] = distinct([job for batch in all_jobs(overrides, None) for job in batch])
+        planned[:] = distinct([job for batch in all_jobs(overrides, None) for job in batch], composer_of(sys.argv[1:]))
         return list(BasicSweeper.split_overrides_to_chunks(planned, max_batch_size))
 
     BasicSweeper.split_arguments = staticmethod(split)  # type: ignore[method-assign]
 
 
-def distinct(jobs: Sequence[Sequence[str]]) -> list[list[str]]:
-    """The jobs with the overrides of their own stages, each once. A note says that there are fewer."""
-    found = list(dict.fromkeys(tuple(own_overrides(job)) for job in jobs))
+def distinct(jobs: Sequence[Sequence[str]], composer: Composer) -> list[list[str]]:
+    """The jobs with the overrides of their own stages.
+
+    Those that differ only in other overrides run once, which a note says. A job whose stages are not known keeps all.
+
+    Args:
+        jobs: The overrides of each job.
+        composer: Composes the configurations of jobs.
+    """
+    found: list[list[str]] = []
+    for job in jobs:
+        # Composing takes time, which most sweeps need not spend.
+        stages = composer.stages(job) if any(map(block_of, job)) else None
+        own = list(job) if stages is None else of_blocks(job, stages.blocks)
+        if own == list(job) or own not in found:
+            found.append(own)
     if len(found) < len(jobs):
         print(
             f"note: the sweep has {len(found)} runs and not {len(jobs)}, because runs that differ only in settings of "
             "stages that they do not have are the same",
             file=sys.stderr,
         )
-    return [list(job) for job in found]
+    return found

@@ -6,6 +6,7 @@ from functools import partial
 import lightning.pytorch as pl
 from hydra.utils import instantiate
 from lightning.fabric.connector import _convert_precision_to_unified_args
+from lightning.pytorch.callbacks import Timer
 from omegaconf import DictConfig
 
 from lightning_rlhf.assembly.export_sampling import sampling_settings
@@ -51,6 +52,8 @@ def build_trainer(config: DictConfig, record: StageRecord, source: ModelSource) 
         enable_checkpointing="checkpoint" in nodes,
         enable_progress_bar="progress" in nodes,
     )
+    # EvaluateEnd must see whether Lightning's timer, which max_time adds behind it, ends the run.
+    trainer.callbacks.sort(key=lambda callback: not isinstance(callback, Timer))
     _check_precision({**config.trainer, **block.trainer}["precision"], trainer)
     every = trainer.check_val_every_n_epoch
     if every and trainer.max_epochs > 0 and trainer.max_epochs % every:

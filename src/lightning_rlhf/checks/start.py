@@ -19,7 +19,7 @@ from lightning_rlhf.distributed.phases import rollout_phase, whole
 from lightning_rlhf.experience import Rollout
 from lightning_rlhf.models.scalar import Scalar
 from lightning_rlhf.modules.ppo import PPOModule
-from lightning_rlhf.modules.stage_module import StageModule
+from lightning_rlhf.modules.stage_module import StageModule, samples
 from lightning_rlhf.rewards.net import TextNetReward
 
 
@@ -46,8 +46,8 @@ def longest_fits(module: Any, data: object, rows: Sequence[Ids]) -> Finding:
     """Checks that the longest row that the models read fits into their context."""
     texts = [row.ids for row in getattr(data, "ptx", None) or ()]
     lengths = {"the longest text to mix in": max(map(len, texts), default=0)}
-    if (sampling := getattr(module, "sampling", None)) is not None:
-        limit = sampling.max_new_tokens
+    if samples(module):
+        limit = module.sampling.max_new_tokens
         lengths[f"the longest prompt and {limit} new tokens"] = max(map(len, rows)) + limit
     else:
         lengths["the longest row"] = max(map(len, rows))

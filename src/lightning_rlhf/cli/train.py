@@ -19,6 +19,7 @@ from lightning_rlhf.assembly.sweep_overrides import of_stages
 from lightning_rlhf.cli.app import exit_codes, run_app
 from lightning_rlhf.console import print_messages
 from lightning_rlhf.distributed.launcher_watch import end_with_launcher, obey_signals, put_off_signals
+from lightning_rlhf.interruption import interruption_behind
 
 
 @hydra.main(version_base="1.3", config_path="pkg://lightning_rlhf.conf", config_name="train")
@@ -54,10 +55,11 @@ def _train(config: DictConfig, folder: Path, overrides: list[str]) -> None:
                 rehearse(config, folder)
             else:
                 run(config, folder, overrides)
-    except KeyboardInterrupt as error:
-        if config.dry_run:
+    except BaseException as error:
+        stopped = interruption_behind(error)
+        if stopped is None or config.dry_run:
             raise
-        leave(folder, list(config.stages), config.seed, error)
+        leave(folder, list(config.stages), config.seed, stopped)
     finally:
         put_off_signals()
 

@@ -33,6 +33,7 @@ class MinibatchLoader(Generic[Row, Batch]):
         *,
         minibatch_size: int,
         drop_last: bool = False,
+        lengths: np.ndarray | None = None,
         trainer: Trainer,
         seed: int,
     ) -> None:
@@ -45,6 +46,8 @@ class MinibatchLoader(Generic[Row, Batch]):
             sizes: (rows,) contribution of each row to the size of its minibatch: 1, or its number of tokens.
             minibatch_size: Number of sequences of each optimizer step.
             drop_last: Whether an epoch leaves out the rows that do not fill a minibatch.
+            lengths: (rows,) number of tokens of each row, by which rows are dealt to ranks and parts; None leaves them
+                in order.
             trainer: Knows how many ranks and accumulated parts share a minibatch.
             seed: Seed of the order.
 
@@ -52,6 +55,7 @@ class MinibatchLoader(Generic[Row, Batch]):
             UserError: If the minibatch cannot be shared equally, or there are fewer rows than shares.
         """
         self.rows, self.collate, self.sizes, self.seed = rows, collate, sizes, seed
+        self.lengths = None if lengths is None else lengths.tolist()
         self.shares = Shares.of(filled(minibatch_size, len(rows), shares_of(trainer)), trainer)
         self.drop_last = drop_last
         self.epoch = self.position = 0
@@ -69,6 +73,8 @@ class MinibatchLoader(Generic[Row, Batch]):
         while self.position < len(self):
             number, part = self.shares.place(self.position)
             minibatch = self.shares.minibatch(order, number)
+            if self.lengths is not None:
+                minibatch = self.shares.dealt(minibatch, self.lengths)
             self.position += 1
             mine = self.shares.mine(minibatch, part)
             fillers = self.shares.width(minibatch) - len(mine)

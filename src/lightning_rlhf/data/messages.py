@@ -55,14 +55,20 @@ def message_of(value: object, name: str, keys: Mapping[str, str | None]) -> Mess
     role_name, content_name = (f"{name}.{names.get(key, key)}" for key in ("role", "content"))
     if given.get("role") is None:
         raise WrongRow(f"field '{role_name}' is missing")
-    if given["role"] == "function_call":
-        given["tool_calls"] = _calls(given.pop("content", None), name)
+    calls, without_calls = given["role"] == "function_call", "tool_calls" in keys and keys["tool_calls"] is None
+    if calls:
+        _name_calls(given, name, names, left_out=without_calls)
     role = _ROLES.get(given["role"]) if isinstance(given["role"], str) else None
     if role is None:
         raise WrongRow(
             f"field '{role_name}' is {described(given['role'])}, expected {', '.join(get_args(Role))}, human or gpt"
         )
-    if given.get("content") is None and not any(given.get(key) for key in ("tool_calls", "reasoning_content")):
+    # Nothing is left of a turn that only calls tools, if the user leaves out the calls.
+    empty = without_calls and (calls or value.get("tool_calls"))
+    if (
+        not (empty or any(given.get(key) for key in ("tool_calls", "reasoning_content")))
+        and given.get("content") is None
+    ):
         raise WrongRow(f"field '{content_name}' is missing")
     message: Any = {"role": role, "content": _content(given.get("content"), content_name)}
     if not _learnt(given, name, names):
@@ -134,6 +140,16 @@ def _usual(value: Mapping[str, Any], keys: Mapping[str, str | None]) -> tuple[di
         elif given.get(usual) is None and other in given:
             given[usual], names[usual] = given.pop(other), other
     return given, names
+
+
+def _name_calls(given: dict[str, Any], name: str, names: Mapping[str, str], *, left_out: bool) -> None:
+    """Turns the content of a turn of ShareGPT's role `function_call` into `tool_calls`, unless these are left out."""
+    content = given.pop("content", None)
+    if given.get("tool_calls"):
+        where = f"{name}.{names.get('tool_calls', 'tool_calls')}"
+        raise WrongRow(f"field '{where}' stands beside the call in a turn of the role function_call, expected only one")
+    if not left_out:
+        given["tool_calls"] = _calls(content, name)
 
 
 def _calls(value: object, name: str) -> list[Any]:

@@ -4,6 +4,8 @@ from abc import abstractmethod
 from typing import Any, Protocol
 
 from lightning.pytorch import LightningDataModule, Trainer
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
 
 from lightning_rlhf.errors import older_version
 
@@ -50,6 +52,15 @@ class ResumableDataModule(LightningDataModule):
         if self._progress is not None:
             _go_on(self._loader, self._progress)
         return self._loader
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Puts a batch for a GPU into page-locked memory, from which Lightning copies it while the GPU computes.
+
+        Without it, the copy waits for the GPU, and the GPU then waits for the next kernels.
+        """
+        if self.attached_trainer.strategy.root_device.type != "cuda":
+            return batch
+        return apply_to_collection(batch, Tensor, lambda tensor: tensor if tensor.is_cuda else tensor.pin_memory())
 
     def state_dict(self) -> dict[str, Progress]:
         """Returns the position of the training loader."""

@@ -1,6 +1,6 @@
 """Cuts the text of a conversation where turns begin and end, into what the model reads and what it learns to say."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import pairwise
 from typing import Literal, NamedTuple, TypeVar
 
@@ -107,3 +107,11 @@ def or_raise(result: T | UserError) -> T:
     if isinstance(result, UserError):
         raise result
     return result
+
+
+def caught(function: Callable[..., T], *arguments: object) -> T | UserError:
+    """Calls a function, and returns its error instead of raising it."""
+    try:
+        return function(*arguments)
+    except UserError as error:
+        return error

@@ -106,7 +106,11 @@ class PreferenceDataModule(ResumableDataModule):
         self.train_rows = rows
 
     def reference_prompts(self, count: int) -> Rows[Prompt]:
-        """Returns the first distinct prompts of the training rows, to sample from the reference policy."""
+        """Returns the first distinct prompts of the training rows, to sample from the reference policy.
+
+        Args:
+            count: The largest number of prompts.
+        """
         return self._prompts(*self._all_train, count)
 
     def _prompts(self, name: str, rows: Rows[Pair | Scored], count: int | None = None) -> Rows[Prompt]:
@@ -128,6 +132,7 @@ class PreferenceDataModule(ResumableDataModule):
             np.ones(len(self.train_rows), dtype=int),
             minibatch_size=self.minibatch_size,
             drop_last=self.drop_last,
+            lengths=self.train_rows.numbers("length"),
             trainer=self.attached_trainer,
             seed=self.seed,
         )

@@ -110,7 +110,9 @@ def _write(
     # What the chat template refuses is known only after rendering.
     if refused := read_mapped(folder)[_REFUSED].drop_null().to_pylist():
         report.skipped += refused
-        report.hint = "data.template=FILE.jinja sets another chat template, which may accept them"
+        # Rows whose layout is not known have a hint already.
+        hints = [report.hint, "data.template=FILE.jinja sets another chat template, which may accept them"]
+        report.hint = "\n".join(filter(None, hints))
     report.check(source.name, on_error)
     (folder / _REPORT).write_text(json.dumps(vars(report)), encoding="utf-8")
     return not beyond

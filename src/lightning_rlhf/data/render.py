@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from lightning_rlhf.data.encoding import PieceEncoder, as_text, control_tokens
 from lightning_rlhf.data.messages import Message
-from lightning_rlhf.data.pieces import Piece, conversation_pieces, cuts, or_raise, prompt_pieces
+from lightning_rlhf.data.pieces import Piece, caught, conversation_pieces, cuts, or_raise, prompt_pieces
 from lightning_rlhf.data.stops import check_stops, end_of_turn
 from lightning_rlhf.data.templates import TEMPLATES, Asked, ChatTexts, Turn, chosen_template
 from lightning_rlhf.data.traits import Traits
@@ -106,12 +106,17 @@ class Renderer:
     def prompts(
         self, conversations: Sequence[Sequence[Message]], tools: Sequence[list[Any]] | None = None
     ) -> list[list[int] | UserError]:
-        """Renders many prompts as `prompt` does; the result for a prompt that cannot be rendered is the error."""
+        """Renders many prompts as `prompt` does; the result is the error if one cannot be rendered.
+
+        Args:
+            conversations: The conversations up to the turns to be generated.
+            tools: Descriptions of the tools of each conversation, if there are any.
+        """
         turns = [self._turns(messages) for messages in conversations]
         known = self._known(tools)
         texts = self._texts.texts(chain.from_iterable(map(cuts, turns, known)))
         pieces = [
-            _caught(lambda one, some: [Piece(text) for text in prompt_pieces(one, texts, some)], *each)
+            caught(lambda one, some: [Piece(text) for text in prompt_pieces(one, texts, some)], *each)
             for each in zip(turns, known, strict=False)
         ]
         return self._encoded(pieces, lambda _, ids: list(chain.from_iterable(ids)))
@@ -165,7 +170,7 @@ class Renderer:
                 one, texts, some, loss_on=loss_on, masked=not_learnt, learn_reasoning=learn_reasoning, stops=stops
             )
 
-        pieces = [_caught(cut, *each) for each in zip(turns, known, masked, strict=False)]
+        pieces = [caught(cut, *each) for each in zip(turns, known, masked, strict=False)]
         return self._encoded(pieces, self.labelled)
 
     def labelled(self, pieces: Sequence[Piece], encoded: Sequence[list[int]]) -> Rendered:
@@ -240,10 +245,3 @@ class Renderer:
         text = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert isinstance(text, str)
         return text
-
-
-def _caught(function: Callable[..., T], *arguments: object) -> T | UserError:
-    try:
-        return function(*arguments)
-    except UserError as error:
-        return error

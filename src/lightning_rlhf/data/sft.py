@@ -107,6 +107,7 @@ class SFTDataModule(ResumableDataModule):
             self.train_rows.numbers("num_labels"),
             minibatch_size=self.minibatch_size,
             drop_last=self.drop_last,
+            lengths=self.train_rows.numbers("length"),
             trainer=self.attached_trainer,
             seed=self.seed,
         )

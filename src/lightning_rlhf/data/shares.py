@@ -6,6 +6,7 @@ checks before a run, its table of batch sizes, and `plan`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from lightning_rlhf.data.adapting import adapted
@@ -67,6 +68,31 @@ class Shares:
     def minibatch(self, rows: list[Row], number: int) -> list[Row]:
         """Returns the rows of a minibatch, over all ranks and parts; the last one of an epoch may be smaller."""
         return rows[number * self.minibatch_size :][: self.minibatch_size]
+
+    def dealt(self, minibatch: list[int], lengths: Sequence[int]) -> list[int]:
+        """Reorders the rows of a minibatch so that its parts, on all ranks, have about equally many tokens.
+
+        The longest rows are dealt first, each to the part with the fewest tokens so far that has room for it. The loss
+        is divided by the size of the whole minibatch, so the gradient stays the same.
+
+        Args:
+            minibatch: Row numbers.
+            lengths: Length of each row of the data, by its number, in tokens.
+        """
+        if self.processes * self.num_parts == 1:
+            return minibatch
+        width = self.width(minibatch)
+        rooms = [
+            len(minibatch[first : first + width]) for first in range(0, self.processes * self.num_parts * width, width)
+        ]
+        parts: list[list[int]] = [[] for _ in rooms]
+        lightest = [(0, number) for number, room in enumerate(rooms) if room]
+        for row in sorted(minibatch, key=lambda row: -lengths[row]):
+            tokens, number = heappop(lightest)
+            parts[number].append(row)
+            if len(parts[number]) < rooms[number]:
+                heappush(lightest, (tokens + int(lengths[row]), number))
+        return [row for part in parts for row in part]
 
     def mine(self, minibatch: list[Row], part: int) -> list[Row]:
         """Returns this rank's rows in one part of a minibatch; they are fewer than `width` if the rows run out."""

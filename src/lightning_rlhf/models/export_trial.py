@@ -107,9 +107,10 @@ def scores_otherwise(folder: Path, renderer: Renderer, ours: ScalarModel, dtype:
         ours: The reward model.
         dtype: The dtype of its weights in the files.
     """
-    if (score := _our_score(renderer, ours)) is None:
+    ending = score_ending(renderer)
+    if ending is None or (score := _our_score(renderer, ours)) is None:
         return None
-    tokenizer, text = _scored_text(folder, renderer)
+    tokenizer, text = _scored_text(folder, ending)
     # By default a pipeline moves its model to a GPU, which may be full.
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     classify = pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu")
@@ -129,15 +130,16 @@ def adapter_scores_otherwise(
         folder: The folder of the adapter.
         base: Hub name of the base model, or its path from the folder of the adapter.
         renderer: The renderer of the training.
-        ours: The reward model, with merged weights or with its adapter.
+        ours: The reward model with merged weights.
         dtype: The dtype of the merged weights.
         bias: The constant that peft leaves out.
     """
     from peft import PeftModel
 
-    if (score := _our_score(renderer, ours)) is None:
+    ending = score_ending(renderer)
+    if ending is None or (score := _our_score(renderer, ours)) is None:
         return None
-    tokenizer, text = _scored_text(folder, renderer)
+    tokenizer, text = _scored_text(folder, ending)
     plain = AutoModelForSequenceClassification.from_pretrained(found_from(base, folder), num_labels=1)
     model: Any = PeftModel.from_pretrained(plain, str(folder)).eval()
     # The score is then that of the last token.
@@ -147,19 +149,18 @@ def adapter_scores_otherwise(
 
 
 def _our_score(renderer: Renderer, ours: ScalarModel) -> float | None:
-    """Our score of a short answer; None if no text has its ids, or the model cannot read them."""
+    """Our score of a short answer; None if the model cannot read its ids."""
     ids, config = _scored(renderer), ours.hf_config.get_text_config()
-    if score_ending(renderer) is None or max(ids) >= config.vocab_size or len(ids) > _positions(ours.net):
+    if max(ids) >= config.vocab_size or len(ids) > _positions(ours.net):
         return None
     row = torch.tensor([ids], device=ours.bias.device)
     return float(ours.scores(row, torch.ones_like(row, dtype=torch.bool)))
 
 
-def _scored_text(folder: Path, renderer: Renderer) -> tuple[Any, str]:
-    """The tokenizer of an export, and the text of the short answer that a reward model reads."""
+def _scored_text(folder: Path, ending: str) -> tuple[Any, str]:
+    """The tokenizer of an export, and the text of the short answer that a reward model reads, with a `score_ending`."""
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    ended = ENDINGS[score_ending(renderer) or ""]
-    return tokenizer, ended(tokenizer.apply_chat_template(_ANSWERED, tokenize=False), tokenizer.eos_token)
+    return tokenizer, ENDINGS[ending](tokenizer.apply_chat_template(_ANSWERED, tokenize=False), tokenizer.eos_token)
 
 
 def _apart(other: float, score: float, dtype: torch.dtype) -> str | None:

@@ -6,14 +6,15 @@ Shapes: B rows, T tokens, R response tokens, D hidden size, V vocabulary.
 import inspect
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lightning_rlhf.experience import Sequences
 from lightning_rlhf.models.backbone import Backbone
-from lightning_rlhf.ops.logprobs import token_logprobs
+from lightning_rlhf.models.head import TokenStats, Wanted, token_stats
+from lightning_rlhf.models.packing import packed
 from lightning_rlhf.ops.sequences import position_ids
 
 
@@ -39,6 +40,36 @@ def position_arguments(net: nn.Module, attention_mask: Tensor, num_new: int | No
         positions = position_ids(attention_mask)
         arguments["position_ids"] = positions if num_new is None else positions[:, -num_new:]
     return arguments
+
+
+class Arranged(NamedTuple):
+    """The tokens of a batch as a model is given them."""
+
+    arguments: dict[str, Tensor]
+    """Token ids, mask and positions."""
+    places: Tensor
+    """(B, T) int64 index of each token of the batch among the positions of the call, row by row."""
+
+    def repeated(self, copies: int) -> "Arranged":
+        """The same tokens several times, in rows of their own."""
+        size = self.arguments["input_ids"].numel()
+        places = torch.cat([self.places + number * size for number in range(copies)])
+        return Arranged({name: torch.cat([part] * copies) for name, part in self.arguments.items()}, places)
+
+
+def arranged(net: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Arranged:
+    """Arranges the tokens of a batch for a call of a model, packed if that saves work.
+
+    Args:
+        net: A Hugging Face model.
+        input_ids: (B, T).
+        attention_mask: (B, T) bool.
+    """
+    found = packed(net, input_ids, attention_mask)
+    if found is not None:
+        return Arranged({"input_ids": found.input_ids, "position_ids": found.position_ids}, found.places)
+    places = torch.arange(input_ids.numel(), device=input_ids.device).view_as(input_ids)
+    return Arranged({"input_ids": input_ids, **position_arguments(net, attention_mask)}, places)
 
 
 def last_logits(net: nn.Module, input_ids: Tensor, num_last: int, **arguments: object) -> tuple[Tensor, Any]:
@@ -73,16 +104,42 @@ def response_logits(net: nn.Module, sequences: Sequences, temperature: float = 1
     return logits if temperature == 1 else logits / temperature
 
 
+def response_stats(
+    net: nn.Module, sequences: Sequences, *, temperature: float = 1.0, entropy: bool = False, copies: int = 1
+) -> TokenStats:
+    """Computes the statistics of each response token under a causal language model.
+
+    Args:
+        net: A causal language model.
+        sequences: B prompts with responses.
+        temperature: The sampling temperature, which divides the logits.
+        entropy: Whether to compute entropies too.
+        copies: How often the rows pass the model in one batch, which has all rows once, and then again.
+
+    Returns:
+        Statistics of shape (copies * B, R), 0 after the end of a response.
+    """
+    tokens = arranged(net, sequences.input_ids, sequences.attention_mask).repeated(copies)
+    mask, responses = (part.repeat(copies, 1) for part in (sequences.response_mask, sequences.responses))
+    before = tokens.places[:, -mask.shape[1] - 1 : -1]
+    wanted = Wanted(before[mask], responses[mask])
+    found = token_stats(net, wanted, tokens.arguments, temperature=temperature, entropy=entropy)
+    entropies = None if found.entropy is None else _in_rows(found.entropy, mask)
+    return TokenStats(_in_rows(found.logprobs, mask), entropies)
+
+
+def _in_rows(numbers: Tensor, mask: Tensor) -> Tensor:
+    """Puts the numbers of the True elements of a (B, R) mask in their places; the others are 0."""
+    return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, numbers)
+
+
 def response_logprobs(net: nn.Module, sequences: Sequences) -> Tensor:
-    """Computes (B,) log-probs of whole responses with the stop token, in nats; drops logits of padding before fp32."""
-    mask = sequences.response_mask
-    logits, tokens = response_logits(net, sequences)[mask], sequences.responses[mask]
-    logprobs = token_logprobs(logits[None], tokens[None])[0]
-    return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, logprobs).sum(1)
+    """Computes (B,) log-probs of whole responses with the stop token, in nats."""
+    return response_stats(net, sequences).logprobs.sum(1)
 
 
 def label_logprobs(net: nn.Module, input_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor) -> Tensor:
-    """Computes the log-probs of the tokens to learn; other tokens are dropped before the softmax over the vocabulary.
+    """Computes the log-probs of the tokens to learn; the head is not applied to the positions before other tokens.
 
     Args:
         net: A causal language model.
@@ -94,8 +151,9 @@ def label_logprobs(net: nn.Module, input_ids: Tensor, attention_mask: Tensor, lo
         (N,), in nats.
     """
     labels = loss_mask[:, 1:]
-    logits = net(input_ids=input_ids, use_cache=False, **position_arguments(net, attention_mask)).logits[:, :-1]
-    return token_logprobs(logits[labels][None], input_ids[:, 1:][labels][None])[0]
+    tokens = arranged(net, input_ids, attention_mask)
+    wanted = Wanted(tokens.places[:, :-1][labels], input_ids[:, 1:][labels])
+    return token_stats(net, wanted, tokens.arguments, temperature=1.0, entropy=False).logprobs
 
 
 def hidden_states(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor, **arguments: object) -> Tensor:
@@ -108,7 +166,10 @@ def hidden_states(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor
         **arguments: Further arguments of its forward.
 
     Returns:
-        (B, T, D).
+        (B, T, D); the numbers at padding mean nothing.
     """
-    positions = position_arguments(backbone, attention_mask)
-    return backbone(input_ids=input_ids, use_cache=False, **positions, **arguments).last_hidden_state
+    tokens = arranged(backbone, input_ids, attention_mask)
+    hidden = backbone(use_cache=False, **tokens.arguments, **arguments).last_hidden_state
+    if hidden.shape[:2] == input_ids.shape:
+        return hidden
+    return hidden.flatten(0, 1).index_select(0, tokens.places.flatten()).unflatten(0, input_ids.shape)

@@ -7,7 +7,7 @@ Shapes: B rows, R response tokens.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,32 +17,19 @@ from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Answers, Scores, Sequences
 from lightning_rlhf.models.adapters.active import adapter_layers
 from lightning_rlhf.models.adapters.merging import is_plain, merged_weights
-from lightning_rlhf.models.forward import label_logprobs, response_logits
+from lightning_rlhf.models.fast_layers import speed_up
+from lightning_rlhf.models.forward import label_logprobs, response_logits, response_stats
+from lightning_rlhf.models.head import TokenStats
 from lightning_rlhf.models.precision import hold_in_fp32
 from lightning_rlhf.models.scalar import ScalarModel
 from lightning_rlhf.ops.kl import exact_kl
-from lightning_rlhf.ops.logprobs import token_entropy, token_logprobs
-
-
-class TokenStats(NamedTuple):
-    """Log-prob and entropy of each response token, both (B, R), in nats."""
-
-    logprobs: Tensor
-    entropy: Tensor
-
-
-def token_stats(logits: Tensor, sequences: Sequences, entropy_grad: bool) -> TokenStats:
-    """Computes the statistics of the response tokens from (B, R, V) logits, already divided by the temperature."""
-    with torch.set_grad_enabled(entropy_grad and torch.is_grad_enabled()):
-        entropy = token_entropy(logits)
-    return TokenStats(token_logprobs(logits, sequences.responses), entropy)
 
 
 class Roles(Protocol):
     """What PPO asks of its models. Log-probs are those of the sampling distribution, i.e. of logits / temperature."""
 
-    def actor_stats(self, sequences: Sequences, *, temperature: float, entropy_grad: bool) -> TokenStats:
-        """Computes log-probs and entropies under the actor, for old and for new log-probs alike."""
+    def actor_stats(self, sequences: Sequences, *, temperature: float, entropy: bool) -> TokenStats:
+        """Computes (B, R) log-probs under the actor, for old and for new log-probs alike, and entropies if asked to."""
 
     def label_logprobs(self, input_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor) -> Tensor:
         """Computes (N,) log-probs of the tokens to imitate under the actor, at temperature 1."""
@@ -112,9 +99,9 @@ class SeparateRoles(nn.Module):
         for name in self.frozen():
             self.get_submodule(name).requires_grad_(False).eval()
 
-    def actor_stats(self, sequences: Sequences, *, temperature: float, entropy_grad: bool = False) -> TokenStats:
+    def actor_stats(self, sequences: Sequences, *, temperature: float, entropy: bool = True) -> TokenStats:
         """See `Roles`."""
-        return token_stats(response_logits(self.actor, sequences, temperature), sequences, entropy_grad)
+        return response_stats(self.actor, sequences, temperature=temperature, entropy=entropy)
 
     def label_logprobs(self, input_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor) -> Tensor:
         """See `Roles`."""
@@ -122,7 +109,7 @@ class SeparateRoles(nn.Module):
 
     def ref_logprobs(self, sequences: Sequences, *, temperature: float) -> Tensor:
         """See `Roles`."""
-        return token_logprobs(response_logits(self.reference, sequences, temperature), sequences.responses)
+        return response_stats(self.reference, sequences, temperature=temperature).logprobs
 
     def policy_stats(self, sequences: Sequences, *, temperature: float) -> tuple[TokenStats, Tensor]:
         """See `Roles`."""
@@ -177,7 +164,9 @@ Net = nn.Module | Callable[[], nn.Module]
 
 def build(net: Net) -> Any:
     """Returns the model or the function's result, in training mode; transformers loads models in evaluation mode."""
-    return (net if isinstance(net, nn.Module) else net()).train()
+    built = net if isinstance(net, nn.Module) else net()
+    speed_up(built)
+    return built.train()
 
 
 def build_trained(net: Net) -> Any:

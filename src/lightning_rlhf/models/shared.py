@@ -20,11 +20,11 @@ from lightning_rlhf.models.adapters.lora import ADAPTER, copy_adapter, is_part_o
 from lightning_rlhf.models.adapters.merging import active_adapter
 from lightning_rlhf.models.adapters.scalar import AdapterScalar
 from lightning_rlhf.models.backbone import Backbone
-from lightning_rlhf.models.forward import label_logprobs, response_logits
-from lightning_rlhf.models.roles import Net, TokenStats, build, token_stats
+from lightning_rlhf.models.forward import label_logprobs, response_logits, response_stats
+from lightning_rlhf.models.head import TokenStats, has_plain_head
+from lightning_rlhf.models.roles import Net, build
 from lightning_rlhf.models.scalar import HeadInit
 from lightning_rlhf.ops.kl import exact_kl
-from lightning_rlhf.ops.logprobs import token_logprobs
 
 Reward = Callable[[Answers], Scores]
 CRITIC, REFERENCE = "critic", "reference"
@@ -81,9 +81,9 @@ class SharedRoles(nn.Module):
         train_only(backbone.net, ADAPTER, *([] if critic is None else [critic.adapter]))
         activate(backbone.net, ADAPTER)
 
-    def actor_stats(self, sequences: Sequences, *, temperature: float, entropy_grad: bool = False) -> TokenStats:
+    def actor_stats(self, sequences: Sequences, *, temperature: float, entropy: bool = True) -> TokenStats:
         """See `Roles`."""
-        return token_stats(response_logits(self.backbone, sequences, temperature), sequences, entropy_grad)
+        return response_stats(self.backbone, sequences, temperature=temperature, entropy=entropy)
 
     def label_logprobs(self, input_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor) -> Tensor:
         """See `Roles`."""
@@ -92,18 +92,18 @@ class SharedRoles(nn.Module):
     def ref_logprobs(self, sequences: Sequences, *, temperature: float) -> Tensor:
         """See `Roles`."""
         with activated(self.backbone, self.reference):
-            return token_logprobs(response_logits(self.backbone, sequences, temperature), sequences.responses)
+            return response_stats(self.backbone, sequences, temperature=temperature).logprobs
 
     def policy_stats(self, sequences: Sequences, *, temperature: float) -> tuple[TokenStats, Tensor]:
         """See `Roles`. Each row goes through the model twice in one batch, once with each adapter."""
-        if not mixes(self.backbone):
+        if not (mixes(self.backbone) and has_plain_head(self.backbone.net)):
             stats = self.actor_stats(sequences, temperature=temperature)
             return stats, self.ref_logprobs(sequences, temperature=temperature)
         num_rows = len(sequences.input_ids)
-        twice = Sequences(*(torch.cat([tensor, tensor]) for tensor in sequences))
-        with activated_by_rows(self.backbone, [ADAPTER] * num_rows + [self.reference] * num_rows):
-            logits, ref_logits = response_logits(self.backbone, twice, temperature).split(num_rows)
-        return token_stats(logits, sequences, False), token_logprobs(ref_logits, sequences.responses)
+        with activated_by_rows(self.backbone, [ADAPTER, self.reference]):
+            both = response_stats(self.backbone, sequences, temperature=temperature, entropy=True, copies=2)
+        assert both.entropy is not None
+        return TokenStats(both.logprobs[:num_rows], both.entropy[:num_rows]), both.logprobs[num_rows:]
 
     def exact_kl(self, sequences: Sequences, *, temperature: float) -> Tensor:
         """See `Roles`."""

@@ -22,6 +22,7 @@ from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapters.active import Checkpointing
 from lightning_rlhf.models.adapters.files import load_adapter
 from lightning_rlhf.models.adapters.lora import ADAPTER, Lora, inject, is_of_head
+from lightning_rlhf.models.fast_layers import speed_up
 from lightning_rlhf.models.locations import bare_tokenizer, find_place
 from lightning_rlhf.models.meta.checkpoint import is_meta_folder
 from lightning_rlhf.models.meta.layout import read_params
@@ -168,9 +169,8 @@ class ModelSource:
             with self.seeded():
                 inject(net, self.adapter, ADAPTER)
         if self.gradient_checkpointing:
-            # transformers 5 introduced the first name, and warns about the second one.
-            enable = getattr(net, "activation_checkpointing_enable", net.gradient_checkpointing_enable)
-            enable({"use_reentrant": False, "context_fn": Checkpointing(net)})
+            net.activation_checkpointing_enable({"use_reentrant": False, "context_fn": Checkpointing(net)})
+        speed_up(net)
         if self.compile:
             for block in blocks(net):
                 # Each batch has its own length, and the length grows with each token of a response.

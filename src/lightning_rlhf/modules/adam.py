@@ -1,10 +1,28 @@
-"""Adam in the form with which OpenAI's first RLHF code was tuned."""
+"""Adam in one pass over the weights, and in the form with which OpenAI's first RLHF code was tuned."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.optim.optimizer import ParamsT
+
+
+def fuse(optimizer: torch.optim.Optimizer) -> None:
+    """Makes PyTorch's Adam update each weight in a single pass over its memory, with the same numbers up to rounding.
+
+    By default PyTorch runs an operator for each term of the formula, over one weight at a time on a CPU and over copies
+    of all weights on a GPU. A `fused` or `foreach` that the user has set stays as it is. The setting is made after the
+    optimizer, because an optimizer that is made with it refuses gradient clipping in mixed precision: it would take the
+    loss scale off the gradients in its step, which is too late. Here the trainer takes it off before.
+
+    Args:
+        optimizer: Any optimizer; others than PyTorch's Adam and AdamW, and their subclasses, stay as they are.
+    """
+    if not isinstance(optimizer, torch.optim.Adam):
+        return
+    for group in optimizer.param_groups:
+        if group["fused"] is None and group["foreach"] is None:
+            group["fused"] = all(weight.is_floating_point() for weight in group["params"])
 
 
 class AdamTF(torch.optim.AdamW):

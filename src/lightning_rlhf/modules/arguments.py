@@ -1,12 +1,13 @@
 """Describes the arguments of a module in its checkpoints, so that `load_from_checkpoint` needs only the file.
 
 A checkpoint need not be trusted. Its description therefore holds plain values, and names only classes and functions
-of the list below; whatever else a module was built with has to be passed again.
+of the list below; whatever else a module was built with has to be passed again. `HTTPReward` and `LLMJudge` are not in
+the list, since a checkpoint of somebody else could name the server to which prompts and a token are sent.
 """
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -35,12 +36,13 @@ from lightning_rlhf.rewards.function import TextReward
 from lightning_rlhf.rewards.rules import ExactAnswer, Length, Pattern
 from lightning_rlhf.rewards.sentiment import vader
 from lightning_rlhf.rollout.credit import Credit
+from lightning_rlhf.rollout.engines.native import NativeEngine
 from lightning_rlhf.rollout.engines.padded import PaddedEngine
 from lightning_rlhf.rollout.engines.vllm_in_process import VllmEngine
 from lightning_rlhf.rollout.engines.vllm_server import VllmServerEngine
 from lightning_rlhf.rollout.sampling import Sampling
 from lightning_rlhf.rollout.shaping import RewardShaping
-from lightning_rlhf.strategies.optimizers import OPTIMIZERS
+from lightning_rlhf.strategies.optimizers import find_optimizer
 
 M = TypeVar("M", bound=LightningModule)
 P = ParamSpec("P")
@@ -50,17 +52,15 @@ _NAME, _CALL, _UNKNOWN = "_name_", "_call_", "_unknown_"
 _KNOWN: dict[str, Callable[..., object]] = {
     known.__name__: known
     for known in (
-        *(AdapterReward, Credit, Lora, ModelSource, Optim, PPOLoss, PaddedEngine, RewardShaping, Sampling, Shared),
-        *(WeightedSum, load_causal_lm, load_reward, load_reward_model, load_scalar_model),
-        *(AdamTF, adamw, *OPTIMIZERS, torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD),
+        *(AdapterReward, Credit, Lora, ModelSource, NativeEngine, Optim, PPOLoss, PaddedEngine, RewardShaping),
+        *(Sampling, Shared, WeightedSum, load_causal_lm, load_reward, load_reward_model, load_scalar_model),
+        *(AdamTF, adamw, torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD),
         *(Importance, VllmEngine, VllmServerEngine),
         *(TextReward, ExactAnswer, Length, Pattern, Graph, Optimality, gold, vader),
     )
 }
 _ATTENTION = (None, "eager", "sdpa", "flash_attention_2", "flex_attention")
 """Attention implementations that are not loaded from the hub."""
-
-
 _IMPORTS = {"Credit": ("advantage",), "PPOLoss": ("policy",), "TextReward": ("function",)}
 """Settings that may name a module to import, as `module:name`."""
 
@@ -124,17 +124,27 @@ def _described(value: object) -> object:
         tokenizer = value.tokenizer
         parts = {"tokenizer": str(tokenizer.name_or_path), "size": len(tokenizer), "stop_ids": list(value.stop_ids)}
         return {_NAME: "Renderer", **parts, "template": tokenizer.chat_template}
-    if isinstance(value, functools.partial) and value.func in _KNOWN.values():
+    if isinstance(value, functools.partial) and _is_known(value.func):
         call = {"args": _described(value.args), "kwargs": _described(value.keywords)}
         return {_NAME: value.func.__name__, _CALL: call}
-    if any(value is known for known in _KNOWN.values()):
+    if _is_known(value):
         return {_NAME: cast(type, value).__name__, _CALL: {"args": [], "kwargs": {}}}
-    if type(value) in _KNOWN.values():
+    if _is_known(type(value)):
         return {_NAME: type(value).__name__} | {
             name: _described(getattr(value, name)) for name in inspect.signature(type(value)).parameters
         }
     kind = "class" if isinstance(value, type) else "function"
     return {_UNKNOWN: f"the {kind} {value.__name__}" if hasattr(value, "__name__") else type(value).__name__}
+
+
+def _find(name: str) -> Callable[..., object] | None:
+    return _KNOWN.get(name) or find_optimizer(name)
+
+
+def _is_known(value: object) -> bool:
+    """Whether a checkpoint can name a class or function."""
+    name = getattr(value, "__name__", None)
+    return isinstance(name, str) and _find(name) is value
 
 
 def _rebuilt(value: object) -> object:
@@ -154,11 +164,17 @@ def _rebuilt(value: object) -> object:
         return {name: _rebuilt(part) for name, part in parts.items()}
     if value[_NAME] == "Renderer":
         return _rebuilt_renderer(**parts)
-    known = _KNOWN.get(str(value[_NAME]))
+    known = _find(str(value[_NAME]))
     if known is None:
         raise UserError(f"the checkpoint names {value[_NAME]}, which is not of this package")
     if _CALL in value:
         call = cast(dict[str, Any], _rebuilt(value[_CALL]))
+        try:
+            given = inspect.signature(known).bind_partial(*call["args"], **call["kwargs"]).arguments
+        except TypeError as error:
+            raise UserError(f"{value[_NAME]} of this version does not take its arguments: {error}") from error
+        # Whoever calls the builder builds the same as here.
+        _check_runs_no_code(str(value[_NAME]), given)
         return functools.partial(known, *call["args"], **call["kwargs"]) if any(call.values()) else known
     _check_runs_no_code(str(value[_NAME]), parts)
     if unknown := parts.keys() - inspect.signature(known).parameters.keys():
@@ -170,11 +186,21 @@ def _check_runs_no_code(name: str, parts: Mapping[str, object]) -> None:
     """Refuses settings with which a checkpoint of somebody else could run code."""
     if name == "ModelSource" and parts.get("trust_remote_code"):
         raise UserError(f"the model {parts.get('pretrained')} brings its own Python code (trust_remote_code)")
-    if name == "ModelSource" and parts.get("attn_implementation") not in _ATTENTION:
-        raise UserError(f"attn_implementation={parts['attn_implementation']} would be loaded from the hub")
+    for attention in _attentions(parts) if name == "ModelSource" else ():
+        if attention not in _ATTENTION:
+            raise UserError(f"attn_implementation={attention} would be loaded from the hub")
     for setting in _IMPORTS.get(name, ()):
         if isinstance(named := parts.get(setting), str) and ":" in named:
             raise UserError(f"{setting}={named} is a module of your own, which would be imported")
+
+
+def _attentions(settings: Mapping[str, object]) -> Iterator[object]:
+    """The attention implementations that the settings of a model name, its configuration included."""
+    for name, value in settings.items():
+        if name.endswith("attn_implementation"):
+            yield from value.values() if isinstance(value, Mapping) else (value,)
+        elif isinstance(value, Mapping):
+            yield from _attentions(value)
 
 
 def _rebuilt_renderer(tokenizer: str, size: int, stop_ids: list[int], template: str) -> Renderer:

@@ -27,7 +27,7 @@ from lightning_rlhf.ops.preference import PREFERENCE_LOSSES
 from lightning_rlhf.ops.sequences import used_columns
 from lightning_rlhf.rewards import TextReward
 from lightning_rlhf.rollout.engines.engine import BuildEngine
-from lightning_rlhf.rollout.engines.padded import PaddedEngine
+from lightning_rlhf.rollout.engines.native import NativeEngine
 from lightning_rlhf.rollout.engines.phase import EngineHandle
 from lightning_rlhf.rollout.evaluate import HeldOutAnswers
 from lightning_rlhf.rollout.sampling import Sampling
@@ -56,7 +56,7 @@ class DPOModule(StageModule):
         lr: float = 1e-6,
         optim: Optim | None = None,
         evaluation: Sampling | None = None,
-        engine: BuildEngine = PaddedEngine,
+        engine: BuildEngine = NativeEngine,
         gold: TextReward | None = None,
         seed: int = 0,
     ) -> None:
@@ -132,7 +132,11 @@ class DPOModule(StageModule):
         return shares["loss"] * undo_averaging(self.trainer)
 
     def losses(self, batch: PairBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns the losses (B,) of the pairs, and measurements (B,) by name; ignores the margins of the data."""
+        """Returns the losses (B,) of the pairs, and measurements (B,) by name; ignores the margins of the data.
+
+        Args:
+            batch: B pairs.
+        """
         sequences = as_sequences(batch)
         logprobs = response_logprobs(self.actor, sequences)
         ref_logprobs = self.ref_logprobs(sequences)
@@ -158,7 +162,11 @@ class DPOModule(StageModule):
 
     @torch.no_grad()
     def ref_logprobs(self, sequences: Sequences) -> Tensor:
-        """Returns log-probs (B,) of whole responses under the reference, in nats; 0 if there is no reference."""
+        """Returns log-probs (B,) of whole responses under the reference, in nats; 0 if there is no reference.
+
+        Args:
+            sequences: B prompts with their responses.
+        """
         if "reference" not in self.builders:
             return torch.zeros(len(sequences.input_ids), device=self.device)
         return response_logprobs(self.reference, sequences)

@@ -14,6 +14,7 @@ from lightning_rlhf.distributed.gradient_norms import NO_DECAY
 from lightning_rlhf.distributed.phases import sharding
 from lightning_rlhf.distributed.shapes import whole_shape
 from lightning_rlhf.errors import raise_problems
+from lightning_rlhf.modules.adam import fuse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,7 @@ def configure(module: LightningModule, optim: Optim, nets: dict[str, tuple[nn.Mo
         groups.append({"params": others, "lr": lr, "weight_decay": 0.0, "name": name + NO_DECAY})
     # Adapters consist of matrices only, and some strategies lose empty groups.
     optimizer = optim.optimizer([group for group in groups if group["params"]])
+    fuse(optimizer)
     if sharding(module.trainer) is None:
         # Lightning keeps gradients until the next loss is computed, and so through a whole rollout.
         optimizer.register_step_post_hook(lambda optimizer, *_: optimizer.zero_grad())

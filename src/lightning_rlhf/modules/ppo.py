@@ -15,7 +15,6 @@ from lightning_rlhf.data.prompts import Prompt
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.data.rows import Rows
 from lightning_rlhf.distributed.clipping import clip_by_role
-from lightning_rlhf.errors import raise_problems
 from lightning_rlhf.hooks import notify
 from lightning_rlhf.models.roles import Net, SeparateRoles
 from lightning_rlhf.models.shared import Shared, SharedRoles
@@ -26,6 +25,7 @@ from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.modules.ppo_loss import PPOLoss
 from lightning_rlhf.modules.ppo_roles import build_roles, role_builders, without_own_net
 from lightning_rlhf.modules.ppo_rollout import make_rollout_dataset, within_rollout
+from lightning_rlhf.modules.ppo_values import check_values
 from lightning_rlhf.modules.stage_module import StageModule
 from lightning_rlhf.ops.masked import masked_sum
 from lightning_rlhf.ops.moments import Moments
@@ -35,7 +35,7 @@ from lightning_rlhf.rollout.collect import score_samples, to_answers
 from lightning_rlhf.rollout.credit import Credit
 from lightning_rlhf.rollout.dataset import Minibatch, RolloutDataset
 from lightning_rlhf.rollout.engines.engine import BuildEngine
-from lightning_rlhf.rollout.engines.padded import PaddedEngine
+from lightning_rlhf.rollout.engines.native import NativeEngine
 from lightning_rlhf.rollout.engines.phase import EngineHandle
 from lightning_rlhf.rollout.evaluate import HeldOutAnswers
 from lightning_rlhf.rollout.sampling import Sampling
@@ -96,8 +96,8 @@ class PPOModule(StageModule):
             critic: Predicts the score at each token: a `ScalarModel` or its builder. It is not built if the advantage
                 estimator needs no critic, and is None if one model plays all roles.
             evaluation: Sampling distribution of answers to held-out prompts; None stands for `sampling`.
-            engine: Builds the engine that draws responses in rollouts and evaluation; None stands for a `PaddedEngine`
-                with micro-batches of `rollout_micro_batch_size`.
+            engine: Builds the engine that draws responses in rollouts and evaluation; None stands for a `NativeEngine`
+                that samples `rollout_micro_batch_size` responses at a time.
             gold: The gold metric, for evaluation only.
             optim: Optimizer and schedule.
             lr: Learning rate of the actor.
@@ -122,37 +122,33 @@ class PPOModule(StageModule):
         """
         super().__init__()
         sampling.check_for_rollout()
-        raise_problems(
-            f"{name}={value}: must {rule}"
-            for name, value, holds, rule in [
-                ("lr", lr, lr >= 0, "not be negative"),
-                ("critic_lr", critic_lr, critic_lr >= 0, "not be negative"),
-                ("rollout_batch_size", rollout_batch_size, rollout_batch_size > 0, "be positive"),
-                ("rollout_micro_batch_size", rollout_micro_batch_size, rollout_micro_batch_size > 0, "be positive"),
-                ("minibatch_size", minibatch_size, minibatch_size > 0, "be positive"),
-                ("ppo_epochs", ppo_epochs, ppo_epochs > 0, "be positive"),
-                ("kl_coef", kl_coef, kl_coef >= 0, "not be negative"),
-                ("ptx_coef", ptx_coef, ptx_coef >= 0, "not be negative"),
-                ("refresh_reference_every", refresh_reference_every, refresh_reference_every >= 0, "not be negative"),
-                ("clip_gradients_by", clip_gradients_by, clip_gradients_by in ("role", "all"), "be role or all"),
-            ]
-            if not holds
-        )
-        minibatch_size = within_rollout(minibatch_size, rollout_batch_size)
-        self.credit, self.loss = credit or Credit(), loss or PPOLoss()
+        self.renderer = renderer
+        self.sampling = sampling
+        self.optim = optim or Optim()
+        self.lr = lr
+        self.critic_lr = critic_lr
+        self.rollout_batch_size = rollout_batch_size
+        self.rollout_micro_batch_size = rollout_micro_batch_size
+        self.minibatch_size = minibatch_size
+        self.ppo_epochs = ppo_epochs
+        self.kl_coef = kl_coef
+        self.exact_kl = exact_kl
+        self.ptx_coef = ptx_coef
+        self.refresh_reference_every = refresh_reference_every
+        self.clip_gradients_by = clip_gradients_by
+        self.seed = seed
+        self.moments = Moments()
+        check_values(self)
+        self.minibatch_size = within_rollout(minibatch_size, rollout_batch_size)
+        self.ptx_minibatch_size = ptx_minibatch_size or self.minibatch_size
+        self.credit = credit or Credit()
+        self.loss = loss or PPOLoss()
         self.credit.shaping.check_limit(sampling.max_new_tokens)
         # Builders are kept in dicts, because a model that is an attribute would become a submodule, in addition to its
         # place among the roles.
         self.builders = role_builders(actor, reference, critic, self.credit)
         self.reward = {"reward": reward}
-        self.renderer, self.sampling, self.optim = renderer, sampling, optim or Optim()
-        self.lr, self.critic_lr, self.seed, self.ppo_epochs = lr, critic_lr, seed, ppo_epochs
-        self.rollout_batch_size, self.rollout_micro_batch_size = rollout_batch_size, rollout_micro_batch_size
-        self.minibatch_size, self.kl_coef, self.exact_kl, self.ptx_coef = minibatch_size, kl_coef, exact_kl, ptx_coef
-        self.ptx_minibatch_size = ptx_minibatch_size or minibatch_size
-        self.refresh_reference_every, self.moments = refresh_reference_every, Moments()
-        self.clip_gradients_by = clip_gradients_by
-        self.engine = EngineHandle(engine or partial(PaddedEngine, micro_batch_size=rollout_micro_batch_size))
+        self.engine = EngineHandle(engine or partial(NativeEngine, max_rows=rollout_micro_batch_size))
         self.answers = HeldOutAnswers(evaluation or sampling, renderer, gold, seed)
 
     def configure_model(self) -> None:
@@ -182,13 +178,13 @@ class PPOModule(StageModule):
         # Values come first, because the backward pass runs in reverse order: it frees the logits of the actor before
         # any block is computed again.
         values = self.roles.values(sequences)
-        new = self.roles.actor_stats(
-            sequences, temperature=self.sampling.temperature, entropy_grad=self.loss.ent_coef != 0
-        )
+        temperature, bonus = self.sampling.temperature, self.loss.ent_coef != 0
+        new = self.roles.actor_stats(sequences, temperature=temperature, entropy=bonus)
         loss, sums, means = self.loss(new, values, batch, self.credit.kl_loss)
         if batch.ptx is not None:
             sums["ptx_loss"] = -self.roles.label_logprobs(*batch.ptx[:3]).sum() / batch.ptx.num_tokens
             loss = loss + self.ptx_coef * sums["ptx_loss"]
+        self.log_share({"loss": loss})
         notify(self.trainer, "on_loss", batch_idx, {name: term.detach() for name, term in {**sums, **means}.items()})
         scale = undo_averaging(self.trainer)
         self.log_dict(
@@ -240,7 +236,8 @@ class PPOModule(StageModule):
     def on_load_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Restores the state that `on_save_checkpoint` saved."""
         load_before(self, self.answers, checkpoint)
-        self.kl_coef, self.moments = checkpoint["kl_coef"], Moments(*checkpoint["moments"])
+        self.kl_coef = checkpoint["kl_coef"]
+        self.moments = Moments(*checkpoint["moments"])
         fill_in(checkpoint, self.unchanged(), self)
 
     def unchanged(self) -> tuple[str, ...]:

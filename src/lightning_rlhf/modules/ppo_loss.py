@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_rlhf.errors import raise_problems
-from lightning_rlhf.models.roles import TokenStats
+from lightning_rlhf.models.head import TokenStats
 from lightning_rlhf.modules.importance import Importance
 from lightning_rlhf.ops.aggregation import AGGREGATIONS
 from lightning_rlhf.ops.losses import (
@@ -112,7 +112,7 @@ class PPOLoss:
         """Computes the share of a part of a minibatch in the loss.
 
         Args:
-            new: Log-probs and entropies under the current actor.
+            new: Log-probs under the current actor, and its entropies, which only a bonus needs.
             values: (B, R) values of the current critic, if there is a critic.
             batch: The part of the minibatch.
             kl_loss: The estimator of the KL penalty, if the penalty is in the loss.
@@ -125,9 +125,10 @@ class PPOLoss:
         inputs = PolicyBatch(new.logprobs, old.old_logprobs, old.advantages, mask)
         factors, corrections = (1.0, {}) if self.importance is None else self.importance(old)
         policy = weighted_policy_loss(self.policy_loss(inputs), mask, weights * factors)
-        entropy = masked_sum(new.entropy, mask) / batch.size.num_tokens
-        loss = policy.loss - self.ent_coef * entropy
-        sums = {"policy_loss": policy.loss, "entropy": entropy}
+        loss, sums = policy.loss, {"policy_loss": policy.loss}
+        if new.entropy is not None:
+            sums["entropy"] = masked_sum(new.entropy, mask) / batch.size.num_tokens
+            loss = loss - self.ent_coef * sums["entropy"]
         means = {"approx_kl": policy.approx_kl, "clip_fraction": policy.clip_fraction, **corrections}
         if values is not None:
             assert old.old_values is not None

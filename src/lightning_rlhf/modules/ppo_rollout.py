@@ -9,6 +9,7 @@ from lightning_rlhf.data.adapting import adapted
 from lightning_rlhf.data.kinds import Conversation
 from lightning_rlhf.data.prompts import Prompt, iteration_prompts
 from lightning_rlhf.data.rows import Rows
+from lightning_rlhf.distributed.collectives import gather_objects
 from lightning_rlhf.distributed.phases import whole
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Experience, Rollout
@@ -22,7 +23,6 @@ from lightning_rlhf.rollout.credit import to_experience
 from lightning_rlhf.rollout.dataset import RolloutDataset
 from lightning_rlhf.rollout.metrics import rollout_metrics
 from lightning_rlhf.rollout.ptx import PTX
-from lightning_rlhf.rollout.texts import decode
 from lightning_rlhf.seeding import SAMPLING, RandomKey
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def collect_rollout(module: "PPOModule", train_prompts: Sequence[Prompt], iterat
     # Each response of the global batch has its own random numbers, whichever rank samples it.
     keys = [RandomKey(module.seed, (SAMPLING, iteration), row) for row in prompts.indices]
     with module.engine.phase(module.trainer, module.roles, generator=module.roles.generator()) as engine:
-        samples = collect(
+        collected = collect(
             engine,
             module.roles,
             prompts.rows(mine).to(module.device),
@@ -108,7 +108,7 @@ def collect_rollout(module: "PPOModule", train_prompts: Sequence[Prompt], iterat
             exact_kl=module.exact_kl,
             greedy=module.credit.estimator.greedy,
         )
-        samples = gather_samples(samples)
+        samples, responses = gather_samples(collected.samples), gather_objects(collected.responses)
         check_finite(module.trainer, said_of(samples))
         if not engine.shares_weights:
             check_first_ratio(samples)
@@ -125,7 +125,7 @@ def collect_rollout(module: "PPOModule", train_prompts: Sequence[Prompt], iterat
         iteration=iteration,
         experience=experience,
         prompts=prompts.texts,
-        responses=decode(samples.sequences, module.renderer),
+        responses=responses,
         scores=samples.scores.total,
         kl=masked_sum(samples.logprobs - samples.ref_logprobs, mask, dim=1),
         finished=samples.finished,

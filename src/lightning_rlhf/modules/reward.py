@@ -79,7 +79,11 @@ class RewardModule(StageModule):
         return loss * undo_averaging(self.trainer)
 
     def losses(self, batch: PairBatch | ScoreBatch) -> tuple[Tensor, Tensor]:
-        """Returns the losses (B,) of the pairs or answers, and the scores (2B,) or (B,)."""
+        """Returns the losses (B,) of the pairs or answers, and the scores (2B,) or (B,).
+
+        Args:
+            batch: B pairs, or B answers with the scores to learn.
+        """
         scores = self.net.scores(batch.input_ids, batch.attention_mask)
         if isinstance(batch, ScoreBatch):
             return (scores - batch.scores).square(), scores

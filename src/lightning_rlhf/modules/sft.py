@@ -21,7 +21,7 @@ from lightning_rlhf.modules.optim import Optim, configure, undo_averaging
 from lightning_rlhf.modules.stage_module import StageModule
 from lightning_rlhf.rewards import TextReward
 from lightning_rlhf.rollout.engines.engine import BuildEngine
-from lightning_rlhf.rollout.engines.padded import PaddedEngine
+from lightning_rlhf.rollout.engines.native import NativeEngine
 from lightning_rlhf.rollout.engines.phase import EngineHandle
 from lightning_rlhf.rollout.evaluate import HeldOutAnswers
 from lightning_rlhf.rollout.sampling import Sampling
@@ -41,7 +41,7 @@ class SFTModule(StageModule):
         lr: float = 1e-5,
         optim: Optim | None = None,
         evaluation: Sampling | None = None,
-        engine: BuildEngine = PaddedEngine,
+        engine: BuildEngine = NativeEngine,
         gold: TextReward | None = None,
         seed: int = 0,
     ) -> None:

@@ -6,6 +6,16 @@ from lightning_rlhf.planner.job import Job
 from lightning_rlhf.planner.memory import Bytes
 from lightning_rlhf.planner.weights import Weights
 
+_IN_ONE_PASS = {
+    "torch.optim.Adam",
+    "torch.optim.AdamW",
+    "lightning_rlhf.modules.adam.AdamTF",
+    "lightning_rlhf.modules.low_bit_optimizers.adamw",
+    "lightning_rlhf.strategies.colossalai.boost.hybrid_adam",
+    "lightning_rlhf.strategies.deepspeed.ops.cpu_adamw",
+}
+"""Optimizers that update a weight in one pass: by their own kernels, or because `modules.adam.fuse` makes them."""
+
 
 def moments_size(bits: int, size: float, count: float) -> float:
     """Bytes of Adam's two moving averages (Kingma and Ba, 2015).
@@ -30,9 +40,8 @@ def step_work(job: Job, weights: dict[str, Weights], processes: int, *, flat: bo
     """
     sizes = [net.trained_size for net in weights.values()]
     groups = max(sizes, default=0)
-    # torch/optim/adam.py: `_single_tensor_adam` needs two tensors, for one weight at a time. `_multi_tensor_adam` (on
-    # GPUs) needs one for each weight of a group at once. Optimizers with their own kernels need none.
-    if any(name in job.optimizer for name in ("low_bit_optimizers", "cpu_adamw", "hybrid_adam")):
+    # Others of PyTorch need two tensors, for one weight at a time, or on GPUs one for each weight of a group at once.
+    if job.optimizer in _IN_ONE_PASS:
         work = 0.0
     elif job.on_gpu or flat:
         work = groups * (1 if job.on_gpu else 2)

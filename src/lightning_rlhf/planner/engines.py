@@ -1,6 +1,7 @@
 """Chooses the rules of a strategy, and defines those of strategies whose processes hold whole models."""
 
 from collections import Counter
+from dataclasses import replace
 
 from lightning_rlhf.planner.adam import moments_size, step_work
 from lightning_rlhf.planner.job import Job
@@ -34,9 +35,21 @@ def single(job: Job, sizes: Sizes) -> Rules:
 def ddp(job: Job, sizes: Sizes) -> Rules:
     """Rules for processes that hold whole models and send gradients in buckets."""
     found = single(job, sizes)
-    # DistributedDataParallel copies gradients into buckets, because Lightning leaves `gradient_as_bucket_view` off.
-    found.always = per_role(sizes.held, "buckets", lambda net: net.trained_size)
-    return found
+    buckets = per_role(sizes.held, "buckets", lambda net: net.trained_size)
+    if not job.layout.gradients_in_buckets:
+        found.always = buckets
+        return found
+    # Gradients are views of the buckets, which exist from the beginning. Autograd frees each of its own once it is
+    # copied there.
+    return replace(
+        found,
+        always=buckets,
+        forward=Counter(),
+        backward=Counter(),
+        step=step_work(job, sizes.held, 1),
+        whole_gradients=False,
+        left=lambda segment: 0,
+    )
 
 
 _ENGINES = {

@@ -57,7 +57,8 @@ class Job:
     normalizing_length: int = 0
     """Maximum length of the responses on which a reward model is normalised; 0 if it is not normalised."""
     ppo_epochs: int = 1
-    entropy_grad: bool = False
+    entropy: bool = False
+    """Whether an update computes entropies."""
     exact_kl: bool = False
     ptx_length: int = 0
     """Length of the pretraining texts that are mixed in; 0 if there are none."""

@@ -19,6 +19,8 @@ class Layout:
     optimizer_on: Place = "device"
     parameters_on: Place = "device"
     gather_for_generation: bool = True
+    gradients_in_buckets: bool = True
+    """Whether gradients lie in the buckets that DDP sends, rather than being copied into them."""
     reduce_bucket: int = 0
     """Number of weights whose gradients are sent together."""
     overlap: bool = True
@@ -62,12 +64,16 @@ def layout(node: object) -> Layout:
     if node in ("auto", "single", None):
         return Layout()
     if isinstance(node, str) and node.startswith("ddp"):
-        return Layout(engine="ddp")
+        return _ddp({})
     target = node.get("_target_", "") if isinstance(node, Mapping) else ""
     kind = target.rpartition(".")[2]
     if not isinstance(node, Mapping) or kind not in _KINDS:
         raise UserError(f"trainer.strategy={target or node}: the planner does not support this strategy")
     return _KINDS[kind](node)
+
+
+def _ddp(node: Mapping[str, Any]) -> Layout:
+    return Layout(engine="ddp", gradients_in_buckets=node.get("gradient_as_bucket_view", False))
 
 
 def _deepspeed(node: Mapping[str, Any]) -> Layout:
@@ -115,6 +121,7 @@ def _fsdp2(node: Mapping[str, Any]) -> Layout:
 
 
 _KINDS = {
+    "DDPStrategy": _ddp,
     "DeepSpeedStrategy": _deepspeed,
     "ColossalAIStrategy": _colossalai,
     "FSDPStrategy": _fsdp,

@@ -65,7 +65,7 @@ def scoring(roles: Roles, rows: int, prompt: int, response: int, *, exact_kl: bo
 
 
 def updating(
-    roles: Roles, rows: int, prompt: int, response: int, *, entropy_grad: bool, ptx: tuple[int, int]
+    roles: Roles, rows: int, prompt: int, response: int, *, entropy: bool, ptx: tuple[int, int]
 ) -> Callable[[Trace], None]:
     """A training step of PPO on B responses, with its backward pass.
 
@@ -78,9 +78,9 @@ def updating(
         values = roles.values(batch)
         parts = {} if values is None else {"critic": [values]}
         trace.enter("actor", "input")
-        stats = roles.actor_stats(batch, temperature=1.0, entropy_grad=entropy_grad)
+        stats = roles.actor_stats(batch, temperature=1.0, entropy=entropy)
         parts["actor"] = [stats.logprobs]
-        if entropy_grad:
+        if stats.entropy is not None:
             parts["actor"].append(stats.entropy)
         if all(ptx):
             texts = sequences(ptx[0], 0, ptx[1])

@@ -11,7 +11,11 @@ from lightning_rlhf.report.run import Run, Stage
 _FILES = (
     ("report.html", "run card"),
     ("model", "model"),
+    ("model_best", "best model"),
     ("model_ema", "averaged model"),
+    ("adapter", "adapter"),
+    ("adapter_best", "best adapter"),
+    ("adapter_ema", "averaged adapter"),
     ("metrics.csv", "metrics.csv"),
     ("samples.jsonl", "samples.jsonl"),
     ("result.json", "result.json"),

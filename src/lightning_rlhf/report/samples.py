@@ -85,11 +85,10 @@ def order(stage: Stage) -> str:
             return f"{most} The {name} is higher than before in {up} of {len(rises)} answers, and lower in {down}."
     differing = sum(row in last and sample.response != last[row].response for row, sample in first.items())
     if not differing:
-        return f"None of {len(first)} answers differs from that before."
-    said = (
-        "1 differs from that before; it comes" if differing == 1 else f"{differing} differ from those before; they come"
-    )
-    return f"Of {len(first)} answers, {said} first."
+        return f"None of {len(first)} answers differs from the answer before training."
+    if differing == 1:
+        return f"Of {len(first)} answers, 1 differs from the answer before training; it comes first."
+    return f"Of {len(first)} answers, {differing} differ from the answers before training; they come first."
 
 
 def rollouts_over_time(stage: Stage) -> list[Sample]:

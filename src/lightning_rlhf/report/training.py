@@ -88,8 +88,8 @@ def _settings(config: Mapping[str, Any], record: StageRecord, measured: Sequence
         "model": {name: _plain(model[name]) for name in _MODEL if model.get(name) is not None},
     }
     # Too few rows make minibatches smaller than the setting.
-    for stage in measured:
-        settings["minibatch_size"] = stage.result.minibatch_size or settings.get("minibatch_size")
+    used = next((stage.result.minibatch_size for stage in reversed(measured) if stage.result.minibatch_size), None)
+    settings["minibatch_size"] = used or settings["minibatch_size"]
     return {name: value for name, value in settings.items() if value is not None}
 
 

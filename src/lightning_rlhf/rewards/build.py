@@ -54,6 +54,9 @@ class AdapterReward:
     def on(self, backbone: Backbone) -> LoadedReward:
         """Adds the adapter to the model.
 
+        Args:
+            backbone: The model that plays all roles.
+
         Raises:
             UserError: If there is no adapter, or if it is not a reward model or belongs to another model.
         """

@@ -17,9 +17,10 @@ from lightning_rlhf.distributed.collectives import gather_rows
 from lightning_rlhf.experience import Answers, Scores, Sequences
 from lightning_rlhf.models.roles import Roles
 from lightning_rlhf.rollout.engines.engine import RolloutEngine
-from lightning_rlhf.rollout.sampled import Sampled, sample
+from lightning_rlhf.rollout.judging import Judge
+from lightning_rlhf.rollout.sampled import Sampled, sample_parts
 from lightning_rlhf.rollout.sampling import Sampling
-from lightning_rlhf.rollout.texts import decode
+from lightning_rlhf.rollout.texts import decode, decoder
 from lightning_rlhf.seeding import RandomKey
 
 T = TypeVar("T")
@@ -63,6 +64,23 @@ class Samples(NamedTuple):
     """Measurements of greedy responses, if they were asked for."""
 
 
+class Judged(NamedTuple):
+    """A micro-batch of responses, about which the reward has been asked."""
+
+    sampled: Sampled
+    responses: list[str]
+    scores: Callable[[], Scores]
+    """Waits for the scores."""
+
+
+class Collected(NamedTuple):
+    """What a rank collects."""
+
+    samples: Samples
+    responses: list[str]
+    """The texts of the B responses."""
+
+
 def collect(
     engine: RolloutEngine,
     roles: Roles,
@@ -74,8 +92,10 @@ def collect(
     micro_batch_size: int,
     exact_kl: bool = False,
     greedy: bool = False,
-) -> Samples:
+) -> Collected:
     """Samples a response to each prompt of this rank, and scores the responses in micro-batches.
+
+    The reward is asked about a micro-batch as soon as its responses have ended, unless it contains models.
 
     Args:
         engine: The engine that draws the responses.
@@ -88,30 +108,37 @@ def collect(
         exact_kl: Whether to compute the KL over the whole vocabulary too.
         greedy: Whether to score a greedy response to each prompt too.
     """
+    rows = list(chunks(len(prompts.input_ids), micro_batch_size))
 
-    def drawn(sampling: Sampling) -> Sampled:
-        return sample(engine, prompts.input_ids, prompts.attention_mask, keys, sampling, stop_ids=renderer.stop_ids)
+    def drawn(sampling: Sampling) -> list[Judged]:
+        parts = sample_parts(
+            engine,
+            prompts.input_ids,
+            prompts.attention_mask,
+            keys,
+            sampling,
+            rows,
+            stop_ids=renderer.stop_ids,
+            decode=decoder(renderer),
+        )
+        judged = []
+        for own, part in zip(rows, parts, strict=True):
+            answers = to_answers(part.sequences, prompts.rows(own), renderer)
+            judged.append(Judged(part, answers.responses, judge(answers)))
+        return judged
 
-    def scores(part: Sampled, rows: slice) -> Scores:
-        return roles.scores(to_answers(part.sequences, prompts.rows(rows), renderer))
-
-    sampled = drawn(sampling)
-    likeliest = drawn(replace(sampling, temperature=0.0)) if greedy else None
-    parts = []
-    for rows in chunks(len(prompts.input_ids), micro_batch_size):
-        some = _rows(sampled, rows)
-        part = score_samples(roles, some, scores(some, rows), sampling.temperature, exact_kl=exact_kl)
-        if likeliest is not None:
-            best = _rows(likeliest, rows)
-            lengths, judged = best.sequences.response_mask.sum(1), scores(best, rows)
-            part = part._replace(greedy=Greedy(judged.whole, lengths, best.finished, judged.token_sums))
-        parts.append(part)
-    return _combined(parts, torch.cat)
-
-
-def _rows(sampled: Sampled, rows: slice) -> Sampled:
-    """Returns some of the rows, with all columns."""
-    return _combined([sampled], lambda tensors: tensors[0][rows])
+    with Judge(roles.scores, beside="reward" not in roles.nets()) as judge:
+        sampled = drawn(sampling)
+        likeliest = drawn(replace(sampling, temperature=0.0)) if greedy else None
+        parts = []
+        for number, some in enumerate(sampled):
+            part = score_samples(roles, some.sampled, some.scores(), sampling.temperature, exact_kl=exact_kl)
+            if likeliest is not None:
+                best, judged = likeliest[number].sampled, likeliest[number].scores()
+                lengths = best.sequences.response_mask.sum(1)
+                part = part._replace(greedy=Greedy(judged.whole, lengths, best.finished, judged.token_sums))
+            parts.append(part)
+    return Collected(_combined(parts, torch.cat), [text for some in sampled for text in some.responses])
 
 
 def to_answers(sequences: Sequences, prompts: PromptBatch, renderer: Renderer) -> Answers:
@@ -135,6 +162,7 @@ def score_samples(
         return pad(tensor, (0, width - tensor.shape[1]))
 
     stats, ref_logprobs = roles.policy_stats(trimmed, temperature=temperature)
+    assert stats.entropy is not None
     values = roles.values(trimmed)
     # A source that scores no tokens counts as zeros, so that all micro-batches and ranks have the same tensors.
     tokens = scores.whole.new_zeros(trimmed.response_mask.shape) if scores.tokens is None else scores.tokens

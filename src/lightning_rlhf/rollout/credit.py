@@ -89,7 +89,11 @@ class Credit:
         return registered(ESTIMATORS, self.advantage, "advantage")
 
     def estimate(self, trajectories: Trajectories) -> Advantages:
-        """Estimates advantages with the settings of the estimator; does not whiten them."""
+        """Estimates advantages with the settings of the estimator; does not whiten them.
+
+        Args:
+            trajectories: The responses of an iteration, with their rewards.
+        """
         function = self.estimator.estimate
         return function(trajectories, **arguments(function, self._shared, self.options))
 

@@ -87,16 +87,18 @@ class RolloutDataset:
             self.iteration, self.position, self.experience = self.iteration + 1, 0, None
         if self.experience is None:
             self.experience, self.max_length_of_experience = self.collect(self.iteration), self.max_length
-        response_mask = self.experience.sequences.response_mask
+        # Read once, because each read of a GPU waits until the GPU has done everything before it.
+        num_tokens = self.experience.sequences.response_mask.sum(1).cpu()
+        lengths = self.experience.sequences.attention_mask.sum(1).tolist()
         while self.position < len(self):
             update, part = self.shares.place(self.position)
             epoch, number = divmod(update, self.rollout_batch_size // self.shares.minibatch_size)
             order = permutation(self.rollout_batch_size, self.seed, MINIBATCHES, self.iteration, epoch)
-            minibatch = self.shares.minibatch(order, number)
+            minibatch = self.shares.dealt(self.shares.minibatch(order, number), lengths)
             self.position += 1
             yield Minibatch(
                 self.experience.rows(self.shares.mine(minibatch, part)),
-                MinibatchSize(len(minibatch), int(response_mask[minibatch].sum()), self.max_length_of_experience),
+                MinibatchSize(len(minibatch), int(num_tokens[minibatch].sum()), self.max_length_of_experience),
                 self.ptx.part(self.iteration * self.num_updates + update, part) if self.ptx else None,
             )
 

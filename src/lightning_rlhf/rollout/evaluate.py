@@ -11,7 +11,7 @@ from lightning_rlhf.rewards import TextReward
 from lightning_rlhf.rollout.engines.engine import RolloutEngine
 from lightning_rlhf.rollout.sampled import Sampled, sample
 from lightning_rlhf.rollout.sampling import Sampling
-from lightning_rlhf.rollout.texts import decode, finish_reason
+from lightning_rlhf.rollout.texts import decode, decoder, finish_reason
 from lightning_rlhf.seeding import EVALUATION, RandomKey
 
 Sample = dict[str, Any]
@@ -51,6 +51,7 @@ class HeldOutAnswers:
             keys,
             self.sampling,
             stop_ids=self.renderer.stop_ids,
+            decode=decoder(self.renderer),
         )
         responses = decode(sampled.sequences, self.renderer)
         golds = self.gold(batch.texts, responses, batch.columns) if self.gold else [None] * len(responses)

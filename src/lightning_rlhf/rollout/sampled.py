@@ -3,15 +3,16 @@
 Shapes: B rows, P prompt tokens, R response tokens, T = P + R.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lightning_rlhf.experience import Sequences
 from lightning_rlhf.ops.sequences import response_mask
-from lightning_rlhf.rollout.engines.engine import Request, RolloutEngine
+from lightning_rlhf.rollout.engines.engine import Completion, Decode, Request, RolloutEngine, in_order
 from lightning_rlhf.rollout.sampling import Sampling
 from lightning_rlhf.seeding import RandomKey
 
@@ -39,6 +40,7 @@ def sample(
     sampling: Sampling,
     *,
     stop_ids: tuple[int, ...],
+    decode: Decode | None = None,
 ) -> Sampled:
     """Draws a response to each prompt of a batch.
 
@@ -49,21 +51,74 @@ def sample(
         keys: B keys, each of which names the random numbers of one response.
         sampling: Settings of the sampling distribution.
         stop_ids: Token ids, any of which ends a response.
+        decode: Turns ids into text; needed if `sampling` has texts that end a response.
 
     Returns:
         Responses with R = `max_new_tokens` columns, 0 after the stop token, on the device of the prompts.
     """
+    whole = [slice(0, len(input_ids))]
+    (sampled,) = sample_parts(
+        engine, input_ids, attention_mask, keys, sampling, whole, stop_ids=stop_ids, decode=decode
+    )
+    return sampled
+
+
+def sample_parts(
+    engine: RolloutEngine,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    keys: Sequence[RandomKey],
+    sampling: Sampling,
+    parts: Sequence[slice],
+    *,
+    stop_ids: tuple[int, ...],
+    decode: Decode | None = None,
+) -> Iterator[Sampled]:
+    """Yields the responses of each part of a batch, in the order of the parts, as soon as all of them have ended.
+
+    Args:
+        engine: The engine that draws the responses.
+        input_ids: (B, P) prompts, padded at the left.
+        attention_mask: (B, P) bool.
+        keys: B keys, each of which names the random numbers of one response.
+        sampling: Settings of the sampling distribution.
+        parts: The rows of each part.
+        stop_ids: Token ids, any of which ends a response.
+        decode: Turns ids into text; needed if `sampling` has texts that end a response.
+    """
     prompts = [ids[mask].tolist() for ids, mask in zip(input_ids.cpu(), attention_mask.cpu(), strict=True)]
     requests = [Request(prompt, key) for prompt, key in zip(prompts, keys, strict=True)]
-    completions = engine.generate(requests, sampling, stop_ids=stop_ids)
-    width, device = sampling.max_new_tokens, input_ids.device
+    completions: list[Completion] = []
+    ended: dict[int, Completion] = {}
+    left = deque(parts)
+
+    def next_part() -> Sampled:
+        rows = left.popleft()
+        some = [ended.pop(row) for row in range(rows.start, rows.stop)]
+        return _in_columns(some, input_ids[rows], attention_mask[rows], sampling.max_new_tokens)
+
+    # An engine that cannot end responses at texts need not take the argument.
+    texts: dict[str, Any] = {"decode": decode} if sampling.stop else {}
+    for completion in engine.iterate(requests, sampling, stop_ids=stop_ids, **texts):
+        completions.append(completion)
+        ended[completion.request] = completion
+        while left and all(row in ended for row in range(left[0].start, left[0].stop)):
+            yield next_part()
+    in_order(completions, len(requests))
+    while left:
+        yield next_part()
+
+
+def _in_columns(completions: Sequence[Completion], input_ids: Tensor, attention_mask: Tensor, width: int) -> Sampled:
+    """Lays the responses to (B, P) prompts out in `width` columns."""
+    device = input_ids.device
     tokens = _padded([c.ids for c in completions], width, torch.long).to(device)
-    mask = response_mask(torch.tensor([len(c.ids) for c in completions]), width).to(device)
+    mask = response_mask(torch.tensor([len(c.ids) for c in completions], dtype=torch.long), width).to(device)
     return Sampled(
         Sequences(torch.cat([input_ids, tokens], dim=1), torch.cat([attention_mask, mask], dim=1), mask),
-        torch.tensor([c.finish_reason == "stop" for c in completions], device=device),
+        torch.tensor([c.finish_reason == "stop" for c in completions], dtype=torch.bool, device=device),
         _padded([c.logprobs for c in completions], width, torch.float32).to(device),
-        torch.tensor([[c.weights_version] for c in completions], device=device),
+        torch.tensor([c.weights_version for c in completions], dtype=torch.long, device=device)[:, None],
     )
 
 

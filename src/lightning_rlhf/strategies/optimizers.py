@@ -1,6 +1,26 @@
 """The optimizers that come with a strategy, for those who handle optimizers but know no strategy."""
 
-from lightning_rlhf.strategies.colossalai.boost import hybrid_adam
-from lightning_rlhf.strategies.deepspeed.ops import cpu_adamw
+import importlib
+from collections.abc import Callable
 
-OPTIMIZERS = (cpu_adamw, hybrid_adam)
+import torch
+
+_MODULES = {"cpu_adamw": "deepspeed.ops", "hybrid_adam": "colossalai.boost"}
+"""Where each is; to import them takes time, and few runs need them."""
+
+
+def find_optimizer(name: str) -> Callable[..., torch.optim.Optimizer] | None:
+    """Imports an optimizer of a strategy.
+
+    Args:
+        name: Its name, such as `cpu_adamw`.
+
+    Returns:
+        The function that makes the optimizer; None if there is none of this name.
+    """
+    if name not in _MODULES:
+        return None
+    found: Callable[..., torch.optim.Optimizer] = getattr(
+        importlib.import_module(f"lightning_rlhf.strategies.{_MODULES[name]}"), name
+    )
+    return found

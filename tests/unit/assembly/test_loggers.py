@@ -56,12 +56,12 @@ def test_a_resumed_run_goes_on_in_its_run_of_wandb(resume: str, tmp_path: Path) 
     (tmp_path / "first" / "checkpoints").mkdir(parents=True)
     for name in (
         "run-20261130_090000-older000",
-        "offline-run-20261130_100000-newer000",
+        "offline-run-20261130_100000-newer-run",
         "run-20261129_110000-oldest00",
     ):
         (tmp_path / "first" / "wandb" / name).mkdir(parents=True)
     settings = logger_settings(config(tmp_path / "second", "sft", resume=str(tmp_path / resume)), "sft")
-    assert settings["wandb"]["id"] == "newer000"
+    assert settings["wandb"]["id"] == "newer-run"
 
 
 def test_a_stage_that_begins_anew_gets_a_new_run(tmp_path: Path) -> None:
@@ -74,11 +74,12 @@ def test_a_stage_that_begins_anew_gets_a_new_run(tmp_path: Path) -> None:
 def test_all_folders_of_an_offline_run_are_uploaded_together(tmp_path: Path) -> None:
     first, other, second = (
         tmp_path / "my runs" / f"offline-run-20261130_{time}-{name}"
-        for time, name in [("090000", "abcd1234"), ("091000", "efgh5678"), ("100000", "abcd1234")]
+        for time, name in [("090000", "my-run"), ("091000", "another-my-run"), ("100000", "my-run")]
     )
     for folder in (first, other):
         folder.mkdir(parents=True)
-    assert shlex.split(f"wandb sync {folders_of_run(first)}")[2:] == [str(first)]
+    assert shlex.split(f"wandb sync {folders_of_run(first, 'my-run')}")[2:] == [str(first)]
     second.mkdir()
-    listed = subprocess.run(["sh", "-c", f"ls -d {folders_of_run(second)}"], capture_output=True, text=True, check=True)
+    list_all = f"ls -d {folders_of_run(second, 'my-run')}"
+    listed = subprocess.run(["sh", "-c", list_all], capture_output=True, text=True, check=True)
     assert listed.stdout.splitlines() == [str(first), str(second)]

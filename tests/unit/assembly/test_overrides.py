@@ -1,8 +1,11 @@
 """Settings on the command line that would have no effect are refused."""
 
+from pathlib import Path
+
 import pytest
 from hydra import compose, initialize_config_module
 
+from lightning_rlhf.assembly.config_files import groups, options, sections
 from lightning_rlhf.assembly.overrides import check_command_line, check_plan
 from lightning_rlhf.errors import UserError
 
@@ -94,6 +97,53 @@ def test_a_plan_refuses_a_setting_without_an_effect(override: str, message: str)
         plan_checked(override, "stage=sft", model="demo", experiment="demo")
 
 
-def test_a_setting_of_the_user_that_another_refers_to_has_an_effect() -> None:
-    plan_checked("+rate=0.1", "sft.module.lr=${rate}", "stage=sft", model="demo", experiment="demo")
-    checked("+rate=0.1", "sft.module.lr=${rate}", "stage=sft")
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["+rate=0.1", "sft.module.lr=${rate}"],
+        ["+rate.sft=0.1", "sft.module.lr=${rate.sft}"],
+        ["+rate={sft: 0.1}", "sft.module.lr=${rate.sft}"],
+        ["+rate.value=0.1", "+sft.module.options=${rate}"],
+        ["+rate=0.1", "sft.module.lr=${oc.select:rate,0.2}"],
+    ],
+)
+def test_a_setting_of_the_user_that_another_refers_to_has_an_effect(overrides: list[str]) -> None:
+    plan_checked(*overrides, "stage=sft", model="demo", experiment="demo")
+    checked(*overrides, "stage=sft")
+    # Without the reference, the same setting is refused.
+    key = overrides[0].removeprefix("+").partition("=")[0]
+    with pytest.raises(UserError, match=f"^{key}: there is no such setting, and no other setting refers to it$"):
+        checked(overrides[0], "stage=sft")
+
+
+# The configuration has ${seed}, ${data.path} and the resolver ${full_lr:...}.
+@pytest.mark.parametrize("key", ["see", "dat", "full_lr", "seed_of_mine"])
+def test_a_setting_of_which_a_reference_only_has_the_letters_is_refused(key: str) -> None:
+    with pytest.raises(UserError, match=f"^{key}: there is no such setting"):
+        checked(f"+{key}=3", "stage=sft")
+
+
+@pytest.mark.parametrize("package", ["", "@_global_", "@mine"])
+def test_an_option_of_a_group_of_the_user_is_no_setting(package: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe").mkdir()
+    (tmp_path / "recipe" / "big.yaml").write_text("# @package _global_\nseed: 77\n")
+    override = f"+recipe{package}=big"
+    with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
+        search = f"hydra.searchpath=[file://{tmp_path}]"
+        config = compose("train", [search, "model=tiny", override], return_hydra_config=True)
+    check_command_line(config, [override], config.hydra.runtime.choices)
+    # Only the option is known, not what has the name of the group.
+    with pytest.raises(UserError, match="^recipe.seed: there is no such setting"):
+        check_command_line(config, ["+recipe.seed=1"], config.hydra.runtime.choices)
+
+
+def test_the_sections_are_all_keys_that_options_compose() -> None:
+    # All stages, and one option of each other group.
+    chosen = [f"stage={name}" for name in options("stage")]
+    chosen += [f"{group}={options(group)[-1]}" for group in groups() if group != "stage"]
+    found: set[str] = set()
+    with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
+        for choice in chosen:
+            # An option without settings leaves an empty section, which nothing reads.
+            found |= {str(key) for key, value in compose("plan", [choice]).items_ex(resolve=False) if value != {}}
+    assert sections() == found

@@ -1,15 +1,17 @@
 """The table of a sweep: one row for each run, whatever became of it."""
 
 import csv
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
+from lightning_rlhf.assembly.job_stages import composer_of
 from lightning_rlhf.assembly.sweep import SweepTable, sweep_rows, table_even_of_failures, write_table
 from lightning_rlhf.assembly.sweeper import distinct, run_distinct_jobs
 from lightning_rlhf.saving import write_json
@@ -30,6 +32,16 @@ def sweep(tmp_path: Path) -> Path:
         if result is not None:
             write_json(tmp_path / f"{number}" / "result.json", result)
     return tmp_path
+
+
+@pytest.fixture
+def sweeper(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Hydra's own sweeper, which a test may change. Its class is another one before Hydra has loaded its plugins."""
+    Plugins.instance()
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    monkeypatch.setattr(BasicSweeper, "split_arguments", BasicSweeper.split_arguments)
+    return BasicSweeper
 
 
 def test_a_run_that_diverged_or_failed_is_marked(sweep: Path) -> None:
@@ -75,16 +87,38 @@ def test_jobs_that_an_interrupted_sweep_did_not_begin_are_in_its_table(sweep: Pa
 def test_jobs_that_would_be_the_same_run_once_with_a_note(capsys: pytest.CaptureFixture[str]) -> None:
     rates = [f"++ppo.module.lr={rate}" for rate in (1, 2)]
     jobs = [[f"stage={stage}", rate, "seed=7"] for stage in ("sft", "ppo") for rate in rates]
-    assert distinct(jobs) == [["stage=sft", "seed=7"], *(["stage=ppo", rate, "seed=7"] for rate in rates)]
+    assert distinct(jobs, composer_of([])) == [
+        ["stage=sft", "seed=7"],
+        *(["stage=ppo", rate, "seed=7"] for rate in rates),
+    ]
     assert capsys.readouterr().err.startswith("note: the sweep has 3 runs and not 4, because")
 
 
-def test_jobs_that_differ_all_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(BasicSweeper, "split_arguments", BasicSweeper.split_arguments)
+def test_jobs_that_lose_no_overrides_all_run_as_hydra_says(capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = [["stage=sft", "sft.module.lr=3", f"seed={seed}"] for seed in (1, 1, 2)]
+    assert distinct(jobs, composer_of([])) == jobs
+    assert capsys.readouterr().err == ""
+
+
+def test_a_job_has_the_stages_that_its_experiment_chooses(
+    sweeper: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ndefaults: [override /stage: dpo]\n")
+    monkeypatch.setattr(sys, "argv", ["train", "-m", "--config-dir", str(tmp_path)])
+    planned: list[list[str]] = []
+    run_distinct_jobs(planned)
+    words = OverridesParser.create().parse_overrides(["experiment=mine", "dpo.module.lr=1,2", "++ppo.module.lr=1,2"])
+    sweeper.split_arguments(words, None)
+    assert planned == [["experiment=mine", f"dpo.module.lr={rate}"] for rate in (1, 2)]
+    assert capsys.readouterr().err.startswith("note: the sweep has 2 runs and not 4, because")
+
+
+def test_jobs_that_differ_all_run(sweeper: Any, capsys: pytest.CaptureFixture[str]) -> None:
     planned: list[list[str]] = []
     run_distinct_jobs(planned)
     words = OverridesParser.create().parse_overrides(["stage=sft", "sft.module.lr=1,2", "seed=1,2"])
-    assert [len(batch) for batch in BasicSweeper.split_arguments(words, 3)] == [3, 1]
+    assert [len(batch) for batch in sweeper.split_arguments(words, 3)] == [3, 1]
     assert planned[3] == ["stage=sft", "sft.module.lr=2", "seed=2"]
     assert capsys.readouterr().err == ""
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from support import tiny_source
 
 from lightning_rlhf.callbacks import PhaseProgress, SamplePreview
 from lightning_rlhf.callbacks.heartbeat import Heartbeat
 from lightning_rlhf.callbacks.pace import Pace
 from lightning_rlhf.callbacks.phase_bar import PhaseBar
-from lightning_rlhf.callbacks.sample_preview import split_at_answer
+from lightning_rlhf.callbacks.sample_preview import split_at_answer, text_of_turns
 from lightning_rlhf.console import console
 from lightning_rlhf.data.kinds import Conversation
 from lightning_rlhf.errors import UserError
@@ -239,3 +240,10 @@ def test_a_conversation_is_split_before_its_last_answer() -> None:
     prompt, answer = split_at_answer(Conversation(ids, mask))
     assert prompt.tolist() == [10, 11, 12, 13, 14, 15]
     assert answer.tolist() == [16, 17]
+
+
+def test_the_turns_of_a_prompt_are_apart_where_only_control_tokens_separate_them() -> None:
+    tokenizer = tiny_source().load_tokenizer()
+    end = tokenizer.eos_token_id
+    turns = [tokenizer.encode(text, add_special_tokens=False) for text in ("Why?", "So.", "Sure?")]
+    assert text_of_turns([*turns[0], end, *turns[1], end, end, *turns[2]], tokenizer) == "Why? So. Sure?"

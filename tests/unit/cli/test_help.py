@@ -15,7 +15,7 @@ from lightning_rlhf.cli import COMMANDS, help
 from lightning_rlhf.cli.help import of_command, overview, versions
 from lightning_rlhf.errors import UserError
 
-OF_TRAIN = ("train", "plan", "doctor")
+OF_TRAIN = ("train", "plan", "doctor", "benchmark")
 
 
 def examples(command: str) -> list[list[str]]:

@@ -157,6 +157,17 @@ def test_rows_that_the_template_refuses_are_named_once_or_skipped(make_tokenizer
         prepare(rows[1:2], KINDS[kind], renderer, "skip")
 
 
+def test_a_hint_about_the_layout_stays_beside_that_about_the_template(make_tokenizer: MakeTokenizer) -> None:
+    rows = [{"prompt": "no", "completion": "so"}, {"ask": "Why?", "reply": "So."}]
+    with pytest.raises(UserError) as caught:
+        prepare(rows, demonstrations(), Renderer(make_tokenizer(), REFUSES), "skip")
+    assert str(caught.value).splitlines()[-3:] == [
+        'Name the fields of your data: "data.columns={prompt: ask, completion: reply}"',
+        "data.template=FILE.jinja sets another chat template, which may accept them",
+        "no other rows are left",
+    ]
+
+
 @pytest.mark.parametrize("flag", [{"weight": 0}, {"train": False}])
 def test_a_turn_that_is_masked_is_read_but_not_learnt(make_tokenizer: MakeTokenizer, flag: dict[str, Any]) -> None:
     talk = [turn("user", "Why?"), turn("assistant", "So.", **flag), turn("user", "Sure?"), turn("assistant", "Yes.")]

@@ -181,3 +181,37 @@ def test_a_function_call_of_sharegpt_is_a_call_of_a_tool(as_list: bool) -> None:
 def test_a_function_call_that_cannot_be_read_is_refused(value: object) -> None:
     with pytest.raises(WrongRow, match=r"^field 'x' has the role function_call and .*, expected .*\"name\""):
         message_of({"from": "function_call", "value": value}, "x", {})
+
+
+LEFT_OUT: dict[str, dict[str, Any]] = {
+    "a function call": {"from": "function_call", "value": '{"name": "weather", "arguments": {}}'},
+    "a function call that cannot be read": {"from": "function_call", "value": "weather(Rome)"},
+    "calls without a content": {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"function": {"name": "weather"}}],
+    },
+}
+
+
+@pytest.mark.parametrize("value", LEFT_OUT.values(), ids=LEFT_OUT)
+def test_nothing_is_left_of_a_turn_that_only_calls_tools_if_calls_are_left_out(value: dict[str, Any]) -> None:
+    assert read(value, tool_calls=None) == {"role": "assistant", "content": ""}
+    row = {"conversations": [turn("user", "Rome?"), value, turn("assistant", "Warm.")]}
+    (record,) = (found := read_records([row], "completion", reading=Reading(columns={"tool_calls": None}))).rows
+    assert record.messages == [turn("user", "Rome?"), turn("assistant", "Warm.")]
+    assert found.notes == {"empty turns of role assistant left out": 1}
+
+
+def test_a_turn_without_a_content_is_refused_even_if_calls_are_left_out() -> None:
+    with pytest.raises(WrongRow, match=r"^field 'messages\[0\].content' is missing$"):
+        read({"role": "assistant", "content": None, "tool_calls": []}, tool_calls=None)
+
+
+@pytest.mark.parametrize("key", ["tool_calls", "calls"])
+def test_a_function_call_that_has_calls_beside_its_own_is_refused(key: str) -> None:
+    value = {"from": "function_call", "value": '{"name": "weather"}', key: [{"function": {"name": "time"}}]}
+    with pytest.raises(WrongRow, match=rf"^field 'messages\[0\].{key}' stands beside the call .* function_call"):
+        read(value, **({} if key == "tool_calls" else {"tool_calls": key}))
+    # Arrow gives all turns the same keys.
+    assert read(value | {key: None})["tool_calls"] == [{"type": "function", "function": {"name": "weather"}}]

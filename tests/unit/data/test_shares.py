@@ -26,6 +26,29 @@ def test_ranks_and_parts_read_each_row_of_a_minibatch_once(processes: int, parts
     assert [row for share in shares for part in range(parts) for row in share.mine(minibatch, part)] == minibatch
 
 
+def test_parts_have_as_equal_numbers_of_tokens_as_whole_rows_allow() -> None:
+    # Two ranks with two parts of two rows each. Of 9, 8, 7, 6, 4, 3, 2, 1 tokens, the longest four open the parts, and
+    # the shortest joins the longest: 9 + 1, 8 + 2, 7 + 3 and 6 + 4. In order, parts would have 17, 13, 7 and 3 tokens.
+    shares, lengths = Shares(8, processes=2, num_parts=2), [0, 9, 8, 7, 6, 4, 3, 2, 1]
+    dealt = shares.dealt([1, 2, 3, 4, 5, 6, 7, 8], lengths)
+    assert dealt == [1, 8, 2, 7, 3, 6, 4, 5]
+    ranks = [Shares(8, processes=2, num_parts=2, rank=rank) for rank in (0, 1)]
+    tokens = [sum(lengths[row] for row in rank.mine(dealt, part)) for rank in ranks for part in (0, 1)]
+    assert tokens == [10, 10, 10, 10]
+
+
+@given(st.integers(1, 3), st.integers(1, 4), st.lists(st.integers(1, 50), min_size=1, max_size=24))
+def test_dealing_loses_no_row_and_leaves_the_sizes_of_the_parts(processes: int, parts: int, lengths: list[int]) -> None:
+    size = processes * parts * -(-len(lengths) // (processes * parts))
+    shares = [Shares(size, processes, parts, rank) for rank in range(processes)]
+    minibatch = list(range(len(lengths)))
+    dealt = shares[0].dealt(minibatch, lengths)
+    assert sorted(dealt) == minibatch
+    for share in shares:
+        for part in range(parts):
+            assert len(share.mine(dealt, part)) == len(share.mine(minibatch, part))
+
+
 def test_a_position_counts_the_micro_batches_of_a_rank() -> None:
     shares = Shares(12, processes=2, num_parts=3)
     assert [shares.place(position) for position in (0, 2, 3, 7)] == [(0, 0), (0, 2), (1, 0), (2, 1)]

@@ -90,6 +90,7 @@ def test_lightning_launches_all_ranks_of_a_machine_but_the_first(
     assert launched_by_lightning() is expected
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells how much processor time a process has used")
 def test_a_rank_in_an_exchange_that_never_ends_is_stopped_by_a_signal() -> None:
     # A mutex that its holder takes again blocks in a single instruction of C, which no signal handler ends.
     code = "import ctypes; lock, mutex = ctypes.CDLL(None).pthread_mutex_lock, ctypes.create_string_buffer(64)\n"

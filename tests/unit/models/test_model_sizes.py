@@ -58,7 +58,7 @@ PUBLISHED = [
     ("smollm2", {"135m": 0.1345, "360m": 0.3618, "1.7b": 1.711}),
 ]
 EXPECTED = {f"{family}/{size}": count for family, sizes in PUBLISHED for size, count in sizes.items()}
-OURS = ["demo", "randomwalks", "tiny"]
+OURS = ["demo", "gpt2/bench_tiny", "randomwalks", "tiny"]
 
 
 def source(option: str, *overrides: str) -> ModelSource:

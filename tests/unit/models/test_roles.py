@@ -118,14 +118,14 @@ def test_a_refreshed_reference_is_the_actor_of_that_moment(
     assert kl().min() > 0.1
 
 
-def test_entropy_has_a_gradient_only_when_it_is_asked_for(
+def test_entropy_is_computed_only_when_it_is_asked_for(
     roles: SeparateRoles, make_sequences: Callable[..., Sequences]
 ) -> None:
     sequences = make_sequences([[3, 4]], [[5, 6]])
-    for entropy_grad in (False, True):
-        stats = roles.actor_stats(sequences, temperature=1.0, entropy_grad=entropy_grad)
-        assert stats.logprobs.requires_grad
-        assert stats.entropy.requires_grad == entropy_grad
+    assert roles.actor_stats(sequences, temperature=1.0, entropy=False).entropy is None
+    stats = roles.actor_stats(sequences, temperature=1.0, entropy=True)
+    assert stats.logprobs.requires_grad
+    assert stats.entropy.requires_grad
 
 
 def test_build_takes_a_net_or_its_function_and_gives_it_in_training_mode() -> None:

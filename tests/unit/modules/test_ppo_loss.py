@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Experience, Sequences
-from lightning_rlhf.models.roles import TokenStats
+from lightning_rlhf.models.head import TokenStats
 from lightning_rlhf.modules.ppo_loss import PPOLoss, Terms
 from lightning_rlhf.ops.aggregation import MinibatchSize
 from lightning_rlhf.ops.kl import KL_IN_LOSS

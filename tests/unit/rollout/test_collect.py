@@ -1,5 +1,6 @@
 """From prompts to samples: what each of the four roles computes for a response, however the rows are split."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -20,7 +21,7 @@ from lightning_rlhf.rollout.collect import Samples, collect, score_samples
 from lightning_rlhf.rollout.engines.padded import PaddedEngine
 from lightning_rlhf.rollout.sampled import Sampled, sample
 from lightning_rlhf.rollout.sampling import Sampling
-from lightning_rlhf.rollout.texts import decode
+from lightning_rlhf.rollout.texts import decode, decoder
 from lightning_rlhf.seeding import SAMPLING as PURPOSE
 from lightning_rlhf.seeding import RandomKey
 
@@ -65,7 +66,7 @@ def roles(
 @torch.no_grad()
 def collected(roles: SeparateRoles, renderer: Renderer, sampling: Sampling = SAMPLING, **settings: Any) -> Samples:
     settings = {"micro_batch_size": 2} | settings
-    return collect(engine_of(roles), roles, ROWS, sampling, renderer, keys=KEYS, **settings)
+    return collect(engine_of(roles), roles, ROWS, sampling, renderer, keys=KEYS, **settings).samples
 
 
 def engine_of(roles: SeparateRoles) -> PaddedEngine:
@@ -190,6 +191,47 @@ def test_scores_of_tokens_keep_their_places_though_the_reward_gets_trimmed_colum
     assert one_by_one is not None
     assert_close(samples.greedy.token_scores, one_by_one.token_scores)
     assert (samples.greedy.token_scores > 0).any()
+
+
+def test_only_a_reward_without_models_is_asked_beside_the_sampling(roles: SeparateRoles, renderer: Renderer) -> None:
+    main, threads = threading.current_thread(), []
+
+    class Net(torch.nn.Module):
+        def forward(self, answers: Answers) -> Scores:
+            threads.append(threading.current_thread())
+            return in_two_parts(answers)
+
+    for reward in (Net().forward, Net()):
+        roles.reward = reward
+        threads.clear()
+        collected(roles, renderer, WIDE)
+        assert len(threads) == 3
+        assert [thread is main for thread in threads] == 3 * [isinstance(reward, Net)]
+
+
+def test_texts_are_made_once_for_the_reward_and_for_what_is_shown(roles: SeparateRoles, renderer: Renderer) -> None:
+    seen: list[str] = []
+
+    def spy(answers: Answers) -> Scores:
+        seen.extend(answers.responses)
+        return in_two_parts(answers)
+
+    roles.reward = spy
+    found = collect(engine_of(roles), roles, ROWS, WIDE, renderer, keys=KEYS, micro_batch_size=2)
+    assert found.responses == seen == decode(found.samples.sequences, renderer)
+
+
+def test_a_text_ends_responses(roles: SeparateRoles, renderer: Renderer) -> None:
+    free = collected(roles, renderer, WIDE)
+    whole = decoder(renderer)
+    ids = free.sequences.responses[0, :2].tolist()
+    text = whole(ids)[-2:]
+    found = collected(roles, renderer, replace(WIDE, stop=[text]))
+    for row, mask, ended in zip(found.sequences.responses, found.sequences.response_mask, found.finished, strict=True):
+        tokens = row[mask].tolist()
+        assert text not in whole(tokens[:-1])
+        assert not ended or tokens[-1] in renderer.stop_ids or text in whole(tokens)
+    assert found.sequences.response_mask[0].sum() <= 2
 
 
 def test_a_source_that_scores_no_tokens_leaves_zeros(roles: SeparateRoles, renderer: Renderer) -> None:

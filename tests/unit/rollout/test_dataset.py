@@ -95,7 +95,8 @@ def test_ranks_and_parts_share_each_minibatch_and_its_texts_without_loss(
     assert {len(rank) for rank in ranks} == {len(whole) * parts}
     for number, minibatch in enumerate(whole):
         shared = [batch for rank in ranks for batch in rank[number * parts : (number + 1) * parts]]
-        assert rows_of(shared) == rows_of([minibatch])
+        # Parts get rows of their own, so that they have equally many tokens.
+        assert sorted(rows_of(shared)) == sorted(rows_of([minibatch]))
         assert texts_of(shared) == texts_of([minibatch])
         num_tokens = sum(1 + row % 100 % 4 for row in rows_of(shared))
         assert {batch.size for batch in shared} == {MinibatchSize(size, num_tokens, LIMIT)} == {minibatch.size}
@@ -161,7 +162,12 @@ def test_a_restored_data_set_may_have_minibatches_of_another_size_or_in_other_pa
     list(islice(stopped, 3))
     resumed = make_dataset(12, minibatch_size, fake_trainer(parts=parts))
     resumed.go_on(stopped.progress())
-    assert rows_of(list(resumed)) == order[12:]
+    found, expected = rows_of(list(resumed)), order[12:]
+    assert len(found) == len(expected)
+    # The same minibatches; the order in a minibatch depends on how it is dealt to its parts.
+    for start in range(0, 12, minibatch_size):
+        minibatch = slice(start, start + minibatch_size)
+        assert sorted(found[minibatch]) == sorted(expected[minibatch])
 
 
 def test_a_place_in_an_iteration_that_is_none_any_more_is_an_error_with_old_and_new_value() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_rlhf.data.batches import pad
-from lightning_rlhf.rollout.engines.engine import Completion, Request, Token
+from lightning_rlhf.rollout.engines.engine import Completion, Decode, Request, Token
 from lightning_rlhf.rollout.sampled import Sampled, sample
 from lightning_rlhf.rollout.sampling import Sampling
 from lightning_rlhf.seeding import SAMPLING, RandomKey
@@ -31,17 +31,29 @@ class Canned:
         self.completions, self.requests = completions, list[Request]()
 
     def generate(
-        self, requests: Sequence[Request], sampling: Sampling, *, stop_ids: tuple[int, ...]
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        *,
+        stop_ids: tuple[int, ...],
+        decode: Decode | None = None,
     ) -> list[Completion]:
-        self.requests += requests
-        return self.completions
+        raise AssertionError
 
     def iterate(
-        self, requests: Sequence[Request], sampling: Sampling, *, stop_ids: tuple[int, ...]
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        *,
+        stop_ids: tuple[int, ...],
+        decode: Decode | None = None,
     ) -> Iterator[Completion]:
+        self.requests += requests
         yield from self.completions
 
-    def stream(self, request: Request, sampling: Sampling, *, stop_ids: tuple[int, ...]) -> Iterator[Token]:
+    def stream(
+        self, request: Request, sampling: Sampling, *, stop_ids: tuple[int, ...], decode: Decode | None = None
+    ) -> Iterator[Token]:
         yield from ()
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:

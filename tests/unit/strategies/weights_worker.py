@@ -13,14 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path += [str(Path(__file__).parents[3] / "benchmarks"), str(Path(__file__).parents[2] / "equivalence")]
+sys.path.append(str(Path(__file__).parents[2] / "equivalence"))
 
 import lightning.pytorch as pl
 import torch
-from meter import Meter, allocated
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lightning_rlhf.benchmark.meter import Meter, allocated
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.distributed.phases import full_state_dict, named_weights
 from lightning_rlhf.models.causal_lm import load_causal_lm

@@ -47,11 +47,11 @@ def activated(net: nn.Module, name: str | None) -> Iterator[None]:
 
 @contextmanager
 def activated_by_rows(net: nn.Module, names: Sequence[str | None]) -> Iterator[None]:
-    """Gives each row of a batch an adapter of its own for a while; not with DoRA, and without gradients.
+    """Gives each part of a batch an adapter of its own for a while; not with DoRA, and without gradients.
 
     Args:
         net: A model with adapters.
-        names: Name of the adapter of each row; None means no adapter.
+        names: Name of the adapter of each of several equal parts of the rows, in order; None means no adapter.
     """
     # peft's name for no adapter.
     rows = [name or "__base__" for name in names]

@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapters.active import adapter_layers
 from lightning_rlhf.models.adapters.lora import inject_config, is_of_head, is_part_of_adapter
+from lightning_rlhf.models.fast_layers import speed_up
 
 _QUANTIZED = ("Linear4bit", "Linear8bitLt")
 
@@ -127,6 +128,7 @@ def of_weights(kind: Any, config: Any, weights: dict[str, Tensor], **settings: o
     net._weight_conversions = None
     # transformers sets the name to "None".
     net.name_or_path = net.config.name_or_path = config.name_or_path
+    speed_up(net)
     return net
 
 

@@ -6,6 +6,9 @@ therefore drawn with its probability to within 10⁻¹¹.
 Shapes: B rows, V vocabulary.
 """
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from transformers import TopKLogitsWarper, TopPLogitsWarper
@@ -13,24 +16,59 @@ from transformers import TopKLogitsWarper, TopPLogitsWarper
 from lightning_rlhf.rollout.sampling import Sampling
 
 
-def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Draws a token from each row of logits (B, V), using the random numbers (B,) in (0, 1].
+
+    The vocabulary is sorted only for `top_p`.
+
+    Args:
+        logits: (B, V).
+        uniforms: (B,).
+        sampling: Settings of the sampling distribution.
+        seen: (B, V) bool, True at the tokens to penalise; needed if there is a repetition penalty (see `seen_tokens`).
 
     Returns:
         Tokens, and their log-probs in the distribution that they are drawn from, in nats and fp32, both (B,). Where
         logits are NaN, the log-prob is NaN as well, and the token is meaningless.
     """
+    logits = logits.float()
+    if seen is not None:
+        factor = torch.where(logits > 0, 1 / sampling.repetition_penalty, sampling.repetition_penalty)
+        logits = torch.where(seen, logits * factor, logits)
     if sampling.temperature == 0:
-        largest, tokens = logits.float().max(-1)
+        largest, tokens = logits.max(-1)
         return tokens, torch.zeros_like(largest).masked_fill(~largest.isfinite(), torch.nan)
-    logits = logits.float() / sampling.temperature
+    if sampling.temperature != 1:
+        logits = logits / sampling.temperature
     if sampling.top_k:
         logits = TopKLogitsWarper(sampling.top_k)(None, logits)
     if sampling.top_p < 1:
         logits = TopPLogitsWarper(sampling.top_p)(None, logits)
+    if sampling.min_p:
+        least = logits.amax(-1, keepdim=True) + math.log(sampling.min_p)
+        logits = logits.masked_fill(logits < least, -torch.inf)
     probs = logits.softmax(-1)
     drawn = invert(probs, uniforms)[:, None]
     return drawn[:, 0], probs.gather(1, drawn)[:, 0].log()
+
+
+def seen_tokens(ids: Sequence[Sequence[int]], like: Tensor, sampling: Sampling) -> Tensor | None:
+    """Marks the tokens that have occurred, if the distribution penalises them.
+
+    Args:
+        ids: B lists of tokens.
+        like: A tensor on the device of the result whose last dimension is the vocabulary.
+        sampling: Settings of the sampling distribution.
+
+    Returns:
+        (B, V) bool; None if there is no repetition penalty.
+    """
+    if sampling.repetition_penalty == 1:
+        return None
+    seen = torch.zeros(len(ids), like.shape[-1], dtype=torch.bool)
+    for row, tokens in zip(seen, ids, strict=True):
+        row[list(tokens)] = True
+    return seen.to(like.device)
 
 
 def invert(probs: Tensor, uniforms: Tensor) -> Tensor:

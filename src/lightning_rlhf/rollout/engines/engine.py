@@ -1,5 +1,6 @@
 """The interface of everything that draws responses: ids go in, ids come out, and nothing is padded."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple, Protocol
 
@@ -11,6 +12,10 @@ from lightning_rlhf.seeding import RandomKey
 
 FinishReason = Literal["stop", "length"]
 """Why a response ended: at a stop token, or at the length limit."""
+
+
+Decode = Callable[[Sequence[int]], str]
+"""Turns ids into the text that they stand for, with all its space and all special tokens."""
 
 
 class Request(NamedTuple):
@@ -62,7 +67,12 @@ class RolloutEngine(Protocol):
         """Version of the weights that the engine has; None while it has no weights."""
 
     def generate(
-        self, requests: Sequence[Request], sampling: Sampling, *, stop_ids: tuple[int, ...]
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        *,
+        stop_ids: tuple[int, ...],
+        decode: Decode | None = None,
     ) -> list[Completion]:
         """Answers all requests.
 
@@ -70,17 +80,25 @@ class RolloutEngine(Protocol):
             requests: Prompts with the keys of their random numbers.
             sampling: Settings of the sampling distribution.
             stop_ids: Token ids, any of which ends a response.
+            decode: Turns ids into text; needed if `sampling` has texts that end a response.
 
         Returns:
             One completion for each request, in the order of the requests.
         """
 
     def iterate(
-        self, requests: Sequence[Request], sampling: Sampling, *, stop_ids: tuple[int, ...]
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        *,
+        stop_ids: tuple[int, ...],
+        decode: Decode | None = None,
     ) -> Iterator[Completion]:
         """Yields the completions of `generate`, each as soon as it is finished."""
 
-    def stream(self, request: Request, sampling: Sampling, *, stop_ids: tuple[int, ...]) -> Iterator[Token]:
+    def stream(
+        self, request: Request, sampling: Sampling, *, stop_ids: tuple[int, ...], decode: Decode | None = None
+    ) -> Iterator[Token]:
         """Yields the response to one request token by token."""
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
@@ -104,6 +122,21 @@ class RolloutEngine(Protocol):
 
 BuildEngine = Callable[[nn.Module, torch.device], RolloutEngine]
 """Builds an engine that samples from a given model, on the device of the process."""
+
+
+def completed(tokens: Iterable[tuple[int, Token]], weights_version: int) -> Iterator[Completion]:
+    """Puts the tokens of each response together, and yields it with its last token.
+
+    Args:
+        tokens: Each token with the index of its request, in the order in which they are drawn.
+        weights_version: Version of the weights that the tokens are drawn with.
+    """
+    drawn: dict[int, list[Token]] = defaultdict(list)
+    for request, token in tokens:
+        drawn[request].append(token)
+        if token.finish_reason is not None:
+            ids, logprobs, _ = zip(*drawn.pop(request), strict=True)
+            yield Completion(request, list(ids), list(logprobs), token.finish_reason, weights_version)
 
 
 def in_order(completions: Iterable[Completion], num_requests: int) -> list[Completion]:

@@ -20,8 +20,9 @@ from lightning_rlhf.data.batches import chunks, pad
 from lightning_rlhf.distributed.phases import finished_everywhere
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.forward import last_logits, position_arguments
-from lightning_rlhf.rollout.engines.draw import draw
-from lightning_rlhf.rollout.engines.engine import Completion, FinishReason, Request, Token, in_order
+from lightning_rlhf.rollout.engines.draw import draw, seen_tokens
+from lightning_rlhf.rollout.engines.engine import Completion, Decode, Request, Token, completed, in_order
+from lightning_rlhf.rollout.engines.stops import Stops
 from lightning_rlhf.rollout.sampling import Sampling
 from lightning_rlhf.seeding import keyed_uniforms
 
@@ -53,25 +54,32 @@ class PaddedEngine:
         self.weights_version = 0
 
     def generate(
-        self, requests: Sequence[Request], sampling: Sampling, *, stop_ids: tuple[int, ...]
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        *,
+        stop_ids: tuple[int, ...],
+        decode: Decode | None = None,
     ) -> list[Completion]:
         """Answers all requests; see `RolloutEngine.generate`."""
-        return in_order(self.iterate(requests, sampling, stop_ids=stop_ids), len(requests))
+        return in_order(self.iterate(requests, sampling, stop_ids=stop_ids, decode=decode), len(requests))
 
     def iterate(
-        self, requests: Sequence[Request], sampling: Sampling, *, stop_ids: tuple[int, ...]
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        *,
+        stop_ids: tuple[int, ...],
+        decode: Decode | None = None,
     ) -> Iterator[Completion]:
         """Yields each response when it has ended; see `RolloutEngine.iterate`."""
-        drawn: list[list[Token]] = [[] for _ in requests]
-        for place, token in self._tokens(requests, sampling, stop_ids):
-            drawn[place].append(token)
-            if token.finish_reason is not None:
-                ids, logprobs, _ = zip(*drawn[place], strict=True)
-                yield Completion(place, list(ids), list(logprobs), token.finish_reason, self.weights_version)
+        return completed(self.tokens(requests, sampling, Stops(sampling, stop_ids, decode)), self.weights_version)
 
-    def stream(self, request: Request, sampling: Sampling, *, stop_ids: tuple[int, ...]) -> Iterator[Token]:
+    def stream(
+        self, request: Request, sampling: Sampling, *, stop_ids: tuple[int, ...], decode: Decode | None = None
+    ) -> Iterator[Token]:
         """Yields the tokens of one response as they are drawn; see `RolloutEngine.stream`."""
-        for _, token in self._tokens([request], sampling, stop_ids):
+        for _, token in self.tokens([request], sampling, Stops(sampling, stop_ids, decode)):
             yield token
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
@@ -84,9 +92,7 @@ class PaddedEngine:
     def resume(self) -> None:
         """Does nothing; see `release`."""
 
-    def _tokens(
-        self, requests: Sequence[Request], sampling: Sampling, stop_ids: tuple[int, ...]
-    ) -> Iterator[tuple[int, Token]]:
+    def tokens(self, requests: Sequence[Request], sampling: Sampling, stops: Stops) -> Iterator[tuple[int, Token]]:
         """Yields each token with the index of its request, one micro-batch after the other."""
         numbers = keyed_uniforms([request.key for request in requests], sampling.max_new_tokens)
         left = deque(chunks(len(requests), self.micro_batch_size))
@@ -96,12 +102,12 @@ class PaddedEngine:
             # Where all processes must call the model together, a process that has no requests left takes part too.
             rows = left.popleft() if left else slice(0, 0)
             prompts = [request.prompt for request in requests[rows]]
-            for row, token in self._decode(prompts, width, numbers[rows], sampling, stop_ids):
+            for row, token in self._decode(prompts, width, numbers[rows], sampling, stops):
                 yield rows.start + row, token
 
     @torch.no_grad()
     def _decode(
-        self, prompts: list[list[int]], width: int, numbers: Tensor, sampling: Sampling, stop_ids: tuple[int, ...]
+        self, prompts: list[list[int]], width: int, numbers: Tensor, sampling: Sampling, stops: Stops
     ) -> Iterator[tuple[int, Token]]:
         """Yields each token of a micro-batch with the row that it belongs to.
 
@@ -110,25 +116,28 @@ class PaddedEngine:
             width: Columns that the prompts are padded to.
             numbers: (B, R) random numbers in (0, 1], one for each token that may be drawn.
             sampling: Settings of the sampling distribution.
-            stop_ids: Token ids, any of which ends a response.
+            stops: The ends of responses.
         """
-        open_rows = set(range(len(prompts)))
+        open_rows, responses = set(range(len(prompts))), [list[int]() for _ in prompts]
         if not prompts:
             prompts, numbers = [[0]], torch.ones(1, sampling.max_new_tokens, dtype=torch.float64)
         new_ids, mask = (widen(part, (width - part.shape[1], 0)).to(self.device) for part in pad(prompts, side="left"))
         # Apple's GPUs have no fp64.
         numbers = numbers.to("cpu" if self.device.type == "mps" else self.device)
-        rows, cache = list(range(len(prompts))), None
+        rows, cache, seen = list(range(len(prompts))), None, None
         for step in range(sampling.max_new_tokens):
             positions = position_arguments(self.net, mask, num_new=new_ids.shape[1])
             logits, output = last_logits(self.net, new_ids, 1, past_key_values=cache, use_cache=True, **positions)
             cache = output.past_key_values
-            drawn, logprobs = draw(logits[:, -1], numbers[:, step], sampling)
-            is_last = step == sampling.max_new_tokens - 1
+            seen = seen_tokens(prompts, logits, sampling) if step == 0 else seen
+            drawn, logprobs = draw(logits[:, -1], numbers[:, step], sampling, seen)
+            if seen is not None:
+                seen.scatter_(1, drawn[:, None], True)
             # Finished rows continue to draw until they are removed from the batch.
             for row, token, logprob in zip(rows, drawn.tolist(), logprobs.tolist(), strict=True):
                 if row in open_rows:
-                    reason: FinishReason | None = "stop" if token in stop_ids else "length" if is_last else None
+                    responses[row].append(token)
+                    reason = stops.reason(responses[row])
                     if reason is not None:
                         open_rows.remove(row)
                     yield row, Token(token, logprob, reason)
@@ -138,6 +147,7 @@ class PaddedEngine:
                 kept = torch.tensor([place for place, row in enumerate(rows) if row in open_rows], device=self.device)
                 cache.batch_select_indices(kept)
                 mask, drawn, numbers = mask[kept], drawn[kept], numbers[kept.to(numbers.device)]
+                seen = None if seen is None else seen[kept]
                 rows = [row for row in rows if row in open_rows]
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
             new_ids = drawn[:, None]

@@ -17,7 +17,8 @@ from lightning_rlhf.errors import UserError, raise_problems
 from lightning_rlhf.models.precision import exported_dtype
 from lightning_rlhf.models.source import DTYPES
 from lightning_rlhf.rollout.canary import CANARY, canary, check_canary, differs
-from lightning_rlhf.rollout.engines.engine import Completion, Request, Token, in_order
+from lightning_rlhf.rollout.engines.engine import Completion, Decode, Request, Token, in_order
+from lightning_rlhf.rollout.engines.stops import Stops
 from lightning_rlhf.rollout.engines.vllm_sampling import check_requests, completion, sampling_params
 from lightning_rlhf.rollout.engines.vllm_start import start
 from lightning_rlhf.rollout.engines.vllm_version import check_installed
@@ -85,20 +86,34 @@ class VllmEngine:
         weakref.finalize(self, self._core.engine_core.shutdown)
 
     def generate(
-        self, requests: Sequence[Request], sampling: Sampling, *, stop_ids: tuple[int, ...]
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        *,
+        stop_ids: tuple[int, ...],
+        decode: Decode | None = None,
     ) -> list[Completion]:
         """Answers all requests; see `RolloutEngine.generate`."""
-        return in_order(self.iterate(requests, sampling, stop_ids=stop_ids), len(requests))
+        return in_order(self.iterate(requests, sampling, stop_ids=stop_ids, decode=decode), len(requests))
 
     def iterate(
-        self, requests: Sequence[Request], sampling: Sampling, *, stop_ids: tuple[int, ...]
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        *,
+        stop_ids: tuple[int, ...],
+        decode: Decode | None = None,
     ) -> Iterator[Completion]:
         """Yields each response when it has ended; see `RolloutEngine.iterate`."""
+        stops = Stops(sampling, stop_ids, decode)
         self._prove()
-        yield from self._finished(requests, sampling, stop_ids)
+        yield from map(stops.cut, self._finished(requests, sampling, stop_ids))
 
-    def stream(self, request: Request, sampling: Sampling, *, stop_ids: tuple[int, ...]) -> Iterator[Token]:
+    def stream(
+        self, request: Request, sampling: Sampling, *, stop_ids: tuple[int, ...], decode: Decode | None = None
+    ) -> Iterator[Token]:
         """Yields the tokens of one response as they are drawn; see `RolloutEngine.stream`."""
+        stops = Stops(sampling, stop_ids, decode)
         self._prove()
         seen = 0
         for _, output in self._outputs([request], sampling, stop_ids):
@@ -106,8 +121,10 @@ class VllmEngine:
             for place in range(seen, len(said.token_ids)):
                 token = said.token_ids[place]
                 logprob = 0.0 if sampling.temperature == 0 else said.logprobs[place][token].logprob
-                is_last = output.finished and place == len(said.token_ids) - 1
-                yield Token(token, logprob, said.finish_reason if is_last else None)
+                reason = stops.reason(said.token_ids[: place + 1])
+                yield Token(token, logprob, reason)
+                if reason is not None:
+                    return
             seen = len(said.token_ids)
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:

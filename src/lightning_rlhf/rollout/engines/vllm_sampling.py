@@ -24,8 +24,8 @@ def sampling_params(request: Request, sampling: Sampling, stop_ids: tuple[int, .
         "temperature": sampling.temperature,
         "top_k": sampling.top_k,
         "top_p": sampling.top_p,
-        "min_p": 0.0,
-        "repetition_penalty": 1.0,
+        "min_p": sampling.min_p,
+        "repetition_penalty": sampling.repetition_penalty,
         "seed": request.key.as_seed(),
         # vLLM refuses -1, which stands for no token.
         "stop_token_ids": [token for token in stop_ids if token >= 0],

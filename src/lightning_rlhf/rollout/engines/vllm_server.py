@@ -16,7 +16,8 @@ from lightning_rlhf.errors import UserError, raise_problems
 from lightning_rlhf.models.precision import exported_dtype
 from lightning_rlhf.models.source import DTYPES
 from lightning_rlhf.rollout.canary import CANARY, canary, check_canary, differs, differs_from, unproven
-from lightning_rlhf.rollout.engines.engine import Completion, Request, Token, in_order
+from lightning_rlhf.rollout.engines.engine import Completion, Decode, Request, Token, in_order
+from lightning_rlhf.rollout.engines.stops import Stops
 from lightning_rlhf.rollout.engines.vllm_agreement import agree, together
 from lightning_rlhf.rollout.engines.vllm_files import FilesTransfer
 from lightning_rlhf.rollout.engines.vllm_fleet import Fleet
@@ -96,26 +97,39 @@ class VllmServerEngine:
         self.max_length: int = min(together(lambda: self._fleet.everywhere(self._greet)))
 
     def generate(
-        self, requests: Sequence[Request], sampling: Sampling, *, stop_ids: tuple[int, ...]
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        *,
+        stop_ids: tuple[int, ...],
+        decode: Decode | None = None,
     ) -> list[Completion]:
         """Answers all requests; see `RolloutEngine.generate`."""
-        return in_order(self.iterate(requests, sampling, stop_ids=stop_ids), len(requests))
+        return in_order(self.iterate(requests, sampling, stop_ids=stop_ids, decode=decode), len(requests))
 
     def iterate(
-        self, requests: Sequence[Request], sampling: Sampling, *, stop_ids: tuple[int, ...]
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        *,
+        stop_ids: tuple[int, ...],
+        decode: Decode | None = None,
     ) -> Iterator[Completion]:
         """Yields each response when it has ended; see `RolloutEngine.iterate`."""
+        stops = Stops(sampling, stop_ids, decode)
         self._prove()
         problem = None
         try:
-            yield from self._finished(requests, sampling, stop_ids)
+            yield from map(stops.cut, self._finished(requests, sampling, stop_ids))
         except UserError as error:
             problem = error
         agree(problem)
 
-    def stream(self, request: Request, sampling: Sampling, *, stop_ids: tuple[int, ...]) -> Iterator[Token]:
+    def stream(
+        self, request: Request, sampling: Sampling, *, stop_ids: tuple[int, ...], decode: Decode | None = None
+    ) -> Iterator[Token]:
         """Yields the tokens of one response, which the servers give as a whole; see `RolloutEngine.stream`."""
-        (whole,) = self.generate([request], sampling, stop_ids=stop_ids)
+        (whole,) = self.generate([request], sampling, stop_ids=stop_ids, decode=decode)
         last = len(whole.ids) - 1
         for place, (token, logprob) in enumerate(zip(whole.ids, whole.logprobs, strict=True)):
             yield Token(token, logprob, whole.finish_reason if place == last else None)

@@ -57,11 +57,13 @@ def read_rest(checkpoint: Path) -> dict[str, Any]:
     """Returns what Lightning has saved in a folder, beside weights and optimizer states.
 
     Raises:
-        UserError: If DeepSpeed is not installed, or the file could run code.
+        UserError: If DeepSpeed is not installed, or the file is missing or could run code.
     """
     require("deepspeed", "deepspeed", f"checkpoint={checkpoint}, which DeepSpeed has written,")
     # Each process writes the same under ZeRO 3.
-    file = min((checkpoint / TAG).glob("*_model_states.pt"))
+    file = min((checkpoint / TAG).glob("*_model_states.pt"), default=None)
+    if file is None:
+        raise UserError(f"{checkpoint}: there is no {TAG}/*_model_states.pt in it: copy the whole folder again")
     with deepspeed_classes():
         check_file(file)
         return torch.load(file, map_location="cpu", weights_only=True, mmap=True)

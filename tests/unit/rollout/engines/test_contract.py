@@ -16,6 +16,7 @@ from lightning_rlhf.models.forward import response_logits
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.ops.logprobs import token_logprobs
 from lightning_rlhf.rollout.engines.engine import Completion, Request, RolloutEngine, in_order
+from lightning_rlhf.rollout.engines.native import NativeEngine
 from lightning_rlhf.rollout.engines.padded import PaddedEngine
 from lightning_rlhf.rollout.engines.vllm_in_process import VllmEngine
 from lightning_rlhf.rollout.sampled import sample
@@ -24,6 +25,7 @@ from lightning_rlhf.seeding import SAMPLING, RandomKey
 
 # Each engine answers a few requests at a time, and gets more than that.
 ENGINES = {
+    "native": partial(NativeEngine, max_rows=4, prefill_tokens=12),
     "padded": partial(PaddedEngine, micro_batch_size=4),
     "padded, with weights of its own": partial(OwnWeights, micro_batch_size=4),
 }

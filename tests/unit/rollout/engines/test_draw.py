@@ -6,8 +6,9 @@ from itertools import accumulate
 import pytest
 import torch
 from torch.testing import assert_close
+from transformers import MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper
 
-from lightning_rlhf.rollout.engines.draw import draw, invert
+from lightning_rlhf.rollout.engines.draw import draw, invert, seen_tokens
 from lightning_rlhf.rollout.sampling import Sampling
 
 FOUR = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
@@ -65,6 +66,38 @@ def test_the_logprobs_are_those_of_what_top_k_and_top_p_leave() -> None:
         tokens, logprobs = draw(FOUR.expand(3, 4), torch.tensor([0.1, 0.5, 0.9]), sampling)
         assert tokens.tolist() == [0, 1, 2]
         assert_close(logprobs, torch.tensor([4 / 9, 3 / 9, 2 / 9]).log())
+
+
+@pytest.mark.parametrize("settings", [{"min_p": 0.3}, {"repetition_penalty": 1.8}, {"repetition_penalty": 0.5}])
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_further_settings_give_the_distribution_of_transformers(settings: dict[str, float], temperature: float) -> None:
+    logits = 3 * torch.randn(2, 12, generator=torch.Generator().manual_seed(1))
+    prompts = [[4, 4, 0, 7], [11, 2, 3, 5]]
+    sampling = Sampling(max_new_tokens=1, temperature=temperature, **settings)
+    expected = logits
+    if sampling.repetition_penalty != 1:
+        expected = RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty)(torch.tensor(prompts), expected)
+    expected = TemperatureLogitsWarper(temperature)(None, expected) if temperature != 1 else expected
+    if sampling.min_p:
+        expected = MinPLogitsWarper(sampling.min_p)(None, expected)
+    probs = expected.softmax(-1)
+    # A grid of random numbers finds each token that has at least a thousandth.
+    numbers = torch.arange(1, 2001, dtype=torch.float64) / 2000
+    seen = seen_tokens(prompts, logits, sampling)
+    for row in range(2):
+        tokens, logprobs = draw(
+            logits[row].expand(2000, -1), numbers, sampling, None if seen is None else seen[row].expand(2000, -1)
+        )
+        assert_close(logprobs, probs[row][tokens].log())
+        assert {*tokens.tolist()} >= {*(probs[row] > 1e-3).nonzero().flatten().tolist()}
+        assert (probs[row][tokens] > 0).all()
+
+
+def test_tokens_are_marked_only_where_a_penalty_needs_it() -> None:
+    assert seen_tokens([[1]], FOUR, Sampling(max_new_tokens=1)) is None
+    seen = seen_tokens([[1, 3, 1], []], FOUR, Sampling(max_new_tokens=1, repetition_penalty=1.1))
+    assert seen is not None
+    assert seen.tolist() == [[False, True, False, True], 4 * [False]]
 
 
 def test_a_greedy_choice_is_certain() -> None:

@@ -29,7 +29,8 @@ def allocated() -> int:
 def tensor_bytes() -> int:
     """The bytes of all tensors that Python can reach."""
     storages = {}
-    for item in filter(lambda item: isinstance(item, Tensor), gc.get_objects()):
+    # `isinstance` would ask objects for their class, and some of them warn that they are deprecated.
+    for item in filter(lambda item: issubclass(type(item), Tensor), gc.get_objects()):
         for tensor in (item, getattr(item, "ds_tensor", None), item.grad if item.is_leaf else None):
             if tensor is not None:
                 storage = getattr(tensor, "_local_tensor", tensor).untyped_storage()

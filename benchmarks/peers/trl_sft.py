@@ -1,0 +1,28 @@
+"""TRL's SFT: python benchmarks/peers/trl_sft.py WORK.json RESULT.json [packed], in the environment `trl`."""
+
+import sys
+
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
+from trl_training import Passes, median_pass, settings, tokenizer
+from work import read, write
+
+
+def main() -> None:
+    """Trains."""
+    work, clock = read(), Passes()
+    rows = work.ids()
+    trainer = SFTTrainer(
+        work.causal_lm(),
+        SFTConfig(output_dir="trl_sft", packing="packed" in sys.argv, **settings(work)),
+        train_dataset=Dataset.from_dict({"input_ids": rows}),
+        processing_class=tokenizer(),
+        callbacks=[clock],
+    )
+    trainer.train()
+    seconds = median_pass(clock, work)
+    write(sum(map(len, rows)) / seconds, seconds=seconds)
+
+
+if __name__ == "__main__":
+    main()

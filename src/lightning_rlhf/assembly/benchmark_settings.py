@@ -1,0 +1,103 @@
+"""The settings that only a benchmark has, and their checks, which need no torch."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from omegaconf import DictConfig
+
+from lightning_rlhf.assembly.overrides import check_command_line
+from lightning_rlhf.errors import UserError, raise_problems
+
+_COUNTS = ("prompt_length", "response_length", "mean_response_length", "repeats")
+_REPLACED = {
+    "ppo.module.rollout_batch_size": "rollout_batch_size",
+    "ppo.module.minibatch_size": "minibatch_size",
+    "ppo.module.ppo_epochs": "ppo_epochs",
+    "rollout.sampling.max_new_tokens": "response_length",
+    "ppo.trainer.max_epochs": "repeats",
+}
+"""Settings of train, with those of a benchmark that take their place."""
+
+_GROUPS = ("data", "ppo.data", "callbacks", "ppo.callbacks", "logger")
+_ABSENT = (*_GROUPS, "resume", "dry_run")
+"""Settings of train that have no effect."""
+_BELOW = tuple(f"{group}." for group in _GROUPS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkSettings:
+    """The settings of conf/benchmark.yaml that shape the work."""
+
+    prompt_length: int
+    min_prompt_length: int
+    response_length: int
+    length_distribution: Literal["fixed", "geometric"]
+    mean_response_length: int
+    reward_model: bool
+    warmup: int
+    repeats: int
+
+    @classmethod
+    def of(cls, config: DictConfig) -> "BenchmarkSettings":
+        """Reads and checks the settings.
+
+        Args:
+            config: The configuration of `benchmark`.
+
+        Raises:
+            UserError: If a value is invalid. The message names all mistakes.
+        """
+        raise_problems(_mistakes(config))
+        shortest = config.prompt_length if config.min_prompt_length is None else config.min_prompt_length
+        others = {name: config[name] for name in cls.__dataclass_fields__ if name != "min_prompt_length"}
+        return cls(min_prompt_length=shortest, **others)
+
+    @property
+    def iterations(self) -> int:
+        """Number of all iterations; the last one measures the memory."""
+        return self.warmup + self.repeats + 1
+
+
+def check_benchmark(config: DictConfig, overrides: Sequence[str], choices: Mapping[str, str | None]) -> None:
+    """Checks what can be checked without torch.
+
+    Args:
+        config: The configuration of `benchmark`.
+        overrides: The overrides of the command line.
+        choices: The chosen option of each group.
+
+    Raises:
+        UserError: If a setting is wrong, or would have no effect.
+    """
+    raise_problems(_without_effect(overrides))
+    BenchmarkSettings.of(config)
+    if list(config.stages) != ["ppo"]:
+        raise UserError(f"stage={choices.get('stage')}: a benchmark measures iterations of PPO: leave out stage=")
+    check_command_line(config, overrides, choices)
+
+
+def _without_effect(overrides: Sequence[str]) -> Iterator[str]:
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if key in _REPLACED:
+            yield f"{key}: in a benchmark {_REPLACED[key]} takes its place: set {_REPLACED[key]}={value}"
+        elif key in _ABSENT or key.startswith(_BELOW):
+            yield f"{key}: a benchmark has no data, callbacks, loggers and checkpoints: leave it out"
+
+
+def _mistakes(config: DictConfig) -> Iterator[str]:
+    for name in _COUNTS:
+        if not isinstance(config[name], int) or config[name] < 1:
+            yield f"{name}={config[name]}: must be a positive whole number"
+    if not isinstance(config.warmup, int) or config.warmup < 0:
+        yield f"warmup={config.warmup}: must be a whole number that is not negative"
+    shortest, longest = config.min_prompt_length, config.prompt_length
+    if shortest is not None and not (isinstance(shortest, int) and 1 <= shortest <= longest):
+        yield f"min_prompt_length={shortest}: must lie between 1 and prompt_length={longest}"
+    if config.length_distribution not in ("fixed", "geometric"):
+        yield f"length_distribution={config.length_distribution}: expected fixed or geometric"
+    if config.length_distribution == "geometric" and config.mean_response_length == 1:
+        yield "mean_response_length=1: every response would be EOS alone: set 2 or more"
+    if not isinstance(config.reward_model, bool):
+        yield f"reward_model={config.reward_model}: expected true or false"

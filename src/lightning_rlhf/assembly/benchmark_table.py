@@ -1,0 +1,62 @@
+"""Prints the result of a benchmark as tables."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from lightning_rlhf.console import console, number
+from lightning_rlhf.sizes import readable
+
+_NAMES = {"rollout": "rollout", "score": "scoring", "update": "update"}
+
+
+def print_benchmark(result: dict[str, Any], folder: Path) -> None:
+    """Prints the models, the phases and the whole iteration.
+
+    Args:
+        result: The content of `result.json`.
+        folder: Folder in which it was written.
+    """
+    metrics, hardware, lengths = result["metrics"], result["hardware"], result["mean_lengths"]
+    console.say(
+        f"{hardware['device']}, {hardware['processes']} process(es) with {result['threads']} thread(s) each; means of "
+        f"{number(lengths['prompt'])} prompt and {number(lengths['response'])} response tokens"
+    )
+    nets = _table("model", "parameters", "trained")
+    for role, count in result["parameters"].items():
+        nets.add_row(role, *(f"{count[kind] / 10**6:,.1f}M" for kind in ("total", "trained")))
+    console.table(nets)
+    rows = _table("phase", "seconds", "samples/s", "tokens/s", "TFLOPS", "of GEMM", "seed TFLOPS")
+    whole = {
+        "seconds": metrics["iteration_seconds"],
+        **{name: metrics[name] for name in result["phases"]["update"] if name != "seconds"},
+    }
+    for name, phase in [*result["phases"].items(), ("iteration", whole)]:
+        rows.add_row(
+            _NAMES.get(name, name),
+            number(phase["seconds"]),
+            number(phase["samples_per_second"]),
+            number(phase["tokens_per_second"]),
+            _three_digits(phase["tflops"]),
+            f"{100 * phase['gemm_share']:.1f}%",
+            _three_digits(phase["tflops_seed_formula"]),
+        )
+    console.table(rows)
+    tensors, process = readable(metrics["peak_tensor_bytes"]), readable(metrics["peak_rss_bytes"])
+    console.say(
+        f"peak memory: {tensors} of tensors, {process} of the whole process; GEMM peak "
+        f"{_three_digits(metrics['gemm_tflops'])} TFLOPS; medians of {len(result['iterations'])} iterations"
+    )
+    console.say(f"result: {folder / 'result.json'}")
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, padding=(0, 1), header_style="dim")
+    for name in columns:
+        table.add_column(name, justify="right")
+    return table

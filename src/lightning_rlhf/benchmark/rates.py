@@ -1,0 +1,71 @@
+"""What the measured iterations say: medians of seconds, and rates by these medians."""
+
+from collections.abc import Sequence
+from statistics import median
+
+from lightning_rlhf.benchmark.flops import PHASES, Counted, honest, of_predecessors
+from lightning_rlhf.benchmark.stopwatch import Iteration
+
+TERA = 10**12
+
+
+def rates(iterations: Sequence[Iteration], run: Counted, processes: int, peak: float) -> dict[str, float]:
+    """The metrics of whole iterations.
+
+    Args:
+        iterations: The measured iterations.
+        run: The models.
+        processes: Number of processes, which share the FLOPs; samples and tokens are those of all processes.
+        peak: FLOP/s of a device in a matrix product.
+    """
+    whole = median(sum(one.seconds.values()) for one in iterations)
+    per_phase = phases(iterations, run, processes, peak)
+    flops, seed_flops = (
+        median(sum(count(run, one.prompts, one.responses).values()) for one in iterations)
+        for count in (honest, of_predecessors)
+    )
+    tokens = median(sum(one.prompts) + sum(one.responses) for one in iterations)
+    return {
+        "iteration_seconds": whole,
+        **{f"{phase}_seconds": per_phase[phase]["seconds"] for phase in PHASES},
+        "samples_per_second": len(iterations[0].prompts) / whole,
+        "tokens_per_second": tokens / whole,
+        "tflops": flops / whole / processes / TERA,
+        "tflops_seed_formula": seed_flops / whole / processes / TERA,
+        "gemm_tflops": peak / TERA,
+        "gemm_share": flops / whole / processes / peak,
+    }
+
+
+def phases(iterations: Sequence[Iteration], run: Counted, processes: int, peak: float) -> dict[str, dict[str, float]]:
+    """The metrics of each phase: seconds, samples and tokens a second, TFLOPS of a device, and its share of the peak.
+
+    A rollout makes the tokens of the responses; scoring and each pass of an update read those of the whole rows.
+    """
+    found = {}
+    for phase in PHASES:
+        seconds = median(one.seconds[phase] for one in iterations)
+        passes = run.ppo_epochs if phase == "update" else 1
+        read = median(sum(one.responses) + (phase != "rollout") * sum(one.prompts) for one in iterations)
+        flops, seed_flops = (
+            median(count(run, one.prompts, one.responses)[phase] for one in iterations)
+            for count in (honest, of_predecessors)
+        )
+        found[phase] = {
+            "seconds": seconds,
+            "samples_per_second": passes * len(iterations[0].prompts) / seconds,
+            "tokens_per_second": passes * read / seconds,
+            "tflops": flops / seconds / processes / TERA,
+            "tflops_seed_formula": seed_flops / seconds / processes / TERA,
+            "gemm_share": flops / seconds / processes / peak,
+        }
+    return found
+
+
+def mean_lengths(iterations: Sequence[Iteration]) -> dict[str, float]:
+    """The mean numbers of tokens of prompts and responses."""
+    rows = sum(len(one.prompts) for one in iterations)
+    return {
+        "prompt": sum(sum(one.prompts) for one in iterations) / rows,
+        "response": sum(sum(one.responses) for one in iterations) / rows,
+    }

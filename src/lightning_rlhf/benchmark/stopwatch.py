@@ -1,0 +1,134 @@
+"""Measures the phases of PPO iterations: sampling, scoring and update.
+
+Sampling is the time within the engine, in which it takes new weights and draws responses. Scoring is the rest of a
+rollout: rewards, log-probs, values, credit, and gathering models that are sharded. The update is the rest of an
+iteration. If an engine hands on finished responses while it still samples, what happens between two of them is not
+sampling.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+
+from lightning_rlhf.benchmark.gemm import wait
+from lightning_rlhf.experience import Rollout
+from lightning_rlhf.hooks import RLHFCallback
+from lightning_rlhf.rollout.engines.engine import BuildEngine, Completion, Decode, Request, RolloutEngine
+from lightning_rlhf.rollout.sampling import Sampling
+
+
+class Iteration(NamedTuple):
+    """The measurements of one iteration."""
+
+    seconds: dict[str, float]
+    """Seconds by phase: `rollout`, `score` and `update`, which add up to the iteration."""
+    prompts: list[int]
+    """Number of prompt tokens of each row, over all processes."""
+    responses: list[int]
+    """Number of response tokens of each row, over all processes."""
+
+
+class Stopwatch(RLHFCallback):
+    """Measures each iteration on this process."""
+
+    def __init__(self) -> None:
+        """Starts without iterations."""
+        self.iterations: list[Iteration] = []
+        self.sampling = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock of an iteration."""
+        wait(pl_module.device)
+        self.sampling, self.start = 0.0, time.perf_counter()
+
+    def on_rollout_end(self, trainer: Trainer, module: Any, rollout: Rollout) -> None:
+        """Keeps the lengths, and ends scoring."""
+        wait(module.device)
+        self.rollout = time.perf_counter() - self.start
+        sequences = rollout.experience.sequences
+        responses = sequences.response_mask.sum(1)
+        self.lengths = (sequences.attention_mask.sum(1) - responses).tolist(), responses.tolist()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ends the iteration."""
+        wait(pl_module.device)
+        whole = time.perf_counter() - self.start
+        seconds = {"rollout": self.sampling, "score": self.rollout - self.sampling, "update": whole - self.rollout}
+        self.iterations.append(Iteration(seconds, *self.lengths))
+
+    def timed(self, build: BuildEngine) -> BuildEngine:
+        """Wraps a function that builds an engine, so that the time within the engine is measured."""
+        return lambda net, device: TimedEngine(net, device, build=build, clock=self)
+
+
+class TimedEngine:
+    """An engine whose calls are measured. Everything else is that of the engine itself."""
+
+    def __init__(self, net: nn.Module, device: torch.device, *, build: BuildEngine, clock: Stopwatch) -> None:
+        """Builds the engine.
+
+        Args:
+            net: The model that samples.
+            device: The device of the process.
+            build: Builds the engine.
+            clock: Adds up the seconds.
+        """
+        self.engine: RolloutEngine = build(net, device)
+        self.device, self.clock = device, clock
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything that is not measured."""
+        return getattr(self.engine, name)
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        *,
+        stop_ids: tuple[int, ...],
+        decode: Decode | None = None,
+    ) -> list[Completion]:
+        """See `RolloutEngine.generate`."""
+        with self._measured():
+            return self.engine.generate(requests, sampling, stop_ids=stop_ids, decode=decode)
+
+    def iterate(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        *,
+        stop_ids: tuple[int, ...],
+        decode: Decode | None = None,
+    ) -> Iterator[Completion]:
+        """See `RolloutEngine.iterate`."""
+        yield from _each(self.engine.iterate(requests, sampling, stop_ids=stop_ids, decode=decode), self._measured)
+
+    def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """See `RolloutEngine.update_weights`."""
+        with self._measured():
+            self.engine.update_weights(weights, version)
+
+    @contextmanager
+    def _measured(self) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            wait(self.device)
+            self.clock.sampling += time.perf_counter() - start
+
+
+def _each(items: Iterator[Completion], measured: Callable[[], Any]) -> Iterator[Completion]:
+    """Yields the items of an iterator, and measures how long it takes to make each of them."""
+    end = object()
+    while True:
+        with measured():
+            item = next(items, end)
+        if item is end:
+            return
+        yield item  # type: ignore[misc]

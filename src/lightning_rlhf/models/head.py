@@ -1,0 +1,113 @@
+"""The head of a causal language model, applied to some positions only, and without all of their logits at once.
+
+The model is called as a whole, since strategies gather the weights of the module that is called. For the call, the
+forward function of the head is replaced by one that computes log-probs in the place of logits.
+
+Shapes: B rows, T tokens, N positions, D hidden size.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.models.backbone import Backbone
+from lightning_rlhf.models.fast_layers import FastLinear
+from lightning_rlhf.ops.logprobs import token_entropy, token_logprobs
+from lightning_rlhf.ops.projection import LogitForm, projected_stats
+
+
+class TokenStats(NamedTuple):
+    """Log-prob of each token, and entropy of the distribution it was drawn from, in nats."""
+
+    logprobs: Tensor
+    entropy: Tensor | None
+    """None if it was not asked for."""
+
+
+class Wanted(NamedTuple):
+    """The positions that a call needs, and the tokens that they predict."""
+
+    places: Tensor
+    """(N,) int64 indices into the (B * T) positions of the call, row by row."""
+    tokens: Tensor
+    """(N,) int64 token ids."""
+
+
+def token_stats(
+    net: nn.Module, wanted: Wanted, arguments: dict[str, Any], *, temperature: float, entropy: bool
+) -> TokenStats:
+    """Calls a model, and computes the statistics of the wanted tokens.
+
+    Args:
+        net: A causal language model, or a `Backbone`.
+        wanted: The N positions.
+        arguments: Arguments of its forward.
+        temperature: The sampling temperature, which divides the logits.
+        entropy: Whether to compute entropies.
+
+    Returns:
+        Statistics of shape (N,), in fp32.
+
+    Raises:
+        UserError: If the model changes its logits in a way that is not known here.
+    """
+    inner: PreTrainedModel = net.net if isinstance(net, Backbone) else net  # type: ignore[assignment]
+    head: Any = inner.get_output_embeddings()
+    form = logit_form(inner)._replace(temperature=temperature)
+
+    def stats(hidden: Tensor) -> Tensor:
+        chosen = hidden.flatten(0, 1).index_select(0, wanted.places)
+        if has_plain_head(inner):
+            return projected_stats(chosen, head.weight, head.bias, wanted.tokens, form, entropy)
+        logits = form.logits(type(head).forward(head, chosen))[None]
+        found = [token_logprobs(logits, wanted.tokens[None])]
+        return torch.cat([*found, token_entropy(logits)] if entropy else found)
+
+    with _instead_of_logits(inner, head, stats):
+        found = net(use_cache=False, **arguments).logits
+    return TokenStats(found[0], found[1] if entropy else None)
+
+
+def has_plain_head(net: PreTrainedModel) -> bool:
+    """Whether the head is a linear layer without an adapter, whose weights are not quantized."""
+    return type(net.get_output_embeddings()) in (nn.Linear, FastLinear)
+
+
+def logit_form(net: PreTrainedModel) -> LogitForm:
+    """What a family does with the products of hidden states and head, at temperature 1."""
+    config = net.config.get_text_config()
+    scale = getattr(net, "logit_scale", None) or 1 / getattr(config, "logits_scaling", 1.0)
+    return LogitForm(scale=scale, softcap=getattr(config, "final_logit_softcapping", None))
+
+
+@contextmanager
+def _instead_of_logits(net: PreTrainedModel, head: nn.Module, stats: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Context in which a model returns a function of the head's input instead of its logits."""
+    kept: list[Tensor] = []
+
+    def keep(head: nn.Module, arguments: Any, output: Tensor) -> None:
+        kept.append(output)
+
+    def put(net: PreTrainedModel, arguments: Any, output: Any) -> Any:
+        # A softcap or a scale has been applied to the statistics too, which is undone here.
+        if output.logits is not kept[-1] and logit_form(net) == LogitForm():
+            raise UserError(
+                f"{type(net).__name__} changes the logits of its head in a way that is not known here, so log-probs "
+                "would be wrong: choose another family of models"
+            )
+        output.logits = kept[-1]
+        return output
+
+    with ExitStack() as stack:
+        # After the hooks of strategies that watch the output of the head, and before those that watch the model's.
+        stack.callback(head.register_forward_hook(keep).remove)
+        stack.callback(net.register_forward_hook(put, prepend=True).remove)
+        before = vars(head).get("forward")
+        vars(head)["forward"] = stats
+        stack.callback(vars(head).update, forward=before) if before else stack.callback(vars(head).pop, "forward")
+        yield

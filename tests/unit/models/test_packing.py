@@ -1,0 +1,169 @@
+"""Packed rows: they are fewer, and change neither numbers nor gradients in any family."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+from transformers import PreTrainedModel
+
+from lightning_rlhf.experience import Sequences
+from lightning_rlhf.models import forward, packing
+from lightning_rlhf.models.forward import label_logprobs, response_stats
+from lightning_rlhf.models.scalar import ScalarModel
+from lightning_rlhf.models.source import ModelSource
+
+MakeSequences = Callable[..., Sequences]
+_LIKE_LLAMA = {
+    **{"vocab_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8},
+    **{"hidden_size": 32, "intermediate_size": 64, "initializer_range": 0.4},
+}
+_WINDOW = {"sliding_window": 3, "layer_types": ["sliding_attention", "full_attention"]}
+# The families of conf/model beside the six that all tests of models use, and two that scale their logits.
+OTHERS: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": 3},
+    "gemma": {},
+    "gemma2": {**_WINDOW, "final_logit_softcapping": 2.0, "attn_logit_softcapping": 3.0},
+    "gemma3_text": _WINDOW,
+    "qwen2": {},
+    "qwen3": {},
+    "cohere": {"logit_scale": 0.3},
+    "granite": {"logits_scaling": 3.0},
+}
+SIX = ("gpt2", "llama", "opt", "bloom", "gptj", "gpt_neox")
+PROMPTS = [[3, 4, 5, 6, 8, 9, 10], [11], [12, 13], [14, 15, 16], [17]]
+RESPONSES = [[20, 21], [22, 23, 24, 25, 26, 27], [28], [29, 30], [31]]
+
+# The rows have 9, 7, 3, 5 and 2 tokens. Those of 7 and 2, and of 5 and 3, share a row of nine.
+PACKED = (3, 9)
+
+
+@pytest.fixture(params=[*SIX, *OTHERS])
+def any_source(request: pytest.FixtureRequest, make_source: Callable[..., ModelSource]) -> ModelSource:
+    if request.param in SIX:
+        return make_source(request.param)
+    config = {"model_type": request.param, **_LIKE_LLAMA, **OTHERS[request.param]}
+    return ModelSource(config=config, tokenizer="pkg://lightning_rlhf/demo/tokenizer")
+
+
+def gradients(net: nn.Module, found: Tensor) -> list[Tensor]:
+    weights = [weight for weight in net.parameters() if weight.requires_grad]
+    pulled = torch.randn(found.shape, generator=torch.manual_seed(3))
+    return [*torch.autograd.grad((found * pulled).sum(), weights, allow_unused=True, materialize_grads=True)]
+
+
+def assert_packing_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, net: nn.Module, numbers: Callable[[], Tensor], *, packs: bool
+) -> None:
+    """Compares numbers and gradients with those of padded rows, and checks whether the call was packed."""
+    shapes = []
+
+    def seen(module: nn.Module, args: Any, kwargs: dict[str, Tensor]) -> None:
+        shapes.append(tuple(kwargs["input_ids"].shape))
+
+    called = net.net.base_model if isinstance(net, ScalarModel) else net
+    handle = called.register_forward_pre_hook(seen, with_kwargs=True)
+    found = numbers()
+    assert (shapes == [PACKED]) == packs
+    mine = gradients(net, found)
+    monkeypatch.setattr(forward, "packed", lambda *_: None)
+    expected = numbers()
+    handle.remove()
+    assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    for gradient, wanted in zip(mine, gradients(net, expected), strict=True):
+        scale = max(1.0, float(wanted.abs().max()))
+        assert_close(gradient / scale, wanted / scale, atol=1e-4, rtol=1e-4)
+
+
+def can_pack(source: ModelSource) -> bool:
+    assert isinstance(source.config, dict)
+    return source.config["model_type"] not in ("bloom", "opt")
+
+
+def test_log_probs_and_entropies_have_the_gradient_of_padded_rows(
+    monkeypatch: pytest.MonkeyPatch,
+    any_source: ModelSource,
+    make_causal_lm: Callable[..., PreTrainedModel],
+    make_sequences: MakeSequences,
+) -> None:
+    net, sequences = make_causal_lm(any_source), make_sequences(PROMPTS, RESPONSES, left=1, right=2, filler=7)
+
+    def numbers() -> Tensor:
+        stats = response_stats(net, sequences, temperature=0.7, entropy=True)
+        assert stats.entropy is not None
+        return torch.stack([stats.logprobs, stats.entropy])
+
+    found = numbers()
+    assert found[:, ~sequences.response_mask].count_nonzero() == 0
+    # Each row alone, without padding, positions or a mask.
+    for prompt, response, mine in zip(PROMPTS, RESPONSES, found.unbind(1), strict=True):
+        with torch.no_grad():
+            logits = net(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1] / 0.7
+        alone = torch.distributions.Categorical(logits=logits)
+        expected = torch.stack([alone.log_prob(torch.tensor(response)), alone.entropy()])
+        assert_close(mine[:, : len(response)], expected, atol=1e-4, rtol=1e-4)
+    assert_packing_changes_nothing(monkeypatch, net, numbers, packs=can_pack(any_source))
+
+
+def test_labels_have_the_gradient_of_padded_rows(
+    monkeypatch: pytest.MonkeyPatch,
+    any_source: ModelSource,
+    make_causal_lm: Callable[..., PreTrainedModel],
+    make_sequences: MakeSequences,
+) -> None:
+    net, sequences = make_causal_lm(any_source), make_sequences(PROMPTS, RESPONSES)
+    ids, mask = sequences.input_ids, sequences.attention_mask
+    labels = mask & (ids % 2 == 0) & (mask.cumsum(1) > 1)
+    assert_packing_changes_nothing(
+        monkeypatch, net, lambda: label_logprobs(net, ids, mask, labels), packs=can_pack(any_source)
+    )
+
+
+def test_scores_and_values_have_the_gradient_of_padded_rows(
+    monkeypatch: pytest.MonkeyPatch,
+    source: ModelSource,
+    make_scalar_model: Callable[..., ScalarModel],
+    make_sequences: MakeSequences,
+) -> None:
+    net, sequences = make_scalar_model(source), make_sequences(PROMPTS, RESPONSES)
+
+    def numbers() -> Tensor:
+        return torch.where(sequences.response_mask, net.values(sequences), 0)
+
+    assert_packing_changes_nothing(monkeypatch, net, numbers, packs=can_pack(source))
+
+
+def test_a_batch_without_much_padding_is_not_packed(make_source: Callable[..., ModelSource]) -> None:
+    net = nn.Module()
+    net.config = make_source("llama").hf_config()  # type: ignore[assignment]
+    net.config._attn_implementation = "sdpa"
+    mask = torch.ones(4, 10, dtype=torch.bool)
+    ids = torch.arange(40).view(4, 10)
+    assert packing.packed(net, ids, mask) is None
+    # Rows of 10, 10, 10 and 2 tokens fit into no fewer than four rows of ten.
+    mask[3, 2:] = False
+    assert packing.packed(net, ids, mask) is None
+    # One of 10 and two of 5 and one of 3 do.
+    mask[1, 5:] = mask[2, 5:] = mask[3, 3:] = False
+    mask[3, :3] = True
+    found = packing.packed(net, ids, mask)
+    assert found is not None
+    assert found.input_ids.tolist() == [
+        [0, 1, 2, 3, 4, 5, 6, 7, 8, 9],
+        [10, 11, 12, 13, 14, 20, 21, 22, 23, 24],
+        [30, 31, 32, 0, 0, 0, 0, 0, 0, 0],
+    ]
+    assert found.position_ids.tolist() == [list(range(10)), [*range(5), *range(5)], [*range(3), *range(7)]]
+
+
+def test_flash_attention_gets_all_rows_as_one(make_source: Callable[..., ModelSource]) -> None:
+    net = nn.Module()
+    net.config = make_source("llama").hf_config()  # type: ignore[assignment]
+    net.config._attn_implementation = "flash_attention_2"
+    mask = torch.tensor([[False, True, True, True], [False, False, False, True], [True, True, False, False]])
+    found = packing.packed(net, torch.arange(12).view(3, 4), mask)
+    assert found is not None
+    assert found.input_ids.tolist() == [[1, 2, 3, 8, 9, 7]]
+    assert found.position_ids.tolist() == [[0, 1, 2, 0, 1, 0]]

@@ -1,0 +1,111 @@
+"""The reward is asked beside the sampling, with the same calls as without a thread."""
+
+import threading
+from concurrent.futures import CancelledError
+
+import pytest
+import torch
+
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.experience import Answers, Scores, Sequences
+from lightning_rlhf.rollout.judging import Judge
+
+
+def about(number: int) -> Answers:
+    ids = torch.full((1, 2), number)
+    return Answers(Sequences(ids, ids > -1, ids[:, 1:] > -1), [f"prompt {number}"], [f"response {number}"], [{}])
+
+
+def score_of(number: int) -> Scores:
+    return Scores(torch.tensor([float(number)]), {})
+
+
+def test_the_caller_goes_on_while_a_function_scores() -> None:
+    may_answer = threading.Event()
+
+    def slow(answers: Answers) -> Scores:
+        assert may_answer.wait(timeout=60)
+        return score_of(int(answers.sequences.input_ids[0, 0]))
+
+    with Judge(slow, beside=True) as judge:
+        fetch = [judge(about(number)) for number in range(3)]
+        # With a call that waits for its scores, this line would not be reached.
+        may_answer.set()
+        assert [each().whole.tolist() for each in fetch] == [[0.0], [1.0], [2.0]]
+
+
+def test_a_function_is_asked_in_order_and_never_twice_at_a_time() -> None:
+    calls: list[str] = []
+    # The first call waits for the second one, which must not come before the first has returned.
+    second = threading.Event()
+
+    def recorded(answers: Answers) -> Scores:
+        if calls:
+            second.set()
+        calls.append(f"begins {answers.prompts[0]}")
+        if len(calls) == 1:
+            assert not second.wait(timeout=0.3), "a second call has begun"
+        calls.append(f"ends {answers.prompts[0]}")
+        return score_of(0)
+
+    with Judge(recorded, beside=True) as judge:
+        for each in [judge(about(number)) for number in range(4)]:
+            each()
+    assert calls == [f"{word} prompt {number}" for number in range(4) for word in ("begins", "ends")]
+
+
+def test_the_error_of_a_function_reaches_the_caller_as_it_is() -> None:
+    error = UserError("reward: the function returned 2 scores for 3 responses")
+
+    def fails(answers: Answers) -> Scores:
+        raise error
+
+    with Judge(fails, beside=True) as judge:
+        fetch = judge(about(0))
+        with pytest.raises(UserError) as caught:
+            fetch()
+    assert caught.value is error
+
+
+def test_questions_that_have_not_begun_are_dropped_when_sampling_fails() -> None:
+    asked, begun, may_end = [], threading.Event(), threading.Event()
+
+    def slow(answers: Answers) -> Scores:
+        asked.append(answers.prompts[0])
+        begun.set()
+        assert may_end.wait(timeout=60)
+        return score_of(0)
+
+    fetch = []
+
+    def sampling_fails() -> None:
+        with Judge(slow, beside=True) as judge:
+            fetch.extend(judge(about(number)) for number in range(3))
+            assert begun.wait(timeout=60)
+            threading.Timer(0.2, may_end.set).start()
+            raise RuntimeError("sampling has failed")
+
+    with pytest.raises(RuntimeError, match="sampling has failed"):
+        sampling_fails()
+    assert asked == ["prompt 0"]
+    with pytest.raises(CancelledError):
+        fetch[2]()
+
+
+def test_the_thread_records_no_gradients() -> None:
+    with Judge(lambda _: score_of(int(torch.is_grad_enabled())), beside=True) as judge:
+        assert judge(about(0))().whole.tolist() == [0.0]
+
+
+def test_a_reward_with_models_is_asked_when_its_scores_are_fetched() -> None:
+    threads = []
+
+    def recorded(answers: Answers) -> Scores:
+        threads.append(threading.current_thread())
+        return score_of(7)
+
+    with Judge(recorded, beside=False) as judge:
+        fetch = judge(about(0))
+        assert not threads
+        assert fetch().whole.tolist() == [7.0]
+    assert threads == [threading.current_thread()]
