@@ -173,7 +173,7 @@ class ModelSource:
             enable({"use_reentrant": False, "context_fn": Checkpointing(net)})
         if self.compile:
             for block in blocks(net):
-                # Lengths vary. Blocks share their code, of which PyTorch compiles eight versions unless they are isolated.
+                # Lengths vary. Of code that blocks share, PyTorch compiles eight versions unless they are isolated.
                 block.compile(dynamic=True, isolate_recompiles=True)
         # PyTorch would not train the row of PAD, which may be EOS. This package computes masks from lengths instead.
         embeddings: Any = net.get_input_embeddings()
