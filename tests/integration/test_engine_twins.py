@@ -36,6 +36,4 @@ def test_fifty_iterations_with_either_engine_end_with_the_same_numbers(parts: Ca
     assert len({*lengths}) > 5, "responses must have different lengths"
     # Old log-probs come from the scorer, so the update does not see the engine's rounding.
     assert all(torch.equal(weights[name], weight) for name, weight in expected_weights.items())
-    actor = {name: weight for name, weight in parts("ppo")[0].state_dict().items() if "actor" in name}
-    assert actor
-    assert not any(torch.equal(weights[name], weight) for name, weight in actor.items() if "wte" in name)
+    assert float(rollouts[-1].kl.abs().mean()) > 0.01, "the actor must have moved away from its reference"

@@ -39,7 +39,6 @@ from lightning_rlhf.rollout.credit import Credit
 from lightning_rlhf.rollout.engines.native import NativeEngine
 from lightning_rlhf.rollout.engines.padded import PaddedEngine
 from lightning_rlhf.rollout.engines.vllm_in_process import VllmEngine
-from lightning_rlhf.rollout.engines.vllm_server import VllmServerEngine
 from lightning_rlhf.rollout.sampling import Sampling
 from lightning_rlhf.rollout.shaping import RewardShaping
 from lightning_rlhf.strategies.optimizers import find_optimizer
@@ -55,7 +54,7 @@ _KNOWN: dict[str, Callable[..., object]] = {
         *(AdapterReward, Credit, Lora, ModelSource, NativeEngine, Optim, PPOLoss, PaddedEngine, RewardShaping),
         *(Sampling, Shared, WeightedSum, load_causal_lm, load_reward, load_reward_model, load_scalar_model),
         *(AdamTF, adamw, torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD),
-        *(Importance, VllmEngine, VllmServerEngine),
+        *(Importance, VllmEngine),
         *(TextReward, ExactAnswer, Length, Pattern, Graph, Optimality, gold, vader),
     )
 }
