@@ -224,7 +224,6 @@ class Fleet:
 
     def _lost(self, url: str, path: str, reason: str) -> str:
         return (
-            f"the vLLM server {url} does not answer {path} ({reason}). The last checkpoint has all updates up to this "
-            "iteration: start the server again, and resume the run (train resume=FOLDER). With "
-            "rollout.engine.on_lost=wait, a run waits for its servers"
+            f"the vLLM server {url} does not answer {path} ({reason}). Start the server again, and resume the run from "
+            "its last checkpoint (train resume=FOLDER). With rollout.engine.on_lost=wait, a run waits for its servers"
         )
