@@ -173,8 +173,8 @@ class ModelSource:
         speed_up(net)
         if self.compile:
             for block in blocks(net):
-                # Each batch has its own length, and the length grows with each token of a response.
-                block.compile(dynamic=True)
+                # Lengths vary. Of code that blocks share, PyTorch compiles eight versions unless they are isolated.
+                block.compile(dynamic=True, isolate_recompiles=True)
         # PyTorch would not train the row of PAD, which may be EOS. This package computes masks from lengths instead.
         embeddings: Any = net.get_input_embeddings()
         embeddings.padding_idx = None

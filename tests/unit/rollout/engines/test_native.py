@@ -238,6 +238,31 @@ def test_a_response_may_use_the_last_position_that_the_model_has(
     assert [len(completion.ids) for completion in completions] == [4, 4]
 
 
+@pytest.mark.slow
+def test_every_block_of_a_compiled_model_is_compiled_for_steps_too(
+    make_source: MakeSource, make_causal_lm: MakeNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The compiler of C++ would take minutes, and the graphs are the same without it.
+    compile_with, graphs = nn.Module.compile, list[torch.fx.GraphModule]()
+
+    def counted(graph: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(nn.Module, "compile", lambda block, **how: compile_with(block, backend=counted, **how))
+    torch._dynamo.reset()
+    source = make_source("gpt2", n_layer=9)
+    compiled, plain = (make_causal_lm(replace(source, compile=each)) for each in (True, False))
+    expected = native(plain).generate(REQUESTS, WHOLE, stop_ids=STOPS)
+    completions = native(compiled).generate(REQUESTS, WHOLE, stop_ids=STOPS)
+    torch._dynamo.reset()
+    assert [one.ids for one in completions] == [one.ids for one in expected]
+    # Each block has a graph for prompts and one for steps; PyTorch's limit for all blocks together would be eight.
+    assert len(graphs) >= 18
+    # The number of columns is no constant of a graph, so further tokens need no further graph.
+    assert len(graphs) <= 4 * 9
+
+
 @pytest.mark.parametrize("quantization", [None, "nf4"])
 def test_adapters_take_part_in_sampling(
     quantization: str | None, make_source: MakeSource, make_causal_lm: MakeNet
