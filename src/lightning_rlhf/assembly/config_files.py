@@ -80,17 +80,20 @@ def settings(file: Path) -> list[Setting]:
 
 def sections() -> set[str]:
     """The keys at the top of what `train`, `plan` and `benchmark` compose, whatever options are chosen."""
-    commands = ("train", "plan", "benchmark")
-    found = {setting.name for command in commands for setting in settings(command_file(command))}
+    found = {key for command in ("train", "plan", "benchmark") for key in _keys(command_file(command))}
     for group in groups():
         paths = [CONF / group / f"{option}.yaml" for option in options(group)]
         stated = [line.removeprefix("@package ") for path in paths for line in header(path) if "@package " in line]
         package = stated[0] if stated else group
         if package == "_global_":
-            found |= {setting.name for path in paths for setting in settings(path)}
+            found |= {key for path in paths for key in _keys(path)}
         else:
             found.add(package.split(".")[0])
     return found
+
+
+def _keys(file: Path) -> set[str]:
+    return set(yaml.safe_load(file.read_text(encoding="utf-8"))) - {"defaults", "hydra"}
 
 
 def _defaults(file: Path) -> list[str | dict[str, str]]:

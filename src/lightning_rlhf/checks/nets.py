@@ -11,6 +11,7 @@ from torch.nn.functional import pad as widen
 
 from lightning_rlhf.checks.finding import Finding, judged
 from lightning_rlhf.data.batches import Ids, pad
+from lightning_rlhf.models.packing import without_packing
 from lightning_rlhf.models.scalar import Scalar
 
 # Additional columns of padding, so that rows of equal length are padded too.
@@ -32,8 +33,9 @@ def ignores_padding(name: str, net: Scalar, rows: Sequence[Ids], limit: float) -
     def read(ids: Tensor, mask: Tensor) -> Tensor:
         return net.hidden_states(ids, mask)[mask].float()
 
-    alone = torch.cat([read(*row) for row in _alone(net, rows)])
-    difference = max(_distance(read(*padded), alone) for padded in _padded(net, rows))
+    with without_packing():
+        alone = torch.cat([read(*row) for row in _alone(net, rows)])
+        difference = max(_distance(read(*padded), alone) for padded in _padded(net, rows))
     return judged(
         f"{name}: padding",
         difference <= limit,
@@ -52,9 +54,10 @@ def reads_last_token(name: str, net: Scalar, rows: Sequence[Ids], limit: float) 
         rows: Token ids of each row.
         limit: The largest allowed difference of two scores of a row, relative to the largest output of the model.
     """
-    alone = [net(*row) for row in _alone(net, rows)]  # (1, T) each
-    last, largest = torch.cat([numbers[:, -1] for numbers in alone]), torch.cat(alone, dim=1).abs().max()
-    difference = max(_distance(net.scores(*padded), last, largest) for padded in _padded(net, rows))
+    with without_packing():
+        alone = [net(*row) for row in _alone(net, rows)]  # (1, T) each
+        last, largest = torch.cat([numbers[:, -1] for numbers in alone]), torch.cat(alone, dim=1).abs().max()
+        difference = max(_distance(net.scores(*padded), last, largest) for padded in _padded(net, rows))
     return judged(
         f"{name}: last token",
         difference <= limit,

@@ -28,8 +28,7 @@ def _app(config: DictConfig) -> None:
     folder, overrides = Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task)
     if hydra_config.mode == RunMode.MULTIRUN:
         overrides = of_stages(overrides, config.stages)
-        # Lightning starts the other processes of a node with these arguments, so they must be those of this job and not
-        # those of the sweep.
+        # Lightning starts the other processes of a node with these arguments, which must be those of this job.
         sys.argv[1:] = overrides
         # Hydra reports the error of a job when all jobs have ended.
         with accounted_for(folder, list(config.stages), keep=True):
@@ -56,8 +55,7 @@ def _train(config: DictConfig, folder: Path, overrides: list[str]) -> None:
             else:
                 run(config, folder, overrides)
     except BaseException as error:
-        stopped = interruption_behind(error)
-        if stopped is None or config.dry_run:
+        if (stopped := interruption_behind(error)) is None or config.dry_run:
             raise
         leave(folder, list(config.stages), config.seed, stopped)
     finally:

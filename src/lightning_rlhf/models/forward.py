@@ -130,7 +130,7 @@ def response_stats(
 
 def _in_rows(numbers: Tensor, mask: Tensor) -> Tensor:
     """Puts the numbers of the True elements of a (B, R) mask in their places; the others are 0."""
-    return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, numbers)
+    return numbers.new_zeros(mask.shape).masked_scatter(mask, numbers)
 
 
 def response_logprobs(net: nn.Module, sequences: Sequences) -> Tensor:

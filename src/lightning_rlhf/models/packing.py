@@ -6,7 +6,9 @@ row begins (`find_packed_sequence_indices` in masking_utils.py), so that no row 
 Shapes: B rows, T tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +26,7 @@ _ROW_BY_ROW, _AS_ONE = ("eager", "sdpa"), "flash_attention_2"
 """Implementations of attention that pack. Flash attention takes one row that contains all others, of any length."""
 _WORTH = 0.9
 """Packing must save a tenth of the positions, because masks of packed rows take time too."""
+_packs = ContextVar("packs", default=True)
 
 
 class Packed(NamedTuple):
@@ -35,6 +38,16 @@ class Packed(NamedTuple):
     """(rows, width); they restart at 0 with each row of the batch, and with the padding at the end."""
     places: Tensor
     """(B, T) index of each token of the batch in these rows, row by row; 0 at padding."""
+
+
+@contextmanager
+def without_packing() -> Iterator[None]:
+    """Context in which rows stay padded, for checks of what a model does with padding."""
+    before = _packs.set(False)
+    try:
+        yield
+    finally:
+        _packs.reset(before)
 
 
 def packed(net: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Packed | None:
@@ -52,10 +65,9 @@ def packed(net: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Packed 
     attention = config._attn_implementation
     if config.model_type not in _FAMILIES or attention not in (*_ROW_BY_ROW, _AS_ONE):
         return None
-    num_real = attention_mask.sum()
-    if not bool(num_real < _WORTH * attention_mask.numel()):
-        return None
     lengths = attention_mask.sum(1).tolist()
+    if not _packs.get() or sum(lengths) >= _WORTH * attention_mask.numel():
+        return None
     width = sum(lengths) if attention == _AS_ONE else max(lengths)
     starts, num_rows = _starts(lengths, width)
     if num_rows * width > _WORTH * attention_mask.numel():

@@ -48,6 +48,8 @@ class Sampling:
         if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
             problems.append(f"stop={self.stop!r}: must be a list of texts that are not empty")
         raise_problems(problems)
+        # A configuration gives a list.
+        object.__setattr__(self, "stop", tuple(self.stop))
 
     def generation_settings(self, *, limited: bool) -> dict[str, object]:
         """Returns the distribution by the names of transformers' `GenerationConfig`, for exports.

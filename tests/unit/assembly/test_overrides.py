@@ -145,5 +145,6 @@ def test_the_sections_are_all_keys_that_options_compose() -> None:
     with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
         for choice in chosen:
             # An option without settings leaves an empty section, which nothing reads.
-            found |= {str(key) for key, value in compose("plan", [choice]).items_ex(resolve=False) if value != {}}
+            for command in ("plan", "benchmark"):
+                found |= {str(key) for key, value in compose(command, [choice]).items_ex(resolve=False) if value != {}}
     assert sections() == found

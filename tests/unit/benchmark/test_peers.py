@@ -1,6 +1,7 @@
 """benchmarks/peers: all programs get the same work, and the ratio is what it says."""
 
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,9 +16,15 @@ TINY = {
 
 
 @pytest.fixture
-def peers(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+def peers(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    names = ("compare", "environments", "rows", "work")
     monkeypatch.syspath_prepend(BENCHMARKS / "peers")
-    return SimpleNamespace(**{name: import_module(name) for name in ("compare", "environments", "rows", "work")})
+    # Other tests have modules of the same names.
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield SimpleNamespace(**{name: import_module(name) for name in names})
+    for name in names:
+        del sys.modules[name]
 
 
 def test_every_row_names_programs_environments_and_work_that_exist(peers: SimpleNamespace) -> None:

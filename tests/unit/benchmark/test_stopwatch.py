@@ -19,11 +19,11 @@ class Engine:
     def __init__(self, clock: SimpleNamespace) -> None:
         self.clock = clock
 
-    def generate(self, requests: Any, sampling: Any, *, stop_ids: tuple[int, ...]) -> list[str]:
+    def generate(self, requests: Any, sampling: Any, *, stop_ids: tuple[int, ...], decode: Any) -> list[str]:
         self.clock.now += 3
         return list(requests)
 
-    def iterate(self, requests: Any, sampling: Any, *, stop_ids: tuple[int, ...]) -> Iterator[str]:
+    def iterate(self, requests: Any, sampling: Any, *, stop_ids: tuple[int, ...], decode: Any) -> Iterator[str]:
         for request in requests:
             self.clock.now += 5
             yield request

@@ -107,7 +107,7 @@ def test_the_readme_has_the_line_that_installs_it(shell: str) -> None:
         ("lightning-rlhf train --", ["--cfg", "--help", "--multirun", "--version"]),
         ("lightning-rlhf train strategy=f", ["strategy=fsdp", "strategy=fsdp2"]),
         # `base` is a file in the folder of a group, but no option.
-        ("lightning-rlhf train rollout=", ["rollout=native", "rollout=padded"]),
+        ("lightning-rlhf train rollout=", ["rollout=native", "rollout=padded", "rollout=vllm", "rollout=vllm_server"]),
         (
             "lightning-rlhf train +strategy=d",
             ["+strategy=ddp", *[f"+strategy={name}" for name in options("strategy") if name.startswith("deep")]],
