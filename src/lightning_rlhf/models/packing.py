@@ -42,7 +42,7 @@ class Packed(NamedTuple):
 
 @contextmanager
 def without_packing() -> Iterator[None]:
-    """Context in which rows stay padded, for checks of what a model does with padding."""
+    """Context in which rows stay padded: to check what a model does with padding, and to plan for the worst case."""
     before = _packs.set(False)
     try:
         yield
@@ -63,10 +63,10 @@ def packed(net: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Packed 
     """
     config: Any = (net.net if isinstance(net, Backbone) else net).config
     attention = config._attn_implementation
-    if config.model_type not in _FAMILIES or attention not in (*_ROW_BY_ROW, _AS_ONE):
+    if not _packs.get() or config.model_type not in _FAMILIES or attention not in (*_ROW_BY_ROW, _AS_ONE):
         return None
     lengths = attention_mask.sum(1).tolist()
-    if not _packs.get() or sum(lengths) >= _WORTH * attention_mask.numel():
+    if sum(lengths) >= _WORTH * attention_mask.numel():
         return None
     width = sum(lengths) if attention == _AS_ONE else max(lengths)
     starts, num_rows = _starts(lengths, width)

@@ -12,6 +12,7 @@ from transformers import Cache
 
 from lightning_rlhf.experience import Answers, Sequences
 from lightning_rlhf.models.forward import label_logprobs, last_logits, position_arguments, response_logprobs
+from lightning_rlhf.models.packing import without_packing
 from lightning_rlhf.models.roles import Roles
 from lightning_rlhf.models.scalar import ScalarModel
 from lightning_rlhf.planner.trace import Segment, Trace, cuts, gradients
@@ -39,6 +40,8 @@ def traced(module: nn.Module, nets: Mapping[str, nn.Module], work: Callable[[Tra
             stack.enter_context(cuts(trace, net, None if role == BACKBONE else role))
         stack.enter_context(gradients(trace, module))
         stack.enter_context(trace)
+        # The most that a run needs: rows of full length cannot be packed. A fake mask has no numbers to count them.
+        stack.enter_context(without_packing())
         work(trace)
     return trace.finish()
 
