@@ -20,6 +20,8 @@ import re
 from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+# MKL would keep the buffers of its products, on processors by Intel. They are no tensors.
+os.environ["MKL_DISABLE_FAST_MM"] = "1"
 
 import torch  # imported before plan_run, which would set one thread
 

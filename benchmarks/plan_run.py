@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+# MKL would keep the buffers of its products, on processors by Intel. They are no tensors.
+os.environ["MKL_DISABLE_FAST_MM"] = "1"
 
 from hydra import compose, initialize_config_module
 from lightning.pytorch import Trainer

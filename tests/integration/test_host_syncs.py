@@ -11,7 +11,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from support import trainer
+from support import environ, trainer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_rlhf.callbacks import StepMetrics
@@ -89,7 +89,8 @@ pl.Trainer(accelerator="cpu", strategy="ddp", devices=2, **settings).fit(Threads
 def test_processes_share_the_cores_unless_the_user_sets_a_number(given: str | None, tmp_path: Path) -> None:
     (tmp_path / "threads.py").write_text(THREADS)
     (tmp_path / "out").mkdir()
-    environment = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "LOCAL_RANK")}
+    environment = environ()
+    del environment["OMP_NUM_THREADS"]
     environment |= {"OMP_NUM_THREADS": given} if given else {}
     command = [sys.executable, str(tmp_path / "threads.py"), str(tmp_path / "out")]
     subprocess.run(command, check=True, env=environment, timeout=300, capture_output=True)

@@ -34,7 +34,9 @@ def tensor_bytes() -> int:
         for tensor in (item, getattr(item, "ds_tensor", None), item.grad if item.is_leaf else None):
             if tensor is not None:
                 storage = getattr(tensor, "_local_tensor", tensor).untyped_storage()
-                storages[storage.data_ptr()] = storage.nbytes()
+                # Fake tensors, such as those of a plan, have no memory.
+                if storage.device.type != "meta":
+                    storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
 
 

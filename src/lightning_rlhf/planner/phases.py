@@ -49,7 +49,8 @@ def moments(job: Job) -> list[Moment]:
     if job.record.samples:
         sampling = whole + (rule.generation if job.engine is None else engine)
         if job.engine is None:
-            moments += _sampling("rollout", "actor", sampling, found, rule)
+            waits = job.rollout_batch_size > job.rollout_rows * job.processes
+            moments += _sampling("rollout", "actor", sampling, found, rule, waits)
         else:
             moments.append(Moment("rollout", "the engine samples", sampling))
         moments += _walk("scoring", "", found.segments["scoring"], [sampling] * 2, rule, found.sizes)
@@ -60,7 +61,8 @@ def moments(job: Job) -> list[Moment]:
     moments += _walk("update", "", found.segments["update"], bases, rule, found.sizes)
     moments.append(Moment("update", "optimizer step", whole + rule.step))
     if found.sizes.policy is not None:
-        moments += _sampling("normalize", POLICY, whole + _held_of_policy(job, found.sizes.policy), found, rule)
+        held = whole + _held_of_policy(job, found.sizes.policy)
+        moments += _sampling("normalize", POLICY, held, found, rule, waits=True)
         moments += _walk("normalize", "", found.segments["scoring"], [whole] * 2, rule, found.sizes)
     moments.append(Moment("export", "model is written", whole))
     return moments
@@ -75,11 +77,17 @@ def _held_of_policy(job: Job, policy: Weights) -> Bytes:
     return Counter({(POLICY, "parameters"): round(policy.size / job.processes), (POLICY, "gathered"): gathered})
 
 
-def _sampling(phase: str, role: str, held: Bytes, found: Passes, rule: Rules) -> list[Moment]:
-    """Moments of sampling with the model of a role."""
-    kept: Bytes = Counter({(role, "kv_cache"): found.cache["decoding"], (role, "activations"): found.casts})
+def _sampling(phase: str, role: str, held: Bytes, found: Passes, rule: Rules, waits: bool) -> list[Moment]:
+    """Moments of sampling with the model of a role.
+
+    If there are more prompts than rows, the native engine reads some while others are being sampled. Its cache then
+    takes an eighth more columns than a row needs (`rollout.engines.rows`), and prompts that are read wait beside it.
+    """
+    cache, casts = found.cache["decoding"], Counter({(role, "activations"): found.casts})
+    native: Bytes = Counter({(role, "kv_cache"): cache + cache // 8}) if waits else Counter()
+    kept: Bytes = Counter({(role, "kv_cache"): native.total() + found.cache["prefill"] if waits else cache}) + casts
     moments = []
-    for what, before in (("prefill", Counter()), ("decoding", kept)):
+    for what, before in (("prefill", native), ("decoding", kept)):
         moments += _walk(phase, what, found.segments[what], [held + before] * 2, rule, found.sizes)
     return moments
 

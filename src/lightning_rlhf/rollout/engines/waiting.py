@@ -49,9 +49,9 @@ class Waiting:
             device: The device of the model.
             requests: The requests.
             prefill_tokens: Number of tokens, padding counted, that are read at a time; a longer prompt is read alone.
-            max_rows: Number of places in a batch.
+            max_rows: Number of places in a batch, and of prompts that are read at a time.
         """
-        self.net, self.device, self.prefill_tokens = net, device, prefill_tokens
+        self.net, self.device, self.prefill_tokens, self.max_rows = net, device, prefill_tokens, max_rows
         askers: dict[tuple[int, ...], list[int]] = {}
         for number, request in enumerate(requests):
             askers.setdefault(tuple(request.prompt), []).append(number)
@@ -66,7 +66,7 @@ class Waiting:
         """Reads the next prompts."""
         taken = [self._unread.popleft()]
         width = len(taken[0][0])
-        while self._unread:
+        while self._unread and len(taken) < self.max_rows:
             width = max(width, len(self._unread[0][0]))
             if (len(taken) + 1) * width > self.prefill_tokens:
                 break

@@ -320,7 +320,9 @@ done.set()
 thread.join()
 print(peak - start)
 """
-    done = subprocess.run([sys.executable, "-c", code], env=environ(), capture_output=True, text=True)
+    # MKL would keep the buffers of its products.
+    environment = environ(MKL_DISABLE_FAST_MM="1")
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     growth = int(done.stdout)
     # One output file and two copies of a weight, while parts are joined and reordered; plus room for the interpreter.

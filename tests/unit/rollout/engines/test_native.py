@@ -259,8 +259,9 @@ def test_every_block_of_a_compiled_model_is_compiled_for_steps_too(
     assert [one.ids for one in completions] == [one.ids for one in expected]
     # Each block has a graph for prompts and one for steps; PyTorch's limit for all blocks together would be eight.
     assert len(graphs) >= 18
-    # The number of columns is no constant of a graph, so further tokens need no further graph.
-    assert len(graphs) <= 4 * 9
+    # The number of columns is no constant of a graph, so further tokens need no further graph. One row is a case of its
+    # own for the compiler, and so is the first shape that it meets.
+    assert len(graphs) <= 5 * 9 < 9 * WHOLE.max_new_tokens
 
 
 @pytest.mark.parametrize("quantization", [None, "nf4"])
