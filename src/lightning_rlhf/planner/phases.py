@@ -45,11 +45,11 @@ def moments(job: Job) -> list[Moment]:
     base = rule.parameters + rule.optimizer + rule.always + experience
     whole = base + rule.gradients
     moments = [Moment("load", "models are loaded", rule.parameters + rule.always)]
+    waits = job.rollout_batch_size > job.rollout_rows * job.processes
     engine: Bytes = Counter() if job.engine is None else job.engine.memory(found.sizes)
     if job.record.samples:
         sampling = whole + (rule.generation if job.engine is None else engine)
         if job.engine is None:
-            waits = job.rollout_batch_size > job.rollout_rows * job.processes
             moments += _sampling("rollout", "actor", sampling, found, rule, waits)
         else:
             moments.append(Moment("rollout", "the engine samples", sampling))
@@ -62,7 +62,7 @@ def moments(job: Job) -> list[Moment]:
     moments.append(Moment("update", "optimizer step", whole + rule.step))
     if found.sizes.policy is not None:
         held = whole + _held_of_policy(job, found.sizes.policy)
-        moments += _sampling("normalize", POLICY, held, found, rule, waits=True)
+        moments += _sampling("normalize", POLICY, held, found, rule, waits)
         moments += _walk("normalize", "", found.segments["scoring"], [whole] * 2, rule, found.sizes)
     moments.append(Moment("export", "model is written", whole))
     return moments

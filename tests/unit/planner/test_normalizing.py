@@ -19,9 +19,11 @@ def test_the_policy_is_held_beside_the_reward_model_and_its_optimizer_while_it_s
     assert kinds(plan, "normalize")["parameters"] == 4 * (CRITIC + ACTOR)
     # To the planner, the bias of the reward model is trained too.
     assert kinds(plan, "normalize")["optimizer"] == kinds(plan, "update")["optimizer"] == 8 * CRITIC
-    # The cache has 20 rows · 13 tokens · 5 blocks · 32 numbers, twice, of 4 bytes.
+    # The cache has 20 rows · 13 tokens · 5 blocks · 32 numbers, twice, of 4 bytes, and an eighth to spare, because 10
+    # prompts wait. Beside it lie prompts of 8 tokens that have been read.
     held = [moment.held for moment in moments(plan.job) if moment.phase == "normalize"]
-    assert max(each["policy", "kv_cache"] for each in held) == 20 * 13 * 5 * 32 * 2 * 4
+    column = 20 * 5 * 32 * 2 * 4
+    assert max(each["policy", "kv_cache"] for each in held) == 13 * column * 9 // 8 + 8 * column
     # The policy is gone when the reward model scores, and did not exist in training.
     assert held[-1]["policy", "parameters"] == 0
     assert kinds(plan, "update")["parameters"] == kinds(plan, "export")["parameters"] == 4 * CRITIC
