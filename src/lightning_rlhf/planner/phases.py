@@ -83,9 +83,10 @@ def _sampling(phase: str, role: str, held: Bytes, found: Passes, rule: Rules, wa
     If there are more prompts than rows, the native engine reads some while others are being sampled. Its cache then
     takes an eighth more columns than a row needs (`rollout.engines.rows`), and prompts that are read wait beside it.
     """
-    cache, casts = found.cache["decoding"], Counter({(role, "activations"): found.casts})
+    cache = found.cache["decoding"]
     native: Bytes = Counter({(role, "kv_cache"): cache + cache // 8}) if waits else Counter()
-    kept: Bytes = Counter({(role, "kv_cache"): native.total() + found.cache["prefill"] if waits else cache}) + casts
+    read = native.total() + found.cache["prefill"] if waits else cache
+    kept: Bytes = Counter({(role, "kv_cache"): read, (role, "activations"): found.casts})
     moments = []
     for what, before in (("prefill", native), ("decoding", kept)):
         moments += _walk(phase, what, found.segments[what], [held + before] * 2, rule, found.sizes)
