@@ -131,7 +131,7 @@ def test_the_table_of_the_page_has_96_plans_within_a_tenth_of_what_was_measured(
         ("gpt2 full single", 10),
         ("llama lora deepspeed_zero2", 10),
         # docs/planner.md: the plan of this update is too low, for a reason that has not been found.
-        ("bloom shared deepspeed_zero3", 15),
+        ("bloom shared deepspeed_zero3", 13),
         ("llama full fsdp2", 10),
     ],
 )

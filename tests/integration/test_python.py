@@ -99,8 +99,8 @@ def test_accumulated_parts_change_no_weight(stage: str, parts: Callable, tmp_pat
         weights.append(module.state_dict())
     for name, whole in weights[0].items():
         # Adam divides by the size of a gradient, and so magnifies the rounding of those that are almost 0. A part that
-        # is left out moves weights by their steps, which are ten times as large.
-        torch.testing.assert_close(weights[1][name], whole, rtol=1e-4, atol=1e-4, msg=name)
+        # is left out moves weights by their steps, which are twenty times as large.
+        torch.testing.assert_close(weights[1][name], whole, rtol=1e-4, atol=5e-5, msg=name)
 
 
 @pytest.mark.parametrize("stage", STAGES)
