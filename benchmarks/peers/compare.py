@@ -55,8 +55,6 @@ def run(python: Path | str, command: list[str], work: dict[str, Any]) -> dict[st
         files[0].write_text(json.dumps(work))
         path = os.pathsep.join([str(_SOURCE), str(PEERS)])
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(work["threads"])}
-        # Idle threads that spin would disturb every other process of a busy machine.
-        environment |= {"OMP_WAIT_POLICY": "PASSIVE"}
         done = subprocess.run(
             [python, command[0], *files, *command[1:]],
             env=environment,
