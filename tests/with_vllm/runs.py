@@ -27,7 +27,7 @@ IN_PROCESS = ["rollout=vllm", "rollout.engine.cache_gib=0.05"]
 TWO_PROCESSES = ["strategy=ddp", "trainer.devices=2"]
 
 # Each number of an iteration, where a minibatch that is divided among processes changes nothing but rounding.
-COMPARED = ["rollout/score_mean", "rollout/kl", "rollout/length_mean", "train/policy_loss", "train/value_loss"]
+COMPARED = ["rollout/score_mean", "rollout/kl", "rollout/response_length", "train/policy_loss", "train/value_loss"]
 
 
 def model() -> PreTrainedModel:

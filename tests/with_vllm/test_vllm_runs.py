@@ -5,12 +5,17 @@ from pathlib import Path
 import pytest
 from runs import COMPARED, IN_PROCESS, PPO, TWO_PROCESSES, finished
 
-ADAPTERS = {"full": [], "adapter": ["adapter=lora"], "shared": ["adapter=lora", "roles=shared"]}
+Metrics = dict[str, list[float]]
 
 
-@pytest.mark.parametrize("more", ADAPTERS.values(), ids=ADAPTERS)
-def test_three_iterations_sample_with_the_weights_of_each_update(more: list[str], tmp_path: Path) -> None:
-    found = finished(tmp_path, *PPO, *IN_PROCESS, *more)
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Metrics:
+    """The metrics of full fine-tuning in one process."""
+    return finished(tmp_path_factory.mktemp("full"), *PPO, *IN_PROCESS)
+
+
+def check_engine(found: Metrics) -> None:
+    """Checks that each of three rollouts was sampled with the weights that the updates have made."""
     mismatch, ratios, kl = (found[name] for name in ("rollout/sampler_mismatch", "train/importance_max", "rollout/kl"))
     assert len(mismatch) == len(ratios) == len(kl) == 3
     assert max(mismatch) < 1e-4
@@ -18,9 +23,17 @@ def test_three_iterations_sample_with_the_weights_of_each_update(more: list[str]
     assert abs(kl[2]) > 100 * abs(kl[0]), "the updates must move the actor"
 
 
-def test_two_processes_with_an_engine_each_have_the_numbers_of_one(tmp_path: Path) -> None:
-    one = finished(tmp_path / "one", *PPO, *IN_PROCESS)
-    two = finished(tmp_path / "two", *PPO, *IN_PROCESS, *TWO_PROCESSES)
+def test_three_iterations_sample_with_the_weights_of_each_update(full: Metrics) -> None:
+    check_engine(full)
+
+
+@pytest.mark.parametrize("more", [["adapter=lora"], ["adapter=lora", "roles=shared"]], ids=["separate", "shared"])
+def test_an_adapter_samples_with_the_weights_of_each_update(more: list[str], tmp_path: Path) -> None:
+    check_engine(finished(tmp_path, *PPO, *IN_PROCESS, *more))
+
+
+def test_two_processes_with_an_engine_each_have_the_numbers_of_one(full: Metrics, tmp_path: Path) -> None:
+    two = finished(tmp_path, *PPO, *IN_PROCESS, *TWO_PROCESSES)
+    check_engine(two)
     for name in COMPARED:
-        assert len(one[name]) == 3, name
-        assert two[name] == pytest.approx(one[name], rel=1e-3, abs=1e-5), name
+        assert two[name] == pytest.approx(full[name], rel=1e-3, abs=1e-5), name
