@@ -1,7 +1,7 @@
 PYTHON ?= python3
 venv := .venv
 run := $(venv)/bin/python
-# vLLM demands other versions than this package does, so it has an environment of its own.
+# vLLM pins many packages, so it has an environment of its own.
 vllm := .venv-vllm
 MAKEFLAGS += --no-print-directory
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
