@@ -39,7 +39,7 @@ def model() -> PreTrainedModel:
 
 def finished(folder: Path, *overrides: str) -> dict[str, list[float]]:
     """Runs PPO to its end, and returns its metrics."""
-    done = cold_command(folder, *overrides)
+    done = cold_command(folder, *overrides, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     assert result_of(run_folder(folder))["status"] == "finished"
     return metrics(folder)

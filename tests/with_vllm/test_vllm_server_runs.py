@@ -73,7 +73,7 @@ def test_a_lost_server_stops_the_run_or_is_waited_for_and_the_numbers_stay(
     assert goes_on.returncode == 0, goes_on.stderr[-3000:]
     resumed = metrics(tmp_path / "stops")
 
-    # Two processes miss the server, and one of them gives it the weights.
+    # Both processes miss the server, and one of them gives it the weights.
     overrides = run_in(tmp_path / "waits")
 
     def start_again() -> None:

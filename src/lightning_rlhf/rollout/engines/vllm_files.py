@@ -62,6 +62,7 @@ class FilesTransfer:
 
     async def _give(self, client: httpx.AsyncClient, url: str) -> None:
         """Lets a server load the newest weights."""
+        assert self._version is not None
         load = {"method": "take_weights_in", "kwargs": {"folder": str(self._path(self._version))}}
         await self._fleet.call(client, url, "POST", "/pause?mode=wait")
         await self._fleet.call(client, url, "POST", "/collective_rpc", json=load)
