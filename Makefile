@@ -1,7 +1,7 @@
 PYTHON ?= python3
 venv := .venv
 run := $(venv)/bin/python
-# vLLM demands other versions than this package does, so it has an environment of its own.
+# vLLM pins many packages, so it has an environment of its own.
 vllm := .venv-vllm
 MAKEFLAGS += --no-print-directory
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -14,7 +14,7 @@ help:
 	@echo 'make demo        trains the three stages on the embedded demo, and prints where the run card is'
 	@echo 'make test        runs the tests that a change is likely to break; takes up to ten minutes on two cores'
 	@echo 'make test-all    runs all tests, under every strategy too; takes up to forty minutes on two cores'
-	@echo 'make test-vllm   runs the tests that need vLLM, on the CPU, in an environment of its own; takes up to ten minutes'
+	@echo 'make test-vllm   runs the tests that need vLLM, on the CPU, in an environment of its own; takes up to twenty minutes'
 	@echo 'make mutants     puts known mistakes into a copy of the code, and demands that tests fail; takes up to an hour'
 	@echo 'make lint        checks style and types'
 	@echo 'make colossalai  installs ColossalAI, for strategy=colossalai_...'

@@ -123,7 +123,9 @@ def command(folder: Path, *overrides: str, name: str = "train", **environment: s
     return subprocess.CompletedProcess([name, *overrides], process.returncode, stdout, stderr)
 
 
-def cold_command(folder: Path, *overrides: str, name: str = "train") -> subprocess.CompletedProcess[str]:
+def cold_command(
+    folder: Path, *overrides: str, name: str = "train", timeout: float = 300
+) -> subprocess.CompletedProcess[str]:
     """Runs a command of `lightning-rlhf` in a folder as a user does, in a process that imports everything itself."""
     return subprocess.run(
         [sys.executable, "-m", "lightning_rlhf.cli", name, *overrides],
@@ -132,7 +134,7 @@ def cold_command(folder: Path, *overrides: str, name: str = "train") -> subproce
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout,
     )
 
 

@@ -1,7 +1,7 @@
 """State that PPO carries from one iteration to the next, and texts that it mixes in."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,21 @@ def test_an_engine_with_weights_of_its_own_draws_what_the_net_itself_draws(parts
         return recorder.losses
 
     assert run(engine=partial(OwnWeights, micro_batch_size=8)) == run()
+
+
+def test_a_run_stops_before_its_update_if_the_engine_has_other_weights(parts: Callable, tmp_path: Path) -> None:
+    class Other(OwnWeights):
+        @torch.no_grad()
+        def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+            super().update_weights(weights, version)
+            # The weights of the update that comes third are lost.
+            if version == 8:
+                self.net.get_output_embeddings().weight.mul_(30)
+
+    recorder = Recorder()
+    with pytest.raises(UserError, match="times the probability with which the engine drew them"):
+        trainer(tmp_path, recorder, max_epochs=3).fit(*parts("ppo", engine=Other))
+    assert len(recorder.losses) == 8
 
 
 def test_scores_are_normalised_by_all_responses_so_far(parts: Callable, tmp_path: Path) -> None:

@@ -50,6 +50,31 @@ def test_old_weights_are_noticed_before_they_sample(make_net: Callable[..., PreT
         apart(engine, net)
 
 
+def test_a_response_of_old_weights_is_noticed(make_net: Callable[..., PreTrainedModel]) -> None:
+    net = make_net("llama", tied=True)
+    engine = pushed(VllmEngine(net, CPU, cache_gib=0.05), net, 0)
+    responses(engine)
+    engine._llm.update_weight_version("7")
+    with pytest.raises(UserError, match="written by the weights 7, and the trainer has sent version 0"):
+        responses(engine)
+
+
+def test_an_engine_that_has_slept_has_the_same_weights(make_net: Callable[..., PreTrainedModel]) -> None:
+    net = make_net("llama", tied=True)
+    engine = pushed(VllmEngine(net, CPU, cache_gib=0.05), net, 0)
+    before = responses(engine)
+    # On a CPU, vLLM pauses when it is told to sleep, and keeps its memory.
+    engine.device = torch.device("cuda")
+    engine.release()
+    engine.release()
+    assert engine._core.engine_core.engine_core.is_scheduler_paused()
+    engine.resume()
+    engine.resume()
+    assert not engine._core.engine_core.engine_core.is_scheduler_paused()
+    engine.device = CPU
+    assert responses(engine) == before
+
+
 def test_a_prompt_for_which_there_is_no_room_is_an_error(make_net: Callable[..., PreTrainedModel]) -> None:
     net = make_net("llama", tied=True)
     engine = pushed(VllmEngine(net, CPU, cache_gib=0.05, max_length=190), net, 0)

@@ -29,8 +29,12 @@ EXACT, ROUNDED = 1e-4, 0.15
 
 In bf16 the log-probs of equal weights differ by 0.06 on average, and by up to 0.33.
 """
-RATIO = (0.8, 1.25)
-"""Between these bounds, the mean importance ratio of a rollout is about 1."""
+RATIO = (0.9, 1.1)
+"""Between these bounds, the geometric mean of the importance ratios of a rollout is about 1.
+
+Its logarithm is minus the KL of the engine to the actor, in nats a token, which rounding to 16 bits hardly changes. The
+arithmetic mean says little: it is 1 in expectation whatever the engine draws from.
+"""
 
 # Longer than a block of the prefix cache (128 tokens on a CPU), so that an old cache is noticed.
 _PROMPT = 144
@@ -124,20 +128,20 @@ def unproven(where: str, version: int, problem: str) -> UserError:
 
 
 def check_first_ratio(samples: Samples) -> None:
-    """Checks that the actor gives the tokens of a rollout about the probability with which they were drawn.
+    """Checks that the actor gives the tokens of a rollout about the probability with which they were drawn, on average.
 
     Args:
         samples: The samples of all processes.
 
     Raises:
-        UserError: If the mean ratio of the probabilities is not about 1.
+        UserError: If the geometric mean of the ratios of the probabilities is not about 1.
     """
-    ratio = (samples.logprobs - samples.sampler_logprobs).clamp(-20, 20).exp()
-    mean = float(masked_mean(ratio, samples.sequences.response_mask))
+    log_ratio = (samples.logprobs - samples.sampler_logprobs).clamp(-20, 20)
+    mean = float(masked_mean(log_ratio, samples.sequences.response_mask).exp())
     if not RATIO[0] <= mean <= RATIO[1]:
         raise UserError(
             f"rollout: before the update, the actor gives the sampled tokens {mean:.3g} times the probability with "
-            f"which the engine drew them, on average, and {RATIO[0]:g} to {RATIO[1]:g} is about 1: the engine samples "
-            "from another model. Use one dtype in engine and trainer (rollout.engine.dtype, trainer.precision), or set "
-            "rollout=padded"
+            f"which the engine drew them (geometric mean), and {RATIO[0]:g} to {RATIO[1]:g} is about 1: the engine "
+            "samples from another model. Use one dtype in engine and trainer (rollout.engine.dtype, trainer.precision),"
+            " or set rollout=padded"
         )

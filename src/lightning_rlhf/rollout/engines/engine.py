@@ -150,3 +150,18 @@ def in_order(completions: Iterable[Completion], num_requests: int) -> list[Compl
         answered = [completion.request for completion in ordered]
         raise RuntimeError(f"the engine was given {num_requests} requests, and has answered those at {answered}")
     return ordered
+
+
+def generate_by_iterating(
+    self: RolloutEngine,
+    requests: Sequence[Request],
+    sampling: Sampling,
+    *,
+    stop_ids: tuple[int, ...],
+    decode: Decode | None = None,
+) -> list[Completion]:
+    """Answers all requests; see `RolloutEngine.generate`.
+
+    It is the method `generate` of an engine whose class contains `generate = generate_by_iterating`.
+    """
+    return in_order(self.iterate(requests, sampling, stop_ids=stop_ids, decode=decode), len(requests))

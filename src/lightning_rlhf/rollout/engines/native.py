@@ -18,7 +18,7 @@ from lightning_rlhf.distributed.phases import finished_everywhere
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.column_cache import is_supported
 from lightning_rlhf.rollout.engines.batch import Batch
-from lightning_rlhf.rollout.engines.engine import Completion, Decode, Request, Token, completed, in_order
+from lightning_rlhf.rollout.engines.engine import Completion, Decode, Request, Token, completed, generate_by_iterating
 from lightning_rlhf.rollout.engines.padded import PaddedEngine
 from lightning_rlhf.rollout.engines.stops import Stops
 from lightning_rlhf.rollout.engines.waiting import Waiting, call_along
@@ -36,6 +36,7 @@ class NativeEngine:
     """
 
     shares_weights = True
+    generate = generate_by_iterating
 
     def __init__(self, net: nn.Module, device: torch.device, *, max_rows: int = 64, prefill_tokens: int = 4096) -> None:
         """Stores the model.
@@ -60,17 +61,6 @@ class NativeEngine:
         if not is_supported(net):
             log.info("%s keeps more than keys and values: it samples in padded batches", type(net).__name__)
             self._padded = PaddedEngine(net, device, micro_batch_size=max_rows)
-
-    def generate(
-        self,
-        requests: Sequence[Request],
-        sampling: Sampling,
-        *,
-        stop_ids: tuple[int, ...],
-        decode: Decode | None = None,
-    ) -> list[Completion]:
-        """Answers all requests; see `RolloutEngine.generate`."""
-        return in_order(self.iterate(requests, sampling, stop_ids=stop_ids, decode=decode), len(requests))
 
     def iterate(
         self,

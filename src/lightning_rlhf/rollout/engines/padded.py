@@ -21,7 +21,7 @@ from lightning_rlhf.distributed.phases import finished_everywhere
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.forward import last_logits, position_arguments
 from lightning_rlhf.rollout.engines.draw import draw, seen_tokens
-from lightning_rlhf.rollout.engines.engine import Completion, Decode, Request, Token, completed, in_order
+from lightning_rlhf.rollout.engines.engine import Completion, Decode, Request, Token, completed, generate_by_iterating
 from lightning_rlhf.rollout.engines.stops import Stops
 from lightning_rlhf.rollout.sampling import Sampling
 from lightning_rlhf.seeding import keyed_uniforms
@@ -35,6 +35,7 @@ class PaddedEngine:
     """
 
     shares_weights = True
+    generate = generate_by_iterating
 
     def __init__(self, net: nn.Module, device: torch.device, *, micro_batch_size: int = 64) -> None:
         """Stores the model.
@@ -52,17 +53,6 @@ class PaddedEngine:
             raise UserError(f"rollout.engine.micro_batch_size={micro_batch_size}: must be positive")
         self.net, self.device, self.micro_batch_size = net, device, micro_batch_size
         self.weights_version = 0
-
-    def generate(
-        self,
-        requests: Sequence[Request],
-        sampling: Sampling,
-        *,
-        stop_ids: tuple[int, ...],
-        decode: Decode | None = None,
-    ) -> list[Completion]:
-        """Answers all requests; see `RolloutEngine.generate`."""
-        return in_order(self.iterate(requests, sampling, stop_ids=stop_ids, decode=decode), len(requests))
 
     def iterate(
         self,

@@ -1,6 +1,6 @@
 """Errors of one process that stop all processes, which would otherwise wait for it in the next exchange."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from lightning_rlhf.distributed.collectives import gather_objects
@@ -38,3 +38,19 @@ def together(act: Callable[[], T]) -> T:
         problem = error
     agree(problem)
     return done
+
+
+def agreed(items: Iterable[T]) -> Iterator[T]:
+    """Yields what this process makes, and stops all processes at the end if it fails on any.
+
+    All processes read this to the end together; each may have a different number of items.
+
+    Raises:
+        UserError: If it fails on any process.
+    """
+    problem = None
+    try:
+        yield from items
+    except UserError as error:
+        problem = error
+    agree(problem)

@@ -17,8 +17,9 @@ from lightning_rlhf.errors import UserError, raise_problems
 from lightning_rlhf.models.precision import exported_dtype
 from lightning_rlhf.models.source import DTYPES
 from lightning_rlhf.rollout.canary import CANARY, canary, check_canary, differs
-from lightning_rlhf.rollout.engines.engine import Completion, Decode, Request, Token, in_order
+from lightning_rlhf.rollout.engines.engine import Completion, Decode, Request, Token, generate_by_iterating
 from lightning_rlhf.rollout.engines.stops import Stops
+from lightning_rlhf.rollout.engines.vllm_agreement import agreed
 from lightning_rlhf.rollout.engines.vllm_sampling import check_requests, completion, sampling_params
 from lightning_rlhf.rollout.engines.vllm_start import start
 from lightning_rlhf.rollout.engines.vllm_version import check_installed
@@ -30,6 +31,7 @@ class VllmEngine:
     """Samples with vLLM in this process; a `rollout.engines.engine.RolloutEngine`, which describes the methods."""
 
     shares_weights = False
+    generate = generate_by_iterating
 
     def __init__(
         self,
@@ -85,17 +87,6 @@ class VllmEngine:
         # Another trainer gets another engine, and this one must leave its memory.
         weakref.finalize(self, self._core.engine_core.shutdown)
 
-    def generate(
-        self,
-        requests: Sequence[Request],
-        sampling: Sampling,
-        *,
-        stop_ids: tuple[int, ...],
-        decode: Decode | None = None,
-    ) -> list[Completion]:
-        """Answers all requests; see `RolloutEngine.generate`."""
-        return in_order(self.iterate(requests, sampling, stop_ids=stop_ids, decode=decode), len(requests))
-
     def iterate(
         self,
         requests: Sequence[Request],
@@ -107,7 +98,7 @@ class VllmEngine:
         """Yields each response when it has ended; see `RolloutEngine.iterate`."""
         stops = Stops(sampling, stop_ids, decode)
         self._prove()
-        yield from map(stops.cut, self._finished(requests, sampling, stop_ids))
+        yield from agreed(map(stops.cut, self._finished(requests, sampling, stop_ids)))
 
     def stream(
         self, request: Request, sampling: Sampling, *, stop_ids: tuple[int, ...], decode: Decode | None = None

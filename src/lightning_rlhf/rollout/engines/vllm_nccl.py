@@ -94,6 +94,9 @@ class NcclTransfer:
         self._source.weights = {}
         self._fleet.everywhere(resumed)
 
+    def sent(self, version: int) -> None:
+        """Does nothing: a server that was lost cannot come back, so no process needs the version."""
+
     def _send_to(self, url: str, workers: int, version: int) -> None:
         """Sends the weights to one server, with vLLM's protocol: start, update, and finish with a version."""
         from vllm.distributed.weight_transfer.clients import HTTPVLLMWeightSyncClient

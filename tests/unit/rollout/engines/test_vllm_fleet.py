@@ -1,68 +1,14 @@
 """How requests are dealt over servers, with small HTTP servers that answer as they are told."""
 
-import json
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from answering import Answering, serving
 
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.rollout.engines.vllm_fleet import Fleet, LostServerError
-
-
-class Answering(ThreadingHTTPServer):
-    """Answers each request by a function of its path and body, which may raise to cut the connection."""
-
-    def __init__(self, act: Callable[[str, Any], tuple[int, Any]]) -> None:
-        self.seen: list[Any] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.answer(None)
-
-            def do_POST(self) -> None:
-                self.answer(json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or "null"))
-
-            def answer(self, body: Any) -> None:
-                outer.seen.append((self.path, body))
-                try:
-                    status, content = act(self.path, body)
-                except ConnectionError:
-                    self.close_connection = True
-                    return
-                text = json.dumps(content).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
-
-            def log_message(self, *_: Any) -> None:
-                """Stays quiet."""
-
-        super().__init__(("127.0.0.1", 0), Handler)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-@contextmanager
-def serving(*acts: Callable[[str, Any], tuple[int, Any]]) -> Iterator[list[Answering]]:
-    servers = [Answering(act) for act in acts]
-    threads = [threading.Thread(target=server.serve_forever, daemon=True) for server in servers]
-    for thread in threads:
-        thread.start()
-    try:
-        yield servers
-    finally:
-        for server in servers:
-            server.shutdown()
-            server.server_close()
 
 
 def fleet_of(servers: list[Answering], **settings: Any) -> Fleet:
