@@ -18,8 +18,9 @@ from transformers.activations import ACT2FN
 from lightning_rlhf.models.fast_layers import by_onednn, processor, turned
 from lightning_rlhf.modules.adam import fuse
 
-SHAPES = [(256, 1024), (256, 8192), (576, 1536), (768, 2304), (768, 3072), (3072, 768), (576, 49152), (768, 50257)]
-FEW, MANY = (4, 8, 16, 32), 512
+SMALL = [(256, 768), (256, 1024), (1024, 256), (256, 8192), (576, 1536), (768, 2304), (768, 3072), (3072, 768)]
+SHAPES = [*SMALL, (576, 49152), (768, 50257)]
+FEW, MANY = (4, 8, 16, 32, 64), 512
 
 
 def fastest(works: dict[str, Callable[[], object]], seconds: float = 0.3) -> dict[str, float]:
@@ -82,18 +83,36 @@ def of_activation(name: str) -> dict[str, float]:
     return fastest({"formula": work(ACT2FN[name]), "kernel": work(lambda x: gelu(x, approximate="tanh"))})
 
 
+def weights_of(num_blocks: int) -> list[nn.Parameter]:
+    """Weights of as many blocks of GPT-2 small, with gradients."""
+    weights = [nn.Parameter(torch.randn(768, width)) for _ in range(num_blocks) for width in (2304, 768, 3072, 3072)]
+    for weight in weights:
+        weight.grad = torch.randn_like(weight)
+    return weights
+
+
 def of_adam() -> dict[str, float]:
-    """A step of AdamW on the weights of a block of GPT-2 small."""
-    steps: dict[str, Callable[[], object]] = {}
-    for name in ("by default", "in one pass"):
-        weights = [nn.Parameter(torch.randn(768, width)) for width in (2304, 768, 3072, 3072)]
-        for weight in weights:
-            weight.grad = torch.randn_like(weight)
-        optimizer = torch.optim.AdamW(weights)
-        if name == "in one pass":
-            fuse(optimizer)
-        steps[name] = optimizer.step
-    return fastest(steps)
+    """A step of AdamW on 50 million weights."""
+    default, fused = (torch.optim.AdamW(weights_of(7)) for _ in range(2))
+    fuse(fused)
+    return fastest({"by default": default.step, "in one pass": fused.step}, seconds=5)
+
+
+def of_gradients() -> dict[str, float]:
+    """Forward and backward pass of 21 million weights, whose gradients are made anew or added to zeros."""
+    x = torch.randn(64, 768)
+
+    def work(set_to_none: bool) -> Callable[[], object]:
+        weights = weights_of(3)
+        optimizer = torch.optim.SGD(weights)
+
+        def step() -> None:
+            optimizer.zero_grad(set_to_none=set_to_none)
+            sum((x @ weight).sum() for weight in weights).backward()  # type: ignore[union-attr]
+
+        return step
+
+    return fastest({"made anew": work(True), "added to zeros": work(False)}, seconds=3)
 
 
 def main() -> None:
@@ -102,9 +121,10 @@ def main() -> None:
     print(f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}\n")
     few = {f"{rows} × {i} × {o}": of_sampling(i, o, rows) for i, o in SHAPES for rows in FEW}
     table("rows × in × out", few)
-    table(f"{MANY} rows × in × out", {f"{i} × {o}": of_an_update(i, o) for i, o in SHAPES if i * o < 2**22})
+    table(f"{MANY} rows × in × out", {f"{i} × {o}": of_an_update(i, o) for i, o in SMALL})
     table("activation", {name: of_activation(name) for name in ("gelu_new", "gelu_fast")})
-    table("step", {"AdamW": of_adam()})
+    table("step", {"AdamW, 50 million weights": of_adam()})
+    table("gradients", {"21 million weights": of_gradients()})
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Stops a run whose numbers are no longer finite, on all ranks together, before they cause another error."""
 
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 
-import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
@@ -23,7 +23,7 @@ def check_finite(trainer: Trainer, numbers: Mapping[str, Tensor | float]) -> Non
         NotFiniteError: If a number is not finite. The message names the iteration or epoch, and the checkpoint from
             which to continue.
     """
-    broken = [name for name, values in numbers.items() if not torch.as_tensor(values).isfinite().all()]
+    broken = [name for name, values in numbers.items() if not _finite(values)]
     if not broken:
         return
     unit = "iteration" if hasattr(trainer.lightning_module, "rollout_dataset") else "epoch"
@@ -36,6 +36,11 @@ def check_finite(trainer: Trainer, numbers: Mapping[str, Tensor | float]) -> Non
         f"{'before training' if trainer.sanity_checking else when}: not finite: {', '.join(broken)}. Weights are lost, "
         f"or numbers are too large for the precision; {back}, with a lower learning rate or trainer.precision=32-true"
     )
+
+
+def _finite(values: Tensor | float) -> bool:
+    # A number that Python has already read does not become a tensor, which would be read once more.
+    return bool(values.isfinite().all()) if isinstance(values, Tensor) else isfinite(values)
 
 
 def last_finite_checkpoint(trainer: Trainer) -> str | None:

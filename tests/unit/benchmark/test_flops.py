@@ -49,6 +49,7 @@ def test_the_formula_of_the_predecessors_sends_each_prefix_through_the_model_aga
 
 
 def test_a_cache_saves_almost_all_that_the_predecessors_count() -> None:
-    # 112 prefixes of 456 tokens on average, against 512 tokens.
+    # Prefixes of 400 to 511 tokens are (400 + 511) * 112 / 2 = 51,016 tokens: 99.6 times the 512 tokens of a row.
     prompts, responses = [400] * 8, [112] * 8
-    assert of_predecessors(RUN, prompts, responses)["rollout"] > 40 * honest(RUN, prompts, responses)["rollout"]
+    assert of_predecessors(RUN, prompts, responses)["rollout"] == 2 * ACTOR * 8 * 51_016
+    assert honest(RUN, prompts, responses)["rollout"] == body([512] * 8) + 2 * HEAD * 8 * 112

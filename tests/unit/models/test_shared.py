@@ -227,10 +227,12 @@ def test_what_is_exported_is_the_actor(make_source: MakeSource, sequences: Seque
     roles = of(make_source("llama"), reference="adapter")
     drawn(roles.backbone.net, 6)
     roles.values(sequences)
+    # In fp32 each side is off by up to 3e-4 from double precision, because the weights of the model are so large.
+    roles.backbone.double()
     plain = plain_net(roles.exported()).eval()
     ids = sequences.input_ids
     with torch.no_grad():
-        assert_close(plain(ids).logits, roles.generator()(input_ids=ids).logits, atol=2e-5, rtol=1e-5)
+        assert_close(plain(ids).logits, roles.generator()(input_ids=ids).logits)
 
 
 @pytest.mark.parametrize(("init", "head"), [(None, "zero"), ("reward", "trained"), ("policy", "zero")])

@@ -9,8 +9,8 @@ from torch.testing import assert_close
 
 from lightning_rlhf.ops.importance import truncated_importance
 
-# The ratios of the tokens are 3, 1 and 1/2 in the first response, and 4 in the second, which has one token. Outside of
-# the mask anything may stand.
+# The ratios of the tokens are 3, 1 and 1/2 in the first response, and 4 in the second, which has one token. Outside the
+# mask, any value is allowed.
 RATIOS = torch.tensor([[3.0, 1.0, 0.5], [4.0, 1.0, 1.0]])
 SAMPLER = torch.tensor([[-2.0, -0.5, -1.0], [-3.0, math.nan, -math.inf]])
 LOGPROBS = SAMPLER + RATIOS.log()

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from lightning_rlhf.ops import projection
-from lightning_rlhf.ops.projection import LogitForm, projected_stats
+from lightning_rlhf.ops.projection import LogitForm, _Sum, projected_stats
 
 N, D, V = 23, 6, 11
 FORMS = {
@@ -88,7 +88,7 @@ def test_no_positions_have_no_numbers_and_gradients_of_zero(parts: Parts) -> Non
 
 
 @pytest.mark.parametrize("rows", [N, 5])
-def test_sixteen_bits_are_summed_over_chunks_in_full_precision(
+def test_numbers_and_gradients_of_sixteen_bits_have_full_precision_outside(
     monkeypatch: pytest.MonkeyPatch, parts: Parts, tokens: Tensor, rows: int
 ) -> None:
     monkeypatch.setattr(projection, "_CHUNK", 1)
@@ -105,6 +105,16 @@ def test_sixteen_bits_are_summed_over_chunks_in_full_precision(
     )
     assert mine.dtype == torch.float32
     assert_close(mine, wanted, rtol=0.05, atol=0.1)
+
+
+def test_the_products_of_many_chunks_are_summed_in_full_precision() -> None:
+    total = _Sum(torch.zeros(1, 1, dtype=torch.bfloat16))
+    one = torch.ones(1, 1, dtype=torch.bfloat16)
+    for _ in range(1000):
+        total.add(one, one)
+    # A sum in bfloat16 would stay at 256, because 257 is no number of 8 bits. 1000 = 125 * 8 is one.
+    assert total.total.dtype == torch.bfloat16
+    assert total.total.item() == 1000
 
 
 def test_a_weight_of_a_class_of_its_own_is_told_of_the_operation(parts: Parts, tokens: Tensor) -> None:

@@ -28,9 +28,9 @@ ENGINES = {
     "native": partial(NativeEngine, max_rows=4, prefill_tokens=12),
     "padded": partial(PaddedEngine, micro_batch_size=4),
     "padded, with weights of its own": partial(OwnWeights, micro_batch_size=4),
+    "vllm": partial(VllmEngine, cache_gib=0.05, max_sequences=4),
 }
-if find_spec("vllm"):
-    ENGINES["vllm"] = partial(VllmEngine, cache_gib=0.05, max_sequences=4)
+NEEDS = {"vllm": pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM: make test-vllm")}
 
 PROMPTS = [[11, 12, 13, 14], [7], [21, 7, 2], [3, 4], [5, 6, 5, 6, 5], [60, 61], [9], [7], [7], [33, 34, 35]]
 REQUESTS = [Request(prompt, RandomKey(1, (SAMPLING, 0), row)) for row, prompt in enumerate(PROMPTS)]
@@ -45,7 +45,7 @@ def net(make_source: Callable[..., ModelSource], make_causal_lm: Callable[..., P
     return make_causal_lm(make_source("llama", num_attention_heads=1, num_key_value_heads=1, initializer_range=0.2))
 
 
-@pytest.fixture(params=ENGINES)
+@pytest.fixture(params=[pytest.param(name, marks=NEEDS.get(name, ())) for name in ENGINES])
 def engine(request: pytest.FixtureRequest, net: PreTrainedModel) -> RolloutEngine:
     return given_weights(ENGINES[request.param](net, torch.device("cpu")), net, version=3)
 

@@ -44,19 +44,21 @@ def test_no_request_gives_no_answer() -> None:
 
 
 def test_connections_are_bounded() -> None:
-    open_now, most, lock = [0], [0], threading.Lock()
+    open_now, most, lock, three = [0], [0], threading.Lock(), threading.Barrier(3, timeout=20.0)
 
     def slow(path: str, body: Any) -> tuple[int, Any]:
         with lock:
             open_now[0] += 1
             most[0] = max(most[0], open_now[0])
+        # No request is answered before three are open, and a fourth has time to arrive.
+        three.wait()
         time.sleep(0.02)
         with lock:
             open_now[0] -= 1
         return 200, body
 
     with serving(slow) as servers:
-        assert len(list(fleet_of(servers, max_connections=3).answers(BODIES))) == 20
+        assert len(list(fleet_of(servers, max_connections=3).answers(BODIES[:18]))) == 18
     assert most[0] == 3
 
 
