@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from lightning_rlhf.experience import Sequences
 from lightning_rlhf.models.backbone import Backbone
-from lightning_rlhf.models.head import TokenStats, Wanted, token_stats
+from lightning_rlhf.models.head import TokenStats, Wanted, chunked_logits, token_stats
 from lightning_rlhf.models.packing import packed
+from lightning_rlhf.ops.projection import ChunkedLogits, chunked_kl
 from lightning_rlhf.ops.sequences import position_ids
 
 
@@ -90,18 +91,35 @@ def last_logits(net: nn.Module, input_ids: Tensor, num_last: int, **arguments: o
     return output.logits[:, -num_last:], output
 
 
-def response_logits(net: nn.Module, sequences: Sequences, temperature: float = 1.0) -> Tensor:
-    """Computes the logits that predict each response token, at the position before it, divided by the temperature.
+def response_logits(net: nn.Module, sequences: Sequences, temperature: float) -> ChunkedLogits:
+    """Prepares the logits that predict the N response tokens, row by row, divided by the temperature.
+
+    Args:
+        net: A causal language model.
+        sequences: B prompts with responses.
+        temperature: The sampling temperature.
+    """
+    tokens = arranged(net, sequences.input_ids, sequences.attention_mask)
+    return chunked_logits(net, _before(tokens, sequences.response_mask), tokens.arguments, temperature=temperature)
+
+
+def response_kl(logits: ChunkedLogits, ref_logits: ChunkedLogits, mask: Tensor) -> Tensor:
+    """Computes KL(actor || reference) before each response token from what `response_logits` has prepared.
+
+    Args:
+        logits: Those of the actor.
+        ref_logits: Those of the reference.
+        mask: (B, R) bool, the response tokens.
 
     Returns:
-        (B, R, V).
+        (B, R), in nats; 0 after the end of a response.
     """
-    num_responses = sequences.response_mask.shape[1]
-    positions = position_arguments(net, sequences.attention_mask)
-    logits, _ = last_logits(net, sequences.input_ids, num_responses + 1, use_cache=False, **positions)
-    logits = logits[:, :-1]
-    # A division by 1 would only create a second tensor of this size.
-    return logits if temperature == 1 else logits / temperature
+    return _in_rows(chunked_kl(logits, ref_logits), mask)
+
+
+def _before(tokens: Arranged, mask: Tensor) -> Tensor:
+    """The place before each token of a (B, R) mask of response tokens."""
+    return tokens.places[:, -mask.shape[1] - 1 : -1][mask]
 
 
 def response_stats(
@@ -121,8 +139,7 @@ def response_stats(
     """
     tokens = arranged(net, sequences.input_ids, sequences.attention_mask).repeated(copies)
     mask, responses = (part.repeat(copies, 1) for part in (sequences.response_mask, sequences.responses))
-    before = tokens.places[:, -mask.shape[1] - 1 : -1]
-    wanted = Wanted(before[mask], responses[mask])
+    wanted = Wanted(_before(tokens, mask), responses[mask])
     found = token_stats(net, wanted, tokens.arguments, temperature=temperature, entropy=entropy)
     entropies = None if found.entropy is None else _in_rows(found.entropy, mask)
     return TokenStats(_in_rows(found.logprobs, mask), entropies)

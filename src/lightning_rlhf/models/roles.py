@@ -18,11 +18,10 @@ from lightning_rlhf.experience import Answers, Scores, Sequences
 from lightning_rlhf.models.adapters.active import adapter_layers
 from lightning_rlhf.models.adapters.merging import is_plain, merged_weights
 from lightning_rlhf.models.fast_layers import speed_up
-from lightning_rlhf.models.forward import label_logprobs, response_logits, response_stats
+from lightning_rlhf.models.forward import label_logprobs, response_kl, response_logits, response_stats
 from lightning_rlhf.models.head import TokenStats
 from lightning_rlhf.models.precision import hold_in_fp32
 from lightning_rlhf.models.scalar import ScalarModel
-from lightning_rlhf.ops.kl import exact_kl
 
 
 class Roles(Protocol):
@@ -41,7 +40,7 @@ class Roles(Protocol):
         """Computes the actor's statistics and the reference's (B, R) log-probs, without gradients."""
 
     def exact_kl(self, sequences: Sequences, *, temperature: float) -> Tensor:
-        """Computes (B, R) KL(actor || reference) over the whole vocabulary before each response token, in nats."""
+        """Computes (B, R) KL(actor || reference) over the whole vocabulary before each token, without gradients."""
 
     def values(self, sequences: Sequences) -> Tensor | None:
         """Computes (B, R) values of the critic before each response token; None without a critic."""
@@ -119,7 +118,7 @@ class SeparateRoles(nn.Module):
     def exact_kl(self, sequences: Sequences, *, temperature: float) -> Tensor:
         """See `Roles`."""
         logits, ref_logits = (response_logits(net, sequences, temperature) for net in (self.actor, self.reference))
-        return exact_kl(logits, ref_logits)
+        return response_kl(logits, ref_logits, sequences.response_mask)
 
     def values(self, sequences: Sequences) -> Tensor | None:
         """See `Roles`."""

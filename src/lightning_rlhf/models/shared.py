@@ -20,11 +20,10 @@ from lightning_rlhf.models.adapters.lora import ADAPTER, copy_adapter, is_part_o
 from lightning_rlhf.models.adapters.merging import active_adapter
 from lightning_rlhf.models.adapters.scalar import AdapterScalar
 from lightning_rlhf.models.backbone import Backbone
-from lightning_rlhf.models.forward import label_logprobs, response_logits, response_stats
+from lightning_rlhf.models.forward import label_logprobs, response_kl, response_logits, response_stats
 from lightning_rlhf.models.head import TokenStats, has_plain_head
 from lightning_rlhf.models.roles import Net, build
 from lightning_rlhf.models.scalar import HeadInit
-from lightning_rlhf.ops.kl import exact_kl
 
 Reward = Callable[[Answers], Scores]
 CRITIC, REFERENCE = "critic", "reference"
@@ -109,7 +108,8 @@ class SharedRoles(nn.Module):
         """See `Roles`."""
         logits = response_logits(self.backbone, sequences, temperature)
         with activated(self.backbone, self.reference):
-            return exact_kl(logits, response_logits(self.backbone, sequences, temperature))
+            ref_logits = response_logits(self.backbone, sequences, temperature)
+        return response_kl(logits, ref_logits, sequences.response_mask)
 
     def values(self, sequences: Sequences) -> Tensor | None:
         """See `Roles`."""
