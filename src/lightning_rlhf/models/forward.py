@@ -6,7 +6,7 @@ Shapes: B rows, T tokens, R response tokens, D hidden size, V vocabulary.
 import inspect
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lightning_rlhf.experience import Sequences
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.head import TokenStats, Wanted, chunked_logits, token_stats
-from lightning_rlhf.models.packing import packed
+from lightning_rlhf.models.packing import Arranged, packed
 from lightning_rlhf.ops.projection import ChunkedLogits, chunked_kl
 from lightning_rlhf.ops.sequences import position_ids
 
@@ -43,21 +43,6 @@ def position_arguments(net: nn.Module, attention_mask: Tensor, num_new: int | No
     return arguments
 
 
-class Arranged(NamedTuple):
-    """The tokens of a batch as a model is given them."""
-
-    arguments: dict[str, Tensor]
-    """Token ids, mask and positions."""
-    places: Tensor
-    """(B, T) int64 index of each token of the batch among the positions of the call, row by row."""
-
-    def repeated(self, copies: int) -> "Arranged":
-        """The same tokens several times, in rows of their own."""
-        size = self.arguments["input_ids"].numel()
-        places = torch.cat([self.places + number * size for number in range(copies)])
-        return Arranged({name: torch.cat([part] * copies) for name, part in self.arguments.items()}, places)
-
-
 def arranged(net: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Arranged:
     """Arranges the tokens of a batch for a call of a model, packed if that saves work.
 
@@ -68,7 +53,7 @@ def arranged(net: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Arran
     """
     found = packed(net, input_ids, attention_mask)
     if found is not None:
-        return Arranged({"input_ids": found.input_ids, "position_ids": found.position_ids}, found.places)
+        return found
     places = torch.arange(input_ids.numel(), device=input_ids.device).view_as(input_ids)
     return Arranged({"input_ids": input_ids, **position_arguments(net, attention_mask)}, places)
 
