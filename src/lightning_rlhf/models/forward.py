@@ -108,7 +108,7 @@ def _before(tokens: Arranged, mask: Tensor) -> Tensor:
 
 
 def response_stats(
-    net: nn.Module, sequences: Sequences, *, temperature: float = 1.0, entropy: bool = False, copies: int = 1
+    net: nn.Module, sequences: Sequences, *, temperature: float = 1.0, entropy: bool = False
 ) -> TokenStats:
     """Computes the statistics of each response token under a causal language model.
 
@@ -117,14 +117,12 @@ def response_stats(
         sequences: B prompts with responses.
         temperature: The sampling temperature, which divides the logits.
         entropy: Whether to compute entropies too.
-        copies: How often the rows pass the model in one batch, which has all rows once, and then again.
 
     Returns:
-        Statistics of shape (copies * B, R), 0 after the end of a response.
+        Statistics of shape (B, R), 0 after the end of a response.
     """
-    tokens = arranged(net, sequences.input_ids, sequences.attention_mask).repeated(copies)
-    mask, responses = (part.repeat(copies, 1) for part in (sequences.response_mask, sequences.responses))
-    wanted = Wanted(_before(tokens, mask), responses[mask])
+    tokens, mask = arranged(net, sequences.input_ids, sequences.attention_mask), sequences.response_mask
+    wanted = Wanted(_before(tokens, mask), sequences.responses[mask])
     found = token_stats(net, wanted, tokens.arguments, temperature=temperature, entropy=entropy)
     entropies = None if found.entropy is None else _in_rows(found.entropy, mask)
     return TokenStats(_in_rows(found.logprobs, mask), entropies)

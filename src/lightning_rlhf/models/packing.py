@@ -48,18 +48,6 @@ class Arranged(NamedTuple):
     """(B, T) int64 index of each token of the batch among the positions of the call, row by row; 0 at padding that is
     left out."""
 
-    def repeated(self, copies: int) -> "Arranged":
-        """The same tokens several times, in rows of their own."""
-        size = self.arguments["input_ids"].numel()
-        places = torch.cat([self.places + number * size for number in range(copies)])
-        return Arranged({name: _repeated(part, copies) for name, part in self.arguments.items()}, places)
-
-
-def _repeated(part: Any, copies: int) -> Any:
-    if isinstance(part, dict):
-        return {name: _repeated(inner, copies) for name, inner in part.items()}
-    return torch.cat([part] * copies)
-
 
 class _Plan(NamedTuple):
     """Trees in rows of a call."""

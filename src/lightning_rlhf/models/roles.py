@@ -36,9 +36,6 @@ class Roles(Protocol):
     def ref_logprobs(self, sequences: Sequences, *, temperature: float) -> Tensor:
         """Computes (B, R) log-probs under the reference."""
 
-    def policy_stats(self, sequences: Sequences, *, temperature: float) -> tuple[TokenStats, Tensor]:
-        """Computes the actor's statistics and the reference's (B, R) log-probs, without gradients."""
-
     def exact_kl(self, sequences: Sequences, *, temperature: float) -> Tensor:
         """Computes (B, R) KL(actor || reference) over the whole vocabulary before each token, without gradients."""
 
@@ -109,11 +106,6 @@ class SeparateRoles(nn.Module):
     def ref_logprobs(self, sequences: Sequences, *, temperature: float) -> Tensor:
         """See `Roles`."""
         return response_stats(self.reference, sequences, temperature=temperature).logprobs
-
-    def policy_stats(self, sequences: Sequences, *, temperature: float) -> tuple[TokenStats, Tensor]:
-        """See `Roles`."""
-        stats = self.actor_stats(sequences, temperature=temperature)
-        return stats, self.ref_logprobs(sequences, temperature=temperature)
 
     def exact_kl(self, sequences: Sequences, *, temperature: float) -> Tensor:
         """See `Roles`."""

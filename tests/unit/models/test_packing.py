@@ -173,15 +173,6 @@ def test_rows_that_begin_alike_have_the_gradient_of_padded_rows(
     assert_packing_changes_nothing(monkeypatch, net, numbers, packs=can_pack(any_source), shape=ALIKE_PACKED)
 
 
-def test_a_batch_that_passes_twice_has_the_same_numbers_twice(
-    any_source: ModelSource, make_causal_lm: Callable[..., PreTrainedModel], make_sequences: MakeSequences
-) -> None:
-    net, sequences = make_causal_lm(any_source), make_sequences(ALIKE_PROMPTS, ALIKE_RESPONSES)
-    with torch.no_grad():
-        once, twice = (response_stats(net, sequences, copies=copies).logprobs for copies in (1, 2))
-    assert_close(twice, once.repeat(2, 1), atol=1e-4, rtol=1e-4)
-
-
 def test_scores_of_rows_that_begin_alike_have_the_gradient_of_padded_rows(
     monkeypatch: pytest.MonkeyPatch,
     source: ModelSource,
