@@ -94,22 +94,22 @@ def chunked_logits(net: nn.Module, places: Tensor, arguments: dict[str, Any], *,
     inner, head = _with_head(net)
     form = logit_form(inner)._replace(temperature=temperature)
     stays = all(_stays(weight) for weight in head.parameters())
-    kept: dict[str, Tensor | None] = {}
+    kept: list[Any] = []
 
     def read(hidden: Tensor) -> Tensor:
         chosen = hidden.flatten(0, 1).index_select(0, places)
         if not has_plain_head(inner):
             return type(head).forward(head, chosen)
         dtype = dtype_of_products(head.weight)
-        for name, part in (("weight", head.weight), ("bias", head.bias)):
-            kept[name] = None if part is None else part.detach().to(dtype, copy=not stays)
+        for part in (head.weight, head.bias):
+            kept.append(None if part is None else part.detach().to(dtype, copy=not stays))
         return chosen.to(dtype)
 
     with _instead_of_logits(inner, head, read):
         found = net(use_cache=False, **arguments).logits
     if not kept:
         return ChunkedLogits(lambda rows: form.logits(found[rows]), *found.shape)
-    return ChunkedLogits(lambda rows: form.logits(linear(found[rows], **kept)), len(found), head.out_features)
+    return ChunkedLogits(lambda rows: form.logits(linear(found[rows], *kept)), len(found), head.out_features)
 
 
 def _stays(weight: nn.Parameter) -> bool:
