@@ -3,8 +3,7 @@
     python benchmarks/shared_speed.py FOLDER [repeats]
 
 FOLDER is the folder of memory_targets.py. Both variants are built in one process and take turns, and the medians are
-printed. Scoring asks all four roles. With one model, actor and reference read the rows in one batch, or one after the
-other.
+printed. Scoring asks all four roles.
 """
 
 import sys
@@ -33,17 +32,14 @@ def roles_of(nets: Path, *overrides: str) -> Any:
     return module.roles
 
 
-def scoring(roles: Any, answers: Answers, *, fused: bool) -> Callable[[], None]:
+def scoring(roles: Any, answers: Answers) -> Callable[[], None]:
     """Scoring by all four roles."""
     sequences = answers.sequences
 
     @torch.no_grad()
     def work() -> None:
-        if fused:
-            roles.policy_stats(sequences, temperature=1.0)
-        else:
-            roles.actor_stats(sequences, temperature=1.0)
-            roles.ref_logprobs(sequences, temperature=1.0)
+        roles.actor_stats(sequences, temperature=1.0)
+        roles.ref_logprobs(sequences, temperature=1.0)
         roles.values(sequences)
         roles.scores(answers)
 
@@ -84,20 +80,13 @@ def main() -> None:
     mask = torch.ones_like(ids, dtype=torch.bool)
     answers = Answers(Sequences(ids, mask, mask[:, :RESPONSE]), [""] * ROWS, [""] * ROWS, [{}] * ROWS)
     separate, shared = roles_of(nets), roles_of(nets, "roles=shared")
-    scored = {
-        "four models": scoring(separate, answers, fused=True),
-        "one model, actor and reference in one batch": scoring(shared, answers, fused=True),
-        "one model, one after the other": scoring(shared, answers, fused=False),
-    }
-    updated = {
-        "four models": update(separate, answers),
-        "one model, actor and reference in one batch": update(shared, answers),
-    }
-    scores, updates = medians(scored, repeats), medians(updated, repeats)
+    variants = {"four models": separate, "one model": shared}
+    scores = medians({name: scoring(roles, answers) for name, roles in variants.items()}, repeats)
+    updates = medians({name: update(roles, answers) for name, roles in variants.items()}, repeats)
     print("| roles | scoring | update |\n| --- | --- | --- |")
-    for name in scored:
-        cell = f"{updates[name] / updates['four models']:.2f}" if name in updates else "the same"
-        print(f"| {name} | {scores[name] / scores['four models']:.2f} | {cell} |")
+    for name in variants:
+        ratios = (times[name] / times["four models"] for times in (scores, updates))
+        print("| " + " | ".join([name, *(f"{ratio:.2f}" for ratio in ratios)]) + " |")
     print(f"\nFour models: {scores['four models']:.2f} s and {updates['four models']:.2f} s.")
 
 

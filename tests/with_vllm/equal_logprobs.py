@@ -6,8 +6,7 @@ import torch
 from torch import nn
 
 from lightning_rlhf.data.batches import pad
-from lightning_rlhf.models.forward import response_logits
-from lightning_rlhf.ops.logprobs import token_logprobs
+from lightning_rlhf.models.forward import response_stats
 from lightning_rlhf.rollout.engines.engine import Request
 from lightning_rlhf.rollout.engines.vllm_in_process import VllmEngine
 from lightning_rlhf.rollout.engines.vllm_server import VllmServerEngine
@@ -41,8 +40,7 @@ def apart(engine: VllmEngine | VllmServerEngine, net: nn.Module, temperature: fl
     """Returns the largest difference between the log-probs of the engine and of the model."""
     settings = Sampling(max_new_tokens=24, temperature=temperature)
     sampled = sample(engine, *pad(PROMPTS, "left"), KEYS, settings, stop_ids=(5,))
-    logits = response_logits(net, sampled.sequences, temperature)
-    scored = token_logprobs(logits, sampled.sequences.responses)
+    scored = response_stats(net, sampled.sequences, temperature=temperature).logprobs
     mask = sampled.sequences.response_mask
     assert sampled.logprobs[mask].std() > 0.1
     assert set(sampled.weights_version.flatten().tolist()) == {engine.weights_version}

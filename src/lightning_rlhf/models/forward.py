@@ -6,15 +6,16 @@ Shapes: B rows, T tokens, R response tokens, D hidden size, V vocabulary.
 import inspect
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_rlhf.experience import Sequences
 from lightning_rlhf.models.backbone import Backbone
-from lightning_rlhf.models.head import TokenStats, Wanted, token_stats
-from lightning_rlhf.models.packing import packed
+from lightning_rlhf.models.head import TokenStats, Wanted, chunked_logits, token_stats
+from lightning_rlhf.models.packing import Arranged, packed
+from lightning_rlhf.ops.projection import ChunkedLogits, chunked_kl
 from lightning_rlhf.ops.sequences import position_ids
 
 
@@ -42,21 +43,6 @@ def position_arguments(net: nn.Module, attention_mask: Tensor, num_new: int | No
     return arguments
 
 
-class Arranged(NamedTuple):
-    """The tokens of a batch as a model is given them."""
-
-    arguments: dict[str, Tensor]
-    """Token ids, mask and positions."""
-    places: Tensor
-    """(B, T) int64 index of each token of the batch among the positions of the call, row by row."""
-
-    def repeated(self, copies: int) -> "Arranged":
-        """The same tokens several times, in rows of their own."""
-        size = self.arguments["input_ids"].numel()
-        places = torch.cat([self.places + number * size for number in range(copies)])
-        return Arranged({name: torch.cat([part] * copies) for name, part in self.arguments.items()}, places)
-
-
 def arranged(net: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Arranged:
     """Arranges the tokens of a batch for a call of a model, packed if that saves work.
 
@@ -67,7 +53,7 @@ def arranged(net: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Arran
     """
     found = packed(net, input_ids, attention_mask)
     if found is not None:
-        return Arranged({"input_ids": found.input_ids, "position_ids": found.position_ids}, found.places)
+        return found
     places = torch.arange(input_ids.numel(), device=input_ids.device).view_as(input_ids)
     return Arranged({"input_ids": input_ids, **position_arguments(net, attention_mask)}, places)
 
@@ -90,22 +76,39 @@ def last_logits(net: nn.Module, input_ids: Tensor, num_last: int, **arguments: o
     return output.logits[:, -num_last:], output
 
 
-def response_logits(net: nn.Module, sequences: Sequences, temperature: float = 1.0) -> Tensor:
-    """Computes the logits that predict each response token, at the position before it, divided by the temperature.
+def response_logits(net: nn.Module, sequences: Sequences, temperature: float) -> ChunkedLogits:
+    """Prepares the logits that predict the N response tokens, row by row, divided by the temperature.
+
+    Args:
+        net: A causal language model.
+        sequences: B prompts with responses.
+        temperature: The sampling temperature.
+    """
+    tokens = arranged(net, sequences.input_ids, sequences.attention_mask)
+    return chunked_logits(net, _before(tokens, sequences.response_mask), tokens.arguments, temperature=temperature)
+
+
+def response_kl(logits: ChunkedLogits, ref_logits: ChunkedLogits, mask: Tensor) -> Tensor:
+    """Computes KL(actor || reference) before each response token from what `response_logits` has prepared.
+
+    Args:
+        logits: Those of the actor.
+        ref_logits: Those of the reference.
+        mask: (B, R) bool, the response tokens.
 
     Returns:
-        (B, R, V).
+        (B, R), in nats; 0 after the end of a response.
     """
-    num_responses = sequences.response_mask.shape[1]
-    positions = position_arguments(net, sequences.attention_mask)
-    logits, _ = last_logits(net, sequences.input_ids, num_responses + 1, use_cache=False, **positions)
-    logits = logits[:, :-1]
-    # A division by 1 would only create a second tensor of this size.
-    return logits if temperature == 1 else logits / temperature
+    return _in_rows(chunked_kl(logits, ref_logits), mask)
+
+
+def _before(tokens: Arranged, mask: Tensor) -> Tensor:
+    """The place before each token of a (B, R) mask of response tokens."""
+    return tokens.places[:, -mask.shape[1] - 1 : -1][mask]
 
 
 def response_stats(
-    net: nn.Module, sequences: Sequences, *, temperature: float = 1.0, entropy: bool = False, copies: int = 1
+    net: nn.Module, sequences: Sequences, *, temperature: float = 1.0, entropy: bool = False
 ) -> TokenStats:
     """Computes the statistics of each response token under a causal language model.
 
@@ -114,15 +117,12 @@ def response_stats(
         sequences: B prompts with responses.
         temperature: The sampling temperature, which divides the logits.
         entropy: Whether to compute entropies too.
-        copies: How often the rows pass the model in one batch, which has all rows once, and then again.
 
     Returns:
-        Statistics of shape (copies * B, R), 0 after the end of a response.
+        Statistics of shape (B, R), 0 after the end of a response.
     """
-    tokens = arranged(net, sequences.input_ids, sequences.attention_mask).repeated(copies)
-    mask, responses = (part.repeat(copies, 1) for part in (sequences.response_mask, sequences.responses))
-    before = tokens.places[:, -mask.shape[1] - 1 : -1]
-    wanted = Wanted(before[mask], responses[mask])
+    tokens, mask = arranged(net, sequences.input_ids, sequences.attention_mask), sequences.response_mask
+    wanted = Wanted(_before(tokens, mask), sequences.responses[mask])
     found = token_stats(net, wanted, tokens.arguments, temperature=temperature, entropy=entropy)
     entropies = None if found.entropy is None else _in_rows(found.entropy, mask)
     return TokenStats(_in_rows(found.logprobs, mask), entropies)

@@ -12,13 +12,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
+from torch.overrides import has_torch_function
 from transformers import PreTrainedModel
 
+from lightning_rlhf.distributed.shapes import is_divided, whole_shape
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.fast_layers import FastLinear
 from lightning_rlhf.ops.logprobs import token_entropy, token_logprobs
-from lightning_rlhf.ops.projection import LogitForm, projected_stats
+from lightning_rlhf.ops.projection import ChunkedLogits, LogitForm, dtype_of_products, projected_stats
 
 
 class TokenStats(NamedTuple):
@@ -56,8 +59,7 @@ def token_stats(
     Raises:
         UserError: If the model changes its logits in a way that is not known here.
     """
-    inner: PreTrainedModel = net.net if isinstance(net, Backbone) else net  # type: ignore[assignment]
-    head: Any = inner.get_output_embeddings()
+    inner, head = _with_head(net)
     form = logit_form(inner)._replace(temperature=temperature)
 
     def stats(hidden: Tensor) -> Tensor:
@@ -71,6 +73,53 @@ def token_stats(
     with _instead_of_logits(inner, head, stats):
         found = net(use_cache=False, **arguments).logits
     return TokenStats(found[0], found[1] if entropy else None)
+
+
+@torch.no_grad()
+def chunked_logits(net: nn.Module, places: Tensor, arguments: dict[str, Any], *, temperature: float) -> ChunkedLogits:
+    """Calls a model, and prepares its logits at some positions, without gradients.
+
+    What a plain head reads is kept instead of its logits, and its weights are copied where a strategy takes them back
+    after the call. Other heads are applied at once.
+
+    Args:
+        net: A causal language model, or a `Backbone`.
+        places: (N,) int64 indices into the (B * T) positions of the call, row by row.
+        arguments: Arguments of its forward.
+        temperature: The sampling temperature, which divides the logits.
+
+    Raises:
+        UserError: If the model changes its logits in a way that is not known here.
+    """
+    inner, head = _with_head(net)
+    form = logit_form(inner)._replace(temperature=temperature)
+    stays = all(_stays(weight) for weight in head.parameters())
+    kept: list[Any] = []
+
+    def read(hidden: Tensor) -> Tensor:
+        chosen = hidden.flatten(0, 1).index_select(0, places)
+        if not has_plain_head(inner):
+            return type(head).forward(head, chosen)
+        dtype = dtype_of_products(head.weight)
+        for part in (head.weight, head.bias):
+            kept.append(None if part is None else part.detach().to(dtype, copy=not stays))
+        return chosen.to(dtype)
+
+    with _instead_of_logits(inner, head, read):
+        found = net(use_cache=False, **arguments).logits
+    if not kept:
+        return ChunkedLogits(lambda rows: form.logits(found[rows]), *found.shape)
+    return ChunkedLogits(lambda rows: form.logits(linear(found[rows], *kept)), len(found), head.out_features)
+
+
+def _stays(weight: nn.Parameter) -> bool:
+    """Whether a weight is there outside calls too, as a plain tensor."""
+    return not is_divided(weight) and weight.shape == whole_shape(weight) and not has_torch_function((weight,))
+
+
+def _with_head(net: nn.Module) -> tuple[PreTrainedModel, Any]:
+    inner: PreTrainedModel = net.net if isinstance(net, Backbone) else net  # type: ignore[assignment]
+    return inner, inner.get_output_embeddings()
 
 
 def has_plain_head(net: PreTrainedModel) -> bool:

@@ -18,11 +18,10 @@ from lightning_rlhf.experience import Answers, Scores, Sequences
 from lightning_rlhf.models.adapters.active import adapter_layers
 from lightning_rlhf.models.adapters.merging import is_plain, merged_weights
 from lightning_rlhf.models.fast_layers import speed_up
-from lightning_rlhf.models.forward import label_logprobs, response_logits, response_stats
+from lightning_rlhf.models.forward import label_logprobs, response_kl, response_logits, response_stats
 from lightning_rlhf.models.head import TokenStats
 from lightning_rlhf.models.precision import hold_in_fp32
 from lightning_rlhf.models.scalar import ScalarModel
-from lightning_rlhf.ops.kl import exact_kl
 
 
 class Roles(Protocol):
@@ -37,11 +36,8 @@ class Roles(Protocol):
     def ref_logprobs(self, sequences: Sequences, *, temperature: float) -> Tensor:
         """Computes (B, R) log-probs under the reference."""
 
-    def policy_stats(self, sequences: Sequences, *, temperature: float) -> tuple[TokenStats, Tensor]:
-        """Computes the actor's statistics and the reference's (B, R) log-probs, without gradients."""
-
     def exact_kl(self, sequences: Sequences, *, temperature: float) -> Tensor:
-        """Computes (B, R) KL(actor || reference) over the whole vocabulary before each response token, in nats."""
+        """Computes (B, R) KL(actor || reference) over the whole vocabulary before each token, without gradients."""
 
     def values(self, sequences: Sequences) -> Tensor | None:
         """Computes (B, R) values of the critic before each response token; None without a critic."""
@@ -111,15 +107,10 @@ class SeparateRoles(nn.Module):
         """See `Roles`."""
         return response_stats(self.reference, sequences, temperature=temperature).logprobs
 
-    def policy_stats(self, sequences: Sequences, *, temperature: float) -> tuple[TokenStats, Tensor]:
-        """See `Roles`."""
-        stats = self.actor_stats(sequences, temperature=temperature)
-        return stats, self.ref_logprobs(sequences, temperature=temperature)
-
     def exact_kl(self, sequences: Sequences, *, temperature: float) -> Tensor:
         """See `Roles`."""
         logits, ref_logits = (response_logits(net, sequences, temperature) for net in (self.actor, self.reference))
-        return exact_kl(logits, ref_logits)
+        return response_kl(logits, ref_logits, sequences.response_mask)
 
     def values(self, sequences: Sequences) -> Tensor | None:
         """See `Roles`."""

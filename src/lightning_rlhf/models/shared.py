@@ -15,16 +15,15 @@ from transformers import PreTrainedModel
 
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Answers, Scores, Sequences
-from lightning_rlhf.models.adapters.active import activate, activated, activated_by_rows, mixes
+from lightning_rlhf.models.adapters.active import activate, activated
 from lightning_rlhf.models.adapters.lora import ADAPTER, copy_adapter, is_part_of_adapter, put_adapter, train_only
 from lightning_rlhf.models.adapters.merging import active_adapter
 from lightning_rlhf.models.adapters.scalar import AdapterScalar
 from lightning_rlhf.models.backbone import Backbone
-from lightning_rlhf.models.forward import label_logprobs, response_logits, response_stats
-from lightning_rlhf.models.head import TokenStats, has_plain_head
+from lightning_rlhf.models.forward import label_logprobs, response_kl, response_logits, response_stats
+from lightning_rlhf.models.head import TokenStats
 from lightning_rlhf.models.roles import Net, build
 from lightning_rlhf.models.scalar import HeadInit
-from lightning_rlhf.ops.kl import exact_kl
 
 Reward = Callable[[Answers], Scores]
 CRITIC, REFERENCE = "critic", "reference"
@@ -94,22 +93,12 @@ class SharedRoles(nn.Module):
         with activated(self.backbone, self.reference):
             return response_stats(self.backbone, sequences, temperature=temperature).logprobs
 
-    def policy_stats(self, sequences: Sequences, *, temperature: float) -> tuple[TokenStats, Tensor]:
-        """See `Roles`. Each row goes through the model twice in one batch, once with each adapter."""
-        if not (mixes(self.backbone) and has_plain_head(self.backbone.net)):
-            stats = self.actor_stats(sequences, temperature=temperature)
-            return stats, self.ref_logprobs(sequences, temperature=temperature)
-        num_rows = len(sequences.input_ids)
-        with activated_by_rows(self.backbone, [ADAPTER, self.reference]):
-            both = response_stats(self.backbone, sequences, temperature=temperature, entropy=True, copies=2)
-        assert both.entropy is not None
-        return TokenStats(both.logprobs[:num_rows], both.entropy[:num_rows]), both.logprobs[num_rows:]
-
     def exact_kl(self, sequences: Sequences, *, temperature: float) -> Tensor:
         """See `Roles`."""
         logits = response_logits(self.backbone, sequences, temperature)
         with activated(self.backbone, self.reference):
-            return exact_kl(logits, response_logits(self.backbone, sequences, temperature))
+            ref_logits = response_logits(self.backbone, sequences, temperature)
+        return response_kl(logits, ref_logits, sequences.response_mask)
 
     def values(self, sequences: Sequences) -> Tensor | None:
         """See `Roles`."""

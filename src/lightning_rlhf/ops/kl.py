@@ -45,11 +45,11 @@ def exact_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
     """Computes KL(actor || reference) at each position exactly, by a sum over the whole vocabulary.
 
     Args:
-        logits: (B, R, V) logits of the actor, divided by the temperature.
-        ref_logits: (B, R, V) logits of the reference, divided by the temperature.
+        logits: (…, V) logits of the actor, divided by the temperature.
+        ref_logits: (…, V) logits of the reference, divided by the temperature.
 
     Returns:
-        (B, R) KL, in nats.
+        (…) KL, in nats.
     """
     logprobs, ref_logprobs = logits.float().log_softmax(-1), ref_logits.float().log_softmax(-1)
     return (logprobs.exp() * (logprobs - ref_logprobs)).sum(-1)

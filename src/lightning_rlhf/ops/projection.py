@@ -6,7 +6,7 @@ pass computes them again, unless all of them are a single chunk, which is kept.
 Shapes: N positions, C positions of a chunk, D hidden size, V vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 from torch.overrides import handle_torch_function, has_torch_function
+
+from lightning_rlhf.ops.kl import exact_kl
 
 _CHUNK, _ROWS = 2**24, 256
 """Number of logits in a chunk, 64 MiB in fp32, and least number of positions: products of fewer rows are slow."""
@@ -70,10 +72,40 @@ def projected_stats(
     # A weight of a class of its own may have to be told before and after an operation that uses it.
     if has_torch_function((hidden, weight)):
         return handle_torch_function(projected_stats, (hidden, weight), hidden, weight, bias, tokens, form, entropy)
-    device = hidden.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    dtype = dtype_of_products(weight)
     cast = [None if tensor is None else tensor.to(dtype) for tensor in (hidden, weight, bias)]
     return torch.stack(_Projected.apply(*cast, tokens, form, entropy))
+
+
+def dtype_of_products(weight: Tensor) -> torch.dtype:
+    """The dtype in which a head with these weights is applied."""
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+
+
+class ChunkedLogits(NamedTuple):
+    """Logits (N, V) that are computed when they are needed, a chunk of positions at a time."""
+
+    of: Callable[[slice], Tensor]
+    """Computes the (C, V) logits of some of the positions, in fp32."""
+    num_positions: int
+    vocab_size: int
+
+
+@torch.no_grad()
+def chunked_kl(logits: ChunkedLogits, ref_logits: ChunkedLogits) -> Tensor:
+    """Computes KL(actor || reference) at each position, without gradients; see `exact_kl`.
+
+    Args:
+        logits: Logits of the actor at N positions.
+        ref_logits: Logits of the reference at the same positions.
+
+    Returns:
+        (N,), in nats and in fp32.
+    """
+    rows = _chunks(logits.num_positions, logits.vocab_size)
+    # Without positions, an empty chunk gives the empty result.
+    return torch.cat([exact_kl(logits.of(some), ref_logits.of(some)) for some in [*rows] or [slice(0)]])
 
 
 class _Saved(torch.autograd.function.FunctionCtx):
@@ -101,7 +133,7 @@ class _Projected(torch.autograd.Function):
         logprobs, norms = hidden.new_empty(2, len(hidden), dtype=torch.float32)
         entropies = torch.empty_like(norms) if entropy else None
         logits = None
-        for rows in _chunks(hidden, weight):
+        for rows in _chunks(len(hidden), len(weight)):
             logits = form.logits(linear(hidden[rows], weight, bias))
             norms[rows] = logits.logsumexp(-1)
             logprobs[rows] = logits.gather(1, tokens[rows, None])[:, 0] - norms[rows]
@@ -124,7 +156,7 @@ class _Projected(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if wanted[0] else None
         grad_weight = _Sum(weight) if wanted[1] else None
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if wanted[2] else None
-        for rows in _chunks(hidden, weight):
+        for rows in _chunks(len(hidden), len(weight)):
             logits = ctx.form.logits(linear(hidden[rows], weight, bias)) if kept is None else kept
             # d log p_y / dz_j = [j = y] - p_j, and dH / dz_j = -p_j (log p_j + H)
             probs = (logits - norms[rows, None]).exp_()
@@ -169,7 +201,7 @@ class _Sum:
         return torch.zeros_like(self.weight) if self._total is None else self._total.to(self.weight.dtype)
 
 
-def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
-    step = max(_ROWS, _CHUNK // len(weight))
-    for start in range(0, len(hidden), step):
+def _chunks(num_positions: int, vocab_size: int) -> Iterator[slice]:
+    step = max(_ROWS, _CHUNK // vocab_size)
+    for start in range(0, num_positions, step):
         yield slice(start, start + step)

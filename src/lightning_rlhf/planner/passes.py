@@ -57,7 +57,8 @@ def scoring(roles: Roles, rows: int, prompt: int, response: int, *, exact_kl: bo
             trace.enter("reward", "input")
             results.append(roles.scores(Answers(batch, [], [], [])))
             trace.enter("actor", "input")
-            results.append(roles.policy_stats(batch, temperature=1.0))
+            results.append(roles.actor_stats(batch, temperature=1.0, entropy=True))
+            results.append(roles.ref_logprobs(batch, temperature=1.0))
             trace.enter("critic", "input")
             results.append(roles.values(batch))
             if exact_kl:

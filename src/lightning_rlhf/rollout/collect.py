@@ -161,7 +161,8 @@ def score_samples(
     def widen(tensor: Tensor) -> Tensor:
         return pad(tensor, (0, width - tensor.shape[1]))
 
-    stats, ref_logprobs = roles.policy_stats(trimmed, temperature=temperature)
+    stats = roles.actor_stats(trimmed, temperature=temperature, entropy=True)
+    ref_logprobs = roles.ref_logprobs(trimmed, temperature=temperature)
     assert stats.entropy is not None
     values = roles.values(trimmed)
     # A source that scores no tokens counts as zeros, so that all micro-batches and ranks have the same tensors.

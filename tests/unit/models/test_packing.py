@@ -1,6 +1,7 @@
-"""Packed rows: they are fewer, and change neither numbers nor gradients in any family."""
+"""Packed rows, also such that begin alike: they are fewer, and change neither numbers nor gradients in any family."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -39,6 +40,16 @@ RESPONSES = [[20, 21], [22, 23, 24, 25, 26, 27], [28], [29, 30], [31]]
 # The rows have 9, 7, 3, 5 and 2 tokens. Those of 7 and 2, and of 5 and 3, share a row of nine.
 PACKED = (3, 9)
 
+# Three answers to one prompt, two of which begin alike; two to another, one of which begins like the other; a prompt
+# that begins like the first; and a row twice.
+ALIKE_PROMPTS = [[3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15]] * 3 + [[16, 17, 18, 19, 21, 22, 23, 24, 25]] * 2
+ALIKE_PROMPTS += [[3, 4, 5, 6, 8, 9, 10, 11, 30, 31], [*range(32, 40)], [*range(32, 40)]]
+ALIKE_RESPONSES = [[20, 21, 26, 2], [20, 27, 2], [28, 2], [40, 41, 42, 2], [40, 41], [43, 2], [44, 2], [44, 2]]
+# The first tree has 12 + 4 + 2 + 2 tokens, and those of the prompt that begins like it, 2 + 2; the second has 13; the
+# last row, which is there twice, has 10. With up to four rows of a tree, the first row of the call has 24 tokens, and
+# the second the other 23.
+ALIKE_PACKED = (2, 24)
+
 
 @pytest.fixture(params=[*SIX, *OTHERS])
 def any_source(request: pytest.FixtureRequest, make_source: Callable[..., ModelSource]) -> ModelSource:
@@ -55,7 +66,12 @@ def gradients(net: nn.Module, found: Tensor) -> list[Tensor]:
 
 
 def assert_packing_changes_nothing(
-    monkeypatch: pytest.MonkeyPatch, net: nn.Module, numbers: Callable[[], Tensor], *, packs: bool
+    monkeypatch: pytest.MonkeyPatch,
+    net: nn.Module,
+    numbers: Callable[[], Tensor],
+    *,
+    packs: bool,
+    shape: tuple[int, int] = PACKED,
 ) -> None:
     """Compares numbers and gradients with those of padded rows, and checks whether the call was packed."""
     shapes = []
@@ -66,7 +82,7 @@ def assert_packing_changes_nothing(
     called = net.net.base_model if isinstance(net, ScalarModel) else net
     handle = called.register_forward_pre_hook(seen, with_kwargs=True)
     found = numbers()
-    assert (shapes == [PACKED]) == packs
+    assert (shapes == [shape]) == packs
     mine = gradients(net, found)
     monkeypatch.setattr(forward, "packed", lambda *_: None)
     expected = numbers()
@@ -79,7 +95,7 @@ def assert_packing_changes_nothing(
 
 def can_pack(source: ModelSource) -> bool:
     assert isinstance(source.config, dict)
-    return source.config["model_type"] not in ("bloom", "opt")
+    return source.config["model_type"] != "bloom"
 
 
 def test_log_probs_and_entropies_have_the_gradient_of_padded_rows(
@@ -135,6 +151,81 @@ def test_scores_and_values_have_the_gradient_of_padded_rows(
     assert_packing_changes_nothing(monkeypatch, net, numbers, packs=can_pack(source))
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_rows_that_begin_alike_have_the_gradient_of_padded_rows(
+    monkeypatch: pytest.MonkeyPatch,
+    any_source: ModelSource,
+    make_causal_lm: Callable[..., PreTrainedModel],
+    make_sequences: MakeSequences,
+    attention: str,
+) -> None:
+    net = make_causal_lm(any_source)
+    if attention == "sdpa" and net.config._attn_implementation != "sdpa":
+        pytest.skip("the family has no such attention")
+    net.set_attn_implementation(attention)
+    sequences = make_sequences(ALIKE_PROMPTS, ALIKE_RESPONSES, left=1, right=2, filler=7)
+
+    def numbers() -> Tensor:
+        stats = response_stats(net, sequences, temperature=0.7, entropy=True)
+        assert stats.entropy is not None
+        return torch.stack([stats.logprobs, stats.entropy])
+
+    assert_packing_changes_nothing(monkeypatch, net, numbers, packs=can_pack(any_source), shape=ALIKE_PACKED)
+
+
+def test_scores_of_rows_that_begin_alike_have_the_gradient_of_padded_rows(
+    monkeypatch: pytest.MonkeyPatch,
+    source: ModelSource,
+    make_scalar_model: Callable[..., ScalarModel],
+    make_sequences: MakeSequences,
+) -> None:
+    net, sequences = make_scalar_model(source), make_sequences(ALIKE_PROMPTS, ALIKE_RESPONSES)
+
+    def numbers() -> Tensor:
+        return net.scores(sequences.input_ids, sequences.attention_mask)
+
+    assert_packing_changes_nothing(monkeypatch, net, numbers, packs=can_pack(source), shape=ALIKE_PACKED)
+
+
+def test_rows_share_no_tokens_while_numbers_are_dropped_at_random(
+    make_source: Callable[..., ModelSource], make_causal_lm: Callable[..., PreTrainedModel]
+) -> None:
+    ids, mask = torch.tensor([[*range(20), 30, 31], [*range(20), 40, 41]]), torch.ones(2, 22, dtype=torch.bool)
+    for dropout, shape in ((0.0, (1, 24)), (0.1, None)):
+        net = make_causal_lm(replace(make_source("llama"), dropout=dropout)).train()
+        found = packing.packed(net, ids, mask)
+        assert shape == (None if found is None else found.arguments["input_ids"].shape)
+        net.eval()
+        found = packing.packed(net, ids, mask)
+        assert found is not None
+    net = make_causal_lm(make_source("llama")).train()
+    net.model.layers[0].mlp.append = nn.Dropout(0.1)
+    assert packing.packed(net, ids, mask) is None
+
+
+def test_rows_share_no_tokens_where_wider_rows_would_need_more_memory(
+    make_source: Callable[..., ModelSource], make_causal_lm: Callable[..., PreTrainedModel]
+) -> None:
+    # A prompt of eight tokens and four answers of eight: 40 columns squared are more than four rows of 16 squared.
+    ids = torch.stack([torch.tensor([*range(8), *range(start, start + 8)]) for start in (10, 20, 30, 40)])
+    mask, net = torch.ones_like(ids, dtype=torch.bool), make_causal_lm(make_source("llama"))
+    for attention, shape in (("sdpa", (1, 40)), ("eager", None)):
+        net.set_attn_implementation(attention)
+        found = packing.packed(net, ids, mask)
+        assert shape == (None if found is None else found.arguments["input_ids"].shape)
+
+
+def test_a_tree_is_no_wider_than_pays(
+    make_source: Callable[..., ModelSource], make_causal_lm: Callable[..., PreTrainedModel]
+) -> None:
+    # A prompt of 100 tokens and 16 answers of 400. Two together have 900 columns, whose attention costs more than the
+    # prompt that is saved.
+    rows = [[*range(100), *((start * 7 + place) % 64 for place in range(400))] for start in range(16)]
+    ids = torch.tensor(rows)
+    net = make_causal_lm(make_source("llama"))
+    assert packing.packed(net, ids, torch.ones_like(ids, dtype=torch.bool)) is None
+
+
 def test_a_batch_without_much_padding_is_not_packed(make_source: Callable[..., ModelSource]) -> None:
     net = nn.Module()
     net.config = make_source("llama").hf_config()  # type: ignore[assignment]
@@ -150,12 +241,12 @@ def test_a_batch_without_much_padding_is_not_packed(make_source: Callable[..., M
     mask[3, :3] = True
     found = packing.packed(net, ids, mask)
     assert found is not None
-    assert found.input_ids.tolist() == [
+    assert found.arguments["input_ids"].tolist() == [
         [0, 1, 2, 3, 4, 5, 6, 7, 8, 9],
         [10, 11, 12, 13, 14, 20, 21, 22, 23, 24],
         [30, 31, 32, 0, 0, 0, 0, 0, 0, 0],
     ]
-    assert found.position_ids.tolist() == [list(range(10)), [*range(5), *range(5)], [*range(3), *range(7)]]
+    assert found.arguments["position_ids"].tolist() == [[*range(10)], [*range(5), *range(5)], [*range(3), *[0] * 7]]
 
 
 def test_flash_attention_gets_all_rows_as_one(make_source: Callable[..., ModelSource]) -> None:
@@ -165,5 +256,6 @@ def test_flash_attention_gets_all_rows_as_one(make_source: Callable[..., ModelSo
     mask = torch.tensor([[False, True, True, True], [False, False, False, True], [True, True, False, False]])
     found = packing.packed(net, torch.arange(12).view(3, 4), mask)
     assert found is not None
-    assert found.input_ids.tolist() == [[1, 2, 3, 8, 9, 7]]
-    assert found.position_ids.tolist() == [[0, 1, 2, 0, 1, 0]]
+    assert found.arguments["input_ids"].tolist() == [[1, 2, 3, 8, 9, 7]]
+    assert found.arguments["position_ids"].tolist() == [[0, 1, 2, 0, 1, 0]]
+    assert "attention_mask" not in found.arguments

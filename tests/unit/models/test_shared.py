@@ -121,13 +121,11 @@ def answers(sequences: Sequences) -> Answers:
 def said(roles: Any, sequences: Sequences) -> dict[str, Tensor]:
     """Returns everything that PPO asks of its roles."""
     with torch.no_grad():
-        stats, ref_logprobs = roles.policy_stats(sequences, temperature=0.7)
+        stats = roles.actor_stats(sequences, temperature=0.7, entropy=True)
         return {
-            "logprobs": roles.actor_stats(sequences, temperature=0.7).logprobs,
-            "logprobs of both": stats.logprobs,
+            "logprobs": stats.logprobs,
             "entropy": stats.entropy,
             "ref_logprobs": roles.ref_logprobs(sequences, temperature=0.7),
-            "ref_logprobs of both": ref_logprobs,
             "kl": roles.exact_kl(sequences, temperature=0.7),
             "values": roles.values(sequences),
             "scores": roles.scores(answers(sequences)).total,
@@ -196,7 +194,7 @@ def test_actor_and_critic_are_trained_and_nothing_else(
                 weight.sub_(weight.grad)
     after = said(roles, sequences)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {"logprobs", "logprobs of both", "entropy", "kl", "values", "labels"}
+    assert changed == {"logprobs", "entropy", "kl", "values", "labels"}
 
 
 def test_blocks_that_are_computed_again_give_the_same_gradients(make_source: MakeSource, sequences: Sequences) -> None:

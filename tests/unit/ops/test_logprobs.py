@@ -58,7 +58,7 @@ def test_going_through_a_few_positions_at_a_time_changes_neither_numbers_nor_gra
     monkeypatch.setattr(logprobs, "_CHUNK", 1)
     torch.manual_seed(0)
     rows = torch.randn(3, 38, 11, dtype=dtype, requires_grad=True)
-    # response_logits also returns a part of what the model computed.
+    # Logits may be a part of what a model has computed.
     logits, tokens, weights = rows[:, :-1], torch.randint(11, (3, 37)), torch.randn(3, 37)
     plain = logits.float().log_softmax(-1)
     expected = plain.gather(2, tokens[..., None])[..., 0], -(plain.exp() * plain).sum(-1)

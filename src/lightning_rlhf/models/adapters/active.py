@@ -46,30 +46,6 @@ def activated(net: nn.Module, name: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def activated_by_rows(net: nn.Module, names: Sequence[str | None]) -> Iterator[None]:
-    """Gives each part of a batch an adapter of its own for a while; not with DoRA, and without gradients.
-
-    Args:
-        net: A model with adapters.
-        names: Name of the adapter of each of several equal parts of the rows, in order; None means no adapter.
-    """
-    # peft's name for no adapter.
-    rows = [name or "__base__" for name in names]
-
-    def name_rows(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, object]) -> tuple[Any, dict[str, Any]]:
-        # OPT gives some layers one row for each token.
-        times = len(inputs[0]) // len(rows)
-        return inputs, named | {"adapter_names": [name for name in rows for _ in range(times)]}
-
-    hooks = [layer.register_forward_pre_hook(name_rows, with_kwargs=True) for layer in adapter_layers(net)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-@contextmanager
 def _activated(layers: Sequence[Any], active: Sequence[str | list[str]]) -> Iterator[None]:
     before = _active(layers)
     _activate(layers, active)
@@ -100,13 +76,3 @@ class Checkpointing:
         """Returns the contexts of the first pass and of the repeated one."""
         layers = adapter_layers(self.net)
         return nullcontext(), _activated(layers, _active(layers))
-
-
-def mixes(net: nn.Module) -> bool:
-    """Whether `activated_by_rows` works for a model.
-
-    peft has no such form of DoRA. A layer in 8 bits treats a column apart for all rows if it is large in any row, so
-    the numbers of the reference would depend on those of the actor.
-    """
-    layers = adapter_layers(net)
-    return not any(layer.lora_variant or type(layer.base_layer).__name__ == "Linear8bitLt" for layer in layers)

@@ -12,9 +12,8 @@ from torch.testing import assert_close
 from transformers import PreTrainedModel
 
 from lightning_rlhf.data.batches import pad
-from lightning_rlhf.models.forward import response_logits
+from lightning_rlhf.models.forward import response_stats
 from lightning_rlhf.models.source import ModelSource
-from lightning_rlhf.ops.logprobs import token_logprobs
 from lightning_rlhf.rollout.engines.engine import Completion, Request, RolloutEngine, in_order
 from lightning_rlhf.rollout.engines.native import NativeEngine
 from lightning_rlhf.rollout.engines.padded import PaddedEngine
@@ -83,7 +82,7 @@ def test_logprobs_are_those_of_the_scorer(engine: RolloutEngine, net: PreTrained
     sampling, keys = Sampling(max_new_tokens=10), [request.key for request in REQUESTS]
     sampled = sample(engine, *pad(PROMPTS, "left"), keys, sampling, stop_ids=STOPS)
     with torch.no_grad():
-        scored = token_logprobs(response_logits(net, sampled.sequences), sampled.sequences.responses)
+        scored = response_stats(net, sampled.sequences).logprobs
     mask = sampled.sequences.response_mask
     assert_close(sampled.logprobs[mask], scored[mask], atol=1e-4, rtol=1e-4)
     assert sampled.logprobs[mask].std() > 0.1
