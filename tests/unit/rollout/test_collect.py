@@ -106,7 +106,9 @@ def test_samples_have_all_columns_though_only_those_in_use_are_scored(roles: Sep
     handle.remove()
     mask = samples.sequences.response_mask
     assert mask.sum(1).min() < 6
-    assert widths == [len(ids) + int(length) for ids, length in zip(PROMPTS, mask.sum(1), strict=True)]
+    # The longest rows are scored first.
+    lengths = [len(ids) + int(length) for ids, length in zip(PROMPTS, mask.sum(1), strict=True)]
+    assert widths == sorted(lengths, reverse=True)
     for tensor in (samples.logprobs, samples.entropy, samples.ref_logprobs, samples.values, samples.sampler_logprobs):
         assert tensor is not None
         assert tensor.shape == mask.shape == (5, 6)
