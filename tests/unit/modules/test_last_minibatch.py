@@ -133,7 +133,6 @@ def test_a_token_budget_changes_no_gradient_and_no_metric(made: Made, world_size
             )
             shared += list(loader)[number * parts : (number + 1) * parts]
         assert max(batch.attention_mask.numel() for batch in shared) <= budget
-        assert number == 1 or len({len(batch.attention_mask) for batch in shared}) > 1
         assert trainer is not None
         alone = SimpleNamespace(world_size=1, global_rank=0, accumulate_grad_batches=1)
         whole = list(MinibatchLoader(rows, collate, sizes, minibatch_size=SIZE, trainer=alone, seed=3))[number]
