@@ -74,8 +74,8 @@ def most_tokens(stage: "PreparedStage") -> int | None:
     loads = _loads(stage)
     if not loads:
         return None
-    rows = Shares.of(loads[0].minibatch_size, stage.trainer).micro_batch_size
     longest, budget = _longest(loads[:1]), getattr(_holder(stage), SETTING)
+    rows = Shares.of(loads[0].minibatch_size, stage.trainer, budget).micro_batch_size
     return rows * longest if budget is None else max(longest, min(budget, rows * longest))
 
 

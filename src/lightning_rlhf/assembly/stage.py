@@ -14,7 +14,7 @@ from rich.table import Table
 
 from lightning_rlhf.assembly.handoff import Models, handed_on
 from lightning_rlhf.assembly.loggers import begin, finish
-from lightning_rlhf.assembly.micro_batches import adapted_config, choose_parts, most_tokens
+from lightning_rlhf.assembly.micro_batches import SETTING, adapted_config, choose_parts, most_tokens
 from lightning_rlhf.assembly.nets import nets_of
 from lightning_rlhf.assembly.plan_stage import print_plan_line
 from lightning_rlhf.assembly.result import RunResult
@@ -168,7 +168,7 @@ def print_batches(stage: PreparedStage, config: DictConfig) -> None:
         "minibatch": sizes.minibatch_size,
         "processes": trainer.world_size,
         "accumulate": trainer.accumulate_grad_batches,
-        "micro-batch": Shares.of(sizes.minibatch_size, trainer).micro_batch_size,
+        "micro-batch": Shares.of(sizes.minibatch_size, trainer, sizes.get(SETTING)).micro_batch_size,
     }
     if (tokens := most_tokens(stage)) is not None:
         cells["tokens at most"] = tokens

@@ -19,6 +19,8 @@ class Load(NamedTuple):
     minibatch_size: int
     lengths: np.ndarray
     """(rows,) number of tokens of each row that a minibatch may contain."""
+    in_order: bool = False
+    """Whether rows are shared in order, so that all parts have equally many."""
 
     def parts(self, max_tokens: int) -> int:
         """The number of parts into which a minibatch has to be cut if it has the longest rows of all."""
@@ -91,14 +93,14 @@ def parts_within(max_tokens: int, loads: Iterable[Load], processes: int, at_leas
         at_least: Number of parts that the user asks for.
 
     Returns:
-        The smallest number, from `at_least` on, of equal parts of a process's share of each minibatch that is enough.
-        If none is, because a row is longer than the budget or shares are uneven, it is the largest that divides them.
+        The smallest number of parts of a process's share of each minibatch, from `at_least` on, that is enough. If none
+        is, because rows that are shared in order are too long, it is the largest possible number.
     """
-    needs = [(load.minibatch_size, load.parts(max_tokens)) for load in loads]
-    equal = [
+    loads = list(loads)
+    needed = max(-(-load.parts(max_tokens) // processes) for load in loads)
+    possible = [
         parts
-        for parts in range(at_least, min(size for size, _ in needs) // processes + 1)
-        if all(size % (processes * parts) == 0 for size, _ in needs)
+        for parts in range(at_least, min(load.minibatch_size for load in loads) // processes + 1)
+        if not any(load.minibatch_size % (processes * parts) for load in loads if load.in_order)
     ]
-    enough = (parts for parts in equal if all(parts * processes >= needed for _, needed in needs))
-    return next(enough, equal[-1] if equal else at_least)
+    return next((parts for parts in possible if parts >= needed), possible[-1] if possible else at_least)

@@ -39,13 +39,15 @@ class Shares:
     max_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        """Checks that the shares are equal.
+        """Checks that the shares are equal, or that there are enough rows for them if they need not be equal.
 
         Raises:
             UserError: If the minibatch does not divide among ranks and accumulated parts.
         """
         shares = self.processes * self.num_parts
-        if self.minibatch_size < 1 or self.minibatch_size % shares:
+        # Parts of similar length have different numbers of rows anyway.
+        wrong = self.minibatch_size < shares if self.max_tokens else self.minibatch_size % shares > 0
+        if self.minibatch_size < 1 or wrong:
             raise UserError(
                 f"minibatch_size={self.minibatch_size} is not divisible by {shares} = {self.processes} processes x "
                 f"accumulate_grad_batches={self.num_parts}: change one of them"
@@ -80,7 +82,7 @@ class Shares:
 
     @property
     def micro_batch_size(self) -> int:
-        """Number of rows that one rank processes at a time."""
+        """Number of rows that one rank processes at a time, on average if they are of different length."""
         return rows_at_a_time(self.minibatch_size, self.processes, self.num_parts)
 
     def place(self, position: int) -> tuple[int, int]:
@@ -160,7 +162,7 @@ class Shares:
 
 def rows_at_a_time(minibatch_size: int, processes: int, num_parts: int) -> int:
     """Number of rows of a minibatch that one rank processes at a time, if the rank's share has `num_parts` parts."""
-    return minibatch_size // (processes * num_parts)
+    return -(-minibatch_size // (processes * num_parts))
 
 
 def filled(minibatch_size: int, num_rows: int, shares: int) -> int:

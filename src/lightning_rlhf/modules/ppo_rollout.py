@@ -89,10 +89,12 @@ def update_loads(module: "PPOModule", prompts: Sequence[Prompt], ptx: Rows[Conve
         ptx: Texts to mix into the updates, if any. They are shared in order, so each may be as long as the longest.
     """
     lengths = prompts.numbers("length") if isinstance(prompts, Rows) else [len(prompt.ids) for prompt in prompts]
-    longest = [(module.minibatch_size, max(lengths) + module.sampling.max_new_tokens)]
+    longest, size = max(lengths) + module.sampling.max_new_tokens, module.minibatch_size
+    loads = [Load(size, np.full(size, longest))]
     if module.ptx_coef and ptx is not None:
-        longest.append((module.ptx_minibatch_size, max(ptx.numbers("length"))))
-    return [Load(size, np.full(size, length)) for size, length in longest]
+        size = module.ptx_minibatch_size
+        loads.append(Load(size, np.full(size, max(ptx.numbers("length"))), in_order=True))
+    return loads
 
 
 def collect_rollout(module: "PPOModule", train_prompts: Sequence[Prompt], iteration: int) -> Experience:

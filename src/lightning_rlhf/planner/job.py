@@ -96,8 +96,8 @@ class Job:
 
     @property
     def micro_batch_size(self) -> int:
-        """Number of sequences on which one process computes at a time in an update; training refuses less than 1."""
-        return max(1, rows_at_a_time(self.minibatch_size, self.processes, self.accumulate))
+        """Number of sequences on which one process computes at a time in an update."""
+        return rows_at_a_time(self.minibatch_size, self.processes, self.accumulate)
 
     @property
     def rollout_rows(self) -> int:

@@ -66,18 +66,19 @@ def test_the_largest_part_is_as_small_as_any_way_of_cutting_allows(lengths: list
     assert max(tokens_of(lengths, part) for part in found) == best
 
 
-def test_a_minibatch_is_cut_into_the_fewest_equal_parts_that_its_longest_rows_allow() -> None:
+def test_a_minibatch_is_cut_into_the_fewest_parts_that_its_longest_rows_allow() -> None:
     # Of rows with 1 to 16 tokens, the longest eight are 16, 15, ..., 9. With at most 48 tokens they are three parts,
-    # 3 x 16, 3 x 13 and 2 x 10, and 3 does not divide 8. Two processes have a share of four rows, cut into two parts.
+    # 3 x 16, 3 x 13 and 2 x 10. Two processes need two parts each.
     load = Load(8, np.arange(1, 17))
-    assert load.parts(48) == 3
-    assert parts_within(48, [load], processes=1) == 4
+    assert parts_within(48, [load], processes=1) == load.parts(48) == 3
     assert parts_within(48, [load], processes=2) == 2
     # The user asks for more than is needed.
     assert parts_within(48, [load], processes=1, at_least=8) == 8
-    # A second kind of rows, of which a step takes four, must divide too, and needs four parts of one row.
-    assert parts_within(48, [load, Load(4, np.full(4, 40))], processes=1) == 4
-    # No number of parts is enough for rows that are too long.
+    # Four texts that are mixed in, in order, cannot be shared by three parts; if they are long, they need four.
+    assert parts_within(48, [load, Load(4, np.full(4, 3), in_order=True)], processes=1) == 4
+    assert parts_within(80, [load, Load(4, np.full(4, 40), in_order=True)], processes=1) == 2
+    assert parts_within(79, [load, Load(4, np.full(4, 40), in_order=True)], processes=1) == 4
+    # Rows that are too long are parts by themselves.
     assert parts_within(5, [load], processes=1) == 8
 
 
@@ -130,5 +131,5 @@ def test_ranks_compute_parts_of_similar_length_at_the_same_time() -> None:
 
 def test_too_few_parts_are_an_error_that_names_the_number() -> None:
     assert len(loaders([4] * 8, 8, 1, max_tokens=16, parts=2)) == 1
-    with pytest.raises(UserError, match=r"^max_tokens_per_micro_batch=15: accumulate_grad_batches=2 .*batches=4 in"):
+    with pytest.raises(UserError, match=r"^max_tokens_per_micro_batch=15: accumulate_grad_batches=2 .*batches=3 in"):
         loaders([4] * 8, 8, 1, max_tokens=15, parts=2)
