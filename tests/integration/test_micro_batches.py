@@ -59,6 +59,15 @@ def test_the_parts_of_ppo_have_room_for_the_longest_prompt_with_the_longest_resp
     assert planned(made).job.scored_rows == 150 // planned(made).job.row_tokens
 
 
+def test_a_budget_makes_the_plan_of_scoring_and_update_smaller(tmp_path: Path) -> None:
+    plain, within = (
+        planned(prepared(tmp_path, "ppo", "reward=gold", f"ppo.module.max_tokens_per_micro_batch={budget}")).phases
+        for budget in ("null", "150")
+    )
+    assert within["scoring"].total < plain["scoring"].total
+    assert within["update"].total < plain["update"].total
+
+
 def test_the_user_may_ask_for_more_parts_than_a_budget_needs(tmp_path: Path) -> None:
     overrides = ("sft.data.max_tokens_per_micro_batch=1000", "sft.trainer.accumulate_grad_batches=64")
     made = prepared(tmp_path, "sft", *overrides)

@@ -268,7 +268,7 @@ def test_another_token_budget_in_the_middle_of_an_epoch_reads_what_was_left(part
 
     whole, rest = Read(), Read()
     run(within(500), "sft", tmp_path / "whole", whole, accumulate_grad_batches=4)
-    run(within(500), "sft", tmp_path / "first", Stop(11), accumulate_grad_batches=4)
+    run(within(500), "sft", tmp_path / "first", Stop(3), accumulate_grad_batches=4)
     checkpoint = tmp_path / "first" / "checkpoints" / "last.ckpt"
     fitted, _ = run(within(70), "sft", tmp_path / "rest", rest, checkpoint=checkpoint, accumulate_grad_batches=8)
     # Three of nine minibatches of eight rows were read, in four parts each; one part has one row now.
