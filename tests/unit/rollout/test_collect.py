@@ -120,6 +120,9 @@ def test_a_token_budget_changes_the_calls_and_no_number(models: bool, roles: Sep
     assert len({rows for rows, _ in shapes}) > 1
     mask = whole.sequences.response_mask
     assert torch.equal(within.sequences.input_ids, whole.sequences.input_ids)
+    # The rows are in the order of the prompts again, though the longest were scored first.
+    rows = zip(within.sequences.input_ids, within.sequences.attention_mask, PROMPTS, strict=True)
+    assert [ids[kept][: len(prompt)].tolist() for ids, kept, prompt in rows] == PROMPTS
     for tensor, other in zip(tensors_of(whole, mask), tensors_of(within, mask), strict=True):
         assert_close(other, tensor, atol=1e-4, rtol=1e-4)
 
