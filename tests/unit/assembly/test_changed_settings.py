@@ -67,7 +67,7 @@ def test_a_token_budget_of_data_may_change(tmp_path: Path) -> None:
             compose("train", ["stage=sft", f"run_dir={tmp_path}", f"sft.data.max_tokens_per_micro_batch={budget}"])
             for budget in ("null", "500")
         )
-    OmegaConf.save(old, tmp_path / "config.yaml")
+    OmegaConf.save(OmegaConf.create(OmegaConf.to_container(old, resolve=True)), tmp_path / "config.yaml")
     check_unchanged(new, "sft", tmp_path, finished=False, handed_on=False)
 
 
