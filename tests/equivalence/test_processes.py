@@ -35,6 +35,23 @@ def test_accumulation_gives_the_same_numbers(parts: int, single: Path, tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
+    ("strategy", "stage", "setting"),
+    [
+        ("deepspeed_zero2", "sft", "sft.data.max_tokens_per_micro_batch=130"),
+        # The processes score 12 responses each, in as many parts as the one with the longer responses needs.
+        ("deepspeed_zero3", "ppo", "ppo.module.max_tokens_per_micro_batch=100"),
+    ],
+)
+def test_two_processes_with_a_token_budget_give_the_numbers_of_one(
+    strategy: str, stage: str, setting: str, single: Path, tmp_path: Path
+) -> None:
+    parts = "STAGE.trainer.accumulate_grad_batches=2"
+    launch(tmp_path, strategy, "trainer.devices=2", parts, f"stages={stage}", setting, f"start={single}")
+    assert max(differences(tmp_path, single, stage).values()) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
     ("strategy", "victim"),
     [("ddp", 0), ("ddp", 1), ("fsdp2", 0), ("deepspeed_zero3", 1), ("colossalai_zero2", 0)],
 )

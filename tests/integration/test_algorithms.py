@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from support import Watch, trainer
@@ -22,8 +23,9 @@ from lightning_rlhf.modules.ppo_loss import PPOLoss
 from lightning_rlhf.ops.advantages import ESTIMATORS, Advantages, Trajectories, estimator
 from lightning_rlhf.ops.aggregation import AGGREGATIONS
 from lightning_rlhf.ops.losses import POLICY_LOSSES
-from lightning_rlhf.rollout.collect import to_answers
 from lightning_rlhf.rollout.credit import Credit
+from lightning_rlhf.rollout.dataset import Minibatch
+from lightning_rlhf.rollout.drawing import to_answers
 from lightning_rlhf.rollout.engines.padded import PaddedEngine
 from lightning_rlhf.rollout.sampled import sample
 from lightning_rlhf.rollout.sampling import Sampling
@@ -241,6 +243,49 @@ def test_two_processes_share_groups_and_minibatches_and_learn_the_same(
     assert metrics.keys() - of_parts >= {"train/policy_loss", "train/entropy"}
     for name in metrics.keys() - of_parts:
         assert_close(shared_metrics[name], metrics[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_a_token_budget_bounds_micro_batches_and_changes_nothing_else(
+    parts: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASTER_PORT", "")
+    monkeypatch.delenv("MASTER_PORT")
+    results = []
+    for budget, settings in (
+        (None, {}),
+        (200, {"accumulate_grad_batches": 6}),
+        (200, {"accumulate_grad_batches": 3, "strategy": "ddp_fork", "devices": 2}),
+    ):
+        sizes = {"rollout_batch_size": 24, "minibatch_size": 12, "max_tokens_per_micro_batch": budget}
+        module, data = parts("ppo", loss=PPOLoss(vf_coef=1.0), optim=SGD, lr=0.1, critic_lr=0.1, **sizes)
+        module.configure_model()
+        start = {name: weight.clone() for name, weight in module.state_dict().items()}
+        shapes = Shapes(budget or 1000)
+        fitted = trainer(tmp_path, shapes, **settings)
+        fitted.fit(module, data)
+        assert distance(module.state_dict(), start) > 0.001
+        results.append((module.state_dict(), fitted.callback_metrics))
+        # Lightning does not bring back the callbacks of forked processes.
+        if fitted.world_size == 1:
+            assert len(shapes.seen) == 4 * fitted.accumulate_grad_batches
+            assert len({rows for rows, _ in shapes.seen}) > (budget is not None)
+    weights, metrics = results[0]
+    for other_weights, other_metrics in results[1:]:
+        assert distance(other_weights, weights) < 2e-6
+        for name in ("train/loss", "train/policy_loss", "train/value_loss"):
+            assert_close(other_metrics[name], metrics[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+class Shapes(pl.Callback):
+    """Keeps the shape of every micro-batch, none of which may have more tokens than allowed."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.seen: list[tuple[int, ...]] = []
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Minibatch, batch_idx: int) -> None:
+        self.seen.append(tuple(batch.experience.sequences.input_ids.shape))
+        assert batch.experience.sequences.input_ids.numel() <= self.most
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 4.0])

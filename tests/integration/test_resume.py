@@ -29,6 +29,7 @@ from lightning_rlhf.callbacks import (
     SampleTable,
     Throughput,
 )
+from lightning_rlhf.data.batches import SFTBatch
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.hooks import RLHFCallback
 from lightning_rlhf.run_log import everything_logged
@@ -247,6 +248,39 @@ def test_another_size_in_the_middle_of_an_epoch_reads_what_was_left_and_evaluate
     # Four steps of eight rows were made in an epoch of 64 rows.
     assert fitted.global_step == 4 + steps
     assert json.loads((folder / "result.json").read_text())["metrics"]["loss"] > 0
+
+
+def test_another_token_budget_in_the_middle_of_an_epoch_reads_what_was_left(parts: Callable, tmp_path: Path) -> None:
+    def within(budget: int) -> Callable[..., tuple[Any, Any]]:
+        def build(stage: str) -> tuple[Any, Any]:
+            module, data = parts(stage)
+            data.max_tokens_per_micro_batch = budget
+            return module, data
+
+        return build
+
+    class Read(pl.Callback):
+        def __init__(self) -> None:
+            self.rows: list[tuple[int, ...]] = []
+
+        def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: SFTBatch, batch_idx: int) -> None:
+            rows = zip(*batch[:3], strict=True)
+            # Rows that only fill a part have nothing to learn.
+            self.rows += [tuple(ids[mask].tolist()) for ids, mask, learnt in rows if learnt.any()]
+
+    class StopOnce(pl.Callback):
+        def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: SFTBatch, batch_idx: int) -> None:
+            if batch_idx == 13:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    whole, rest = Read(), Read()
+    run(within(500), "sft", tmp_path / "whole", whole, accumulate_grad_batches=4)
+    run(within(500), "sft", tmp_path / "first", StopOnce(), accumulate_grad_batches=4)
+    checkpoint = tmp_path / "first" / "checkpoints" / "last.ckpt"
+    fitted, _ = run(within(70), "sft", tmp_path / "rest", rest, checkpoint=checkpoint, accumulate_grad_batches=8)
+    # Four of nine minibatches of eight rows were read, in four parts each; a part has one row now.
+    assert fitted.global_step == 9
+    assert sorted(rest.rows) == sorted(whole.rows[32:]) != []
 
 
 def test_a_reward_model_that_goes_on_from_its_end_is_normalised_and_keeps_its_metrics(

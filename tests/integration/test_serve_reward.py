@@ -24,7 +24,7 @@ from lightning_rlhf.experience import Sequences
 from lightning_rlhf.models.export import export_model
 from lightning_rlhf.models.scalar import ScalarModel
 from lightning_rlhf.rewards.build import as_reward
-from lightning_rlhf.rollout.collect import to_answers
+from lightning_rlhf.rollout.drawing import to_answers
 
 DOC = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
 

@@ -25,7 +25,7 @@ _HOW = ("model.gradient_checkpointing", "model.compile", "model.attn_implementat
 _TWICE = ("model.seed",)
 # These change no order of the rows to train on. All other settings of the data could.
 _FREE_OF_DATA = (
-    *("minibatch_size", "max_length", "max_prompt_length", "ptx_max_length", "loss_on"),
+    *("minibatch_size", "max_tokens_per_micro_batch", "max_length", "max_prompt_length", "ptx_max_length", "loss_on"),
     *("val_path", "val_batch_size", "prompts_held_out", "answer_prompts"),
 )
 # Data may have been moved, unless they are still where they were.

@@ -7,9 +7,10 @@ from typing import Any, cast
 import lightning.pytorch as pl
 from omegaconf import DictConfig
 
+from lightning_rlhf.assembly.micro_batches import adapted_config, choose_parts
 from lightning_rlhf.assembly.plan_stage import print_plan_line
 from lightning_rlhf.assembly.run import prepare_all
-from lightning_rlhf.assembly.stage import PreparedStage, adapted_config, print_batches
+from lightning_rlhf.assembly.stage import PreparedStage, print_batches
 from lightning_rlhf.distributed.collectives import is_first_process
 from lightning_rlhf.distributed.phases import release
 
@@ -69,6 +70,7 @@ def _start(stage: PreparedStage, checkpoint: Path | None, seed: int) -> None:
 
 def _print_stage(stage: PreparedStage) -> None:
     record, data = stage.record, cast(Any, stage.data)
+    choose_parts(stage)
     rows = data.train_prompts if record.samples else data.train_rows
     what = "prompts" if record.samples else "rows"
     _say(f"\n{record.name}: {stage.trainer.max_epochs} {record.unit}s, {len(rows):,} {what}")

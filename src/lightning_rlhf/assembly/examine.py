@@ -15,6 +15,7 @@ from lightning_rlhf.assembly.examine_reward import examine_reward
 from lightning_rlhf.assembly.findings_table import show, sum_up
 from lightning_rlhf.assembly.handoff import Models
 from lightning_rlhf.assembly.library_messages import silence_libraries
+from lightning_rlhf.assembly.micro_batches import choose_parts
 from lightning_rlhf.assembly.renderer import load_renderer
 from lightning_rlhf.assembly.stage import prepare, read_data
 from lightning_rlhf.assembly.user_message import user_message
@@ -124,6 +125,9 @@ def _examine_stage(
             watch.phase = "data"
             with _messages() as said:
                 read_data(stage)
+                choose_parts(stage)
+            # An accumulated part is a batch to Lightning.
+            stage.trainer.limit_train_batches = 2 * stage.trainer.accumulate_grad_batches
         found += [Finding("sizes", "warning", note, "give more data, or change the setting") for note in adapted]
         found += _of_messages(said)
         found += _look_at_data(stage.data, renderer)
@@ -164,7 +168,6 @@ def _shortened(config: DictConfig, name: str) -> DictConfig:
         block.trainer.num_sanity_val_steps = 0
         # Few rows may have only one minibatch in an epoch.
         block.trainer.max_epochs = block.trainer.max_steps = 2
-        block.trainer.limit_train_batches = 2 * block.trainer.accumulate_grad_batches
     return config
 
 

@@ -45,6 +45,8 @@ def job_of(config: DictConfig, stage: str) -> Job:
     check_quantization(source, block, config.roles, divides=spread.divides_weights)
     check_roles(config.roles, record, source)
     processes = num_devices(trainer.devices, on_gpu=gpu)
+    prompt, response, _ = lengths(config, record)
+    sizes, mixed_in = minibatch_settings(block), block.data.ptx_max_length if block.module.get("ptx_coef") else 0
     settings: dict[str, Any] = {
         "stage": stage,
         "model": source,
@@ -56,8 +58,12 @@ def job_of(config: DictConfig, stage: str) -> Job:
         "processes_per_node": processes,
         "optimizer": block.module.optim.optimizer["_target_"],
         "optimizer_bits": block.module.optim.optimizer.get("bits", 32),
-        "minibatch_size": minibatch_settings(block).minibatch_size,
+        "minibatch_size": sizes.minibatch_size,
+        "max_tokens": sizes.get("max_tokens_per_micro_batch"),
         "accumulate": block.trainer.accumulate_grad_batches,
+        "ptx_length": mixed_in,
+        "prompt_length": prompt,
+        "response_length": response,
     }
     if record.samples:
         settings |= _of_rollouts(config, block, source, models)
@@ -68,9 +74,8 @@ def job_of(config: DictConfig, stage: str) -> Job:
             "rollout_micro_batch_size": node.batch_size,
             "normalizing_length": node.sampling.max_new_tokens,
         }
-    prompt, response, _ = lengths(config, record)
     reference = record.has_reference and not block.module.get("reference_free", False)
-    return Job(**settings, prompt_length=prompt, response_length=response, reference=reference)
+    return Job(**settings, reference=reference).within_budget()
 
 
 def _earlier(config: DictConfig, stage: str) -> Models:
@@ -117,7 +122,6 @@ def _of_rollouts(config: DictConfig, block: DictConfig, source: ModelSource, mod
         "ppo_epochs": module.ppo_epochs,
         "entropy": module.loss.ent_coef != 0,
         "exact_kl": module.exact_kl,
-        "ptx_length": block.data.ptx_max_length if module.ptx_coef else 0,
     }
 
 

@@ -84,7 +84,7 @@ def print_plan_line(config: DictConfig, stage: str, folder: Path) -> None:
         folder: Folder of the stage.
     """
     try:
-        plan = Plan(job_of(config, stage), _fragmentation())
+        plan = Plan(job_of(config, stage), fragmentation())
         peak = plan.peak
     except Exception as error:  # a custom architecture or strategy may raise anything on fake tensors
         reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -96,6 +96,6 @@ def print_plan_line(config: DictConfig, stage: str, folder: Path) -> None:
     write_json(folder / "plan.json", plan.record())
 
 
-def _fragmentation() -> float:
+def fragmentation() -> float:
     """The default of `plan`, so that both predict the same for a run."""
     return float(OmegaConf.load(str(files("lightning_rlhf.conf") / "plan.yaml")).fragmentation)

@@ -35,7 +35,8 @@ def print_plan(stage: str, plan: Plan, record: dict[str, Any], asked: Asked) -> 
     console, job = Console(soft_wrap=True, highlight=False), plan.job
     devices = f"{job.processes} GPU(s)" if job.on_gpu else f"{job.processes} process(es) on CPUs"
     console.print(
-        f"\n[bold]{stage}[/]: {devices}, micro-batches of {job.micro_batch_size}"
+        f"\n[bold]{stage}[/]: {devices}, micro-batches of {job.micro_batch_size} (at most "
+        f"{job.micro_batch_size * job.row_tokens:,} tokens)"
         + (f", rollouts of {job.rollout_rows}" if job.record.samples else "")
     )
     console.print(f" planned with {record['lengths']['source']}", markup=False)

@@ -14,13 +14,13 @@ from rich.table import Table
 
 from lightning_rlhf.assembly.handoff import Models, handed_on
 from lightning_rlhf.assembly.loggers import begin, finish
+from lightning_rlhf.assembly.micro_batches import SETTING, adapted_config, choose_parts, most_tokens
 from lightning_rlhf.assembly.nets import nets_of
 from lightning_rlhf.assembly.plan_stage import print_plan_line
 from lightning_rlhf.assembly.result import RunResult
 from lightning_rlhf.assembly.stage_checks import check_quantization, check_roles, minibatch_settings
 from lightning_rlhf.assembly.target_checks import check_targets, of_stage
 from lightning_rlhf.assembly.trainer import build_trainer
-from lightning_rlhf.callbacks.run_facts import used_minibatch_size
 from lightning_rlhf.callbacks.run_record import versions
 from lightning_rlhf.console import console
 from lightning_rlhf.data.render import Renderer
@@ -99,17 +99,6 @@ def read_data(stage: PreparedStage) -> None:
     stage.data.setup("fit")
 
 
-def adapted_config(stage: PreparedStage) -> DictConfig:
-    """The configuration of a stage with the minibatch size that it uses, which may be smaller than the setting.
-
-    The recorded configuration keeps the setting, so that a resumed run compares what the user asked for.
-    """
-    config = stage.config.copy()
-    if (size := used_minibatch_size(stage.module, stage.data)) is not None:
-        minibatch_settings(config[stage.record.block]).minibatch_size = size
-    return config
-
-
 def fit(stage: PreparedStage, checkpoint: Path | None) -> RunResult:
     """Runs a prepared stage.
 
@@ -127,6 +116,7 @@ def fit(stage: PreparedStage, checkpoint: Path | None) -> RunResult:
     stage.folder.mkdir(parents=True, exist_ok=True)
     trainer = stage.trainer
     pl.seed_everything(stage.config.seed, verbose=False)
+    choose_parts(stage)
     resolved = OmegaConf.to_container(stage.config, resolve=True)
     if trainer.is_global_zero:
         # `export` reads these settings next to a checkpoint, so they include what earlier stages have handed on.
@@ -172,19 +162,21 @@ def kept_until_replaced(log: Path) -> Iterator[None]:
 
 
 def print_batches(stage: PreparedStage, config: DictConfig) -> None:
-    """Prints how the processes share a minibatch. All sizes are in sequences."""
+    """Prints how the processes share a minibatch. Sizes are in sequences, and the most tokens are of a micro-batch."""
     sizes, trainer = minibatch_settings(config[stage.record.block]), stage.trainer
     cells = {
         "minibatch": sizes.minibatch_size,
         "processes": trainer.world_size,
         "accumulate": trainer.accumulate_grad_batches,
-        "micro-batch": Shares.of(sizes.minibatch_size, trainer).micro_batch_size,
+        "micro-batch": Shares.of(sizes.minibatch_size, trainer, sizes.get(SETTING)).micro_batch_size,
     }
+    if (tokens := most_tokens(stage)) is not None:
+        cells["tokens at most"] = tokens
     if stage.record.samples:
         updates = sizes.rollout_batch_size // sizes.minibatch_size * sizes.ppo_epochs
         cells = {"rollout": sizes.rollout_batch_size} | cells | {"updates": updates}
     table = Table(box=None, padding=(0, 1), header_style="dim")
     for name in cells:
         table.add_column(name, justify="right")
-    table.add_row(*map(str, cells.values()))
+    table.add_row(*(f"{cell:,}" for cell in cells.values()))
     console.table(table)

@@ -78,7 +78,7 @@ def _problems(job: "Job") -> Iterator[str]:
 
 
 def _shares(job: "Job") -> None:
-    Shares(job.minibatch_size, job.processes, job.accumulate)
+    Shares(job.minibatch_size, job.processes, job.accumulate, max_tokens=job.max_tokens)
 
 
 def _rollouts(job: "Job") -> None:

@@ -6,6 +6,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from lightning.pytorch import Trainer
 
+from lightning_rlhf.data.budget import Load
 from lightning_rlhf.data.shares import Shares, filled, shares_of
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.seeding import ROWS, permutation
@@ -34,6 +35,7 @@ class MinibatchLoader(Generic[Row, Batch]):
         minibatch_size: int,
         drop_last: bool = False,
         lengths: np.ndarray | None = None,
+        max_tokens: int | None = None,
         trainer: Trainer,
         seed: int,
     ) -> None:
@@ -48,15 +50,19 @@ class MinibatchLoader(Generic[Row, Batch]):
             drop_last: Whether an epoch leaves out the rows that do not fill a minibatch.
             lengths: (rows,) number of tokens of each row, by which rows are dealt to ranks and parts; None leaves them
                 in order.
+            max_tokens: Limit of the tokens of a micro-batch, padding included; None for none. It needs `lengths`.
             trainer: Knows how many ranks and accumulated parts share a minibatch.
             seed: Seed of the order.
 
         Raises:
-            UserError: If the minibatch cannot be shared equally, or there are fewer rows than shares.
+            UserError: If the minibatch cannot be shared equally, there are fewer rows than shares, or the trainer
+                accumulates too few parts for the limit of tokens.
         """
         self.rows, self.collate, self.sizes, self.seed = rows, collate, sizes, seed
         self.lengths = None if lengths is None else lengths.tolist()
-        self.shares = Shares.of(filled(minibatch_size, len(rows), shares_of(trainer)), trainer)
+        self.shares = Shares.of(filled(minibatch_size, len(rows), shares_of(trainer)), trainer, max_tokens)
+        if lengths is not None:
+            self.shares.check_budget([Load(self.shares.minibatch_size, lengths)])
         self.drop_last = drop_last
         self.epoch = self.position = 0
 
@@ -73,11 +79,12 @@ class MinibatchLoader(Generic[Row, Batch]):
         while self.position < len(self):
             number, part = self.shares.place(self.position)
             minibatch = self.shares.minibatch(order, number)
-            if self.lengths is not None:
-                minibatch = self.shares.dealt(minibatch, self.lengths)
+            shares = self.shares
+            parts = shares.in_order(minibatch) if self.lengths is None else shares.dealt(minibatch, self.lengths)
             self.position += 1
-            mine = self.shares.mine(minibatch, part)
-            fillers = self.shares.width(minibatch) - len(mine)
+            mine = shares.mine(parts, part)
+            # Ranks compute equally many parts, so that none of them may be empty.
+            fillers = (shares.width(minibatch) if shares.max_tokens is None else 1) - len(mine)
             rows = [self.rows[i] for i in (*mine, *minibatch[-1:] * fillers)]
             yield self.collate(rows, [True] * len(mine) + [False] * fillers, int(self.sizes[minibatch].sum()))
 

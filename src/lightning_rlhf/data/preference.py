@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_rlhf.data.batches import PairBatch, PromptBatch, ScoreBatch, pad
+from lightning_rlhf.data.budget import check_budget
 from lightning_rlhf.data.kinds import Conversation, Kind
 from lightning_rlhf.data.loader import MinibatchLoader, OrderedLoader
 from lightning_rlhf.data.module import ResumableDataModule
@@ -35,6 +36,7 @@ class PreferenceDataModule(ResumableDataModule):
         *,
         objective: Literal["pairwise", "regression"] = "pairwise",
         minibatch_size: int = 64,
+        max_tokens_per_micro_batch: int | None = None,
         val_path: Data | None = None,
         val_fraction: float = 0.05,
         val_batch_size: int = 64,
@@ -55,6 +57,8 @@ class PreferenceDataModule(ResumableDataModule):
             objective: `pairwise` to learn from pairs, `regression` to learn from scores.
             minibatch_size: Number of pairs or scored answers of each optimizer step, over all processes and accumulated
                 parts; smaller if there are fewer rows.
+            max_tokens_per_micro_batch: Limit of the tokens that a process computes at a time, padding included, which
+                the trainer's `accumulate_grad_batches` has to allow; None for none. Both answers of a pair count.
             val_path: Held-out rows; if None, the split of the data for validation or tests, or else the rows of
                 `val_fraction` of the prompts.
             val_fraction: Share of the prompts to hold out; at least one is.
@@ -67,8 +71,13 @@ class PreferenceDataModule(ResumableDataModule):
             drop_last: Whether an epoch leaves out the rows that do not fill a minibatch, rather than making a smaller
                 one of them.
             seed: Seed of the order of the rows.
+
+        Raises:
+            UserError: If the limit of tokens is not positive.
         """
         super().__init__()
+        check_budget(max_tokens_per_micro_batch)
+        self.max_tokens_per_micro_batch = max_tokens_per_micro_batch
         self.path, self.renderer, self.objective, self.seed = path, renderer, objective, seed
         self.minibatch_size, self.val_path, self.val_fraction = minibatch_size, val_path, val_fraction
         self.val_batch_size, self.max_length, self.on_error = val_batch_size, max_length, on_error
@@ -124,6 +133,10 @@ class PreferenceDataModule(ResumableDataModule):
         prompts = Rows(rows.table, prompt_of, places, rows.beyond)
         return fitting(name, prompts, self.max_length, prompts.numbers("prompt_length"))
 
+    def row_tokens(self) -> np.ndarray:
+        """Returns the number of tokens that a model reads for each row to train on, (rows,); a pair has two answers."""
+        return self.train_rows.numbers("length") * (1 if self.objective == "regression" else 2)
+
     def make_train_loader(self) -> MinibatchLoader[Pair | Scored, PairBatch | ScoreBatch]:
         """Makes the loader of shuffled minibatches."""
         return MinibatchLoader(
@@ -132,7 +145,8 @@ class PreferenceDataModule(ResumableDataModule):
             np.ones(len(self.train_rows), dtype=int),
             minibatch_size=self.minibatch_size,
             drop_last=self.drop_last,
-            lengths=self.train_rows.numbers("length"),
+            lengths=self.row_tokens(),
+            max_tokens=self.max_tokens_per_micro_batch,
             trainer=self.attached_trainer,
             seed=self.seed,
         )

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from lightning_rlhf.data.batches import PromptBatch, SFTBatch, pad
+from lightning_rlhf.data.budget import check_budget
 from lightning_rlhf.data.kinds import Conversation, demonstrations
 from lightning_rlhf.data.loader import MinibatchLoader, OrderedLoader
 from lightning_rlhf.data.module import ResumableDataModule
@@ -32,6 +33,7 @@ class SFTDataModule(ResumableDataModule):
         renderer: Renderer,
         *,
         minibatch_size: int = 64,
+        max_tokens_per_micro_batch: int | None = None,
         val_path: Data | None = None,
         val_fraction: float = 0.05,
         val_batch_size: int = 64,
@@ -52,6 +54,8 @@ class SFTDataModule(ResumableDataModule):
             renderer: Turns conversations into tokens.
             minibatch_size: Number of sequences of each optimizer step, over all processes and accumulated parts;
                 smaller if there are fewer rows.
+            max_tokens_per_micro_batch: Limit of the tokens that a process computes at a time, padding included, which
+                the trainer's `accumulate_grad_batches` has to allow; None for none.
             val_path: Held-out demonstrations; if None, the split of the data for validation or tests, or else
                 `val_fraction` of the prompts.
             val_fraction: Share of the prompts to hold out; at least one is.
@@ -65,8 +69,13 @@ class SFTDataModule(ResumableDataModule):
             drop_last: Whether an epoch leaves out the rows that do not fill a minibatch, rather than making a smaller
                 one of them.
             seed: Seed of the order of the rows.
+
+        Raises:
+            UserError: If the limit of tokens is not positive.
         """
         super().__init__()
+        check_budget(max_tokens_per_micro_batch)
+        self.max_tokens_per_micro_batch = max_tokens_per_micro_batch
         self.path, self.renderer, self.minibatch_size, self.seed = path, renderer, minibatch_size, seed
         self.val_path, self.val_fraction, self.val_batch_size = val_path, val_fraction, val_batch_size
         self.prompts_held_out, self.max_length = prompts_held_out, max_length
@@ -99,6 +108,10 @@ class SFTDataModule(ResumableDataModule):
         tell_epoch(len(rows), len(self.val_rows), self.minibatch_size, drop_last=self.drop_last)
         self.train_rows = rows
 
+    def row_tokens(self) -> np.ndarray:
+        """Returns the number of tokens that a model reads for each row to train on, (rows,)."""
+        return self.train_rows.numbers("length")
+
     def make_train_loader(self) -> MinibatchLoader[Conversation, SFTBatch]:
         """Makes the loader of shuffled minibatches."""
         return MinibatchLoader(
@@ -107,7 +120,8 @@ class SFTDataModule(ResumableDataModule):
             self.train_rows.numbers("num_labels"),
             minibatch_size=self.minibatch_size,
             drop_last=self.drop_last,
-            lengths=self.train_rows.numbers("length"),
+            lengths=self.row_tokens(),
+            max_tokens=self.max_tokens_per_micro_batch,
             trainer=self.attached_trainer,
             seed=self.seed,
         )

@@ -10,6 +10,7 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from lightning_rlhf.data.adapting import adapted
+from lightning_rlhf.data.budget import Load, cut, parts_within
 from lightning_rlhf.errors import UserError, raise_problems
 
 if TYPE_CHECKING:
@@ -27,38 +28,61 @@ class Shares:
         processes: Number of ranks that share a minibatch.
         num_parts: Number of parts of a rank's share, which are accumulated into one optimizer step.
         rank: The rank whose share is computed.
+        max_tokens: Limit of the tokens of a part, padding included, under which parts have rows of similar length; with
+            None, parts have equally many rows.
     """
 
     minibatch_size: int
     processes: int
     num_parts: int
     rank: int = 0
+    max_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        """Checks that the shares are equal.
+        """Checks that the shares are equal, or that there are enough rows for them if they need not be equal.
 
         Raises:
             UserError: If the minibatch does not divide among ranks and accumulated parts.
         """
         shares = self.processes * self.num_parts
-        if self.minibatch_size < 1 or self.minibatch_size % shares:
+        # Parts of similar length have different numbers of rows anyway.
+        wrong = self.minibatch_size < shares if self.max_tokens else self.minibatch_size % shares > 0
+        if self.minibatch_size < 1 or wrong:
             raise UserError(
                 f"minibatch_size={self.minibatch_size} is not divisible by {shares} = {self.processes} processes x "
                 f"accumulate_grad_batches={self.num_parts}: change one of them"
             )
 
     @classmethod
-    def of(cls, minibatch_size: int, trainer: "Trainer") -> Self:
+    def of(cls, minibatch_size: int, trainer: "Trainer", max_tokens: int | None = None) -> Self:
         """Makes the shares for the ranks and accumulated parts of a trainer.
 
         Raises:
             UserError: If the minibatch does not divide among them.
         """
-        return cls(minibatch_size, trainer.world_size, trainer.accumulate_grad_batches, trainer.global_rank)
+        return cls(minibatch_size, trainer.world_size, trainer.accumulate_grad_batches, trainer.global_rank, max_tokens)
+
+    def check_budget(self, loads: Sequence[Load]) -> None:
+        """Checks that the parts are small enough for the token budget, if there is one.
+
+        Args:
+            loads: The rows of the stage, and texts that are mixed in if there are any.
+
+        Raises:
+            UserError: If more parts are needed.
+        """
+        if self.max_tokens is None:
+            return
+        needed = parts_within(self.max_tokens, loads, self.processes, self.num_parts)
+        if needed > self.num_parts:
+            raise UserError(
+                f"max_tokens_per_micro_batch={self.max_tokens}: accumulate_grad_batches={self.num_parts} leaves more "
+                f"tokens in a micro-batch: set accumulate_grad_batches={needed} in the trainer"
+            )
 
     @property
     def micro_batch_size(self) -> int:
-        """Number of rows that one rank processes at a time."""
+        """Number of rows that one rank processes at a time, on average if they are of different length."""
         return rows_at_a_time(self.minibatch_size, self.processes, self.num_parts)
 
     def place(self, position: int) -> tuple[int, int]:
@@ -69,22 +93,28 @@ class Shares:
         """Returns the rows of a minibatch, over all ranks and parts; the last one of an epoch may be smaller."""
         return rows[number * self.minibatch_size :][: self.minibatch_size]
 
-    def dealt(self, minibatch: list[int], lengths: Sequence[int]) -> list[int]:
-        """Reorders the rows of a minibatch so that its parts, on all ranks, have about equally many tokens.
+    def dealt(self, minibatch: list[int], lengths: Sequence[int]) -> list[list[int]]:
+        """Deals the rows of a minibatch so that its parts, on all ranks, have about equally many tokens.
 
-        The longest rows are dealt first, each to the part with the fewest tokens so far that has room for it. The loss
-        is divided by the size of the whole minibatch, so the gradient stays the same.
+        The longest rows are dealt first, each to the part with the fewest tokens so far that has room for it. With a
+        limit of tokens, rows of similar length become a part, and parts that ranks compute at the same time are of
+        similar length. The loss is divided by the size of the whole minibatch, so the gradient stays the same.
 
         Args:
             minibatch: Row numbers.
             lengths: Length of each row of the data, by its number, in tokens.
+
+        Returns:
+            The rows of each part; rank 0's parts come first. With a limit, some are empty if there are too few rows.
         """
-        if self.processes * self.num_parts == 1:
-            return minibatch
-        width = self.width(minibatch)
-        rooms = [
-            len(minibatch[first : first + width]) for first in range(0, self.processes * self.num_parts * width, width)
-        ]
+        num_parts = self.processes * self.num_parts
+        if num_parts == 1:
+            return [minibatch]
+        if self.max_tokens is not None:
+            found = cut([lengths[row] for row in minibatch], num_parts)
+            places = [part * self.processes + rank for rank in range(self.processes) for part in range(self.num_parts)]
+            return [[minibatch[index] for index in found[place]] for place in places]
+        rooms = [len(part) for part in self.in_order(minibatch)]
         parts: list[list[int]] = [[] for _ in rooms]
         lightest = [(0, number) for number, room in enumerate(rooms) if room]
         for row in sorted(minibatch, key=lambda row: -lengths[row]):
@@ -92,13 +122,16 @@ class Shares:
             parts[number].append(row)
             if len(parts[number]) < rooms[number]:
                 heappush(lightest, (tokens + int(lengths[row]), number))
-        return [row for part in parts for row in part]
+        return parts
 
-    def mine(self, minibatch: list[Row], part: int) -> list[Row]:
-        """Returns this rank's rows in one part of a minibatch; they are fewer than `width` if the rows run out."""
+    def in_order(self, minibatch: list[Row]) -> list[list[Row]]:
+        """Returns the rows of each part if they are shared in order; the last parts are shorter if the rows run out."""
         width = self.width(minibatch)
-        first = (self.rank * self.num_parts + part) * width
-        return minibatch[first : first + width]
+        return [minibatch[first : first + width] for first in range(0, self.processes * self.num_parts * width, width)]
+
+    def mine(self, parts: list[list[Row]], part: int) -> list[Row]:
+        """Returns this rank's rows in one part of a minibatch."""
+        return parts[self.rank * self.num_parts + part]
 
     def width(self, minibatch: Sequence[Row]) -> int:
         """Number of rows of each part of a minibatch on each rank; smaller minibatches have smaller parts."""
@@ -129,7 +162,7 @@ class Shares:
 
 def rows_at_a_time(minibatch_size: int, processes: int, num_parts: int) -> int:
     """Number of rows of a minibatch that one rank processes at a time, if the rank's share has `num_parts` parts."""
-    return minibatch_size // (processes * num_parts)
+    return -(-minibatch_size // (processes * num_parts))
 
 
 def filled(minibatch_size: int, num_rows: int, shares: int) -> int:

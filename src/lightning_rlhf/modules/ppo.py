@@ -31,9 +31,10 @@ from lightning_rlhf.ops.masked import masked_sum
 from lightning_rlhf.ops.moments import Moments
 from lightning_rlhf.rewards import TextReward
 from lightning_rlhf.rewards.build import RewardSource
-from lightning_rlhf.rollout.collect import score_samples, to_answers
+from lightning_rlhf.rollout.collect import score_samples
 from lightning_rlhf.rollout.credit import Credit
 from lightning_rlhf.rollout.dataset import Minibatch, RolloutDataset
+from lightning_rlhf.rollout.drawing import to_answers
 from lightning_rlhf.rollout.engines.engine import BuildEngine
 from lightning_rlhf.rollout.engines.native import NativeEngine
 from lightning_rlhf.rollout.engines.phase import EngineHandle
@@ -71,6 +72,7 @@ class PPOModule(StageModule):
         rollout_batch_size: int = 128,
         rollout_micro_batch_size: int = 64,
         minibatch_size: int = 32,
+        max_tokens_per_micro_batch: int | None = None,
         ppo_epochs: int = 4,
         credit: Credit | None = None,
         loss: PPOLoss | None = None,
@@ -105,6 +107,8 @@ class PPOModule(StageModule):
             rollout_batch_size: Number of responses of an iteration, over all processes.
             rollout_micro_batch_size: Number of responses that one process scores at a time.
             minibatch_size: Number of responses of an optimizer step, over all processes and parts; at most a rollout.
+            max_tokens_per_micro_batch: Limit of the tokens that a process scores or updates on at a time, with padding,
+                which the trainer's `accumulate_grad_batches` has to allow; None for none.
             ppo_epochs: Number of passes over the responses of an iteration.
             credit: Settings of credit assignment: advantage estimator, group size, KL penalty, reward shaping.
             loss: Settings of the loss: policy loss, aggregation, weights of value loss and entropy bonus.
@@ -130,6 +134,7 @@ class PPOModule(StageModule):
         self.rollout_batch_size = rollout_batch_size
         self.rollout_micro_batch_size = rollout_micro_batch_size
         self.minibatch_size = minibatch_size
+        self.max_tokens_per_micro_batch = max_tokens_per_micro_batch
         self.ppo_epochs = ppo_epochs
         self.kl_coef = kl_coef
         self.exact_kl = exact_kl
@@ -187,14 +192,10 @@ class PPOModule(StageModule):
         self.log_share({"loss": loss})
         notify(self.trainer, "on_loss", batch_idx, {name: term.detach() for name, term in {**sums, **means}.items()})
         scale = undo_averaging(self.trainer)
-        self.log_dict(
-            {f"train/{name}": value * scale for name, value in sums.items()}
-            | {f"train/{name}": value for name, value in means.items()},
-            on_step=False,
-            on_epoch=True,
-            sync_dist=True,
-            batch_size=len(sequences.input_ids),
-        )
+        log = partial(self.log_dict, on_step=False, on_epoch=True, sync_dist=True)
+        # Parts may have different numbers of rows, and a sum over them weighs all parts alike.
+        log({f"train/{name}": value * scale for name, value in sums.items()}, batch_size=1)
+        log({f"train/{name}": value for name, value in means.items()}, batch_size=len(sequences.input_ids))
         return loss * scale
 
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:

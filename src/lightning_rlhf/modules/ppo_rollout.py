@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from lightning_rlhf.data.adapting import adapted
+from lightning_rlhf.data.budget import Load
 from lightning_rlhf.data.kinds import Conversation
 from lightning_rlhf.data.prompts import Prompt, iteration_prompts
 from lightning_rlhf.data.rows import Rows
@@ -47,7 +50,8 @@ def make_rollout_dataset(
         ptx: Texts to mix into the updates, if any.
 
     Raises:
-        UserError: If the batch sizes do not divide, or `ptx_coef` is set and there are no texts.
+        UserError: If the batch sizes do not divide, the trainer accumulates too few parts for the limit of tokens, or
+            `ptx_coef` is set and there are no texts.
     """
     group = module.credit.num_samples_per_prompt
     if module.rollout_batch_size % group:
@@ -60,7 +64,7 @@ def make_rollout_dataset(
     mixed = None
     if module.ptx_coef and ptx is not None:
         mixed = PTX(ptx, minibatch_size=module.ptx_minibatch_size, trainer=module.trainer, seed=module.seed)
-    return RolloutDataset(
+    dataset = RolloutDataset(
         partial(collect_rollout, module, prompts),
         rollout_batch_size=module.rollout_batch_size,
         minibatch_size=module.minibatch_size,
@@ -69,7 +73,28 @@ def make_rollout_dataset(
         trainer=module.trainer,
         seed=module.seed,
         ptx=mixed,
+        max_tokens=module.max_tokens_per_micro_batch,
     )
+    if module.max_tokens_per_micro_batch is not None:
+        dataset.shares.check_budget(update_loads(module, prompts, ptx))
+    return dataset
+
+
+def update_loads(module: "PPOModule", prompts: Sequence[Prompt], ptx: Rows[Conversation] | None) -> list[Load]:
+    """The rows of an update: a minibatch of responses may be as long as the longest prompt and response allow.
+
+    Args:
+        module: The module.
+        prompts: Prompts to sample responses to.
+        ptx: Texts to mix into the updates, if any. They are shared in order, so each may be as long as the longest.
+    """
+    lengths = prompts.numbers("length") if isinstance(prompts, Rows) else [len(prompt.ids) for prompt in prompts]
+    longest, size = max(lengths) + module.sampling.max_new_tokens, module.minibatch_size
+    loads = [Load(size, np.full(size, longest))]
+    if module.ptx_coef and ptx is not None:
+        size = module.ptx_minibatch_size
+        loads.append(Load(size, np.full(size, max(ptx.numbers("length"))), in_order=True))
+    return loads
 
 
 def collect_rollout(module: "PPOModule", train_prompts: Sequence[Prompt], iteration: int) -> Experience:
@@ -105,6 +130,7 @@ def collect_rollout(module: "PPOModule", train_prompts: Sequence[Prompt], iterat
             module.renderer,
             keys=keys[mine],
             micro_batch_size=module.rollout_micro_batch_size,
+            max_tokens=module.max_tokens_per_micro_batch,
             exact_kl=module.exact_kl,
             greedy=module.credit.estimator.greedy,
         )

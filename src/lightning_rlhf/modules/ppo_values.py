@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from lightning_rlhf.data.budget import check_budget
 from lightning_rlhf.errors import raise_problems
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ def check_values(module: "PPOModule") -> None:
         UserError: If values are impossible; the message names all of them.
     """
     values, by = vars(module), module.clip_gradients_by
+    check_budget(module.max_tokens_per_micro_batch)
     problems = [f"{name}={values[name]}: must not be negative" for name in _NOT_NEGATIVE if values[name] < 0]
     problems += [f"{name}={values[name]}: must be positive" for name in _POSITIVE if values[name] <= 0]
     if by not in _CLIPS_BY:

@@ -3,8 +3,10 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import numpy as np
 import torch
 
+from lightning_rlhf.data.budget import Load, parts_within
 from lightning_rlhf.data.shares import rows_at_a_time
 from lightning_rlhf.models.adapters.lora import Lora
 from lightning_rlhf.models.source import ModelSource
@@ -49,6 +51,8 @@ class Job:
     minibatch_size: int
     accumulate: int = 1
     """Number of micro-batches into which a process divides its share of a minibatch."""
+    max_tokens: int | None = None
+    """Limit of the tokens of a micro-batch, padding included; None for none."""
     rollout_batch_size: int = 0
     """Number of responses of an iteration, or of responses on which a reward model is normalised."""
     rollout_micro_batch_size: int = 0
@@ -92,8 +96,8 @@ class Job:
 
     @property
     def micro_batch_size(self) -> int:
-        """Number of sequences on which one process computes at a time in an update; training refuses less than 1."""
-        return max(1, rows_at_a_time(self.minibatch_size, self.processes, self.accumulate))
+        """Number of sequences on which one process computes at a time in an update."""
+        return rows_at_a_time(self.minibatch_size, self.processes, self.accumulate)
 
     @property
     def rollout_rows(self) -> int:
@@ -105,9 +109,29 @@ class Job:
         """Length of the prompts on which a reward model is normalised; that of a row if no prompt length is given."""
         return self.prompt_length or self.response_length
 
+    @property
+    def scored_rows(self) -> int:
+        """Number of sequences that one process scores at a time."""
+        if self.max_tokens is None:
+            return self.rollout_rows
+        return max(1, min(self.rollout_rows, self.max_tokens // self.row_tokens))
+
+    @property
+    def row_tokens(self) -> int:
+        """Number of tokens that a model reads for each sequence of a minibatch."""
+        return self.record.rows * (self.prompt_length + self.response_length)
+
     def with_rows(self, rows: int) -> "Job":
         """The job with micro-batches of `rows` sequences, which must divide a process's share of the minibatch."""
         return replace(self, accumulate=max(1, self.minibatch_size // (rows * self.processes)))
+
+    def within_budget(self) -> "Job":
+        """The job with as many parts as its token budget needs if all rows are as long as they may be."""
+        if self.max_tokens is None:
+            return self
+        longest = max(self.row_tokens, self.ptx_length)
+        loads = [Load(self.minibatch_size, np.full(self.minibatch_size, longest))]
+        return replace(self, accumulate=parts_within(self.max_tokens, loads, self.processes, self.accumulate))
 
     def with_model(self, **changes: object) -> "Job":
         """The job with other settings of its models."""

@@ -151,7 +151,7 @@ def run_passes(job: Job) -> Passes:
     shared = job.shared and (job.critic_init, job.adapter_reference, job.reward_adapter)
     nets = repr((job.stage, models, shared, job.precision, job.autocast, job.layout.engine, job.normalizing_length))
     lengths = (job.prompt_length, job.response_length)
-    sampled = repr((nets, *lengths, job.rollout_rows, job.exact_kl))
+    sampled = repr((nets, *lengths, job.rollout_rows, job.scored_rows, job.exact_kl))
     keys = {"update": repr((nets, *lengths, job.micro_batch_size, job.entropy, job.ptx_length))}
     if job.record.samples or job.normalizing_length:
         keys = {name: f"{name} {sampled}" for name in ("prefill", "decoding", "scoring")} | keys
@@ -199,7 +199,7 @@ def _iteration(job: Job, nets: Nets, sizes: dict[str, int]) -> dict[str, Callabl
     return {
         "prefill": passes.prefill(actor, sampled, prompt, sizes),
         "decoding": passes.decoding(actor, sampled, prompt + response - 1, sizes),
-        "scoring": passes.scoring(roles, sampled, prompt, response, exact_kl=job.exact_kl),
+        "scoring": passes.scoring(roles, job.scored_rows, prompt, response, exact_kl=job.exact_kl),
         "update": passes.updating(roles, rows, prompt, response, entropy=job.entropy, ptx=(rows, job.ptx_length)),
     }
 

@@ -83,6 +83,7 @@ class Plan:
             "trained": {role: net.trained for role, net in run_passes(self.job).sizes.held.items()},
             "flops": self.flops,
             "micro_batch_size": self.job.micro_batch_size,
+            "micro_batch_tokens": self.job.micro_batch_size * self.job.row_tokens,
         }
 
     def _with_margin(self, moment: Moment) -> Moment:

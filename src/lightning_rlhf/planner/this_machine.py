@@ -33,6 +33,15 @@ def host_memory(root: Path = Path("/")) -> HostMemory:
     return min(found)
 
 
+def device_memory() -> int | None:
+    """The memory of the smallest GPU of this machine in bytes; None if it has no GPU."""
+    # Checks before a run do without torch.
+    import torch
+
+    count = torch.cuda.device_count()
+    return min((torch.cuda.get_device_properties(number).total_memory for number in range(count)), default=None)
+
+
 def _limits(root: Path) -> Iterator[Path]:
     """The files that may limit the memory of this process: those of its control groups and of the groups above."""
     listed = root / "proc" / "self" / "cgroup"

@@ -3,27 +3,27 @@
 Shapes: B rows of this rank, P prompt tokens, R response tokens.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lightning_rlhf.data.batches import PromptBatch, chunks
+from lightning_rlhf.data.batches import PromptBatch
+from lightning_rlhf.data.budget import cut, num_parts
 from lightning_rlhf.data.render import Renderer
-from lightning_rlhf.distributed.collectives import gather_rows
-from lightning_rlhf.experience import Answers, Scores, Sequences
+from lightning_rlhf.distributed.collectives import gather_objects, gather_rows
+from lightning_rlhf.experience import Scores, Sequences
 from lightning_rlhf.models.roles import Roles
+from lightning_rlhf.rollout.drawing import Drawn, draw
 from lightning_rlhf.rollout.engines.engine import RolloutEngine
 from lightning_rlhf.rollout.judging import Judge
-from lightning_rlhf.rollout.sampled import Sampled, sample_parts
+from lightning_rlhf.rollout.nested import combined, rows_at
+from lightning_rlhf.rollout.sampled import Sampled
 from lightning_rlhf.rollout.sampling import Sampling
-from lightning_rlhf.rollout.texts import decode, decoder
 from lightning_rlhf.seeding import RandomKey
-
-T = TypeVar("T")
 
 
 class Greedy(NamedTuple):
@@ -64,15 +64,6 @@ class Samples(NamedTuple):
     """Measurements of greedy responses, if they were asked for."""
 
 
-class Judged(NamedTuple):
-    """A micro-batch of responses, about which the reward has been asked."""
-
-    sampled: Sampled
-    responses: list[str]
-    scores: Callable[[], Scores]
-    """Waits for the scores."""
-
-
 class Collected(NamedTuple):
     """What a rank collects."""
 
@@ -90,12 +81,14 @@ def collect(
     *,
     keys: Sequence[RandomKey],
     micro_batch_size: int,
+    max_tokens: int | None = None,
     exact_kl: bool = False,
     greedy: bool = False,
 ) -> Collected:
-    """Samples a response to each prompt of this rank, and scores the responses in micro-batches.
+    """Samples a response to each prompt of this rank, and scores the responses in micro-batches of similar length.
 
-    The reward is asked about a micro-batch as soon as its responses have ended, unless it contains models.
+    The reward is asked about the next `micro_batch_size` responses as soon as they have ended, unless it contains
+    models, which score the micro-batches of the other roles.
 
     Args:
         engine: The engine that draws the responses.
@@ -104,47 +97,35 @@ def collect(
         sampling: Settings of the sampling distribution.
         renderer: Turns tokens into text.
         keys: B keys, each of which names the random numbers of one response.
-        micro_batch_size: Number of rows that are scored at a time.
+        micro_batch_size: Limit of the rows that are scored at a time.
+        max_tokens: Limit of the tokens that are scored at a time, padding included; a longer row is scored by itself.
+            None for none.
         exact_kl: Whether to compute the KL over the whole vocabulary too.
         greedy: Whether to score a greedy response to each prompt too.
     """
-    rows = list(chunks(len(prompts.input_ids), micro_batch_size))
-
-    def drawn(sampling: Sampling) -> list[Judged]:
-        parts = sample_parts(
-            engine,
-            prompts.input_ids,
-            prompts.attention_mask,
-            keys,
-            sampling,
-            rows,
-            stop_ids=renderer.stop_ids,
-            decode=decoder(renderer),
-        )
-        judged = []
-        for own, part in zip(rows, parts, strict=True):
-            answers = to_answers(part.sequences, prompts.rows(own), renderer)
-            judged.append(Judged(part, answers.responses, judge(answers)))
-        return judged
-
     with Judge(roles.scores, beside="reward" not in roles.nets()) as judge:
+
+        def drawn(sampling: Sampling) -> Drawn:
+            return draw(engine, prompts, keys, sampling, renderer, judge, micro_batch_size)
+
         sampled = drawn(sampling)
         likeliest = drawn(replace(sampling, temperature=0.0)) if greedy else None
+        lengths = sampled.sampled.sequences.attention_mask.sum(1).tolist()
+        # Processes that divide a model wait for each other at each call, so that all of them need equally many.
+        count = max(gather_objects([num_parts(lengths, max_tokens, micro_batch_size)]))
+        order = list[int]()
         parts = []
-        for number, some in enumerate(sampled):
-            part = score_samples(roles, some.sampled, some.scores(), sampling.temperature, exact_kl=exact_kl)
+        for rows in cut(lengths, count, micro_batch_size):
+            scores = sampled.scores(rows)
+            part = score_samples(roles, rows_at(sampled.sampled, rows), scores, sampling.temperature, exact_kl=exact_kl)
             if likeliest is not None:
-                best, judged = likeliest[number].sampled, likeliest[number].scores()
-                lengths = best.sequences.response_mask.sum(1)
-                part = part._replace(greedy=Greedy(judged.whole, lengths, best.finished, judged.token_sums))
+                best, judged = rows_at(likeliest.sampled, rows), likeliest.scores(rows)
+                lengths_of_best = best.sequences.response_mask.sum(1)
+                part = part._replace(greedy=Greedy(judged.whole, lengths_of_best, best.finished, judged.token_sums))
             parts.append(part)
-    return Collected(_combined(parts, torch.cat), [text for some in sampled for text in some.responses])
-
-
-def to_answers(sequences: Sequences, prompts: PromptBatch, renderer: Renderer) -> Answers:
-    """Adds the texts of prompts and responses, as a reward source needs them."""
-    texts = decode(sequences, renderer)
-    return Answers(sequences.rows(slice(None)), prompts.texts, texts, prompts.columns)
+            order += rows
+    places = sorted(range(len(order)), key=order.__getitem__)
+    return Collected(rows_at(combined(parts, torch.cat), places), sampled.responses)
 
 
 def score_samples(
@@ -183,7 +164,7 @@ def score_samples(
 
 def gather_samples(samples: Samples) -> Samples:
     """Gives every rank the samples of all ranks, in the order of the global rollout batch."""
-    return _combined([samples], lambda tensors: gather_rows(tensors[0]))
+    return combined([samples], lambda tensors: gather_rows(tensors[0]))
 
 
 def said_of(samples: Samples) -> dict[str, Tensor]:
@@ -197,19 +178,3 @@ def said_of(samples: Samples) -> dict[str, Tensor]:
     mask = samples.sequences.response_mask
     tokens = {name: torch.where(mask, numbers, 0) for name, numbers in said.items() if numbers is not None}
     return {**tokens, "scores": samples.scores.total}
-
-
-def _combined(parts: Sequence[T], combine: Callable[[list[Tensor]], Tensor]) -> T:
-    """Combines the tensors that are at the same place in nested named tuples and dicts."""
-    return cast(T, _combined_parts(parts, combine))
-
-
-def _combined_parts(parts: Sequence[Any], combine: Callable[[list[Tensor]], Tensor]) -> object:
-    first = parts[0]
-    if first is None:
-        return None
-    if isinstance(first, Tensor):
-        return combine(list(parts))
-    if isinstance(first, dict):
-        return {name: _combined_parts([part[name] for part in parts], combine) for name in first}
-    return type(first)(*(_combined_parts(places, combine) for places in zip(*parts, strict=True)))

@@ -46,6 +46,7 @@ class RolloutDataset:
         trainer: Trainer,
         seed: int,
         ptx: PTX | None = None,
+        max_tokens: int | None = None,
     ) -> None:
         """Prepares the data set.
 
@@ -58,6 +59,7 @@ class RolloutDataset:
             trainer: Knows how many ranks and accumulated parts share a minibatch.
             seed: Seed of the order.
             ptx: Texts to mix into the updates, if any.
+            max_tokens: Limit of the tokens of a micro-batch, padding included; None for none.
 
         Raises:
             UserError: If `minibatch_size` or the number of ranks does not divide `rollout_batch_size`, or a minibatch
@@ -66,7 +68,7 @@ class RolloutDataset:
         check_sizes(rollout_batch_size, minibatch_size, trainer.world_size)
         self.collect, self.ppo_epochs, self.seed = collect, ppo_epochs, seed
         self.rollout_batch_size = rollout_batch_size
-        self.shares = Shares.of(minibatch_size, trainer)
+        self.shares = Shares.of(minibatch_size, trainer, max_tokens)
         self.ptx = ptx
         self.iteration = self.position = 0
         self.experience: Experience | None = None
@@ -94,10 +96,10 @@ class RolloutDataset:
             update, part = self.shares.place(self.position)
             epoch, number = divmod(update, self.rollout_batch_size // self.shares.minibatch_size)
             order = permutation(self.rollout_batch_size, self.seed, MINIBATCHES, self.iteration, epoch)
-            minibatch = self.shares.dealt(self.shares.minibatch(order, number), lengths)
+            minibatch = self.shares.minibatch(order, number)
             self.position += 1
             yield Minibatch(
-                self.experience.rows(self.shares.mine(minibatch, part)),
+                self.experience.rows(self.shares.mine(self.shares.dealt(minibatch, lengths), part)),
                 MinibatchSize(len(minibatch), int(num_tokens[minibatch].sum()), self.max_length_of_experience),
                 self.ptx.part(self.iteration * self.num_updates + update, part) if self.ptx else None,
             )

@@ -31,7 +31,7 @@ class Judge:
             score: The reward source.
             beside: Whether to use the thread.
         """
-        self.score = score
+        self.score, self.beside = score, beside
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reward") if beside else None
 
     def __enter__(self) -> Self:

@@ -45,5 +45,5 @@ class PTX:
         """
         size = self.shares.minibatch_size
         places = endless(len(self.rows), update * size, size, self.seed, PURPOSE)
-        mine = [self.rows[place] for place in self.shares.mine(places, part)]
+        mine = [self.rows[place] for place in self.shares.mine(self.shares.in_order(places), part)]
         return collate_sft(mine, int(self.num_labels[places].sum()))

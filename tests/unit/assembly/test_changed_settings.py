@@ -51,6 +51,7 @@ def test_what_the_checkpoint_holds_cannot_change(overrides: list[str], named: li
     [
         [],
         ["ppo.trainer.max_epochs=500", "ppo.module.minibatch_size=8", "ppo.trainer.accumulate_grad_batches=2"],
+        ["ppo.module.max_tokens_per_micro_batch=500"],
         ["rollout.micro_batch_size=8", "data.max_prompt_length=8", "data.prompts_held_out=null"],
         ["trainer.devices=2", "strategy=ddp", "logger=none", "callbacks.samples.every=1", "run_dir=there"],
         ["model.gradient_checkpointing=true", "rollout.sampling.temperature=0.5", "ppo.module.loss.clip_range=0.1"],
@@ -58,6 +59,16 @@ def test_what_the_checkpoint_holds_cannot_change(overrides: list[str], named: li
 )
 def test_what_takes_effect_may_change(overrides: list[str], stopped: Path) -> None:
     check_unchanged(config(*overrides), "ppo", stopped, finished=False, handed_on=False)
+
+
+def test_a_token_budget_of_data_may_change(tmp_path: Path) -> None:
+    with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
+        old, new = (
+            compose("train", ["stage=sft", f"run_dir={tmp_path}", f"sft.data.max_tokens_per_micro_batch={budget}"])
+            for budget in ("null", "500")
+        )
+    OmegaConf.save(OmegaConf.create(OmegaConf.to_container(old, resolve=True)), tmp_path / "config.yaml")
+    check_unchanged(new, "sft", tmp_path, finished=False, handed_on=False)
 
 
 def test_other_data_are_refused_and_data_that_were_moved_are_not(stopped: Path) -> None:

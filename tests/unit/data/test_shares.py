@@ -14,7 +14,7 @@ def test_the_parts_of_a_rank_stand_side_by_side() -> None:
     shares = [Shares(12, processes=2, num_parts=3, rank=rank) for rank in (0, 1)]
     minibatch = shares[0].minibatch(list(range(40)), 1)
     assert minibatch == list(range(12, 24))
-    read = [[share.mine(minibatch, part) for part in range(3)] for share in shares]
+    read = [[share.mine(share.in_order(minibatch), part) for part in range(3)] for share in shares]
     assert read == [[[12, 13], [14, 15], [16, 17]], [[18, 19], [20, 21], [22, 23]]]
     assert shares[1].micro_batch_size == 2
 
@@ -23,7 +23,8 @@ def test_the_parts_of_a_rank_stand_side_by_side() -> None:
 def test_ranks_and_parts_read_each_row_of_a_minibatch_once(processes: int, parts: int, rows_each: int) -> None:
     minibatch = list(range(processes * parts * rows_each))
     shares = [Shares(len(minibatch), processes, parts, rank) for rank in range(processes)]
-    assert [row for share in shares for part in range(parts) for row in share.mine(minibatch, part)] == minibatch
+    read = [share.mine(share.in_order(minibatch), part) for share in shares for part in range(parts)]
+    assert [row for part in read for row in part] == minibatch
 
 
 def test_parts_have_as_equal_numbers_of_tokens_as_whole_rows_allow() -> None:
@@ -31,7 +32,7 @@ def test_parts_have_as_equal_numbers_of_tokens_as_whole_rows_allow() -> None:
     # the shortest joins the longest: 9 + 1, 8 + 2, 7 + 3 and 6 + 4. In order, parts would have 17, 13, 7 and 3 tokens.
     shares, lengths = Shares(8, processes=2, num_parts=2), [0, 9, 8, 7, 6, 4, 3, 2, 1]
     dealt = shares.dealt([1, 2, 3, 4, 5, 6, 7, 8], lengths)
-    assert dealt == [1, 8, 2, 7, 3, 6, 4, 5]
+    assert dealt == [[1, 8], [2, 7], [3, 6], [4, 5]]
     ranks = [Shares(8, processes=2, num_parts=2, rank=rank) for rank in (0, 1)]
     tokens = [sum(lengths[row] for row in rank.mine(dealt, part)) for rank in ranks for part in (0, 1)]
     assert tokens == [10, 10, 10, 10]
@@ -43,10 +44,9 @@ def test_dealing_loses_no_row_and_leaves_the_sizes_of_the_parts(processes: int, 
     shares = [Shares(size, processes, parts, rank) for rank in range(processes)]
     minibatch = list(range(len(lengths)))
     dealt = shares[0].dealt(minibatch, lengths)
-    assert sorted(dealt) == minibatch
-    for share in shares:
-        for part in range(parts):
-            assert len(share.mine(dealt, part)) == len(share.mine(minibatch, part))
+    assert sorted(row for part in dealt for row in part) == minibatch
+    assert [len(part) for part in dealt] == [len(part) for part in shares[0].in_order(minibatch)]
+    assert [share.mine(dealt, part) for share in shares for part in range(parts)] == dealt
 
 
 def test_a_position_counts_the_micro_batches_of_a_rank() -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lightning_rlhf.data.budget import Load, parts_within
 from lightning_rlhf.data.kinds import Conversation
 from lightning_rlhf.data.loader import MinibatchLoader
 from lightning_rlhf.data.pairs import Pair, Scored
@@ -70,9 +71,7 @@ def made(
     )
 
 
-def trained(
-    module: Any, net: nn.Module, batches: list[Any], trainer: SimpleNamespace
-) -> tuple[Tensor, dict[str, float]]:
+def trained(module: Any, net: nn.Module, batches: list[Any], trainer: Any) -> tuple[Tensor, dict[str, float]]:
     """The gradient of the losses of some micro-batches, averaged as Lightning does over parts and ranks; the metrics.
 
     The metrics are the sums of the shares, which `StageModule` reduces over ranks.
@@ -114,3 +113,31 @@ def test_however_it_is_shared_it_has_the_gradient_and_metrics_of_its_rows_alone(
     assert float((shared - single).norm()) < 1e-4 * float(single.norm())
     assert metrics.keys() >= {"loss"}
     assert shared_metrics == pytest.approx(metrics, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_token_budget_changes_no_gradient_and_no_metric(made: Made, world_size: int) -> None:
+    module, net, rows, collate, sizes = made
+    lengths = np.array([collate([row], [True], 1).attention_mask.numel() for row in rows])
+    # Two of the longest rows, or more of the shorter ones.
+    budget = 2 * int(lengths.max())
+    parts = parts_within(budget, [Load(SIZE, lengths)], world_size)
+    assert parts > 1
+    # Minibatches of twelve and of three rows.
+    for number in range(2):
+        shared, trainer = [], None
+        for rank in range(world_size):
+            trainer = SimpleNamespace(world_size=world_size, global_rank=rank, accumulate_grad_batches=parts)
+            loader: Any = MinibatchLoader(
+                rows, collate, sizes, minibatch_size=SIZE, lengths=lengths, max_tokens=budget, trainer=trainer, seed=3
+            )
+            shared += list(loader)[number * parts : (number + 1) * parts]
+        assert max(batch.attention_mask.numel() for batch in shared) <= budget
+        assert trainer is not None
+        alone = SimpleNamespace(world_size=1, global_rank=0, accumulate_grad_batches=1)
+        whole = list(MinibatchLoader(rows, collate, sizes, minibatch_size=SIZE, trainer=alone, seed=3))[number]
+        expected, metrics = trained(module, net, [whole], alone)
+        gradient, shared_metrics = trained(module, net, shared, trainer)
+        assert float(expected.norm()) > 0
+        assert float((gradient - expected).norm()) < 1e-4 * float(expected.norm())
+        assert shared_metrics == pytest.approx(metrics, rel=1e-4, abs=1e-6)

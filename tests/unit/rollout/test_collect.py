@@ -42,6 +42,13 @@ def in_two_parts(answers: Answers) -> Scores:
     return Scores(length + 10 * place, {"length": length, "place": place})
 
 
+class ByLength(torch.nn.Module):
+    """A model as a reward."""
+
+    def forward(self, answers: Answers) -> Scores:
+        return in_two_parts(answers)
+
+
 @pytest.fixture(scope="module")
 def renderer(make_source: Callable[..., ModelSource]) -> Renderer:
     # One in four tokens ends a response.
@@ -97,6 +104,42 @@ def test_the_size_of_micro_batches_changes_nothing(roles: SeparateRoles, rendere
         assert_close(other, tensor, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("models", [True, False])
+def test_a_token_budget_changes_the_calls_and_no_number(models: bool, roles: SeparateRoles, renderer: Renderer) -> None:
+    if models:
+        roles.reward = ByLength()
+    settings = {"exact_kl": True, "greedy": True, "micro_batch_size": 100}
+    whole = collected(roles, renderer, WIDE, **settings)
+    shapes = []
+    handle = roles.reference.register_forward_pre_hook(
+        lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    within = collected(roles, renderer, WIDE, max_tokens=20, **settings)
+    handle.remove()
+    assert all(rows * columns <= 20 for rows, columns in shapes)
+    assert len({rows for rows, _ in shapes}) > 1
+    mask = whole.sequences.response_mask
+    assert torch.equal(within.sequences.input_ids, whole.sequences.input_ids)
+    # The rows are in the order of the prompts again, though the longest were scored first.
+    rows = zip(within.sequences.input_ids, within.sequences.attention_mask, PROMPTS, strict=True)
+    assert [ids[kept][: len(prompt)].tolist() for ids, kept, prompt in rows] == PROMPTS
+    for tensor, other in zip(tensors_of(whole, mask), tensors_of(within, mask), strict=True):
+        assert_close(other, tensor, atol=1e-4, rtol=1e-4)
+
+
+def test_processes_score_in_as_many_calls_as_the_one_that_needs_most(
+    roles: SeparateRoles, renderer: Renderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    roles.reference.register_forward_pre_hook(lambda *_: calls.append(1))
+    alone = collected(roles, renderer, micro_batch_size=5)
+    assert len(calls) == 1
+    # Another process needs four calls.
+    monkeypatch.setattr("lightning_rlhf.rollout.collect.gather_objects", lambda items: [*items, 4])
+    assert_close(collected(roles, renderer, micro_batch_size=5).logprobs, alone.logprobs, atol=1e-4, rtol=1e-4)
+    assert len(calls) == 1 + 4
+
+
 def test_samples_have_all_columns_though_only_those_in_use_are_scored(roles: SeparateRoles, renderer: Renderer) -> None:
     widths = []
     handle = roles.reference.register_forward_pre_hook(
@@ -106,7 +149,9 @@ def test_samples_have_all_columns_though_only_those_in_use_are_scored(roles: Sep
     handle.remove()
     mask = samples.sequences.response_mask
     assert mask.sum(1).min() < 6
-    assert widths == [len(ids) + int(length) for ids, length in zip(PROMPTS, mask.sum(1), strict=True)]
+    # The longest rows are scored first.
+    lengths = [len(ids) + int(length) for ids, length in zip(PROMPTS, mask.sum(1), strict=True)]
+    assert widths == sorted(lengths, reverse=True)
     for tensor in (samples.logprobs, samples.entropy, samples.ref_logprobs, samples.values, samples.sampler_logprobs):
         assert tensor is not None
         assert tensor.shape == mask.shape == (5, 6)
