@@ -55,6 +55,8 @@ def job_of(config: DictConfig, stage: str) -> Job:
         "processes": processes * trainer.num_nodes,
         "processes_per_node": processes,
         "optimizer": block.module.optim.optimizer["_target_"],
+        "fused": block.module.optim.optimizer.get("fused"),
+        "foreach": block.module.optim.optimizer.get("foreach"),
         "optimizer_bits": block.module.optim.optimizer.get("bits", 32),
         "minibatch_size": minibatch_settings(block).minibatch_size,
         "accumulate": block.trainer.accumulate_grad_batches,
