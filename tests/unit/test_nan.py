@@ -45,7 +45,10 @@ def dual_clip(dual_clip: float) -> None:
 TAKES = [
     *((ppo, name) for name in ("lr", "critic_lr", "kl_coef", "ptx_coef")),
     *((partial(module, ANY, ANY), "lr") for module in (SFTModule, RewardModule)),
-    *((partial(DPOModule, actor=ANY, renderer=ANY, reference_free=True), name) for name in ("lr", "beta", "label_smoothing")),
+    *(
+        (partial(DPOModule, actor=ANY, renderer=ANY, reference_free=True), name)
+        for name in ("lr", "beta", "label_smoothing")
+    ),
     *((Optim, name) for name in ("weight_decay", "warmup")),
     *((PPOLoss, name) for name in ("clip_range", "clip_range_high", "clip_range_value", "vf_coef", "ent_coef")),
     (dual_clip, "dual_clip"),
@@ -53,10 +56,7 @@ TAKES = [
     *((Credit, name) for name in ("gamma", "gae_lambda")),
     *((RewardShaping, name) for name in ("clip", "missing_eos_score", "missing_eos_penalty", "length_penalty")),
     (RewardShaping, "overlong_penalty"),
-    *(
-        (partial(Sampling, max_new_tokens=1), name)
-        for name in ("temperature", "top_p", "min_p", "repetition_penalty")
-    ),
+    *((partial(Sampling, max_new_tokens=1), name) for name in ("temperature", "top_p", "min_p", "repetition_penalty")),
     *((Lora, name) for name in ("alpha", "dropout")),
     *((AdaptiveKL, name) for name in ("target", "horizon")),
     (partial(EMA, "sft"), "decay"),
