@@ -84,6 +84,6 @@ class Waiting:
 
 
 def call_along(net: nn.Module, device: torch.device) -> None:
-    """Calls the model with one token and drops the result, because others need this process's share of the weights."""
+    """Calls the model with one token and drops the result, because other processes need this one's weights."""
     ids = torch.zeros(1, 1, dtype=torch.long, device=device)
     last_logits(net, ids, 1, use_cache=False, **position_arguments(net, ids == 0))
