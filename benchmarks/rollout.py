@@ -15,6 +15,7 @@ from hydra.utils import instantiate
 from transformers_generate import measured
 from work import read, write
 
+from lightning_rlhf.models.fast_layers import speed_up
 from lightning_rlhf.rollout.engines.engine import Request
 from lightning_rlhf.rollout.sampling import Sampling
 from lightning_rlhf.seeding import SAMPLING, RandomKey
@@ -26,6 +27,7 @@ def main() -> None:
     with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
         config = compose("train", [f"rollout.micro_batch_size={work.batch}", *sys.argv[3:]])
     net = work.causal_lm().eval()
+    speed_up(net)  # Models that are built for training have it.
     engine = instantiate(config.rollout.engine)(net, torch.device("cpu"))
     prompts, stops = work.ids(), () if work.mean is None else (work.eos,)
     sampling, rollouts = Sampling(max_new_tokens=work.most), iter(range(10**6))

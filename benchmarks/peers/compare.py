@@ -55,8 +55,6 @@ def run(python: Path | str, command: list[str], work: dict[str, Any]) -> dict[st
         files[0].write_text(json.dumps(work))
         path = os.pathsep.join([str(_SOURCE), str(PEERS)])
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(work["threads"])}
-        # Idle threads that spin would disturb every other process of a busy machine.
-        environment |= {"OMP_WAIT_POLICY": "PASSIVE"}
         try:
             done = subprocess.run(
                 [python, command[0], *files, *command[1:]],
@@ -146,9 +144,7 @@ def report(name: str, row: Row, found: dict[str, Measured], envs: Path, argument
             memory,
         ]
         lines.append(f"| {peer.name} | {' | '.join(cells)} |")
-    return "\n".join(
-        [*lines, "", f"{_machine(len(ours.rates))} {_versions(row.peers, envs)}", "", *_command(arguments)]
-    )
+    return "\n".join([*lines, "", f"{machine(len(ours.rates))} {_versions(row.peers, envs)}", "", *_command(arguments)])
 
 
 def _command(arguments: list[str]) -> list[str]:
@@ -159,7 +155,8 @@ def _bytes(measured: Measured) -> str:
     return f"{median(measured.peaks) / 2**20:,.0f} MiB" if measured.peaks else ""
 
 
-def _machine(repeats: int) -> str:
+def machine(repeats: int) -> str:
+    """The processor, and the commit that was measured."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     commit = commit_of(PEERS)
