@@ -6,9 +6,7 @@ benchmarks/peers/compare.py writes WORK.json, which benchmarks/peers/work.py des
 
 import sys
 import tempfile
-import time
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 sys.path.append(str(Path(__file__).parent / "peers"))
@@ -16,7 +14,7 @@ sys.path.append(str(Path(__file__).parent / "peers"))
 from hydra import compose, initialize_config_module
 from lightning.pytorch import Callback
 from omegaconf import OmegaConf, open_dict
-from work import Work, read, write
+from work import Passes, Work, read, write
 
 from lightning_rlhf.assembly.library_messages import silence_libraries
 from lightning_rlhf.assembly.renderer import load_renderer
@@ -27,20 +25,10 @@ from lightning_rlhf.data.render import Rendered
 from lightning_rlhf.data.rows import Rows
 
 
-class Passes(Callback):
-    """Measures the seconds of each epoch."""
+class Epochs(Passes, Callback):
+    """Measures the epochs of a trainer of Lightning."""
 
-    def __init__(self) -> None:
-        """Starts without an epoch."""
-        self.seconds: list[float] = []
-
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """Starts the clock."""
-        self.start = time.perf_counter()
-
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Ends an epoch."""
-        self.seconds.append(time.perf_counter() - self.start)
+    on_train_epoch_start, on_train_epoch_end = Passes.begin, Passes.end
 
 
 def demonstrations(work: Work) -> Rows[Any]:
@@ -72,7 +60,7 @@ def main() -> None:
         *(f"+{block}.trainer.limit_val_batches=0", f"{block}.trainer.check_val_every_n_epoch={epochs}"),
         f"{block}.data.max_length={work.longest}",
     ]
-    clock = Passes()
+    clock = Epochs()
     with tempfile.TemporaryDirectory() as folder:
         with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
             config = compose("train", [f"run_dir={folder}", *settings, *sys.argv[4:]])
@@ -85,7 +73,7 @@ def main() -> None:
         data.val_rows, data.prompts = data.train_rows, ()
         stage.trainer.callbacks.append(clock)  # type: ignore[attr-defined]
         stage.trainer.fit(stage.module, data)
-    seconds = median(clock.seconds[work.warmup :])
+    seconds = clock.median(work)
     done = sum(map(len, work.ids())) if name == "sft" else work.rows
     write(done / seconds, seconds=seconds)
 

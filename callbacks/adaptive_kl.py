@@ -27,7 +27,7 @@ class AdaptiveKL(RLHFCallback):
         Raises:
             UserError: If one of them is not positive.
         """
-        if target <= 0 or horizon <= 0:
+        if not (target > 0 and horizon > 0):
             raise UserError(f"adaptive KL: target={target} and horizon={horizon} must be positive")
         self.target, self.horizon = target, horizon
 

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from math import isfinite
+from math import isfinite, isnan
 from statistics import fmean, pstdev
 from typing import Any
 
@@ -235,7 +235,7 @@ def _problems(changes: Mapping[str, object], stop_on: Sequence[str]) -> Iterator
             yield f"health: alarms.{name}={settings}: an alarm has a threshold and a window, and nothing else"
             continue
         threshold, window = settings.get("threshold", 0), settings.get("window", 1)
-        if not isinstance(threshold, int | float):
+        if not isinstance(threshold, int | float) or isnan(threshold):
             yield f"health: alarms.{name}.threshold={threshold} must be a number"
         if not isinstance(window, int) or not 1 <= window <= _NUM_LATEST:
             yield f"health: alarms.{name}.window={window} must be a whole number from 1 to {_NUM_LATEST}"

@@ -53,7 +53,7 @@ class PhaseProgress(ProgressBar, RLHFCallback):
             UserError: If one of them is not positive.
         """
         super().__init__()
-        if log_every < 1 or every_seconds <= 0:
+        if log_every < 1 or not every_seconds > 0:
             raise UserError(f"progress: log_every={log_every} and every_seconds={every_seconds} must be positive")
         self.unit, self.log_every = unit, log_every
         self.heartbeat = Heartbeat(every_seconds, self._line)

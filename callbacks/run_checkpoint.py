@@ -45,7 +45,7 @@ class RunCheckpoint(ModelCheckpoint):
             UserError: If the time is not positive.
         """
         super().__init__(dirpath, **settings)
-        if every_minutes is not None and every_minutes <= 0:
+        if every_minutes is not None and not every_minutes > 0:
             raise UserError(f"checkpoint: every_minutes={every_minutes} must be positive, or null")
         self.every = None if every_minutes is None else timedelta(minutes=every_minutes).total_seconds()
         self.saved = 0.0

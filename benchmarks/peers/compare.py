@@ -47,7 +47,7 @@ def run(python: Path | str, command: list[str], work: dict[str, Any]) -> dict[st
     """Runs a program, and returns its result.
 
     Raises:
-        SystemExit: If it fails; the message is what it wrote last.
+        SystemExit: If it fails or does not end; the message is what it wrote last.
     """
     # A folder of its own, because trainers leave files.
     with tempfile.TemporaryDirectory() as folder:
@@ -55,17 +55,26 @@ def run(python: Path | str, command: list[str], work: dict[str, Any]) -> dict[st
         files[0].write_text(json.dumps(work))
         path = os.pathsep.join([str(_SOURCE), str(PEERS)])
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(work["threads"])}
-        done = subprocess.run(
-            [python, command[0], *files, *command[1:]],
-            env=environment,
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS,
-        )
+        try:
+            done = subprocess.run(
+                [python, command[0], *files, *command[1:]],
+                env=environment,
+                cwd=folder,
+                capture_output=True,
+                timeout=_SECONDS,
+            )
+        except subprocess.TimeoutExpired as hung:
+            raise SystemExit(_failed(command, f"has not ended after {_SECONDS} seconds", hung)) from hung
         if done.returncode or not files[1].exists():
-            raise SystemExit(f"{' '.join(command)} has failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+            raise SystemExit(_failed(command, "has failed", done))
         return json.loads(files[1].read_text())
+
+
+def _failed(
+    command: list[str], how: str, program: "subprocess.CompletedProcess[bytes] | subprocess.TimeoutExpired"
+) -> str:
+    out, err = ((said or b"").decode(errors="replace") for said in (program.stdout, program.stderr))
+    return f"{' '.join(command)} {how}:\n{out[-2000:]}\n{err[-4000:]}"
 
 
 def work_of(row: Row, changes: list[str]) -> dict[str, Any]:
@@ -77,7 +86,11 @@ def work_of(row: Row, changes: list[str]) -> dict[str, Any]:
 
 
 def turns(row: Row, work: dict[str, Any], envs: Path, repeats: int, overrides: list[str]) -> dict[str, Measured]:
-    """Runs all programs of a row, in turn."""
+    """Runs all programs of a row, in turn.
+
+    Raises:
+        SystemExit: If one of them fails; the message ends with the rates that have been measured until then.
+    """
     ours = [str(BENCHMARKS / row.ours[0]), *row.ours[1:]]
     if row.ours[0] == "peers/ours_ppo.py":
         ours.append(row.model)
@@ -88,7 +101,11 @@ def turns(row: Row, work: dict[str, Any], envs: Path, repeats: int, overrides: l
     found = {name: Measured() for name in commands}
     for turn in range(repeats):
         for name, (python, command) in commands.items():
-            result = run(python, command, work)
+            try:
+                result = run(python, command, work)
+            except SystemExit as failed:
+                rates = {name: measured.rates for name, measured in found.items()}
+                raise SystemExit(f"{failed}\nmeasured until then, in {row.unit}: {json.dumps(rates)}") from failed
             found[name].rates.append(result["rate"])
             if "peak_tensor_bytes" in result:
                 found[name].peaks.append(result["peak_tensor_bytes"])

@@ -17,7 +17,7 @@ class Program:
 
     name: str
     environment: str
-    """Name of the environment; empty for that of this package."""
+    """Name of the environment."""
     command: tuple[str, ...]
     """The script and what follows the files of the work and the result."""
     bar: float = 1.0

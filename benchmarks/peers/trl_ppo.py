@@ -62,7 +62,7 @@ class Stopwatch(TrainerCallback):
 
 def main() -> None:
     """Trains."""
-    work, pad = read(), 0
+    work = read()
     prompts, pad = work.ids(), work.vocabulary
 
     def collate(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:

@@ -2,13 +2,13 @@
 
 from datasets import Dataset
 from trl import RewardConfig, RewardTrainer
-from trl_training import Passes, median_pass, settings, tokenizer
+from trl_training import Epochs, settings, tokenizer
 from work import read, write
 
 
 def main() -> None:
     """Trains."""
-    work, clock = read(), Passes()
+    work, clock = read(), Epochs()
     pairs = work.pairs()
     rows = {"chosen_ids": [chosen for _, chosen, _ in pairs], "rejected_ids": [rejected for _, _, rejected in pairs]}
     trainer = RewardTrainer(
@@ -19,7 +19,7 @@ def main() -> None:
         callbacks=[clock],
     )
     trainer.train()
-    seconds = median_pass(clock, work)
+    seconds = clock.median(work)
     write(len(pairs) / seconds, seconds=seconds)
 
 

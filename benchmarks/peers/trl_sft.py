@@ -4,13 +4,13 @@ import sys
 
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
-from trl_training import Passes, median_pass, settings, tokenizer
+from trl_training import Epochs, settings, tokenizer
 from work import read, write
 
 
 def main() -> None:
     """Trains."""
-    work, clock = read(), Passes()
+    work, clock = read(), Epochs()
     rows = work.ids()
     trainer = SFTTrainer(
         work.causal_lm(),
@@ -20,7 +20,7 @@ def main() -> None:
         callbacks=[clock],
     )
     trainer.train()
-    seconds = median_pass(clock, work)
+    seconds = clock.median(work)
     write(sum(map(len, rows)) / seconds, seconds=seconds)
 
 

@@ -1,27 +1,15 @@
 """What TRL's SFT and reward trainers share here: settings, and a clock for each pass over the rows."""
 
-import time
-from statistics import median
 from typing import Any
 
 from transformers import AutoTokenizer, TrainerCallback
-from work import TOKENIZER, Work
+from work import TOKENIZER, Passes, Work
 
 
-class Passes(TrainerCallback):
-    """Measures the seconds of each pass over the rows."""
+class Epochs(Passes, TrainerCallback):
+    """Measures the epochs of a trainer of transformers."""
 
-    def __init__(self) -> None:
-        """Starts without a pass."""
-        self.seconds: list[float] = []
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Starts the clock."""
-        self.start = time.perf_counter()
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Ends a pass."""
-        self.seconds.append(time.perf_counter() - self.start)
+    on_epoch_begin, on_epoch_end = Passes.begin, Passes.end
 
 
 def settings(work: Work) -> dict[str, Any]:
@@ -45,8 +33,3 @@ def settings(work: Work) -> dict[str, Any]:
 def tokenizer() -> Any:
     """The tokenizer that the trainers want."""
     return AutoTokenizer.from_pretrained(TOKENIZER)
-
-
-def median_pass(clock: Passes, work: Work) -> float:
-    """The median seconds of the passes that count."""
-    return median(clock.seconds[work.warmup :])

@@ -7,8 +7,10 @@ torch, transformers and NumPy alone, since the environments of the peers contain
 import json
 import os
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
@@ -95,6 +97,26 @@ class Work:
             prompt = min(len(chosen), len(rejected)) // 2
             found.append((prompt, chosen, chosen[:prompt] + rejected[prompt:]))
         return found
+
+
+class Passes:
+    """Measures the seconds of each pass over the rows. Its methods serve as hooks of any trainer."""
+
+    def __init__(self) -> None:
+        """Starts without a pass."""
+        self.seconds: list[float] = []
+
+    def begin(self, *_: Any, **__: Any) -> None:
+        """Starts the clock."""
+        self.start = time.perf_counter()
+
+    def end(self, *_: Any, **__: Any) -> None:
+        """Ends a pass."""
+        self.seconds.append(time.perf_counter() - self.start)
+
+    def median(self, work: Work) -> float:
+        """The median seconds of the passes that count."""
+        return median(self.seconds[work.warmup :])
 
 
 def read() -> Work:

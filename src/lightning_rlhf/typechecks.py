@@ -4,6 +4,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable
+from math import isnan
 from typing import Any, Literal, Union
 
 
@@ -35,7 +36,8 @@ def fits(value: object, hint: object) -> bool:
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        # NaN is not a number.
+        return isinstance(value, int | float) and not isinstance(value, bool) and not isnan(value)
     return True
 
 

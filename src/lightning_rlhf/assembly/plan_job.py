@@ -57,6 +57,8 @@ def job_of(config: DictConfig, stage: str) -> Job:
         "processes": processes * trainer.num_nodes,
         "processes_per_node": processes,
         "optimizer": block.module.optim.optimizer["_target_"],
+        "fused": block.module.optim.optimizer.get("fused"),
+        "foreach": block.module.optim.optimizer.get("foreach"),
         "optimizer_bits": block.module.optim.optimizer.get("bits", 32),
         "minibatch_size": sizes.minibatch_size,
         "max_tokens": sizes.get("max_tokens_per_micro_batch"),

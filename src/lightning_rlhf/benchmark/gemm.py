@@ -30,5 +30,5 @@ def gemm_flops(device: torch.device, dtype: torch.dtype) -> float:
 
 def wait(device: torch.device) -> None:
     """Waits until a device has done everything that it was given; a CPU always has."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

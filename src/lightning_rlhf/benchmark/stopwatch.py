@@ -9,7 +9,7 @@ sampling.
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -20,6 +20,8 @@ from lightning_rlhf.experience import Rollout
 from lightning_rlhf.hooks import RLHFCallback
 from lightning_rlhf.rollout.engines.engine import BuildEngine, Completion, Decode, Request, RolloutEngine
 from lightning_rlhf.rollout.sampling import Sampling
+
+Item = TypeVar("Item")
 
 
 class Iteration(NamedTuple):
@@ -82,7 +84,7 @@ class TimedEngine:
         self.device, self.clock = device, clock
 
     def __getattr__(self, name: str) -> Any:
-        """Everything that is not measured."""
+        """Returns an attribute of the engine whose use is not measured."""
         return getattr(self.engine, name)
 
     def generate(
@@ -111,19 +113,26 @@ class TimedEngine:
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """See `RolloutEngine.update_weights`."""
         with self._measured():
-            self.engine.update_weights(weights, version)
+            self.engine.update_weights(_each(iter(weights), self._excepted), version)
 
     @contextmanager
-    def _measured(self) -> Iterator[None]:
+    def _measured(self, sign: int = 1) -> Iterator[None]:
         start = time.perf_counter()
         try:
             yield
         finally:
             wait(self.device)
-            self.clock.sampling += time.perf_counter() - start
+            self.clock.sampling += sign * (time.perf_counter() - start)
+
+    @contextmanager
+    def _excepted(self) -> Iterator[None]:
+        """Takes off what others do while the engine is measured, such as gathering weights that are sharded."""
+        wait(self.device)
+        with self._measured(-1):
+            yield
 
 
-def _each(items: Iterator[Completion], measured: Callable[[], Any]) -> Iterator[Completion]:
+def _each(items: Iterator[Item], measured: Callable[[], Any]) -> Iterator[Item]:
     """Yields the items of an iterator, and measures how long it takes to make each of them."""
     end = object()
     while True:

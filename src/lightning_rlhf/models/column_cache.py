@@ -19,6 +19,10 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, Dynam
 
 from lightning_rlhf.models.backbone import Backbone
 
+_ALIGNMENT = 8
+"""PyTorch's memory-efficient attention needs masks whose rows, and whose first column, lie at multiples of 8 elements.
+Other rows are copied in every layer, and another first column is an error on some GPUs."""
+
 
 @dataclass
 class Columns:
@@ -30,6 +34,11 @@ class Columns:
     """First column that a row uses."""
     end: int
     """The column that the next token is written to."""
+
+    @property
+    def seen(self) -> slice:
+        """The columns that a call sees; those before `start` are hidden by the mask."""
+        return slice(self.start - self.start % _ALIGNMENT, self.end + 1)
 
 
 class ColumnLayer(CacheLayerMixin):
@@ -52,14 +61,14 @@ class ColumnLayer(CacheLayerMixin):
         used = self.columns
         found = []
         for held, new in zip(_tensors(self), (key_states, value_states), strict=True):
-            seen = held[: used.num_rows, :, used.start : used.end + 1]
+            seen = held[: used.num_rows, :, used.seen]
             seen[:, :, -1:] = new
             found.append(seen)
         return found[0], found[1]
 
     def get_seq_length(self) -> int:
-        """Number of columns before the last."""
-        return self.columns.end - self.columns.start
+        """Number of columns before the last that a call sees."""
+        return self.columns.end - self.columns.seen.start
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Number of columns that a call sees, and the number of the first."""
@@ -105,9 +114,10 @@ class ColumnCache(Cache):
             prefix: A cache of the same model, whose layers have the same sizes.
             num_rows: S.
             num_columns: C, more than the width of `prefix`; more are taken when they are needed.
-            max_columns: Number of columns that is never exceeded, more than a row ever uses.
+            max_columns: Number of columns that is never exceeded, more than a row ever uses. This and `num_columns` are
+                rounded up to multiples of 8.
         """
-        self.max_columns = max_columns
+        self.max_columns, num_columns = _aligned(max_columns), _aligned(num_columns)
         width = prefix.get_seq_length()
         self.columns = Columns(num_rows=0, start=width, end=width)
         self._own = [ColumnLayer(layer, num_rows, num_columns, self.columns) for layer in _layers(prefix)]
@@ -128,8 +138,9 @@ class ColumnCache(Cache):
         cuts it out, and writes nothing.
         """
         used = self.columns
-        mask = self._mask[: used.num_rows, used.start : used.end + 1]
-        return mask[:, None, None] if self._is_prepared else mask
+        # A dimension that is added to the part would have the stride of its length.
+        mask = self._mask[:, None, None] if self._is_prepared else self._mask
+        return mask[: used.num_rows, ..., used.seen]
 
     def admit(self, prefix: Cache, chosen: Sequence[int], lengths: Sequence[int]) -> None:
         """Adds rows behind those in use.
@@ -176,7 +187,7 @@ class ColumnCache(Cache):
         """Moves the columns in use, so that the next token is written to column `end`, with columns to spare behind."""
         used, width = self.columns, self.columns.end - self.columns.start
         # With a third of what is in use to spare, a step copies three columns on average.
-        num_columns = max(self._mask.shape[1], min(end + end // 3 + 16, self.max_columns))
+        num_columns = max(self._mask.shape[1], min(_aligned(end + end // 3 + 16), self.max_columns))
         for layer in self._own:
             layer.move(end, num_columns)
         self.firsts = [first - used.end + end for first in self.firsts]
@@ -216,6 +227,11 @@ def takes_prepared_mask(net: nn.Module) -> bool:
 def takes_positions(net: nn.Module) -> bool:
     """Whether a model is told positions; BLOOM is not."""
     return "position_ids" in inspect.signature(type(_model(net)).forward).parameters
+
+
+def _aligned(num_columns: int) -> int:
+    """The next multiple of the alignment."""
+    return num_columns + -num_columns % _ALIGNMENT
 
 
 def _model(net: nn.Module) -> nn.Module:

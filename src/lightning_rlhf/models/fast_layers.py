@@ -14,15 +14,16 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 from transformers.activations import ACT2FN
 from transformers.pytorch_utils import Conv1D
 
 Way = Literal["default", "turned", "onednn"]
-"""By PyTorch's default library; by the same, as the transpose of W xᵀ; or by oneDNN."""
+"""How a product is computed: by PyTorch's default library, by that library as the transpose of W xᵀ, or by oneDNN."""
 
 LARGE = 2**19
-"""Numbers of a matrix that is large enough for another way if there are few rows."""
+"""The least number of elements with which a matrix is worth another way if there are few rows."""
 _GELU_TANH = ("NewGELUActivation", "FastGELUActivation", "AccurateGELUActivation", "BloomGelu")
 """Classes of transformers that compute 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x³))), the last one with BLOOM."""
 
@@ -57,7 +58,7 @@ def way(kind: Processor, rows: int, weights: int, stride: int, *, transposed: bo
     Args:
         kind: The processor.
         rows: Number of rows.
-        weights: Number of numbers in the matrix.
+        weights: Number of elements of the matrix.
         stride: Length of a row of the matrix as it lies in memory.
         transposed: Whether the matrix lies as (in, out), as in GPT-2, and not as (out, in), as in `nn.Linear`.
         learns: Whether the product has gradients.
@@ -119,6 +120,7 @@ class _Product(torch.autograd.Function):
         return multiply(x, weight, transposed=transposed, learns=True)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         """Computes the gradients of x, (N, in), and of the weights."""
         x, weight = ctx.saved_tensors
@@ -160,8 +162,8 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool)
 def _is_plain(x: Tensor, weight: Tensor) -> bool:
     """Whether nothing but this module decides how two tensors are multiplied.
 
-    Otherwise they are divided among processes, simulated, on another device, of another dtype, or to be cast, or a
-    compiler chooses the kernels.
+    Otherwise a strategy has divided the tensors among processes, they are simulated, they are on another device or of
+    another dtype, autocast would cast them, or a compiler chooses the kernels.
     """
     return (
         all(type(tensor) in (Tensor, nn.Parameter) for tensor in (x, weight))

@@ -153,7 +153,8 @@ def _instead_of_logits(net: PreTrainedModel, head: nn.Module, stats: Callable[[T
         return output
 
     with ExitStack() as stack:
-        # After the hooks of strategies that watch the output of the head, and before those that watch the model's.
+        # `keep` runs after the hooks of strategies that watch the output of the head, and `put` runs before those that
+        # watch the output of the model.
         stack.callback(head.register_forward_hook(keep).remove)
         stack.callback(net.register_forward_hook(put, prepend=True).remove)
         before = vars(head).get("forward")

@@ -36,7 +36,7 @@ class Optim:
     def __post_init__(self) -> None:
         """Checks the values."""
         problems = []
-        if self.weight_decay < 0:
+        if not self.weight_decay >= 0:
             problems.append(f"weight_decay={self.weight_decay}: must not be negative")
         if not 0 <= self.warmup < 1:
             problems.append(f"warmup={self.warmup}: must lie in [0, 1): it is a share of all steps")

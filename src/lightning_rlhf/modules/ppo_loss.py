@@ -6,6 +6,7 @@ Shapes: B rows, R response tokens.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from math import isfinite
 from typing import Literal, NamedTuple
 
 import torch
@@ -80,6 +81,7 @@ class PPOLoss:
                 ("clip_range_high", high, high is None or high > 0, "be positive"),
                 ("clip_range_value", self.clip_range_value, self.clip_range_value > 0, "be positive"),
                 ("vf_coef", self.vf_coef, self.vf_coef >= 0, "not be negative"),
+                ("ent_coef", self.ent_coef, isfinite(self.ent_coef), "be finite"),
             ]
             if not holds
         ]

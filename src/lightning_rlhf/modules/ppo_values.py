@@ -1,4 +1,7 @@
-"""Checks the numbers with which PPO is configured."""
+"""Checks the numbers with which PPO is configured.
+
+No comparison holds for NaN, so each check says what must hold, and not what must not.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -21,8 +24,8 @@ def check_values(module: "PPOModule") -> None:
     """
     values, by = vars(module), module.clip_gradients_by
     check_budget(module.max_tokens_per_micro_batch)
-    problems = [f"{name}={values[name]}: must not be negative" for name in _NOT_NEGATIVE if values[name] < 0]
-    problems += [f"{name}={values[name]}: must be positive" for name in _POSITIVE if values[name] <= 0]
+    problems = [f"{name}={values[name]}: must not be negative" for name in _NOT_NEGATIVE if not values[name] >= 0]
+    problems += [f"{name}={values[name]}: must be positive" for name in _POSITIVE if not values[name] > 0]
     if by not in _CLIPS_BY:
         problems.append(f"clip_gradients_by={by}: must be {' or '.join(_CLIPS_BY)}")
     raise_problems(problems)

@@ -61,7 +61,7 @@ class SFTModule(StageModule):
             UserError: If the learning rate is negative.
         """
         super().__init__()
-        if lr < 0:
+        if not lr >= 0:  # NaN is refused too
             raise UserError(f"lr={lr}: must not be negative")
         self.builders, self.renderer, self.lr, self.optim = {"net": net}, renderer, lr, optim or Optim()
         self.val_loss = MeanMetric()

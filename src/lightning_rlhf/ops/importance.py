@@ -31,7 +31,7 @@ class ImportanceWeights(NamedTuple):
     mean: Tensor
     """Mean of the ratios over the tokens, before they are truncated; a scalar."""
     max: Tensor
-    """Largest of the ratios before they are truncated; a scalar."""
+    """Largest of the ratios before they are truncated, 0 if no token counts; a scalar."""
     clipped: Tensor
     """Share of the tokens whose ratio is truncated; a scalar."""
 
@@ -45,7 +45,7 @@ def truncated_importance(
     Args:
         logprobs: (B, R) log-probs under the actor before the update, in nats.
         sampler_logprobs: (B, R) log-probs in the distribution that the engine drew from, in nats.
-        mask: (B, R) response mask, with at least one token.
+        mask: (B, R) response mask.
         level: `token` for the ratio of each token; `sequence` for the product of the ratios of a response, which each
             of its tokens gets.
         ceiling: The largest factor.
@@ -56,4 +56,6 @@ def truncated_importance(
         log_ratio = torch.where(mask, whole[:, None], 0)
     ratio = log_ratio.exp()
     clipped = masked_mean((ratio > ceiling).float(), mask)
-    return ImportanceWeights(ratio.clamp(max=ceiling), masked_mean(ratio, mask), ratio[mask].max(), clipped)
+    # Selecting the ratios by the mask would wait for the device, because their number would have to be known.
+    largest = ratio.masked_fill(~mask, 0).amax()
+    return ImportanceWeights(ratio.clamp(max=ceiling), masked_mean(ratio, mask), largest, clipped)

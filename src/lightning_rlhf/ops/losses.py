@@ -133,7 +133,7 @@ def dual_clip(
     Raises:
         ValueError: If `dual_clip` is not above 1.
     """
-    if dual_clip <= 1:
+    if not dual_clip > 1:
         raise ValueError(f"dual_clip={dual_clip}: must be above 1")
     tokens = clipped(batch, clip_range=clip_range, clip_range_high=clip_range_high)
     bound = -batch.advantages * dual_clip

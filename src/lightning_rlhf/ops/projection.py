@@ -18,7 +18,8 @@ from torch.overrides import handle_torch_function, has_torch_function
 from lightning_rlhf.ops.kl import exact_kl
 
 _CHUNK, _ROWS = 2**24, 256
-"""Number of logits in a chunk, 64 MiB in fp32, and least number of positions: products of fewer rows are slow."""
+"""A chunk has about this many logits (64 MiB in fp32), but at least `_ROWS` positions, because products of fewer rows
+are slow."""
 
 
 class LogitForm(NamedTuple):
@@ -139,7 +140,8 @@ class _Projected(torch.autograd.Function):
             logprobs[rows] = logits.gather(1, tokens[rows, None])[:, 0] - norms[rows]
             if entropies is not None:
                 probs = (logits - norms[rows, None]).exp_()
-                entropies[rows] = norms[rows] - torch.linalg.vecdot(probs, logits)
+                # A product of matrices or vectors would be cast to 16 bits under autocast.
+                entropies[rows] = norms[rows] - probs.mul_(logits).sum(-1)
         kept = logits if logits is not None and len(logits) == len(hidden) else None
         ctx.save_for_backward(hidden, weight, bias, tokens, norms, entropies, kept)  # type: ignore[arg-type]
         ctx.form = form

@@ -14,7 +14,11 @@ _IN_ONE_PASS = {
     "lightning_rlhf.strategies.colossalai.boost.hybrid_adam",
     "lightning_rlhf.strategies.deepspeed.ops.cpu_adamw",
 }
-"""Optimizers that update a weight in one pass: by their own kernels, or because `modules.adam.fuse` makes them."""
+"""Optimizers that update a weight in one pass: by their own kernels, or because `modules.adam.fuse` makes them.
+
+An optimizer that is neither Adam or AdamW of PyTorch nor a subclass of them stays as it is. So does one whose `fused`
+or `foreach` is set.
+"""
 
 
 def moments_size(bits: int, size: float, count: float) -> float:
@@ -40,11 +44,15 @@ def step_work(job: Job, weights: dict[str, Weights], processes: int, *, flat: bo
     """
     sizes = [net.trained_size for net in weights.values()]
     groups = max(sizes, default=0)
-    # Others of PyTorch need two tensors, for one weight at a time, or on GPUs one for each weight of a group at once.
-    if job.optimizer in _IN_ONE_PASS:
+    is_left = job.fused is None and job.foreach is None
+    # PyTorch's other optimizers need two temporary tensors for one weight at a time. On GPUs they need one tensor for
+    # each weight of a group, all at once.
+    if job.fused or (is_left and job.optimizer in _IN_ONE_PASS):
         work = 0.0
-    elif job.on_gpu or flat:
-        work = groups * (1 if job.on_gpu else 2)
+    elif job.foreach or (is_left and job.on_gpu):
+        work = groups
+    elif flat:
+        work = 2 * groups
     else:
         work = 2 * max((net.largest * net.trained_size / max(net.trained, 1) for net in weights.values()), default=0)
     return Counter({("", "optimizer"): round(work / processes)})

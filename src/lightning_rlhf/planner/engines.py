@@ -39,8 +39,8 @@ def ddp(job: Job, sizes: Sizes) -> Rules:
     if not job.layout.gradients_in_buckets:
         found.always = buckets
         return found
-    # Gradients are views of the buckets, which exist from the beginning. Autograd frees each of its own once it is
-    # copied there.
+    # Gradients are views of the buckets, which exist from the beginning. Autograd frees its own gradient of a weight
+    # after it has been copied into the bucket.
     return replace(
         found,
         always=buckets,

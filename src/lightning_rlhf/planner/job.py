@@ -44,6 +44,9 @@ class Job:
     processes_per_node: int = 1
     optimizer: str = "torch.optim.AdamW"
     """Dotted name of the class or function that makes the optimizer."""
+    fused: bool | None = None
+    foreach: bool | None = None
+    """Settings of PyTorch's optimizers, which say how a step goes over the weights; None leaves the choice to them."""
     optimizer_bits: int = 32
     """8 if the optimizer keeps its averages in 8 bits; otherwise they have the dtype of the weights."""
     prompt_length: int

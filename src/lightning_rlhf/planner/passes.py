@@ -40,7 +40,8 @@ def traced(module: nn.Module, nets: Mapping[str, nn.Module], work: Callable[[Tra
             stack.enter_context(cuts(trace, net, None if role == BACKBONE else role))
         stack.enter_context(gradients(trace, module))
         stack.enter_context(trace)
-        # The most that a run needs: rows of full length cannot be packed. A fake mask has no numbers to count them.
+        # Rows of full length cannot be packed, so padded rows are the most that a run needs. Besides, a fake mask has
+        # no numbers from which lengths could be read.
         stack.enter_context(without_packing())
         work(trace)
     return trace.finish()

@@ -35,7 +35,7 @@ class Sampling:
         problems = []
         if self.max_new_tokens < 1:
             problems.append(f"max_new_tokens={self.max_new_tokens}: must be at least 1")
-        if self.temperature < 0:
+        if not self.temperature >= 0:
             problems.append(f"temperature={self.temperature}: must not be negative (0 is greedy)")
         if self.top_k < 0:
             problems.append(f"top_k={self.top_k}: must not be negative (0 draws from all tokens)")
@@ -43,10 +43,11 @@ class Sampling:
             problems.append(f"top_p={self.top_p}: must lie in (0, 1] (1 draws from all tokens)")
         if not 0 <= self.min_p < 1:
             problems.append(f"min_p={self.min_p}: must lie in [0, 1) (0 draws from all tokens)")
-        if self.repetition_penalty <= 0:
+        if not self.repetition_penalty > 0:
             problems.append(f"repetition_penalty={self.repetition_penalty}: must be positive (1 is no penalty)")
-        if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
-            problems.append(f"stop={self.stop!r}: must be a list of texts that are not empty")
+        is_list = isinstance(self.stop, Sequence) and not isinstance(self.stop, str)
+        if not is_list or not all(isinstance(text, str) and text for text in self.stop):
+            problems.append(f"stop={self.stop!r}: must be a list of texts that are not empty; [] stops at none")
         raise_problems(problems)
         # A configuration gives a list.
         object.__setattr__(self, "stop", tuple(self.stop))

@@ -4,6 +4,7 @@ Shapes: B rows.
 """
 
 from dataclasses import dataclass
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -44,15 +45,17 @@ class RewardShaping:
     def __post_init__(self) -> None:
         """Checks the values."""
         problems = []
-        if self.clip is not None and self.clip <= 0:
+        if self.clip is not None and not self.clip > 0:
             problems.append(f"shaping.clip={self.clip}: must be positive")
         if self.missing_eos_score is not None and self.missing_eos_penalty:
             problems.append(
                 f"shaping.missing_eos_score={self.missing_eos_score} and missing_eos_penalty="
                 f"{self.missing_eos_penalty}: a score is either replaced or lowered; set one of them"
             )
+        if self.missing_eos_score is not None and not isfinite(self.missing_eos_score):
+            problems.append(f"shaping.missing_eos_score={self.missing_eos_score}: must be finite")
         for name in ("missing_eos_penalty", "length_penalty", "overlong_buffer", "overlong_penalty"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 problems.append(f"shaping.{name}={getattr(self, name)}: must not be negative")
         raise_problems(problems)
 

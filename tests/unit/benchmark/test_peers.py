@@ -72,6 +72,25 @@ def test_a_program_does_the_work_and_says_how_fast(
         assert found["tokens"] == 30 if mean is None else 6 <= found["tokens"] < 30
 
 
+def test_a_program_that_hangs_ends_the_comparison_with_what_was_measured(
+    peers: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # The first program leaves a result, and the second one hangs.
+    fast, slow = (tmp_path / name for name in ("fast.py", "slow.py"))
+    fast.write_text("import pathlib, sys; pathlib.Path(sys.argv[2]).write_text('{\"rate\": 7.5}')")
+    slow.write_text("import time; print('so far', flush=True); time.sleep(600)")
+    monkeypatch.setattr(peers.compare, "_SECONDS", 2)
+    monkeypatch.setattr(peers.compare, "python_of", lambda envs, name: sys.executable)
+    peer = peers.rows.Program(name="slow", environment="trl", command=(str(slow),))
+    row = peers.rows.Row(what="", model="", work={}, ours=(str(fast),), peers=(peer,), unit="tokens/s")
+    with pytest.raises(SystemExit) as caught:
+        peers.compare.turns(row, TINY, tmp_path, 2, [])
+    first, *others, last = str(caught.value).splitlines()
+    assert first == f"{slow} has not ended after 2 seconds:"
+    assert "so far" in others
+    assert last == 'measured until then, in tokens/s: {"ours": [7.5], "slow": []}'
+
+
 def test_a_program_that_fails_shows_what_it_wrote(peers: SimpleNamespace) -> None:
     with pytest.raises(SystemExit, match="has failed"):
         peers.compare.run(sys.executable, [str(BENCHMARKS / "rollout.py"), "rollout=nothing"], TINY)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lightning_rlhf.benchmark import stopwatch
+from lightning_rlhf.benchmark.gemm import wait
 from lightning_rlhf.benchmark.stopwatch import Stopwatch, TimedEngine
 
 
@@ -30,6 +31,10 @@ class Engine:
         self.clock.now += 1
 
     def update_weights(self, weights: Any, version: int) -> None:
+        self.taken = []
+        for weight in weights:
+            self.clock.now += 0.5
+            self.taken.append(weight)
         self.clock.now += 0.5
 
 
@@ -54,6 +59,28 @@ def test_the_time_between_two_responses_is_not_that_of_the_engine(clock: SimpleN
     assert engine.generate(["a"], None, stop_ids=()) == ["a"]
     engine.update_weights(iter([]), 1)
     assert watch.sampling == 11 + 3 + 0.5
+
+
+def test_the_time_in_which_sharded_weights_are_gathered_is_not_that_of_the_engine(clock: SimpleNamespace) -> None:
+    def gathered() -> Iterator[str]:
+        for name in ("a", "b"):
+            clock.now += 40
+            yield name
+        clock.now += 40
+
+    watch = Stopwatch()
+    engine: Any = timed(clock, watch)
+    engine.update_weights(gathered(), 1)
+    assert engine.taken == ["a", "b"]
+    assert watch.sampling == 0.5 + 0.5 + 0.5
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda", "mps", "xpu"])
+def test_the_clock_waits_for_every_device_that_works_by_itself(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[torch.device] = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
+    wait(torch.device(kind))
+    assert waited == ([] if kind == "cpu" else [torch.device(kind)])
 
 
 def test_what_is_not_measured_is_the_engine_itself(clock: SimpleNamespace) -> None:

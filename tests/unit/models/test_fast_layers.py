@@ -63,6 +63,15 @@ def test_a_layer_and_its_gradients_are_those_of_double_precision(
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")
+def test_a_second_derivative_is_refused_instead_of_being_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast_layers, "processor", lambda: OTHER)
+    x = torch.randn(64, 48, requires_grad=True)
+    (first,) = torch.autograd.grad(FastLinear(48, 80)(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.square().sum().backward()
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")
 @pytest.mark.parametrize("rows", [1, 5, 32, 64])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_a_layer_without_gradients_computes_the_same_in_each_way(

@@ -44,6 +44,21 @@ def test_an_engine_that_equals_the_scorer_is_not_corrected(level: str) -> None:
 
 
 @pytest.mark.parametrize("level", ["token", "sequence"])
+def test_without_tokens_there_is_no_ratio(level: str) -> None:
+    found = truncated_importance(LOGPROBS, SAMPLER, torch.zeros(2, 3).bool(), level=level, ceiling=2.0)
+    assert torch.equal(found.weights, torch.ones(2, 3))
+    assert (found.mean, found.max, found.clipped) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_nothing_waits_for_the_numbers_of_the_device(level: str) -> None:
+    # Tensors on this device have shapes and no numbers.
+    numbers, mask = torch.empty(2, 3, device="meta"), torch.empty(2, 3, dtype=torch.bool, device="meta")
+    found = truncated_importance(numbers, numbers, mask, level=level, ceiling=2.0)
+    assert [part.shape for part in found] == [(2, 3), (), (), ()]
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
 def test_ratios_stay_finite_and_have_no_gradient(level: str) -> None:
     far: Tensor = torch.full((1, 400), 300.0, requires_grad=True)
     found = truncated_importance(far, -far, torch.ones(1, 400).bool(), level=level, ceiling=1e30)

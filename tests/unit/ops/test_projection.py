@@ -117,6 +117,20 @@ def test_the_products_of_many_chunks_are_summed_in_full_precision() -> None:
     assert total.total.item() == 1000
 
 
+def test_entropies_under_autocast_are_those_of_the_logits_in_full_precision(parts: Parts, tokens: Tensor) -> None:
+    # Logits near -60 in bf16 are multiples of 1/4. An entropy from products in bf16 would be off by 0.1 and more.
+    low = {name: (part.detach() - 60 * (name == "bias")).bfloat16().requires_grad_() for name, part in parts.items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        found = projected_stats(*low.values(), tokens, LogitForm(), True)
+    products = torch.nn.functional.linear(*low.values())
+    logprobs = products.float().log_softmax(-1)
+    expected = -(logprobs.exp() * logprobs).sum(-1)
+    assert_close(found[1], expected, rtol=1e-3, atol=1e-3)
+    mine, wanted = (torch.autograd.grad(x.square().sum(), low["bias"])[0] for x in (found[1], expected))
+    # The gradients of a bias in bf16 have three digits.
+    assert_close(mine, wanted, rtol=0.01, atol=0.01)
+
+
 def test_a_weight_of_a_class_of_its_own_is_told_of_the_operation(parts: Parts, tokens: Tensor) -> None:
     told: list[Callable] = []
 

@@ -31,6 +31,12 @@ def planned(stage: str, *overrides: str) -> Plan:
         return Plan(job_of(compose("plan", list(overrides)), stage))
 
 
+def test_a_form_of_the_optimizer_that_is_set_is_planned() -> None:
+    assert (ppo_job().fused, ppo_job().foreach) == (None, None)
+    chosen = ppo_job("+optim.optimizer.fused=false", "+optim.optimizer.foreach=true")
+    assert (chosen.fused, chosen.foreach) == (False, True)
+
+
 def test_dpo_as_it_comes_is_planned_behind_one_prompt_token() -> None:
     plan = planned("dpo", "stage=dpo", "model=tiny", "data.max_length=32")
     assert (plan.job.prompt_length, plan.job.response_length) == (1, 31)

@@ -58,6 +58,28 @@ def test_adam_takes_no_memory_of_its_own_in_a_step() -> None:
     assert step_work(turned(plan, [knob]).job, held, 1) == {("", "optimizer"): 0}
 
 
+@pytest.mark.parametrize(
+    ("settings", "on_gpu", "expected"),
+    [
+        # PyTorch keeps one tensor for all weights of the group, 10 numbers of 4 bytes, or two for the largest weight,
+        # which has 6 of the 10 numbers.
+        ({}, True, 0),
+        ({"fused": True}, True, 0),
+        ({"fused": False}, True, 48),
+        ({"foreach": False}, True, 48),
+        ({"foreach": True}, True, 40),
+        ({"foreach": True}, False, 40),
+        ({"fused": False}, False, 48),
+    ],
+    ids=str,
+)
+def test_an_adam_whose_form_the_user_has_chosen_takes_the_memory_of_that_form(
+    settings: dict[str, bool], on_gpu: bool, expected: int
+) -> None:
+    held = {"actor": Weights(10, 10, 40, 40, 40, 1, 6, 10, 10, 1, 0)}
+    assert step_work(job(on_gpu=on_gpu, **settings), held, 1) == {("", "optimizer"): expected}
+
+
 def test_a_remedy_may_have_a_setting_that_its_strategy_brings() -> None:
     config = {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 64}
     source = replace(SOURCE, config=config | {"num_attention_heads": 32, "vocab_size": 100}, dtype="bfloat16")

@@ -1,5 +1,7 @@
 """The settings of sampling."""
 
+from typing import Any
+
 import pytest
 
 from lightning_rlhf.errors import UserError
@@ -31,9 +33,10 @@ def test_a_rollout_samples_from_the_whole_distribution(settings: dict[str, float
     Sampling(max_new_tokens=4, temperature=0.7, stop=["Human:"]).check_for_rollout()
 
 
-def test_one_text_is_not_a_list_of_texts() -> None:
-    with pytest.raises(UserError, match="stop='Human:': must be a list of texts"):
-        Sampling(max_new_tokens=4, stop="Human:")
+@pytest.mark.parametrize("stop", ["Human:", None, 3])
+def test_what_is_not_a_list_of_texts_is_refused_by_name(stop: Any) -> None:
+    with pytest.raises(UserError, match=f"^stop={stop!r}: must be a list of texts"):
+        Sampling(max_new_tokens=4, stop=stop)
 
 
 def test_an_export_names_a_setting_that_differs_from_that_of_transformers() -> None:

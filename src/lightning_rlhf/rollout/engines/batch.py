@@ -43,8 +43,9 @@ class Batch:
         self.net, self.numbers, self.sampling, self.stops = net, numbers, sampling, stops
         self.max_rows, self.longest = max_rows, longest
         self.sampled: list[Response] = []
-        self._ready: list[Response] = []  # They have their first token, and there was no place yet.
-        self._read: Read | None = None  # The prompts of those that are ready.
+        # Responses that have their first token and wait for a place, and their prompts.
+        self._ready: list[Response] = []
+        self._read: Read | None = None
         self._rows: Rows | None = None
 
     @property
@@ -70,7 +71,7 @@ class Batch:
         tokens = self._added(self.sampled, *self._rows.step())
         for place in reversed(range(len(tokens))):
             if tokens[place][1].finish_reason is not None:
-                # The last takes the place, as it does among the rows.
+                # The last response takes the free place, as its row does in `Rows`.
                 self._rows.remove(place)
                 self.sampled[place] = self.sampled[-1]
                 self.sampled.pop()

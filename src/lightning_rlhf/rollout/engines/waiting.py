@@ -32,7 +32,7 @@ class Read(NamedTuple):
 
 
 class Waiting:
-    """Prompts that no one has read yet.
+    """Prompts that the model has not read yet.
 
     They are read in the order of the requests, so that the first requests are answered first, and their rewards can be
     computed early. Of as many prompts as a batch has places, the longest is read first, because prompts of about equal
@@ -84,6 +84,6 @@ class Waiting:
 
 
 def call_along(net: nn.Module, device: torch.device) -> None:
-    """Calls the model for nothing, because other processes call it and need this process's share of the weights."""
+    """Calls the model with one token and drops the result, because other processes need this one's weights."""
     ids = torch.zeros(1, 1, dtype=torch.long, device=device)
     last_logits(net, ids, 1, use_cache=False, **position_arguments(net, ids == 0))

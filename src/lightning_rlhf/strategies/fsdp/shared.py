@@ -1,5 +1,6 @@
 """What both FSDP strategies do in the same way: gradient norms of each role, and checkpoints."""
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ class DividedByFSDP(ParallelStrategy):
 
     shards_parameters = True
 
+    @abstractmethod
     def checkpoint_root(self) -> nn.Module:
         """Returns the module whose weights a checkpoint holds, by the names that they have in it."""
-        raise NotImplementedError
 
     def grad_norms(self) -> dict[str, Tensor] | None:
         """See `Sharding`."""
