@@ -71,7 +71,7 @@ def test_prompts_have_lengths_between_the_bounds(tmp_path: Path) -> None:
         (["adapter=lora"], {"actor", "critic", "reference"}),
         (["adapter=lora", "roles=shared", "length_distribution=geometric"], {"backbone"}),
         (["algorithm=rloo"], {"actor", "reference"}),
-        (["reward_model=true"], {"actor", "critic", "reference", "reward"}),
+        (["random_reward_model=true"], {"actor", "critic", "reference", "reward"}),
     ],
 )
 def test_every_kind_of_role_is_measured(overrides: list[str], roles: set[str], tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def set_nets(module: PPOModule, settings: BenchmarkSettings, source: ModelSource
         source: The source of the actor.
         eos: Id of the token that ends a response.
     """
-    if settings.reward_model:
+    if settings.random_reward_model:
         module.reward = {"reward": partial(load_scalar_model, _reward_source(source), "normal")}
     if settings.length_distribution == "fixed":
         return
@@ -48,7 +48,7 @@ def _ending(source: ModelSource, *, eos: int, probability: float) -> PreTrainedM
 def job_of_benchmark(config: DictConfig, settings: BenchmarkSettings, source: ModelSource) -> Job:
     """The job of the planner for a benchmark; `job_of` does not know the reward model of random weights."""
     job = job_of(config, "ppo")
-    return replace(job, reward=_reward_source(source)) if settings.reward_model else job
+    return replace(job, reward=_reward_source(source)) if settings.random_reward_model else job
 
 
 def _reward_source(source: ModelSource) -> ModelSource:

@@ -78,9 +78,10 @@ def settings(file: Path) -> list[Setting]:
     return found
 
 
-def sections() -> set[str]:
-    """The keys at the top of what `train`, `plan` and `benchmark` compose, whatever options are chosen."""
-    found = {key for command in ("train", "plan", "benchmark") for key in _keys(command_file(command))}
+def sections(command: str) -> set[str]:
+    """The keys at the top of what `train`, or a command that builds on it, composes, whatever options are chosen."""
+    file = command_file(command)
+    found = {key for part in (file, *included(file)) for key in _keys(part)}
     for group in groups():
         paths = [CONF / group / f"{option}.yaml" for option in options(group)]
         stated = [line.removeprefix("@package ") for path in paths for line in header(path) if "@package " in line]
