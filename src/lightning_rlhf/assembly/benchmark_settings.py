@@ -100,7 +100,7 @@ def _without_effect(overrides: Sequence[str]) -> Iterator[str]:
 
 def _mistakes(config: DictConfig) -> Iterator[str]:
     for name in _COUNTS:
-        if not _is_count(value := OmegaConf.select(config, name)):
+        if not _is_count(value := OmegaConf.select(config, name, default=1)):
             yield f"{name}={value}: must be a positive whole number"
     if not (config.warmup == 0 or _is_count(config.warmup)) or isinstance(config.warmup, bool):
         yield f"warmup={config.warmup}: must be a whole number that is not negative"

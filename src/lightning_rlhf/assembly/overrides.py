@@ -57,7 +57,10 @@ def check_plan(config: DictConfig, overrides: Sequence[str], choices: Mapping[st
             not given. The message names all mistakes.
     """
     problems = Problems()
-    for message in (*_without_effect(config, overrides, choices, "plan"), *_unknown_lengths(config, overrides, choices)):
+    for message in (
+        *_without_effect(config, overrides, choices, "plan"),
+        *_unknown_lengths(config, overrides, choices),
+    ):
         problems.add(message)
     check_effects(config, problems)
     problems.report()
