@@ -66,14 +66,16 @@ def benchmark(config: DictConfig, folder: Path) -> dict[str, Any]:
             "the setting that ends it"
         )
     # Each process has its own peaks. The seconds are those of the first process, which waits for all others.
-    peaks = [max(sizes) for sizes in zip(*gather_objects([(memory.peak, peak_rss_bytes())]), strict=True)]
-    peak_flops = gemm_flops(module.device, dtype_of(config))
+    tensors, processes = zip(*gather_objects([(memory.peak, peak_rss_bytes())]), strict=True)
+    peaks = {"peak_rss_bytes": max(processes)}
+    if None not in tensors:
+        peaks["peak_tensor_bytes"] = max(tensors)
+    peak_flops = gemm_flops(module.device, dtype_of(module, stage.trainer.precision))
     measured, run = clock.iterations[settings.warmup : -1], counted(job_of_benchmark(config, settings, source))
     result = {
         "stage": "benchmark",
         "status": "finished",
-        "metrics": rates(measured, run, stage.trainer.world_size, peak_flops)
-        | {"peak_tensor_bytes": peaks[0], "peak_rss_bytes": peaks[1]},
+        "metrics": rates(measured, run, stage.trainer.world_size, peak_flops) | peaks,
         "phases": phases(measured, run, stage.trainer.world_size, peak_flops),
         "iterations": [iteration.seconds for iteration in measured],
         "mean_lengths": mean_lengths(measured),

@@ -5,6 +5,7 @@ from functools import partial
 
 import torch
 from omegaconf import DictConfig
+from torch import nn
 from transformers import PreTrainedModel
 
 from lightning_rlhf.assembly.benchmark_settings import BenchmarkSettings
@@ -16,6 +17,8 @@ from lightning_rlhf.models.shared import Shared
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.modules.ppo import PPOModule
 from lightning_rlhf.planner.job import Job
+
+_AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 def set_nets(module: PPOModule, settings: BenchmarkSettings, source: ModelSource, eos: int) -> None:
@@ -55,6 +58,13 @@ def _reward_source(source: ModelSource) -> ModelSource:
     return replace(source.frozen, quantization=None)
 
 
-def dtype_of(config: DictConfig) -> torch.dtype:
-    """The type of the computation that `trainer.precision` names."""
-    return {"b": torch.bfloat16, "1": torch.float16}.get(str(config.trainer.precision)[0], torch.float32)
+def dtype_of(module: nn.Module, precision: str) -> torch.dtype:
+    """The type of the computation: that of autocast, or else that of the weights.
+
+    Args:
+        module: The module with its models.
+        precision: The precision of the trainer, such as `bf16-mixed`.
+    """
+    if precision in _AUTOCAST:
+        return _AUTOCAST[precision]
+    return next(weight.dtype for weight in module.parameters() if weight.is_floating_point())

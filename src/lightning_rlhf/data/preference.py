@@ -132,7 +132,7 @@ class PreferenceDataModule(ResumableDataModule):
             np.ones(len(self.train_rows), dtype=int),
             minibatch_size=self.minibatch_size,
             drop_last=self.drop_last,
-            lengths=self.train_rows.numbers("length"),
+            lengths=self.train_rows.numbers("tokens"),
             trainer=self.attached_trainer,
             seed=self.seed,
         )

@@ -1,9 +1,11 @@
 """The settings of a benchmark, which are checked before torch is imported."""
 
 import pytest
+import torch
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
+from lightning_rlhf.assembly.benchmark_nets import dtype_of
 from lightning_rlhf.assembly.benchmark_settings import BenchmarkSettings, _without_effect, check_benchmark
 from lightning_rlhf.assembly.config_files import Setting, command_file, settings
 from lightning_rlhf.errors import UserError
@@ -105,3 +107,22 @@ def test_mistakes_of_all_kinds_are_named_together() -> None:
         *("data.max_length", "prompt_length=abc", "promt_length"),
         "rollout_batch_size=32",
     ]
+
+
+@pytest.mark.parametrize(
+    ("weights", "precision", "expected"),
+    [
+        (torch.float64, "64-true", torch.float64),
+        (torch.bfloat16, "32-true", torch.bfloat16),
+        (torch.float32, "bf16-mixed", torch.bfloat16),
+        (torch.float32, "16-mixed", torch.float16),
+        (torch.float32, "32-true", torch.float32),
+    ],
+)
+def test_the_computation_has_the_type_of_autocast_or_of_the_weights(
+    weights: torch.dtype, precision: str, expected: torch.dtype
+) -> None:
+    net = torch.nn.Linear(2, 2, dtype=weights)
+    # Quantized weights are no numbers of a computation.
+    packed = torch.nn.ParameterList([torch.nn.Parameter(torch.zeros(2, dtype=torch.uint8), requires_grad=False)])
+    assert dtype_of(torch.nn.Sequential(packed, net), precision) == expected
