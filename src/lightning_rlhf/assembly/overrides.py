@@ -94,12 +94,11 @@ def _without_effect(
     # Each model size has an architecture as well as weights, so Hydra accepts settings of the architecture.
     loaded = next((name for name in ("meta_dir", "pretrained") if config.model.get(name) is not None), None)
     idle = {record.block: record.name for record in STAGES.values() if record.name not in config.stages}
-    known = sections(command)
     for override in overrides:
         key = override.lstrip("+~").split("=")[0]
         # An option of a group of the user is no setting.
         added = override[0] == "+" and key not in choices
-        if added and not is_read(key, references) and key.split(".")[0] not in known:
+        if added and not is_read(key, references) and key.split(".")[0] not in sections(command):
             yield f"{key}: there is no such setting, and no other setting refers to it"
         if (block := block_of(override)) in idle:
             yield f"{key} is set, but stage={idle[block]} does not run here"
