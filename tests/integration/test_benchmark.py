@@ -1,5 +1,6 @@
 """`lightning-rlhf benchmark` as a user runs it, and as Python calls it."""
 
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ from hydra import compose, initialize_config_module
 from support import command, result_of, run_folder
 
 from lightning_rlhf.assembly.benchmark import benchmark
+from lightning_rlhf.benchmark.stopwatch import Stopwatch
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.interruption import Interrupted
 
 SMALL = ["model=tiny", "rollout_batch_size=8", "minibatch_size=4", "ppo_epochs=1", "prompt_length=6", "repeats=2"]
 METRICS = {
@@ -71,7 +75,7 @@ def test_prompts_have_lengths_between_the_bounds(tmp_path: Path) -> None:
         (["adapter=lora"], {"actor", "critic", "reference"}),
         (["adapter=lora", "roles=shared", "length_distribution=geometric"], {"backbone"}),
         (["algorithm=rloo"], {"actor", "reference"}),
-        (["reward_model=true"], {"actor", "critic", "reference", "reward"}),
+        (["random_reward_model=true"], {"actor", "critic", "reference", "reward"}),
     ],
 )
 def test_every_kind_of_role_is_measured(overrides: list[str], roles: set[str], tmp_path: Path) -> None:
@@ -95,6 +99,39 @@ def test_a_wrong_setting_is_one_message_and_leaves_no_folder(tmp_path: Path) -> 
     assert done.stderr.count("\n") == 2
     assert "length_distribution=uniform: expected fixed or geometric" in done.stderr
     assert not (tmp_path / "outputs").exists()
+
+
+def test_ctrl_c_ends_a_benchmark_and_is_not_turned_into_an_exit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr(Stopwatch, "on_train_epoch_end", interrupt)
+    with pytest.raises(Interrupted) as stopped:
+        measured(tmp_path, "response_length=2")
+    assert stopped.value.number == signal.SIGTERM
+    assert not list(tmp_path.glob("result.json"))
+
+
+def test_a_run_that_ends_early_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = Stopwatch.on_train_epoch_end
+
+    def stop(watch: Stopwatch, trainer: Any, module: Any) -> None:
+        ended(watch, trainer, module)
+        trainer.should_stop = True
+
+    monkeypatch.setattr(Stopwatch, "on_train_epoch_end", stop)
+    with pytest.raises(UserError, match="^repeats=2: the run ended after 1 of 4 iterations: leave out the setting"):
+        measured(tmp_path, "response_length=2")
+
+
+def test_without_a_meter_a_benchmark_says_why_a_metric_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("lightning_rlhf.benchmark.memory.measures", lambda: False)
+    assert METRICS - measured(tmp_path, "response_length=2")["metrics"].keys() == {"peak_tensor_bytes"}
+    assert "takes glibc 2.33 or newer to measure it" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.slow

@@ -423,10 +423,10 @@ def test_a_beginner_with_few_rows_gets_one_warning_and_a_trained_model(tmp_path:
     assert {0, 2, 3} <= evaluated
 
 
-def evaluated_rows(folder: Path, limit: str) -> list[dict[str, str]]:
+def evaluated_rows(folder: Path, *limits: str) -> list[dict[str, str]]:
     """The evaluations of a run of SFT that a limit ends within its first epoch."""
     overrides = [o for o in keep(TINY, "sft") if "limit" not in o]
-    done = command(folder, *overrides, limit, "sft.trainer.check_val_every_n_epoch=10")
+    done = command(folder, *overrides, *limits, "sft.trainer.check_val_every_n_epoch=10")
     assert done.returncode == 0, done.stderr
     assert result_of(run_folder(folder))["status"] == "finished"
     with (run_folder(folder) / "metrics.csv").open() as file:
@@ -441,6 +441,12 @@ def test_max_steps_ends_with_an_evaluation(tmp_path: Path) -> None:
 def test_max_time_ends_with_an_evaluation(tmp_path: Path) -> None:
     # The time is over when the first step has been taken.
     assert len(evaluated_rows(tmp_path, "+sft.trainer.max_time={microseconds: 1}")) == 1
+
+
+def test_a_time_that_ends_before_min_steps_ends_with_one_evaluation(tmp_path: Path) -> None:
+    limits = ["+sft.trainer.max_time={microseconds: 1}", "+sft.trainer.min_steps=3"]
+    (row,) = evaluated_rows(tmp_path, *limits)
+    assert row["step"] == "2"
 
 
 def test_jobs_of_a_sweep_ignore_settings_of_other_stages_and_a_failed_one_says_so(tmp_path: Path) -> None:

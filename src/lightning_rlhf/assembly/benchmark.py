@@ -12,6 +12,7 @@ from omegaconf import DictConfig, open_dict
 from lightning_rlhf.assembly.benchmark_nets import dtype_of, job_of_benchmark, set_nets
 from lightning_rlhf.assembly.benchmark_settings import BenchmarkSettings
 from lightning_rlhf.assembly.benchmark_table import print_benchmark
+from lightning_rlhf.assembly.interrupted import interruptions
 from lightning_rlhf.assembly.library_messages import silence_libraries
 from lightning_rlhf.assembly.renderer import load_renderer
 from lightning_rlhf.assembly.stage import prepare, read_data
@@ -24,6 +25,7 @@ from lightning_rlhf.callbacks.run_facts import run_facts
 from lightning_rlhf.callbacks.run_record import versions
 from lightning_rlhf.distributed.collectives import gather_objects
 from lightning_rlhf.distributed.phases import release
+from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.saving import write_json
 
@@ -56,16 +58,24 @@ def benchmark(config: DictConfig, folder: Path) -> dict[str, Any]:
     stage.trainer.callbacks += [clock, memory]  # type: ignore[attr-defined]
     read_data(stage)
     pl.seed_everything(config.seed, verbose=False)
-    stage.trainer.fit(module, stage.data)
+    with interruptions():
+        stage.trainer.fit(module, stage.data)
+    if (done := len(clock.iterations)) < settings.iterations:
+        raise UserError(
+            f"repeats={settings.repeats}: the run ended after {done} of {settings.iterations} iterations: leave out "
+            "the setting that ends it"
+        )
     # Each process has its own peaks. The seconds are those of the first process, which waits for all others.
-    peaks = [max(sizes) for sizes in zip(*gather_objects([(memory.peak, peak_rss_bytes())]), strict=True)]
-    peak_flops = gemm_flops(module.device, dtype_of(config))
+    tensors, processes = zip(*gather_objects([(memory.peak, peak_rss_bytes())]), strict=True)
+    peaks = {"peak_rss_bytes": max(processes)}
+    if None not in tensors:
+        peaks["peak_tensor_bytes"] = max(tensors)
+    peak_flops = gemm_flops(module.device, dtype_of(module, stage.trainer.precision))
     measured, run = clock.iterations[settings.warmup : -1], counted(job_of_benchmark(config, settings, source))
     result = {
         "stage": "benchmark",
         "status": "finished",
-        "metrics": rates(measured, run, stage.trainer.world_size, peak_flops)
-        | {"peak_tensor_bytes": peaks[0], "peak_rss_bytes": peaks[1]},
+        "metrics": rates(measured, run, stage.trainer.world_size, peak_flops) | peaks,
         "phases": phases(measured, run, stage.trainer.world_size, peak_flops),
         "iterations": [iteration.seconds for iteration in measured],
         "mean_lengths": mean_lengths(measured),

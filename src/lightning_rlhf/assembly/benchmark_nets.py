@@ -5,6 +5,7 @@ from functools import partial
 
 import torch
 from omegaconf import DictConfig
+from torch import nn
 from transformers import PreTrainedModel
 
 from lightning_rlhf.assembly.benchmark_settings import BenchmarkSettings
@@ -17,6 +18,8 @@ from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.modules.ppo import PPOModule
 from lightning_rlhf.planner.job import Job
 
+_AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
 
 def set_nets(module: PPOModule, settings: BenchmarkSettings, source: ModelSource, eos: int) -> None:
     """Replaces the builders of the models that a benchmark changes.
@@ -27,7 +30,7 @@ def set_nets(module: PPOModule, settings: BenchmarkSettings, source: ModelSource
         source: The source of the actor.
         eos: Id of the token that ends a response.
     """
-    if settings.reward_model:
+    if settings.random_reward_model:
         module.reward = {"reward": partial(load_scalar_model, _reward_source(source), "normal")}
     if settings.length_distribution == "fixed":
         return
@@ -48,13 +51,20 @@ def _ending(source: ModelSource, *, eos: int, probability: float) -> PreTrainedM
 def job_of_benchmark(config: DictConfig, settings: BenchmarkSettings, source: ModelSource) -> Job:
     """The job of the planner for a benchmark; `job_of` does not know the reward model of random weights."""
     job = job_of(config, "ppo")
-    return replace(job, reward=_reward_source(source)) if settings.reward_model else job
+    return replace(job, reward=_reward_source(source)) if settings.random_reward_model else job
 
 
 def _reward_source(source: ModelSource) -> ModelSource:
     return replace(source.frozen, quantization=None)
 
 
-def dtype_of(config: DictConfig) -> torch.dtype:
-    """The type of the computation that `trainer.precision` names."""
-    return {"b": torch.bfloat16, "1": torch.float16}.get(str(config.trainer.precision)[0], torch.float32)
+def dtype_of(module: nn.Module, precision: str) -> torch.dtype:
+    """The type of the computation: that of autocast, or else that of the weights.
+
+    Args:
+        module: The module with its models.
+        precision: The precision of the trainer, such as `bf16-mixed`.
+    """
+    if precision in _AUTOCAST:
+        return _AUTOCAST[precision]
+    return next(weight.dtype for weight in module.parameters() if weight.is_floating_point())

@@ -8,8 +8,6 @@ from rich.table import Table
 from lightning_rlhf.console import console, number
 from lightning_rlhf.sizes import readable
 
-_NAMES = {"rollout": "rollout", "score": "scoring", "update": "update"}
-
 
 def print_benchmark(result: dict[str, Any], folder: Path) -> None:
     """Prints the models, the phases and the whole iteration.
@@ -20,21 +18,21 @@ def print_benchmark(result: dict[str, Any], folder: Path) -> None:
     """
     metrics, hardware, lengths = result["metrics"], result["hardware"], result["mean_lengths"]
     console.say(
-        f"{hardware['device']}, {hardware['processes']} process(es) with {result['threads']} thread(s) each; means of "
-        f"{number(lengths['prompt'])} prompt and {number(lengths['response'])} response tokens"
+        f"{hardware['device']}, {hardware['processes']} process(es) with {result['threads']} thread(s) each; on "
+        f"average {number(lengths['prompt'])} prompt tokens and {number(lengths['response'])} response tokens"
     )
     nets = _table("model", "parameters", "trained")
     for role, count in result["parameters"].items():
         nets.add_row(role, *(f"{count[kind] / 10**6:,.1f}M" for kind in ("total", "trained")))
     console.table(nets)
-    rows = _table("phase", "seconds", "samples/s", "tokens/s", "TFLOPS", "of GEMM", "seed TFLOPS")
+    rows = _table("phase", "seconds", "samples/s", "tokens/s", "TFLOPS", "of GEMM", "ColossalAI's TFLOPS")
     whole = {
         "seconds": metrics["iteration_seconds"],
         **{name: metrics[name] for name in result["phases"]["update"] if name != "seconds"},
     }
     for name, phase in [*result["phases"].items(), ("iteration", whole)]:
         rows.add_row(
-            _NAMES.get(name, name),
+            "scoring" if name == "score" else name,
             number(phase["seconds"]),
             number(phase["samples_per_second"]),
             number(phase["tokens_per_second"]),
@@ -43,9 +41,13 @@ def print_benchmark(result: dict[str, Any], folder: Path) -> None:
             _three_digits(phase["tflops_seed_formula"]),
         )
     console.table(rows)
-    tensors, process = readable(metrics["peak_tensor_bytes"]), readable(metrics["peak_rss_bytes"])
+    peak = f"{readable(metrics['peak_rss_bytes'])} of the whole process"
+    if "peak_tensor_bytes" in metrics:
+        peak = f"{readable(metrics['peak_tensor_bytes'])} of tensors, {peak}"
+    else:
+        peak += " (that of tensors is not known, because on a CPU it takes glibc 2.33 or newer to measure it)"
     console.say(
-        f"peak memory: {tensors} of tensors, {process} of the whole process; GEMM peak "
+        f"peak memory: {peak}; GEMM peak "
         f"{_three_digits(metrics['gemm_tflops'])} TFLOPS; medians of {len(result['iterations'])} iterations"
     )
     console.say(f"result: {folder / 'result.json'}")

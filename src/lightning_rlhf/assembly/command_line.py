@@ -1,4 +1,4 @@
-"""Completes the command line of `train` before Hydra reads it."""
+"""Completes the command line of a command before Hydra reads it."""
 
 import sys
 from collections.abc import Sequence
@@ -9,7 +9,9 @@ from lightning_rlhf.assembly.sweep_overrides import without_idle
 
 
 def completed(words: Sequence[str]) -> list[str]:
-    """Adds the overrides of a run that goes on and the folder of the run, and leaves out what a sweep does not use.
+    """Completes the command line of `train`.
+
+    Adds the overrides of a run that goes on and the folder of the run, and leaves out what a sweep does not use.
 
     Args:
         words: The command line without the program.
@@ -21,10 +23,23 @@ def completed(words: Sequence[str]) -> list[str]:
     if note:
         print(f"note: {note}", file=sys.stderr)
     agreed = agreed_time()
-    if agreed is not None:
-        # Comes first, so that an override of the user wins.
-        found.insert(0, "hydra.run.dir=outputs/${hydra:runtime.choices.stage}/" + agreed)
+    found = [*_agreed_folder("${hydra:runtime.choices.stage}", agreed), *found]
     if "dry_run=true" in map(str.lower, found):
         # Comes last, because a dry run never writes into another folder.
         found += dry_run_folder(found, agreed or "${now:%Y-%m-%d}_${now:%H-%M-%S}")
     return found
+
+
+def in_agreed_folder(words: Sequence[str], command: str) -> list[str]:
+    """Adds the folder that all processes of a command agree on, if there are several; see `agreed_time`.
+
+    Args:
+        words: The command line without the program.
+        command: The command, after which the folder is named.
+    """
+    return [*_agreed_folder(command, agreed_time()), *words]
+
+
+def _agreed_folder(parent: str, agreed: str | None) -> list[str]:
+    # Comes first, so that an override of the user wins.
+    return [] if agreed is None else [f"hydra.run.dir=outputs/{parent}/{agreed}"]

@@ -1,5 +1,6 @@
 """The YAML files of the configuration as a user reads them: groups, their options, settings and comments."""
 
+import functools
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -78,9 +79,11 @@ def settings(file: Path) -> list[Setting]:
     return found
 
 
-def sections() -> set[str]:
-    """The keys at the top of what `train`, `plan` and `benchmark` compose, whatever options are chosen."""
-    found = {key for command in ("train", "plan", "benchmark") for key in _keys(command_file(command))}
+@functools.cache
+def sections(command: str) -> frozenset[str]:
+    """The keys at the top of what `train`, or a command that builds on it, composes, whatever options are chosen."""
+    file = command_file(command)
+    found = {key for part in (file, *included(file)) for key in _keys(part)}
     for group in groups():
         paths = [CONF / group / f"{option}.yaml" for option in options(group)]
         stated = [line.removeprefix("@package ") for path in paths for line in header(path) if "@package " in line]
@@ -89,7 +92,7 @@ def sections() -> set[str]:
             found |= {key for path in paths for key in _keys(path)}
         else:
             found.add(package.split(".")[0])
-    return found
+    return frozenset(found)
 
 
 def _keys(file: Path) -> set[str]:

@@ -7,6 +7,7 @@ from typing import Any, cast
 import lightning.pytorch as pl
 from omegaconf import DictConfig
 
+from lightning_rlhf.assembly.interrupted import interruptions
 from lightning_rlhf.assembly.micro_batches import adapted_config, choose_parts
 from lightning_rlhf.assembly.plan_stage import print_plan_line
 from lightning_rlhf.assembly.run import prepare_all
@@ -63,7 +64,8 @@ def _start(stage: PreparedStage, checkpoint: Path | None, seed: int) -> None:
     trainer.num_sanity_val_steps = min(trainer.num_sanity_val_steps, 1)
     trainer.callbacks.append(_EndBeforeFirstStep())  # type: ignore[attr-defined]
     try:
-        trainer.fit(stage.module, stage.data, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
+        with interruptions():
+            trainer.fit(stage.module, stage.data, ckpt_path=checkpoint and str(checkpoint), weights_only=True)
     except _FirstStepIsNext:
         release(trainer)
 

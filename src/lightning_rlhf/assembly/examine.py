@@ -14,6 +14,7 @@ from omegaconf import DictConfig, open_dict
 from lightning_rlhf.assembly.examine_reward import examine_reward
 from lightning_rlhf.assembly.findings_table import show, sum_up
 from lightning_rlhf.assembly.handoff import Models
+from lightning_rlhf.assembly.interrupted import interruptions
 from lightning_rlhf.assembly.library_messages import silence_libraries
 from lightning_rlhf.assembly.micro_batches import choose_parts
 from lightning_rlhf.assembly.renderer import load_renderer
@@ -133,10 +134,8 @@ def _examine_stage(
         found += _look_at_data(stage.data, renderer)
         stage.trainer.callbacks += [start, watch]  # type: ignore[attr-defined]
         pl.seed_everything(config.seed, verbose=False)
-        stage.trainer.fit(stage.module, stage.data)
-    except SystemExit as error:
-        # Lightning exits like this after Ctrl-C.
-        raise KeyboardInterrupt from error
+        with interruptions():
+            stage.trainer.fit(stage.module, stage.data)
     except Exception as error:
         message = str(error) if watch.phase == "export" else _told(error)
         return [*found, *start.findings.values(), Finding(watch.phase, "error", message, _REMEDIES[watch.phase])], False

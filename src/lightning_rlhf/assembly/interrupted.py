@@ -6,7 +6,8 @@ A signal may come while torch is being imported, which cannot be imported again 
 import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,7 +21,7 @@ from lightning_rlhf.distributed.launcher_watch import (
     started_by_slurm,
     wait_for_launcher,
 )
-from lightning_rlhf.interruption import Interrupted, signal_of
+from lightning_rlhf.interruption import Interrupted, interruption_behind, signal_of
 from lightning_rlhf.saving import appearing
 
 
@@ -51,6 +52,23 @@ def leave(folder: Path, stages: Sequence[str], seed: int, error: KeyboardInterru
     except Exception as failure:
         message = f"the folder of the run is not complete: {failure}\n{message}"
     raise Interrupted(signal_of(error), message) from error
+
+
+@contextmanager
+def interruptions() -> Iterator[None]:
+    """Context in which a signal that stops Lightning raises KeyboardInterrupt, and ends the ranks that it has launched.
+
+    Raises:
+        KeyboardInterrupt: If a signal has come. Lightning has cleaned up by then.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        # Lightning exits like this after a signal.
+        if (stopped := interruption_behind(error)) is None:
+            raise
+        end_ranks()
+        raise stopped from None
 
 
 def record_interruption(folder: Path, stages: Sequence[str], seed: int) -> None:

@@ -1,5 +1,6 @@
 """What loggers are told about a run: its name, its group, and which earlier run it continues."""
 
+import glob
 import shlex
 from pathlib import Path
 
@@ -67,9 +68,9 @@ def folders_of_run(folder: Path, run_id: str) -> str:
         run_id: The id of the run. W&B ends the name of each folder with it.
     """
     # The time stamp before the id has no hyphen, but an id may have one, and another id may end like this one.
-    name = f"*_{'[0-9]' * 6}-{run_id}"
-    several = len(list(folder.parent.glob(name))) > 1
-    return f"{shlex.quote(str(folder.parent))}/{name}" if several else shlex.quote(str(folder))
+    stamp = f"*_{'[0-9]' * 6}-"
+    several = len(list(folder.parent.glob(stamp + glob.escape(run_id)))) > 1
+    return f"{shlex.quote(str(folder.parent))}/{stamp}{shlex.quote(run_id)}" if several else shlex.quote(str(folder))
 
 
 def finish(trainer: pl.Trainer) -> None:

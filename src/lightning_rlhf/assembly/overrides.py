@@ -11,19 +11,27 @@ from lightning_rlhf.assembly.sweep_overrides import block_of
 from lightning_rlhf.stages import STAGES
 
 
-def check_command_line(config: DictConfig, overrides: Sequence[str], choices: Mapping[str, str | None]) -> None:
+def check_command_line(
+    config: DictConfig,
+    overrides: Sequence[str],
+    choices: Mapping[str, str | None],
+    command: str = "train",
+    found: Sequence[str] = (),
+) -> None:
     """Checks what can be checked without torch: that every override has an effect, and that the settings fit together.
 
     Args:
         config: The composed configuration.
         overrides: The overrides, such as `sft.module.lr=1e-3`.
         choices: The chosen option of each group, such as `demo` of `model`.
+        command: The command, whose settings are known.
+        found: Mistakes that were found before.
 
     Raises:
         UserError: If the recipe of the demo is used with another model, an override is for a stage that does not run or
             for an architecture that is not built, or settings are wrong. The message names all mistakes.
     """
-    problems = _override_problems(config, overrides, choices)
+    problems = _override_problems(config, overrides, choices, command, found)
     check_settings(config, problems)
     problems.report()
 
@@ -34,7 +42,7 @@ def check_overrides(config: DictConfig, overrides: Sequence[str], choices: Mappi
     Raises:
         UserError: If an override has none. The message names all.
     """
-    problems = _override_problems(config, overrides, choices)
+    problems = _override_problems(config, overrides, choices, "doctor")
     check_effects(config, problems)
     problems.report()
 
@@ -49,25 +57,38 @@ def check_plan(config: DictConfig, overrides: Sequence[str], choices: Mapping[st
             not given. The message names all mistakes.
     """
     problems = Problems()
-    for message in (*_without_effect(config, overrides, choices), *_unknown_lengths(config, overrides, choices)):
+    for message in (
+        *_without_effect(config, overrides, choices, "plan"),
+        *_unknown_lengths(config, overrides, choices),
+    ):
         problems.add(message)
     check_effects(config, problems)
     problems.report()
 
 
-def _override_problems(config: DictConfig, overrides: Sequence[str], choices: Mapping[str, str | None]) -> Problems:
+def _override_problems(
+    config: DictConfig,
+    overrides: Sequence[str],
+    choices: Mapping[str, str | None],
+    command: str,
+    found: Sequence[str] = (),
+) -> Problems:
     problems = Problems()
+    for message in found:
+        problems.add(message)
     if choices.get("experiment") == "demo" and choices.get("model") not in ("demo", "tiny"):
         problems.add(
             f"model={choices.get('model')} with experiment=demo, whose learning rates are for a model of 2 million "
             "parameters: add experiment=none"
         )
-    for message in _without_effect(config, overrides, choices):
+    for message in _without_effect(config, overrides, choices, command):
         problems.add(message)
     return problems
 
 
-def _without_effect(config: DictConfig, overrides: Sequence[str], choices: Mapping[str, str | None]) -> Iterator[str]:
+def _without_effect(
+    config: DictConfig, overrides: Sequence[str], choices: Mapping[str, str | None], command: str
+) -> Iterator[str]:
     """Messages about the overrides that have no effect."""
     references = references_in(OmegaConf.to_container(config, resolve=False))
     # Each model size has an architecture as well as weights, so Hydra accepts settings of the architecture.
@@ -77,7 +98,7 @@ def _without_effect(config: DictConfig, overrides: Sequence[str], choices: Mappi
         key = override.lstrip("+~").split("=")[0]
         # An option of a group of the user is no setting.
         added = override[0] == "+" and key not in choices
-        if added and not is_read(key, references) and key.split(".")[0] not in sections():
+        if added and not is_read(key, references) and key.split(".")[0] not in sections(command):
             yield f"{key}: there is no such setting, and no other setting refers to it"
         if (block := block_of(override)) in idle:
             yield f"{key} is set, but stage={idle[block]} does not run here"

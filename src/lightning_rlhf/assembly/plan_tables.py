@@ -50,7 +50,10 @@ def print_plan(stage: str, plan: Plan, record: dict[str, Any], asked: Asked) -> 
     _print_verdict(console, record, asked, *_unit(plan.peak.total))
     _print_time(console, record, asked.speed, "iteration" if job.record.samples else "optimizer step")
     if not job.on_gpu:
-        console.print(" where you did not set them, these are the values of an A100, which is far faster than a CPU")
+        console.print(
+            " device_flops, mfu, device_bandwidth and mbu are those of an A100 where you have not set them; a CPU is "
+            "far slower"
+        )
 
 
 def _print_time(console: Console, record: dict[str, Any], speed: Speed, per: str) -> None:

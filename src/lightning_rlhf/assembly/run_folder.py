@@ -8,8 +8,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lightning_rlhf.assembly.user_message import user_message
-from lightning_rlhf.distributed.launcher_watch import started_by_slurm
+from lightning_rlhf.distributed.launcher_watch import first_rank, started_by_slurm
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.interruption import interruption_behind
 from lightning_rlhf.saving import write_json
 
 # How the names of the folders begin that dry runs take, and remove at their end.
@@ -22,6 +23,8 @@ _BEFORE_A_RUN = {".hydra", "train.log"}
 def accounted_for(folder: Path, stages: list[str], *, keep: bool = False) -> Iterator[None]:
     """Context in which an error leaves no run folder in which nothing was done, or one whose `result.json` says so.
 
+    The same holds for a signal; the first of several processes then accounts for the folder.
+
     Args:
         folder: The run folder, which Hydra has made.
         stages: The stages of the run.
@@ -29,7 +32,10 @@ def accounted_for(folder: Path, stages: list[str], *, keep: bool = False) -> Ite
     """
     try:
         yield
-    except Exception as error:
+    except BaseException as error:
+        stopped = interruption_behind(error)
+        if stopped is None and not isinstance(error, Exception) or stopped is not None and not first_rank():
+            raise
         if folder.is_dir() and not keep and {path.name for path in folder.iterdir()} <= _BEFORE_A_RUN:
             # Other processes of the run may be removing it too.
             shutil.rmtree(folder, ignore_errors=True)
@@ -37,12 +43,13 @@ def accounted_for(folder: Path, stages: list[str], *, keep: bool = False) -> Ite
         elif folder.is_dir() and not (folder / "result.json").exists():
             record: dict[str, object] = {
                 "stage": stages[0] if len(stages) == 1 else "pipeline",
-                "status": "failed",
-                "error": user_message(error) or f"{type(error).__name__}: {error}",
+                "status": "failed" if stopped is None else "interrupted",
                 "metrics": {},
                 "model_dir": None,
                 "seconds": 0.0,
             }
+            if stopped is None:
+                record["error"] = user_message(error) or f"{type(error).__name__}: {error}"
             write_json(folder / "result.json", record)
         raise
 

@@ -27,6 +27,8 @@ REWARD_PATH = (
 
 _GROUPS = ("data", "rollout", "optim")
 """Groups whose settings have an effect only where another setting refers to them, or code reads them."""
+_REFERENCE = re.compile(r"\$\{(?:oc\.(?:select|dict\.\w+):)?\s*(\.*)([^\s.{}:$,'\"][^\s{}:$,'\"]*)\s*(?=[},]|\$\{)")
+"""A reference to a setting, or the begin of one that contains another; a resolver has a colon behind its name."""
 _DATA = ("path", "val_path", "prompts_held_out", "ptx_path")
 """Settings of data modules that name data."""
 
@@ -41,13 +43,25 @@ def check_effects(config: DictConfig, problems: Problems) -> None:
         problems.add(message)
 
 
-def references_in(plain: object) -> set[str]:
-    """The settings that others refer to, as `${rate}` or `${oc.select:rate}` do.
+def references_in(plain: object, place: tuple[str, ...] = ()) -> set[str]:
+    """The settings that others refer to, as `${rate}`, `${rates[small]}`, `${.rate}` or `${oc.select:rate}` do.
+
+    Of a reference that contains another one, as `${rates.${size}}` does, both `rates` and `size` are referred to.
 
     Args:
         plain: A configuration as plain containers with unresolved references.
+        place: The keys that lead to the container.
     """
-    return set(re.findall(r"\$\{(?:oc\.(?:select|dict\.\w+):)?\s*([\w.]+)\s*[},]", str(plain)))
+    if isinstance(plain, dict):
+        return set[str]().union(*(references_in(child, (*place, str(key))) for key, child in plain.items()))
+    if isinstance(plain, list):
+        return set[str]().union(*(references_in(child, (*place, str(number))) for number, child in enumerate(plain)))
+    found = set()
+    for dots, name in _REFERENCE.findall(plain) if isinstance(plain, str) else ():
+        # A reference that begins with a dot counts from the container of its setting, and each further dot goes up.
+        above = place[: len(place) - len(dots)] if dots else ()
+        found.add(".".join((*above, *re.findall(r"[^.\[\]]+", name))))
+    return found
 
 
 def is_read(key: str, references: Collection[str]) -> bool:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from lightning_rlhf.assembly.handoff import Models, handed_on
+from lightning_rlhf.assembly.interrupted import interruptions
 from lightning_rlhf.assembly.loggers import begin, finish
 from lightning_rlhf.assembly.micro_batches import SETTING, adapted_config, choose_parts, most_tokens
 from lightning_rlhf.assembly.nets import nets_of
@@ -26,10 +27,8 @@ from lightning_rlhf.console import console
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.data.shares import Shares, check_sizes
 from lightning_rlhf.data.templates import TEMPLATES, template_text
-from lightning_rlhf.distributed.launcher_watch import end_ranks
 from lightning_rlhf.distributed.phases import release, shards_parameters
 from lightning_rlhf.errors import older_version
-from lightning_rlhf.interruption import interruption_behind
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.stages import StageRecord, stage_record
 
@@ -126,15 +125,10 @@ def fit(stage: PreparedStage, checkpoint: Path | None) -> RunResult:
         print_plan_line(adapted, stage.record.name, stage.folder)
     begin(trainer, {"config": resolved, "versions": versions()})
     try:
-        with kept_until_replaced(stage.folder / "metrics.csv"), kept_until_replaced(stage.folder / "samples.jsonl"):
+        logs = [kept_until_replaced(stage.folder / name) for name in ("metrics.csv", "samples.jsonl")]
+        with interruptions(), logs[0], logs[1]:
             # Loads weights only, because a checkpoint need not be trusted and must not run code.
             trainer.fit(stage.module, stage.data, ckpt_path=checkpoint and str(checkpoint), weights_only=True)
-    except SystemExit as error:
-        # Lightning exits like this after a signal.
-        if (stopped := interruption_behind(error)) is None:
-            raise
-        end_ranks()
-        raise stopped from None
     except KeyError as error:
         # Lightning holds the checkpoint until all parts of the run have taken their entries.
         if not trainer._checkpoint_connector._loaded_checkpoint:

@@ -29,12 +29,13 @@ def without_idle(arguments: Sequence[str]) -> tuple[list[str], str]:
     kept, ignored = [], dict[str, list[str]]()
     for argument in arguments:
         block = block_of(argument)
-        idle = [job.option for job in jobs if block and block not in job.blocks]
+        idle = [job for job in jobs if block and block not in job.blocks]
         if idle:
-            ignored.setdefault(",".join(idle), []).append(argument.lstrip("+~").partition("=")[0])
+            name = f"{idle[0].key}={','.join(job.name for job in idle)}"
+            ignored.setdefault(name, []).append(argument.lstrip("+~").partition("=")[0])
         if len(idle) < len(jobs):
             kept.append(f"++{argument}" if idle and argument[0] not in "+~" else argument)
-    note = "; ".join(f"stage={stages} ignores {', '.join(dict.fromkeys(keys))}" for stages, keys in ignored.items())
+    note = "; ".join(f"{stages} ignores {', '.join(dict.fromkeys(keys))}" for stages, keys in ignored.items())
     return kept, note
 
 
@@ -49,6 +50,8 @@ def of_blocks(overrides: Sequence[str], blocks: Collection[str]) -> list[str]:
 
 
 def block_of(argument: str) -> str | None:
-    """The block of a stage that an override changes; None if it changes no block."""
+    """The block of a stage that an override changes; None if it changes no block, or is a flag or the value of one."""
+    if "=" not in argument and not argument.startswith("~"):
+        return None
     first = argument.lstrip("+~").partition("=")[0].split(".")[0]
     return first if first in {record.block for record in STAGES.values()} else None

@@ -1,4 +1,4 @@
-"""The jobs of a sweep: each has the overrides of its own stages, and those that then are the same run once."""
+"""Each job has the overrides of its own stages only; jobs that are equal after that run once."""
 
 import sys
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from hydra.core.override_parser.types import Override
 
 from lightning_rlhf.assembly.job_stages import Composer, composer_of
 from lightning_rlhf.assembly.sweep_overrides import block_of, of_blocks
+from lightning_rlhf.stages import STAGES
 
 
 def run_distinct_jobs(planned: list[list[str]]) -> None:
@@ -15,7 +16,7 @@ def run_distinct_jobs(planned: list[list[str]]) -> None:
 
     `stage=sft,ppo ppo.module.lr=1,2` has three jobs: SFT has no `ppo.module.lr`, so it runs once. The method is
     replaced, because Hydra accepts a sweeper of another class only from the package `hydra_plugins`, which every
-    program of the environment that uses Hydra would load, also if it has nothing to do with this package.
+    program of the environment that uses Hydra would load, even if it has nothing to do with this package.
 
     Args:
         planned: Receives the overrides of each job.
@@ -36,17 +37,20 @@ def run_distinct_jobs(planned: list[list[str]]) -> None:
 def distinct(jobs: Sequence[Sequence[str]], composer: Composer) -> list[list[str]]:
     """The jobs with the overrides of their own stages.
 
-    Those that differ only in other overrides run once, which a note says. A job whose stages are not known keeps all.
+    Those that differ only in other overrides run once, which a note says. A job whose stages are not known keeps all,
+    and so does every job keep overrides of stages that no job runs, which Hydra refuses.
 
     Args:
         jobs: The overrides of each job.
         composer: Composes the configurations of jobs.
     """
     found: list[list[str]] = []
-    for job in jobs:
-        # Composing takes time, which most sweeps need not spend.
-        stages = composer.stages(job) if any(map(block_of, job)) else None
-        own = list(job) if stages is None else of_blocks(job, stages.blocks)
+    # Composing takes time, which most sweeps need not spend.
+    stages = [composer.stages(job) if any(map(block_of, job)) else None for job in jobs]
+    used = frozenset[str]().union(*(known.blocks for known in stages if known is not None))
+    unused = {record.block for record in STAGES.values()} - used
+    for job, known in zip(jobs, stages, strict=True):
+        own = list(job) if known is None else of_blocks(job, known.blocks | unused)
         if own == list(job) or own not in found:
             found.append(own)
     if len(found) < len(jobs):

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from lightning_rlhf.benchmark.meter import Meter, allocated, tensor_bytes
+from lightning_rlhf.benchmark.meter import Meter, allocated, measures, tensor_bytes
 from lightning_rlhf.hooks import RLHFCallback
 
 
@@ -18,7 +18,10 @@ class PeakMemory(RLHFCallback):
 
     def __init__(self, iteration: int) -> None:
         """Takes the number of the iteration, counted from 0."""
-        self.iteration, self.peak = iteration, 0
+        self.iteration = iteration
+        self.peak: int | None = None
+        """The bytes; None before the end of the iteration, and on a CPU whose C library does not tell them."""
+        self.stack = ExitStack()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the meter."""
@@ -27,9 +30,11 @@ class PeakMemory(RLHFCallback):
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)
             return
+        if not measures():
+            return
         gc.collect()
         # The rest belongs to Python and libraries.
-        self.other, self.meter, self.stack = allocated() - tensor_bytes(), Meter(), ExitStack()
+        self.other, self.meter = allocated() - tensor_bytes(), Meter()
         self.stack.enter_context(self.meter)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -39,8 +44,13 @@ class PeakMemory(RLHFCallback):
         if pl_module.device.type == "cuda":
             self.peak = torch.cuda.max_memory_allocated(pl_module.device)
             return
+        if measures():
+            self.stack.close()
+            self.peak = self.meter.most - self.other
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Stops the meter, which would slow down whatever this process does next."""
         self.stack.close()
-        self.peak = self.meter.most - self.other
 
 
 def peak_rss_bytes() -> int:

@@ -1,7 +1,9 @@
 """Measures the bytes of tensors on a CPU: what the C library's allocator has given out, read after each operator."""
 
 import ctypes
+import functools
 import gc
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -16,14 +18,28 @@ class _Mallinfo(ctypes.Structure):
     _fields_ = [(f"field_{number}", ctypes.c_size_t) for number in range(10)]
 
 
-_LIBC = ctypes.CDLL("libc.so.6")
-_LIBC.mallinfo2.restype = _Mallinfo
+def measures() -> bool:
+    """Whether this machine has a C library that tells what it has given out: glibc 2.33 or newer."""
+    return _mallinfo2() is not None
 
 
 def allocated() -> int:
     """The bytes that all threads use: `uordblks`, and `hblkhd` for blocks with pages of their own (man 3 mallinfo)."""
-    info = _LIBC.mallinfo2()
+    read = _mallinfo2()
+    assert read is not None, "ask measures() first"
+    info = read()
     return info.field_7 + info.field_4
+
+
+@functools.cache
+def _mallinfo2() -> Callable[[], _Mallinfo] | None:
+    """The function of the C library; None on macOS, with musl, and with an older glibc."""
+    try:
+        read = ctypes.CDLL("libc.so.6").mallinfo2
+    except (OSError, AttributeError):
+        return None
+    read.restype = _Mallinfo
+    return read
 
 
 def tensor_bytes() -> int:

@@ -31,8 +31,8 @@ class RandomPromptDataModule(ResumableDataModule):
         super().__init__()
         if num_prompts < 1 or not 1 <= shortest <= longest:
             raise UserError(
-                f"num_prompts={num_prompts}, shortest={shortest}, longest={longest}: must be positive, and shortest "
-                "prompt not longer than the longest"
+                f"num_prompts={num_prompts}, shortest={shortest}, longest={longest}: all must be positive, and "
+                "the shortest prompt must not be longer than the longest"
             )
         lengths = prompt_lengths(num_prompts, shortest, longest, seed)
         rows = random_ids(lengths, vocabulary, renderer.stop_ids, seed)

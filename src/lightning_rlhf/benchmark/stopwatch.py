@@ -1,9 +1,9 @@
 """Measures the phases of PPO iterations: sampling, scoring and update.
 
-Sampling is the time within the engine, in which it takes new weights and draws responses. Scoring is the rest of a
-rollout: rewards, log-probs, values, credit, and gathering models that are sharded. The update is the rest of an
-iteration. If an engine hands on finished responses while it still samples, what happens between two of them is not
-sampling.
+Sampling is the time within the engine, in which it wakes up, takes new weights, draws responses and falls asleep.
+Scoring is the rest of a rollout: rewards, log-probs, values, credit, and gathering models that are sharded. The update
+is the rest of an iteration. If an engine hands on finished responses while it still samples, what happens between two
+of them is not sampling.
 """
 
 import time
@@ -114,6 +114,16 @@ class TimedEngine:
         """See `RolloutEngine.update_weights`."""
         with self._measured():
             self.engine.update_weights(_each(iter(weights), self._excepted), version)
+
+    def resume(self) -> None:
+        """See `RolloutEngine.resume`."""
+        with self._measured():
+            self.engine.resume()
+
+    def release(self) -> None:
+        """See `RolloutEngine.release`."""
+        with self._measured():
+            self.engine.release()
 
     @contextmanager
     def _measured(self, sign: int = 1) -> Iterator[None]:

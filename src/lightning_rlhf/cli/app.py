@@ -7,14 +7,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
+from lightning_rlhf.assembly.command_line import in_agreed_folder
 from lightning_rlhf.assembly.library_messages import silence_loggers
+from lightning_rlhf.assembly.run_folder import accounted_for
 from lightning_rlhf.assembly.sweep import table_even_of_failures
 from lightning_rlhf.assembly.user_message import config_of_command, user_message
 from lightning_rlhf.console import complain
-from lightning_rlhf.distributed.launcher_watch import obey_signals
+from lightning_rlhf.distributed.launcher_watch import end_with_launcher, obey_signals, put_off_signals
 from lightning_rlhf.distributed.shutdown import without_finalization
 from lightning_rlhf.errors import raise_problems
 from lightning_rlhf.interruption import Interrupted, interruption_behind, signal_of
@@ -51,6 +55,47 @@ def run_app(app: Callable[[], object]) -> None:
             if not isinstance(error, InstantiationException) and interruption_behind(error) is None:
                 raise_problems(_all_problems())
             raise
+
+
+def run_ranks(app: Callable[[], object], command: str) -> None:
+    """Runs the app of a command on which several processes may work: they share a folder, and end together.
+
+    Args:
+        app: A function that `hydra.main` has wrapped. It calls `obey_signals` when its folder is accounted for.
+        command: The command, after which the folder is named.
+    """
+    end_with_launcher()
+    with exit_codes():
+        sys.argv[1:] = in_agreed_folder(sys.argv[1:], command)
+
+    def start() -> None:
+        # Hydra makes the folder of the run. A signal that comes before the work has begun would leave it empty.
+        put_off_signals()
+        app()
+
+    run_app(start)
+
+
+def run_job(work: Callable[[Path], object], stages: list[str], overrides: list[str], *, keep: bool = False) -> None:
+    """Works in the folder that Hydra has made for a single run, or for a job of a sweep.
+
+    Args:
+        work: What to do in the folder.
+        stages: The stages that `result.json` names if the work fails before it has written one.
+        overrides: The overrides of this run or job.
+        keep: Whether the folder stays if nothing was done in it.
+    """
+    hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
+    if hydra_config.mode == RunMode.MULTIRUN:
+        # Lightning starts the other processes of a node with these arguments, which must be those of this job.
+        sys.argv[1:] = overrides
+        # Hydra reports the error of a job when all jobs have ended.
+        with accounted_for(folder, stages, keep=True):
+            work(folder)
+    else:
+        with exit_codes(), accounted_for(folder, stages, keep=keep):
+            work(folder)
 
 
 def _find_modules_of_user() -> None:

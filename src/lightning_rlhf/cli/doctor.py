@@ -9,7 +9,8 @@ from omegaconf import DictConfig
 
 from lightning_rlhf.assembly.overrides import check_overrides
 from lightning_rlhf.assembly.run_folder import accounted_for
-from lightning_rlhf.cli.app import exit_codes, run_app
+from lightning_rlhf.cli.app import exit_codes, run_ranks
+from lightning_rlhf.distributed.launcher_watch import obey_signals
 
 
 @hydra.main(version_base="1.3", config_path="pkg://lightning_rlhf.conf", config_name="doctor")
@@ -17,6 +18,7 @@ def _app(config: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     with exit_codes(), accounted_for(folder, list(config.stages)):
+        obey_signals()
         check_overrides(config, hydra_config.overrides.task, hydra_config.runtime.choices)
         # Importing torch and Lightning takes seconds, so the configuration is checked first.
         from lightning_rlhf.assembly.examine import examine
@@ -31,7 +33,7 @@ def _app(config: DictConfig) -> None:
 
 def main() -> None:
     """Entry point of the command."""
-    run_app(_app)
+    run_ranks(_app, "doctor")
 
 
 if __name__ == "__main__":

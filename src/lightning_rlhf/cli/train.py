@@ -14,9 +14,9 @@ from lightning_rlhf.assembly.command_line import completed
 from lightning_rlhf.assembly.going_on import goes_on_in
 from lightning_rlhf.assembly.interrupted import leave
 from lightning_rlhf.assembly.overrides import check_command_line
-from lightning_rlhf.assembly.run_folder import accounted_for, removed_at_end
+from lightning_rlhf.assembly.run_folder import removed_at_end
 from lightning_rlhf.assembly.sweep_overrides import of_stages
-from lightning_rlhf.cli.app import exit_codes, run_app
+from lightning_rlhf.cli.app import exit_codes, run_app, run_job
 from lightning_rlhf.console import print_messages
 from lightning_rlhf.distributed.launcher_watch import end_with_launcher, obey_signals, put_off_signals
 from lightning_rlhf.interruption import interruption_behind
@@ -25,17 +25,11 @@ from lightning_rlhf.interruption import interruption_behind
 @hydra.main(version_base="1.3", config_path="pkg://lightning_rlhf.conf", config_name="train")
 def _app(config: DictConfig) -> None:
     hydra_config = HydraConfig.get()
-    folder, overrides = Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task)
+    overrides = list(hydra_config.overrides.task)
     if hydra_config.mode == RunMode.MULTIRUN:
         overrides = of_stages(overrides, config.stages)
-        # Lightning starts the other processes of a node with these arguments, which must be those of this job.
-        sys.argv[1:] = overrides
-        # Hydra reports the error of a job when all jobs have ended.
-        with accounted_for(folder, list(config.stages), keep=True):
-            _train(config, folder, overrides)
-    else:
-        with exit_codes(), accounted_for(folder, list(config.stages), keep=goes_on_in(config, folder)):
-            _train(config, folder, overrides)
+    keep = goes_on_in(config, Path(hydra_config.runtime.output_dir))
+    run_job(lambda folder: _train(config, folder, overrides), list(config.stages), overrides, keep=keep)
 
 
 def _train(config: DictConfig, folder: Path, overrides: list[str]) -> None:

@@ -69,7 +69,7 @@ def _columns(record: Record, answers: dict[str, Rendered | UserError], others: C
         columns |= {name: ids, f"{name}_learnt": stretches(mask)}
         lengths.append(len(ids))
     # The ids of a prompt are a prefix of those of its conversation, and only the last answer is learnt.
-    return {**columns, "length": max(lengths), "prompt_length": columns["chosen_learnt"][0]}
+    return {**columns, "length": max(lengths), "tokens": sum(lengths), "prompt_length": columns["chosen_learnt"][0]}
 
 
 def _pair(
@@ -88,7 +88,11 @@ def prompt_of(chosen: np.ndarray, prompt_length: int, prompt: str, columns: str 
 
 
 _SPANS = pa.list_(pa.int32())
-_PROMPT = {"length": pa.int32(), "prompt_length": pa.int32(), "prompt": pa.string(), "columns": pa.string()}
+_PROMPT = {
+    # Tokens of the longest answer with its prompt, and of all answers with theirs.
+    **{"length": pa.int32(), "tokens": pa.int32(), "prompt_length": pa.int32()},
+    **{"prompt": pa.string(), "columns": pa.string()},
+}
 _CHOSEN = {"chosen": TOKENS, "chosen_learnt": _SPANS}
 _REJECTED = {"rejected": TOKENS, "rejected_learnt": _SPANS}
 

@@ -110,7 +110,7 @@ def or_raise(result: T | UserError) -> T:
 
 
 def caught(function: Callable[..., T], *arguments: object) -> T | UserError:
-    """Calls a function, and returns its error instead of raising it."""
+    """Calls a function, and returns its `UserError` instead of raising it."""
     try:
         return function(*arguments)
     except UserError as error:

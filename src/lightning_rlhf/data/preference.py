@@ -134,19 +134,21 @@ class PreferenceDataModule(ResumableDataModule):
         return fitting(name, prompts, self.max_length, prompts.numbers("prompt_length"))
 
     def row_tokens(self) -> np.ndarray:
-        """Returns the number of tokens that a model reads for each row to train on, (rows,); a pair has two answers."""
+        """Returns the tokens of each row to train on, with padding, (rows,); a pair has two answers of equal length."""
         return self.train_rows.numbers("length") * (1 if self.objective == "regression" else 2)
 
     def make_train_loader(self) -> MinibatchLoader[Pair | Scored, PairBatch | ScoreBatch]:
         """Makes the loader of shuffled minibatches."""
+        # A budget counts padding, and the work without one does not.
+        budget = self.max_tokens_per_micro_batch
         return MinibatchLoader(
             self.train_rows,
             self._collate,
             np.ones(len(self.train_rows), dtype=int),
             minibatch_size=self.minibatch_size,
             drop_last=self.drop_last,
-            lengths=self.row_tokens(),
-            max_tokens=self.max_tokens_per_micro_batch,
+            lengths=self.row_tokens() if budget else self.train_rows.numbers("tokens"),
+            max_tokens=budget,
             trainer=self.attached_trainer,
             seed=self.seed,
         )

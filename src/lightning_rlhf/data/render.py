@@ -106,7 +106,7 @@ class Renderer:
     def prompts(
         self, conversations: Sequence[Sequence[Message]], tools: Sequence[list[Any]] | None = None
     ) -> list[list[int] | UserError]:
-        """Renders many prompts as `prompt` does; the result is the error if one cannot be rendered.
+        """Renders many prompts as `prompt` does; the result for a prompt that cannot be rendered is its error.
 
         Args:
             conversations: The conversations up to the turns to be generated.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 _MODULES = {"cpu_adamw": "deepspeed.ops", "hybrid_adam": "colossalai.boost"}
-"""Where each is; to import them takes time, and few runs need them."""
+"""The module of each, below `strategies`. Importing one takes time, and few runs need it."""
 
 
 def find_optimizer(name: str) -> Callable[..., torch.optim.Optimizer] | None:

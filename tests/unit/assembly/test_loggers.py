@@ -83,3 +83,13 @@ def test_all_folders_of_an_offline_run_are_uploaded_together(tmp_path: Path) -> 
     list_all = f"ls -d {folders_of_run(second, 'my-run')}"
     listed = subprocess.run(["sh", "-c", list_all], capture_output=True, text=True, check=True)
     assert listed.stdout.splitlines() == [str(first), str(second)]
+
+
+@pytest.mark.parametrize("run_id", ["my run", "a[1]", "a;b", "it's*"])
+def test_an_id_may_have_characters_that_mean_something_to_a_shell(run_id: str, tmp_path: Path) -> None:
+    folders = [tmp_path / f"offline-run-20261130_09000{number}-{run_id}" for number in (0, 1)]
+    for folder in folders:
+        folder.mkdir()
+    list_all = f"ls -d {folders_of_run(folders[1], run_id)}"
+    listed = subprocess.run(["sh", "-c", list_all], capture_output=True, text=True, check=True)
+    assert listed.stdout.splitlines() == list(map(str, folders))

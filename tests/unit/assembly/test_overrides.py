@@ -105,6 +105,14 @@ def test_a_plan_refuses_a_setting_without_an_effect(override: str, message: str)
         ["+rate={sft: 0.1}", "sft.module.lr=${rate.sft}"],
         ["+rate.value=0.1", "+sft.module.options=${rate}"],
         ["+rate=0.1", "sft.module.lr=${oc.select:rate,0.2}"],
+        ["+rates={small: 0.1}", "sft.module.lr=${rates[small]}"],
+        ["+rates.small.sft=0.1", "sft.module.lr=${rates.small[sft]}"],
+        ["+rates.small=0.1", "sft.module.lr='${rates.${size}}'", "+size=small"],
+        ["+size=small", "+rates.small=0.1", "sft.module.lr='${rates[${size}]}'"],
+        ["+rates=[0.1, 0.2]", "sft.module.lr=${rates[1]}"],
+        ["+my-rate=0.1", "sft.module.lr=${my-rate}"],
+        ["+rates.one=0.1", "+rates.two=${.one}", "sft.module.lr=${rates.two}"],
+        ["+rate=0.1", "sft.module.lr=${...rate}"],
     ],
 )
 def test_a_setting_of_the_user_that_another_refers_to_has_an_effect(overrides: list[str]) -> None:
@@ -137,14 +145,21 @@ def test_an_option_of_a_group_of_the_user_is_no_setting(package: str, tmp_path: 
         check_command_line(config, ["+recipe.seed=1"], config.hydra.runtime.choices)
 
 
-def test_the_sections_are_all_keys_that_options_compose() -> None:
-    # All stages, and one option of each other group.
-    chosen = [f"stage={name}" for name in options("stage")]
-    chosen += [f"{group}={options(group)[-1]}" for group in groups() if group != "stage"]
+@pytest.mark.parametrize("command", ["train", "plan", "doctor", "benchmark"])
+def test_the_sections_are_all_keys_that_a_command_composes_from_its_options(command: str) -> None:
+    # One option of each group, and all stages. A benchmark has one stage.
+    chosen = [f"{group}={options(group)[-1]}" for group in groups() if group != "stage"]
+    chosen += [f"stage={name}" for name in options("stage")]
     found: set[str] = set()
     with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
         for choice in chosen:
             # An option without settings leaves an empty section, which nothing reads.
-            for command in ("plan", "benchmark"):
-                found |= {str(key) for key, value in compose(command, [choice]).items_ex(resolve=False) if value != {}}
-    assert sections() == found
+            found |= {str(key) for key, value in compose(command, [choice]).items_ex(resolve=False) if value != {}}
+    assert sections(command) == found
+
+
+@pytest.mark.parametrize("override", ["+minibatch_size=16", "+warmup=3", "+device_memory=8", "+prompt_length=9"])
+def test_a_setting_of_another_command_is_refused(override: str) -> None:
+    key = override[1:].partition("=")[0]
+    with pytest.raises(UserError, match=f"^{key}: there is no such setting"):
+        checked(override, "stage=sft")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from support import free_port
 from lightning_rlhf.assembly import run_folder as launched
 from lightning_rlhf.assembly.run_folder import accounted_for
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.interruption import Interrupted
 
 
 def _agree(rank: int, environment: dict[str, str], names: dict[str, str]) -> None:
@@ -81,6 +83,34 @@ def test_a_folder_that_stays_says_that_the_run_failed_and_why(tmp_path: Path) ->
         record = failed(tmp_path / name, *others, keep=keep)
         assert record is not None
         assert (record["stage"], record["status"], record["error"]) == ("sft", "failed", "data.path is not set")
+
+
+def interrupted(folder: Path, *names: str) -> dict | None:
+    """The `result.json` that Ctrl-C leaves in a folder with these files; None if there is none."""
+    (folder / ".hydra").mkdir(parents=True)
+    for name in names:
+        (folder / name).touch()
+    with pytest.raises(Interrupted), accounted_for(folder, ["benchmark"]):
+        raise Interrupted(signal.SIGINT)
+    file = folder / "result.json"
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def test_ctrl_c_leaves_no_folder_without_a_result(tmp_path: Path) -> None:
+    assert interrupted(tmp_path / "early") is None
+    assert not (tmp_path / "early").exists()
+    record = interrupted(tmp_path / "late", "notes.txt")
+    assert record is not None
+    assert (record["stage"], record["status"]) == ("benchmark", "interrupted")
+
+
+def test_a_later_rank_leaves_the_folder_of_an_interrupted_run_to_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    for name, files in [("early", []), ("late", ["notes.txt"])]:
+        assert interrupted(tmp_path / name, *files) is None
+        assert (tmp_path / name).exists()
 
 
 def test_the_result_of_a_run_that_began_stays(tmp_path: Path) -> None:

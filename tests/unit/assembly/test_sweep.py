@@ -108,10 +108,23 @@ def test_a_job_has_the_stages_that_its_experiment_chooses(
     monkeypatch.setattr(sys, "argv", ["train", "-m", "--config-dir", str(tmp_path)])
     planned: list[list[str]] = []
     run_distinct_jobs(planned)
-    words = OverridesParser.create().parse_overrides(["experiment=mine", "dpo.module.lr=1,2", "++ppo.module.lr=1,2"])
-    sweeper.split_arguments(words, None)
-    assert planned == [["experiment=mine", f"dpo.module.lr={rate}"] for rate in (1, 2)]
-    assert capsys.readouterr().err.startswith("note: the sweep has 2 runs and not 4, because")
+    swept = ["experiment=mine,none", "++dpo.module.lr=1,2", "++ppo.module.lr=1,2"]
+    sweeper.split_arguments(OverridesParser.create().parse_overrides(swept), None)
+    assert planned == [
+        *(["experiment=mine", f"++dpo.module.lr={rate}"] for rate in (1, 2)),
+        *(["experiment=none", f"++ppo.module.lr={rate}"] for rate in (1, 2)),
+    ]
+    assert capsys.readouterr().err.startswith("note: the sweep has 4 runs and not 8, because")
+
+
+def test_overrides_of_stages_that_no_job_runs_stay_so_that_they_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The stage of a benchmark is PPO, whereas train runs a pipeline if no stage is chosen.
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "-m"])
+    jobs = [[f"{block}.module.lr={rate}"] for block in ("dpo", "sft", "ppo") for rate in (1, 2)]
+    assert distinct(jobs, composer_of([])) == jobs
+    assert capsys.readouterr().err == ""
 
 
 def test_jobs_that_differ_all_run(sweeper: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,6 +37,12 @@ class Engine:
             self.taken.append(weight)
         self.clock.now += 0.5
 
+    def resume(self) -> None:
+        self.clock.now += 2
+
+    def release(self) -> None:
+        self.clock.now += 4
+
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
@@ -110,3 +116,12 @@ def test_the_phases_of_an_iteration_add_up(clock: SimpleNamespace) -> None:
     ]
     assert watch.iterations[0].prompts == [2, 3]
     assert watch.iterations[0].responses == [3, 1]
+
+
+def test_an_engine_that_wakes_up_and_falls_asleep_is_at_work(clock: SimpleNamespace) -> None:
+    watch = Stopwatch()
+    engine = timed(clock, watch)
+    engine.resume()
+    clock.now += 70
+    engine.release()
+    assert watch.sampling == 2 + 4

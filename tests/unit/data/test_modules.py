@@ -2,14 +2,16 @@
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from lightning.pytorch import LightningModule
 
 from lightning_rlhf.data.batches import pad
 from lightning_rlhf.data.kinds import conversation_rows
+from lightning_rlhf.data.module import ResumableDataModule
 from lightning_rlhf.data.pairs import Pair, cut_at_end
 from lightning_rlhf.data.preference import PreferenceDataModule, collate_pairs
 from lightning_rlhf.data.prompts import Prompt, PromptDataModule, collate_prompts, iteration_prompts
@@ -137,3 +139,47 @@ def test_the_prompt_that_is_held_out_is_one_that_fits(make_tokenizer: Callable) 
     data = SFTDataModule(rows, renderer, val_fraction=1e-9, max_length=60)
     data.setup("fit")
     assert (len(data.train_rows), len(data.val_rows)) == (4, 1)
+
+
+def test_pairs_are_dealt_by_the_tokens_of_both_answers(make_tokenizer: Callable) -> None:
+    # The longer answers are equal, and the shorter ones are not.
+    shorter = ["no", "no " * 4, "no " * 9, "no " * 12]
+    pairs = [{"prompt": "Is it?", "chosen": "yes " * 12, "rejected": text} for text in shorter]
+    data = PreferenceDataModule(pairs, Renderer(make_tokenizer()), val_path=pairs, minibatch_size=4)
+    data.trainer = SimpleNamespace(world_size=1, accumulate_grad_batches=2, global_rank=0)  # type: ignore[assignment]
+    data.setup("fit")
+    assert len(set(data.train_rows.numbers("length"))) == 1
+    tokens = [int(batch.attention_mask.sum()) for batch in data.make_train_loader()]
+    each = sorted(len(row.chosen.ids) + len(row.rejected.ids) for row in data.train_rows)
+    # The pair with the most tokens goes with the one that has the fewest.
+    assert sorted(tokens) == sorted([each[0] + each[3], each[1] + each[2]])
+    assert each[3] + each[2] - each[1] - each[0] > 8
+
+
+class Loaderless(ResumableDataModule):
+    """A data module of which only the batches matter."""
+
+    def make_train_loader(self) -> Any:
+        raise NotImplementedError
+
+
+class Part(NamedTuple):
+    ids: torch.Tensor
+    texts: list[str]
+    nothing: None
+
+
+def test_a_batch_for_a_gpu_is_put_into_page_locked_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor + 1)
+    data, strategy = Loaderless(), SimpleNamespace(root_device=torch.device("cuda"))
+    data.trainer = SimpleNamespace(strategy=strategy)  # type: ignore[assignment]
+    batch = {"part": Part(torch.zeros(2), ["a", "b"], None), "rest": [torch.ones(1)]}
+    moved = data.on_before_batch_transfer(batch, 0)
+    assert len(pinned) == 2
+    assert moved["part"].ids.tolist() == [1, 1]
+    assert moved["rest"][0].tolist() == [2]
+    assert (moved["part"].texts, moved["part"].nothing) == (["a", "b"], None)
+    strategy.root_device = torch.device("cpu")
+    assert data.on_before_batch_transfer(batch, 0) is batch
+    assert len(pinned) == 2

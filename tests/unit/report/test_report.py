@@ -927,3 +927,26 @@ def test_answers_that_nothing_judges_are_not_called_the_best(tmp_path: Path) -> 
     write_samples(tmp_path, [row])
     text = text_of(render_at(tmp_path))
     assert "These are answers to held-out prompts. User p Iteration 1" in text
+
+
+@pytest.mark.parametrize(
+    ("newest", "said"),
+    [
+        (["a", "b", "c"], "None of 3 answers differs from the answer before training."),
+        (["a", "x", "c"], "Of 3 answers, 1 differs from the answer before training; it comes first."),
+        (["a", "x", "y"], "Of 3 answers, 2 differ from the answers before training; they come first."),
+    ],
+)
+def test_where_no_number_has_changed_the_page_counts_the_answers_that_differ(
+    newest: list[str], said: str, tmp_path: Path
+) -> None:
+    rows = [
+        sample(at, "evaluation", "p", response, 0, 0, None, row=row)
+        for at, responses in enumerate((["a", "b", "c"], newest))
+        for row, response in enumerate(responses)
+    ]
+    write_samples(tmp_path, rows)
+    assert said in text_of(render_at(tmp_path))
+    # Those that differ come first, and all others keep their order.
+    differ = [row for row in range(3) if newest[row] != "abc"[row]]
+    assert [row for row, *_ in answered(tmp_path)][: len(differ)] == differ
