@@ -14,8 +14,7 @@ from lightning_rlhf.data.batches import pad
 from lightning_rlhf.distributed.collectives import gather_objects
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Sequences
-from lightning_rlhf.models.forward import response_logits
-from lightning_rlhf.ops.logprobs import token_logprobs
+from lightning_rlhf.models.forward import response_stats
 from lightning_rlhf.ops.masked import masked_mean
 from lightning_rlhf.rollout.collect import Samples
 from lightning_rlhf.rollout.engines.engine import Completion, Request
@@ -70,7 +69,7 @@ def differs(net: nn.Module, device: torch.device, request: Request, answer: Comp
     (prompt, prompt_mask), (response, mask) = pad([request.prompt], "left"), pad([answer.ids])
     ids, both = torch.cat([prompt, response], dim=1).to(device), torch.cat([prompt_mask, mask], dim=1).to(device)
     sequences = Sequences(ids, both, mask.to(device))
-    own = token_logprobs(response_logits(net, sequences, CANARY.temperature), sequences.responses)[0].float().cpu()
+    own = response_stats(net, sequences, temperature=CANARY.temperature).logprobs[0].float().cpu()
     return _apart(own, torch.tensor(answer.logprobs), dtype)
 
 
