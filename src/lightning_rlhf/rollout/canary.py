@@ -24,7 +24,7 @@ from lightning_rlhf.seeding import SAMPLING, RandomKey
 CANARY = Sampling(max_new_tokens=16, temperature=0.7)
 """The distribution of the canary. Its temperature is not 1, so that log-probs at another temperature are noticed."""
 EXACT, ROUNDED = 1e-4, 0.15
-"""Tolerances in nats: for the largest difference in fp32, and for the mean difference in 16 bits.
+"""Tolerances in nats: for the largest difference if both sides compute in fp32, and for the mean difference otherwise.
 
 In bf16 the log-probs of equal weights differ by 0.06 on average, and by up to 0.33.
 """
@@ -56,6 +56,9 @@ def canary(vocab_size: int, context: int) -> Request:
 def differs(net: nn.Module, device: torch.device, request: Request, answer: Completion, dtype: torch.dtype) -> str:
     """Compares the log-probs of the canary with those of the trained model; all processes call this together.
 
+    The tolerance is that of the coarser dtype: of the engine's, or of the dtype in which the trained model computes
+    here.
+
     Args:
         net: The model that is trained, in evaluation mode.
         device: Its device.
@@ -70,7 +73,8 @@ def differs(net: nn.Module, device: torch.device, request: Request, answer: Comp
     ids, both = torch.cat([prompt, response], dim=1).to(device), torch.cat([prompt_mask, mask], dim=1).to(device)
     sequences = Sequences(ids, both, mask.to(device))
     own = response_stats(net, sequences, temperature=CANARY.temperature).logprobs[0].float().cpu()
-    return _apart(own, torch.tensor(answer.logprobs), dtype)
+    computed = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else _coarsest(net)
+    return _apart(own, torch.tensor(answer.logprobs), max(dtype, computed, key=_rounding))
 
 
 def differs_from(proven: Completion, answer: Completion, dtype: torch.dtype) -> str:
@@ -90,6 +94,15 @@ def differs_from(proven: Completion, answer: Completion, dtype: torch.dtype) -> 
     if length == 0:
         return "it has drawn another first token than a server with these weights"
     return _apart(torch.tensor(proven.logprobs[:length]), torch.tensor(answer.logprobs[:length]), dtype)
+
+
+def _coarsest(net: nn.Module) -> torch.dtype:
+    """Returns the coarsest dtype of the weights of a model, in which one that has several computes in part."""
+    return max({weight.dtype for weight in net.parameters() if weight.is_floating_point()}, key=_rounding)
+
+
+def _rounding(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).eps
 
 
 def _apart(own: Tensor, others: Tensor, dtype: torch.dtype) -> str:

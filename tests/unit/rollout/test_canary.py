@@ -1,5 +1,6 @@
 """The canary and the first ratio notice an engine with other weights than the trainer's."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -44,6 +45,17 @@ def test_an_engine_with_slightly_other_weights_is_noticed_in_fp32_and_one_with_o
     assert "differ" in differs(net, CPU, REQUEST, near, torch.float32)
     assert differs(net, CPU, REQUEST, near, torch.bfloat16) == ""
     assert "differ" in differs(net, CPU, REQUEST, far, torch.bfloat16)
+
+
+def test_the_dtype_in_which_the_trained_model_computes_widens_the_tolerance_too(net: PreTrainedModel) -> None:
+    exact, far = answered(net), answered(net, scale=1.5)
+    rounded = copy.deepcopy(net).bfloat16()
+    assert "differ" in differs(rounded.float(), CPU, REQUEST, exact, torch.float32)
+    assert differs(rounded.bfloat16(), CPU, REQUEST, exact, torch.float32) == ""
+    assert "differ" in differs(rounded, CPU, REQUEST, far, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert differs(net, CPU, REQUEST, exact, torch.float32) == ""
+        assert "differ" in differs(net, CPU, REQUEST, far, torch.float32)
 
 
 def test_log_probs_at_another_temperature_or_nan_are_noticed(net: PreTrainedModel) -> None:
