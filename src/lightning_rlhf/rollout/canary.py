@@ -45,8 +45,17 @@ def canary(vocab_size: int, context: int) -> Request:
     Args:
         vocab_size: Number of token ids.
         context: Largest number of tokens of prompt and response; a short one shortens the prompt.
+
+    Raises:
+        UserError: If the context has no room for the response and a prompt of one token.
     """
-    length = max(1, min(_PROMPT, context - CANARY.max_new_tokens))
+    if context <= CANARY.max_new_tokens:
+        raise UserError(
+            f"rollout: vLLM reads at most {context} tokens of a prompt with its response, and the check of its weights "
+            f"takes at least {CANARY.max_new_tokens + 1}: raise that limit (rollout.engine.max_length, or "
+            "--max-model-len of a server), or use a model with a longer context"
+        )
+    length = min(_PROMPT, context - CANARY.max_new_tokens)
     # The multiplier of Knuth's hash spreads the numbers over any range.
     prompt = [(place + 1) * 2654435761 % 2**32 % vocab_size for place in range(length)]
     return Request(prompt, RandomKey(0, (SAMPLING, 0), 0))

@@ -70,7 +70,12 @@ def test_the_canary_is_longer_than_a_block_of_a_cache_if_the_context_allows_it()
     assert len(set(REQUEST.prompt)) > 40
     assert max(canary(64, 2048).prompt) < 64
     assert len(canary(64, 40).prompt) + CANARY.max_new_tokens == 40
-    assert len(canary(64, 4).prompt) == 1
+    assert len(canary(64, 17).prompt) == 1
+
+
+def test_a_context_without_room_for_the_canary_is_an_error_about_the_limit() -> None:
+    with pytest.raises(UserError, match=r"vLLM reads at most 16 tokens .* at least 17: raise .*max_length"):
+        canary(64, 16)
 
 
 def test_a_server_that_comes_back_is_compared_with_a_proven_answer(net: PreTrainedModel) -> None:
