@@ -164,5 +164,5 @@ def check_first_ratio(samples: Samples) -> None:
             f"rollout: before the update, the actor gives the sampled tokens {mean:.3g} times the probability with "
             f"which the engine drew them (geometric mean), and {RATIO[0]:g} to {RATIO[1]:g} is about 1: the engine "
             "samples from another model. Use one dtype in engine and trainer (rollout.engine.dtype, trainer.precision),"
-            " or set rollout=padded"
+            " or set rollout=native"
         )

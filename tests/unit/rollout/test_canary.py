@@ -127,5 +127,5 @@ def test_training_goes_on_if_the_first_ratio_is_about_1(ratios: tuple[float, flo
     ("ratios", "mean"), [((0.019,) * 3, "0.019"), ((1.12,) * 3, "1.12"), ((1.5, 1.2, 0.3), "0.814")]
 )
 def test_training_stops_if_the_first_ratio_is_not_about_1(ratios: tuple[float, float, float], mean: str) -> None:
-    with pytest.raises(UserError, match=f"{mean} times the probability"):
+    with pytest.raises(UserError, match=f"{mean} times the probability.* rollout=native"):
         check_first_ratio(samples(*ratios))
