@@ -175,11 +175,13 @@ class VllmEngine:
 
         check_requests(requests, sampling, self.max_length)
         names = {f"{next(self._numbers)}": place for place in range(len(requests))}
-        for name, request in zip(names, requests, strict=True):
-            params = SamplingParams(**sampling_params(request, sampling, stop_ids))
-            self._core.add_request(name, {"prompt_token_ids": request.prompt}, params)
-        left, ended = set(names), time.monotonic()
+        left = set[str]()
         try:
+            for name, request in zip(names, requests, strict=True):
+                params = SamplingParams(**sampling_params(request, sampling, stop_ids))
+                self._core.add_request(name, {"prompt_token_ids": request.prompt}, params)
+                left.add(name)
+            ended = time.monotonic()
             while left:
                 # vLLM draws from the global generator even where each request has its own.
                 with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
@@ -195,5 +197,5 @@ class VllmEngine:
                         f"{len(left)} are open: raise it if responses are that slow"
                     )
         finally:
-            # A caller that stops early leaves nothing behind.
+            # A caller that stops early leaves nothing behind, and neither does a request that vLLM refuses.
             self._core.abort_request(list(left))
