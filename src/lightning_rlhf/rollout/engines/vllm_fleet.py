@@ -62,12 +62,18 @@ class Fleet:
         """Sends one request to a server, and returns the JSON of its answer, or None if that is empty.
 
         Raises:
-            LostServerError: If the server does not answer in time.
-            UserError: If it answers with an error.
+            LostServerError: If the server is gone.
+            UserError: If it answers with an error, or is there but takes too long.
         """
         try:
             response = await client.request(method, f"{url}{path}", timeout=self.timeout, **arguments)
         except httpx.TransportError as error:
+            if isinstance(error, httpx.TimeoutException) and await self._is_healthy(client, url):
+                raise UserError(
+                    f"rollout.engine.timeout={self.timeout:g}: the vLLM server {url} says that it is healthy, but has "
+                    f"not answered {path} in so many seconds: raise it if answers are that slow, or lower "
+                    "rollout.engine.max_connections"
+                ) from error
             raise LostServerError(self._lost(url, path, f"{type(error).__name__}: {error}")) from error
         if response.status_code >= 500 and not await self._is_healthy(client, url):
             raise LostServerError(self._lost(url, path, f"status {response.status_code}"))

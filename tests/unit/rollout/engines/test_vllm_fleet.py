@@ -101,7 +101,21 @@ def test_a_server_that_stays_away_is_not_waited_for_longer_than_configured() -> 
         list(fleet.answers(BODIES))
 
 
-def test_a_server_that_is_too_slow_is_lost() -> None:
+@pytest.mark.parametrize("on_lost", ["stop", "wait"])
+def test_a_request_that_takes_too_long_on_a_healthy_server_is_an_error_about_the_limit(on_lost: str) -> None:
+    def slow_at_work(path: str, body: Any) -> tuple[int, Any]:
+        if path != "/health":
+            time.sleep(2)
+        return 200, body
+
+    expected = r"rollout\.engine\.timeout=0\.5: .*/inference/v1/generate"
+    with serving(slow_at_work) as servers, pytest.raises(UserError, match=expected) as caught:
+        list(fleet_of(servers, timeout=0.5, on_lost=on_lost).answers(BODIES[:1]))
+    assert not isinstance(caught.value, LostServerError)
+    assert len([path for path, _ in servers[0].seen if path != "/health"]) == 1
+
+
+def test_a_server_that_is_too_slow_in_everything_is_lost() -> None:
     def slow(path: str, body: Any) -> tuple[int, Any]:
         time.sleep(0.5)
         return 200, body
