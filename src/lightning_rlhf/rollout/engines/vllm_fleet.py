@@ -106,11 +106,14 @@ class Fleet:
         """
 
         async def on(client: httpx.AsyncClient, url: str) -> Any:
+            deadline = None
             while True:
                 try:
                     return await act(client, url)
                 except LostServerError as lost:
-                    await self._await_return(client, url, lost)
+                    # A server that is lost again before it has answered gets no more time.
+                    deadline = deadline or self._deadline()
+                    await self._await_return(client, url, lost, deadline)
 
         async def on_all() -> list[Any]:
             async with self._client() as client:
@@ -154,6 +157,8 @@ class Fleet:
         num_open = len(bodies)
         # How often each server has come back: of all tasks that miss it, one waits for it and gives it the weights.
         returns = dict.fromkeys(self.urls, 0)
+        # Until when a server has to answer that was lost and has not answered since.
+        deadlines: dict[str, float] = {}
         locks = {url: asyncio.Lock() for url in self.urls}
 
         async def serve(client: httpx.AsyncClient, url: str) -> None:
@@ -170,9 +175,10 @@ class Fleet:
                     left.appendleft((place, body))
                     async with locks[url]:
                         if returns[url] == known:
-                            await self._await_return(client, url, lost)
+                            await self._await_return(client, url, lost, deadlines.setdefault(url, self._deadline()))
                             returns[url] += 1
                     continue
+                deadlines.pop(url, None)
                 num_open -= 1
                 found.put((place, answer))
 
@@ -198,7 +204,10 @@ class Fleet:
                     task.cancel()
                 await asyncio.gather(*tasks, watching, return_exceptions=True)
 
-    async def _await_return(self, client: httpx.AsyncClient, url: str, lost: LostServerError) -> None:
+    def _deadline(self) -> float:
+        return time.monotonic() + self.wait_seconds
+
+    async def _await_return(self, client: httpx.AsyncClient, url: str, lost: LostServerError, deadline: float) -> None:
         """Waits until a lost server answers again, and gives it the weights.
 
         Raises:
@@ -206,17 +215,19 @@ class Fleet:
         """
         if self.on_lost == "stop":
             raise lost
-        deadline = time.monotonic() + self.wait_seconds
-        while not await self._is_healthy(client, url):
-            if time.monotonic() > deadline:
-                raise LostServerError(f"{lost}\nit has not come back within {self.wait_seconds:g} seconds") from lost
+        while time.monotonic() < deadline:
+            # The pause comes first: a server may say that it is healthy, and lose each other request at once.
             await asyncio.sleep(_PAUSE)
-        try:
-            for prepare in (self.came_back, self.prove):
-                if prepare is not None:
-                    await prepare(client, url)
-        except LostServerError as again:
-            await self._await_return(client, url, again)
+            if not await self._is_healthy(client, url):
+                continue
+            try:
+                for prepare in (self.came_back, self.prove):
+                    if prepare is not None:
+                        await prepare(client, url)
+                return
+            except LostServerError as again:
+                lost = again
+        raise LostServerError(f"{lost}\nit has not come back within {self.wait_seconds:g} seconds") from lost
 
     async def _is_healthy(self, client: httpx.AsyncClient, url: str) -> bool:
         try:

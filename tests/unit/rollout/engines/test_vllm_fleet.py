@@ -2,12 +2,14 @@
 
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from answering import Answering, serving
 
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.rollout.engines import vllm_fleet
 from lightning_rlhf.rollout.engines.vllm_fleet import Fleet, LostServerError
 
 
@@ -92,6 +94,44 @@ def test_a_server_that_comes_back_gets_the_weights_once_and_what_it_missed_is_an
         fleet.came_back, fleet.prove = give, prove
         assert dict(fleet.answers(BODIES)) == dict(enumerate(BODIES))
         assert given == proven == [servers[0].url]
+
+
+@pytest.mark.parametrize("broken", ["/inference/v1/generate", "/pause"])
+def test_a_healthy_server_that_loses_other_requests_is_not_waited_for_longer_than_configured(
+    broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_fleet, "_PAUSE", 0.05)
+    up = {"now": False}
+
+    def loses(path: str, body: Any) -> tuple[int, Any]:
+        if path == "/health":
+            up["now"] = True
+        if path == broken or not up["now"]:
+            raise ConnectionError
+        return 200, body
+
+    with serving(loses) as servers:
+        fleet = fleet_of(servers, on_lost="wait", wait_seconds=1.0, max_connections=1)
+
+        async def give(client: Any, url: str) -> None:
+            await fleet.call(client, url, "POST", "/pause")
+
+        fleet.came_back = give
+        for ask in (lambda: fleet.answers(BODIES[:1]), lambda: fleet.everywhere(asked(fleet))):
+            up["now"] = False
+            with pytest.raises(
+                LostServerError, match=f"does not answer {broken} .*\nit has not come back within 1 sec"
+            ):
+                list(ask())
+        # With the pause, a second has room for 20 attempts.
+        assert len([path for path, _ in servers[0].seen if path == broken]) <= 2 * 21
+
+
+def asked(fleet: Fleet) -> Callable[[Any, str], Awaitable[Any]]:
+    async def ask(client: Any, url: str) -> Any:
+        return await fleet.call(client, url, "POST", "/inference/v1/generate", json={})
+
+    return ask
 
 
 def test_a_server_that_stays_away_is_not_waited_for_longer_than_configured() -> None:
