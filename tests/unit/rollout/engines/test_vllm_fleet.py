@@ -1,5 +1,6 @@
 """How requests are dealt over servers, with small HTTP servers that answer as they are told."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -38,6 +39,44 @@ def test_a_few_requests_are_dealt_to_all_servers() -> None:
     with serving(echo, echo, echo) as servers:
         assert len(list(fleet_of(servers, max_connections=8).answers(BODIES[:3]))) == 3
         assert [len(server.seen) for server in servers] == [1, 1, 1]
+
+
+def test_a_run_waits_for_a_lost_server_even_if_others_have_answered_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_fleet, "_PAUSE", 0.2)
+
+    def lost_at_work(path: str, body: Any) -> tuple[int, Any]:
+        if path != "/health":
+            raise ConnectionError
+        return 200, body
+
+    given = []
+
+    async def give(client: Any, url: str) -> None:
+        given.append(url)
+
+    with serving(echo, lost_at_work) as servers:
+        fleet = fleet_of(servers, on_lost="wait")
+        fleet.came_back = give
+        assert dict(fleet.answers(BODIES[:2])) == dict(enumerate(BODIES[:2]))
+        assert given == [servers[1].url]
+
+
+def test_tasks_without_a_request_sleep_until_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    polling, sleep = set(), asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        polling.add(asyncio.current_task())
+        await sleep(seconds)
+
+    def last_is_slow(path: str, body: Any) -> tuple[int, Any]:
+        time.sleep(0.3 if body["number"] == 7 else 0.0)
+        return 200, body
+
+    monkeypatch.setattr(asyncio, "sleep", noted)
+    with serving(last_is_slow) as servers:
+        assert len(list(fleet_of(servers, max_connections=8).answers(BODIES[:8]))) == 8
+    # The task that looks whether the caller wants more.
+    assert len(polling) <= 1
 
 
 def test_no_request_gives_no_answer() -> None:
