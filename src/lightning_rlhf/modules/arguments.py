@@ -1,8 +1,9 @@
 """Describes the arguments of a module in its checkpoints, so that `load_from_checkpoint` needs only the file.
 
 A checkpoint need not be trusted. Its description therefore holds plain values, and names only classes and functions
-of the list below; whatever else a module was built with has to be passed again. `HTTPReward` and `LLMJudge` are not in
-the list, since a checkpoint of somebody else could name the server to which prompts and a token are sent.
+of the list below; whatever else a module was built with has to be passed again. `HTTPReward`, `LLMJudge` and
+`VllmServerEngine` are not in the list, since a checkpoint of somebody else could name the server to which prompts, a
+token or the weights are sent.
 """
 
 import functools

@@ -126,8 +126,8 @@ class StageModule(LightningModule):
             checkpoint_path: A file, or a folder that a sharding strategy has written. It need not be trusted.
             map_location: The device of the module.
             **arguments: Arguments of the constructor. They replace those that the checkpoint describes, and are needed
-                where it cannot describe them: models, functions of your own, and rewards that ask a server, a judge or
-                a net of your own.
+                where it cannot describe them: models, functions of your own, the engine `VllmServerEngine`, and
+                rewards that ask a server, a judge or a net of your own.
 
         Raises:
             UserError: If this is no checkpoint of such a module, it could run code, or an argument is missing.

@@ -24,7 +24,7 @@ from lightning_rlhf.seeding import SAMPLING, RandomKey
 CANARY = Sampling(max_new_tokens=16, temperature=0.7)
 """The distribution of the canary. Its temperature is not 1, so that log-probs at another temperature are noticed."""
 EXACT, ROUNDED = 1e-4, 0.15
-"""Tolerances in nats: for the largest difference in fp32, and for the mean difference in 16 bits.
+"""Tolerances in nats: for the largest difference if both sides compute in fp32, and for the mean difference otherwise.
 
 In bf16 the log-probs of equal weights differ by 0.06 on average, and by up to 0.33.
 """
@@ -45,8 +45,17 @@ def canary(vocab_size: int, context: int) -> Request:
     Args:
         vocab_size: Number of token ids.
         context: Largest number of tokens of prompt and response; a short one shortens the prompt.
+
+    Raises:
+        UserError: If the context has no room for the response and a prompt of one token.
     """
-    length = max(1, min(_PROMPT, context - CANARY.max_new_tokens))
+    if context <= CANARY.max_new_tokens:
+        raise UserError(
+            f"rollout: vLLM reads at most {context} tokens of a prompt with its response, and the check of its weights "
+            f"takes at least {CANARY.max_new_tokens + 1}: raise that limit (rollout.engine.max_length, or "
+            "--max-model-len of a server), or use a model with a longer context"
+        )
+    length = min(_PROMPT, context - CANARY.max_new_tokens)
     # The multiplier of Knuth's hash spreads the numbers over any range.
     prompt = [(place + 1) * 2654435761 % 2**32 % vocab_size for place in range(length)]
     return Request(prompt, RandomKey(0, (SAMPLING, 0), 0))
@@ -55,6 +64,9 @@ def canary(vocab_size: int, context: int) -> Request:
 @torch.no_grad()
 def differs(net: nn.Module, device: torch.device, request: Request, answer: Completion, dtype: torch.dtype) -> str:
     """Compares the log-probs of the canary with those of the trained model; all processes call this together.
+
+    The tolerance is that of the coarser dtype: of the engine's, or of the dtype in which the trained model computes
+    here.
 
     Args:
         net: The model that is trained, in evaluation mode.
@@ -69,8 +81,9 @@ def differs(net: nn.Module, device: torch.device, request: Request, answer: Comp
     (prompt, prompt_mask), (response, mask) = pad([request.prompt], "left"), pad([answer.ids])
     ids, both = torch.cat([prompt, response], dim=1).to(device), torch.cat([prompt_mask, mask], dim=1).to(device)
     sequences = Sequences(ids, both, mask.to(device))
-    own = response_stats(net, sequences, temperature=CANARY.temperature).logprobs[0].cpu()
-    return _apart(own, torch.tensor(answer.logprobs), dtype)
+    own = response_stats(net, sequences, temperature=CANARY.temperature).logprobs[0].float().cpu()
+    computed = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else _coarsest(net)
+    return _apart(own, torch.tensor(answer.logprobs), max(dtype, computed, key=_rounding))
 
 
 def differs_from(proven: Completion, answer: Completion, dtype: torch.dtype) -> str:
@@ -90,6 +103,15 @@ def differs_from(proven: Completion, answer: Completion, dtype: torch.dtype) -> 
     if length == 0:
         return "it has drawn another first token than a server with these weights"
     return _apart(torch.tensor(proven.logprobs[:length]), torch.tensor(answer.logprobs[:length]), dtype)
+
+
+def _coarsest(net: nn.Module) -> torch.dtype:
+    """Returns the coarsest dtype of the weights of a model, in which one that has several computes in part."""
+    return max({weight.dtype for weight in net.parameters() if weight.is_floating_point()}, key=_rounding)
+
+
+def _rounding(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).eps
 
 
 def _apart(own: Tensor, others: Tensor, dtype: torch.dtype) -> str:
@@ -142,5 +164,5 @@ def check_first_ratio(samples: Samples) -> None:
             f"rollout: before the update, the actor gives the sampled tokens {mean:.3g} times the probability with "
             f"which the engine drew them (geometric mean), and {RATIO[0]:g} to {RATIO[1]:g} is about 1: the engine "
             "samples from another model. Use one dtype in engine and trainer (rollout.engine.dtype, trainer.precision),"
-            " or set rollout=padded"
+            " or set rollout=native"
         )

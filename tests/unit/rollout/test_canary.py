@@ -1,5 +1,6 @@
 """The canary and the first ratio notice an engine with other weights than the trainer's."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -46,6 +47,17 @@ def test_an_engine_with_slightly_other_weights_is_noticed_in_fp32_and_one_with_o
     assert "differ" in differs(net, CPU, REQUEST, far, torch.bfloat16)
 
 
+def test_the_dtype_in_which_the_trained_model_computes_widens_the_tolerance_too(net: PreTrainedModel) -> None:
+    exact, far = answered(net), answered(net, scale=1.5)
+    rounded = copy.deepcopy(net).bfloat16()
+    assert "differ" in differs(rounded.float(), CPU, REQUEST, exact, torch.float32)
+    assert differs(rounded.bfloat16(), CPU, REQUEST, exact, torch.float32) == ""
+    assert "differ" in differs(rounded, CPU, REQUEST, far, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert differs(net, CPU, REQUEST, exact, torch.float32) == ""
+        assert "differ" in differs(net, CPU, REQUEST, far, torch.float32)
+
+
 def test_log_probs_at_another_temperature_or_nan_are_noticed(net: PreTrainedModel) -> None:
     right = answered(net)
     for factor in (CANARY.temperature, float("nan")):
@@ -58,7 +70,12 @@ def test_the_canary_is_longer_than_a_block_of_a_cache_if_the_context_allows_it()
     assert len(set(REQUEST.prompt)) > 40
     assert max(canary(64, 2048).prompt) < 64
     assert len(canary(64, 40).prompt) + CANARY.max_new_tokens == 40
-    assert len(canary(64, 4).prompt) == 1
+    assert len(canary(64, 17).prompt) == 1
+
+
+def test_a_context_without_room_for_the_canary_is_an_error_about_the_limit() -> None:
+    with pytest.raises(UserError, match=r"vLLM reads at most 16 tokens .* at least 17: raise .*max_length"):
+        canary(64, 16)
 
 
 def test_a_server_that_comes_back_is_compared_with_a_proven_answer(net: PreTrainedModel) -> None:
@@ -110,5 +127,5 @@ def test_training_goes_on_if_the_first_ratio_is_about_1(ratios: tuple[float, flo
     ("ratios", "mean"), [((0.019,) * 3, "0.019"), ((1.12,) * 3, "1.12"), ((1.5, 1.2, 0.3), "0.814")]
 )
 def test_training_stops_if_the_first_ratio_is_not_about_1(ratios: tuple[float, float, float], mean: str) -> None:
-    with pytest.raises(UserError, match=f"{mean} times the probability"):
+    with pytest.raises(UserError, match=f"{mean} times the probability.* rollout=native"):
         check_first_ratio(samples(*ratios))

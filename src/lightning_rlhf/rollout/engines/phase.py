@@ -36,7 +36,9 @@ class EngineHandle:
             generator: The model that samples.
         """
         if self._engine is None or self._built_for != (trainer, generator):
-            self._engine, self._built_for = self.build(generator, trainer.strategy.root_device), (trainer, generator)
+            # The old engine leaves its memory before the new one takes some.
+            self._engine, self._built_for = None, (trainer, generator)
+            self._engine = self.build(generator, trainer.strategy.root_device)
         engine = self._engine
         engine.resume()
         try:

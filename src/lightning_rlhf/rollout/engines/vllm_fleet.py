@@ -9,7 +9,6 @@ import asyncio
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -23,10 +22,6 @@ _PAUSE = 2.0
 
 class LostServerError(UserError):
     """A vLLM server does not answer any more."""
-
-
-class _NotWantedError(Exception):
-    """The caller wants no more answers."""
 
 
 class Fleet:
@@ -62,12 +57,18 @@ class Fleet:
         """Sends one request to a server, and returns the JSON of its answer, or None if that is empty.
 
         Raises:
-            LostServerError: If the server does not answer in time.
-            UserError: If it answers with an error.
+            LostServerError: If the server is gone.
+            UserError: If it answers with an error, or is there but takes too long.
         """
         try:
             response = await client.request(method, f"{url}{path}", timeout=self.timeout, **arguments)
         except httpx.TransportError as error:
+            if isinstance(error, httpx.TimeoutException) and await self._is_healthy(client, url):
+                raise UserError(
+                    f"rollout.engine.timeout={self.timeout:g}: the vLLM server {url} says that it is healthy, but has "
+                    f"not answered {path} in so many seconds: raise it if answers are that slow, or lower "
+                    "rollout.engine.max_connections"
+                ) from error
             raise LostServerError(self._lost(url, path, f"{type(error).__name__}: {error}")) from error
         if response.status_code >= 500 and not await self._is_healthy(client, url):
             raise LostServerError(self._lost(url, path, f"status {response.status_code}"))
@@ -100,11 +101,14 @@ class Fleet:
         """
 
         async def on(client: httpx.AsyncClient, url: str) -> Any:
+            deadline = None
             while True:
                 try:
                     return await act(client, url)
                 except LostServerError as lost:
-                    await self._await_return(client, url, lost)
+                    # A server that is lost again before it has answered gets no more time.
+                    deadline = deadline or self._deadline()
+                    await self._await_return(client, url, lost, deadline)
 
         async def on_all() -> list[Any]:
             async with self._client() as client:
@@ -135,64 +139,69 @@ class Fleet:
                 if isinstance(answer, BaseException):
                     raise answer
                 yield answer
-        finally:
+        except BaseException:
             # A caller that stops early leaves no request behind.
             stop.set()
+            raise
+        finally:
             thread.join()
 
     async def _drive(
         self, bodies: Sequence[Mapping[str, Any]], found: queue.SimpleQueue[Any], stop: threading.Event
     ) -> None:
         """Puts all answers into a queue, or stops early if told to."""
-        left = deque(enumerate(bodies))
-        num_open = len(bodies)
+        # The first requests come first, even if a lost server has left them.
+        left = asyncio.PriorityQueue[int]()
+        for place in range(len(bodies)):
+            left.put_nowait(place)
         # How often each server has come back: of all tasks that miss it, one waits for it and gives it the weights.
         returns = dict.fromkeys(self.urls, 0)
+        # Until when a server has to answer that was lost and has not answered since.
+        deadlines: dict[str, float] = {}
         locks = {url: asyncio.Lock() for url in self.urls}
 
         async def serve(client: httpx.AsyncClient, url: str) -> None:
-            nonlocal num_open
-            while num_open:
-                if not left:
-                    # Another server may be lost, and its requests come back.
-                    await asyncio.sleep(0.01)
-                    continue
-                (place, body), known = left.popleft(), returns[url]
+            while True:
+                # Another server may be lost, and its requests come back: no task ends by itself.
+                place, known = await left.get(), returns[url]
                 try:
-                    answer = await self.call(client, url, "POST", "/inference/v1/generate", json=body)
+                    answer = await self.call(client, url, "POST", "/inference/v1/generate", json=bodies[place])
                 except LostServerError as lost:
-                    left.appendleft((place, body))
+                    left.put_nowait(place)
                     async with locks[url]:
                         if returns[url] == known:
-                            await self._await_return(client, url, lost)
+                            await self._await_return(client, url, lost, deadlines.setdefault(url, self._deadline()))
                             returns[url] += 1
-                    continue
-                num_open -= 1
-                found.put((place, answer))
+                else:
+                    deadlines.pop(url, None)
+                    found.put((place, answer))
+                left.task_done()
 
         async def watch() -> None:
-            """Ends requests that are under way if the caller wants no more of them."""
-            while num_open:
-                if stop.is_set():
-                    raise _NotWantedError
+            """Ends when the caller wants no more answers, and with it the requests that are under way."""
+            while not stop.is_set():
                 await asyncio.sleep(0.05)
 
         async with self._client() as client:
             count = min(self.max_connections, len(bodies))
             # In turn, so that a few requests do not all go to the first server.
             tasks = [asyncio.create_task(serve(client, url)) for _ in range(count) for url in self.urls]
-            watching = asyncio.create_task(watch())
+            # `join` ends when all requests are answered, and all servers that were lost are back.
+            tasks += [asyncio.create_task(left.join()), asyncio.create_task(watch())]
             try:
-                # The first error ends all tasks. If there is none, all of them end with the last answer.
-                done, _ = await asyncio.wait([*tasks, watching], return_when=asyncio.FIRST_EXCEPTION)
+                # The first task that ends is one of these two, or has an error.
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     task.result()
             finally:
-                for task in (*tasks, watching):
+                for task in tasks:
                     task.cancel()
-                await asyncio.gather(*tasks, watching, return_exceptions=True)
+                await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _await_return(self, client: httpx.AsyncClient, url: str, lost: LostServerError) -> None:
+    def _deadline(self) -> float:
+        return time.monotonic() + self.wait_seconds
+
+    async def _await_return(self, client: httpx.AsyncClient, url: str, lost: LostServerError, deadline: float) -> None:
         """Waits until a lost server answers again, and gives it the weights.
 
         Raises:
@@ -200,17 +209,19 @@ class Fleet:
         """
         if self.on_lost == "stop":
             raise lost
-        deadline = time.monotonic() + self.wait_seconds
-        while not await self._is_healthy(client, url):
-            if time.monotonic() > deadline:
-                raise LostServerError(f"{lost}\nit has not come back within {self.wait_seconds:g} seconds") from lost
+        while time.monotonic() < deadline:
+            # The pause comes first: a server may say that it is healthy, and lose each other request at once.
             await asyncio.sleep(_PAUSE)
-        try:
-            for prepare in (self.came_back, self.prove):
-                if prepare is not None:
-                    await prepare(client, url)
-        except LostServerError as again:
-            await self._await_return(client, url, again)
+            if not await self._is_healthy(client, url):
+                continue
+            try:
+                for prepare in (self.came_back, self.prove):
+                    if prepare is not None:
+                        await prepare(client, url)
+                return
+            except LostServerError as again:
+                lost = again
+        raise LostServerError(f"{lost}\nit has not come back within {self.wait_seconds:g} seconds") from lost
 
     async def _is_healthy(self, client: httpx.AsyncClient, url: str) -> bool:
         try:

@@ -58,12 +58,14 @@ class VllmEngine:
         Raises:
             UserError: If a value is invalid, vLLM is missing or has an untested version, or does not know the model.
         """
+        # The canary has to fit.
+        room = CANARY.max_new_tokens
         raise_problems(
             f"rollout.engine.{name}={value}: must {rule}"
             for name, value, holds, rule in [
                 ("cache_gib", cache_gib, cache_gib > 0, "be positive"),
                 ("max_sequences", max_sequences, max_sequences > 0, "be positive"),
-                ("max_length", max_length, max_length is None or max_length > 1, "be above 1"),
+                ("max_length", max_length, max_length is None or max_length > room, f"be above {room}"),
                 ("dtype", dtype, dtype is None or dtype in DTYPES, f"be one of {', '.join(DTYPES)}, or null"),
                 ("timeout", timeout, timeout > 0, "be positive"),
             ]
@@ -86,6 +88,7 @@ class VllmEngine:
         self.max_length: int = self._core.vllm_config.model_config.max_model_len
         # Another trainer gets another engine, and this one must leave its memory.
         weakref.finalize(self, self._core.engine_core.shutdown)
+        self._canary = canary(hf_net(net).config.get_text_config().vocab_size, self.max_length)
 
     def iterate(
         self,
@@ -144,11 +147,10 @@ class VllmEngine:
             return
         if self.weights_version is None:
             raise RuntimeError("the engine has no weights yet")
-        request = canary(hf_net(self.net).config.get_text_config().vocab_size, self.max_length)
 
         def problem() -> str:
-            (answer,) = self._finished([request], CANARY, ())
-            return differs(self.net, self.device, request, answer, self.dtype)
+            (answer,) = self._finished([self._canary], CANARY, ())
+            return differs(self.net, self.device, self._canary, answer, self.dtype)
 
         check_canary(problem, "rollout=vllm: vLLM", self.weights_version)
         self._is_proven = True
@@ -173,11 +175,13 @@ class VllmEngine:
 
         check_requests(requests, sampling, self.max_length)
         names = {f"{next(self._numbers)}": place for place in range(len(requests))}
-        for name, request in zip(names, requests, strict=True):
-            params = SamplingParams(**sampling_params(request, sampling, stop_ids))
-            self._core.add_request(name, {"prompt_token_ids": request.prompt}, params)
-        left, ended = set(names), time.monotonic()
+        left = set[str]()
         try:
+            for name, request in zip(names, requests, strict=True):
+                params = SamplingParams(**sampling_params(request, sampling, stop_ids))
+                self._core.add_request(name, {"prompt_token_ids": request.prompt}, params)
+                left.add(name)
+            ended = time.monotonic()
             while left:
                 # vLLM draws from the global generator even where each request has its own.
                 with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
@@ -193,5 +197,5 @@ class VllmEngine:
                         f"{len(left)} are open: raise it if responses are that slow"
                     )
         finally:
-            # A caller that stops early leaves nothing behind.
+            # A caller that stops early leaves nothing behind, and neither does a request that vLLM refuses.
             self._core.abort_request(list(left))

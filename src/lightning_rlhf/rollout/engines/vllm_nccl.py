@@ -9,6 +9,7 @@ This file is written from vLLM's documented contract, and is not tested on a GPU
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -78,8 +79,8 @@ class NcclTransfer:
 
         Raises:
             LostServerError: If a transfer takes longer than the time-out of a request.
+            UserError: If it fails for another reason. Servers that still answer work on, and the weights are freed.
         """
-        self._source.weights = {name: weight.cpu() for name, weight in weights}
 
         async def paused(client: httpx.AsyncClient, url: str) -> int:
             await self._fleet.call(client, url, "POST", "/pause?mode=wait")
@@ -89,10 +90,21 @@ class NcclTransfer:
             await self._fleet.forget_cache(client, url)
             await self._fleet.call(client, url, "POST", "/resume")
 
-        for url, workers in zip(self._fleet.urls, self._fleet.everywhere(paused), strict=True):
-            self._within_time(partial(self._send_to, url, workers, version), url)
-        self._source.weights = {}
-        self._fleet.everywhere(resumed)
+        async def left(client: httpx.AsyncClient, url: str) -> None:
+            # One that does not answer has been told of already.
+            with suppress(UserError):
+                await self._fleet.call(client, url, "POST", "/resume")
+
+        try:
+            self._source.weights = {name: weight.cpu() for name, weight in weights}
+            for url, workers in zip(self._fleet.urls, self._fleet.everywhere(paused), strict=True):
+                self._within_time(partial(self._send_to, url, workers, version), url)
+            self._fleet.everywhere(resumed)
+        except BaseException:
+            self._fleet.everywhere(left)
+            raise
+        finally:
+            self._source.weights = {}
 
     def sent(self, version: int) -> None:
         """Does nothing: a server that was lost cannot come back, so no process needs the version."""
@@ -127,9 +139,13 @@ class NcclTransfer:
         thread = threading.Thread(target=run, name="weights-to-vllm", daemon=True)
         thread.start()
         thread.join(self._fleet.timeout)
-        if thread.is_alive() or failures:
-            reason = failures[0] if failures else f"no end after rollout.engine.timeout={self._fleet.timeout:g} seconds"
+        message = (
+            f"the vLLM server {url} has not taken the weights ({{}}). The last checkpoint has all updates up to this "
+            "iteration: start the server again, and resume the run (train resume=FOLDER)"
+        )
+        if failures:
+            raise UserError(message.format(f"{type(failures[0]).__name__}: {failures[0]}")) from failures[0]
+        if thread.is_alive():
             raise LostServerError(
-                f"the vLLM server {url} has not taken the weights ({reason}). The last checkpoint has all updates up "
-                "to this iteration: start the server again, and resume the run (train resume=FOLDER)"
+                message.format(f"no end after rollout.engine.timeout={self._fleet.timeout:g} seconds")
             )

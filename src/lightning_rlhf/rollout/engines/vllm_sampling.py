@@ -50,7 +50,7 @@ def check_requests(requests: Sequence[Request], sampling: Sampling, limit: int) 
     if sampling.temperature > _HOTTEST:
         raise UserError(
             f"rollout: temperature={sampling.temperature:g}: vLLM draws at temperatures up to {_HOTTEST:g}: lower it, "
-            "or set rollout=padded"
+            "or set rollout=native"
         )
     longest = max((len(request.prompt) for request in requests), default=0)
     if longest + sampling.max_new_tokens > limit:

@@ -96,6 +96,7 @@ class VllmServerEngine:
         )
         self._fleet.prove = self._prove_again
         self.max_length: int = min(together(lambda: self._fleet.everywhere(self._greet)))
+        self._canary = canary(hf_net(net).config.get_text_config().vocab_size, self.max_length)
 
     def iterate(
         self,
@@ -172,10 +173,6 @@ class VllmServerEngine:
             problem = differs_from(self._proof, await self._ask_canary(client, url), self.dtype)
             if problem:
                 raise unproven(f"the vLLM server {url}", self._proof.weights_version, problem)
-
-    @property
-    def _canary(self) -> Request:
-        return canary(hf_net(self.net).config.get_text_config().vocab_size, self.max_length)
 
     async def _ask_canary(self, client: httpx.AsyncClient, url: str) -> Completion:
         assert self.weights_version is not None

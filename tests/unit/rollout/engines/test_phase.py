@@ -1,6 +1,7 @@
 """When the engine of a module is built, gets weights, and sleeps."""
 
 import copy
+import weakref
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,22 @@ def test_another_trainer_counts_anew_and_so_gets_another_engine(steps: list[int]
     assert noted(notes, handle, trainer(tmp_path), net)[0] == ("build", net, "cpu")
     other = nn.Linear(2, 2)
     assert noted(notes, handle, trainer(tmp_path), other)[0] == ("build", other, "cpu")
+
+
+def test_the_old_engine_is_gone_before_the_new_one_is_built(steps: list[int], tmp_path: Path) -> None:
+    built: list[weakref.ref[Noting]] = []
+
+    def build(net: nn.Module, device: torch.device) -> RolloutEngine:
+        assert all(earlier() is None for earlier in built)
+        engine: Any = Noting([], net, device)
+        built.append(weakref.ref(engine))
+        return engine
+
+    handle, net = EngineHandle(build), nn.Linear(2, 2)
+    for _ in range(2):
+        with handle.phase(trainer(tmp_path), net, generator=net):
+            assert built[-1]() is not None
+    assert len(built) == 2
 
 
 def test_a_copy_of_a_module_builds_an_engine_of_its_own(steps: list[int], tmp_path: Path) -> None:

@@ -1,13 +1,16 @@
 """How requests are dealt over servers, with small HTTP servers that answer as they are told."""
 
+import asyncio
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from answering import Answering, serving
 
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.rollout.engines import vllm_fleet
 from lightning_rlhf.rollout.engines.vllm_fleet import Fleet, LostServerError
 
 
@@ -36,6 +39,44 @@ def test_a_few_requests_are_dealt_to_all_servers() -> None:
     with serving(echo, echo, echo) as servers:
         assert len(list(fleet_of(servers, max_connections=8).answers(BODIES[:3]))) == 3
         assert [len(server.seen) for server in servers] == [1, 1, 1]
+
+
+def test_a_run_waits_for_a_lost_server_even_if_others_have_answered_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_fleet, "_PAUSE", 0.2)
+
+    def lost_at_work(path: str, body: Any) -> tuple[int, Any]:
+        if path != "/health":
+            raise ConnectionError
+        return 200, body
+
+    given = []
+
+    async def give(client: Any, url: str) -> None:
+        given.append(url)
+
+    with serving(echo, lost_at_work) as servers:
+        fleet = fleet_of(servers, on_lost="wait")
+        fleet.came_back = give
+        assert dict(fleet.answers(BODIES[:2])) == dict(enumerate(BODIES[:2]))
+        assert given == [servers[1].url]
+
+
+def test_tasks_without_a_request_sleep_until_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    polling, sleep = set(), asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        polling.add(asyncio.current_task())
+        await sleep(seconds)
+
+    def last_is_slow(path: str, body: Any) -> tuple[int, Any]:
+        time.sleep(0.3 if body["number"] == 7 else 0.0)
+        return 200, body
+
+    monkeypatch.setattr(asyncio, "sleep", noted)
+    with serving(last_is_slow) as servers:
+        assert len(list(fleet_of(servers, max_connections=8).answers(BODIES[:8]))) == 8
+    # The task that looks whether the caller wants more.
+    assert len(polling) <= 1
 
 
 def test_no_request_gives_no_answer() -> None:
@@ -96,6 +137,44 @@ def test_a_server_that_comes_back_gets_the_weights_once_and_what_it_missed_is_an
         assert given == proven == [servers[0].url]
 
 
+@pytest.mark.parametrize("broken", ["/inference/v1/generate", "/pause"])
+def test_a_healthy_server_that_loses_other_requests_is_not_waited_for_longer_than_configured(
+    broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_fleet, "_PAUSE", 0.05)
+    up = {"now": False}
+
+    def loses(path: str, body: Any) -> tuple[int, Any]:
+        if path == "/health":
+            up["now"] = True
+        if path == broken or not up["now"]:
+            raise ConnectionError
+        return 200, body
+
+    with serving(loses) as servers:
+        fleet = fleet_of(servers, on_lost="wait", wait_seconds=1.0, max_connections=1)
+
+        async def give(client: Any, url: str) -> None:
+            await fleet.call(client, url, "POST", "/pause")
+
+        fleet.came_back = give
+        for ask in (lambda: fleet.answers(BODIES[:1]), lambda: fleet.everywhere(asked(fleet))):
+            up["now"] = False
+            with pytest.raises(
+                LostServerError, match=f"does not answer {broken} .*\nit has not come back within 1 sec"
+            ):
+                list(ask())
+        # With the pause, a second has room for 20 attempts.
+        assert len([path for path, _ in servers[0].seen if path == broken]) <= 2 * 21
+
+
+def asked(fleet: Fleet) -> Callable[[Any, str], Awaitable[Any]]:
+    async def ask(client: Any, url: str) -> Any:
+        return await fleet.call(client, url, "POST", "/inference/v1/generate", json={})
+
+    return ask
+
+
 def test_a_server_that_stays_away_is_not_waited_for_longer_than_configured() -> None:
     with serving(echo) as servers:
         fleet = fleet_of(servers, on_lost="wait", wait_seconds=0.1)
@@ -103,7 +182,21 @@ def test_a_server_that_stays_away_is_not_waited_for_longer_than_configured() -> 
         list(fleet.answers(BODIES))
 
 
-def test_a_server_that_is_too_slow_is_lost() -> None:
+@pytest.mark.parametrize("on_lost", ["stop", "wait"])
+def test_a_request_that_takes_too_long_on_a_healthy_server_is_an_error_about_the_limit(on_lost: str) -> None:
+    def slow_at_work(path: str, body: Any) -> tuple[int, Any]:
+        if path != "/health":
+            time.sleep(2)
+        return 200, body
+
+    expected = r"rollout\.engine\.timeout=0\.5: .*/inference/v1/generate"
+    with serving(slow_at_work) as servers, pytest.raises(UserError, match=expected) as caught:
+        list(fleet_of(servers, timeout=0.5, on_lost=on_lost).answers(BODIES[:1]))
+    assert not isinstance(caught.value, LostServerError)
+    assert len([path for path, _ in servers[0].seen if path != "/health"]) == 1
+
+
+def test_a_server_that_is_too_slow_in_everything_is_lost() -> None:
     def slow(path: str, body: Any) -> tuple[int, Any]:
         time.sleep(0.5)
         return 200, body

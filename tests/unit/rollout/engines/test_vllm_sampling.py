@@ -60,5 +60,5 @@ def test_a_prompt_with_its_longest_response_must_fit() -> None:
 
 def test_a_temperature_beyond_the_limit_of_vllm_is_an_error() -> None:
     check_requests([Request([1], KEY)], Sampling(max_new_tokens=2, temperature=2.0), 20)
-    with pytest.raises(UserError, match="temperature=4: vLLM draws at temperatures up to 2"):
+    with pytest.raises(UserError, match="temperature=4: vLLM draws at temperatures up to 2: .* rollout=native"):
         check_requests([Request([1], KEY)], Sampling(max_new_tokens=2, temperature=4.0), 20)
