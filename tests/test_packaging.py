@@ -193,8 +193,8 @@ def test_the_environment_with_vllm_has_the_core_dependencies_with_the_same_bound
     file = ROOT / "requirements" / "vllm-cpu.txt"
     listed = {line for line in file.read_text(encoding="utf-8").splitlines() if not line.startswith("#")}
     core = set(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"])
-    # vLLM demands its own torch, and an older transformers.
-    assert {Requirement(line).name for line in core - listed} == {"torch", "transformers"}
+    # vLLM demands a torch of its own.
+    assert {Requirement(line).name for line in core - listed} == {"torch"}
     (torch,) = (line for line in listed if Requirement(line).name == "torch")
     (bound,) = (Requirement(line).specifier for line in core if Requirement(line).name == "torch")
     assert bound.contains(torch.removeprefix("torch=="))

@@ -444,7 +444,8 @@ def test_max_time_ends_with_an_evaluation(tmp_path: Path) -> None:
 
 
 def test_a_time_that_ends_before_min_steps_ends_with_one_evaluation(tmp_path: Path) -> None:
-    limits = ["+sft.trainer.max_time={microseconds: 1}", "+sft.trainer.min_steps=3"]
+    # Without min_epochs=0, Lightning would finish the first epoch.
+    limits = ["+sft.trainer.max_time={microseconds: 1}", "+sft.trainer.min_steps=3", "+sft.trainer.min_epochs=0"]
     (row,) = evaluated_rows(tmp_path, *limits)
     assert row["step"] == "2"
 

@@ -92,8 +92,8 @@ def documented(stage: str, packs: bool) -> dict[str, int]:
     """The reads of a step, as docs/performance.md lists them ("Waiting for a GPU")."""
     calls = LANGUAGE[stage] + SCALAR[stage]
     counts = {
-        "models/packing.py": (3 if packs else 1) * calls,
-        "transformers": (1 if packs else 2) * calls,
+        "models/packing.py": calls,
+        "transformers": 0 if packs else 2 * calls,
         "models/forward.py": 2 * LANGUAGE[stage],
         # The log-probs of responses lie in rows, from which the backward pass takes their gradients.
         "torch": stage in ("dpo", "ppo"),

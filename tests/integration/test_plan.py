@@ -46,7 +46,7 @@ def test_the_verdict_names_the_memory_that_is_short_and_that_which_suffices(tmp_
     assert not [line for line in lines if "A100" in line]
     # Nobody knows the speed of a CPU beforehand.
     on_cpu = plan(tmp_path, "model=tiny", "stage=sft", "trainer=cpu", "hydra.run.dir=cpu")
-    assert "the values of an A100, which is far faster than a CPU" in on_cpu.stdout
+    assert "are those of an A100 where you have not set them; a CPU is far slower" in on_cpu.stdout
 
 
 def test_the_line_without_a_gpu_says_that_its_devices_are_cpus(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ PPO = {
     **dict.fromkeys(["rollout_batch_size", "rollout_micro_batch_size", "minibatch_size", "ppo_epochs"], 1),
     **dict.fromkeys(["lr", "critic_lr", "kl_coef", "ptx_coef", "refresh_reference_every"], 0),
     "clip_gradients_by": "all",
+    "max_tokens_per_micro_batch": None,
 }
 
 
