@@ -18,7 +18,7 @@ from statistics import median
 
 sys.path.append(str(Path(__file__).parent / "peers"))
 
-from compare import faster_by, machine
+from compare import faster_by, machine, publish
 
 RUNS = {"1 process": ("trainer.devices=1",), "2 processes": ("trainer.devices=2", "strategy=ddp")}
 BAR = 1.7
@@ -74,11 +74,7 @@ def main() -> None:
         "```",
         "",
     ]
-    section = "\n".join(lines)
-    print(section)
-    if asked.results:
-        with asked.results.open("a", encoding="utf-8") as file:
-            file.write(f"\n{section}")
+    publish("\n".join(lines), asked.results)
 
 
 if __name__ == "__main__":

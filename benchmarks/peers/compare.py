@@ -185,6 +185,14 @@ def _of_package(name: str) -> str:
         return name
 
 
+def publish(section: str, results: Path | None) -> None:
+    """Prints a section, and appends it to the file of results if there is one."""
+    print(section)
+    if results:
+        with results.open("a", encoding="utf-8") as file:
+            file.write(f"\n{section}")
+
+
 def main() -> None:
     """Compares, prints and appends."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -200,10 +208,7 @@ def main() -> None:
     changes = [word for change in asked.work for word in ("--work", change)]
     arguments = [asked.row, "--envs", "ENVS", f"--repeats {asked.repeats}", *changes, *asked.overrides]
     section = report(asked.row, row, found, envs, arguments)
-    print(section)
-    if asked.results:
-        with asked.results.open("a", encoding="utf-8") as file:
-            file.write(f"\n{section}")
+    publish(section, asked.results)
 
 
 if __name__ == "__main__":
