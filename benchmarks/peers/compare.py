@@ -43,7 +43,7 @@ class Measured:
     peaks: list[float] = field(default_factory=list)
 
 
-def run(python: Path | str, command: list[str], work: dict[str, Any]) -> dict[str, float]:
+def run(python: list[str], command: list[str], work: dict[str, Any]) -> dict[str, float]:
     """Runs a program, and returns its result.
 
     Raises:
@@ -57,7 +57,7 @@ def run(python: Path | str, command: list[str], work: dict[str, Any]) -> dict[st
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(work["threads"])}
         try:
             done = subprocess.run(
-                [python, command[0], *files, *command[1:]],
+                [*python, command[0], *files, *command[1:]],
                 env=environment,
                 cwd=folder,
                 capture_output=True,
@@ -94,10 +94,11 @@ def turns(row: Row, work: dict[str, Any], envs: Path, repeats: int, overrides: l
     ours = [str(BENCHMARKS / row.ours[0]), *row.ours[1:]]
     if row.ours[0] == "peers/ours_ppo.py":
         ours.append(row.model)
-    commands = {"ours": (sys.executable, [*ours, *overrides])}
+    python = [sys.executable, str(BENCHMARKS / "as_command.py")]
+    commands = {"ours": (python, [*ours, *overrides])}
     for peer in row.peers:
         script, *rest = peer.command
-        commands[peer.name] = (str(python_of(envs, peer.environment)), [str(PEERS / script), *rest])
+        commands[peer.name] = ([str(python_of(envs, peer.environment))], [str(PEERS / script), *rest])
     found = {name: Measured() for name in commands}
     for turn in range(repeats):
         for name, (python, command) in commands.items():

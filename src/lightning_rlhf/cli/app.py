@@ -17,6 +17,7 @@ from lightning_rlhf.assembly.library_messages import silence_loggers
 from lightning_rlhf.assembly.run_folder import accounted_for
 from lightning_rlhf.assembly.sweep import table_even_of_failures
 from lightning_rlhf.assembly.user_message import config_of_command, user_message
+from lightning_rlhf.cli.process import prepare_process
 from lightning_rlhf.console import complain
 from lightning_rlhf.distributed.launcher_watch import end_with_launcher, obey_signals, put_off_signals
 from lightning_rlhf.distributed.shutdown import without_finalization
@@ -39,7 +40,7 @@ _TRACEBACK = "LIGHTNING_RLHF_TRACEBACK"
 
 def run_app(app: Callable[[], object]) -> None:
     """Calls a function that `hydra.main` has wrapped, and reports errors of composing the configuration."""
-    _let_idle_threads_sleep()
+    prepare_process()
     # Without HYDRA_FULL_ERROR, Hydra prints its own shortened traceback and exits with code 1.
     os.environ.setdefault(_TRACEBACK, os.environ.get("HYDRA_FULL_ERROR", "0"))
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -53,19 +54,6 @@ def run_app(app: Callable[[], object]) -> None:
             if not isinstance(error, InstantiationException) and interruption_behind(error) is None:
                 raise_problems(_all_problems())
             raise
-
-
-def _let_idle_threads_sleep() -> None:
-    """Makes OpenMP threads that wait for work sleep soon, unless the user has chosen how they wait.
-
-    Threads that spin for long made training seven times slower next to another busy process. Threads that sleep at once
-    made rollouts 1.5 times slower on an idle machine, because an operation of a small model takes microseconds. GNU's
-    runtime, which torch ships on Linux, can spin for some 0.2 milliseconds first; other runtimes know the policy alone.
-    The variables must be set before torch is imported.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-        os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 
 def run_ranks(app: Callable[[], object], command: str) -> None:

@@ -2,15 +2,17 @@
 
 Several rows follow each other in one row of the call. Rows that begin alike, such as two answers to a prompt, contain
 their common beginning once (`models/prefix_trees.py`). A mask shows each token its own row so far, and its position is
-that in its own row.
+that in its own row. On a CPU the call is one line without padding, whose attention is computed in segments
+(`models/segments.py`).
 
 Shapes: B rows, T tokens, W tokens of a row of the call.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from itertools import accumulate
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,16 +20,20 @@ from torch import Tensor, nn
 
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.prefix_trees import Tree, layout, neighbours, trees
+from lightning_rlhf.models.segments import segment_mask
 
 _BY_KIND = frozenset({"gemma2", "gemma3_text", "qwen2", "qwen3"})
 """Families that take a mask for each kind of layer."""
 _FAMILIES = _BY_KIND | {"gpt2", "gptj", "gpt_neox", "llama", "mistral", "gemma", "cohere", "granite", "opt"}
 """Families whose attention is tested to keep packed rows apart. BLOOM's reads positions from a mask of padding."""
-_ROW_BY_ROW, _AS_ONE = ("eager", "sdpa"), "flash_attention_2"
+_FLASH = "flash_attention_2"
+_IMPLEMENTATIONS = ("eager", "sdpa", _FLASH)
 """Implementations of attention that pack.
 
 Flash attention takes no mask. It gets one row that contains all others, and positions that restart with each of them.
 """
+_SEGMENT = 128
+"""Rows that fit together into so many tokens share a segment, because each call of the attention takes time too."""
 _WORTH = 0.9
 """Packing must save a tenth of the work, because to arrange rows takes time too."""
 _COLUMNS = 3
@@ -37,6 +43,8 @@ The products with the weights are 12 D² multiplications for a token, and those 
 would make it 6; but attention with a mask takes about twice as long for as many multiplications.
 """
 _packs = ContextVar("packs", default=True)
+_Form = Literal["rows", "segments", "flash"]
+"""How a call contains its rows: in rows of equal length, in segments of a line, or in a line for flash attention."""
 
 
 class Arranged(NamedTuple):
@@ -50,12 +58,12 @@ class Arranged(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """Trees in rows of a call."""
+    """Trees in rows of a call, or in segments of a line."""
 
     written: list[Tree]
     starts: list[int]
-    num_rows: int
-    width: int
+    sizes: list[int]
+    """Number of tokens of each row, padding included, or of each segment."""
 
 
 @contextmanager
@@ -81,67 +89,89 @@ def packed(net: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Arrange
     """
     inner: Any = net.net if isinstance(net, Backbone) else net
     config, attention = inner.config, inner.config._attn_implementation
-    if not _packs.get() or config.model_type not in _FAMILIES or attention not in (*_ROW_BY_ROW, _AS_ONE):
+    if not _packs.get() or config.model_type not in _FAMILIES or attention not in _IMPLEMENTATIONS:
         return None
     # The only transfer from the device.
     padded = torch.where(attention_mask, input_ids, -1).cpu().numpy()
     rows = [row[row >= 0] for row in padded]
-    plan = _cheapest(rows, attention_mask.shape, config.hidden_size, attention, shares=not _drops_out(inner))
+    form: _Form = "flash" if attention == _FLASH else "segments" if _takes_segments(inner, input_ids) else "rows"
+    plan = _cheapest(rows, attention_mask.shape, config, form, shares=form != "flash" and not _drops_out(inner))
     if plan is None:
         return None
-    ids, positions, ends, row_places = layout(rows, plan.written, plan.starts, plan.num_rows * plan.width)
+    ids, positions, ends, row_places = layout(rows, plan.written, plan.starts, sum(plan.sizes))
     places = np.zeros_like(padded)
     for row, own in enumerate(row_places):
         places[row, padded[row] >= 0] = own
-    shape, device = (3, plan.num_rows, plan.width), input_ids.device
+    shape, device = (3, len(plan.sizes) if form == "rows" else 1, -1), input_ids.device
     arranged_ids, arranged_positions, last = torch.from_numpy(np.stack([ids, positions, ends])).to(device).view(shape)
     arguments = {"input_ids": arranged_ids, "position_ids": arranged_positions}
-    if attention != _AS_ONE:
+    if form == "rows":
         arguments["attention_mask"] = _masks(inner, arranged_positions, last)
+    elif form == "segments":
+        arguments["attention_mask"] = _by_kind(config, lambda _: segment_mask(last, plan.sizes))
     return Arranged(arguments, torch.from_numpy(places).to(device))
 
 
-def _cheapest(
-    rows: Sequence[np.ndarray], shape: torch.Size, hidden_size: int, attention: str, *, shares: bool
-) -> _Plan | None:
+def _takes_segments(net: nn.Module, input_ids: Tensor) -> bool:
+    """Whether the attention of a line can be computed in segments.
+
+    A GPU would wait until it has told how long they are, and compiled code would be compiled for each number of them. A
+    window that is shorter than a row needs a mask.
+    """
+    config: Any = net.config
+    window = getattr(config, "sliding_window", None)
+    return (
+        config._attn_implementation == "sdpa"
+        and input_ids.device.type == "cpu"
+        and (window is None or window >= input_ids.shape[1])
+        and all(part._compiled_call_impl is None for part in net.modules())
+    )
+
+
+def _cheapest(rows: Sequence[np.ndarray], shape: torch.Size, config: Any, form: _Form, *, shares: bool) -> _Plan | None:
     """Finds out how many rows of a tree are best: with more of them fewer tokens are left, but attention is wider."""
 
-    def cost(num_rows: int, width: int) -> int:
-        return num_rows * width * (_COLUMNS * hidden_size + width)
+    def cost(sizes: Sequence[int]) -> int:
+        return sum(size * (_COLUMNS * config.hidden_size + size) for size in sizes)
 
+    num_rows, length = shape
     lengths, sorted_rows = [len(row) for row in rows], neighbours(rows)
-    best, least = None, _WORTH * cost(*shape)
+    best, least = None, _WORTH * cost([length] * num_rows)
     most = 1
     while most <= len(rows):
         written = trees(sorted_rows, lengths, most)
-        sizes = [tree.size for tree in written]
-        width = sum(sizes) if attention == _AS_ONE else max(sizes)
-        starts, num_rows = _starts(sizes, width)
+        plan = _placed(written, form)
         # Eager attention keeps its weights, so that wider rows would need more memory than padded ones.
-        fits = attention != "eager" or num_rows * width**2 <= shape[0] * shape[1] ** 2
-        if fits and cost(num_rows, width) <= least:
-            best, least = _Plan(written, starts, num_rows, width), cost(num_rows, width)
-        if not shares or attention == _AS_ONE or max(len(tree.rows) for tree in written) < most:
+        squares = sum(size**2 for size in plan.sizes)
+        fits = config._attn_implementation != "eager" or squares <= num_rows * length**2
+        if fits and cost(plan.sizes) <= least:
+            best, least = plan, cost(plan.sizes)
+        if not shares or max(len(tree.rows) for tree in written) < most:
             break
         most *= 2
     return best
 
 
-def _starts(lengths: Sequence[int], width: int) -> tuple[list[int], int]:
-    """Puts each part, the longest first, into the first row of the call that has room for it.
-
-    Returns:
-        The index of the first token of each part, and the number of rows of the call.
-    """
-    filled: list[int] = []
-    starts = [0] * len(lengths)
-    for part in sorted(range(len(lengths)), key=lambda part: -lengths[part]):
-        number = next((n for n, used in enumerate(filled) if used + lengths[part] <= width), len(filled))
-        if number == len(filled):
+def _placed(written: list[Tree], form: _Form) -> _Plan:
+    """Puts each tree, the longest first, into the first row or segment that has room for it."""
+    longest = max(tree.size for tree in written)
+    room = {"rows": longest, "segments": _SEGMENT, "flash": 0}[form]
+    filled, contents = list[int](), list[list[int]]()
+    for number in sorted(range(len(written)), key=lambda number: -written[number].size):
+        size = written[number].size
+        place = next((n for n, used in enumerate(filled) if used + size <= room), len(filled))
+        if place == len(filled):
             filled.append(0)
-        starts[part] = number * width + filled[number]
-        filled[number] += lengths[part]
-    return starts, len(filled)
+            contents.append([])
+        filled[place] += size
+        contents[place].append(number)
+    sizes = [longest] * len(filled) if form == "rows" else filled
+    starts = [0] * len(written)
+    for first, numbers in zip(accumulate(sizes, initial=0), contents, strict=False):
+        for number in numbers:
+            starts[number] = first
+            first += written[number].size
+    return _Plan(written, starts, sizes)
 
 
 def _masks(net: Any, positions: Tensor, ends: Tensor) -> Any:
@@ -165,10 +195,15 @@ def _masks(net: Any, positions: Tensor, ends: Tensor) -> Any:
             return mask
         return torch.zeros(mask.shape, dtype=net.dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
 
+    kinds = {"full_attention": lambda: whole, "sliding_attention": windowed}
+    return _by_kind(config, lambda kind: form(kinds[kind]()))
+
+
+def _by_kind(config: Any, mask_of: Callable[[str], Tensor]) -> Any:
+    """The mask of each kind of layer, if the family takes several."""
     if config.model_type in _BY_KIND:
-        kinds = {"full_attention": lambda: whole, "sliding_attention": windowed}
-        return {kind: form(kinds[kind]()) for kind in dict.fromkeys(config.layer_types)}
-    return form(whole if getattr(config, "sliding_window", None) is None else windowed())
+        return {kind: mask_of(kind) for kind in dict.fromkeys(config.layer_types)}
+    return mask_of("full_attention" if getattr(config, "sliding_window", None) is None else "sliding_attention")
 
 
 def _drops_out(net: nn.Module) -> bool:

@@ -20,6 +20,8 @@ from lightning_rlhf.ops.kl import exact_kl
 _CHUNK, _ROWS = 2**24, 256
 """A chunk has about this many logits (64 MiB in fp32), but at least `_ROWS` positions, because products of fewer rows
 are slow."""
+_CACHED = 32
+"""Positions whose logits a processor keeps in its cache while it works on them."""
 
 
 class LogitForm(NamedTuple):
@@ -136,10 +138,10 @@ class _Projected(torch.autograd.Function):
         logits = None
         for rows in _chunks(len(hidden), len(weight)):
             logits = form.logits(linear(hidden[rows], weight, bias))
-            norms[rows] = logits.logsumexp(-1)
+            _logsumexp(logits, out=norms[rows])
             logprobs[rows] = logits.gather(1, tokens[rows, None])[:, 0] - norms[rows]
             if entropies is not None:
-                probs = (logits - norms[rows, None]).exp_()
+                probs = logits.softmax(-1)
                 # A product of matrices or vectors would be cast to 16 bits under autocast.
                 entropies[rows] = norms[rows] - probs.mul_(logits).sum(-1)
         kept = logits if logits is not None and len(logits) == len(hidden) else None
@@ -161,7 +163,7 @@ class _Projected(torch.autograd.Function):
         for rows in _chunks(len(hidden), len(weight)):
             logits = ctx.form.logits(linear(hidden[rows], weight, bias)) if kept is None else kept
             # d log p_y / dz_j = [j = y] - p_j, and dH / dz_j = -p_j (log p_j + H)
-            probs = (logits - norms[rows, None]).exp_()
+            probs = logits.softmax(-1)
             if entropy_grad is None:
                 change = probs.mul_(-grad[rows, None])
             else:
@@ -178,6 +180,16 @@ class _Projected(torch.autograd.Function):
                 grad_weight.add(change, hidden[rows])
         total = None if grad_weight is None else grad_weight.total
         return grad_hidden, total, grad_bias if grad_bias is None else grad_bias.to(bias.dtype), None, None, None
+
+
+def _logsumexp(logits: Tensor, out: Tensor) -> None:
+    """Computes the logsumexp of (C, V) logits into (C,) numbers.
+
+    The operation writes a copy of its argument, which a processor keeps in its cache if it is small.
+    """
+    some = _CACHED if logits.device.type == "cpu" else max(1, len(logits))
+    for start in range(0, len(logits), some):
+        torch.logsumexp(logits[start : start + some], -1, out=out[start : start + some])
 
 
 class _Sum:

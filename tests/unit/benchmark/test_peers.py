@@ -65,7 +65,7 @@ def test_a_program_does_the_work_and_says_how_fast(
     command: list[str], mean: int | None, peers: SimpleNamespace
 ) -> None:
     script, *rest = command
-    found = peers.compare.run(sys.executable, [str(BENCHMARKS / script), *rest], {**TINY, "mean": mean})
+    found = peers.compare.run([sys.executable], [str(BENCHMARKS / script), *rest], {**TINY, "mean": mean})
     assert found["rate"] > 0
     if "tokens" in found:
         # Six responses of five tokens, or of at least one.
@@ -93,4 +93,4 @@ def test_a_program_that_hangs_ends_the_comparison_with_what_was_measured(
 
 def test_a_program_that_fails_shows_what_it_wrote(peers: SimpleNamespace) -> None:
     with pytest.raises(SystemExit, match="has failed"):
-        peers.compare.run(sys.executable, [str(BENCHMARKS / "rollout.py"), "rollout=nothing"], TINY)
+        peers.compare.run([sys.executable], [str(BENCHMARKS / "rollout.py"), "rollout=nothing"], TINY)

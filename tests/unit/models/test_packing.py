@@ -38,7 +38,7 @@ PROMPTS = [[3, 4, 5, 6, 8, 9, 10], [11], [12, 13], [14, 15, 16], [17]]
 RESPONSES = [[20, 21], [22, 23, 24, 25, 26, 27], [28], [29, 30], [31]]
 
 # The rows have 9, 7, 3, 5 and 2 tokens. Those of 7 and 2, and of 5 and 3, share a row of nine.
-PACKED = (3, 9)
+PACKED = {"rows": (3, 9), "segments": (1, 9 + 9 + 8)}
 
 # Three answers to one prompt, two of which begin alike; two to another, one of which begins like the other; a prompt
 # that begins like the first; and a row twice.
@@ -48,7 +48,16 @@ ALIKE_RESPONSES = [[20, 21, 26, 2], [20, 27, 2], [28, 2], [40, 41, 42, 2], [40, 
 # The first tree has 12 + 4 + 2 + 2 tokens, and those of the prompt that begins like it, 2 + 2; the second has 13; the
 # last row, which is there twice, has 10. With up to four rows of a tree, the first row of the call has 24 tokens, and
 # the second the other 23.
-ALIKE_PACKED = (2, 24)
+ALIKE_PACKED = {"rows": (2, 24), "segments": (1, 24 + 23)}
+
+
+@pytest.fixture(params=["segments", "rows"], autouse=True)
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Lets short rows share segments of nine tokens, or packs into rows as on a GPU."""
+    monkeypatch.setattr(packing, "_SEGMENT", 9)
+    if request.param == "rows":
+        monkeypatch.setattr(packing, "_takes_segments", lambda *_: False)
+    return str(request.param)
 
 
 @pytest.fixture(params=[*SIX, *OTHERS])
@@ -71,7 +80,8 @@ def assert_packing_changes_nothing(
     numbers: Callable[[], Tensor],
     *,
     packs: bool,
-    shape: tuple[int, int] = PACKED,
+    form: str,
+    shapes_of_call: dict[str, tuple[int, int]] = PACKED,
 ) -> None:
     """Compares numbers and gradients with those of padded rows, and checks whether the call was packed."""
     shapes = []
@@ -82,7 +92,9 @@ def assert_packing_changes_nothing(
     called = net.net.base_model if isinstance(net, ScalarModel) else net
     handle = called.register_forward_pre_hook(seen, with_kwargs=True)
     found = numbers()
-    assert (shapes == [shape]) == packs
+    # The windows of the tests are shorter than the rows.
+    segments = called.config._attn_implementation == "sdpa" and getattr(called.config, "sliding_window", None) is None
+    assert (shapes == [shapes_of_call[form if segments else "rows"]]) == packs
     mine = gradients(net, found)
     monkeypatch.setattr(forward, "packed", lambda *_: None)
     expected = numbers()
@@ -103,6 +115,7 @@ def test_log_probs_and_entropies_have_the_gradient_of_padded_rows(
     any_source: ModelSource,
     make_causal_lm: Callable[..., PreTrainedModel],
     make_sequences: MakeSequences,
+    form: str,
 ) -> None:
     net, sequences = make_causal_lm(any_source), make_sequences(PROMPTS, RESPONSES, left=1, right=2, filler=7)
 
@@ -120,7 +133,7 @@ def test_log_probs_and_entropies_have_the_gradient_of_padded_rows(
         alone = torch.distributions.Categorical(logits=logits)
         expected = torch.stack([alone.log_prob(torch.tensor(response)), alone.entropy()])
         assert_close(mine[:, : len(response)], expected, atol=1e-4, rtol=1e-4)
-    assert_packing_changes_nothing(monkeypatch, net, numbers, packs=can_pack(any_source))
+    assert_packing_changes_nothing(monkeypatch, net, numbers, packs=can_pack(any_source), form=form)
 
 
 def test_labels_have_the_gradient_of_padded_rows(
@@ -128,12 +141,13 @@ def test_labels_have_the_gradient_of_padded_rows(
     any_source: ModelSource,
     make_causal_lm: Callable[..., PreTrainedModel],
     make_sequences: MakeSequences,
+    form: str,
 ) -> None:
     net, sequences = make_causal_lm(any_source), make_sequences(PROMPTS, RESPONSES)
     ids, mask = sequences.input_ids, sequences.attention_mask
     labels = mask & (ids % 2 == 0) & (mask.cumsum(1) > 1)
     assert_packing_changes_nothing(
-        monkeypatch, net, lambda: label_logprobs(net, ids, mask, labels), packs=can_pack(any_source)
+        monkeypatch, net, lambda: label_logprobs(net, ids, mask, labels), packs=can_pack(any_source), form=form
     )
 
 
@@ -142,13 +156,14 @@ def test_scores_and_values_have_the_gradient_of_padded_rows(
     source: ModelSource,
     make_scalar_model: Callable[..., ScalarModel],
     make_sequences: MakeSequences,
+    form: str,
 ) -> None:
     net, sequences = make_scalar_model(source), make_sequences(PROMPTS, RESPONSES)
 
     def numbers() -> Tensor:
         return torch.where(sequences.response_mask, net.values(sequences), 0)
 
-    assert_packing_changes_nothing(monkeypatch, net, numbers, packs=can_pack(source))
+    assert_packing_changes_nothing(monkeypatch, net, numbers, packs=can_pack(source), form=form)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -157,6 +172,7 @@ def test_rows_that_begin_alike_have_the_gradient_of_padded_rows(
     any_source: ModelSource,
     make_causal_lm: Callable[..., PreTrainedModel],
     make_sequences: MakeSequences,
+    form: str,
     attention: str,
 ) -> None:
     net = make_causal_lm(any_source)
@@ -170,7 +186,9 @@ def test_rows_that_begin_alike_have_the_gradient_of_padded_rows(
         assert stats.entropy is not None
         return torch.stack([stats.logprobs, stats.entropy])
 
-    assert_packing_changes_nothing(monkeypatch, net, numbers, packs=can_pack(any_source), shape=ALIKE_PACKED)
+    assert_packing_changes_nothing(
+        monkeypatch, net, numbers, packs=can_pack(any_source), form=form, shapes_of_call=ALIKE_PACKED
+    )
 
 
 def test_scores_of_rows_that_begin_alike_have_the_gradient_of_padded_rows(
@@ -178,13 +196,16 @@ def test_scores_of_rows_that_begin_alike_have_the_gradient_of_padded_rows(
     source: ModelSource,
     make_scalar_model: Callable[..., ScalarModel],
     make_sequences: MakeSequences,
+    form: str,
 ) -> None:
     net, sequences = make_scalar_model(source), make_sequences(ALIKE_PROMPTS, ALIKE_RESPONSES)
 
     def numbers() -> Tensor:
         return net.scores(sequences.input_ids, sequences.attention_mask)
 
-    assert_packing_changes_nothing(monkeypatch, net, numbers, packs=can_pack(source), shape=ALIKE_PACKED)
+    assert_packing_changes_nothing(
+        monkeypatch, net, numbers, packs=can_pack(source), form=form, shapes_of_call=ALIKE_PACKED
+    )
 
 
 def test_rows_share_no_tokens_while_numbers_are_dropped_at_random(
@@ -226,7 +247,10 @@ def test_a_tree_is_no_wider_than_pays(
     assert packing.packed(net, ids, torch.ones_like(ids, dtype=torch.bool)) is None
 
 
-def test_a_batch_without_much_padding_is_not_packed(make_source: Callable[..., ModelSource]) -> None:
+def test_a_batch_without_much_padding_is_not_packed(
+    monkeypatch: pytest.MonkeyPatch, make_source: Callable[..., ModelSource]
+) -> None:
+    monkeypatch.setattr(packing, "_takes_segments", lambda *_: False)
     net = nn.Module()
     net.config = make_source("llama").hf_config()  # type: ignore[assignment]
     net.config._attn_implementation = "sdpa"
@@ -259,3 +283,41 @@ def test_flash_attention_gets_all_rows_as_one(make_source: Callable[..., ModelSo
     assert found.arguments["input_ids"].tolist() == [[1, 2, 3, 8, 9, 7]]
     assert found.arguments["position_ids"].tolist() == [[0, 1, 2, 0, 1, 0]]
     assert "attention_mask" not in found.arguments
+
+
+def test_segments_contain_no_padding(make_source: Callable[..., ModelSource], monkeypatch: pytest.MonkeyPatch) -> None:
+    net = nn.Module()
+    net.config = make_source("llama").hf_config()  # type: ignore[assignment]
+    net.config._attn_implementation = "sdpa"
+    ids = torch.arange(18).view(3, 6)
+    mask = torch.tensor([[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 1, 1]], dtype=torch.bool)
+    # The longest row comes first. The two others fit together into a segment of five, and all fit into one of eleven.
+    for room, segments in ((4, [0] * 6 + [1] * 3 + [2] * 2), (5, [0] * 6 + [1] * 5), (11, [0] * 11)):
+        monkeypatch.setattr(packing, "_SEGMENT", room)
+        monkeypatch.setattr(packing, "_takes_segments", lambda *_: True)
+        found = packing.packed(net, ids, mask)
+        assert found is not None
+        assert found.arguments["input_ids"].tolist() == [[*range(6, 12), 0, 1, 2, 16, 17]]
+        assert found.arguments["position_ids"].tolist() == [[*range(6), *range(3), *range(2)]]
+        assert found.arguments["attention_mask"].tolist() == [[[[6] * 6 + [9] * 3 + [11] * 2, segments]]]
+
+
+def test_compiled_code_and_short_windows_get_rows(
+    make_source: Callable[..., ModelSource], make_causal_lm: Callable[..., PreTrainedModel], form: str
+) -> None:
+    ids = torch.tensor([[*range(8)], [*range(10, 18)], [*range(20, 28)]])
+    mask = torch.tensor([[True] * 8, [True] * 3 + [False] * 5, [True] * 2 + [False] * 6])
+    segments = {"segments": (1, 13), "rows": (2, 8)}[form]
+
+    def shape(net: nn.Module) -> torch.Size:
+        found = packing.packed(net, ids, mask)
+        assert found is not None
+        return found.arguments["input_ids"].shape
+
+    net = make_causal_lm(make_source("llama"))
+    assert shape(net) == segments
+    for window, expected in ((7, (2, 8)), (8, segments)):
+        net.config.sliding_window = window
+        assert shape(net) == expected
+    net.model.layers[0].compile()
+    assert shape(net) == (2, 8)
