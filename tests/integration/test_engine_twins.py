@@ -1,4 +1,4 @@
-"""Two runs that differ in their rollout engine alone, or in who says the old log-probs, and end with the same numbers."""
+"""Two runs that differ in their engine alone, or in who says the old log-probs, end with the same numbers."""
 
 from collections.abc import Callable
 from functools import partial

@@ -83,6 +83,7 @@ def stand_in(roles: Roles, sampled: Sampled, temperature: float) -> ActorStats |
     # NaN does not agree with anything.
     if not all(gather_objects([bool(apart <= AGREEMENT)])):
         return None
-    logprobs, entropies, scored = sampled.logprobs.clone(), sampled.entropies.clone(), torch.zeros_like(sampled.finished)
+    scored = torch.zeros_like(sampled.finished)
+    logprobs, entropies = sampled.logprobs.clone(), sampled.entropies.clone()
     logprobs[longest, :width], entropies[longest, :width], scored[longest] = proof.logprobs, proof.entropy, True
     return ActorStats(TokenStats(logprobs, entropies), scored)

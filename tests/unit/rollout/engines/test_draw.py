@@ -148,9 +148,7 @@ def test_all_numbers_of_a_row_are_fetched_together() -> None:
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_lost_weights_give_tokens_of_the_vocabulary_and_logprobs_that_are_none(temperature: float) -> None:
     sampling = Sampling(max_new_tokens=1, temperature=temperature)
-    tokens, logprobs, entropies = draw(
-        torch.full((2, 10), torch.nan), torch.full((2,), 0.5), sampling, entropy=True
-    )
+    tokens, logprobs, entropies = draw(torch.full((2, 10), torch.nan), torch.full((2,), 0.5), sampling, entropy=True)
     assert all(0 <= token < 10 for token in tokens.tolist())
     assert logprobs.isnan().all()
     assert entropies is not None
