@@ -24,8 +24,9 @@ class Throughput(RLHFCallback):
     - `samples_per_second`, `tokens_per_second`: sequences and real tokens that the update read, by its seconds;
       a PPO iteration counts each sampled response once, by the seconds of rollout and update together.
     - `tflops`: floating point operations, 2 for each parameter that a token passes through: in a rollout once while it
-      is sampled (with a key-value cache), and once in each scorer; in an update forwards and backwards, and once more
-      for parameters that are trained. Attention is not counted. Source: Kaplan et al. (2020), section 2.1.
+      is sampled (with a key-value cache), and once in each scorer, which the actor is for the responses that it scores;
+      in an update forwards and backwards, and once more for parameters that are trained. Attention is not counted.
+      Source: Kaplan et al. (2020), section 2.1.
     - `rollout_seconds`, `update_seconds` and, after an evaluation, `evaluation_seconds`, which is part of neither and
       slows no rate; `peak_gib`, of the rank that needs most.
     """
@@ -60,8 +61,9 @@ class Throughput(RLHFCallback):
         self.samples = len(rollout.prompts)
         self.tokens = tokens = int(rollout.experience.sequences.attention_mask.sum())
         sampled = num_parameters(trainer, module.roles.generator())
-        scored = sum(num_parameters(trainer, net) for net in module.roles.nets().values())
-        self.rollout_flops = 2 * tokens * (sampled + scored)
+        rescored = {"actor": rollout.metrics["rescored_rate"]}
+        scored = sum(rescored.get(role, 1) * num_parameters(trainer, net) for role, net in module.roles.nets().items())
+        self.rollout_flops = int(2 * tokens * (sampled + scored))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Counts the tokens and samples that the update reads."""

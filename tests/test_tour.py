@@ -24,7 +24,9 @@ QUIET = ["logger=none", "~callbacks.progress", "~callbacks.run_card", "~callback
 def first_calls(folder: Path) -> list[tuple[str, str]]:
     """Returns the functions that a PPO iteration calls in the order of their first calls, from the first stop on."""
     with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
+        # The reward is asked about the first half of the responses while the second half is sampled.
         overrides = [*keep(TINY, "ppo"), *QUIET, "ppo.trainer.max_epochs=1", "reward=gold", f"run_dir={folder}"]
+        overrides.append("rollout.micro_batch_size=8")
         config = compose("train", [*overrides, "ppo.trainer.num_sanity_val_steps=0", "ppo.critic_init=policy"])
     stage = prepare(config, "ppo", folder, load_renderer(config))
     stage.data.setup("fit")

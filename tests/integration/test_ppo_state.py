@@ -119,7 +119,8 @@ def test_an_engine_with_weights_of_its_own_draws_what_the_net_itself_draws(parts
         trainer(tmp_path, recorder, max_epochs=3).fit(*parts("ppo", **settings))
         return recorder.losses
 
-    assert run(engine=partial(OwnWeights, micro_batch_size=8)) == run()
+    # The actor scores what an engine with weights of its own has drawn, and rounds otherwise than the sampler.
+    assert run(engine=partial(OwnWeights, micro_batch_size=8)) == pytest.approx(run(), rel=1e-3, abs=1e-5)
 
 
 def test_a_run_stops_before_its_update_if_the_engine_has_other_weights(parts: Callable, tmp_path: Path) -> None:

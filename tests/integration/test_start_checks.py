@@ -2,7 +2,8 @@
 
 import copy
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -18,10 +19,14 @@ from support import tiny_source, trainer
 
 from lightning_rlhf import TextReward, load_causal_lm, load_scalar_model
 from lightning_rlhf.callbacks import StartChecks
+from lightning_rlhf.checks.probe import TEMPERATURE
 from lightning_rlhf.data.encoding import PieceEncoder
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.rewards.build import LoadedReward, WeightedSum
+from lightning_rlhf.rollout.engines.engine import Completion
+from lightning_rlhf.rollout.engines.native import NativeEngine
+from lightning_rlhf.rollout.sampling import Sampling
 
 SOURCE = tiny_source()
 ROWS = ["BOS", "vocabulary", "context length"]
@@ -65,6 +70,29 @@ def test_a_sound_run_passes_all_checks(stage: str, parts: Callable, tmp_path: Pa
     assert checks.findings.keys() == CHECKS[stage]
     # The tiny model is random, and its responses do not end by themselves.
     assert {name for name, finding in checks.findings.items() if finding.status != "ok"} <= {"responses end"}
+
+
+class Off(NativeEngine):
+    """An engine that says other log-probs than those it draws with, at some temperatures."""
+
+    def __init__(self, *arguments: Any, temperatures: tuple[float, ...]) -> None:
+        super().__init__(*arguments)
+        self.temperatures = temperatures
+
+    def iterate(self, requests: Any, sampling: Sampling, **settings: Any) -> Iterator[Completion]:
+        by = 0.01 if sampling.temperature in self.temperatures else 0.0
+        for one in super().iterate(requests, sampling, **settings):
+            yield one._replace(logprobs=[logprob - by for logprob in one.logprobs])
+
+
+@pytest.mark.parametrize(("temperatures", "found"), [((TEMPERATURE,), "e-0"), ((TEMPERATURE, 1.0), "0.01")])
+def test_the_sampler_is_compared_with_the_scorer_though_its_numbers_could_stand_in(
+    temperatures: tuple[float, ...], found: str, parts: Callable, tmp_path: Path
+) -> None:
+    reason = stopped(tmp_path, *parts("ppo", engine=partial(Off, temperatures=temperatures)))
+    differences = re.fullmatch(r"sampler and scorer: .* differ by (\S+) nats, and at temperature 2 by 0.01.*", reason)
+    assert differences is not None
+    assert found in differences[1]
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "dpo"])

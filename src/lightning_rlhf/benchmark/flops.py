@@ -97,7 +97,8 @@ def honest(run: Counted, prompts: list[int], responses: list[int]) -> dict[str, 
 
     return {
         "rollout": forward("actor"),
-        "score": sum(forward(role) for role in run.nets),
+        # The rollout has computed the log-probs of the actor.
+        "score": sum(forward(role) for role in run.nets if role != "actor"),
         "update": run.ppo_epochs * sum(step(role) for role in run.learners),
     }
 

@@ -206,6 +206,7 @@ def _mean_reward(credit: Credit, kl_coef: float) -> float:
         ones,
         zeros - 1,
         torch.zeros(num, 1, dtype=torch.long),
+        ones,
         logprobs=zeros - 1,
         entropy=zeros,
         ref_logprobs=zeros - 1.5,

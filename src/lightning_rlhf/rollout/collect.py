@@ -23,6 +23,7 @@ from lightning_rlhf.rollout.judging import Judge
 from lightning_rlhf.rollout.nested import combined, rows_at
 from lightning_rlhf.rollout.sampled import Sampled
 from lightning_rlhf.rollout.sampling import Sampling
+from lightning_rlhf.rollout.stand_in import ActorStats, may_stand_in, stand_in
 from lightning_rlhf.seeding import RandomKey
 
 
@@ -50,8 +51,10 @@ class Samples(NamedTuple):
     """(B, R) log-probs in the distribution that the sampler drew from."""
     weights_version: Tensor
     """(B, 1) int64 version of the weights that the sampler drew with."""
+    scored: Tensor
+    """(B,) bool: the actor scored the response; otherwise `logprobs` and `entropy` are those of the sampler."""
     logprobs: Tensor
-    """(B, R) log-probs under the actor, computed by the same code that the update uses."""
+    """(B, R) log-probs under the actor."""
     entropy: Tensor
     """(B, R) entropy of the actor."""
     ref_logprobs: Tensor
@@ -87,6 +90,7 @@ def collect(
 ) -> Collected:
     """Samples a response to each prompt of this rank, and scores the responses in micro-batches of similar length.
 
+    The actor scores only as many responses as it takes to prove that the sampler's numbers are its own; see `stand_in`.
     The reward is asked about the next `micro_batch_size` responses as soon as they have ended, unless it contains
     models, which score the micro-batches of the other roles.
 
@@ -105,19 +109,27 @@ def collect(
     """
     with Judge(roles.scores, beside="reward" not in roles.nets()) as judge:
 
-        def drawn(sampling: Sampling) -> Drawn:
-            return draw(engine, prompts, keys, sampling, renderer, judge, micro_batch_size)
+        def drawn(sampling: Sampling, *, entropy: bool) -> Drawn:
+            return draw(engine, prompts, keys, sampling, renderer, judge, micro_batch_size, entropy=entropy)
 
-        sampled = drawn(sampling)
-        likeliest = drawn(replace(sampling, temperature=0.0)) if greedy else None
+        spares_actor = may_stand_in(engine, roles.generator(), sampling)
+        sampled = drawn(sampling, entropy=spares_actor)
+        likeliest = drawn(replace(sampling, temperature=0.0), entropy=False) if greedy else None
+        known = stand_in(roles, sampled.sampled, sampling.temperature) if spares_actor else None
         lengths = sampled.sampled.sequences.attention_mask.sum(1).tolist()
         # Processes that divide a model wait for each other at each call, so that all of them need equally many.
         count = max(gather_objects([num_parts(lengths, max_tokens, micro_batch_size)]))
         order = list[int]()
         parts = []
         for rows in cut(lengths, count, micro_batch_size):
-            scores = sampled.scores(rows)
-            part = score_samples(roles, rows_at(sampled.sampled, rows), scores, sampling.temperature, exact_kl=exact_kl)
+            part = score_samples(
+                roles,
+                rows_at(sampled.sampled, rows),
+                sampled.scores(rows),
+                sampling.temperature,
+                exact_kl=exact_kl,
+                known=rows_at(known, rows),
+            )
             if likeliest is not None:
                 best, judged = rows_at(likeliest.sampled, rows), likeliest.scores(rows)
                 lengths_of_best = best.sequences.response_mask.sum(1)
@@ -129,12 +141,26 @@ def collect(
 
 
 def score_samples(
-    roles: Roles, sampled: Sampled, scores: Scores, temperature: float, *, exact_kl: bool = False
+    roles: Roles,
+    sampled: Sampled,
+    scores: Scores,
+    temperature: float,
+    *,
+    exact_kl: bool = False,
+    known: ActorStats | None = None,
 ) -> Samples:
     """Evaluates sampled sequences with the actor, the reference and the critic.
 
-    The actor's log-probs are computed by the same code that the update uses, and do not come from the sampler. The
-    ratio of the first update is therefore 1 up to rounding. Columns that no row uses are not computed.
+    The actor's log-probs are computed by the same code that the update uses, so that the ratio of the first update is 1
+    up to rounding. Columns that no row uses are not computed.
+
+    Args:
+        roles: The four roles.
+        sampled: The B responses.
+        scores: Their scores.
+        temperature: The sampling temperature.
+        exact_kl: Whether to compute the KL over the whole vocabulary too.
+        known: The actor's numbers, if they are known already; None lets the actor score the responses.
     """
     trimmed = sampled.sequences.rows(slice(None))
     width = sampled.sequences.response_mask.shape[1]
@@ -142,7 +168,11 @@ def score_samples(
     def widen(tensor: Tensor) -> Tensor:
         return pad(tensor, (0, width - tensor.shape[1]))
 
-    stats = roles.actor_stats(trimmed, temperature=temperature, entropy=True)
+    if known is None:
+        known = ActorStats(
+            roles.actor_stats(trimmed, temperature=temperature, entropy=True), torch.ones_like(sampled.finished)
+        )
+    stats = known.stats
     ref_logprobs = roles.ref_logprobs(trimmed, temperature=temperature)
     assert stats.entropy is not None
     values = roles.values(trimmed)
@@ -154,6 +184,7 @@ def score_samples(
         sampled.finished,
         sampled.logprobs,
         sampled.weights_version,
+        known.scored,
         logprobs=widen(stats.logprobs),
         entropy=widen(stats.entropy),
         ref_logprobs=widen(ref_logprobs),

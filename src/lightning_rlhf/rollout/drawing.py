@@ -40,6 +40,8 @@ def draw(
     renderer: Renderer,
     judge: Judge,
     at_a_time: int,
+    *,
+    entropy: bool,
 ) -> Drawn:
     """Samples a response to each prompt.
 
@@ -52,6 +54,7 @@ def draw(
         judge: Asks the reward: about the next `at_a_time` responses as soon as they have ended if it has a thread for
             it, and otherwise about the rows whose scores are wanted.
         at_a_time: Number of responses.
+        entropy: Whether to ask the engine for entropies.
     """
     asked = list(chunks(len(prompts.input_ids), at_a_time))
     drawn = sample_parts(
@@ -63,6 +66,7 @@ def draw(
         asked,
         stop_ids=renderer.stop_ids,
         decode=decoder(renderer),
+        entropy=entropy,
     )
     parts, responses, waiting = [], list[str](), []
     for own, part in zip(asked, drawn, strict=True):

@@ -30,7 +30,11 @@ def rollout_metrics(samples: Samples, experience: Experience) -> dict[str, float
         "entropy": masked_mean(samples.entropy, mask),
         "response_length": mask.sum(1).float().mean(),
         "eos_rate": samples.finished.float().mean(),
-        "sampler_mismatch": masked_mean((samples.logprobs - samples.sampler_logprobs).abs(), mask),
+        # Where the actor did not score a response, both are the sampler's, and say nothing about the actor.
+        "sampler_mismatch": masked_mean(
+            (samples.logprobs - samples.sampler_logprobs).abs(), mask & samples.scored[:, None]
+        ),
+        "rescored_rate": samples.scored.float().mean(),
     }
     if samples.exact_kl is not None:
         metrics["kl_exact"] = masked_sum(samples.exact_kl, mask, dim=1).mean()

@@ -30,6 +30,8 @@ class Sampled(NamedTuple):
     """
     weights_version: Tensor
     """(B, 1) int64 version of the weights that the engine drew with: the number of optimizer steps that led to them."""
+    entropies: Tensor | None = None
+    """(B, R) entropies of these distributions, in nats; 0 after the response; None if the engine gave none."""
 
 
 def sample(
@@ -73,6 +75,7 @@ def sample_parts(
     *,
     stop_ids: tuple[int, ...],
     decode: Decode | None = None,
+    entropy: bool = False,
 ) -> Iterator[Sampled]:
     """Yields the responses of each part of a batch, in the order of the parts, as soon as all of them have ended.
 
@@ -85,9 +88,10 @@ def sample_parts(
         parts: The rows of each part.
         stop_ids: Token ids, any of which ends a response.
         decode: Turns ids into text; needed if `sampling` has texts that end a response.
+        entropy: Whether to ask the engine for entropies.
     """
     prompts = [ids[mask].tolist() for ids, mask in zip(input_ids.cpu(), attention_mask.cpu(), strict=True)]
-    requests = [Request(prompt, key) for prompt, key in zip(prompts, keys, strict=True)]
+    requests = [Request(prompt, key, entropy) for prompt, key in zip(prompts, keys, strict=True)]
     completions: list[Completion] = []
     ended: dict[int, Completion] = {}
     left = deque(parts)
@@ -114,11 +118,13 @@ def _in_columns(completions: Sequence[Completion], input_ids: Tensor, attention_
     device = input_ids.device
     tokens = _padded([c.ids for c in completions], width, torch.long).to(device)
     mask = response_mask(torch.tensor([len(c.ids) for c in completions], dtype=torch.long), width).to(device)
+    entropies = [c.entropies for c in completions if c.entropies is not None]
     return Sampled(
         Sequences(torch.cat([input_ids, tokens], dim=1), torch.cat([attention_mask, mask], dim=1), mask),
         torch.tensor([c.finish_reason == "stop" for c in completions], dtype=torch.bool, device=device),
         _padded([c.logprobs for c in completions], width, torch.float32).to(device),
         torch.tensor([c.weights_version for c in completions], dtype=torch.long, device=device)[:, None],
+        None if len(entropies) < len(completions) else _padded(entropies, width, torch.float32).to(device),
     )
 
 

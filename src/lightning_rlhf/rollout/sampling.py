@@ -52,6 +52,12 @@ class Sampling:
         # A configuration gives a list.
         object.__setattr__(self, "stop", tuple(self.stop))
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether tokens are drawn from the whole distribution of the logits divided by the temperature."""
+        all_tokens = self.top_k == 0 and self.top_p == 1 and self.min_p == 0
+        return self.temperature > 0 and all_tokens and self.repetition_penalty == 1
+
     def generation_settings(self, *, limited: bool) -> dict[str, object]:
         """Returns the distribution by the names of transformers' `GenerationConfig`, for exports.
 
@@ -78,7 +84,7 @@ class Sampling:
         Raises:
             UserError: If tokens are excluded or penalised, or sampling is greedy.
         """
-        if self.temperature == 0 or self.top_k or self.top_p < 1 or self.min_p or self.repetition_penalty != 1:
+        if not self.is_whole:
             raise UserError(
                 f"rollout: temperature={self.temperature}, top_k={self.top_k}, top_p={self.top_p}, min_p={self.min_p}, "
                 f"repetition_penalty={self.repetition_penalty}: PPO compares log-probs of the distribution that was "

@@ -24,9 +24,9 @@ def test_each_real_token_passes_once_and_the_head_sees_responses_alone() -> None
     found = honest(RUN, PROMPTS, RESPONSES)
     rollout = body(LENGTHS) + 2 * HEAD * sum(RESPONSES)
     assert found["rollout"] == rollout
-    # Actor and reference, and a critic.
+    # A reference and a critic. The tokens have passed through the actor in the rollout.
     critic = body(LENGTHS, CRITIC_BODY)
-    assert found["score"] == 2 * rollout + critic
+    assert found["score"] == rollout + critic
     # Forward, gradients of activations, gradients of weights; twice over all rows.
     assert found["update"] == pytest.approx(2 * 3 * (rollout + critic))
 

@@ -151,6 +151,23 @@ def test_a_module_of_a_users_own_is_measured_and_checked_like_ours(monkeypatch: 
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("rescored", "actor"), [(1.0, 2), (0.25, 1.25)])
+def test_the_actor_counts_as_a_scorer_for_what_it_scores(rescored: float, actor: float) -> None:
+    nets = {"actor": torch.nn.Linear(10, 10, bias=False), "reference": torch.nn.Linear(10, 20, bias=False)}
+    roles = SimpleNamespace(generator=lambda: nets["actor"], nets=lambda: nets)
+    sequences = SimpleNamespace(attention_mask=torch.ones(4, 5))
+    done = SimpleNamespace(
+        seconds=1.0,
+        prompts=4 * ["?"],
+        experience=SimpleNamespace(sequences=sequences),
+        metrics={"rescored_rate": rescored},
+    )
+    throughput, trainer = Throughput(), SimpleNamespace(strategy=None)
+    throughput.on_rollout_end(trainer, SimpleNamespace(roles=roles), done)  # type: ignore[arg-type]
+    # 20 tokens pass through the actor when they are sampled and when it scores them, and through the reference once.
+    assert throughput.rollout_flops == 2 * 20 * (actor * 100 + 200)
+
+
 def test_the_commits_of_the_current_folder_and_of_the_package_are_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -109,6 +109,7 @@ def samples(*ratios: float) -> Samples:
         torch.ones(2).bool(),
         sampler_logprobs=drawn,
         weights_version=torch.zeros(2, 1, dtype=torch.long),
+        scored=torch.ones(2).bool(),
         logprobs=logprobs,
         entropy=zeros,
         ref_logprobs=zeros,

@@ -99,7 +99,7 @@ def test_the_size_of_micro_batches_changes_nothing(roles: SeparateRoles, rendere
     samples, others = (collected(roles, renderer, micro_batch_size=each, **settings) for each in (2, size))
     mask = samples.sequences.response_mask
     expected = tensors_of(samples, mask)
-    assert len(expected) == 19
+    assert len(expected) == 20
     for tensor, other in zip(expected, tensors_of(others, mask), strict=True):
         assert_close(other, tensor, atol=1e-4, rtol=1e-4)
 
@@ -184,7 +184,7 @@ def test_what_is_known_of_a_response_is_what_each_role_says_of_it(roles: Separat
 
 
 @torch.no_grad()
-def test_old_logprobs_are_those_of_the_scorer_whatever_the_sampler_says(
+def test_whoever_asks_for_scores_gets_those_of_the_scorer_whatever_the_sampler_says(
     roles: SeparateRoles, renderer: Renderer
 ) -> None:
     drawn = collected(roles, renderer)
@@ -193,6 +193,7 @@ def test_old_logprobs_are_those_of_the_scorer_whatever_the_sampler_says(
     mask = drawn.sequences.response_mask
     assert_close(samples.logprobs[mask], drawn.logprobs[mask], atol=1e-4, rtol=1e-4)
     assert torch.equal(samples.sampler_logprobs, drawn.sampler_logprobs - 1)
+    assert samples.scored.all()
 
 
 def test_the_reward_gets_texts_and_columns_and_gives_parts(roles: SeparateRoles, renderer: Renderer) -> None:

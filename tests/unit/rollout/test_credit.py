@@ -30,6 +30,7 @@ def samples() -> Samples:
         finished=torch.tensor([True, False]),
         sampler_logprobs=torch.tensor([[-1.0, -2.0], [-1.0, 9.0]]),
         weights_version=torch.tensor([[4], [5]]),
+        scored=torch.tensor([True, True]),
         logprobs=torch.tensor([[-1.0, -2.0], [-1.0, 9.0]]),
         entropy=torch.tensor([[1.0, 2.0], [3.0, 9.0]]),
         ref_logprobs=torch.tensor([[-1.5, -1.0], [-3.0, -9.0]]),

@@ -15,6 +15,7 @@ SAMPLES = Samples(
     finished=torch.tensor([True, False]),
     sampler_logprobs=torch.tensor([[-1.3, -1.7], [-1.3, 5.0]]),
     weights_version=torch.tensor([[4], [4]]),
+    scored=torch.tensor([True, True]),
     logprobs=torch.tensor([[-1.0, -2.0], [-1.0, 9.0]]),
     entropy=torch.tensor([[1.0, 2.0], [3.0, 9.0]]),
     ref_logprobs=torch.tensor([[-1.5, -1.0], [-3.0, -9.0]]),
@@ -46,8 +47,17 @@ def test_metrics_are_sums_over_tokens_and_means_over_responses() -> None:
             "eos_rate": 0.5,
             # |0.3|, |-0.3| and |0.3| over three tokens.
             "sampler_mismatch": 0.3,
+            "rescored_rate": 1.0,
         }
     )
+
+
+def test_the_sampler_is_compared_with_what_the_actor_has_scored() -> None:
+    # The sampler's numbers stand in for the first response, so that its difference of 0 is none.
+    logprobs = torch.tensor([[-1.3, -1.7], [-1.0, 9.0]])
+    metrics = metrics_of(SAMPLES._replace(logprobs=logprobs, scored=torch.tensor([False, True])))
+    assert metrics["sampler_mismatch"] == pytest.approx(0.3)
+    assert metrics["rescored_rate"] == 0.5
 
 
 def test_a_critic_is_judged_by_the_returns() -> None:

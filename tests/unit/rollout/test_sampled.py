@@ -97,6 +97,15 @@ def test_logprobs_stand_on_their_tokens_and_what_is_known_of_a_response_in_its_r
     assert sampled.weights_version.tolist() == [[7], [7], [8]]
 
 
+def test_entropies_stand_on_their_tokens_if_the_engine_gives_them() -> None:
+    assert sampled_from(Canned(COMPLETIONS)).entropies is None
+    known = [one._replace(entropies=[0.5 + place for place in range(len(one.ids))]) for one in COMPLETIONS]
+    entropies = sampled_from(Canned(known)).entropies
+    assert entropies is not None
+    assert entropies.tolist() == [[0.5, 1.5, 0, 0, 0], [0.5, 1.5, 2.5, 3.5, 0], [0.5, 0, 0, 0, 0]]
+    assert sampled_from(Canned([*known[:2], COMPLETIONS[2]])).entropies is None
+
+
 def test_a_response_beyond_the_limit_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="size"):
         sampled_from(Canned(COMPLETIONS), width=3)

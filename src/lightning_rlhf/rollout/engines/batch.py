@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_rlhf.rollout.engines.draw import draw, seen_tokens
+from lightning_rlhf.rollout.engines.draw import Draws, draw, seen_tokens
 from lightning_rlhf.rollout.engines.engine import Token
 from lightning_rlhf.rollout.engines.rows import NewRow, Rows
 from lightning_rlhf.rollout.engines.stops import Stops
@@ -28,7 +28,15 @@ class Batch:
     """The responses that are being sampled."""
 
     def __init__(
-        self, net: nn.Module, numbers: Tensor, sampling: Sampling, stops: Stops, max_rows: int, longest: int
+        self,
+        net: nn.Module,
+        numbers: Tensor,
+        sampling: Sampling,
+        stops: Stops,
+        max_rows: int,
+        longest: int,
+        *,
+        entropy: bool,
     ) -> None:
         """Prepares an empty batch.
 
@@ -39,9 +47,10 @@ class Batch:
             stops: The ends of responses.
             max_rows: Number of responses that are sampled at a time.
             longest: Number of tokens of the longest prompt.
+            entropy: Whether to compute the entropy of each token's distribution.
         """
         self.net, self.numbers, self.sampling, self.stops = net, numbers, sampling, stops
-        self.max_rows, self.longest = max_rows, longest
+        self.max_rows, self.longest, self.entropy = max_rows, longest, entropy
         self.sampled: list[Response] = []
         # Responses that have their first token and wait for a place, and their prompts.
         self._ready: list[Response] = []
@@ -59,7 +68,7 @@ class Batch:
         logits = read.logits[torch.tensor(read.places, device=read.logits.device)]
         first = self.numbers[torch.tensor(read.requests, device=self.numbers.device), 0]
         seen = seen_tokens([read.prompts[place] for place in read.places], logits, self.sampling)
-        tokens = self._added(begun, *draw(logits, first, self.sampling, seen))
+        tokens = self._added(begun, draw(logits, first, self.sampling, seen, entropy=self.entropy))
         self._ready = [one for one, (_, token) in zip(begun, tokens, strict=True) if token.finish_reason is None]
         self._read = read
         self._admit()
@@ -68,7 +77,7 @@ class Batch:
     def step(self) -> list[tuple[int, Token]]:
         """Draws the next token of each response, and returns it with the request; responses that end leave."""
         assert self._rows is not None
-        tokens = self._added(self.sampled, *self._rows.step())
+        tokens = self._added(self.sampled, self._rows.step())
         for place in reversed(range(len(tokens))):
             if tokens[place][1].finish_reason is not None:
                 # The last response takes the free place, as its row does in `Rows`.
@@ -85,7 +94,9 @@ class Batch:
             return
         read = self._read
         if self._rows is None:
-            self._rows = Rows(self.net, read, self.numbers, self.sampling, self.max_rows, self.longest)
+            self._rows = Rows(
+                self.net, read, self.numbers, self.sampling, self.max_rows, self.longest, entropy=self.entropy
+            )
         prompts = [read.prompts[one.place] for one in new]
         self._rows.admit(
             read.cache,
@@ -95,11 +106,11 @@ class Batch:
         if not self._ready:
             self._read = None
 
-    def _added(self, responses: list[Response], ids: Tensor, logprobs: Tensor) -> list[tuple[int, Token]]:
-        """Adds a token to each response. The numbers are fetched from the device at once; fp32 holds ids exactly."""
+    def _added(self, responses: list[Response], draws: Draws) -> list[tuple[int, Token]]:
+        """Adds a token to each response."""
         tokens = []
-        for response, number, logprob in zip(responses, *torch.stack([ids.float(), logprobs]).tolist(), strict=True):
+        for response, (number, logprob, *entropy) in zip(responses, draws.fetched(), strict=True):
             response.ids.append(int(number))
-            token = Token(response.ids[-1], logprob, self.stops.reason(response.ids))
+            token = Token(response.ids[-1], logprob, self.stops.reason(response.ids), *entropy)
             tokens.append((response.request, token))
         return tokens

@@ -8,6 +8,7 @@ Shapes: B rows, V vocabulary.
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +17,27 @@ from transformers import TopKLogitsWarper, TopPLogitsWarper
 from lightning_rlhf.rollout.sampling import Sampling
 
 
-def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+class Draws(NamedTuple):
+    """A token for each row."""
+
+    ids: Tensor
+    """(B,) int64."""
+    logprobs: Tensor
+    """(B,) log-probs in the distribution that the tokens are drawn from, in nats and fp32.
+
+    Where logits are NaN, the log-prob is NaN as well, and the token is meaningless.
+    """
+    entropies: Tensor | None = None
+    """(B,) entropies of this distribution, in nats and fp32; None if they were not asked for."""
+
+    def fetched(self) -> list[list[float]]:
+        """Fetches the B ids, each with its other numbers, from the device at once; fp32 holds ids exactly."""
+        return torch.stack([self.ids.float(), *(numbers for numbers in self[1:] if numbers is not None)], 1).tolist()
+
+
+def draw(
+    logits: Tensor, uniforms: Tensor, sampling: Sampling, seen: Tensor | None = None, *, entropy: bool = False
+) -> Draws:
     """Draws a token from each row of logits (B, V), using the random numbers (B,) in (0, 1].
 
     The vocabulary is sorted only for `top_p`.
@@ -26,10 +47,7 @@ def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling, seen: Tensor | No
         uniforms: (B,).
         sampling: Settings of the sampling distribution.
         seen: (B, V) bool, True at the tokens to penalise; needed if there is a repetition penalty (see `seen_tokens`).
-
-    Returns:
-        Tokens, and their log-probs in the distribution that they are drawn from, in nats and fp32, both (B,). Where
-        logits are NaN, the log-prob is NaN as well, and the token is meaningless.
+        entropy: Whether to compute entropies too.
     """
     logits = logits.float()
     if seen is not None:
@@ -37,7 +55,8 @@ def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling, seen: Tensor | No
         logits = torch.where(seen, logits * factor, logits)
     if sampling.temperature == 0:
         largest, tokens = logits.max(-1)
-        return tokens, torch.zeros_like(largest).masked_fill(~largest.isfinite(), torch.nan)
+        certain = torch.zeros_like(largest).masked_fill(~largest.isfinite(), torch.nan)
+        return Draws(tokens, certain, certain if entropy else None)
     if sampling.temperature != 1:
         logits = logits / sampling.temperature
     if sampling.top_k:
@@ -49,7 +68,13 @@ def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling, seen: Tensor | No
         logits = logits.masked_fill(logits < least, -torch.inf)
     probs = logits.softmax(-1)
     drawn = invert(probs, uniforms)[:, None]
-    return drawn[:, 0], probs.gather(1, drawn)[:, 0].log()
+    logprobs = probs.gather(1, drawn)[:, 0].log()
+    if not entropy:
+        return Draws(drawn[:, 0], logprobs)
+    # H = log Z - E[z], where log Z is z - log p of the drawn token. A token that was cut off has the logit -inf.
+    finite = logits if sampling.is_whole else logits.masked_fill(probs == 0, 0)
+    normalizers = logits.gather(1, drawn)[:, 0] - logprobs
+    return Draws(drawn[:, 0], logprobs, normalizers - probs.mul_(finite).sum(-1))
 
 
 def seen_tokens(ids: Sequence[Sequence[int]], like: Tensor, sampling: Sampling) -> Tensor | None:

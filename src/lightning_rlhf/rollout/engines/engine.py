@@ -25,6 +25,8 @@ class Request(NamedTuple):
     """Token ids; at least one."""
     key: RandomKey
     """Names the random numbers of the response."""
+    entropy: bool = False
+    """Whether the completion shall contain entropies; an engine that cannot compute them leaves them out."""
 
 
 class Token(NamedTuple):
@@ -35,6 +37,8 @@ class Token(NamedTuple):
     """Log-prob in the distribution that the token was drawn from, in nats."""
     finish_reason: FinishReason | None
     """Why the response ended; None unless this is its last token."""
+    entropy: float | None = None
+    """Entropy of the distribution that the token was drawn from, in nats; None if it was not asked for."""
 
 
 class Completion(NamedTuple):
@@ -49,6 +53,8 @@ class Completion(NamedTuple):
     finish_reason: FinishReason
     weights_version: int
     """Version of the weights that the response was drawn with."""
+    entropies: list[float] | None = None
+    """Entropy of the distribution of each id, in nats; None if not asked for, or if the engine cannot compute it."""
 
 
 class RolloutEngine(Protocol):
@@ -135,8 +141,9 @@ def completed(tokens: Iterable[tuple[int, Token]], weights_version: int) -> Iter
     for request, token in tokens:
         drawn[request].append(token)
         if token.finish_reason is not None:
-            ids, logprobs, _ = zip(*drawn.pop(request), strict=True)
-            yield Completion(request, list(ids), list(logprobs), token.finish_reason, weights_version)
+            ids, logprobs, _, entropies = zip(*drawn.pop(request), strict=True)
+            known = None if None in entropies else list(entropies)
+            yield Completion(request, list(ids), list(logprobs), token.finish_reason, weights_version, known)
 
 
 def in_order(completions: Iterable[Completion], num_requests: int) -> list[Completion]:

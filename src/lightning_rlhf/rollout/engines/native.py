@@ -105,7 +105,8 @@ class NativeEngine:
         numbers = numbers.to("cpu" if self.device.type == "mps" else self.device)
         waiting = Waiting(self.net, self.device, requests, self.prefill_tokens, self.max_rows)
         longest = max((len(request.prompt) for request in requests), default=0)
-        batch = Batch(self.net, numbers, sampling, stops, min(self.max_rows, len(requests)), longest)
+        entropy = any(request.entropy for request in requests)
+        batch = Batch(self.net, numbers, sampling, stops, min(self.max_rows, len(requests)), longest, entropy=entropy)
         while True:
             # Where all processes must call the model together, a process that has no use for a call takes part too.
             can_read = bool(waiting) and batch.has_room

@@ -86,18 +86,26 @@ class PaddedEngine:
         """Yields each token with the index of its request, one micro-batch after the other."""
         numbers = keyed_uniforms([request.key for request in requests], sampling.max_new_tokens)
         left = deque(chunks(len(requests), self.micro_batch_size))
+        entropy = any(request.entropy for request in requests)
         # All micro-batches have one width, so that their number alone changes a response, and by rounding only.
         width = max((len(request.prompt) for request in requests), default=1)
         while not finished_everywhere(not left):
             # Where all processes must call the model together, a process that has no requests left takes part too.
             rows = left.popleft() if left else slice(0, 0)
             prompts = [request.prompt for request in requests[rows]]
-            for row, token in self._decode(prompts, width, numbers[rows], sampling, stops):
+            for row, token in self._decode(prompts, width, numbers[rows], sampling, stops, entropy=entropy):
                 yield rows.start + row, token
 
     @torch.no_grad()
     def _decode(
-        self, prompts: list[list[int]], width: int, numbers: Tensor, sampling: Sampling, stops: Stops
+        self,
+        prompts: list[list[int]],
+        width: int,
+        numbers: Tensor,
+        sampling: Sampling,
+        stops: Stops,
+        *,
+        entropy: bool,
     ) -> Iterator[tuple[int, Token]]:
         """Yields each token of a micro-batch with the row that it belongs to.
 
@@ -107,6 +115,7 @@ class PaddedEngine:
             numbers: (B, R) random numbers in (0, 1], one for each token that may be drawn.
             sampling: Settings of the sampling distribution.
             stops: The ends of responses.
+            entropy: Whether to compute the entropy of each token's distribution.
         """
         open_rows, responses = set(range(len(prompts))), [list[int]() for _ in prompts]
         if not prompts:
@@ -120,17 +129,18 @@ class PaddedEngine:
             logits, output = last_logits(self.net, new_ids, 1, past_key_values=cache, use_cache=True, **positions)
             cache = output.past_key_values
             seen = seen_tokens(prompts, logits, sampling) if step == 0 else seen
-            drawn, logprobs = draw(logits[:, -1], numbers[:, step], sampling, seen)
+            draws = draw(logits[:, -1], numbers[:, step], sampling, seen, entropy=entropy)
+            drawn = draws.ids
             if seen is not None:
                 seen.scatter_(1, drawn[:, None], True)
             # Finished rows continue to draw until they are removed from the batch.
-            for row, token, logprob in zip(rows, drawn.tolist(), logprobs.tolist(), strict=True):
+            for row, (number, logprob, *more) in zip(rows, draws.fetched(), strict=True):
                 if row in open_rows:
-                    responses[row].append(token)
+                    responses[row].append(int(number))
                     reason = stops.reason(responses[row])
                     if reason is not None:
                         open_rows.remove(row)
-                    yield row, Token(token, logprob, reason)
+                    yield row, Token(responses[row][-1], logprob, reason, *more)
             if finished_everywhere(not open_rows):
                 break
             if 0 < len(open_rows) <= len(rows) // 2 and hasattr(cache, "batch_select_indices"):

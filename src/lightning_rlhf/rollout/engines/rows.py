@@ -12,7 +12,7 @@ from transformers.cache_utils import Cache
 
 from lightning_rlhf.models.column_cache import ColumnCache, takes_positions
 from lightning_rlhf.models.forward import last_logits
-from lightning_rlhf.rollout.engines.draw import draw, seen_tokens
+from lightning_rlhf.rollout.engines.draw import Draws, draw, seen_tokens
 from lightning_rlhf.rollout.engines.waiting import Read
 from lightning_rlhf.rollout.sampling import Sampling
 
@@ -33,7 +33,15 @@ class Rows:
     """The rows in use are the first ones, in the order in which they joined until one of them is removed."""
 
     def __init__(
-        self, net: nn.Module, read: Read, numbers: Tensor, sampling: Sampling, max_rows: int, longest: int
+        self,
+        net: nn.Module,
+        read: Read,
+        numbers: Tensor,
+        sampling: Sampling,
+        max_rows: int,
+        longest: int,
+        *,
+        entropy: bool,
     ) -> None:
         """Takes memory.
 
@@ -44,8 +52,9 @@ class Rows:
             sampling: Settings of the sampling distribution.
             max_rows: S.
             longest: Number of tokens of the longest prompt.
+            entropy: Whether to compute entropies.
         """
-        self.net, self.sampling = net, sampling
+        self.net, self.sampling, self.entropy = net, sampling, entropy
         self.numbers, self.max_new_tokens = numbers.flatten(), numbers.shape[1]
         # Columns of responses that have ended are used again, so a third of the longest prompt is enough to start with.
         columns = longest + min(sampling.max_new_tokens, longest // 3 + 64)
@@ -76,12 +85,8 @@ class Rows:
             assert occurred is not None
             self.seen[rows] = occurred
 
-    def step(self) -> tuple[Tensor, Tensor]:
-        """Reads the last token of each row, and draws the next one.
-
-        Returns:
-            Tokens and their log-probs, both (B,).
-        """
+    def step(self) -> Draws:
+        """Reads the last token of each row, and draws the next one."""
         num_rows = self.cache.columns.num_rows
         ids, positions, numbers = self.ids[:num_rows], self.positions[:num_rows], self.next_number[:num_rows]
         arguments = {"position_ids": positions} if self.takes_positions else {}
@@ -89,14 +94,14 @@ class Rows:
             self.net, ids, 1, past_key_values=self.cache, use_cache=True, attention_mask=self.cache.mask(), **arguments
         )
         seen = None if self.seen is None else self.seen[:num_rows]
-        drawn, logprobs = draw(logits[:, -1], self.numbers[numbers], self.sampling, seen)
+        draws = draw(logits[:, -1], self.numbers[numbers], self.sampling, seen, entropy=self.entropy)
         self.cache.advance()
-        ids[:, 0] = drawn
+        ids[:, 0] = draws.ids
         positions += 1
         numbers += 1
         if seen is not None:
             seen.scatter_(1, ids, True)
-        return drawn, logprobs
+        return draws
 
     def remove(self, row: int) -> None:
         """Removes a row; the last row takes its place."""

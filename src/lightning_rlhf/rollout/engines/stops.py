@@ -51,5 +51,6 @@ class Stops:
         for end in range(1, len(completion.ids) + 1 if self.texts else 0):
             if (reason := self.reason(completion.ids[:end])) is not None:
                 ids, logprobs = completion.ids[:end], completion.logprobs[:end]
-                return completion._replace(ids=ids, logprobs=logprobs, finish_reason=reason)
+                entropies = None if completion.entropies is None else completion.entropies[:end]
+                return completion._replace(ids=ids, logprobs=logprobs, finish_reason=reason, entropies=entropies)
         return completion

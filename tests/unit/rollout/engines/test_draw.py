@@ -1,5 +1,6 @@
 """Tokens are drawn with their probabilities, whichever tokens are cut off."""
 
+import math
 from fractions import Fraction
 from itertools import accumulate
 
@@ -8,7 +9,7 @@ import torch
 from torch.testing import assert_close
 from transformers import MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper
 
-from lightning_rlhf.rollout.engines.draw import draw, invert, seen_tokens
+from lightning_rlhf.rollout.engines.draw import Draws, draw, invert, seen_tokens
 from lightning_rlhf.rollout.sampling import Sampling
 
 FOUR = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
@@ -21,8 +22,8 @@ FOUR = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
 def test_a_number_falls_to_the_token_whose_stretch_of_the_unit_interval_holds_it(number: float, token: int) -> None:
     # The probabilities are (0, 1/2, 1/4, 1/4, 0): even at the ends, no token without probability is drawn.
     logits = torch.tensor([[0, 1 / 2, 1 / 4, 1 / 4, 0]]).log()
-    tokens, _ = draw(logits, torch.tensor([number]), Sampling(max_new_tokens=1))
-    assert tokens.tolist() == [token]
+    draws = draw(logits, torch.tensor([number]), Sampling(max_new_tokens=1))
+    assert draws.ids.tolist() == [token]
 
 
 def test_each_of_128000_tokens_is_drawn_with_its_probability() -> None:
@@ -55,15 +56,15 @@ def test_each_of_128000_tokens_is_drawn_with_its_probability() -> None:
     ],
 )
 def test_top_k_and_top_p_cut_off_the_unlikely_tokens(settings: dict[str, float], tokens: set[int]) -> None:
-    drawn, _ = draw(FOUR.expand(100, 4), torch.arange(1, 101) / 100, Sampling(max_new_tokens=1, **settings))
-    assert set(drawn.tolist()) == tokens
+    draws = draw(FOUR.expand(100, 4), torch.arange(1, 101) / 100, Sampling(max_new_tokens=1, **settings))
+    assert set(draws.ids.tolist()) == tokens
 
 
 def test_the_logprobs_are_those_of_what_top_k_and_top_p_leave() -> None:
     # Of 0.4, 0.3, 0.2, 0.1 the first three remain, with 4/9, 3/9 and 2/9.
     for settings in ({"top_k": 3}, {"top_p": 0.85}):
         sampling = Sampling(max_new_tokens=1, **settings)
-        tokens, logprobs = draw(FOUR.expand(3, 4), torch.tensor([0.1, 0.5, 0.9]), sampling)
+        tokens, logprobs, _ = draw(FOUR.expand(3, 4), torch.tensor([0.1, 0.5, 0.9]), sampling)
         assert tokens.tolist() == [0, 1, 2]
         assert_close(logprobs, torch.tensor([4 / 9, 3 / 9, 2 / 9]).log())
 
@@ -85,7 +86,7 @@ def test_further_settings_give_the_distribution_of_transformers(settings: dict[s
     numbers = torch.arange(1, 2001, dtype=torch.float64) / 2000
     seen = seen_tokens(prompts, logits, sampling)
     for row in range(2):
-        tokens, logprobs = draw(
+        tokens, logprobs, _ = draw(
             logits[row].expand(2000, -1), numbers, sampling, None if seen is None else seen[row].expand(2000, -1)
         )
         assert_close(logprobs, probs[row][tokens].log())
@@ -101,13 +102,54 @@ def test_tokens_are_marked_only_where_a_penalty_needs_it() -> None:
 
 
 def test_a_greedy_choice_is_certain() -> None:
-    tokens, logprobs = draw(FOUR, torch.ones(1), Sampling(max_new_tokens=1, temperature=0))
+    tokens, logprobs, _ = draw(FOUR, torch.ones(1), Sampling(max_new_tokens=1, temperature=0))
     assert (tokens.tolist(), logprobs.tolist()) == ([0], [0.0])
+
+
+@pytest.mark.parametrize("settings", [{}, {"top_k": 3}, {"top_p": 0.6}, {"min_p": 0.1}, {"repetition_penalty": 1.8}])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_the_entropy_is_that_of_the_distribution_that_is_drawn_from(
+    settings: dict[str, float], temperature: float
+) -> None:
+    vocabulary, sampling = 40, Sampling(max_new_tokens=1, temperature=temperature, **settings)
+    logits = 50 + 3 * torch.randn(1, vocabulary, generator=torch.Generator().manual_seed(4))
+    numbers = torch.arange(1, 10_001, dtype=torch.float64) / 10_000
+    seen = seen_tokens([[3, 5, 8]], logits, sampling)
+    draws = draw(
+        logits.expand(len(numbers), -1),
+        numbers,
+        sampling,
+        None if seen is None else seen.expand(len(numbers), -1),
+        entropy=True,
+    )
+    # The log-prob of each token that is drawn gives the whole distribution, up to what is drawn less than once.
+    logprobs = dict(zip(draws.ids.tolist(), draws.logprobs.double().tolist(), strict=True))
+    expected = -sum(logprob * math.exp(logprob) for logprob in logprobs.values())
+    assert draws.entropies is not None
+    assert_close(draws.entropies, torch.full((len(numbers),), expected), atol=0.01, rtol=0)
+    if not settings:
+        exact = torch.distributions.Categorical(logits=logits.double() / temperature).entropy()
+        assert_close(draws.entropies, exact.float().expand(len(numbers)), atol=3e-5, rtol=0)
+
+
+def test_entropies_are_computed_for_those_who_ask() -> None:
+    assert draw(FOUR, torch.ones(1), Sampling(max_new_tokens=1)).entropies is None
+    greedy = draw(FOUR, torch.ones(1), Sampling(max_new_tokens=1, temperature=0), entropy=True)
+    assert greedy.entropies is not None
+    assert greedy.entropies.tolist() == [0.0]
+
+
+def test_all_numbers_of_a_row_are_fetched_together() -> None:
+    draws = Draws(torch.tensor([2, 128_001]), torch.tensor([-0.5, -1.5]))
+    assert draws.fetched() == [[2, -0.5], [128_001, -1.5]]
+    assert draws._replace(entropies=torch.tensor([0.25, 4.0])).fetched() == [[2, -0.5, 0.25], [128_001, -1.5, 4.0]]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_lost_weights_give_tokens_of_the_vocabulary_and_logprobs_that_are_none(temperature: float) -> None:
     sampling = Sampling(max_new_tokens=1, temperature=temperature)
-    tokens, logprobs = draw(torch.full((2, 10), torch.nan), torch.full((2,), 0.5), sampling)
+    tokens, logprobs, entropies = draw(torch.full((2, 10), torch.nan), torch.full((2,), 0.5), sampling, entropy=True)
     assert all(0 <= token < 10 for token in tokens.tolist())
     assert logprobs.isnan().all()
+    assert entropies is not None
+    assert entropies.isnan().all()

@@ -20,9 +20,11 @@ from transformers import PreTrainedModel
 
 from lightning_rlhf.distributed import phases
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.experience import Sequences
 from lightning_rlhf.models.adapters.lora import Lora
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.column_cache import ColumnCache, is_supported, takes_prepared_mask
+from lightning_rlhf.models.forward import response_stats
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.rollout.engines.engine import Completion, Request
 from lightning_rlhf.rollout.engines.native import NativeEngine
@@ -131,6 +133,46 @@ def test_tokens_are_those_of_the_reference_engine_in_other_families_too(
     net = make_causal_lm(ModelSource(config={"vocab_size": 64, **OTHERS[family]}, tokenizer=source.tokenizer))
     assert is_supported(net)
     same_as_the_reference(net)
+
+
+@torch.no_grad()
+def says_what_the_scorer_says(net: nn.Module, make_sequences: Callable[..., Sequences]) -> None:
+    """Checks log-probs and entropies of both engines, whose batches rows join and leave, to rounding in fp32."""
+    requests = [request._replace(entropy=True) for request in REQUESTS]
+    for engine in (native(net), PaddedEngine(net, CPU, micro_batch_size=4)):
+        completions = engine.generate(requests, WHOLE, stop_ids=STOPS)
+        sequences = make_sequences(PROMPTS, [completion.ids for completion in completions])
+        scored = response_stats(net, sequences, temperature=WHOLE.temperature, entropy=True)
+        mask = sequences.response_mask
+        logprobs = torch.tensor([number for completion in completions for number in completion.logprobs])
+        entropies = torch.tensor([number for completion in completions for number in completion.entropies or ()])
+        assert scored.entropy is not None
+        assert_close(logprobs, scored.logprobs[mask], atol=1e-5, rtol=0)
+        assert_close(entropies, scored.entropy[mask], atol=1e-5, rtol=0)
+        assert entropies.std() > 0.05
+
+
+def test_log_probs_and_entropies_are_those_of_the_scorer(
+    source: ModelSource, make_causal_lm: MakeNet, make_sequences: Callable[..., Sequences]
+) -> None:
+    says_what_the_scorer_says(make_causal_lm(source), make_sequences)
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_log_probs_and_entropies_are_those_of_the_scorer_in_other_families_too(
+    family: str, make_source: MakeSource, make_causal_lm: MakeNet, make_sequences: Callable[..., Sequences]
+) -> None:
+    config = {"vocab_size": 64, **OTHERS[family]}
+    source = ModelSource(config=config, tokenizer=make_source().tokenizer)
+    says_what_the_scorer_says(make_causal_lm(source), make_sequences)
+
+
+def test_entropies_are_given_to_those_who_ask(net: PreTrainedModel) -> None:
+    for engine in (native(net), PaddedEngine(net, CPU)):
+        assert {one.entropies for one in engine.generate(REQUESTS, WHOLE, stop_ids=STOPS)} == {None}
+        assert {token.entropy for token in engine.stream(REQUESTS[0], WHOLE, stop_ids=STOPS)} == {None}
+        asked = engine.stream(REQUESTS[0]._replace(entropy=True), WHOLE, stop_ids=STOPS)
+        assert all(token.entropy is not None and token.entropy > 0 for token in asked)
 
 
 @pytest.fixture

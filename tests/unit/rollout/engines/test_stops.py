@@ -36,4 +36,7 @@ def test_a_whole_response_is_cut_behind_the_first_text_that_ends_it(
     cut = stops.cut(whole(*ids))
     assert (cut.ids, cut.finish_reason) == (ids[:kept], reason)
     assert cut.logprobs == [-float(place) for place in range(kept)]
+    assert cut.entropies is None
+    entropies = stops.cut(whole(*ids)._replace(entropies=[0.5, 1.5, 2.5, 3.5])).entropies
+    assert entropies == [0.5, 1.5, 2.5, 3.5][:kept]
     assert (cut.request, cut.weights_version) == (4, 7)
