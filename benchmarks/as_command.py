@@ -3,7 +3,7 @@
 import runpy
 import sys
 
-from lightning_rlhf.cli.process import prepare_process
+from lightning_rlhf.process import prepare_process
 
 if __name__ == "__main__":
     prepare_process()

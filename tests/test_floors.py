@@ -24,6 +24,7 @@ FLOORS = [
         "experience",
         "hooks",
         "interruption",
+        "process",
         "registry",
         "run_log",
         "saving",

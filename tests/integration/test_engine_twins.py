@@ -22,13 +22,13 @@ Run = tuple[list[Rollout], dict[str, Tensor]]
 
 
 @pytest.fixture
-def trained(parts: Callable, tmp_path: Path) -> Callable[[Any], Run]:
-    """Trains for 50 iterations with an engine."""
+def trained(parts: Callable, tmp_path: Path) -> Callable[..., Run]:
+    """Trains with an engine, 50 iterations unless it is told otherwise."""
 
-    def run(engine: Any) -> Run:
+    def run(engine: Any, iterations: int = 50) -> Run:
         watch = Watch()
         module, data = parts("ppo", engine=engine)
-        trainer(tmp_path, watch, max_epochs=50).fit(module, data)
+        trainer(tmp_path, watch, max_epochs=iterations).fit(module, data)
         return watch.rollouts, module.state_dict()
 
     return run
@@ -48,7 +48,7 @@ def compare(rollouts: list[Rollout], others: list[Rollout], **tolerance: float) 
 
 @pytest.mark.slow
 def test_fifty_iterations_with_either_engine_end_with_the_same_numbers(
-    trained: Callable[[Any], Run], monkeypatch: pytest.MonkeyPatch
+    trained: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Old log-probs come from the scorer, so the update does not see the engine's rounding.
     monkeypatch.setattr(collect, "may_stand_in", lambda *_: False)
@@ -59,17 +59,19 @@ def test_fifty_iterations_with_either_engine_end_with_the_same_numbers(
 
 
 @pytest.mark.slow
-def test_a_run_with_the_samplers_numbers_ends_like_one_with_the_scorers(
-    trained: Callable[[Any], Run], monkeypatch: pytest.MonkeyPatch
+def test_a_run_with_the_samplers_numbers_goes_like_one_with_the_scorers(
+    trained: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rollouts, weights = trained(NATIVE)
+    rollouts, weights = trained(NATIVE, 10)
     monkeypatch.setattr(collect, "may_stand_in", lambda *_: False)
-    others, other_weights = trained(NATIVE)
+    others, other_weights = trained(NATIVE, 10)
     assert {rollout.metrics["rescored_rate"] for rollout in rollouts} == {1 / 16}
     assert {rollout.metrics["rescored_rate"] for rollout in others} == {1.0}
-    # Each of 200 steps passes the rounding of 1e-7 on and adds to it. The steps move weights by about 1e-1 in all.
-    compare(rollouts, others, atol=1e-3, rtol=0)
-    for name, weight in other_weights.items():
-        assert_close(weights[name], weight, atol=1e-4, rtol=0)
     for rollout, other in zip(rollouts, others, strict=True):
-        assert rollout.metrics["entropy"] == pytest.approx(other.metrics["entropy"], abs=1e-4)
+        # Each step passes rounding on and adds to it, until rounding decides which token is drawn. After ten iterations
+        # the KL of single tokens is 1e-5 apart, and weights are 5e-6 apart.
+        assert rollout.responses == other.responses
+        assert_close(rollout.kl, other.kl, atol=1e-4, rtol=0)
+        assert rollout.metrics["entropy"] == pytest.approx(other.metrics["entropy"], abs=1e-5)
+    for name, weight in other_weights.items():
+        assert_close(weights[name], weight, atol=5e-5, rtol=0)

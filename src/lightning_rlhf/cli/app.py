@@ -17,12 +17,12 @@ from lightning_rlhf.assembly.library_messages import silence_loggers
 from lightning_rlhf.assembly.run_folder import accounted_for
 from lightning_rlhf.assembly.sweep import table_even_of_failures
 from lightning_rlhf.assembly.user_message import config_of_command, user_message
-from lightning_rlhf.cli.process import prepare_process
 from lightning_rlhf.console import complain
 from lightning_rlhf.distributed.launcher_watch import end_with_launcher, obey_signals, put_off_signals
 from lightning_rlhf.distributed.shutdown import without_finalization
 from lightning_rlhf.errors import raise_problems
 from lightning_rlhf.interruption import Interrupted, interruption_behind, signal_of
+from lightning_rlhf.process import prepare_process
 
 # What a shell adds to the number of the signal that has ended a process.
 _SIGNALLED = 128

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from lightning_rlhf.cli.process import prepare_process
+from lightning_rlhf.process import prepare_process
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_threads_sleep_after_a_moment_unless_the_environment_says_how_they_wait(
 def test_freed_memory_is_used_again_unless_the_environment_has_settings_of_malloc(own: bool) -> None:
     program = """
 import resource, torch
-from lightning_rlhf.cli.process import prepare_process
+from lightning_rlhf.process import prepare_process
 prepare_process()
 def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 # An aligned block is larger than its tensor, so that the first ones do not fit into what was freed.
