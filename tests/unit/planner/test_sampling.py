@@ -7,6 +7,7 @@ import torch
 from tiny_jobs import SOURCE, job
 
 from lightning_rlhf.models.causal_lm import load_causal_lm
+from lightning_rlhf.models.column_cache import ColumnCache
 from lightning_rlhf.models.columns import columns_taken
 from lightning_rlhf.planner.phases import moments
 from lightning_rlhf.rollout.engines import rows
@@ -82,9 +83,9 @@ def test_the_native_engine_takes_the_columns_and_reads_the_prompts_that_are_plan
 ) -> None:
     taken, read = set[int](), set[int]()
 
-    class Seen(rows.ColumnCache):
+    class Seen(ColumnCache):
         def mask(self) -> torch.Tensor:
-            taken.add(self.layers[0].keys.shape[2])
+            taken.add(self.layers[0].keys.shape[2])  # type: ignore[union-attr]
             return super().mask()
 
     def noted(self: Waiting) -> Read:
