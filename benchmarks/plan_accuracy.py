@@ -1,9 +1,10 @@
-"""Compares the plans of PPO runs with what the runs really take on a CPU, and writes the table of docs/planner.md.
+"""Compares the plans of PPO runs with what the runs really take on a CPU.
 
-    python benchmarks/plan_accuracy.py [word …]
+    python benchmarks/plan_accuracy.py [--write] [word …]
 
 The script runs the cases that have all the words in their name, such as `llama full fsdp2`. Without words it runs all
-cases, which takes an hour on two cores. Sharded cases have two processes, of which the first is measured.
+cases, which takes an hour on two cores. With `--write`, it puts their rows into the table of docs/planner.md. Sharded
+cases have two processes, of which the first is measured.
 """
 
 import json
@@ -58,6 +59,14 @@ STRATEGIES = {
     "deepspeed_zero3": [*_TWO, "+trainer.strategy.reduce_bucket_size=2000000"],
     "fsdp2": _TWO,
 }
+Case = tuple[str, ...]
+"""Family, what is trained, and strategy."""
+CASES: list[Case] = list(product(FAMILIES, NETS, STRATEGIES))
+PHASES = ("rollout", "update")
+_HEAD = f"""\
+| family | trained | strategy | rollout, MiB | planned | | update, MiB | planned | |
+{9 * "| --- "}|
+"""
 PAGE = Path(__file__).parents[1] / "docs" / "planner.md"
 PROMPT_LENGTH = 64
 
@@ -117,36 +126,51 @@ def measure(family: Path, nets: str, strategy: str) -> dict[str, Any]:
         return json.loads((folder / "memory.json").read_text())
 
 
+def row(case: Case, record: dict[str, Any]) -> str:
+    """The row of a case in the table."""
+    cells = []
+    for phase, difference in zip(PHASES, differences(record), strict=True):
+        measured, planned = record["measured"][phase], record["planned"][phase]
+        cells.append(f"{measured / 2**20:,.0f} | {planned / 2**20:,.0f} | {difference:+.1%}")
+    family, nets, strategy = case
+    return f"| {family} | {nets} | `{strategy}` | {' | '.join(cells)} |"
+
+
+def differences(record: dict[str, Any]) -> list[float]:
+    """The relative differences of the planned phases from the measured ones."""
+    return [record["planned"][phase] / record["measured"][phase] - 1 for phase in PHASES]
+
+
+def with_rows(page: str, rows: dict[Case, str]) -> str:
+    """A page whose table has these rows, and its earlier rows of the other cases."""
+    old = {found.groups(): found[0] for found in re.finditer(r"^\| (\w+) \| (\w+) \| `(\w+)` \|.*$", page, re.M)}
+    known = {**old, **rows}
+    table = "\n".join(known[case] for case in CASES if case in known)
+    sizes = sorted(float(size) for size in re.findall(r"\| [+-]([\d.]+)%", table))
+    text = f"{_HEAD}{table}\n\nLargest difference {sizes[-1]}%, median {median(sizes):.1f}%.\n"
+    parts = re.split(r"(?<=<!-- accuracy -->\n)|(?=<!-- /accuracy -->)", page)
+    return parts[0] + text + parts[2]
+
+
 def main() -> None:
-    """Prints a row for each case, and writes the table if all cases were run."""
+    """Prints a row for each case, and writes the rows if that was asked for."""
     words = sys.argv[1:]
-    cases = [case for case in product(FAMILIES, NETS, STRATEGIES) if all(word in case for word in words)]
-    rows, errors = [], []
+    writes = "--write" in words
+    cases = [case for case in CASES if all(word in case for word in words if word != "--write")]
+    errors = []
     with tempfile.TemporaryDirectory() as place:
-        for family, nets, strategy in cases:
+        for case in cases:
+            family, nets, strategy = case
             folder = Path(place) / family
             if not folder.exists():
                 write_nets(family, folder)
             record = measure(folder, nets, strategy)
-            cells = []
-            for phase in ("rollout", "update"):
-                measured, planned = record["measured"][phase], record["planned"][phase]
-                errors.append(planned / measured - 1)
-                cells += [f"{measured / 2**20:,.0f}", f"{planned / 2**20:,.0f}", f"{errors[-1]:+.1%}"]
-            rows.append(f"| {family} | {nets} | `{strategy}` | {' | '.join(cells)} |")
-            print(rows[-1], record["at"], flush=True)
-    sizes = sorted(map(abs, errors))
-    summary = f"Largest difference {sizes[-1]:.1%}, median {median(sizes):.1%}."
-    print(summary)
-    if not words:
-        head = (
-            "| family | trained | strategy | rollout, MiB | planned | | update, MiB | planned | |\n"
-            + "| --- " * 9
-            + "|"
-        )
-        table = f"<!-- accuracy -->\n{head}\n" + "\n".join(rows) + f"\n\n{summary}\n<!-- /accuracy -->"
-        text = PAGE.read_text(encoding="utf-8")
-        PAGE.write_text(re.sub(r"<!-- accuracy -->.*<!-- /accuracy -->", lambda _: table, text, flags=re.S), "utf-8")
+            errors += map(abs, differences(record))
+            print(row(case, record), record["at"], flush=True)
+            if writes:
+                page = with_rows(PAGE.read_text(encoding="utf-8"), {case: row(case, record)})
+                PAGE.write_text(page, encoding="utf-8")
+    print(f"Largest difference {max(errors):.1%}, median {median(errors):.1%}.")
 
 
 if __name__ == "__main__":

@@ -111,7 +111,8 @@ def run(folder: Path, overrides: list[str]) -> None:
     """Trains, and writes how much memory the run took and how much was planned."""
     silence_libraries()
     config = configured(folder, overrides)
-    planned = moments(job_of(config, "ppo"))
+    # Lightning starts the other processes with this variable.
+    planned = [] if int(os.environ.get("LOCAL_RANK", 0)) else moments(job_of(config, "ppo"))
     trainer, peaks = trained(folder, config)
     if trainer.is_global_zero:
         phases = {"rollout": ("rollout", "scoring"), "update": ("update",)}

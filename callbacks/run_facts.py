@@ -23,6 +23,7 @@ def run_facts(trainer: Trainer, module: LightningModule) -> dict[str, object]:
 
     - `rows`: numbers of rows, see `_ROWS`; without those that the data module does not have.
     - `minibatch_size`: that of the optimizer steps, see `used_minibatch_size`.
+    - `accumulate_grad_batches`: into how many parts a process divides its share of a minibatch.
     - `parameters`: for each model, by role, the number of its weights and of those that are trained.
     - `hardware`: the device of the first process, and the numbers of processes and of machines.
     - `git`: the commit of the current folder and of this package, by the name of the repository.
@@ -30,6 +31,7 @@ def run_facts(trainer: Trainer, module: LightningModule) -> dict[str, object]:
     return {
         "rows": row_counts(trainer),
         "minibatch_size": used_minibatch_size(module, getattr(trainer, "datamodule", None)),
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
         "parameters": {
             name: {"total": num_parameters(trainer, net), "trained": num_parameters(trainer, net, trained=True)}
             for name, net in models_by_role(module).items()

@@ -147,16 +147,22 @@ MISTAKES = {
 }
 
 
+@pytest.fixture(scope="module")
+def mypy_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What mypy has found out about the dependencies, which both installations take from the same folders."""
+    return tmp_path_factory.mktemp("mypy_cache")
+
+
 # basedpyright is pyright with its program in the wheel, so that nothing is downloaded when it runs.
 @pytest.mark.slow
 @pytest.mark.parametrize("checker", ["mypy", "basedpyright"])
 @pytest.mark.parametrize("installation", ["editable", "wheel"])
 def test_type_checkers_see_the_public_names(
-    checker: str, installation: str, request: pytest.FixtureRequest, tmp_path: Path
+    checker: str, installation: str, request: pytest.FixtureRequest, mypy_cache: Path, tmp_path: Path
 ) -> None:
     python = Path(sys.executable) if installation == "editable" else request.getfixturevalue("installed") / "python"
     options = {
-        "mypy": ("--python-executable", python, "--cache-dir", tmp_path / "cache"),
+        "mypy": ("--python-executable", python, "--cache-dir", mypy_cache),
         "basedpyright": ("--pythonpath", python, "--level", "error"),
     }[checker]
     (tmp_path / "users_file.py").write_text(USERS_FILE + "\n".join(MISTAKES))

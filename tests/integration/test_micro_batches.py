@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_module
-from support import TINY, command, keep
+from support import TINY, command, keep, result_of, run_folder
 
 from lightning_rlhf.assembly import micro_batches
 from lightning_rlhf.assembly.micro_batches import adapted_config, choose_parts, most_tokens
@@ -126,3 +126,11 @@ def test_a_run_prints_the_most_tokens_of_a_micro_batch(tmp_path: Path) -> None:
     assert parts > 1
     assert rows == -(-minibatch // parts)
     assert tokens <= 300
+
+
+def test_the_card_of_an_export_tells_the_parts_that_were_used(tmp_path: Path) -> None:
+    done = command(tmp_path, *keep(TINY, "sft"), "sft.data.max_tokens_per_micro_batch=1000")
+    assert done.returncode == 0, done.stderr
+    parts = result_of(run_folder(tmp_path))["accumulate_grad_batches"]
+    assert parts > 1
+    assert f"accumulate_grad_batches: {parts}\n" in (run_folder(tmp_path) / "model" / "README.md").read_text()

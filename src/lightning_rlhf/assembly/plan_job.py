@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from lightning_rlhf.assembly.critic_start import like_policy
 from lightning_rlhf.assembly.handoff import Models, handed_on, is_of_run
 from lightning_rlhf.assembly.nets import reference_changes
-from lightning_rlhf.assembly.plan_engine import own_engine
+from lightning_rlhf.assembly.plan_engine import own_engine, sampler_settings
 from lightning_rlhf.assembly.plan_lengths import lengths
 from lightning_rlhf.assembly.reward_models import reward_models
 from lightning_rlhf.assembly.stage_checks import check_quantization, check_roles, minibatch_settings
@@ -75,6 +75,7 @@ def job_of(config: DictConfig, stage: str) -> Job:
             "rollout_batch_size": node.num_samples,
             "rollout_micro_batch_size": node.batch_size,
             "normalizing_length": node.sampling.max_new_tokens,
+            **sampler_settings(node.engine, node.batch_size),
         }
     reference = record.has_reference and not block.module.get("reference_free", False)
     return Job(**settings, reference=reference).within_budget()
@@ -121,6 +122,8 @@ def _of_rollouts(config: DictConfig, block: DictConfig, source: ModelSource, mod
         "rollout_batch_size": module.rollout_batch_size,
         "rollout_micro_batch_size": module.rollout_micro_batch_size,
         "engine": own_engine(module.engine, source),
+        **sampler_settings(module.engine, module.rollout_micro_batch_size),
+        "samples_per_prompt": module.credit.num_samples_per_prompt,
         "ppo_epochs": module.ppo_epochs,
         "entropy": module.loss.ent_coef != 0,
         "exact_kl": module.exact_kl,

@@ -37,7 +37,7 @@ def print_plan(stage: str, plan: Plan, record: dict[str, Any], asked: Asked) -> 
     console.print(
         f"\n[bold]{stage}[/]: {devices}, micro-batches of {job.micro_batch_size} (at most "
         f"{job.micro_batch_size * job.row_tokens:,} tokens)"
-        + (f", rollouts of {job.rollout_rows}" if job.record.samples else "")
+        + (f", rollouts of {job.sampled_rows}" if job.record.samples else "")
     )
     console.print(f" planned with {record['lengths']['source']}", markup=False)
     for note in record["notes"]:

@@ -24,5 +24,8 @@ class RunResult(TypedDict):
     """Numbers of rows that the stage has trained on (`train`), and kept for evaluation (`held out`)."""
     minibatch_size: NotRequired[int | None]
     """The minibatch size of the stage, which is smaller than the setting if there were too few rows for it."""
+    accumulate_grad_batches: NotRequired[int]
+    """The number of parts of a minibatch, which is larger than the setting if a token budget or the memory asks for
+    more."""
     stages: NotRequired[dict[str, "RunResult"]]
     """Results of the stages of a pipeline, by name."""

@@ -18,10 +18,7 @@ from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from lightning_rlhf.models.backbone import Backbone
-
-_ALIGNMENT = 8
-"""PyTorch's memory-efficient attention needs masks whose rows, and whose first column, lie at multiples of 8 elements.
-Other rows are copied in every layer, and another first column is an error on some GPUs."""
+from lightning_rlhf.models.columns import ALIGNMENT, aligned, more_columns
 
 
 @dataclass
@@ -38,7 +35,7 @@ class Columns:
     @property
     def seen(self) -> slice:
         """The columns that a call sees; those before `start` are hidden by the mask."""
-        return slice(self.start - self.start % _ALIGNMENT, self.end + 1)
+        return slice(self.start - self.start % ALIGNMENT, self.end + 1)
 
 
 class ColumnLayer(CacheLayerMixin):
@@ -117,7 +114,7 @@ class ColumnCache(Cache):
             max_columns: Number of columns that is never exceeded, more than a row ever uses. This and `num_columns` are
                 rounded up to multiples of 8.
         """
-        self.max_columns, num_columns = _aligned(max_columns), _aligned(num_columns)
+        self.max_columns, num_columns = aligned(max_columns), aligned(num_columns)
         width = prefix.get_seq_length()
         self.columns = Columns(num_rows=0, start=width, end=width)
         self._own = [ColumnLayer(layer, num_rows, num_columns, self.columns) for layer in _layers(prefix)]
@@ -186,8 +183,7 @@ class ColumnCache(Cache):
     def _move(self, end: int) -> None:
         """Moves the columns in use, so that the next token is written to column `end`, with columns to spare behind."""
         used, width = self.columns, self.columns.end - self.columns.start
-        # With a third of what is in use to spare, a step copies three columns on average.
-        num_columns = max(self._mask.shape[1], min(_aligned(end + end // 3 + 16), self.max_columns))
+        num_columns = more_columns(end, self._mask.shape[1], self.max_columns)
         for layer in self._own:
             layer.move(end, num_columns)
         self.firsts = [first - used.end + end for first in self.firsts]
@@ -227,11 +223,6 @@ def takes_prepared_mask(net: nn.Module) -> bool:
 def takes_positions(net: nn.Module) -> bool:
     """Whether a model is told positions; BLOOM is not."""
     return "position_ids" in inspect.signature(type(_model(net)).forward).parameters
-
-
-def _aligned(num_columns: int) -> int:
-    """The next multiple of the alignment."""
-    return num_columns + -num_columns % _ALIGNMENT
 
 
 def _model(net: nn.Module) -> nn.Module:

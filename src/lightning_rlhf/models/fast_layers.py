@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import linear
+from torch.nn import functional
 from transformers.activations import ACT2FN
 from transformers.pytorch_utils import Conv1D
 
@@ -95,7 +95,7 @@ def multiply(x: Tensor, matrix: Tensor, *, transposed: bool, learns: bool) -> Te
     chosen = choose(len(x), matrix, transposed=transposed, learns=learns)
     if chosen == "onednn":
         return by_onednn(x, weight)
-    return turned(x, weight) if chosen == "turned" else linear(x, weight)
+    return turned(x, weight) if chosen == "turned" else functional.linear(x, weight)
 
 
 def by_onednn(x: Tensor, weight: Tensor) -> Tensor:
@@ -150,13 +150,26 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool)
     learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     num_rows = x.numel() // max(1, x.shape[-1])
     if not _is_plain(x, weight) or choose(num_rows, weight, transposed=transposed, learns=learns) == "default":
-        return linear(x, weight.t() if transposed else weight, bias)
+        return _as_usual(x, weight, bias, transposed=transposed)
     rows = x.reshape(num_rows, x.shape[-1])
     if learns:
         out: Tensor = _Product.apply(rows, weight, transposed)
     else:
         out = multiply(rows, weight, transposed=transposed, learns=False)
     return (out if bias is None else out + bias).view(*x.shape[:-1], out.shape[1])
+
+
+def _as_usual(x: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool) -> Tensor:
+    """Computes what `product` does with the operators of the layers of PyTorch and transformers.
+
+    These keep the parameter for the backward pass and not a view of its numbers, which would stay in memory after
+    ZeRO-3 has taken them back. DeepSpeed replaces `functional.linear` for this purpose.
+    """
+    if not transposed:
+        return functional.linear(x, weight, bias)
+    rows = x.reshape(-1, x.shape[-1])
+    out = rows @ weight if bias is None else torch.addmm(bias, rows, weight)
+    return out.view(*x.shape[:-1], weight.shape[1])
 
 
 def _is_plain(x: Tensor, weight: Tensor) -> bool:

@@ -59,8 +59,14 @@ class Job:
     rollout_batch_size: int = 0
     """Number of responses of an iteration, or of responses on which a reward model is normalised."""
     rollout_micro_batch_size: int = 0
+    """Number of these responses that one process scores at a time."""
     engine: OwnEngine | None = None
     """The rollout engine, if it has weights of its own; None if the trained model itself samples."""
+    max_rows: int | None = None
+    """Number of responses that the trained model samples at a time; None for as many as are scored at a time."""
+    prefill_tokens: int | None = None
+    """Number of prompt tokens that the native engine reads at a time; None for the padded engine."""
+    samples_per_prompt: int = 1
     normalizing_length: int = 0
     """Maximum length of the responses on which a reward model is normalised; 0 if it is not normalised."""
     ppo_epochs: int = 1
@@ -103,9 +109,44 @@ class Job:
         return rows_at_a_time(self.minibatch_size, self.processes, self.accumulate)
 
     @property
+    def num_requests(self) -> int:
+        """Number of responses for which a process asks its engine at once.
+
+        Those of a rollout are asked for together, and those on which a reward model is normalised in parts.
+        """
+        share = -(-self.rollout_batch_size // self.processes)
+        return min(share, self.rollout_micro_batch_size) if self.normalizing_length else share
+
+    @property
+    def num_prompts(self) -> int:
+        """Number of different prompts of these responses."""
+        return -(-self.num_requests // self.samples_per_prompt)
+
+    @property
     def rollout_rows(self) -> int:
-        """Number of sequences that one process samples and scores at a time."""
-        return max(1, min(self.rollout_micro_batch_size, -(-self.rollout_batch_size // self.processes)))
+        """Number of sequences that one process scores at a time, if a token budget does not ask for fewer."""
+        return max(1, min(self.rollout_micro_batch_size, self.num_requests))
+
+    @property
+    def sampled_rows(self) -> int:
+        """Number of responses that one process samples at a time."""
+        return max(1, min(self.max_rows or self.rollout_micro_batch_size, self.num_requests))
+
+    @property
+    def read_rows(self) -> int:
+        """Number of prompts that the native engine reads at a time."""
+        affordable = (self.prefill_tokens or 0) // max(1, self.sampled_prompt)
+        return max(1, min(self.sampled_rows, self.num_prompts, affordable))
+
+    @property
+    def sampled_prompt(self) -> int:
+        """Length of the prompts that are answered."""
+        return self.normalizing_prompt if self.normalizing_length else self.prompt_length
+
+    @property
+    def sampled_response(self) -> int:
+        """Largest length of the answers."""
+        return self.normalizing_length or self.response_length
 
     @property
     def normalizing_prompt(self) -> int:

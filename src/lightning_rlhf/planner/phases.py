@@ -17,6 +17,7 @@ from lightning_rlhf.planner.job import Job
 from lightning_rlhf.planner.memory import Bytes, Kind, Moment
 from lightning_rlhf.planner.nets import Nets, built
 from lightning_rlhf.planner.rules import Rules
+from lightning_rlhf.planner.sampling import kept_in_batches, kept_in_columns
 from lightning_rlhf.planner.trace import Segment, stretched
 from lightning_rlhf.planner.weights import POLICY, Sizes, Weights
 
@@ -45,12 +46,11 @@ def moments(job: Job) -> list[Moment]:
     base = rule.parameters + rule.optimizer + rule.always + experience
     whole = base + rule.gradients
     moments = [Moment("load", "models are loaded", rule.parameters + rule.always)]
-    waits = job.rollout_batch_size > job.rollout_rows * job.processes
     engine: Bytes = Counter() if job.engine is None else job.engine.memory(found.sizes)
     if job.record.samples:
         sampling = whole + (rule.generation if job.engine is None else engine)
         if job.engine is None:
-            moments += _sampling("rollout", "actor", sampling, found, rule, waits)
+            moments += _sampling("rollout", "actor", sampling, job, found, rule)
         else:
             moments.append(Moment("rollout", "the engine samples", sampling))
         moments += _walk("scoring", "", found.segments["scoring"], [sampling] * 2, rule, found.sizes)
@@ -62,7 +62,7 @@ def moments(job: Job) -> list[Moment]:
     moments.append(Moment("update", "optimizer step", whole + rule.step))
     if found.sizes.policy is not None:
         held = whole + _held_of_policy(job, found.sizes.policy)
-        moments += _sampling("normalize", POLICY, held, found, rule, waits)
+        moments += _sampling("normalize", POLICY, held, job, found, rule)
         moments += _walk("normalize", "", found.segments["scoring"], [whole] * 2, rule, found.sizes)
     moments.append(Moment("export", "model is written", whole))
     return moments
@@ -77,20 +77,18 @@ def _held_of_policy(job: Job, policy: Weights) -> Bytes:
     return Counter({(POLICY, "parameters"): round(policy.size / job.processes), (POLICY, "gathered"): gathered})
 
 
-def _sampling(phase: str, role: str, held: Bytes, found: Passes, rule: Rules, waits: bool) -> list[Moment]:
-    """Moments of sampling with the model of a role.
-
-    If there are more prompts than rows, the native engine reads some while others are being sampled. Its cache then
-    takes an eighth more columns than a row needs (`rollout.engines.rows`), and prompts that are read wait beside it.
-    """
-    cache = found.cache["decoding"]
-    native: Bytes = Counter({(role, "kv_cache"): cache + cache // 8}) if waits else Counter()
-    read = native.total() + found.cache["prefill"] if waits else cache
-    kept: Bytes = Counter({(role, "kv_cache"): read, (role, "activations"): found.casts})
-    moments = []
-    for what, before in (("prefill", native), ("decoding", kept)):
-        moments += _walk(phase, what, found.segments[what], [held + before] * 2, rule, found.sizes)
-    return moments
+def _sampling(phase: str, role: str, held: Bytes, job: Job, found: Passes, rule: Rules) -> list[Moment]:
+    """Moments of sampling with the model of a role."""
+    prefill, decoding, casts = found.cache["prefill"], found.cache["decoding"], found.casts
+    if found.sizes.in_columns:
+        kept = kept_in_columns(
+            job, role, prefill, decoding, casts, (found.sizes.policy or found.sizes.generator).blocks
+        )
+    else:
+        kept = kept_in_batches(role, decoding, casts)
+    moments = _walk(phase, "prefill", found.segments["prefill"], [held + kept.prefill] * 2, rule, found.sizes)
+    moments += [Moment(phase, what, held + size) for what, size in kept.moved.items()]
+    return moments + _walk(phase, "decoding", found.segments["decoding"], [held + kept.decoding] * 2, rule, found.sizes)
 
 
 def experience_size(job: Job) -> int:
@@ -149,9 +147,10 @@ def run_passes(job: Job) -> Passes:
     """The passes of a stage. Passes that were run before are not run again."""
     models = (job.model, job.critic, job.reward, job.reference)
     shared = job.shared and (job.critic_init, job.adapter_reference, job.reward_adapter)
-    nets = repr((job.stage, models, shared, job.precision, job.autocast, job.layout.engine, job.normalizing_length))
+    held = (job.precision, job.autocast, job.layout.engine, job.normalizing_length, job.prefill_tokens is None)
+    nets = repr((job.stage, models, shared, held))
     lengths = (job.prompt_length, job.response_length)
-    sampled = repr((nets, *lengths, job.rollout_rows, job.scored_rows, job.exact_kl))
+    sampled = repr((nets, *lengths, job.sampled_rows, job.read_rows, job.scored_rows, job.exact_kl))
     keys = {"update": repr((nets, *lengths, job.micro_batch_size, job.entropy, job.ptx_length))}
     if job.record.samples or job.normalizing_length:
         keys = {name: f"{name} {sampled}" for name in ("prefill", "decoding", "scoring")} | keys
@@ -195,9 +194,10 @@ def _work(job: Job, nets: Nets, sizes: dict[str, int]) -> dict[str, Callable]:
 def _iteration(job: Job, nets: Nets, sizes: dict[str, int]) -> dict[str, Callable]:
     roles = cast(Roles, nets.module)
     prompt, response, rows = job.prompt_length, job.response_length, job.micro_batch_size
-    actor, sampled = roles.generator(), job.rollout_rows
+    actor, sampled = roles.generator(), job.sampled_rows
+    read = job.read_rows if nets.sizes.in_columns else sampled
     return {
-        "prefill": passes.prefill(actor, sampled, prompt, sizes),
+        "prefill": passes.prefill(actor, read, prompt, sizes),
         "decoding": passes.decoding(actor, sampled, prompt + response - 1, sizes),
         "scoring": passes.scoring(roles, job.scored_rows, prompt, response, exact_kl=job.exact_kl),
         "update": passes.updating(roles, rows, prompt, response, entropy=job.entropy, ptx=(rows, job.ptx_length)),
@@ -205,12 +205,13 @@ def _iteration(job: Job, nets: Nets, sizes: dict[str, int]) -> dict[str, Callabl
 
 
 def _normalizing(job: Job, nets: Nets, sizes: dict[str, int]) -> dict[str, Callable]:
-    policy, model, rows = nets.members[POLICY], nets.members["actor"], job.rollout_rows
-    prompt, length = job.normalizing_prompt, job.normalizing_prompt + job.normalizing_length
+    policy, model, sampled = nets.members[POLICY], nets.members["actor"], job.sampled_rows
+    prompt, length = job.sampled_prompt, job.sampled_prompt + job.sampled_response
+    read = job.read_rows if nets.sizes.in_columns else sampled
     return {
-        "prefill": passes.prefill(policy, rows, prompt, sizes, POLICY),
-        "decoding": passes.decoding(policy, rows, length - 1, sizes, POLICY),
-        "scoring": passes.grading(cast(ScalarModel, model), rows, length),
+        "prefill": passes.prefill(policy, read, prompt, sizes, POLICY),
+        "decoding": passes.decoding(policy, sampled, length - 1, sizes, POLICY),
+        "scoring": passes.grading(cast(ScalarModel, model), job.rollout_rows, length),
     }
 
 

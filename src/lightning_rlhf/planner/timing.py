@@ -44,7 +44,7 @@ def times(job: Job, passes: Passes, flops: dict[str, float], speed: Speed) -> di
 
 def decoded_bytes(job: Job, passes: Passes) -> float:
     """Bytes that a device reads to decode the responses of its share of a rollout."""
-    batches = -(-job.rollout_batch_size // (job.processes * job.rollout_rows))
+    batches = -(-job.rollout_batch_size // (job.processes * job.sampled_rows))
     net = passes.sizes.passed["actor"]
     # Autocast casts the weights once for a batch. Weights in 4 or 8 bits are smaller than what they are cast to.
     weights = min(net.size, net.count * job.dtype.itemsize) if job.dtype else net.size

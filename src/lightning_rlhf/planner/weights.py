@@ -72,6 +72,8 @@ class Sizes:
     """The model whose samples normalise a reward model; None if no reward model is normalised."""
     own_head: bool = False
     """Whether the head of the backbone is a weight of its own, not tied to the embedding. A critic does not call it."""
+    in_columns: bool = False
+    """Whether the native engine keeps the keys and values of the model that samples in columns of its own."""
 
     def owner(self, role: str) -> str:
         """Name of the model that is called for a role."""

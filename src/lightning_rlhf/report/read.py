@@ -118,7 +118,8 @@ def _result(raw: Mapping[str, Any], label: str, notices: list[str]) -> Result:
         stopped_by=raw.get("stopped_by"),
         resumed="resumed_from" in raw,
         rows=_counts(_dict(raw, "rows")),
-        minibatch_size=size if type(size := raw.get("minibatch_size")) is int else None,
+        minibatch_size=_count(raw.get("minibatch_size")),
+        accumulate_grad_batches=_count(raw.get("accumulate_grad_batches")),
         parameters={str(role): _counts(sizes) for role, sizes in _dict(raw, "parameters").items()},
         hardware=_dict(raw, "hardware"),
         git={str(name): str(commit) for name, commit in _dict(raw, "git").items()},
@@ -133,6 +134,10 @@ def _dict(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _counts(raw: object) -> dict[str, int]:
     return {str(name): value for name, value in raw.items() if type(value) is int} if isinstance(raw, dict) else {}
+
+
+def _count(raw: object) -> int | None:
+    return raw if type(raw) is int else None
 
 
 def _metric(cell: object) -> float | None:

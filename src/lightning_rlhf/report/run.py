@@ -78,6 +78,9 @@ class Result:
     (`answered`)."""
     minibatch_size: int | None
     """The size that was used, which is smaller than the setting if there were too few rows for it."""
+    accumulate_grad_batches: int | None
+    """The number of parts of a minibatch, which is larger than the setting if a token budget or the memory asks for
+    more."""
     parameters: Mapping[str, Mapping[str, int]]
     """For each model, by role, the numbers of its weights (`total`) and of those that are trained (`trained`)."""
     hardware: Mapping[str, object]

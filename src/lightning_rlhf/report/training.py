@@ -79,18 +79,28 @@ def _used(use: str, path: str, rows: Mapping[str, int]) -> DataUsed:
 def _settings(config: Mapping[str, Any], record: StageRecord, measured: Sequence[Stage]) -> dict[str, Any]:
     block, model = config.get(record.block, {}), config.get("model") or {}
     trainer = {**(config.get("trainer") or {}), **(block.get("trainer") or {})}
+    module = block.get("module") or {}
+    # Too few rows make minibatches smaller than the setting, and a token budget or the memory gives them more parts.
+    sizes = module if "minibatch_size" in module else block.get("data") or {}
+    minibatch = _was(measured, "minibatch_size") or sizes.get("minibatch_size")
+    trainer["accumulate_grad_batches"] = _was(measured, "accumulate_grad_batches") or trainer.get(
+        "accumulate_grad_batches"
+    )
     settings = {
         "seed": config.get("seed"),
-        **_plain(block.get("module") or {}),
+        **_plain(module),
         "reward": _named(config.get("reward")) if record.has_four_roles else None,
-        "minibatch_size": (block.get("data") or {}).get("minibatch_size"),
-        "trainer": {name: trainer[name] for name in _TRAINER if name in trainer},
+        "minibatch_size": minibatch,
+        "trainer": {name: trainer[name] for name in _TRAINER if trainer.get(name) is not None},
         "model": {name: _plain(model[name]) for name in _MODEL if model.get(name) is not None},
     }
-    # Too few rows make minibatches smaller than the setting.
-    used = next((stage.result.minibatch_size for stage in reversed(measured) if stage.result.minibatch_size), None)
-    settings["minibatch_size"] = used or settings["minibatch_size"]
     return {name: value for name, value in settings.items() if value is not None}
+
+
+def _was(measured: Sequence[Stage], name: str) -> int | None:
+    """A size that the stage has used, from the last result that says it."""
+    found: list[int | None] = [getattr(stage.result, name) for stage in measured]
+    return next(filter(None, reversed(found)), None)
 
 
 def _plain(node: Any) -> Any:

@@ -162,6 +162,24 @@ def test_other_dtypes_and_autocast_are_left_to_torch(kind: Processor, dtype: tor
     assert torch.equal(layer.to(dtype)(x.to(dtype)), plain.to(dtype)(x.to(dtype)))
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")
+@pytest.mark.parametrize("rows", [12, 70])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_numbers_of_a_weight_are_not_kept_for_the_backward_pass(
+    kind: Processor, rows: int, transposed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # ZeRO-3 takes the numbers of a weight back after a forward pass, and brings them again for the backward pass.
+    zero3 = pytest.importorskip("deepspeed.runtime.zero.linear")
+    monkeypatch.setattr(nn.functional, "linear", zero3.zero3_linear_wrap)
+    layer: Any = FastConv1D(80, 48) if transposed else FastLinear(48, 80)
+    x = torch.randn(2, rows // 2, 48, requires_grad=True)
+    out = layer(x)
+    layer.weight.data = brought = torch.randn_like(layer.weight)
+    (grad,) = torch.autograd.grad(out.sum(), x)
+    # Each output counts once, so the gradient of an input is the sum of its weights.
+    assert_close(grad, brought.sum(int(transposed)).expand_as(x), rtol=1e-4, atol=1e-4)
+
+
 def test_a_model_that_is_built_has_fused_activations(make_source: Any) -> None:
     source: ModelSource = make_source("gpt2")
     kinds = {type(module).__name__ for module in load_causal_lm(source).modules()}

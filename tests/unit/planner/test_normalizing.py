@@ -15,15 +15,15 @@ def normalizing(**changes: Any) -> Plan:
 
 
 def test_the_policy_is_held_beside_the_reward_model_and_its_optimizer_while_it_samples() -> None:
-    plan = normalizing(rollout_batch_size=30, rollout_micro_batch_size=20)
+    plan = normalizing(rollout_batch_size=30, rollout_micro_batch_size=20, prefill_tokens=4096)
     assert kinds(plan, "normalize")["parameters"] == 4 * (CRITIC + ACTOR)
     # To the planner, the bias of the reward model is trained too.
     assert kinds(plan, "normalize")["optimizer"] == kinds(plan, "update")["optimizer"] == 8 * CRITIC
-    # The cache has 20 rows · 13 tokens · 5 blocks · 32 numbers, twice, of 4 bytes, and an eighth to spare, because 10
-    # prompts wait. Beside it lie prompts of 8 tokens that have been read.
+    # 20 responses are drawn at a time, and none waits. The cache has 20 rows · 16 columns · 5 blocks · 32 numbers,
+    # twice, of 4 bytes. Beside it lie, for a moment, the prompts of 8 tokens that have been read.
     held = [moment.held for moment in moments(plan.job) if moment.phase == "normalize"]
     column = 20 * 5 * 32 * 2 * 4
-    assert max(each["policy", "kv_cache"] for each in held) == 13 * column * 9 // 8 + 8 * column
+    assert max(each["policy", "kv_cache"] for each in held) == (16 + 8) * column
     # The policy is gone when the reward model scores, and did not exist in training.
     assert held[-1]["policy", "parameters"] == 0
     assert kinds(plan, "update")["parameters"] == kinds(plan, "export")["parameters"] == 4 * CRITIC

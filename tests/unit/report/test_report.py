@@ -900,6 +900,15 @@ def test_a_minibatch_of_fewer_rows_than_the_setting_is_told_as_it_was(tmp_path: 
     assert record["settings"]["minibatch_size"] == 40
 
 
+def test_a_record_tells_into_how_many_parts_a_minibatch_was_divided(tmp_path: Path) -> None:
+    write_settings(tmp_path, sft={"data": {"minibatch_size": 64}, "trainer": {"accumulate_grad_batches": 2}})
+    (record,) = training_records(tmp_path, "sft", {})
+    assert record["settings"]["trainer"] == {"accumulate_grad_batches": 2}
+    write_json(tmp_path / "result.json", make_sft(tmp_path) | {"accumulate_grad_batches": 16})
+    (record,) = training_records(tmp_path, "sft", {})
+    assert record["settings"]["trainer"]["accumulate_grad_batches"] == 16
+
+
 def test_a_resumed_run_says_so_and_is_repeated_without_its_checkpoint(tmp_path: Path) -> None:
     write_json(
         tmp_path / "result.json", make_sft(tmp_path) | {"resumed_from": "there/last.ckpt", "status": "interrupted"}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from lightning_rlhf.models.column_cache import ColumnCache, takes_positions
+from lightning_rlhf.models.columns import first_columns, most_columns
 from lightning_rlhf.models.forward import last_logits
 from lightning_rlhf.rollout.engines.draw import Draws, draw, seen_tokens
 from lightning_rlhf.rollout.engines.waiting import Read
@@ -56,11 +57,8 @@ class Rows:
         """
         self.net, self.sampling, self.entropy = net, sampling, entropy
         self.numbers, self.max_new_tokens = numbers.flatten(), numbers.shape[1]
-        # Columns of responses that have ended are used again, so a third of the longest prompt is enough to start with.
-        columns = longest + min(sampling.max_new_tokens, longest // 3 + 64)
-        # An eighth to spare behind the longest row that is possible makes a step copy at most eight columns on average.
-        most = longest + sampling.max_new_tokens
-        self.cache = ColumnCache(net, read.cache, max_rows, columns, most + most // 8 + 1)
+        lengths = longest, sampling.max_new_tokens
+        self.cache = ColumnCache(net, read.cache, max_rows, first_columns(*lengths), most_columns(*lengths))
         self.takes_positions = takes_positions(net)
         device = read.logits.device
         self.ids, self.positions = (torch.zeros(max_rows, 1, dtype=torch.long, device=device) for _ in range(2))
