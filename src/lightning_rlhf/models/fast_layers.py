@@ -162,8 +162,8 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool)
 def _as_usual(x: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool) -> Tensor:
     """Computes what `product` does with the operators of the layers of PyTorch and transformers.
 
-    These keep the parameter for the backward pass and not a view of its numbers, which would stay in memory after
-    ZeRO-3 has taken them back. DeepSpeed replaces `functional.linear` for this purpose.
+    These keep the parameter for the backward pass and not a view of its numbers, which would stay in memory after a
+    strategy that divides weights has taken them back. Some replace `functional.linear` for this purpose.
     """
     if not transposed:
         return functional.linear(x, weight, bias)
