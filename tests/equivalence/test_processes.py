@@ -91,13 +91,13 @@ from lightning_rlhf.rollout.engines import rows
 
 draw, drawn = rows.draw, 0
 
-def dying(*arguments):
+def dying(*arguments, **settings):
     global drawn
     drawn += arguments[2].temperature > 0
     if os.environ.get("LOCAL_RANK") == "1" and drawn == 4:
         print("rank 1 dies in a rollout", flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
-    return draw(*arguments)
+    return draw(*arguments, **settings)
 
 rows.draw = dying
 train.main()

@@ -23,7 +23,7 @@ from lightning_rlhf.rollout.judging import Judge
 from lightning_rlhf.rollout.nested import combined, rows_at
 from lightning_rlhf.rollout.sampled import Sampled
 from lightning_rlhf.rollout.sampling import Sampling
-from lightning_rlhf.rollout.stand_in import ActorStats, may_stand_in, stand_in
+from lightning_rlhf.rollout.stand_in import ActorStats, may_stand_in, stand_in, unrounded
 from lightning_rlhf.seeding import RandomKey
 
 
@@ -172,9 +172,8 @@ def score_samples(
         known = ActorStats(
             roles.actor_stats(trimmed, temperature=temperature, entropy=True), torch.ones_like(sampled.finished)
         )
-    stats = known.stats
-    ref_logprobs = roles.ref_logprobs(trimmed, temperature=temperature)
-    assert stats.entropy is not None
+    assert known.stats.entropy is not None
+    ref_logprobs = widen(roles.ref_logprobs(trimmed, temperature=temperature))
     values = roles.values(trimmed)
     # A source that scores no tokens counts as zeros, so that all micro-batches and ranks have the same tensors.
     tokens = scores.whole.new_zeros(trimmed.response_mask.shape) if scores.tokens is None else scores.tokens
@@ -185,9 +184,9 @@ def score_samples(
         sampled.logprobs,
         sampled.weights_version,
         known.scored,
-        logprobs=widen(stats.logprobs),
-        entropy=widen(stats.entropy),
-        ref_logprobs=widen(ref_logprobs),
+        logprobs=unrounded(widen(known.stats.logprobs), ref_logprobs, known.scored),
+        entropy=widen(known.stats.entropy),
+        ref_logprobs=ref_logprobs,
         values=None if values is None else widen(values),
         exact_kl=widen(roles.exact_kl(trimmed, temperature=temperature)) if exact_kl else None,
     )

@@ -30,6 +30,8 @@ Rounding causes 1e-6, and up to 1e-5 in deep models. What is wrong causes more: 
 that a router has chosen by rounding 1e-2, a wrong position, mask or temperature 1e-1. A ratio of 1 ± 1e-4 before the
 first update is far inside every clip range.
 """
+ROUNDING = 1e-5
+"""The largest difference of a token's log-prob, in nats, that rounding causes."""
 
 
 class ActorStats(NamedTuple):
@@ -87,3 +89,22 @@ def stand_in(roles: Roles, sampled: Sampled, temperature: float) -> ActorStats |
     logprobs, entropies = sampled.logprobs.clone(), sampled.entropies.clone()
     logprobs[longest, :width], entropies[longest, :width], scored[longest] = proof.logprobs, proof.entropy, True
     return ActorStats(TokenStats(logprobs, entropies), scored)
+
+
+def unrounded(logprobs: Tensor, ref_logprobs: Tensor, scored: Tensor) -> Tensor:
+    """Lets the sampler's log-probs that differ from the reference's by rounding alone equal them.
+
+    The KL of an actor that has not moved from its reference is then 0, as it is if the actor scores. Otherwise it would
+    be noise, which normalised advantages magnify where all responses get the same score.
+
+    Args:
+        logprobs: (B, R) log-probs of the actor.
+        ref_logprobs: (B, R) log-probs under the reference.
+        scored: (B,) bool, whether the actor has scored a response, so that there is no such rounding.
+
+    Returns:
+        (B, R) log-probs of the actor.
+    """
+    # NaN is no rounding, and stays.
+    rounded = (logprobs - ref_logprobs).abs() <= ROUNDING
+    return torch.where(rounded & ~scored[:, None], ref_logprobs, logprobs)

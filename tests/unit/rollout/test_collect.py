@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from lightning_rlhf.data.prompts import Prompt, collate_prompts
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.experience import Answers, Scores
+from lightning_rlhf.models.packing import without_packing
 from lightning_rlhf.models.roles import SeparateRoles
 from lightning_rlhf.models.scalar import ScalarModel
 from lightning_rlhf.models.source import ModelSource
@@ -114,7 +115,8 @@ def test_a_token_budget_changes_the_calls_and_no_number(models: bool, roles: Sep
     handle = roles.reference.register_forward_pre_hook(
         lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
-    within = collected(roles, renderer, WIDE, max_tokens=20, **settings)
+    with without_packing():
+        within = collected(roles, renderer, WIDE, max_tokens=20, **settings)
     handle.remove()
     assert all(rows * columns <= 20 for rows, columns in shapes)
     assert len({rows for rows, _ in shapes}) > 1

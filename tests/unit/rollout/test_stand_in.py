@@ -25,7 +25,7 @@ from lightning_rlhf.rollout.engines.engine import Completion, Decode, Request, R
 from lightning_rlhf.rollout.engines.native import NativeEngine
 from lightning_rlhf.rollout.engines.padded import PaddedEngine
 from lightning_rlhf.rollout.sampling import Sampling
-from lightning_rlhf.rollout.stand_in import AGREEMENT, may_stand_in
+from lightning_rlhf.rollout.stand_in import AGREEMENT, may_stand_in, unrounded
 from lightning_rlhf.seeding import SAMPLING as PURPOSE
 from lightning_rlhf.seeding import RandomKey
 
@@ -240,3 +240,13 @@ def test_processes_score_alike_if_the_engine_of_any_of_them_disagrees(
     assert [sum(one["scored"]) for one in found] == [scored, scored]
     alone = collected(roles, renderer)
     assert_close(torch.tensor(found[0]["logprobs"] + found[1]["logprobs"]), alone.logprobs, atol=1e-5, rtol=0)
+
+
+def test_an_actor_that_has_not_moved_from_its_reference_has_no_divergence() -> None:
+    reference = torch.tensor([[-1.0, -2.0, -5.0], [-3.0, -4.0, -5.0]])
+    sampled = reference + torch.tensor([[5e-6, -2e-5, torch.nan], [5e-6, 0.0, 0.0]])
+    found = unrounded(sampled, reference, torch.tensor([False, True]))
+    # Rounding is undone, but neither what is more than rounding nor what the actor has scored.
+    expected = sampled.clone()
+    expected[0, 0] = -1.0
+    assert torch.equal(found.nan_to_num(7), expected.nan_to_num(7))
