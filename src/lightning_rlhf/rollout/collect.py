@@ -168,12 +168,9 @@ def score_samples(
     def widen(tensor: Tensor) -> Tensor:
         return pad(tensor, (0, width - tensor.shape[1]))
 
-    if known is None:
-        known = ActorStats(
-            roles.actor_stats(trimmed, temperature=temperature, entropy=True), torch.ones_like(sampled.finished)
-        )
-    assert known.stats.entropy is not None
-    ref_logprobs = widen(roles.ref_logprobs(trimmed, temperature=temperature))
+    stats = roles.actor_stats(trimmed, temperature=temperature, entropy=True) if known is None else known.stats
+    assert stats.entropy is not None
+    logprobs, ref_logprobs = widen(stats.logprobs), widen(roles.ref_logprobs(trimmed, temperature=temperature))
     values = roles.values(trimmed)
     # A source that scores no tokens counts as zeros, so that all micro-batches and ranks have the same tensors.
     tokens = scores.whole.new_zeros(trimmed.response_mask.shape) if scores.tokens is None else scores.tokens
@@ -183,9 +180,9 @@ def score_samples(
         sampled.finished,
         sampled.logprobs,
         sampled.weights_version,
-        known.scored,
-        logprobs=unrounded(widen(known.stats.logprobs), ref_logprobs, known.scored),
-        entropy=widen(known.stats.entropy),
+        torch.ones_like(sampled.finished) if known is None else known.scored,
+        logprobs=logprobs if known is None else unrounded(logprobs, ref_logprobs),
+        entropy=widen(stats.entropy),
         ref_logprobs=ref_logprobs,
         values=None if values is None else widen(values),
         exact_kl=widen(roles.exact_kl(trimmed, temperature=temperature)) if exact_kl else None,

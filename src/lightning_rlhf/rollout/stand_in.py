@@ -91,20 +91,18 @@ def stand_in(roles: Roles, sampled: Sampled, temperature: float) -> ActorStats |
     return ActorStats(TokenStats(logprobs, entropies), scored)
 
 
-def unrounded(logprobs: Tensor, ref_logprobs: Tensor, scored: Tensor) -> Tensor:
-    """Lets the sampler's log-probs that differ from the reference's by rounding alone equal them.
+def unrounded(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """Lets log-probs that differ from the reference's by rounding alone equal them.
 
-    The KL of an actor that has not moved from its reference is then 0, as it is if the actor scores. Otherwise it would
-    be noise, which normalised advantages magnify where all responses get the same score.
+    The KL of an actor that has not moved from its reference is then 0, as it is if the actor scores all responses.
+    Otherwise it would be noise, which normalised advantages magnify where all responses get the same score.
 
     Args:
-        logprobs: (B, R) log-probs of the actor.
+        logprobs: (B, R) log-probs of the actor, from the sampler or from a call of other rows than the reference's.
         ref_logprobs: (B, R) log-probs under the reference.
-        scored: (B,) bool, whether the actor has scored a response, so that there is no such rounding.
 
     Returns:
         (B, R) log-probs of the actor.
     """
     # NaN is no rounding, and stays.
-    rounded = (logprobs - ref_logprobs).abs() <= ROUNDING
-    return torch.where(rounded & ~scored[:, None], ref_logprobs, logprobs)
+    return torch.where((logprobs - ref_logprobs).abs() <= ROUNDING, ref_logprobs, logprobs)
