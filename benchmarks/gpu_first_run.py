@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+os.environ |= {"HF_HUB_OFFLINE": "1"}
 
 import torch
 from gpu_parts import GENERATED, engines, equality, facts, rollouts

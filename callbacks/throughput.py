@@ -61,7 +61,7 @@ class Throughput(RLHFCallback):
         self.samples = len(rollout.prompts)
         self.tokens = tokens = int(rollout.experience.sequences.attention_mask.sum())
         sampled = num_parameters(trainer, module.roles.generator())
-        rescored = {"actor": rollout.metrics["rescored_rate"]}
+        rescored = {"actor": rollout.metrics.get("rescored_rate", 1)}
         scored = sum(rescored.get(role, 1) * num_parameters(trainer, net) for role, net in module.roles.nets().items())
         self.rollout_flops = int(2 * tokens * (sampled + scored))
 

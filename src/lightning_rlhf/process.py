@@ -9,7 +9,7 @@ _SPINS = 5000
 # Names of malloc.h, and their values.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _KEPT, _AT_A_TIME = 2**30, 2**26
-"""Bytes of freed memory that a process keeps at most, and that it requests at least."""
+"""Bytes of freed memory behind the last address in use that a process keeps at most, and that it requests at least."""
 
 
 def prepare_process() -> None:
@@ -21,13 +21,23 @@ def prepare_process() -> None:
     let their threads sleep at once.
 
     glibc requests each large tensor from the kernel and gives it back at once, and the kernel writes zeros into every
-    page of it. An update on a CPU spends up to 15% of its time on that. Here glibc reuses freed memory, of which the
-    process keeps at most 1 GiB beyond the last address in use.
+    page of it. An update on a CPU spends up to 15% of its time on that. Here glibc keeps freed memory to use it again,
+    until `return_freed_memory` returns it.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("GOMP_SPINCOUNT", str(_SPINS))
-    if platform.libc_ver()[0] == "glibc" and not any(name.startswith("MALLOC_") for name in os.environ):
+    if _has_glibc() and not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         mallopt = ctypes.CDLL(None).mallopt
         for setting, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _KEPT), (_M_TOP_PAD, _AT_A_TIME)):
             mallopt(setting, value)
+
+
+def return_freed_memory() -> None:
+    """Returns the memory that is not in use to the system, such as that of weights that have moved to a GPU."""
+    if _has_glibc():
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _has_glibc() -> bool:
+    return platform.libc_ver()[0] == "glibc"

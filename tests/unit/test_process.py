@@ -46,3 +46,24 @@ print(faults() - before)
     # Each tensor has 64 MiB, which are 16,384 pages.
     pages = 8 * 16_384
     assert int(said.stdout) > 0.9 * pages if own else int(said.stdout) < 0.1 * pages
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc has these settings")
+def test_memory_between_blocks_in_use_is_returned_on_demand() -> None:
+    program = """
+from pathlib import Path
+import torch
+from lightning_rlhf.process import prepare_process, return_freed_memory
+prepare_process()
+def resident(): return int(Path("/proc/self/statm").read_text().split()[1]) // 256
+blocks = [(torch.ones(2**22), torch.ones(1024)) for _ in range(8)]
+small = [block[1] for block in blocks]
+del blocks
+before = resident()
+return_freed_memory()
+print(before - resident())
+"""
+    settings = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    said = subprocess.run([sys.executable, "-c", program], env=settings, capture_output=True, text=True, check=True)
+    # Eight tensors of 16 MiB.
+    assert int(said.stdout) > 0.9 * 128

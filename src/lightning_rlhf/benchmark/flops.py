@@ -97,7 +97,7 @@ def honest(run: Counted, prompts: list[int], responses: list[int]) -> dict[str, 
 
     return {
         "rollout": forward("actor"),
-        # The rollout has computed the log-probs of the actor.
+        # The rollout has computed the log-probs of the actor, though in 16 bits and with vLLM it scores them too.
         "score": sum(forward(role) for role in run.nets if role != "actor"),
         "update": run.ppo_epochs * sum(step(role) for role in run.learners),
     }

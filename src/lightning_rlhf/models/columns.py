@@ -13,7 +13,7 @@ def aligned(num_columns: int) -> int:
 def first_columns(prompt: int, response: int) -> int:
     """Columns to begin with, for the longest prompt and the longest response.
 
-    Columns of responses that have ended are used again, so a third of the longest prompt is enough to start with.
+    Columns of responses that have ended are used again, so a third of the longest prompt and 64 are enough.
     """
     return prompt + min(response, prompt // 3 + 64)
 

@@ -115,8 +115,8 @@ def packed(net: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Arrange
 def _takes_segments(net: nn.Module, input_ids: Tensor) -> bool:
     """Whether the attention of a line can be computed in segments.
 
-    A GPU would wait until it has told how long they are, and compiled code would be compiled for each number of them. A
-    window that is shorter than a row needs a mask.
+    The program would have to wait for a GPU to learn their lengths, and compiled code would be compiled for each number
+    of them. A window that is shorter than a row needs a mask.
     """
     config: Any = net.config
     window = getattr(config, "sliding_window", None)

@@ -7,14 +7,14 @@ whose mask is here a tensor of another kind: it says where the segments end.
 Shapes: N tokens of the line, H heads, D numbers of a head.
 """
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 
 def segment_mask(ends: Tensor, sizes: Sequence[int]) -> Tensor:
@@ -35,30 +35,31 @@ def segment_mask(ends: Tensor, sizes: Sequence[int]) -> Tensor:
 @cache
 def _accept_segments() -> None:
     """Lets the attention `sdpa` of transformers accept masks of this kind; it gets all other masks as before."""
-    AttentionInterface.register("sdpa", _attention)
+    AttentionInterface.register("sdpa", partial(_attention, ALL_ATTENTION_FUNCTIONS["sdpa"]))
 
 
 def _attention(
+    whole: Callable[..., Any],
     module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
     **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """Computes (1, N, H, D) from (1, H, N, D), as `sdpa_attention_forward` of transformers does.
+) -> Any:
+    """Computes (1, N, H, D) from (1, H, N, D), as the attention that `whole` computes for a segment does.
 
     Each argument is split once, because the gradient of a split is one concatenation, whereas that of each slice would
     be as large as the whole.
     """
     if attention_mask is None or attention_mask.dtype != torch.int64:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        return whole(module, query, key, value, attention_mask, **kwargs)
     ends, numbers = attention_mask[0, 0]
     sizes = torch.unique_consecutive(numbers, return_counts=True)[1].tolist()
     found, start = [], 0
-    for own, *parts in zip(ends.split(sizes), *(whole.split(sizes, 2) for whole in (query, key, value)), strict=True):
-        query, key, value = parts
-        found.append(sdpa_attention_forward(module, query, key, value, _within(own - start), **kwargs)[0])
+    queries, keys, values = (tensor.split(sizes, 2) for tensor in (query, key, value))
+    for own, q, k, v in zip(ends.split(sizes), queries, keys, values, strict=True):
+        found.append(whole(module, q, k, v, _within(own - start), **kwargs)[0])
         start += len(own)
     return torch.cat(found, 1), None
 

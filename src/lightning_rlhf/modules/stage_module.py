@@ -16,6 +16,7 @@ from lightning_rlhf.distributed.half_precision import keep_digits
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.modules.arguments import read_arguments
 from lightning_rlhf.modules.checkpoint import beside_adapters, leave_out
+from lightning_rlhf.process import return_freed_memory
 from lightning_rlhf.rollout.sampling import Sampling
 from lightning_rlhf.strategies.checkpoint_weights import read_checkpoint
 
@@ -63,8 +64,9 @@ class StageModule(LightningModule):
             self.shares[name] = self.shares.get(name, 0) + share.detach()
 
     def on_train_start(self) -> None:
-        """Forgets the shares of a step that was interrupted."""
+        """Forgets the shares of a step that was interrupted, and returns the memory in which weights were read."""
         self.shares, self.totals = {}, {}
+        return_freed_memory()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Logs the metrics of the minibatch, before any callback that ends a run after this step."""

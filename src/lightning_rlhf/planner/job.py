@@ -120,7 +120,9 @@ class Job:
     @property
     def num_prompts(self) -> int:
         """Number of different prompts of these responses."""
-        return -(-self.num_requests // self.samples_per_prompt)
+        groups = -(-self.num_requests // self.samples_per_prompt)
+        # A group that two processes share has its prompt in both.
+        return min(self.num_requests, groups + (self.num_requests % self.samples_per_prompt > 0))
 
     @property
     def rollout_rows(self) -> int:

@@ -23,7 +23,7 @@ from lightning_rlhf.rollout.judging import Judge
 from lightning_rlhf.rollout.nested import combined, rows_at
 from lightning_rlhf.rollout.sampled import Sampled
 from lightning_rlhf.rollout.sampling import Sampling
-from lightning_rlhf.rollout.stand_in import ActorStats, may_stand_in, stand_in, unrounded
+from lightning_rlhf.rollout.stand_in import ActorStats, may_stand_in, stand_in
 from lightning_rlhf.seeding import RandomKey
 
 
@@ -151,8 +151,8 @@ def score_samples(
 ) -> Samples:
     """Evaluates sampled sequences with the actor, the reference and the critic.
 
-    The actor's log-probs are computed by the same code that the update uses, so that the ratio of the first update is 1
-    up to rounding. Columns that no row uses are not computed.
+    The actor's log-probs are computed by the same code that the update uses, unless they are known. The ratio of the
+    first update is therefore 1 up to rounding. Columns that no row uses are not computed.
 
     Args:
         roles: The four roles.
@@ -181,7 +181,7 @@ def score_samples(
         sampled.logprobs,
         sampled.weights_version,
         torch.ones_like(sampled.finished) if known is None else known.scored,
-        logprobs=logprobs if known is None else unrounded(logprobs, ref_logprobs),
+        logprobs=logprobs if known is None else torch.where(known.unmoved[:, None], ref_logprobs, logprobs),
         entropy=widen(stats.entropy),
         ref_logprobs=ref_logprobs,
         values=None if values is None else widen(values),

@@ -20,7 +20,7 @@ def rows_at(value: T, rows: list[int]) -> T:
 
 def _combined(parts: Sequence[Any], combine: Callable[[list[Tensor]], Tensor]) -> object:
     first = parts[0]
-    if first is None:
+    if any(part is None for part in parts):
         return None
     if isinstance(first, Tensor):
         return combine(list(parts))

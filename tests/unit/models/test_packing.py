@@ -32,6 +32,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "qwen3": {},
     "cohere": {"logit_scale": 0.3},
     "granite": {"logits_scaling": 3.0},
+    "a window as wide as rows": {"model_type": "gemma3_text", **_WINDOW, "sliding_window": 64},
 }
 SIX = ("gpt2", "llama", "opt", "bloom", "gptj", "gpt_neox")
 PROMPTS = [[3, 4, 5, 6, 8, 9, 10], [11], [12, 13], [14, 15, 16], [17]]
@@ -92,8 +93,8 @@ def assert_packing_changes_nothing(
     called = net.net.base_model if isinstance(net, ScalarModel) else net
     handle = called.register_forward_pre_hook(seen, with_kwargs=True)
     found = numbers()
-    # The windows of the tests are shorter than the rows.
-    segments = called.config._attn_implementation == "sdpa" and getattr(called.config, "sliding_window", None) is None
+    window = getattr(called.config, "sliding_window", None)
+    segments = called.config._attn_implementation == "sdpa" and (window is None or window == 64)
     assert (shapes == [shapes_of_call[form if segments else "rows"]]) == packs
     mine = gradients(net, found)
     monkeypatch.setattr(forward, "packed", lambda *_: None)
@@ -206,6 +207,28 @@ def test_scores_of_rows_that_begin_alike_have_the_gradient_of_padded_rows(
     assert_packing_changes_nothing(
         monkeypatch, net, numbers, packs=can_pack(source), form=form, shapes_of_call=ALIKE_PACKED
     )
+
+
+def test_layers_that_are_computed_again_have_the_gradient_of_padded_rows(
+    monkeypatch: pytest.MonkeyPatch,
+    make_source: Callable[..., ModelSource],
+    make_causal_lm: Callable[..., PreTrainedModel],
+    make_sequences: MakeSequences,
+    form: str,
+) -> None:
+    net, sequences = make_causal_lm(make_source("llama")), make_sequences(ALIKE_PROMPTS, ALIKE_RESPONSES)
+    net.train().gradient_checkpointing_enable()
+    calls = []
+    net.model.layers[0].self_attn.register_forward_pre_hook(lambda *_: calls.append(1))
+    assert_packing_changes_nothing(
+        monkeypatch,
+        net,
+        lambda: response_stats(net, sequences).logprobs,
+        packs=True,
+        form=form,
+        shapes_of_call=ALIKE_PACKED,
+    )
+    assert len(calls) == 4
 
 
 def test_rows_share_no_tokens_while_numbers_are_dropped_at_random(
