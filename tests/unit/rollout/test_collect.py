@@ -135,11 +135,12 @@ def test_processes_score_in_as_many_calls_as_the_one_that_needs_most(
     calls = []
     roles.reference.register_forward_pre_hook(lambda *_: calls.append(1))
     alone = collected(roles, renderer, micro_batch_size=5)
-    assert len(calls) == 1
+    # The reference scores the longest response first, to see whether the actor has moved.
+    assert len(calls) == 1 + 1
     # Another process needs four calls.
     monkeypatch.setattr("lightning_rlhf.rollout.collect.gather_objects", lambda items: [*items, 4])
     assert_close(collected(roles, renderer, micro_batch_size=5).logprobs, alone.logprobs, atol=1e-4, rtol=1e-4)
-    assert len(calls) == 1 + 4
+    assert len(calls) == 2 + 1 + 4
 
 
 def test_samples_have_all_columns_though_only_those_in_use_are_scored(roles: SeparateRoles, renderer: Renderer) -> None:
@@ -151,9 +152,9 @@ def test_samples_have_all_columns_though_only_those_in_use_are_scored(roles: Sep
     handle.remove()
     mask = samples.sequences.response_mask
     assert mask.sum(1).min() < 6
-    # The longest rows are scored first.
+    # The first call is the check of the longest response; then the longest rows are scored first.
     lengths = [len(ids) + int(length) for ids, length in zip(PROMPTS, mask.sum(1), strict=True)]
-    assert widths == sorted(lengths, reverse=True)
+    assert widths[1:] == sorted(lengths, reverse=True)
     for tensor in (samples.logprobs, samples.entropy, samples.ref_logprobs, samples.values, samples.sampler_logprobs):
         assert tensor is not None
         assert tensor.shape == mask.shape == (5, 6)
