@@ -63,6 +63,8 @@ Case = tuple[str, ...]
 """Family, what is trained, and strategy."""
 CASES: list[Case] = list(product(FAMILIES, NETS, STRATEGIES))
 PHASES = ("rollout", "update")
+_SECONDS = 900
+"""A case that takes longer hangs."""
 _HEAD = f"""\
 | family | trained | strategy | rollout, MiB | planned | | update, MiB | planned | |
 {9 * "| --- "}|
@@ -104,8 +106,8 @@ def _prompt(numbers: random.Random, renderer: Renderer, length: int) -> str:
         text = longer
 
 
-def measure(family: Path, nets: str, strategy: str) -> dict[str, Any]:
-    """Runs one case and returns its record."""
+def measure(family: Path, nets: str, strategy: str, environment: dict[str, str] | None = None) -> dict[str, Any]:
+    """Runs one case, in the environment of this process or in another, and returns its record."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         (folder / "prompts.jsonl").write_bytes((family / "prompts.jsonl").read_bytes())
@@ -118,8 +120,10 @@ def measure(family: Path, nets: str, strategy: str) -> dict[str, Any]:
         script = Path(__file__).with_name("plan_run.py")
         done = subprocess.run(
             [sys.executable, script, folder, *settings, *NETS[nets], *STRATEGIES[strategy]],
+            env=environment,
             capture_output=True,
             text=True,
+            timeout=_SECONDS,
         )
         if done.returncode:
             raise SystemExit(f"{family.name} {nets} {strategy} failed:\n{done.stderr[-3000:]}")

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 import pytest
-from support import TINY, command, keep, result_of, run_folder
+from support import TINY, command, environ, keep, result_of, run_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -149,7 +149,7 @@ def test_the_table_of_the_page_has_96_plans_within_a_tenth_of_what_was_measured(
 def test_a_plan_is_within_a_tenth_of_what_a_run_takes(words: str, plan_accuracy: Any, tmp_path: Path) -> None:
     family, nets, strategy = words.split()
     plan_accuracy.write_nets(family, tmp_path)
-    record = plan_accuracy.measure(tmp_path, nets, strategy)
+    record = plan_accuracy.measure(tmp_path, nets, strategy, environ())
     assert max(map(abs, plan_accuracy.differences(record))) <= 0.1, record
 
 
