@@ -39,7 +39,7 @@ ONE_TOKEN: dict[str, dict[str, Any]] = {
         "credit": Credit(advantage="grpo_no_std", num_samples_per_prompt=GROUP),
         "loss": PPOLoss(policy="gspo", aggregation="fixed_length"),
     },
-    "remax": {"credit": Credit(advantage="remax"), "iterations": 80},
+    "remax": {"credit": Credit(advantage="remax"), "iterations": 120},
 }
 
 
