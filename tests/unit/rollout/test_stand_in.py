@@ -21,7 +21,7 @@ from lightning_rlhf.models.head import TokenStats
 from lightning_rlhf.models.roles import SeparateRoles
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.rollout.collect import Samples, collect
-from lightning_rlhf.rollout.engines.engine import Completion, Decode, Request, RolloutEngine
+from lightning_rlhf.rollout.engines.engine import Completion, Request, RolloutEngine
 from lightning_rlhf.rollout.engines.native import NativeEngine
 from lightning_rlhf.rollout.engines.padded import PaddedEngine
 from lightning_rlhf.rollout.sampling import Sampling
@@ -39,15 +39,8 @@ class Off(NativeEngine):
 
     by = 3 * AGREEMENT
 
-    def iterate(
-        self,
-        requests: Sequence[Request],
-        sampling: Sampling,
-        *,
-        stop_ids: tuple[int, ...],
-        decode: Decode | None = None,
-    ) -> Iterator[Completion]:
-        for one in super().iterate(requests, sampling, stop_ids=stop_ids, decode=decode):
+    def iterate(self, *arguments: Any, **settings: Any) -> Iterator[Completion]:
+        for one in super().iterate(*arguments, **settings):
             yield one._replace(logprobs=[logprob + self.by for logprob in one.logprobs])
 
 
