@@ -5,7 +5,7 @@ import os
 import platform
 
 _SPINS = 5000
-"""How often a thread of GNU's OpenMP looks for work before it sleeps; some 0.2 milliseconds."""
+"""How often a thread of GNU's OpenMP looks for work before it sleeps."""
 # Names of malloc.h, and their values.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _KEPT, _AT_A_TIME = 2**30, 2**26
@@ -15,7 +15,7 @@ _KEPT, _AT_A_TIME = 2**30, 2**26
 def prepare_process() -> None:
     """Chooses how threads wait for work and how memory is reused, unless the environment says so; call it before torch.
 
-    Idle threads spin for a moment, and then sleep. Threads that spin for long made training seven times slower next to
+    Idle threads spin for a moment, and then sleep. Threads that spin for long made rollouts 16 times slower next to
     another busy process. Threads that sleep at once made rollouts 1.5 times slower on an idle machine, because an
     operation of a small model takes microseconds. GNU's OpenMP, which torch ships on Linux, can do both; other runtimes
     let their threads sleep at once.

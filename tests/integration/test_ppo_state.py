@@ -20,6 +20,7 @@ from lightning_rlhf.errors import UserError
 from lightning_rlhf.modules.optim import Optim
 from lightning_rlhf.ops.moments import Moments
 from lightning_rlhf.rewards.build import WeightedSum
+from lightning_rlhf.rollout import collect
 from lightning_rlhf.rollout.credit import Credit
 from lightning_rlhf.rollout.shaping import RewardShaping
 from lightning_rlhf.seeding import PTX, endless
@@ -113,14 +114,17 @@ def test_every_response_says_how_many_steps_its_weights_had_made_in_a_resumed_ru
     assert versions(max_epochs=4, ckpt_path=tmp_path / "kept" / "step=8.ckpt") == [[8], [12]]
 
 
-def test_an_engine_with_weights_of_its_own_draws_what_the_net_itself_draws(parts: Callable, tmp_path: Path) -> None:
+def test_an_engine_with_weights_of_its_own_draws_what_the_net_itself_draws(
+    parts: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def run(**settings: Any) -> list[float]:
         recorder = Recorder()
         trainer(tmp_path, recorder, max_epochs=3).fit(*parts("ppo", **settings))
         return recorder.losses
 
-    # The actor scores what an engine with weights of its own has drawn, and rounds otherwise than the sampler.
-    assert run(engine=partial(OwnWeights, micro_batch_size=8)) == pytest.approx(run(), rel=1e-3, abs=1e-5)
+    # The actor scores what an engine with weights of its own has drawn, and so it does here for both.
+    monkeypatch.setattr(collect, "may_stand_in", lambda *_: False)
+    assert run(engine=partial(OwnWeights, micro_batch_size=8)) == run()
 
 
 def test_a_run_stops_before_its_update_if_the_engine_has_other_weights(parts: Callable, tmp_path: Path) -> None:

@@ -52,7 +52,10 @@ class Samples(NamedTuple):
     weights_version: Tensor
     """(B, 1) int64 version of the weights that the sampler drew with."""
     scored: Tensor
-    """(B,) bool: the actor scored the response; otherwise `logprobs` and `entropy` are those of the sampler."""
+    """(B,) bool: the actor scored the response.
+
+    Otherwise `entropy` is the sampler's, and so is `logprobs` once the actor has moved from its reference.
+    """
     logprobs: Tensor
     """(B, R) log-probs under the actor."""
     entropy: Tensor
