@@ -72,7 +72,7 @@ class LLMJudge:
 
     def _score(self, messages: Sequence["Message"], response: str) -> float:
         low, high = self.grading.low, self.grading.high
-        score, replies = self.grading.grade(self.client, messages, response)
+        score, replies, _ = self.grading.grade(self.client, messages, response)
         if score is None:
             first, second = (reply[:300] for reply in replies)
             raise UserError(

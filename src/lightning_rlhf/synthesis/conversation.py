@@ -29,8 +29,8 @@ class Held(NamedTuple):
 def hold(person: Role, assistant: Role, topic: str, num_exchanges: int, messages: "list[Message]") -> Held:
     """Continues a conversation until it has a number of exchanges.
 
-    A turn that is empty, or that the limit of its tokens has cut off, is left out and ends the conversation: models that
-    train on the data would learn to say nothing, or to stop in the middle of a sentence.
+    A turn that is empty, or that the limit of its tokens has cut off, is left out and ends the conversation: a model
+    that trains on the data would learn to say nothing, or to stop in the middle of a sentence.
 
     Args:
         person: The role that asks.

@@ -2,14 +2,14 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.saving import appearing, strict_json
 from lightning_rlhf.synthesis.duplicates import Duplicates
+from lightning_rlhf.synthesis.rows_file import lines, write_rows
 from lightning_rlhf.synthesis.templates import Templates
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ class Limits(NamedTuple):
         """Returns itself; raises `UserError` if no answer fits."""
         if self.min_words < 1 or (self.max_words is not None and self.max_words < self.min_words):
             raise UserError(
-                f"min_answer_words={self.min_words}, max_answer_words={self.max_words}: the first must be positive, and "
-                "the second not smaller (null sets no limit)"
+                f"min_answer_words={self.min_words}, max_answer_words={self.max_words}: the first must be positive, "
+                "and the second not smaller (null sets no limit)"
             )
         return self
 
@@ -124,8 +124,7 @@ class DataFiles:
                 made[name] += rows
         paths = {name: folder / f"{name}.jsonl" for name in FILES}
         for name, path in paths.items():
-            with appearing(path) as partial:
-                partial.write_bytes(b"".join(_lines(made[name])))
+            write_rows(path, made[name])
             self.counts[name] = len(made[name])
         self._streams = {name: self._open.enter_context(path.open("ab")) for name, path in paths.items()}
 
@@ -138,8 +137,7 @@ class DataFiles:
         """Appends the rows of a finished conversation, and returns when they are on the disk."""
         for name, rows in self._filter.rows(messages, ended).items():
             stream = self._streams[name]
-            for line in _lines(rows):
-                stream.write(line)
+            stream.write(lines(rows))
             stream.flush()
             os.fsync(stream.fileno())
             self.counts[name] += len(rows)
@@ -147,7 +145,3 @@ class DataFiles:
     def close(self) -> None:
         """Closes the files."""
         self._open.close()
-
-
-def _lines(rows: Iterable[dict[str, Any]]) -> Iterator[bytes]:
-    return (strict_json(row, ensure_ascii=False).encode() + b"\n" for row in rows)

@@ -58,9 +58,7 @@ class Duplicates:
         sketch.update_batch([shingle.encode() for shingle in shingles])
         assert self.similarity is not None
         # The index also returns texts somewhat below the threshold.
-        near = any(
-            sketch.jaccard(self._sketches[found]) >= self.similarity for found in self._index.query(sketch)
-        )
+        near = any(sketch.jaccard(self._sketches[found]) >= self.similarity for found in self._index.query(sketch))
         if not near:
             self._index.insert(len(self._sketches), sketch)
             self._sketches.append(sketch)

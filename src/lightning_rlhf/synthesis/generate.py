@@ -1,7 +1,8 @@
 """Makes conversations, several at a time, and keeps each one as soon as it is finished."""
 
+import json
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 from lightning_rlhf.chat_models.budget import BudgetSpent, Usage
 from lightning_rlhf.chat_models.client import ChatClient
 from lightning_rlhf.chat_models.retry import Stopped
+from lightning_rlhf.console import console
 from lightning_rlhf.errors import UserError, require
 from lightning_rlhf.saving import write_json
 from lightning_rlhf.synthesis.conversation import Held, hold
@@ -144,6 +146,13 @@ def _all(
     error: Exception | None = None
     pool = ThreadPoolExecutor(client.max_concurrency)
     waiting: set[Future[tuple[int, Held]]] = {pool.submit(make, number) for number in numbers}
+
+    def stop() -> None:
+        # Conversations that are going on end before their next request, and are kept as far as they went.
+        nonlocal waiting
+        client.stop()
+        waiting = {future for future in waiting if not future.cancel()}
+
     try:
         while waiting:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -153,13 +162,16 @@ def _all(
                 if held.error is not None and not isinstance(held.error, Stopped):
                     error = error or held.error
             if error is not None:
-                # Conversations that are going on end before their next request, and are kept as far as they went.
-                client.stop()
-                waiting = {future for future in waiting if not future.cancel()}
+                stop()
+    except KeyboardInterrupt:
+        stop()
+        console.say("waiting for the replies that are under way; another Ctrl-C gives them up")
+        for future in as_completed(waiting):
+            keep(*future.result())
+        raise
     finally:
-        # After Ctrl-C, no thread sends a further request.
-        client.stop()
-        pool.shutdown(wait=False, cancel_futures=True)
+        stop()
+        pool.shutdown(wait=False)
     return error
 
 
@@ -176,8 +188,6 @@ def _entry(number: int, held: Held, topic: str) -> dict[str, Any]:
 
 def _check_plan(file: Path, settings: Mapping[str, Any], *, begun: bool) -> None:
     """Compares the plan with that of the conversations that the folder has, and writes it if there are none."""
-    import json
-
     if not begun or not file.exists():
         write_json(file, settings)
         return

@@ -19,9 +19,7 @@ class Role:
     For a model, its own turns are those of the assistant, and what the other side says are those of the user.
     """
 
-    def __init__(
-        self, side: Literal["user", "assistant"], instructions: str, client: ChatClient, memory: int
-    ) -> None:
+    def __init__(self, side: Literal["user", "assistant"], instructions: str, client: ChatClient, memory: int) -> None:
         """Stores the settings.
 
         Args:
@@ -56,6 +54,4 @@ class Role:
         if self.side == "user":
             seen.insert(0, HumanMessage(_BEGIN))
         # The turn that is answered comes after the exchanges that are remembered.
-        return trim_messages(
-            seen, max_tokens=2 * self.memory + 1, token_counter=len, strategy="last", start_on="human"
-        )
+        return trim_messages(seen, max_tokens=2 * self.memory + 1, token_counter=len, strategy="last", start_on="human")

@@ -87,5 +87,7 @@ def _places(name: str, text: str) -> list[str]:
     except ValueError as error:
         return [f"{name}: {error}; write a brace that is text as {{{{ or }}}}"]
     if others := sorted(places - {"topic"}):
-        return [f"{name} has {{{others[0]}}}, but only {{topic}} is filled in; write a brace that is text as {{{{ or }}}}"]
+        return [
+            f"{name} has {{{others[0]}}}, but only {{topic}} is filled in; write a brace that is text as {{{{ or }}}}"
+        ]
     return []
