@@ -66,7 +66,7 @@ def score_dataset(
         The file of the judged rows; `result.json` with the same beginning lies beside it.
 
     Raises:
-        UserError: If a setting or the data are wrong, the model fails for good, or the judge does not agree with people.
+        UserError: If a setting or the data are wrong, the model fails, or the judge agrees too little with people.
     """
     start = time.perf_counter()
     file = Path(output).expanduser()
