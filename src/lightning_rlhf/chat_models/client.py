@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -86,12 +86,19 @@ class ChatClient:
 
         Returns:
             The results in the order of the items.
+
+        Raises:
+            Exception: The first error of the function, after which no further request is made.
         """
         with ThreadPoolExecutor(self.max_concurrency) as pool:
-            waiting = [pool.submit(work, item) for item in items]
+            futures = [pool.submit(work, item) for item in items]
             try:
-                return [future.result() for future in waiting]
+                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+                if failed := [future for future in done if future.exception() is not None]:
+                    failed[0].result()
+                return [future.result() for future in futures]
             except BaseException:
+                # Requests that wait for another attempt need not be awaited.
                 self.stop()
                 pool.shutdown(cancel_futures=True)
                 self._stop.clear()

@@ -12,7 +12,7 @@ from lightning_rlhf.chat_models.client import ChatClient
 from lightning_rlhf.chat_models.retry import Stopped
 from lightning_rlhf.console import console
 from lightning_rlhf.errors import UserError, require
-from lightning_rlhf.saving import write_json
+from lightning_rlhf.saving import remove, write_json
 from lightning_rlhf.synthesis.conversation import Held, hold
 from lightning_rlhf.synthesis.data_files import DataFiles, Filter
 from lightning_rlhf.synthesis.journal import Journal
@@ -89,10 +89,15 @@ def generate(client: ChatClient, plan: Plan, folder: Path, num_conversations: in
     if num_conversations < 1:
         raise UserError(f"num_conversations={num_conversations}: must be positive")
     plan.checked()
+    existed = folder.exists()
     journal = Journal(folder / JOURNAL, f"output_dir={folder}")
     try:
         _check_plan(folder / PLAN, plan.settings(), begun=bool(journal.entries))
         return _generate(client, plan, folder, num_conversations, filters, journal)
+    except BaseException:
+        if not existed and not journal.entries:
+            remove(folder)
+        raise
     finally:
         journal.close()
 

@@ -99,10 +99,10 @@ def test_a_spent_budget_ends_cleanly_and_a_larger_one_continues_the_turns(
     server: OpenAIServer, generate: Generate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.say = Talk()
-    result = generate(max_tokens=3000)
+    result = generate(max_tokens=700)
     assert result["status"] == "stopped"
-    assert result["metrics"]["tokens"] <= 3000
-    assert "max_tokens=3000" in capsys.readouterr().out
+    assert result["metrics"]["tokens"] <= 700
+    assert "max_tokens=700" in capsys.readouterr().out
     paid = sum(len(entry["messages"]) for entry in lines(tmp_path, "conversations"))
     assert paid == len(server.requests)
     assert 0 < paid < 6 * 4
@@ -122,6 +122,15 @@ def test_a_failure_that_stays_keeps_what_there_is(server: OpenAIServer, generate
     generate()
     check_whole(tmp_path, 6)
     assert len(server.requests) == 6 * 4 + 1
+
+
+def test_a_model_that_cannot_be_reached_leaves_nothing_behind(
+    server: OpenAIServer, generate: Generate, tmp_path: Path
+) -> None:
+    server.faults = [Fault(401, '{"error": {"message": "wrong key"}}')] * 4
+    with pytest.raises(UserError, match="wrong key"):
+        generate()
+    assert not list(tmp_path.iterdir())
 
 
 def test_conversations_of_another_plan_are_not_mixed(server: OpenAIServer, generate: Generate, tmp_path: Path) -> None:
@@ -164,7 +173,7 @@ def test_a_killed_process_loses_at_most_what_was_going_on_and_nothing_is_doubled
             assert process.poll() is None
             assert time.monotonic() < end
             time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.communicate()
         assert len(finished(tmp_path)) < 12
     done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
