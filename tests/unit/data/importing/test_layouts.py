@@ -164,3 +164,10 @@ def test_a_message_of_openassistant_whose_parent_is_missing_is_dropped() -> None
     _, dropped = converted("openassistant", *FLAT[1:])
     # a0, a1 and a2 answer q0; what follows them cannot be reached.
     assert dropped == {"the message that it answers is not among the rows": 3}
+
+
+def test_answers_of_openassistant_with_the_same_rank_make_no_pair() -> None:
+    rows = [message("q0", None, "Q?"), message("a0", "q0", "one", 0), message("a1", "q0", "other", 0)]
+    files, dropped = converted("openassistant", *rows)
+    assert "preferences" not in files
+    assert dropped == {"two answers have the same rank, so they make no pair": 1}
