@@ -47,7 +47,9 @@ def import_dataset(
 
     if layout not in LAYOUTS:
         raise UserError(f"layout={layout}: expected one of {', '.join(LAYOUTS)}")
-    name = LAYOUTS[layout].hub if path is None else path
+    named = LAYOUTS[layout]
+    name = path or named.hub
+    split = split or (None if path else named.split)
     with console.status(f"reading {name}"):
         source = source_of(name, Reading(split=split, config_name=config_name))
         converted = convert(source, layout, folder, where=where, limit=limit)

@@ -53,7 +53,7 @@ class ChatClient:
     retries: int = 5
     backoff: float = 1.0
     budget: Budget = field(default_factory=Budget)
-    _stop: threading.Event = field(default_factory=threading.Event)
+    _stop: threading.Event = field(default_factory=threading.Event, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Checks the numbers."""
@@ -101,12 +101,16 @@ class ChatClient:
                 # Requests that wait for another attempt need not be awaited.
                 self.stop()
                 pool.shutdown(cancel_futures=True)
-                self._stop.clear()
+                self.restart()
                 raise
 
     def stop(self) -> None:
         """Ends all pauses between attempts, and refuses further requests."""
         self._stop.set()
+
+    def restart(self) -> None:
+        """Allows requests again after `stop`."""
+        self._stop.clear()
 
     def _attempt(self, chat: list[Any]) -> Reply:
         self._sleep(0)

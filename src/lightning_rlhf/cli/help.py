@@ -32,8 +32,9 @@ def versions() -> str:
 def overview(commands: Sequence[str]) -> str:
     """All commands, each with the first line of its file."""
     lines = ["usage: lightning-rlhf COMMAND [OVERRIDES…]", ""]
+    width = max(map(len, commands)) + 1
     for name in commands:
-        lines += _wrapped(header(command_file(name))[0], f"  {name:<14} ", " " * 17)
+        lines += _wrapped(header(command_file(name))[0], f"  {name:<{width}} ", " " * (width + 3))
     lines.append("")
     for line in (
         "lightning-rlhf COMMAND --help shows the settings of a command, with examples.",

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -150,33 +150,39 @@ def _all(
     """
     error: Exception | None = None
     pool = ThreadPoolExecutor(client.max_concurrency)
-    waiting: set[Future[tuple[int, Held]]] = {pool.submit(make, number) for number in numbers}
+    futures = {pool.submit(make, number) for number in numbers}
 
     def stop() -> None:
         # Conversations that are going on end before their next request, and are kept as far as they went.
-        nonlocal waiting
         client.stop()
-        waiting = {future for future in waiting if not future.cancel()}
+        for future in futures:
+            future.cancel()
+
+    def take() -> None:
+        nonlocal error
+        for future in as_completed(list(futures)):
+            futures.discard(future)
+            if future.cancelled():
+                continue
+            number, held = future.result()
+            keep(number, held)
+            if error is None and held.error is not None and not isinstance(held.error, Stopped):
+                error = held.error
+                stop()
 
     try:
-        while waiting:
-            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in done:
-                number, held = future.result()
-                keep(number, held)
-                if held.error is not None and not isinstance(held.error, Stopped):
-                    error = error or held.error
-            if error is not None:
-                stop()
+        take()
     except KeyboardInterrupt:
         stop()
         console.say("waiting for the replies that are under way; another Ctrl-C gives them up")
-        for future in as_completed(waiting):
-            keep(*future.result())
+        take()
+        raise
+    except BaseException:
+        stop()
         raise
     finally:
-        stop()
         pool.shutdown(wait=False)
+    client.restart()
     return error
 
 

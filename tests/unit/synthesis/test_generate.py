@@ -14,8 +14,12 @@ import pytest
 from openai_server import Fault, OpenAIServer
 
 from lightning_rlhf.assembly.generate_dataset import generate_dataset
+from lightning_rlhf.chat_models.client import ChatClient
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.synthesis.data_files import FILES
+from lightning_rlhf.synthesis.data_files import FILES, Filter, Limits
+from lightning_rlhf.synthesis.generate import Plan
+from lightning_rlhf.synthesis.generate import generate as generate_conversations
+from lightning_rlhf.synthesis.templates import Templates
 
 Generate = Callable[..., dict[str, Any]]
 SETTINGS: dict[str, Any] = {
@@ -131,6 +135,17 @@ def test_a_model_that_cannot_be_reached_leaves_nothing_behind(
     with pytest.raises(UserError, match="wrong key"):
         generate()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_client_that_has_made_one_data_set_makes_another(
+    server: OpenAIServer, make_client: Callable[..., ChatClient], tmp_path: Path
+) -> None:
+    server.say = Talk()
+    client, texts = make_client(), Templates()
+    for name in ("one", "two"):
+        filters = Filter(texts, Limits(1, None), None)
+        made = generate_conversations(client, Plan("m", texts, 1, 4), tmp_path / name, 2, filters)
+        assert (made.conversations, made.stopped) == (2, None)
 
 
 def test_conversations_of_another_plan_are_not_mixed(server: OpenAIServer, generate: Generate, tmp_path: Path) -> None:

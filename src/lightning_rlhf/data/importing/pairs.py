@@ -67,5 +67,5 @@ def _texts(value: object) -> list[str]:
 
 HH = Layout("hh", "Anthropic/hh-rlhf", each(_hh))
 SHP = Layout("shp", "stanfordnlp/SHP", each(_shp))
-REWARDBENCH = Layout("rewardbench", "allenai/reward-bench", each(_rewardbench))
-REWARDBENCH2 = Layout("rewardbench2", "allenai/reward-bench-2", each(_rewardbench2))
+REWARDBENCH = Layout("rewardbench", "allenai/reward-bench", each(_rewardbench), split="filtered")
+REWARDBENCH2 = Layout("rewardbench2", "allenai/reward-bench-2", each(_rewardbench2), split="test")

@@ -27,11 +27,13 @@ class Layout(NamedTuple):
         name: What the user calls it.
         hub: The data set on the hub after which it is named.
         convert: Converts the rows of a data set, in their order.
+        split: The split of that data set to read; None if it has one for training.
     """
 
     name: str
     hub: str
     convert: Callable[[Iterable[Mapping[str, Any]]], Found]
+    split: str | None = None
 
 
 def each(convert: Callable[[Mapping[str, Any]], Found]) -> Callable[[Iterable[Mapping[str, Any]]], Found]:

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
 from lightning_rlhf.assembly.import_dataset import import_dataset
+from lightning_rlhf.data import sources
 from lightning_rlhf.data.formats import read_records
 from lightning_rlhf.data.importing.convert import LAYOUTS
 from lightning_rlhf.errors import UserError
@@ -72,6 +74,23 @@ def test_a_folder_that_is_not_empty_is_refused(hh: Path, tmp_path: Path) -> None
     with pytest.raises(UserError, match=r"^output_dir=.*out: it is not empty"):
         imported(tmp_path, "hh", hh)
     assert (folder / "preferences.jsonl").exists()
+
+
+def test_without_a_path_the_published_split_of_the_data_set_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"prompt": "Q?", "chosen": ["a"], "rejected": ["b"], "subset": "math"}]
+    asked = []
+
+    def load(name: str, config_name: str | None) -> dict[str, Dataset]:
+        asked.append((name, config_name))
+        return {"test": Dataset.from_list(rows), "other": Dataset.from_list(rows * 2)}
+
+    monkeypatch.setattr(sources, "load_hub", load)
+    settings: dict[str, Any] = {"split": None, "config_name": None, "where": {}, "limit": None}
+    folder = import_dataset("rewardbench2", None, str(tmp_path / "out"), **settings)
+    assert asked == [("allenai/reward-bench-2", None)]
+    assert len((folder / "best_of.jsonl").read_text().splitlines()) == 1
 
 
 def test_an_unknown_layout_is_refused_with_those_that_there_are(hh: Path, tmp_path: Path) -> None:
