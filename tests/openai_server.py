@@ -5,9 +5,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+import pytest
+
+from lightning_rlhf.chat_models.budget import Budget
+from lightning_rlhf.chat_models.client import ChatClient, remote_client
 
 Messages = list[dict[str, str]]
 
@@ -138,3 +143,22 @@ def serving(say: Callable[[Messages], str] = lambda messages: "Good.") -> Iterat
         server.http.shutdown()
         server.http.server_close()
         thread.join()
+
+
+@pytest.fixture
+def server() -> Iterator[OpenAIServer]:
+    """Starts a server on a free port."""
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def make_client(server: OpenAIServer) -> Callable[..., ChatClient]:
+    """Makes clients of the server that hardly wait before they ask again."""
+
+    def make(budget: Budget | None = None, backoff: float = 0.01, **settings: Any) -> ChatClient:
+        own = {"api_key": "none", **settings.pop("settings", {})}
+        made = remote_client("openai:some-model", base_url=server.url, settings=own, **settings)
+        return replace(made, backoff=backoff, budget=budget or made.budget)
+
+    return make

@@ -1,38 +1,11 @@
-"""A server that speaks OpenAI's protocol, and a client of it."""
+"""A server that speaks OpenAI's protocol, clients of it, and the settings of a command that uses it."""
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from openai_server import OpenAIServer, serving
+from openai_server import OpenAIServer, make_client, server
 
-from lightning_rlhf.chat_models.budget import Budget
-from lightning_rlhf.chat_models.client import ChatClient, remote_client
-
-
-@pytest.fixture
-def server() -> Iterator[OpenAIServer]:
-    """Starts a real server on a free port."""
-    with serving() as server:
-        yield server
-
-
-@pytest.fixture
-def make_client(server: OpenAIServer) -> Callable[..., ChatClient]:
-    """Makes clients of the server."""
-
-    def make(max_concurrency: int = 4, budget: Budget | None = None) -> ChatClient:
-        made = remote_client("openai:some-model", base_url=server.url, settings={"api_key": "none"})
-        return ChatClient(
-            model=made.model,
-            name=made.name,
-            max_concurrency=max_concurrency,
-            retries=2,
-            backoff=0.01,
-            budget=budget or Budget(),
-        )
-
-    return make
+__all__ = ["llm", "make_client", "server"]
 
 
 @pytest.fixture
