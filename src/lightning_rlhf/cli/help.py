@@ -80,9 +80,10 @@ def _of_command(command: str) -> Iterator[str]:
         for group, default in chosen.items():
             yield from _wrapped(", ".join(_folded(group, default)), f"  {group:<12}", " " * 14)
     if chosen:
+        option = "stage=ppo" if "stage" in chosen else "=".join(next(iter(chosen.items())))
         yield ""
         for line in (
-            f"lightning-rlhf {command} stage=ppo --help explains the settings of an option, here of stage=ppo.",
+            f"lightning-rlhf {command} {option} --help explains the settings of an option, here of {option}.",
             f"lightning-rlhf {command} --cfg job prints all settings. -m runs all combinations of values (seed=1,2).",
         ):
             yield from _wrapped(line)

@@ -61,6 +61,7 @@ def test_only_commands_that_take_groups_show_them() -> None:
         assert ("[GROUP=OPTION" in of_command(command, [])) == (command in (*OF_TRAIN, *WITH_LLM))
     for command in WITH_LLM:
         assert groups_of(command) == ["llm", "model"]
+        assert f"lightning-rlhf {command} llm=openai --help explains" in of_command(command, [])
 
 
 def test_the_help_of_an_option_is_its_file_after_those_that_it_builds_on() -> None:
