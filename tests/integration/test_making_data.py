@@ -66,7 +66,7 @@ def trained(folder: Path, stage: str, path: Path, *overrides: str) -> dict[str, 
 
 def judged(server: OpenAIServer, folder: Path, data: Path, *overrides: str) -> Path:
     llm = ["llm=openai_compatible", f"llm.base_url={server.url}", "llm.model=openai:judge"]
-    done = command(folder, *llm, f"data={data}", "output=judged.jsonl", *overrides, name="score-dataset")
+    done = command(folder, *llm, f"path={data}", "output=judged.jsonl", *overrides, name="score-dataset")
     assert done.returncode == 0, done.stderr
     return folder / "judged.jsonl"
 
@@ -124,8 +124,8 @@ def test_what_is_imported_trains_a_reward_model(tmp_path: Path) -> None:
         ("generate-dataset", ["num_conversations=many"], "num_conversations=many: expected a whole number"),
         ("generate-dataset", ["llm.temprature=1"], "did you mean 'llm.temperature'?"),
         ("generate-dataset", ["llm=openia"], "there is no llm=openia; there are anthropic, local, ollama, openai,"),
-        ("score-dataset", ["output=o.jsonl"], "data is not set: give it as data=VALUE"),
-        ("score-dataset", ["data=d.jsonl", "output=o.jsonl", "mode=rank"], "mode=rank: expected one of score, compare"),
+        ("score-dataset", ["output=o.jsonl"], "path is not set: give it as path=VALUE"),
+        ("score-dataset", ["path=d.jsonl", "output=o.jsonl", "mode=rank"], "mode=rank: expected one of score, compare"),
         ("import-dataset", ["layout=hh", "output_dir=o", "path=none.jsonl"], "none.jsonl"),
     ],
 )

@@ -14,7 +14,7 @@ def import_dataset(
     output_dir: str,
     split: str | None,
     config_name: str | None,
-    where: dict[str, object],
+    where: dict[str, object] | None,
     limit: int | None,
 ) -> Path:
     """Converts a data set, and says what was kept and dropped.
@@ -25,7 +25,7 @@ def import_dataset(
         output_dir: Folder of the files.
         split: Split to read.
         config_name: Configuration of a hub data set.
-        where: Values that columns of a row must have.
+        where: Values that columns of a row must have; None keeps all rows.
         limit: Number of rows to read; None for all.
 
     Returns:
@@ -52,7 +52,7 @@ def import_dataset(
     split = split or (None if path else named.split)
     with console.status(f"reading {name}"):
         source = source_of(name, Reading(split=split, config_name=config_name))
-        converted = convert(source, layout, folder, where=where, limit=limit)
+        converted = convert(source, layout, folder, where=where or {}, limit=limit)
     console.say(f"{name}: {converted.read:,} rows read")
     for file, count in converted.kept.items():
         console.say(f"{folder / file}.jsonl: {count:,} rows")

@@ -30,7 +30,7 @@ _TOLD = {
 
 def score_dataset(
     llm: dict[str, Any],
-    data: str,
+    path: str,
     output: str,
     mode: Literal["score", "compare"],
     scale: list[float],
@@ -48,7 +48,7 @@ def score_dataset(
 
     Args:
         llm: The node of the group `llm`.
-        data: Path or name of the data.
+        path: File, folder or name of the data.
         output: JSONL file for the judged rows.
         mode: `score` for a score of each answer, `compare` for the better one of two answers.
         scale: The lowest and the highest score.
@@ -80,7 +80,7 @@ def score_dataset(
     from lightning_rlhf.synthesis.judged_rows import read_answers, read_labelled_pairs, read_pairs
 
     reading = Reading(columns=columns, split=split, config_name=config_name)
-    read = (read_answers if mode == "score" else read_pairs)(data, reading, on_error)
+    read = (read_answers if mode == "score" else read_pairs)(path, reading, on_error)
     labelled: Sequence[Any] = ()
     if human is not None:
         whole = Reading(columns=columns)

@@ -97,7 +97,7 @@ def read_pairs(data: str, reading: Reading, on_error: OnError) -> Read:
     ]
     if not pairs:
         raise UserError(
-            f"data={data}: no prompt has two different answers to compare; a row needs chosen and rejected, or two "
+            f"path={data}: no prompt has two different answers to compare; a row needs chosen and rejected, or two "
             "rows need the same prompt"
         )
     return Read(pairs, answers.skipped)

@@ -44,7 +44,7 @@ def judge(llm: dict[str, Any], tmp_path: Path) -> Judge:
 
     def run(rows: list[dict[str, Any]], **settings: Any) -> dict[str, Any]:
         data, output = write(tmp_path / "data.jsonl", rows), tmp_path / "out.jsonl"
-        score_dataset(**{"llm": llm, "data": data, "output": str(output), **SETTINGS, **settings})
+        score_dataset(**{"llm": llm, "path": data, "output": str(output), **SETTINGS, **settings})
         return json.loads((tmp_path / "out.result.json").read_text())
 
     return run

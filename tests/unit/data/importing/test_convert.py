@@ -18,7 +18,7 @@ TRANSCRIPT = "\n\nHuman: {}\n\nAssistant: {}"
 
 
 def imported(folder: Path, layout: str, path: Path, **settings: Any) -> Path:
-    defaults: dict[str, Any] = {"split": None, "config_name": None, "where": {}, "limit": None}
+    defaults: dict[str, Any] = {"split": None, "config_name": None, "where": None, "limit": None}
     return import_dataset(layout, str(path), str(folder / "out"), **(defaults | settings))
 
 
@@ -87,7 +87,7 @@ def test_without_a_path_the_published_split_of_the_data_set_is_loaded(
         return {"test": Dataset.from_list(rows), "other": Dataset.from_list(rows * 2)}
 
     monkeypatch.setattr(sources, "load_hub", load)
-    settings: dict[str, Any] = {"split": None, "config_name": None, "where": {}, "limit": None}
+    settings: dict[str, Any] = {"split": None, "config_name": None, "where": None, "limit": None}
     folder = import_dataset("rewardbench2", None, str(tmp_path / "out"), **settings)
     assert asked == [("allenai/reward-bench-2", None)]
     assert len((folder / "best_of.jsonl").read_text().splitlines()) == 1
