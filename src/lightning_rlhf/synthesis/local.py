@@ -15,6 +15,7 @@ from pydantic import PrivateAttr
 from lightning_rlhf.chat_models.budget import Budget, Prices
 from lightning_rlhf.chat_models.client import ChatClient
 from lightning_rlhf.data.render import Renderer
+from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.rollout.engines.engine import Completion, Request
@@ -46,6 +47,7 @@ class LocalChatModel(BaseChatModel):
     _renderer: Renderer = PrivateAttr()
     _sampling: Sampling = PrivateAttr()
     _seed: int = PrivateAttr()
+    _has_system: bool = PrivateAttr()
     _queue: "SimpleQueue[_Asked]" = PrivateAttr()
 
     def __init__(self, engine: NativeEngine, renderer: Renderer, sampling: Sampling, *, seed: int = 0) -> None:
@@ -60,6 +62,8 @@ class LocalChatModel(BaseChatModel):
         super().__init__()
         self._engine, self._renderer, self._sampling, self._seed = engine, renderer, sampling, seed
         self.max_context = getattr(getattr(engine.net, "config", None), "max_position_embeddings", None)
+        probe: list[Message] = [{"role": "system", "content": "Hello"}, {"role": "user", "content": "Hello"}]
+        self._has_system = not isinstance(renderer.prompts([probe])[0], UserError)
         self._queue = SimpleQueue()
         threading.Thread(target=self._work, daemon=True).start()
 
@@ -88,13 +92,22 @@ class LocalChatModel(BaseChatModel):
             {"role": _ROLES[message.type], "content": str(message.text)}  # type: ignore[typeddict-item]
             for message in messages
         ]
-        first = int(turns[0]["role"] == "system")
+        system = turns.pop(0)["content"] if turns[0]["role"] == "system" else ""
         room = None if self.max_context is None else self.max_context - self._sampling.max_new_tokens
         while True:
-            ids = self._renderer.prompt(turns)
-            if room is None or len(ids) <= room or len(turns) <= first + 2:
+            ids = self._renderer.prompt(self._told(system, turns))
+            if room is None or len(ids) <= room or len(turns) <= 2:
                 return ids
-            del turns[first : first + 2]
+            del turns[:2]
+
+    def _told(self, system: str, turns: "list[Message]") -> "list[Message]":
+        """Puts the instructions before the turns, or into the first of them if the template knows no such role."""
+        if not system:
+            return turns
+        if self._has_system:
+            return [{"role": "system", "content": system}, *turns]
+        first: Message = {"role": turns[0]["role"], "content": f"{system}\n\n{turns[0]['content']}"}
+        return [first, *turns[1:]]
 
     def _work(self) -> None:
         row = 0

@@ -43,7 +43,8 @@ def engine() -> Watched:
 
 @pytest.fixture
 def renderer() -> Renderer:
-    return Renderer(SOURCE.load_tokenizer())
+    # The tokenizer's own template has no system role.
+    return Renderer(SOURCE.load_tokenizer(), "plain")
 
 
 def model(engine: Watched, renderer: Renderer, **sampling: Any) -> LocalChatModel:
@@ -69,6 +70,13 @@ def test_the_model_reads_what_a_stage_would_read_and_says_what_the_engine_sample
         "total_tokens": len(request.prompt) + len(done.ids),
     }
     assert reply.response_metadata["finish_reason"] == done.finish_reason
+
+
+def test_instructions_stand_before_the_first_question_if_the_template_has_no_system_role(engine: Watched) -> None:
+    renderer = Renderer(SOURCE.load_tokenizer())
+    model(engine, renderer).invoke([SystemMessage("Be kind."), HumanMessage("My kettle leaks.")])
+    ((request,),) = engine.calls
+    assert request.prompt == renderer.prompt([{"role": "user", "content": "Be kind.\n\nMy kettle leaks."}])
 
 
 def test_requests_at_the_same_time_are_one_batch_and_each_gets_its_own_reply(
