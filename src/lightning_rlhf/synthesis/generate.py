@@ -122,7 +122,7 @@ def _generate(
     with CostProgress("conversations", len(finished), num_conversations, client.budget) as progress:
 
         def keep(number: int, held: Held) -> None:
-            if held.usage.tokens or held.finished:
+            if held.finished or held.messages != known.get(number, {}).get("messages", []):
                 journal.append(_entry(number, held, plan.templates.topic(number)))
             if held.finished:
                 files.add(held.messages, held.ended)

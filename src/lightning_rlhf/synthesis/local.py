@@ -4,16 +4,18 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import PrivateAttr
+from torch import nn
 
 from lightning_rlhf.chat_models.budget import Budget, Prices
 from lightning_rlhf.chat_models.client import ChatClient
+from lightning_rlhf.data.messages import Message, Role
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.causal_lm import load_causal_lm
@@ -24,10 +26,7 @@ from lightning_rlhf.rollout.sampling import Sampling
 from lightning_rlhf.rollout.texts import decoder
 from lightning_rlhf.seeding import SAMPLING, RandomKey
 
-if TYPE_CHECKING:
-    from lightning_rlhf.data.fields import Message
-
-_ROLES = {"human": "user", "ai": "assistant", "system": "system"}
+_ROLES: dict[str, Role] = {"human": "user", "ai": "assistant", "system": "system"}
 
 
 class _Asked(NamedTuple):
@@ -88,10 +87,7 @@ class LocalChatModel(BaseChatModel):
 
     def _prompt(self, messages: Sequence[BaseMessage]) -> list[int]:
         """Renders the messages; the oldest exchanges are left out if the model cannot read all."""
-        turns: list[Message] = [
-            {"role": _ROLES[message.type], "content": str(message.text)}  # type: ignore[typeddict-item]
-            for message in messages
-        ]
+        turns: list[Message] = [{"role": _ROLES[message.type], "content": str(message.text)} for message in messages]
         system = turns.pop(0)["content"] if turns[0]["role"] == "system" else ""
         room = None if self.max_context is None else self.max_context - self._sampling.max_new_tokens
         while True:
@@ -100,7 +96,7 @@ class LocalChatModel(BaseChatModel):
                 return ids
             del turns[:2]
 
-    def _told(self, system: str, turns: "list[Message]") -> "list[Message]":
+    def _told(self, system: str, turns: list[Message]) -> list[Message]:
         """Puts the instructions before the turns, or into the first of them if the template knows no such role."""
         if not system:
             return turns
@@ -160,8 +156,9 @@ def local_client(
     sampling = Sampling(max_new_tokens=max_tokens, temperature=temperature, top_p=top_p)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     renderer = Renderer(source.load_tokenizer(), template, stop_ids=source.stop_ids())
-    net = load_causal_lm(source).to(device).eval()  # type: ignore[arg-type]
-    model = LocalChatModel(NativeEngine(net, device, max_rows=max_concurrency), renderer, sampling, seed=seed)
+    net: nn.Module = load_causal_lm(source)
+    engine = NativeEngine(net.to(device).eval(), device, max_rows=max_concurrency)
+    model = LocalChatModel(engine, renderer, sampling, seed=seed)
     name = source.pretrained or source.meta_dir or "a model with random weights"
     # An error of the engine would come again.
     return ChatClient(
