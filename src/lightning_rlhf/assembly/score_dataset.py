@@ -75,6 +75,11 @@ def score_dataset(
     if len(scale) != 2:
         raise UserError(f"scale={scale}: expected the lowest and the highest score, such as [0, 5]")
     grading = Grading(read_templates(templates).reward, *scale).checked()
+    if mode == "compare" and grading.is_question:
+        raise UserError(
+            f"templates={templates}: reward is a question about one answer, and mode=compare shows two; write criteria "
+            "without {user_input} and {completion}"
+        )
     # Reading data imports torch, which takes seconds.
     from lightning_rlhf.data.splits import Reading
     from lightning_rlhf.synthesis.judged_rows import read_answers, read_labelled_pairs, read_pairs

@@ -211,6 +211,13 @@ def test_a_score_of_people_off_the_scale_is_an_error(judge: Judge, tmp_path: Pat
         judge(ANSWERS, human=human)
 
 
+def test_a_question_about_one_answer_cannot_compare_two(judge: Judge, tmp_path: Path) -> None:
+    templates = tmp_path / "templates.yaml"
+    templates.write_text("reward: 'How good is {completion}?'\n")
+    with pytest.raises(UserError, match="^templates=.*: reward is a question about one answer"):
+        judge(PAIRS, mode="compare", templates=str(templates))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
