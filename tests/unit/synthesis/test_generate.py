@@ -1,5 +1,6 @@
 """Data sets that are made of conversations, stopped, killed and continued."""
 
+import itertools
 import json
 import os
 import signal
@@ -36,15 +37,14 @@ SETTINGS: dict[str, Any] = {
 
 
 class Talk:
-    """Says something else in each turn, and counts the turns."""
+    """Says something else in each turn, also if several threads ask."""
 
     def __init__(self, seconds: float = 0.0) -> None:
-        self.turns, self.seconds = 0, seconds
+        self.numbers, self.seconds = itertools.count(), seconds
 
     def __call__(self, messages: list[dict[str, str]]) -> str:
         time.sleep(self.seconds)
-        self.turns += 1
-        return f"turn {self.turns}"
+        return f"turn {next(self.numbers)}"
 
 
 @pytest.fixture
