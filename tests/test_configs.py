@@ -15,6 +15,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from omegaconf import DictConfig, OmegaConf
 
+from lightning_rlhf.assembly.config_files import groups_of, options
 from lightning_rlhf.assembly.stage import PreparedStage, prepare
 from lightning_rlhf.assembly.sweep import SweepTable
 from lightning_rlhf.assembly.target_checks import check_targets
@@ -36,7 +37,8 @@ OPTIONS: dict[str, list[str]] = {
         path.relative_to(group).with_suffix("").as_posix() for path in group.rglob("*.yaml") if path.stem != "base"
     )
     for group in sorted(CONF.iterdir())
-    if group.is_dir() and any(group.rglob("*.yaml"))
+    # The groups of `train`, and Hydra's own.
+    if group.is_dir() and (group.name == "hydra" or group.name in groups_of("train"))
 }
 CHOICES = [f"{group}={option}" for group, options in OPTIONS.items() for option in options]
 # Values that an option leaves for the user to fill in.
@@ -95,6 +97,24 @@ def plain(config: DictConfig) -> Any:
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_option_composes_and_fits_what_it_calls(choice: str) -> None:
     check_targets(plain(chosen(choice)))
+
+
+LLM_NEEDS = {"openai_compatible": ["llm.base_url=http://127.0.0.1:8000/v1", "llm.model=openai:some-model"]}
+
+
+@pytest.mark.parametrize("command", ["generate_dataset", "score_dataset"])
+@pytest.mark.parametrize("option", options("llm"))
+def test_every_chat_model_composes_and_can_be_built(option: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+        monkeypatch.setenv(name, "none")
+    with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
+        config = compose(command, ["model=tiny", f"llm={option}", *LLM_NEEDS.get(option, [])])
+    node = plain(config)["llm"]
+    check_targets(node)
+    client = instantiate(node)
+    assert client.max_concurrency == config.llm.max_concurrency
+    # Only a model of one's own is known to cost nothing.
+    assert (client.budget.prices == (0, 0)) == (option in ("local", "ollama"))
 
 
 @pytest.mark.parametrize("choice", [choice for choice in CHOICES if not choice.startswith("model=")])

@@ -96,7 +96,7 @@ console = RunConsole(highlight=False)
 
 def complain(message: str) -> None:
     """Prints the message with which a program ends on standard error, and adds it to the log of the run."""
-    Console(stderr=True).print(message, style="bold red", highlight=False, markup=False, soft_wrap=True)
+    Console(stderr=True, emoji=False).print(message, style="bold red", highlight=False, markup=False, soft_wrap=True)
     LOG.write(message)
 
 

@@ -79,12 +79,19 @@ def settings(file: Path) -> list[Setting]:
     return found
 
 
+def groups_of(command: str) -> list[str]:
+    """The names of the groups that a command takes, or another command on which it builds."""
+    file = command_file(command)
+    chosen = {group for each in (file, *included(file)) for group in default_options(each)}
+    return [group for group in groups() if group in chosen]
+
+
 @functools.cache
 def sections(command: str) -> frozenset[str]:
     """The keys at the top of what `train`, or a command that builds on it, composes, whatever options are chosen."""
     file = command_file(command)
     found = {key for part in (file, *included(file)) for key in _keys(part)}
-    for group in groups():
+    for group in groups_of(command):
         paths = [CONF / group / f"{option}.yaml" for option in options(group)]
         stated = [line.removeprefix("@package ") for path in paths for line in header(path) if "@package " in line]
         package = stated[0] if stated else group

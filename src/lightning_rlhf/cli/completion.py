@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from importlib.resources import files
 from typing import cast
 
-from lightning_rlhf.assembly.config_files import command_file, default_options, groups, included, options
+from lightning_rlhf.assembly.config_files import command_file, groups_of, options
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.stages import STAGES
 
@@ -60,7 +60,7 @@ def candidates(line: str, commands: Sequence[str]) -> list[str]:
 
 
 def _overrides(command: str, given: Sequence[str], word: str) -> list[str]:
-    own = _groups_of(command)
+    own = groups_of(command)
     group, chosen, option = word.partition("=")
     if chosen and group in own:
         return [f"{group}={name}" for name in _next(options(group), option, "/")]
@@ -83,12 +83,6 @@ def _next(names: Iterable[str], typed: str, separator: str = " ") -> list[str]:
             head, mark, _ = name[len(typed) :].partition(separator)
             found.add(typed + head + mark)
     return sorted(found)
-
-
-def _groups_of(command: str) -> list[str]:
-    file = command_file(command)
-    chosen = {group for each in (file, *included(file)) for group in default_options(each)}
-    return [group for group in groups() if group in chosen]
 
 
 def _settings(command: str, overrides: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -32,8 +32,9 @@ def versions() -> str:
 def overview(commands: Sequence[str]) -> str:
     """All commands, each with the first line of its file."""
     lines = ["usage: lightning-rlhf COMMAND [OVERRIDES…]", ""]
+    width = max(map(len, commands)) + 1
     for name in commands:
-        lines += _wrapped(header(command_file(name))[0], f"  {name:<14} ", " " * 17)
+        lines += _wrapped(header(command_file(name))[0], f"  {name:<{width}} ", " " * (width + 3))
     lines.append("")
     for line in (
         "lightning-rlhf COMMAND --help shows the settings of a command, with examples.",
@@ -79,9 +80,10 @@ def _of_command(command: str) -> Iterator[str]:
         for group, default in chosen.items():
             yield from _wrapped(", ".join(_folded(group, default)), f"  {group:<12}", " " * 14)
     if chosen:
+        option = "stage=ppo" if "stage" in chosen else "=".join(next(iter(chosen.items())))
         yield ""
         for line in (
-            f"lightning-rlhf {command} stage=ppo --help explains the settings of an option, here of stage=ppo.",
+            f"lightning-rlhf {command} {option} --help explains the settings of an option, here of {option}.",
             f"lightning-rlhf {command} --cfg job prints all settings. -m runs all combinations of values (seed=1,2).",
         ):
             yield from _wrapped(line)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_module
 
-from lightning_rlhf.assembly.config_files import groups, options, sections
+from lightning_rlhf.assembly.config_files import groups_of, options, sections
 from lightning_rlhf.assembly.overrides import check_command_line, check_plan
 from lightning_rlhf.errors import UserError
 
@@ -148,7 +148,7 @@ def test_an_option_of_a_group_of_the_user_is_no_setting(package: str, tmp_path: 
 @pytest.mark.parametrize("command", ["train", "plan", "doctor", "benchmark"])
 def test_the_sections_are_all_keys_that_a_command_composes_from_its_options(command: str) -> None:
     # One option of each group, and all stages. A benchmark has one stage.
-    chosen = [f"{group}={options(group)[-1]}" for group in groups() if group != "stage"]
+    chosen = [f"{group}={options(group)[-1]}" for group in groups_of(command) if group != "stage"]
     chosen += [f"stage={name}" for name in options("stage")]
     found: set[str] = set()
     with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):

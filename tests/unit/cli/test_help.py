@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_module
 
-from lightning_rlhf.assembly.config_files import CONF, command_file, groups, options, settings
+from lightning_rlhf.assembly.config_files import CONF, command_file, groups_of, options, settings
 from lightning_rlhf.cli import COMMANDS, help
 from lightning_rlhf.cli.help import of_command, overview, versions
 from lightning_rlhf.errors import UserError
 
 OF_TRAIN = ("train", "plan", "doctor", "benchmark")
+WITH_LLM = ("generate-dataset", "score-dataset")
 
 
 def examples(command: str) -> list[list[str]]:
@@ -49,7 +50,7 @@ def test_a_setting_is_followed_by_the_comment_that_its_file_has() -> None:
 
 def test_only_commands_that_take_groups_show_them() -> None:
     text = of_command("train", [])
-    for group in groups():
+    for group in groups_of("train"):
         (shown,) = re.findall(rf"^  {group} (.*(?:\n {{14}}.*)*)", text, re.MULTILINE)
         names = re.split(r",\s+", shown.strip())
         assert {name for name in options(group) if "/" not in name} <= set(names)
@@ -57,7 +58,10 @@ def test_only_commands_that_take_groups_show_them() -> None:
     assert f"gpt2/ ({len(list((CONF / 'model' / 'gpt2').glob('*.yaml'))) - 1})" in text
     assert "gpt2/small" not in text.partition("Groups")[2]
     for command in COMMANDS:
-        assert ("[GROUP=OPTION" in of_command(command, [])) == (command in OF_TRAIN)
+        assert ("[GROUP=OPTION" in of_command(command, [])) == (command in (*OF_TRAIN, *WITH_LLM))
+    for command in WITH_LLM:
+        assert groups_of(command) == ["llm", "model"]
+        assert f"lightning-rlhf {command} llm=openai --help explains" in of_command(command, [])
 
 
 def test_the_help_of_an_option_is_its_file_after_those_that_it_builds_on() -> None:

@@ -1,0 +1,44 @@
+"""The chat model of a command: from the group `llm` of its configuration to a client with a budget."""
+
+from dataclasses import replace
+from typing import Any, cast
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_rlhf.assembly.target_checks import check_targets
+from lightning_rlhf.chat_models.budget import Budget
+from lightning_rlhf.chat_models.client import ChatClient
+
+
+def arguments_with_llm(config: DictConfig, target: str) -> dict[str, Any]:
+    """The settings of a command that has a chat model, checked as keyword arguments of the function that it calls.
+
+    The groups and settings that only describe the chat model are left out.
+
+    Args:
+        config: The configuration of the command.
+        target: Dotted name of the function.
+
+    Raises:
+        UserError: If the function has no parameter of that name, or a value has the wrong type.
+    """
+    settings = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+    own = {name: value for name, value in settings.items() if name not in ("model", "seed")}
+    check_targets({"_target_": target, **own})
+    return own
+
+
+def client_with_budget(llm: dict[str, Any], max_usd: float | None, max_tokens: int | None) -> ChatClient:
+    """Makes the client of a chat model.
+
+    Args:
+        llm: The node of the group `llm`.
+        max_usd: What its requests may cost, in US dollars.
+        max_tokens: What its requests may use, in tokens.
+
+    Raises:
+        UserError: If the model cannot be made, or the budget has no prices.
+    """
+    client: ChatClient = instantiate(llm)
+    return replace(client, budget=Budget(max_usd, max_tokens, client.budget.prices))

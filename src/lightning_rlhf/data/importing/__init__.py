@@ -1,0 +1,1 @@
+"""Converts the layouts of public data sets to those that the stages read."""

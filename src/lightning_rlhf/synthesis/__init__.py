@@ -1,0 +1,1 @@
+"""Data made by models: conversations of two roles, scores of answers, and comparisons of them."""
