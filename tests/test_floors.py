@@ -37,7 +37,7 @@ FLOORS = [
     {"strategies", "models", "data", "rewards", "demo", "randomwalks", "report", "planner"},
     {"rollout"},
     {"modules"},
-    {"checks", "benchmark"},
+    {"checks", "benchmark", "web"},
     {"callbacks"},
     {"assembly"},
     {"cli"},
