@@ -19,6 +19,7 @@ from lightning_rlhf.web.markdown import code_css, to_html
 
 Person = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=40)]
 _LONGEST = 100_000
+_FILES = ("page.css", "act.js", "show.js", "talk.js")
 
 
 class OfPerson(BaseModel):
@@ -63,8 +64,9 @@ def make_app(desk: Desk, supply: Supply, *, host: str, password: str | None, def
     """
     # Nothing but the page itself needs documentation, which FastAPI would load from elsewhere.
     app = FastAPI(title="lightning-rlhf label", docs_url=None, redoc_url=None, openapi_url=None)
-    protect(app, "lightning_rlhf_label", host, password)
-    for path, name in (("/", "page.html"), ("/page.css", "page.css"), ("/page.js", "page.js")):
+    own = ("/", "/code.css", *(f"/{name}" for name in _FILES))
+    protect(app, "lightning_rlhf_label", host, password, public=own)
+    for path, name in {"/": "page.html", **{f"/{name}": name for name in _FILES}}.items():
         app.get(path)(partial(_file, str(files(__package__) / name)))
 
     @app.get("/code.css")

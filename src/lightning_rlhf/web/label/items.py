@@ -60,7 +60,8 @@ def digest(*parts: object) -> str:
 
 
 def items_of_pairs(records: Sequence[Record]) -> Iterator[Item]:
-    """Yields an item for each pair of a file; equal pairs are one item.
+    """Yields an item for each pair of a file; equal pairs are one item, and an answer without a text, such as a
+    call of a tool, cannot be shown.
 
     The place of an answer in its item does not say which one the file prefers.
     """
@@ -72,7 +73,7 @@ def items_of_pairs(records: Sequence[Record]) -> Iterator[Item]:
             Answer(record.rejected[-1]["content"], "rejected"),
         ]
         name = digest(record.prompt, sorted(answer.text for answer in answers))
-        if name not in seen:
+        if name not in seen and all(answer.text.strip() for answer in answers):
             seen.add(name)
             order = shuffled(2, name)
             yield Item(name, record.prompt, tuple(answers[n] for n in order), record.source, record.tools)
