@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.web.label.choices import Choice, choices_in, demonstrations_of, rows_of, rows_without
 from lightning_rlhf.web.label.items import Item
@@ -35,6 +37,14 @@ class Book:
         if out.suffix != ".jsonl":
             raise UserError(f"out={out}: name a file whose name ends in .jsonl")
         self.out = out
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(out.with_name(f".{out.name}.lock"))
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(f"out={out}: another server writes this file: stop it, or name another") from error
+        except OSError as error:
+            raise UserError(f"out={out}: cannot be written: {error}") from error
         self._labels = Journal(out, "out")
         self._items = Journal(out.with_suffix(".items.jsonl"), "out")
         self._edited = Journal(out.with_suffix(".edited.jsonl"), "out")
@@ -105,8 +115,7 @@ class Book:
 
     def close(self) -> None:
         """Lets another server write the files."""
-        for journal in (self._labels, self._items, self._edited):
-            journal.close()
+        self._lock.release()
 
 
 def new_id() -> str:

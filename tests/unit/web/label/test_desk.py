@@ -213,3 +213,14 @@ def test_a_file_that_the_page_has_not_written_is_refused(out: Path) -> None:
         Book(out)
     with pytest.raises(UserError, match=r"out=.*\.json: name a file whose name ends in \.jsonl"):
         Book(out.with_suffix(".json"))
+
+
+def test_a_file_has_one_server(out: Path) -> None:
+    book = Book(out)
+    with pytest.raises(UserError, match="another server writes this file: stop it, or name another"):
+        Book(out)
+    book.close()
+    Book(out).close()
+    (out.parent / "file").touch()
+    with pytest.raises(UserError, match=r"out=.*: cannot be written"):
+        Book(out.parent / "file" / "labels.jsonl")
