@@ -149,7 +149,9 @@ def test_every_key_does_what_the_help_says(page: Page, tmp_path: Path) -> None:
 
 
 def test_a_hostile_sample_does_nothing_and_looks_like_text(page: Page, tmp_path: Path) -> None:
-    attack = "<script>document.title='hit'</script><img src=x onerror=\"document.title='hit'\"> [x](javascript:alert(1))"
+    attack = (
+        "<script>document.title='hit'</script><img src=x onerror=\"document.title='hit'\"> [x](javascript:alert(1))"
+    )
     pair = {"prompt": f"Why? {attack}", "chosen": attack, "rejected": f"{attack} no"}
     (tmp_path / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
     asked: list[str] = []

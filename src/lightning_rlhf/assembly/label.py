@@ -1,14 +1,21 @@
 """Opens the page on which people choose between answers."""
 
 import os
-from collections.abc import Callable
+import socket
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lightning_rlhf.assembly.serve_reward import listen
 from lightning_rlhf.errors import UserError, raise_problems, require
 
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+# Number of answers that a page shows beside each other, and that have a key.
 _MOST = 4
+# A browser may hold its connection open, and is not waited for longer.
+_LAST_SECONDS = 2
 
 
 def label(
@@ -65,76 +72,69 @@ def label(
     """
     models = {name: where for name, where in (("model_dir", model_dir), ("a", a), ("b", b)) if where is not None}
     _check_sources(models, run, prompts, pairs)
-    one_model = "a" not in models and pairs is None
+    samples_of_one = "a" not in models and pairs is None
     raise_problems(
         [f"num_samples={num_samples}: must be from 2 to {_MOST}"] * (not 2 <= num_samples <= _MOST)
-        + [f"{name}={share}: must be from 0 to 1" for name, share in _shares(shared, repeats) if not 0 <= share <= 1]
-        + ["temperature=0: all samples of one model would be equal"] * (one_model and temperature == 0)
-        + [f"{name}={value}: must be positive" for name, value in _sizes(ahead, max_prompt_length) if value < 1]
+        + [f"shared={shared}: must be from 0 to 1"] * (not 0 <= shared <= 1)
+        + [f"repeats={repeats}: must be from 0 to 1"] * (not 0 <= repeats <= 1)
+        + ["temperature=0: all samples of one model would be equal"] * (samples_of_one and temperature == 0)
+        + [f"ahead={ahead}: must be positive"] * (ahead < 1)
+        + [f"max_prompt_length={max_prompt_length}: must be positive"] * (max_prompt_length < 1)
     )
     for module in ("fastapi", "uvicorn", "markdown_it", "nh3", "pygments"):
         require(module, "web", "label")
-    from lightning_rlhf.web.access import check_access
-
-    check_access(host, password)
-    # Opens the port and the file before models are loaded, which may take minutes.
-    listener = listen(host, port)
-    import uvicorn
-
     from lightning_rlhf.assembly.label_summary import next_steps, summary
     from lightning_rlhf.assembly.library_messages import silence_libraries
     from lightning_rlhf.console import print_messages
     from lightning_rlhf.data.formats import read_records
+    from lightning_rlhf.rollout.sampling import Sampling
+    from lightning_rlhf.web.access import check_access
     from lightning_rlhf.web.label.app import make_app
     from lightning_rlhf.web.label.book import Book
     from lightning_rlhf.web.label.desk import Desk
     from lightning_rlhf.web.label.items import items_of_pairs
     from lightning_rlhf.web.label.supply import Supply
 
+    check_access(host, password)
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
     silence_libraries()
     print_messages()
+    # Everything that can fail at once does so before models are loaded, which may take minutes.
+    listener = listen(host, port)
+    records = read_records(pairs, "pair").rows if pairs is not None else read_records(str(prompts), "prompt").rows
     book, supply = Book(Path(out).expanduser()), Supply("The model is writing the next answers.")
     desk = Desk(book, shared=shared, repeats=repeats, seed=seed, to_come=supply.to_come)
     if pairs is not None:
-        for item in items_of_pairs(read_records(pairs, "pair").rows):
+        for item in items_of_pairs(records):
             desk.add(item, keep=False)
     else:
-        from lightning_rlhf.assembly.label_writers import of_models, of_run
-        from lightning_rlhf.rollout.sampling import Sampling
-        from lightning_rlhf.web.label.sampling import Sampler
+        from lightning_rlhf.assembly.label_sources import sample_items, writers_of
 
-        sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
-        assert prompts is not None
-        records = read_records(prompts, "prompt").rows
-        print(f"loading {', '.join(models.values()) or run}", flush=True)
-        sampler = Sampler(
-            of_run(run, num_samples, dtype, template, book.out.with_suffix(".model"))
-            if run is not None
-            else of_models(models, num_samples if one_model else 1, dtype, template),
-            records,
-            origin=f"{run or models} {num_samples}",
-            sampling=sampling,
-            max_prompt_length=max_prompt_length,
-            seed=seed,
-            is_known=book.items.__contains__,
-            stop=supply.stop,
-        )
-        supply.start(sampler.items(), desk.add, lambda: desk.num_open() >= ahead, sampler.remaining)
-    app = make_app(
-        desk, supply, host=host, password=password, default_person="" if password else os.environ.get("USER", "")
-    )
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2))
-    print(
-        f"labelling at http://{host}:{listener.getsockname()[1]}; {summary(book)}; Ctrl-C stops the server", flush=True
-    )
+        print(f"loading {run or ', '.join(models.values())}", flush=True)
+        writers = writers_of(models, run, num_samples if samples_of_one else 1, dtype, template, book.out)
+        origin = f"{run or models} {num_samples}"
+        sample_items(desk, supply, writers, records, origin, sampling, max_prompt_length=max_prompt_length, ahead=ahead)
+    person = os.environ.get("USER", "") if password is None else ""
+    app = make_app(desk, supply, host=host, password=password, default_person=person)
     try:
-        # The server shuts down by itself, and then raises the KeyboardInterrupt again.
-        with suppress(KeyboardInterrupt):
-            server.run([listener])
+        _serve(app, listener, f"http://{host}:{listener.getsockname()[1]}; {summary(book)}")
     finally:
         supply.end()
         book.close()
     print("\n".join(["stopped; " + summary(book), *next_steps(book)]))
+
+
+def _serve(app: "FastAPI", listener: socket.socket, about: str) -> None:
+    """Serves the page until Ctrl-C."""
+    import uvicorn
+
+    settings = uvicorn.Config(
+        app, log_config=None, log_level="warning", access_log=False, timeout_graceful_shutdown=_LAST_SECONDS
+    )
+    print(f"labelling at {about}; Ctrl-C stops the server", flush=True)
+    # The server shuts down by itself, and then raises the KeyboardInterrupt again.
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(settings).run([listener])
 
 
 def _check_sources(models: dict[str, str], run: str | None, prompts: str | None, pairs: str | None) -> None:
@@ -154,11 +154,3 @@ def _check_sources(models: dict[str, str], run: str | None, prompts: str | None,
             if pairs is None
             else f"prompts={prompts}: pairs={pairs} has its own prompts and answers: set only one of them"
         )
-
-
-def _shares(shared: float, repeats: float) -> list[tuple[str, float]]:
-    return [("shared", shared), ("repeats", repeats)]
-
-
-def _sizes(ahead: int, max_prompt_length: int) -> list[tuple[str, int]]:
-    return [("ahead", ahead), ("max_prompt_length", max_prompt_length)]

@@ -81,7 +81,6 @@ def as_model(found: Found, folder: Path, trust_remote_code: bool = False) -> Pat
     return export(str(found.path), str(folder), None, trust_remote_code)
 
 
-
 def name_of(found: Found) -> str:
     """Names the weights for the file of labels: where they are, and when they were written, in UTC."""
     return f"{found.path} of {datetime.fromtimestamp(found.changed, UTC).isoformat(timespec='seconds')}"

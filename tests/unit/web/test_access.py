@@ -50,7 +50,6 @@ def test_a_password_keeps_everything_but_the_page_itself() -> None:
     assert team.post("/secret").json() == "secret"
 
 
-
 def test_a_cookie_outlives_the_server_but_not_its_password() -> None:
     first = client("0.0.0.0", "one", "http://team:8000")
     first.post("/login", json={"password": "one"})

@@ -14,7 +14,7 @@ ATTACKS = [
     "[click](data:text/html;base64,PHNjcmlwdD4=)",
     "<a href='https://a.b' onclick='alert(1)' style='position:fixed'>x</a>",
     "<!-- --><svg/onload=alert(1)>",
-    "<https://a.b/\"onmouseover=alert(1)>",
+    '<https://a.b/"onmouseover=alert(1)>',
     "```html\n<script>alert(1)</script>\n```",
     '```"><script>alert(1)</script>\nx\n```',
     "<style>body{display:none}</style>",
@@ -42,9 +42,7 @@ def test_markdown_becomes_elements_and_a_line_end_stays() -> None:
 
 
 def test_links_tell_their_target_nothing() -> None:
-    assert to_html("[a](https://b.c)") == (
-        '<p><a href="https://b.c" rel="noopener noreferrer nofollow">a</a></p>\n'
-    )
+    assert to_html("[a](https://b.c)") == ('<p><a href="https://b.c" rel="noopener noreferrer nofollow">a</a></p>\n')
 
 
 def test_code_of_a_known_language_is_coloured_by_classes_that_the_style_sheet_has() -> None:

@@ -110,9 +110,10 @@ class Desk:
             return [(person, list(choices)) for person, choices in self.book.people()]
 
     def num_open(self) -> int:
-        """Counts the items that nobody has answered yet."""
+        """Counts the items that nobody has answered, skipped or in front of them."""
         with self._lock:
-            return len(self.book.items.keys() - self._answered())
+            touched = {choice.item for choice in self.book.choices.values()} | self._held_by_others("")
+            return len(self.book.items.keys() - touched)
 
     def question(self, person: str) -> Question | None:
         """Chooses what a person is asked next: the same question until it is answered.
@@ -214,12 +215,12 @@ class Desk:
 
     def _new(self, person: str) -> tuple[str, int] | None:
         own, answered = {choice.item for choice in self.book.of(person)}, self._answered()
+        taken = answered | self._held_by_others(person)
+        return next(((item, 0) for item in self.book.items if self._may_be_asked(item, own, taken)), None)
+
+    def _held_by_others(self, person: str) -> set[str]:
         since = time.monotonic() - _HELD_SECONDS
-        held = {item for name, (item, _, when) in self._held.items() if name != person and when > since}
-        for item in self.book.items:
-            if self._may_be_asked(item, own, answered | held):
-                return item, 0
-        return None
+        return {item for name, (item, _, when) in self._held.items() if name != person and when > since}
 
     def _repeat(self, person: str) -> tuple[str, int] | None:
         choices = self.book.of(person)

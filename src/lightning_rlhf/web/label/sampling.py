@@ -126,9 +126,7 @@ class Sampler:
             for name, slot, ids in fitting
         ]
         stops = writer.renderer.stop_ids
-        completions = writer.engine.iterate(
-            requests, self._sampling, stop_ids=stops, decode=decoder(writer.renderer)
-        )
+        completions = writer.engine.iterate(requests, self._sampling, stop_ids=stops, decode=decoder(writer.renderer))
         drawn: dict[int, Answer] = {}
         for completion in completions:
             if self._stop.is_set():

@@ -41,7 +41,11 @@ class Supply:
         return 0 if self.failure else self._remaining()
 
     def start(
-        self, items: Iterator[Item], add: Callable[[Item], None], is_full: Callable[[], bool], remaining: Callable[[], int]
+        self,
+        items: Iterator[Item],
+        add: Callable[[Item], None],
+        is_full: Callable[[], bool],
+        remaining: Callable[[], int],
     ) -> None:
         """Starts the thread.
 

@@ -16,7 +16,9 @@ def test_kappa_of_two_people_by_hand(make_choice: MakeChoice, make_item: MakeIte
     # ann says a a a b b tie bad, bob says a a b b a tie tie, and both say something else about one item each.
     def said(person: str, words: list[Any]) -> list[Choice]:
         return [
-            make_choice(f"item{n}", person, **({"best": word} if isinstance(word, int) else {"verdict": word, "best": None}))
+            make_choice(
+                f"item{n}", person, **({"best": word} if isinstance(word, int) else {"verdict": word, "best": None})
+            )
             for n, word in enumerate(words)
             if word is not None
         ]

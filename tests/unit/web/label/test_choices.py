@@ -19,9 +19,7 @@ def records(tmp_path: Path, rows: list[Any], need: Any, **reading: Any) -> list[
     """Reads rows as a stage does, and returns the texts of the answers."""
     (tmp_path / "read.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = read_records(str(tmp_path / "read.jsonl"), need, reading=Reading(**reading)).rows
-    return [
-        tuple(turns[-1]["content"] for turns in (one.messages, one.rejected) if turns is not None) for one in found
-    ]
+    return [tuple(turns[-1]["content"] for turns in (one.messages, one.rejected) if turns is not None) for one in found]
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])
@@ -99,4 +97,7 @@ def test_items_of_a_file_of_pairs_hide_which_answer_the_file_prefers(tmp_path: P
     first = [item.answers[0].source for item in items]
     assert 10 < first.count("chosen") < 30
     for item in items:
-        assert {answer.source: answer.text.split()[0] for answer in item.answers} == {"chosen": "good", "rejected": "bad"}
+        assert {answer.source: answer.text.split()[0] for answer in item.answers} == {
+            "chosen": "good",
+            "rejected": "bad",
+        }

@@ -85,7 +85,9 @@ def test_a_question_of_somebody_who_has_left_is_asked_of_others(
     assert desk.question("bob").item.id == "item0"
 
 
-def test_a_server_that_is_started_again_asks_nothing_twice_and_nothing_else(make_desk: Any, say: Any, out: Path) -> None:
+def test_a_server_that_is_started_again_asks_nothing_twice_and_nothing_else(
+    make_desk: Any, say: Any, out: Path
+) -> None:
     whole = make_desk(30, count=3, repeats=0.3, seed=3)
     expected = [say(whole) for _ in range(36)]
     for file in out.parent.glob("*.jsonl"):
@@ -182,7 +184,18 @@ def test_progress_counts_what_a_person_may_still_be_asked(make_desk: Any, say: A
     assert desk.progress("ann")[:2] == (1, 14)
     # bob may be asked what ann has skipped.
     assert desk.progress("bob")[:2] == (1, 15)
-    assert desk.num_open() == 5
+
+
+def test_items_are_open_until_somebody_has_them(make_desk: Any, say: Any) -> None:
+    desk = make_desk(6)
+    assert desk.num_open() == 6
+    say(desk, "bob")
+    # Whoever skips everything does not keep the models from answering further prompts, and nobody waits for somebody
+    # who thinks.
+    say(desk, "ann", "skip")
+    assert desk.num_open() == 4
+    desk.question("cid")
+    assert desk.num_open() == 3
 
 
 def test_what_a_killed_server_has_left_half_done_is_mended(make_desk: Any, say: Any, out: Path) -> None:

@@ -73,7 +73,6 @@ def test_another_kind_of_file_is_refused_and_left_alone(tmp_path: Path, line: st
     assert path.read_text() == f'{{"a": 1}}\n{line}\n{{"a": 2}}\n'
 
 
-
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         Journal(tmp_path, "out")

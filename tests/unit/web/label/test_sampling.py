@@ -95,7 +95,9 @@ def test_empty_and_equal_answers_are_drawn_again(writer: Writer) -> None:
 
 
 def test_a_prompt_without_different_answers_is_left_out_and_counted(writer: Writer) -> None:
-    own: Any = Writer(Scripted(writer.renderer, {(n, m): "same" for n in range(9) for m in range(2)}), writer.renderer, "x")  # type: ignore[arg-type]
+    own: Any = Writer(
+        Scripted(writer.renderer, {(n, m): "same" for n in range(9) for m in range(2)}), writer.renderer, "x"
+    )  # type: ignore[arg-type]
     made = sampler(own, own, prompts=[record("Hello")])
     assert list(made.items()) == []
     assert (made.left_out, made.remaining()) == (1, 0)
