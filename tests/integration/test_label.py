@@ -1,7 +1,6 @@
 """`lightning-rlhf label` in a process of its own."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,10 +70,10 @@ def models(source: ModelSource, renderer: Renderer, tmp_path_factory: pytest.Tem
 
 
 @pytest.fixture
-def prompts(tmp_path: Path) -> Iterator[Path]:
+def prompts(tmp_path: Path) -> Path:
     file = tmp_path / "prompts.jsonl"
     file.write_text('{"prompt": "My kettle leaks."}\n{"prompt": "My door is stuck."}\n{"prompt": "Hello"}\n')
-    yield file
+    return file
 
 
 def label_all(running: Server) -> int:

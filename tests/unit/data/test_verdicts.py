@@ -55,7 +55,8 @@ def test_a_file_without_a_decision_is_an_error_that_counts_what_there_is(labels:
     with pytest.raises(UserError) as error:
         read_records(path, "pair")
     assert str(error.value) == (
-        f"data '{path}' holds no pair of which people prefer one answer: ties left out: 2; skipped questions left out: 1"
+        f"data '{path}' holds no pair of which people prefer one answer: "
+        "ties left out: 2; skipped questions left out: 1"
     )
 
 

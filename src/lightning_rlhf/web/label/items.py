@@ -60,10 +60,10 @@ def digest(*parts: object) -> str:
 
 
 def items_of_pairs(records: Sequence[Record]) -> Iterator[Item]:
-    """Yields an item for each pair of a file; equal pairs are one item, and an answer without a text, such as a
-    call of a tool, cannot be shown.
+    """Yields an item for each pair of a file.
 
-    The place of an answer in its item does not say which one the file prefers.
+    Equal pairs are one item. An answer without a text, such as a call of a tool, cannot be shown, so its pair is left
+    out. The place of an answer in its item does not say which one the file prefers.
     """
     seen = set()
     for record in records:
