@@ -49,6 +49,12 @@ class Scripted:
             yield Completion(number, ids, [0.0] * len(ids), "stop", 0)
 
 
+def scripted(writer: Writer, texts: dict[tuple[int, int], str], name: str = "scripted") -> Any:
+    """Makes a writer of given texts, with the tokens of another."""
+    engine: Any = Scripted(writer.renderer, texts)
+    return Writer(engine, writer.renderer, name)
+
+
 def sampler(*writers: Writer, prompts: list[Record] = PROMPTS, **settings: Any) -> Sampler:
     usual = {
         "origin": "model",
@@ -86,26 +92,22 @@ def test_other_models_make_other_items_of_the_same_prompts(writer: Writer) -> No
 
 def test_empty_and_equal_answers_are_drawn_again(writer: Writer) -> None:
     texts = {(0, 0): "same", (0, 1): "same ", (1, 1): "", (2, 1): "other"}
-    engine = Scripted(writer.renderer, texts)
-    own: Any = Writer(engine, writer.renderer, "scripted")  # type: ignore[arg-type]
+    own = scripted(writer, texts)
     (item,) = sampler(own, own, prompts=[record("Hello")]).items()
     assert [answer.text for answer in item.answers] == ["same", "other"]
     # The prompt has number 0; only the second slot was drawn again.
-    assert engine.asked == [(0, 0, 0), (0, 0, 1), (0, 1, 1), (0, 2, 1)]
+    assert own.engine.asked == [(0, 0, 0), (0, 0, 1), (0, 1, 1), (0, 2, 1)]
 
 
 def test_a_prompt_without_different_answers_is_left_out_and_counted(writer: Writer) -> None:
-    own: Any = Writer(
-        Scripted(writer.renderer, {(n, m): "same" for n in range(9) for m in range(2)}), writer.renderer, "x"
-    )  # type: ignore[arg-type]
+    own = scripted(writer, {(attempt, slot): "same" for attempt in range(9) for slot in range(2)})
     made = sampler(own, own, prompts=[record("Hello")])
     assert list(made.items()) == []
     assert (made.left_out, made.remaining()) == (1, 0)
 
 
 def test_two_models_answer_in_their_own_places(writer: Writer) -> None:
-    one: Any = Writer(Scripted(writer.renderer, {(0, 0): "from one"}), writer.renderer, "one")  # type: ignore[arg-type]
-    other: Any = Writer(Scripted(writer.renderer, {(0, 1): "from other"}), writer.renderer, "other")  # type: ignore[arg-type]
+    one, other = scripted(writer, {(0, 0): "from one"}, "one"), scripted(writer, {(0, 1): "from other"}, "other")
     for item in sampler(one, other).items():
         assert [(answer.text, answer.source) for answer in item.answers] == [
             ("from one", "one"),
