@@ -75,6 +75,7 @@ def test_a_script_cannot_read_the_cookie_and_no_other_page_sends_it() -> None:
         ({"Origin": "https://elsewhere.example"}, "Origin: https://elsewhere.example"),
         ({"Origin": "null"}, "Origin: null"),
         ({"Host": "elsewhere.example"}, "Host: elsewhere.example"),
+        ({"Host": "[::1"}, "Host: [::1"),
     ],
 )
 def test_a_page_of_somebody_else_may_not_use_this_one(headers: Any, words: str) -> None:

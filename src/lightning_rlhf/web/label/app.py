@@ -4,8 +4,9 @@ from functools import partial
 from importlib.resources import files
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, HTTPException, Response
-from fastapi.responses import FileResponse
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, Field, StringConstraints
 
 from lightning_rlhf.data.verdicts import Verdict
@@ -68,6 +69,12 @@ def make_app(desk: Desk, supply: Supply, *, host: str, password: str | None, def
     protect(app, "lightning_rlhf_label", host, password, public=own)
     for path, name in {"/": "page.html", **{f"/{name}": name for name in _FILES}}.items():
         app.get(path)(partial(_file, str(files(__package__) / name)))
+
+    @app.exception_handler(RequestValidationError)
+    async def wrong(request: Request, error: RequestValidationError) -> JSONResponse:
+        # FastAPI's own answer repeats what was sent, which may not even be valid Unicode.
+        problems = (f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in error.errors())
+        return JSONResponse({"detail": "; ".join(problems)}, 422)
 
     @app.get("/code.css")
     def code() -> Response:

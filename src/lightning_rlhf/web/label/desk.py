@@ -123,8 +123,7 @@ class Desk:
         """
         with self._lock:
             held = self._held.get(person)
-            place = held[:2] if held and not self._choice(person, *held[:2]) else None
-            place = place or self._repeat(person) or self._new(person)
+            place = held[:2] if held else self._repeat(person) or self._new(person)
             if place is None:
                 return None
             self._held[person] = (*place, time.monotonic())
@@ -172,6 +171,8 @@ class Desk:
                 time=now(),
             )
             self.book.record(choice)
+            if self._held.get(person, ("", 0))[:2] == (item, round):
+                del self._held[person]
             return choice
 
     def undo(self, person: str, choice: str) -> Choice | None:

@@ -4,11 +4,13 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning_rlhf.data.formats import Record
 from lightning_rlhf.web.label.chance import shuffled
 from lightning_rlhf.web.label.journal import Row
+
+if TYPE_CHECKING:
+    from lightning_rlhf.data.formats import Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ def digest(*parts: object) -> str:
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
-def items_of_pairs(records: Sequence[Record]) -> Iterator[Item]:
+def items_of_pairs(records: "Sequence[Record]") -> Iterator[Item]:
     """Yields an item for each pair of a file.
 
     Equal pairs are one item. An answer without a text, such as a call of a tool, cannot be shown, so its pair is left

@@ -16,7 +16,7 @@ export async function ask(path, body) {
       await logIn();
     } else {
       const { detail } = await reply.json().catch(() => ({ detail: `${reply.status} ${reply.statusText}` }));
-      throw new Error(typeof detail === "string" ? detail : detail.map((one) => one.msg).join("; "));
+      throw new Error(detail);
     }
   }
 }

@@ -118,7 +118,10 @@ def test_an_answer_that_arrives_twice_is_one_choice(page: Any, out: Path) -> Non
 )
 def test_what_makes_no_sense_is_refused_and_leaves_nothing(page: Any, body: Any, status: int, out: Path) -> None:
     client = page()
-    assert post(client, "/answer", status, **({"item": "item0", "round": 0} | body))["detail"]
+    detail = post(client, "/answer", status, **({"item": "item0", "round": 0} | body))["detail"]
+    # The page shows it.
+    assert isinstance(detail, str)
+    assert detail
     assert not out.exists()
 
 

@@ -194,7 +194,8 @@ def test_items_are_open_until_somebody_has_them(make_desk: Any, say: Any) -> Non
     # who thinks.
     say(desk, "ann", "skip")
     assert desk.num_open() == 4
-    desk.question("cid")
+    # cid is asked what ann has skipped, and dan something new.
+    assert (desk.question("cid").item.id, desk.question("dan").item.id) == ("item1", "item2")
     assert desk.num_open() == 3
 
 
