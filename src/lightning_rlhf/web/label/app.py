@@ -65,7 +65,7 @@ def make_app(desk: Desk, supply: Supply, *, host: str, password: str | None, def
     """
     # Nothing but the page itself needs documentation, which FastAPI would load from elsewhere.
     app = FastAPI(title="lightning-rlhf label", docs_url=None, redoc_url=None, openapi_url=None)
-    own = ("/", "/code.css", *(f"/{name}" for name in _FILES))
+    own = ("/", "/code.css", "/favicon.ico", *(f"/{name}" for name in _FILES))
     protect(app, "lightning_rlhf_label", host, password, public=own)
     for path, name in {"/": "page.html", **{f"/{name}": name for name in _FILES}}.items():
         app.get(path)(partial(_file, str(files(__package__) / name)))
@@ -79,6 +79,11 @@ def make_app(desk: Desk, supply: Supply, *, host: str, password: str | None, def
     @app.get("/code.css")
     def code() -> Response:
         return Response(code_css(), media_type="text/css")
+
+    @app.get("/favicon.ico")
+    def icon() -> Response:
+        # A browser asks for it, and complains if there is none.
+        return Response(status_code=204)
 
     @app.get("/settings")
     def settings() -> dict[str, str]:
