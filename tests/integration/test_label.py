@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from labelling import Server, post, rows, server, write_pairs
-from support import TINY, cold_command, command, free_port, keep, run_folder
+from support import TINY, command, free_port, keep, run_folder
 
 from lightning_rlhf import ModelSource, Renderer, load_causal_lm
 from lightning_rlhf.data.formats import read_records
@@ -21,12 +21,12 @@ def asked(state: Any) -> dict[str, Any]:
 
 def test_a_killed_server_loses_nothing_and_asks_nothing_twice(tmp_path: Path) -> None:
     write_pairs(tmp_path / "pairs.jsonl", 12)
-    command = ("pairs=pairs.jsonl", f"port={free_port()}", "repeats=0", "seed=2")
+    words = ("pairs=pairs.jsonl", f"port={free_port()}", "repeats=0", "seed=2")
     questions, confirmed = [], []
     while len(questions) < 12:
-        with server(tmp_path, *command) as running:
+        with server(tmp_path, *words) as running:
             state = post(running.url, "/question")
-            for pick in (0, 1, 0):
+            for pick in (0, 1, 0, 0, 1, 1):
                 questions.append(asked(state))
                 state = post(running.url, "/answer", **asked(state), verdict="better", pick=pick, comment=str(pick))
                 confirmed.append(state["last"])
@@ -37,7 +37,7 @@ def test_a_killed_server_loses_nothing_and_asks_nothing_twice(tmp_path: Path) ->
     assert [row["label"]["id"] for row in rows(tmp_path / "labels.jsonl")] == confirmed
     records = read_records(str(tmp_path / "labels.jsonl"), "pair").rows
     assert len(records) == 12
-    with server(tmp_path, *command) as running:
+    with server(tmp_path, *words) as running:
         assert post(running.url, "/question")["state"] == "done"
         told = running.stop().splitlines()
     assert told[0] == "stopped; labels.jsonl has 12 choices of 1 person (12 better)"
@@ -88,11 +88,12 @@ def label_all(running: Server) -> int:
     return state["progress"]["done"]
 
 
+@pytest.mark.slow
 def test_samples_of_a_model_are_drawn_once_and_become_pairs(
     models: dict[str, Path], prompts: Path, tmp_path: Path
 ) -> None:
-    command = (f"model_dir={models['one']}", "prompts=prompts.jsonl", "port=0", "num_samples=3", "max_new_tokens=6")
-    with server(tmp_path, *command, "out=new/labels.jsonl", "repeats=0") as running:
+    words = (f"model_dir={models['one']}", "prompts=prompts.jsonl", "port=0", "num_samples=3", "max_new_tokens=6")
+    with server(tmp_path, *words, "out=new/labels.jsonl", "repeats=0") as running:
         assert label_all(running) == 3
         items = rows(tmp_path / "new" / "labels.items.jsonl")
         running.kill()
@@ -100,7 +101,7 @@ def test_samples_of_a_model_are_drawn_once_and_become_pairs(
     assert {answer["source"] for item in items for answer in item["answers"]} == {str(models["one"])}
     # The best of three is better than two others.
     assert len(read_records(str(tmp_path / "new" / "labels.jsonl"), "pair").rows) == 6
-    with server(tmp_path, *command, "out=new/labels.jsonl") as running:
+    with server(tmp_path, *words, "out=new/labels.jsonl") as running:
         assert label_all(running) == 3
         assert rows(tmp_path / "new" / "labels.items.jsonl") == items
 
@@ -149,13 +150,13 @@ SOURCES = "set model_dir=DIR, a=DIR b=DIR, run=DIR (each with prompts=FILE), or 
             ["model_dir=x", "prompts=y", "temperature=0"],
             "temperature=0: all samples of one model would be equal",
         ),
-        (["pairs=x", "out=labels.csv"], "out=labels.csv: name a file whose name ends in .jsonl"),
+        (["pairs=pairs.jsonl", "out=labels.csv"], "out=labels.csv: name a file whose name ends in .jsonl"),
         (["run=x", "prompts=pairs.jsonl"], "run=x: no such folder"),
     ],
 )
 def test_a_mistake_is_one_message_and_leaves_nothing(words: list[str], message: str, tmp_path: Path) -> None:
     write_pairs(tmp_path / "pairs.jsonl", 1)
-    done = cold_command(tmp_path, *words, *(["port=0"] if "port=web" not in words else []), name="label")
+    done = command(tmp_path, *words, *(["port=0"] if "port=web" not in words else []), name="label")
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(f"error: {message}")
     assert "Traceback" not in done.stderr
