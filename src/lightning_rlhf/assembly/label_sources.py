@@ -114,6 +114,6 @@ def _load(where: str, setting: str, dtype: str, template: str | None, name: str)
     source = ModelSource(pretrained=where, dtype=dtype, setting=setting)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net = load_causal_lm(source).eval()
-    net.to(device)  # type: ignore[arg-type]  # transformers annotates its own `to` wrongly.
+    net.to(device)
     renderer = Renderer(source.load_tokenizer(), template, stop_ids=source.stop_ids())
     return Writer(NativeEngine(net, device), renderer, name)
