@@ -79,6 +79,7 @@ def label(
         + [f"repeats={repeats}: must be from 0 to 1"] * (not 0 <= repeats <= 1)
         + ["temperature=0: all samples of one model would be equal"] * (samples_of_one and temperature == 0)
         + [f"ahead={ahead}: must be positive"] * (ahead < 1)
+        + [f"seed={seed}: must not be negative"] * (seed < 0)
         + [f"max_prompt_length={max_prompt_length}: must be positive"] * (max_prompt_length < 1)
     )
     for module in ("fastapi", "uvicorn", "markdown_it", "nh3", "pygments"):

@@ -13,8 +13,9 @@ from lightning_rlhf.data.verdicts import Verdict
 from lightning_rlhf.web.access import protect
 from lightning_rlhf.web.label.agreement import agreements, habits
 from lightning_rlhf.web.label.choices import Choice
-from lightning_rlhf.web.label.desk import Desk, Question, Said
+from lightning_rlhf.web.label.desk import Desk
 from lightning_rlhf.web.label.differences import differences
+from lightning_rlhf.web.label.questions import Question, Said
 from lightning_rlhf.web.label.supply import Supply
 from lightning_rlhf.web.markdown import code_css, to_html
 

@@ -2,61 +2,19 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from threading import RLock
-from typing import NamedTuple
 
 from lightning_rlhf.web.label.book import Book, new_id, now
 from lightning_rlhf.web.label.chance import chance, shuffled
-from lightning_rlhf.web.label.choices import Choice, Verdict
+from lightning_rlhf.web.label.choices import Choice
 from lightning_rlhf.web.label.items import Item
 from lightning_rlhf.web.label.pace import choices_a_minute
+from lightning_rlhf.web.label.questions import Progress, Question, Said
 
 # Who has not answered for this long has probably closed the page, and others may be asked instead.
 _HELD_SECONDS = 1800.0
 # A question is repeated when a person has answered this many others since, and does not remember the answer.
 _REPEAT_AFTER = 10
-
-
-class Question(NamedTuple):
-    """An item that a person is asked about."""
-
-    item: Item
-    round: int
-    """0, or 1 if the person has answered it before."""
-    shown: tuple[int, ...]
-    """Places of the answers in the item, in the order in which they are shown."""
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What the page sends about a question.
-
-    Attributes:
-        verdict: What the person says.
-        pick: Place on the page of the best answer, from 0, if one is better.
-        strength: By how much, from 1 to 3, if the person says so.
-        edited: A better answer, or an empty text.
-        comment: A comment, or an empty text.
-        seconds: Time that the person has taken.
-    """
-
-    verdict: Verdict
-    pick: int | None = None
-    strength: int | None = None
-    edited: str = ""
-    comment: str = ""
-    seconds: float = 0.0
-
-
-class Progress(NamedTuple):
-    """How far a person has come."""
-
-    done: int
-    left: int
-    """An estimate, since others answer questions too."""
-    rate: float | None
-    """Choices a minute, if it is known."""
 
 
 class Desk:

@@ -1,5 +1,7 @@
 """Lets models answer prompts, so that people can compare the answers."""
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from threading import Event
@@ -13,6 +15,8 @@ from lightning_rlhf.rollout.texts import decoder
 from lightning_rlhf.seeding import SAMPLING, RandomKey
 from lightning_rlhf.web.label.items import Answer, Item, digest
 from lightning_rlhf.web.label.supply import Stopped
+
+log = logging.getLogger(__name__)
 
 # Samples can be empty or equal, which cannot be compared; they are drawn again this many times.
 _ATTEMPTS = 4
@@ -39,7 +43,7 @@ class Sampler:
     """Makes items from prompts: each has an answer of every writer.
 
     Attributes:
-        left_out: Number of prompts to which the writers have given no different answers.
+        left_out: Why prompts were left out, with the number of prompts.
     """
 
     def __init__(
@@ -73,14 +77,15 @@ class Sampler:
         self._open = {name: prompt for name, prompt in named.items() if not is_known(name)}
         # A prompt has the same random numbers whichever prompts are known already.
         self._numbers = {name: number for number, name in enumerate(named)}
-        self.left_out = 0
+        self._why: dict[str, str] = {}
+        self.left_out: Counter[str] = Counter()
 
     def remaining(self) -> int:
         """Counts the prompts that have not been answered yet."""
         return len(self._open)
 
     def items(self) -> Iterator[Item]:
-        """Yields an item for each prompt, in batches.
+        """Yields an item for each prompt, in batches, and tells at the end which prompts were left out.
 
         Raises:
             Stopped: If `stop` has been set.
@@ -96,7 +101,10 @@ class Sampler:
                     ordered = tuple(answers[name][slot] for slot in range(len(writers)))
                     yield Item(name, prompt.prompt, ordered, prompt.source, prompt.tools)
                 else:
-                    self.left_out += 1
+                    self.left_out[self._why.pop(name, "all answers were empty or equal")] += 1
+        if self.left_out:
+            causes = "; ".join(f"{why}: {count}" for why, count in self.left_out.items())
+            log.warning("prompts that were left out: %s", causes)
 
     def _answered(self, names: Sequence[str], writers: Sequence[Writer]) -> dict[str, dict[int, Answer]]:
         """Draws answers until every prompt has a different one from each writer, or the attempts are used up."""
@@ -116,11 +124,14 @@ class Sampler:
         rendered = writer.renderer.prompts(
             [self._open[name].prompt for name, _ in places], [self._open[name].tools for name, _ in places]
         )
-        fitting = [
-            (name, slot, ids)
-            for (name, slot), ids in zip(places, rendered, strict=True)
-            if not isinstance(ids, UserError) and len(ids) <= self._max_prompt_length
-        ]
+        fitting = []
+        for (name, slot), ids in zip(places, rendered, strict=True):
+            if isinstance(ids, UserError):
+                self._why[name] = str(ids)
+            elif len(ids) > self._max_prompt_length:
+                self._why[name] = f"longer than {self._max_prompt_length} tokens"
+            else:
+                fitting.append((name, slot, ids))
         requests = [
             Request(ids, RandomKey(self._seed, (SAMPLING, self._numbers[name], attempt), slot))
             for name, slot, ids in fitting

@@ -8,8 +8,9 @@ import pytest
 
 from lightning_rlhf.web.label.book import Book
 from lightning_rlhf.web.label.choices import Choice
-from lightning_rlhf.web.label.desk import Desk, Question, Said
+from lightning_rlhf.web.label.desk import Desk
 from lightning_rlhf.web.label.items import Answer, Item
+from lightning_rlhf.web.label.questions import Question, Said
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.web.label import desk as desk_module
 from lightning_rlhf.web.label.book import Book
-from lightning_rlhf.web.label.desk import Said
+from lightning_rlhf.web.label.questions import Said
 
 
 def lines(path: Path) -> list[Any]:

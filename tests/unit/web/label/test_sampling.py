@@ -99,11 +99,15 @@ def test_empty_and_equal_answers_are_drawn_again(writer: Writer) -> None:
     assert own.engine.asked == [(0, 0, 0), (0, 0, 1), (0, 1, 1), (0, 2, 1)]
 
 
-def test_a_prompt_without_different_answers_is_left_out_and_counted(writer: Writer) -> None:
+def test_a_prompt_without_different_answers_is_left_out_and_counted(
+    writer: Writer, caplog: pytest.LogCaptureFixture
+) -> None:
     own = scripted(writer, {(attempt, slot): "same" for attempt in range(9) for slot in range(2)})
     made = sampler(own, own, prompts=[record("Hello")])
     assert list(made.items()) == []
-    assert (made.left_out, made.remaining()) == (1, 0)
+    assert made.left_out == {"all answers were empty or equal": 1}
+    assert made.remaining() == 0
+    assert caplog.messages == ["prompts that were left out: all answers were empty or equal: 1"]
 
 
 def test_two_models_answer_in_their_own_places(writer: Writer) -> None:
@@ -119,7 +123,7 @@ def test_long_prompts_are_left_out(writer: Writer) -> None:
     length = len(writer.renderer.prompt(PROMPTS[1].messages))
     made = sampler(writer, writer, max_prompt_length=length - 1, prompts=PROMPTS[1:3])
     assert [item.prompt[0]["content"] for item in made.items()] == ["Hello"]
-    assert made.left_out == 1
+    assert made.left_out == {f"longer than {length - 1} tokens": 1}
 
 
 def test_an_answer_that_reached_the_limit_says_so(writer: Writer) -> None:
