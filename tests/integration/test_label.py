@@ -16,7 +16,7 @@ from lightning_rlhf.models.export import export_model
 
 
 def asked(state: Any) -> dict[str, Any]:
-    return {name: state["question"][name] for name in ("item", "round")}
+    return {name: state["question"][name] for name in ("item", "round", "token")}
 
 
 def test_a_killed_server_loses_nothing_and_asks_nothing_twice(tmp_path: Path) -> None:

@@ -204,3 +204,24 @@ def test_a_team_member_logs_in_and_stays_in(page: Page, tmp_path: Path) -> None:
         page.reload()
         expect(page.locator("#question")).to_be_visible()
         expect(page.locator("#who")).to_have_text("bob")
+
+
+def test_people_who_share_a_browser_see_their_own_order_of_the_answers(page: Page, tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs.jsonl", 6)
+    with server(tmp_path, "pairs=pairs.jsonl", "port=0", "repeats=0", "shared=1") as running:
+        log_in(page, running.url)
+        for done in range(6):
+            for person in ("ann", "bob"):
+                page.locator("#who").click()
+                page.keyboard.press("Control+a")
+                page.keyboard.insert_text(person)
+                page.keyboard.press("Enter")
+                expect(page.locator("#who")).to_have_text(person)
+                expect(page.locator("#progress")).to_contain_text(f"{done} done")
+                page.keyboard.press(str(place_of_good(page) + 1))
+                expect(page.locator("#progress")).to_contain_text(f"{done + 1} done")
+    found = rows(tmp_path / "labels.jsonl")
+    assert len(found) == 12
+    assert all(row["chosen"][0]["content"].startswith("Good") for row in found)
+    orders = {(row["label"]["item"], row["label"]["person"]): row["label"]["shown"] for row in found}
+    assert any(orders[item, "bob"] != shown for (item, person), shown in orders.items() if person == "ann")

@@ -19,6 +19,8 @@ async function proceed(path, body, words) {
     if (!state.question) timer = setTimeout(() => proceed("/question", {}), WAIT[state.state]);
   } catch (error) {
     say(error.message, true);
+    // The server has another question, perhaps because it was started with other settings.
+    if ([404, 409].includes(error.status)) timer = setTimeout(() => proceed("/question", {}));
   } finally {
     busy = false;
     document.body.classList.remove("busy");
@@ -26,9 +28,9 @@ async function proceed(path, body, words) {
 }
 
 function send(verdict, pick, words) {
-  const { item, round } = page.state.question;
+  const { item, round, token } = page.state.question;
   proceed("/answer", {
-    item, round, verdict, pick,
+    item, round, token, verdict, pick,
     strength: pick === null ? null : page.strength,
     edited: $("edited").value, comment: $("comment").value,
     seconds: (performance.now() - page.since) / 1000,

@@ -21,6 +21,7 @@ from lightning_rlhf.web.markdown import code_css, to_html
 
 Person = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=40)]
 _LONGEST = 100_000
+_UNKNOWN = "The server does not have this question any more, so nothing was saved. This is another one."
 _FILES = ("page.css", "act.js", "show.js", "talk.js")
 
 
@@ -44,8 +45,9 @@ class Asked(OfPerson):
 
 
 class Sent(Asked):
-    """What the page sends about a question; see `Said`."""
+    """What the page sends about a question; see `Said`. `token` says what the page shows."""
 
+    token: str
     verdict: Verdict
     pick: int | None = Field(None, ge=0)
     strength: Literal[1, 2, 3] | None = None
@@ -98,9 +100,11 @@ def make_app(desk: Desk, supply: Supply, *, host: str, password: str | None, def
     def answer(sent: Sent) -> dict[str, Any]:
         said = Said(sent.verdict, sent.pick, sent.strength, sent.edited, sent.comment, sent.seconds)
         try:
+            if desk.as_question(sent.person, sent.item, sent.round).token != sent.token:
+                raise HTTPException(409, "The question has changed, so nothing was saved. This is what it is now.")
             desk.answer(sent.person, sent.item, sent.round, said)
         except KeyError as error:
-            raise HTTPException(404, "the server does not know this question any more: reload the page") from error
+            raise HTTPException(404, _UNKNOWN) from error
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
         except OSError as error:
@@ -115,9 +119,8 @@ def make_app(desk: Desk, supply: Supply, *, host: str, password: str | None, def
     @app.post("/differences")
     def marked(asked: Asked) -> list[str]:
         if asked.item not in desk.book.items:
-            raise HTTPException(404, "the server does not know this question any more: reload the page")
-        shown = desk.as_question(asked.person, asked.item, asked.round)
-        return differences([shown.item.answers[place].text for place in shown.shown])
+            raise HTTPException(404, _UNKNOWN)
+        return differences(desk.as_question(asked.person, asked.item, asked.round).texts)
 
     @app.get("/people")
     def people() -> dict[str, Any]:
@@ -160,6 +163,7 @@ def _shown(question: Question) -> dict[str, Any]:
     return {
         "item": question.item.id,
         "round": question.round,
+        "token": question.token,
         "prompt": [
             {"role": turn["role"], "html": to_html(turn["content"]), "text": turn["content"]}
             for turn in question.item.prompt

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from lightning_rlhf.data.verdicts import Verdict
-from lightning_rlhf.web.label.items import Item
+from lightning_rlhf.web.label.items import Item, digest
 
 
 class Question(NamedTuple):
@@ -15,6 +15,16 @@ class Question(NamedTuple):
     """0, or 1 if the person has answered it before."""
     shown: tuple[int, ...]
     """Places of the answers in the item, in the order in which they are shown."""
+
+    @property
+    def texts(self) -> list[str]:
+        """The answers in the order in which they are shown."""
+        return [self.item.answers[place].text for place in self.shown]
+
+    @property
+    def token(self) -> str:
+        """Identifies what is shown; a page that shows something else has another token."""
+        return digest(self.item.id, self.round, self.texts)
 
 
 @dataclass(frozen=True, slots=True)

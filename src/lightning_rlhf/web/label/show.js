@@ -5,6 +5,7 @@ export const $ = (id) => document.getElementById(id);
 export const page = {
   person: "",
   state: null, // what the server said last
+  token: "", // what is shown
   strength: null, // 1, 2 or 3
   raw: false, // whether texts are shown as they are
   marked: null, // HTML of the differences, while they are shown
@@ -18,15 +19,17 @@ export function say(words, wrong = false) {
 }
 
 export function show(state) {
-  const { question, before } = state, shown = page.state?.question;
+  const { question, before } = state;
   page.state = state;
   showProgress(state.progress);
   $("question").hidden = $("actions").hidden = !question;
   $("message").hidden = !!question;
   if (!question) return showMessage(state);
   // A question that the server repeats stays as it is, with what has been typed.
-  if (!before && shown && shown.item === question.item && shown.round === question.round) return;
-  Object.assign(page, { strength: before?.strength ?? null, marked: null, since: performance.now() });
+  if (!before && page.token === question.token) return;
+  Object.assign(page, {
+    token: question.token, strength: before?.strength ?? null, marked: null, since: performance.now(),
+  });
   $("edited").value = before?.edited ?? "";
   $("comment").value = before?.comment ?? "";
   $("editor").hidden = $("noter").hidden = true;

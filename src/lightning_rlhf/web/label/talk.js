@@ -16,7 +16,7 @@ export async function ask(path, body) {
       await logIn();
     } else {
       const { detail } = await reply.json().catch(() => ({ detail: `${reply.status} ${reply.statusText}` }));
-      throw new Error(detail);
+      throw Object.assign(new Error(detail), { status: reply.status });
     }
   }
 }

@@ -59,7 +59,7 @@ def post(client: httpx.Client, path: str, status: int = 200, **body: Any) -> Any
 
 
 def asked(state: Any) -> dict[str, Any]:
-    return {name: state["question"][name] for name in ("item", "round")}
+    return {name: state["question"][name] for name in ("item", "round", "token")}
 
 
 def test_a_choice_is_on_the_disk_before_the_page_knows(page: Any, out: Path) -> None:
@@ -101,6 +101,18 @@ def test_an_answer_that_arrives_twice_is_one_choice(page: Any, out: Path) -> Non
     assert len(out.read_text().splitlines()) == 1
 
 
+def test_a_page_that_shows_something_else_is_told_so(page: Any, out: Path) -> None:
+    client = page(8, count=4)
+    state = post(client, "/question")
+    # Somebody else sees the same answers in another order.
+    bobs = client.desk.as_question("bob", state["question"]["item"], 0)
+    assert bobs.texts != [answer["text"] for answer in state["question"]["answers"]]
+    reply = post(client, "/answer", 409, person="bob", **asked(state), verdict="better", pick=0)
+    assert reply["detail"].startswith("The question has changed, so nothing was saved.")
+    assert not out.exists()
+    assert post(client, "/answer", **asked(state), verdict="better", pick=0)["progress"]["done"] == 1
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [
@@ -118,7 +130,8 @@ def test_an_answer_that_arrives_twice_is_one_choice(page: Any, out: Path) -> Non
 )
 def test_what_makes_no_sense_is_refused_and_leaves_nothing(page: Any, body: Any, status: int, out: Path) -> None:
     client = page()
-    detail = post(client, "/answer", status, **({"item": "item0", "round": 0} | body))["detail"]
+    question = asked(post(client, "/question"))
+    detail = post(client, "/answer", status, **(question | body))["detail"]
     # The page shows it.
     assert isinstance(detail, str)
     assert detail
@@ -126,7 +139,7 @@ def test_what_makes_no_sense_is_refused_and_leaves_nothing(page: Any, body: Any,
 
 
 def test_half_a_character_is_refused(page: Any, out: Path) -> None:
-    body = '{"person": "ann", "item": "item0", "round": 0, "verdict": "tie", "comment": "\\ud800"}'
+    body = '{"person": "ann", "item": "item0", "round": 0, "token": "x", "verdict": "tie", "comment": "\\ud800"}'
     reply = page().post("/answer", content=body, headers={"Content-Type": "application/json"})
     assert reply.status_code == 422
     assert not out.exists()
@@ -178,7 +191,7 @@ def test_differences_are_those_of_the_answers_in_the_order_of_the_page(page: Any
     marked = post(client, "/differences", **asked(state))
     texts = [answer["text"] for answer in state["question"]["answers"]]
     assert [html.replace("<mark>", "").replace("</mark>", "") for html in marked] == texts
-    assert post(client, "/differences", 404, item="item9", round=0)["detail"].endswith("reload the page")
+    assert post(client, "/differences", 404, item="item9", round=0)["detail"].startswith("The server does not have")
 
 
 def test_people_are_compared(page: Any) -> None:
@@ -221,7 +234,7 @@ def test_no_path_leads_out_of_the_page(page: Any) -> None:
 def test_a_team_needs_its_password(page: Any, out: Path) -> None:
     client = page(password="open sesame")
     assert client.get("/").status_code == 200
-    post(client, "/answer", 401, item="item0", round=0, verdict="tie")
+    post(client, "/answer", 401, item="item0", round=0, token="x", verdict="tie")
     assert client.get("/people").status_code == client.get("/settings").status_code == 401
     assert not out.exists()
     assert client.post("/login", json={"password": "open sesame"}).status_code == 200
