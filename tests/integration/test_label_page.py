@@ -209,7 +209,7 @@ def test_a_team_member_logs_in_and_stays_in(page: Page, tmp_path: Path) -> None:
 def test_people_who_share_a_browser_see_their_own_order_of_the_answers(page: Page, tmp_path: Path) -> None:
     write_pairs(tmp_path / "pairs.jsonl", 6)
     with server(tmp_path, "pairs=pairs.jsonl", "port=0", "repeats=0", "shared=1") as running:
-        log_in(page, running.url)
+        log_in(page, running.url, "bob")
         for done in range(6):
             for person in ("ann", "bob"):
                 page.locator("#who").click()
@@ -217,6 +217,7 @@ def test_people_who_share_a_browser_see_their_own_order_of_the_answers(page: Pag
                 page.keyboard.insert_text(person)
                 page.keyboard.press("Enter")
                 expect(page.locator("#who")).to_have_text(person)
+                expect(page.locator("body.busy")).to_have_count(0)
                 expect(page.locator("#progress")).to_contain_text(f"{done} done")
                 page.keyboard.press(str(place_of_good(page) + 1))
                 expect(page.locator("#progress")).to_contain_text(f"{done + 1} done")
