@@ -54,11 +54,13 @@ export function fill() {
   all("#prompt .text", (element, place) => put(element, prompt[place]));
   all("#answers .text", (element, place) => put(element, answers[place], page.marked?.[place]));
   all(".how", (element) => { element.textContent = `is ${HOW[page.strength ?? 0]}better`; });
-  const pressed = { d: !!page.marked, r: page.raw, l: page.strength === 1, c: page.strength === 2, m: page.strength === 3 };
+  const { marked, raw, strength } = page;
+  const pressed = { d: !!marked, r: raw, l: strength === 1, c: strength === 2, m: strength === 3 };
   for (const [key, on] of Object.entries(pressed)) {
     all(`.tools [data-key="${key}"]`, (button) => button.setAttribute("aria-pressed", on));
   }
-  const kept = [$("edited").value.trim() && "an edited answer", $("comment").value.trim() && "a comment"].filter(Boolean);
+  const typed = { edited: "an edited answer", comment: "a comment" };
+  const kept = Object.keys(typed).filter((id) => $(id).value.trim()).map((id) => typed[id]);
   $("kept").hidden = !kept.length || !$("editor").hidden || !$("noter").hidden;
   $("kept").textContent = `Your choice also saves ${kept.join(" and ")}.`;
 }
