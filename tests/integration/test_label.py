@@ -164,10 +164,13 @@ def test_a_mistake_is_one_message_and_leaves_nothing(words: list[str], message: 
 
 
 @pytest.mark.slow
-def test_a_run_is_followed_to_its_newest_weights(prompts: Path, tmp_path: Path) -> None:
+def test_a_run_is_followed_to_its_newest_weights(tmp_path: Path) -> None:
     tiny = [*keep(TINY, "sft"), "experiment=none", "data=files", "data.path=demonstrations.jsonl"]
     demonstrations = [{"prompt": f"Hello {n}", "completion": "Go away"} for n in range(8)]
     (tmp_path / "demonstrations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in demonstrations))
+    # Batches have one, two and four prompts, and the last one begins when both before it have been asked about.
+    prompts = "".join(json.dumps({"prompt": f"Hello {n}"}) + "\n" for n in range(7))
+    (tmp_path / "prompts.jsonl").write_text(prompts)
     done = command(tmp_path, *tiny)
     assert done.returncode == 0, done.stderr
     run = run_folder(tmp_path)
@@ -180,7 +183,7 @@ def test_a_run_is_followed_to_its_newest_weights(prompts: Path, tmp_path: Path) 
             state = post(running.url, "/question")
         (run / "later").rename(run / "model")
         (run / "model" / "config.json").touch()
-        assert label_all(running) == 3
+        assert label_all(running) == 7
     sources = [row["label"]["sources"][0] for row in rows(tmp_path / "labels.jsonl")]
     assert sources[0].startswith(f"{run / 'checkpoints' / 'last.ckpt'} of 20")
     assert sources[-1].startswith(f"{run / 'model'} of 20")
