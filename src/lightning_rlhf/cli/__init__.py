@@ -22,6 +22,7 @@ COMMANDS = (
     "generate-dataset",
     "score-dataset",
     "import-dataset",
+    "label",
 )
 
 

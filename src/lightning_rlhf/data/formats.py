@@ -1,5 +1,6 @@
 """Recognises the layout of data, and converts every row into a record."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
@@ -13,6 +14,8 @@ from lightning_rlhf.data.sources import Data, Source, source_of
 from lightning_rlhf.data.splits import Reading
 from lightning_rlhf.data.stored_text import parsed
 from lightning_rlhf.data.suggestions import Need, suggestion
+from lightning_rlhf.data.verdicts import decides_nothing
+from lightning_rlhf.errors import UserError
 
 __all__ = ["Message", "Need", "Record", "Records", "OnError", "read_records", "records_of"]
 
@@ -102,17 +105,22 @@ def records_of(source: Source, *, need: Need, report: Report, on_error: OnError)
     Args:
         source: The data.
         need: What each row must contain: an answer, a pair of answers, an answer with a score, or only a prompt. Rows
-            that contain more are accepted: SFT, for example, takes the chosen answer of a pair.
+            that contain more are accepted: SFT, for example, takes the chosen answer of a pair. Rows of a file of
+            labels that prefer no answer are left out unless only a prompt is needed.
         report: Receives a message about each invalid row, and counts what was done to the others.
         on_error: Whether invalid rows raise an error, or are skipped. Files that cannot be read further always raise
             an error.
 
     Raises:
         UserError: If the data cannot be read, if rows are invalid (the first of each kind is shown), or if no row is
-            valid.
+            valid, or if people prefer no answer of any row.
     """
     unseen = set(source.reading.named)
+    left_out: Counter[str] = Counter()
     for row, place in source.rows():
+        if need != "prompt" and (why := decides_nothing(row)):
+            left_out[why] += 1
+            continue
         report.read += 1
         if isinstance(row, WrongRow):
             report.skip(place, row)
@@ -135,6 +143,10 @@ def records_of(source: Source, *, need: Need, report: Report, on_error: OnError)
             yield record
     for name in unseen:
         report.notes[f"rows without the column that data.columns names as {name}"] = report.read
+    report.notes.update(left_out)
+    if left_out and not report.read:
+        causes = "; ".join(f"{why}: {count}" for why, count in left_out.items())
+        raise UserError(f"data '{source.name}' holds no pair of which people prefer one answer: {causes}")
     report.check(source.name, on_error)
 
 
