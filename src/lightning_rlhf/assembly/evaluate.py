@@ -10,6 +10,7 @@ from lightning_rlhf.assembly.evaluate_settings import EvaluateSettings
 from lightning_rlhf.assembly.evaluate_tables import print_models, print_reward_model
 from lightning_rlhf.assembly.library_messages import silence_libraries
 from lightning_rlhf.callbacks.run_record import versions
+from lightning_rlhf.chat_models.client import remote_client
 from lightning_rlhf.console import console
 from lightning_rlhf.data.faults import Report, kinds_of
 from lightning_rlhf.data.formats import records_of
@@ -23,7 +24,6 @@ from lightning_rlhf.evaluation.verdicts import gold_scores, judge_verdicts, rewa
 from lightning_rlhf.evaluation.win_rates import as_dict, by_scores, win_rate
 from lightning_rlhf.rewards.build import LoadedReward, load_reward
 from lightning_rlhf.rewards.function import TextReward
-from lightning_rlhf.rewards.judge import LLMJudge
 from lightning_rlhf.rollout.speaker import load_speaker
 from lightning_rlhf.saving import appearing, strict_json, write_json
 
@@ -110,12 +110,10 @@ def _models(settings: EvaluateSettings, folder: Path) -> dict[str, Any]:
         a, b = gold_scores(TextReward(settings.gold), rows)
         verdicts["gold"], details["gold"] = by_scores(a, b), _means(a, b)
     if settings.judge.model is not None:
-        judge = LLMJudge(
-            settings.judge.model,
-            max_concurrency=settings.judge.max_concurrency,
-            settings=settings.judge.settings,
+        client = remote_client(
+            settings.judge.model, settings=settings.judge.settings, max_concurrency=settings.judge.max_concurrency
         )
-        said = judge_verdicts(judge, settings.judge.rubric, rows)
+        said = judge_verdicts(client, settings.judge.rubric, rows)
         verdicts["judge"] = said.verdicts
         details["judge"] = {
             "order_disagreements": said.disagreements,
@@ -123,7 +121,9 @@ def _models(settings: EvaluateSettings, folder: Path) -> dict[str, Any]:
             "first_wins": said.first_wins,
         }
     if settings.labels is not None:
-        verdicts["people"] = people_verdicts(settings.labels, rows)
+        labelled = people_verdicts(settings.labels, rows)
+        verdicts["people"] = labelled.verdicts
+        details["people"] = {"both_bad": labelled.both_bad, "labels": labelled.labels}
     prompts = [row.prompt for row in rows]
     rates = {
         name: win_rate(found, [row.difference for row in rows], prompts, seed=settings.seed)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning_rlhf.data.faults import WrongRow
 from lightning_rlhf.data.sources import held_out_source
@@ -44,49 +44,68 @@ def write_blind_pairs(folder: Path, rows: Sequence[Answered], seed: int) -> int:
     return len(different)
 
 
-def people_verdicts(labels: str, rows: Sequence[Answered]) -> list[float | None]:
+class PeopleVerdicts(NamedTuple):
+    """What people say about the answers."""
+
+    verdicts: list[float | None]
+    """The mean verdict on each row; a tie for equal answers, None where nobody has decided."""
+    both_bad: list[int]
+    """Rows of which somebody said that both answers are bad, which counts as a tie."""
+    labels: int
+    """Number of labels that were used."""
+
+
+def people_verdicts(labels: str, rows: Sequence[Answered]) -> PeopleVerdicts:
     """Reads what people said about the blind pairs.
 
-    A row of the file belongs to the row of the answers that its `id` names. Of several labels for a row, the mean is
-    the verdict. A label without a better answer is a tie; see `docs/evaluation.md` for the layout.
+    A label belongs to the rows with its prompt and its two answers. A label with `verdict: tie` or `both_bad` is a tie;
+    skipped questions, and those that were asked a second time to measure consistency, do not count.
 
     Args:
-        labels: File that `label` has written from the blind pairs.
+        labels: File of labels, or of pairs that somebody has chosen from in another way.
         rows: The answers.
 
-    Returns:
-        A verdict on each row; a tie for equal answers, None where nobody has said anything.
-
     Raises:
-        UserError: If the file cannot be read, or a row belongs to other answers.
+        UserError: If the file cannot be read, or a label belongs to no row.
     """
+    places: dict[object, list[int]] = {}
+    for number, row in enumerate(rows):
+        places.setdefault(_key(row.messages, [row.a.text, row.b.text]), []).append(number)
     found: dict[int, list[float]] = {}
-    for row, place in held_out_source(labels, Reading()).rows():
-        if isinstance(row, WrongRow):
-            raise UserError(f"labels={labels}: {place}: {row}")
-        number, verdict = _label(row, rows, f"labels={labels}: {place}")
-        found.setdefault(number, []).append(verdict)
-    return [
+    both_bad: set[int] = set()
+    used = 0
+    for label, place in held_out_source(labels, Reading()).rows():
+        if isinstance(label, WrongRow):
+            raise UserError(f"labels={labels}: {place}: {label}")
+        if label.get("verdict") in ("skip", "repeat"):
+            continue
+        answers = label.get("answers") or [label.get("chosen"), label.get("rejected")]
+        texts = [_text(answer) for answer in answers]
+        numbers = places.get(_key(label.get("prompt"), texts))
+        if numbers is None:
+            raise UserError(
+                f"labels={labels}: {place}: no row of the answers has this prompt with these two answers: give the "
+                f"folder whose {BLIND_PAIRS} was labelled as answers=FOLDER"
+            )
+        used += 1
+        for number in numbers:
+            tied = label.get("verdict") in ("tie", "both_bad")
+            verdict = TIE if tied else WIN if texts[0] == rows[number].a.text.strip() else LOSS
+            found.setdefault(number, []).append(verdict)
+        if label.get("verdict") == "both_bad":
+            both_bad.update(numbers)
+    verdicts = [
         TIE if row.a.text == row.b.text else sum(found[number]) / len(found[number]) if number in found else None
         for number, row in enumerate(rows)
     ]
+    return PeopleVerdicts(verdicts, sorted(both_bad), used)
 
 
-def _label(label: Mapping[str, Any], rows: Sequence[Answered], place: str) -> tuple[int, float]:
-    """The row that a label is about, and its verdict."""
-    number = label.get("id")
-    if not isinstance(number, int) or not 0 <= number < len(rows):
-        raise UserError(f"{place}: id={number!r} is not a row of the answers: label the {BLIND_PAIRS} of this evaluation")
-    row = rows[number]
-    chosen, rejected = (_text(label.get(name)) for name in ("chosen", "rejected"))
-    if {chosen, rejected} != {row.a.text.strip(), row.b.text.strip()}:
-        raise UserError(
-            f"{place}: the answers are not those of row {number} of this evaluation: give the folder whose "
-            f"{BLIND_PAIRS} was labelled as answers="
-        )
-    if label.get("choice") in ("tie", "both_bad"):
-        return number, TIE
-    return number, WIN if chosen == row.a.text.strip() else LOSS
+def _key(prompt: object, answers: Sequence[str | None]) -> object:
+    """Identifies a prompt with its answers, whichever comes first."""
+    turns = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
+    said = tuple((turn.get("role"), str(turn.get("content")).strip()) for turn in turns if isinstance(turn, Mapping))
+    return said, frozenset((answer or "").strip() for answer in answers)
 
 
 def _text(answer: Any) -> str | None:

@@ -95,11 +95,11 @@ class LLMJudge:
         """
         before = messages or [[{"role": "user", "content": prompt}] for prompt in prompts]
         chats = [self._chat(*row) for row in zip(before, responses, strict=True)]
-        replies = self.replies(chats)
+        replies = self._replies(chats)
         scores = [self._score(reply) for reply in replies]
         unclear = [row for row, score in enumerate(scores) if score is None]
         again = ("user", _AGAIN.format(low=self.low, high=self.high))
-        second = self.replies([[*chats[row], ("assistant", replies[row]), again] for row in unclear])
+        second = self._replies([[*chats[row], ("assistant", replies[row]), again] for row in unclear])
         for row, reply in zip(unclear, second, strict=True):
             scores[row] = self._score(reply)
             if scores[row] is None:
@@ -114,15 +114,7 @@ class LLMJudge:
         question = _QUESTION.format(conversation=conversation, answer=response)
         return [("system", self.instructions), ("user", question)]
 
-    def replies(self, chats: Sequence[Sequence[tuple[str, str]]]) -> list[str]:
-        """Asks the model once for each chat, and returns its replies.
-
-        Args:
-            chats: Turns as (role, content), with the roles system, user and assistant.
-
-        Raises:
-            UserError: If the model cannot be reached.
-        """
+    def _replies(self, chats: Sequence[Sequence[tuple[str, str]]]) -> list[str]:
         try:
             replies = self.model.batch([list(chat) for chat in chats], {"max_concurrency": self.max_concurrency})
         # The errors of the providers have no common class.

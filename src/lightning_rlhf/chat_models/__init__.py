@@ -1,0 +1,1 @@
+"""The one client of chat models that judges, scoring and the making of data share, and what it asks them."""

@@ -1,0 +1,190 @@
+"""The client of a chat model: any model that LangChain supports, at a provider, on a server, or in this process."""
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from lightning_rlhf.chat_models.budget import Budget, BudgetSpent, Prices, Usage
+from lightning_rlhf.chat_models.retry import BrokenReply, Stopped, retrying
+from lightning_rlhf.errors import UserError, require
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+    from langchain_core.messages import AIMessage, BaseMessage
+
+Chat = Sequence["tuple[str, str] | BaseMessage"]
+"""Messages: pairs of a role (system, user or assistant) and a text, or messages of LangChain."""
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_REASONS = ("finish_reason", "stop_reason", "done_reason")
+"""Where OpenAI, Anthropic and Ollama say why a reply ended."""
+
+
+class Reply(NamedTuple):
+    """The reply to a chat."""
+
+    text: str
+    usage: Usage
+    """The tokens of the request and of the reply; zero if the model does not report them."""
+    whole: bool
+    """Whether the model ended the reply itself, rather than the limit of its tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatClient:
+    """Asks a chat model, several requests at a time, again where that may help, and within a budget.
+
+    Attributes:
+        model: The model, of LangChain.
+        name: Its name in messages.
+        max_concurrency: Number of requests at a time.
+        retries: How often a request is repeated that fails for a reason that may pass.
+        backoff: Seconds before the first repetition; see `retrying`.
+        budget: Counts what requests use, and refuses those that would exceed a limit.
+    """
+
+    model: "BaseChatModel"
+    name: str
+    max_concurrency: int = 8
+    retries: int = 5
+    backoff: float = 1.0
+    budget: Budget = field(default_factory=Budget)
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        """Checks the numbers."""
+        if self.max_concurrency < 1:
+            raise UserError(f"max_concurrency={self.max_concurrency}: must be positive")
+        if self.retries < 0:
+            raise UserError(f"retries={self.retries}: must not be negative")
+
+    def ask(self, chat: Chat) -> Reply:
+        """Asks for the reply to a chat.
+
+        Raises:
+            UserError: If the model cannot be reached, refuses, or does not report its tokens although they are limited.
+            BudgetSpent: If the request would exceed the budget.
+            Stopped: If `stop` was called.
+        """
+        attempts = retrying(self.retries, self.backoff, self._sleep)
+        try:
+            return attempts(self._attempt, list(chat))
+        except (UserError, BudgetSpent, Stopped):
+            raise
+        # The errors of the providers have no common class.
+        except Exception as error:
+            asked = int(attempts.statistics.get("attempt_number", 1))
+            times = f"asked {asked} times: " if asked > 1 else ""
+            raise UserError(f"model={self.name}: {times}{error or type(error).__name__}") from error
+
+    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """Applies a function that asks this model to many items, `max_concurrency` at a time.
+
+        Returns:
+            The results in the order of the items.
+        """
+        with ThreadPoolExecutor(self.max_concurrency) as pool:
+            waiting = [pool.submit(work, item) for item in items]
+            try:
+                return [future.result() for future in waiting]
+            except BaseException:
+                self.stop()
+                pool.shutdown(cancel_futures=True)
+                self._stop.clear()
+                raise
+
+    def stop(self) -> None:
+        """Ends all pauses between attempts, and refuses further requests."""
+        self._stop.set()
+
+    def _attempt(self, chat: list[Any]) -> Reply:
+        self._sleep(0)
+        with self.budget.request():
+            message = self.model.invoke(chat)
+            reply = reply_of(message)
+            self.budget.add(reply.usage)
+        if self.budget.limited and message.usage_metadata is None:
+            raise UserError(
+                f"model={self.name}: does not report how many tokens it uses, so no budget can be kept; leave out "
+                "max_usd and max_tokens, or set llm.settings.stream_usage=true if the server streams"
+            )
+        if getattr(self.model, "streaming", False) and not _ending(message):
+            raise BrokenReply("the stream ended before the reply did")
+        return reply
+
+    def _sleep(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            raise Stopped
+
+
+def reply_of(message: "AIMessage") -> Reply:
+    """Reads what a message of LangChain says."""
+    used = message.usage_metadata
+    usage = Usage() if used is None else Usage(used["input_tokens"], used["output_tokens"])
+    return Reply(str(message.text), usage, whole=_ending(message) not in ("length", "max_tokens"))
+
+
+def remote_client(
+    model: str,
+    *,
+    temperature: float | None = None,
+    max_tokens: int | None = None,
+    timeout: float | None = None,
+    base_url: str | None = None,
+    api_key_env: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    input_price: float | None = None,
+    output_price: float | None = None,
+    retries: int = 5,
+    max_concurrency: int = 8,
+) -> ChatClient:
+    """Makes the client of a model at a provider, whose LangChain package must be installed, or on a server.
+
+    Args:
+        model: `provider:name`, in the form that LangChain's `init_chat_model` accepts.
+        temperature: Divides the logits; None takes the provider's default, as it does below.
+        max_tokens: Length limit of a reply, in tokens.
+        timeout: Seconds that a request may take.
+        base_url: Address of the server.
+        api_key_env: Name of an environment variable that contains the key; None takes the provider's own variable.
+        settings: Further arguments of the provider's class.
+        input_price: What a million tokens of requests cost, in US dollars.
+        output_price: What a million tokens of replies cost, in US dollars.
+        retries: How often a request is repeated that fails for a reason that may pass.
+        max_concurrency: Number of requests at a time.
+
+    Raises:
+        UserError: If LangChain cannot create the model, the variable does not exist, or only one price is given.
+    """
+    require("langchain", "langchain", f"model={model}")
+    from langchain.chat_models import init_chat_model
+
+    if (input_price is None) != (output_price is None):
+        raise UserError(f"llm.input_price={input_price}, llm.output_price={output_price}: give both prices, or none")
+    prices = None if input_price is None or output_price is None else Prices(input_price, output_price)
+    if api_key_env is not None and not os.environ.get(api_key_env):
+        raise UserError(f"llm.api_key_env={api_key_env}: there is no such environment variable")
+    common = {"temperature": temperature, "max_tokens": max_tokens, "timeout": timeout, "base_url": base_url}
+    given = {name: value for name, value in common.items() if value is not None} | dict(settings or {})
+    if api_key_env is not None:
+        given["api_key"] = os.environ[api_key_env]
+    try:
+        # This client repeats requests itself, for all providers in the same way.
+        made = init_chat_model(model, **{**given, "max_retries": 0})
+    # The errors of the providers have no common class.
+    except Exception as error:
+        raise UserError(f"model={model}: {error}") from error
+    return ChatClient(
+        model=made, name=model, max_concurrency=max_concurrency, retries=retries, budget=Budget(prices=prices)
+    )
+
+
+def _ending(message: "AIMessage") -> str | None:
+    """Why a reply ended, in the words of the provider; None if it does not say."""
+    return next(
+        (str(message.response_metadata[name]) for name in _REASONS if message.response_metadata.get(name)), None
+    )

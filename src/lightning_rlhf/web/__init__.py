@@ -1,0 +1,1 @@
+"""Pages for people: servers, and what their pages are made of."""
