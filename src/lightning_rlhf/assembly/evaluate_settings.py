@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from lightning_rlhf.assembly.setting_types import built
 from lightning_rlhf.data.splits import Reading
 from lightning_rlhf.errors import raise_problems
 from lightning_rlhf.rollout.sampling import Sampling
-from lightning_rlhf.typechecks import annotations, fits, in_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,16 +68,7 @@ class EvaluateSettings:
             UserError: If a value has the wrong type, or the settings do not say what to evaluate. The message names all
                 mistakes.
         """
-        plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-        parts = {"judge": JudgeSettings, "sampling": Sampling, "data": DataSettings}
-        raise_problems(
-            [
-                *_of_wrong_type(cls, {name: value for name, value in plain.items() if name not in parts}),
-                *(text for name, part in parts.items() for text in _of_wrong_type(part, plain[name], f"{name}.")),
-            ]
-        )
-        built = {name: part(**plain[name]) for name, part in parts.items()}
-        settings = cls(**(plain | built))
+        settings = built(cls, {"judge": JudgeSettings, "sampling": Sampling, "data": DataSettings}, config)
         raise_problems(settings._mistakes())
         return settings
 
@@ -106,12 +97,3 @@ class EvaluateSettings:
                 yield f"{' and '.join(missing)} not set: two models are compared by a=FOLDER b=FOLDER prompts=FILE"
         if self.labels is not None and self.answers is None and self.preferences is None:
             yield f"labels={self.labels}: give the folder of the evaluation whose pairs were labelled as answers=FOLDER"
-
-
-def _of_wrong_type(target: type, values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    hints = annotations(target)
-    for name, value in values.items():
-        if name not in hints:
-            yield f"{prefix}{name}={value}: there is no such setting; there are {', '.join(hints)}"
-        elif not fits(value, hints[name]):
-            yield f"{prefix}{name}={value}: expected {in_words(hints[name])}"

@@ -59,9 +59,9 @@ def win_rate(
     return WinRate(
         plain,
         Estimate(controlled, low, high, len(known)),
-        wins=int((values == WIN).sum()),
+        wins=int((values > TIE).sum()),
         ties=int((values == TIE).sum()),
-        losses=int((values == LOSS).sum()),
+        losses=int((values < TIE).sum()),
         missing=len(verdicts) - len(known),
     )
 
