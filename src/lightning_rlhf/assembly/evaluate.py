@@ -137,7 +137,11 @@ def _models(settings: EvaluateSettings, folder: Path) -> dict[str, Any]:
     }
     for name, rate in rates.items():
         for kind, value in (("win_rate", rate.win_rate), ("length_controlled_win_rate", rate.length_controlled)):
-            metrics |= {f"{name}_{kind}": value.value, f"{name}_{kind}_low": value.low, f"{name}_{kind}_high": value.high}
+            metrics |= {
+                f"{name}_{kind}": value.value,
+                f"{name}_{kind}_low": value.low,
+                f"{name}_{kind}_high": value.high,
+            }
     return {
         "metrics": metrics,
         "rows": {"evaluated": len(rows)},

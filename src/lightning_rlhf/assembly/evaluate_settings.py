@@ -82,9 +82,9 @@ class EvaluateSettings:
         given = [f"{name}={value}" for name, value in of_models.items() if value is not None]
         if self.preferences is not None:
             if self.reward_model is None:
-                yield f"preferences={self.preferences}: give the reward model to evaluate on them as reward_model=FOLDER"
+                yield f"preferences={self.preferences}: give the reward model to evaluate as reward_model=FOLDER"
             if given:
-                yield f"{', '.join(given)}: preferences={self.preferences} evaluates a reward model alone: leave out either"
+                yield f"{', '.join(given)}: preferences={self.preferences} evaluates a reward model: leave out either"
         elif self.answers is not None:
             if both := [text for text in given if text.startswith(("a=", "b=", "prompts="))]:
                 yield f"{', '.join(both)}: answers={self.answers} has the answers already: leave out either"

@@ -70,7 +70,9 @@ def print_models(
     if not rates:
         console.say("Nobody has judged yet: name a reward_model, gold, judge.model or labels.")
         return
-    table = _table("judge", "a wins", "95% interval", "equal lengths", "95% interval", "won", "tied", "lost", "unjudged")
+    table = _table(
+        "judge", "a wins", "95% interval", "equal lengths", "95% interval", "won", "tied", "lost", "unjudged"
+    )
     for name, rate in rates.items():
         table.add_row(
             name,

@@ -10,7 +10,18 @@ from pathlib import Path
 
 from lightning_rlhf.errors import UserError
 
-COMMANDS = ("train", "plan", "doctor", "benchmark", "export", "convert", "fetch-smollm2", "serve-reward", "evaluate", "chat")
+COMMANDS = (
+    "train",
+    "plan",
+    "doctor",
+    "benchmark",
+    "export",
+    "convert",
+    "fetch-smollm2",
+    "serve-reward",
+    "evaluate",
+    "chat",
+)
 
 
 def main(command: str | None = None) -> None:

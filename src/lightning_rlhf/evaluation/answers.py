@@ -65,8 +65,7 @@ def draw_answers(speaker: Speaker, prompts: Sequence[Sequence[Message]], samplin
 def answered(records: Sequence[Record], a: Sequence[Reply], b: Sequence[Reply]) -> list[Answered]:
     """Puts prompts and answers together."""
     return [
-        Answered(record.messages, record.columns, one, other)
-        for record, one, other in zip(records, a, b, strict=True)
+        Answered(record.messages, record.columns, one, other) for record, one, other in zip(records, a, b, strict=True)
     ]
 
 
@@ -88,11 +87,10 @@ def read_answers(folder: Path) -> list[Answered]:
     try:
         with file.open(encoding="utf-8") as lines:
             rows = [json.loads(line) for line in lines]
-        return [
-            Answered(row["messages"], row["columns"], Reply(**row["a"]), Reply(**row["b"]))
-            for row in rows
-        ]
+        return [Answered(row["messages"], row["columns"], Reply(**row["a"]), Reply(**row["b"])) for row in rows]
     except FileNotFoundError as error:
-        raise UserError(f"answers={folder}: there is no {FILE}; name the folder of an evaluation of two models") from error
+        raise UserError(
+            f"answers={folder}: there is no {FILE}; name the folder of an earlier evaluation"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"answers={folder}: {FILE} cannot be read: {error!r}") from error

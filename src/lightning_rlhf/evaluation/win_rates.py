@@ -11,8 +11,8 @@ WIN, TIE, LOSS = 1.0, 0.5, 0.0
 """What an answer of model a is worth beside the answer of model b."""
 
 _INVERSE_PENALTY = 1.0
-"""scikit-learn's C. The weight of the length has a normal prior of this variance, so that few rows cannot make it large;
-the intercept, which decides the result, has none."""
+"""scikit-learn's C. The weight of the length has a normal prior of this variance, so that few rows cannot make it
+large; the intercept, which decides the result, has none."""
 
 
 class WinRate(NamedTuple):
@@ -98,6 +98,4 @@ def length_controlled(verdicts: np.ndarray, differences: np.ndarray) -> float:
 
 def as_dict(result: WinRate) -> dict[str, Any]:
     """The fields by name, for `result.json`."""
-    return {
-        name: value.as_dict() if isinstance(value, Estimate) else value for name, value in result._asdict().items()
-    }
+    return {name: value.as_dict() if isinstance(value, Estimate) else value for name, value in result._asdict().items()}
