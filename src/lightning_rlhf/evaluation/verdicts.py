@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 from lightning_rlhf.chat_models.client import ChatClient
 from lightning_rlhf.chat_models.comparing import Comparison, compare
+from lightning_rlhf.data.messages import Message
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.evaluation.answers import Answered
 from lightning_rlhf.evaluation.scoring import rendered, score_ids
 from lightning_rlhf.evaluation.win_rates import LOSS, TIE, WIN
 from lightning_rlhf.rewards.build import LoadedReward
 from lightning_rlhf.rewards.function import TextReward
-from lightning_rlhf.rollout.speaker import Reply
 
 _MEANINGS = {"first": WIN, "second": LOSS, "tie": TIE}
 
@@ -44,9 +44,9 @@ def reward_scores(reward: LoadedReward, rows: Sequence[Answered], name: str) -> 
     Raises:
         UserError: If the reward model cannot read an answer.
     """
-    replies = [(row, reply) for side in ("a", "b") for row in rows for reply in [_reply(row, side)]]
-    conversations = [[*row.messages, {"role": "assistant", "content": reply.text}] for row, reply in replies]
-    texts = rendered(reward, conversations, [reply.finish_reason == "stop" for _, reply in replies])  # type: ignore[arg-type]
+    replies = [*((row, row.a) for row in rows), *((row, row.b) for row in rows)]
+    conversations = [[*row.messages, Message(role="assistant", content=reply.text)] for row, reply in replies]
+    texts = rendered(reward, conversations, [reply.finish_reason == "stop" for _, reply in replies])
     for (row, _), text in zip(replies, texts, strict=True):
         if isinstance(text, UserError):
             raise UserError(f"reward_model={name}: {text}, for the prompt {row.question[:80]!r}")
@@ -65,8 +65,7 @@ def gold_scores(gold: TextReward, rows: Sequence[Answered]) -> tuple[list[float]
     """
     questions = [row.question for row in rows]
     sides = []
-    for side in ("a", "b"):
-        replies = [_reply(row, side) for row in rows]
+    for replies in ([row.a for row in rows], [row.b for row in rows]):
         columns = [
             {**row.columns, "messages": row.messages, "finished": reply.finish_reason == "stop"}
             for row, reply in zip(rows, replies, strict=True)
@@ -117,7 +116,3 @@ def judge_verdicts(client: ChatClient, rubric: str, rows: Sequence[Answered]) ->
         unreadable=[number for number, one in said.items() if not one.parsed],
         first_wins=sum(shown_first) / len(shown_first) if shown_first else None,
     )
-
-
-def _reply(row: Answered, side: str) -> Reply:
-    return row.a if side == "a" else row.b

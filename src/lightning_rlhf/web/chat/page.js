@@ -184,6 +184,7 @@ function drawTurn(turn) {
   const made = makeTurn(turn);
   turn.node.replaceWith(made);
   turn.node = made;
+  drawButtons();
   scrollDown();
 }
 
@@ -243,11 +244,12 @@ function makeFoot(turn, model, version, node) {
   const why = { length: "cut at the limit", stopped: "stopped" }[version.end] ?? (version.edited ? "edited" : "");
   facts.append([version.tokens ? `${version.tokens} tokens` : "", why].filter(Boolean).join(", "));
   foot.append(facts);
-  if (answer.versions.length > 1) {
+  // What follows an answer was said about the version that is shown, so only the last turn has others.
+  const last = turn === turns.at(-1);
+  if (last && answer.versions.length > 1) {
     const step = (by) => () => {
       answer.at = (answer.at + by + answer.versions.length) % answer.versions.length;
-      turns = turns.slice(0, turns.indexOf(turn) + 1);
-      drawAll();
+      drawTurn(turn);
     };
     foot.append(
       button("‹", "Earlier version", step(-1), "quiet idle"),
@@ -256,14 +258,13 @@ function makeFoot(turn, model, version, node) {
     );
   }
   const again = () => {
-    turns = turns.slice(0, turns.indexOf(turn) + 1);
-    drawAll();
     ask(turn, model);
     drawButtons();
   };
   const change = () =>
     edit(node, version.text, (text) => answerOtherwise(turn, model, text), () => drawTurn(turn));
-  foot.append(button("↻", "Answer again", again, "quiet idle"), button("✎", "Edit this answer", change, "quiet idle"));
+  if (last) foot.append(button("↻", "Answer again", again, "quiet idle"));
+  foot.append(button("✎", "Edit this answer", change, "quiet idle"));
   if (version.text) {
     for (const [label, title, up] of [["👍", "Good answer", true], ["👎", "Bad answer", false]]) {
       const thumb = button(label, title, () => rate(turn, version, up), `quiet ${up ? "up" : "down"}`);
