@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -53,7 +53,7 @@ class ChatClient:
     retries: int = 5
     backoff: float = 1.0
     budget: Budget = field(default_factory=Budget)
-    _stop: threading.Event = field(default_factory=threading.Event)
+    _stop: threading.Event = field(default_factory=threading.Event, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Checks the numbers."""
@@ -86,20 +86,31 @@ class ChatClient:
 
         Returns:
             The results in the order of the items.
+
+        Raises:
+            Exception: The first error of the function, after which no further request is made.
         """
         with ThreadPoolExecutor(self.max_concurrency) as pool:
-            waiting = [pool.submit(work, item) for item in items]
+            futures = [pool.submit(work, item) for item in items]
             try:
-                return [future.result() for future in waiting]
+                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+                if failed := [future for future in done if future.exception() is not None]:
+                    failed[0].result()
+                return [future.result() for future in futures]
             except BaseException:
+                # Requests that wait for another attempt need not be awaited.
                 self.stop()
                 pool.shutdown(cancel_futures=True)
-                self._stop.clear()
+                self.restart()
                 raise
 
     def stop(self) -> None:
         """Ends all pauses between attempts, and refuses further requests."""
         self._stop.set()
+
+    def restart(self) -> None:
+        """Allows requests again after `stop`."""
+        self._stop.clear()
 
     def _attempt(self, chat: list[Any]) -> Reply:
         self._sleep(0)

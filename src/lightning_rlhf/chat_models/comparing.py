@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from lightning_rlhf.chat_models.budget import Usage
 from lightning_rlhf.chat_models.client import ChatClient
 from lightning_rlhf.chat_models.grading import RUBRIC, last_line, transcript
 
@@ -49,6 +50,8 @@ class Comparison(NamedTuple):
     """The better answer if the second is shown first."""
     replies: list[str]
     """The replies of the model."""
+    usage: Usage
+    """The tokens of the requests and the replies."""
 
     @property
     def better(self) -> Side | None:
@@ -73,9 +76,10 @@ def compare(
         second: Another answer.
         rubric: The criteria, in words that the model reads.
     """
-    forward, said = _verdict(client, _chat(messages, first, second, rubric))
-    backward, said_too = _verdict(client, _chat(messages, second, first, rubric))
-    return Comparison(forward, None if backward is None else _SWAPPED[backward], [*said, *said_too])
+    forward, said, used = _verdict(client, _chat(messages, first, second, rubric))
+    backward, said_too, used_too = _verdict(client, _chat(messages, second, first, rubric))
+    swapped = None if backward is None else _SWAPPED[backward]
+    return Comparison(forward, swapped, [*said, *said_too], used.plus(used_too))
 
 
 def side_in(reply: str) -> Side | None:
@@ -84,12 +88,12 @@ def side_in(reply: str) -> Side | None:
     return None if found is None else _SIDES[found[1].lower()]
 
 
-def _verdict(client: ChatClient, chat: list[tuple[str, str]]) -> tuple[Side | None, list[str]]:
-    first = client.ask(chat).text
-    if (side := side_in(first)) is not None:
-        return side, [first]
-    second = client.ask([*chat, ("assistant", first), ("user", _AGAIN)]).text
-    return side_in(second), [first, second]
+def _verdict(client: ChatClient, chat: list[tuple[str, str]]) -> tuple[Side | None, list[str], Usage]:
+    first = client.ask(chat)
+    if (side := side_in(first.text)) is not None:
+        return side, [first.text], first.usage
+    second = client.ask([*chat, ("assistant", first.text), ("user", _AGAIN)])
+    return side_in(second.text), [first.text, second.text], first.usage.plus(second.usage)
 
 
 def _chat(messages: Sequence["Message"], first: str, second: str, rubric: str) -> list[tuple[str, str]]:

@@ -35,7 +35,7 @@ def retrying(retries: int, backoff: float, sleep: Callable[[float], None]) -> "R
     """
     from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
-    doubling = wait_exponential_jitter(initial=backoff, max=60, jitter=backoff)
+    doubling = wait_exponential_jitter(multiplier=backoff, max=60, jitter=backoff)
 
     def pause(state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
@@ -61,7 +61,8 @@ def is_final(error: BaseException) -> bool:
         return True
     status = _status(error)
     # OpenAI answers 429 also to those who have to pay first.
-    return (400 <= status < 500 and status not in _PASSING) or "insufficient_quota" in str(error)
+    unpaid = getattr(error, "code", None) == "insufficient_quota"
+    return unpaid or (400 <= status < 500 and status not in _PASSING)
 
 
 def retry_after(error: BaseException | None) -> float | None:

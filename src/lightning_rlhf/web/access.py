@@ -17,7 +17,7 @@ from lightning_rlhf.errors import UserError
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # These are served before somebody has logged in; they hold nothing but the page itself.
-_OPEN = ("/", "/login", "/page.css", "/page.js")
+_OPEN = ("/", "/login", "/page.css", "/page.js", "/code.css")
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",

@@ -5,13 +5,14 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.resources import files
 from typing import Annotated, Any, Literal
 
 import anyio
 import anyio.to_thread
 from fastapi import FastAPI, HTTPException, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import BaseModel, Field
 
 from lightning_rlhf.chat.conversation import Score
@@ -24,6 +25,7 @@ from lightning_rlhf.web.access import protect
 from lightning_rlhf.web.chat.feedback import Feedback
 from lightning_rlhf.web.markdown import code_css, to_html
 
+_FILES = ("page.css", "page.js", "chat.js", "show.js", "talk.js")
 _LONGEST_TEXT = 200_000
 _MOST_TURNS = 1000
 
@@ -80,8 +82,14 @@ def make_app(
     """
     # Nothing else is served: not even the description of the interface, whose page would load scripts from elsewhere.
     app = FastAPI(title="lightning-rlhf chat", docs_url=None, redoc_url=None, openapi_url=None)
-    protect(app, "lightning_rlhf_chat", host, password)
-    _serve_page(app)
+    protect(app, "lightning_rlhf_chat", host, password, public=("/", "/code.css", *(f"/{name}" for name in _FILES)))
+    for path, name in {"/": "page.html", **{f"/{name}": name for name in _FILES}}.items():
+        app.get(path)(partial(FileResponse, str(files(__package__) / name)))
+
+    @app.get("/code.css")
+    def code() -> Response:
+        return Response(code_css(), media_type="text/css")
+
     # Answers of one model are drawn one after the other, and those of two models at the same time.
     locks = [anyio.Lock() for _ in speakers]
     scoring = anyio.Lock()
@@ -163,23 +171,3 @@ def _told() -> Iterator[None]:
 
 def _plain(turns: Sequence[_Turn]) -> list[Message]:
     return [Message(role=turn.role, content=turn.content) for turn in turns]
-
-
-def _serve_page(app: FastAPI) -> None:
-    """Serves the files of the page, which load nothing from elsewhere."""
-    folder = files("lightning_rlhf.web.chat")
-    page, script = ((folder / name).read_text(encoding="utf-8") for name in ("page.html", "page.js"))
-    style = (folder / "page.css").read_text(encoding="utf-8") + code_css()
-    for path, text, kind in (
-        ("/", page, "text/html"),
-        ("/page.js", script, "text/javascript"),
-        ("/page.css", style, "text/css"),
-    ):
-        app.get(path)(_file(text, kind))
-
-
-def _file(text: str, kind: str) -> Callable[[], Any]:
-    async def get() -> Response:
-        return Response(text, media_type=kind)
-
-    return get
