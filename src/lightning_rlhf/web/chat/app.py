@@ -84,7 +84,7 @@ def make_app(
     app = FastAPI(title="lightning-rlhf chat", docs_url=None, redoc_url=None, openapi_url=None)
     protect(app, "lightning_rlhf_chat", host, password, public=("/", "/code.css", *(f"/{name}" for name in _FILES)))
     for path, name in {"/": "page.html", **{f"/{name}": name for name in _FILES}}.items():
-        app.get(path)(partial(FileResponse, str(files(__package__) / name)))
+        app.get(path)(partial(_file, str(files(__package__) / name)))
 
     @app.get("/code.css")
     def code() -> Response:
@@ -171,3 +171,7 @@ def _told() -> Iterator[None]:
 
 def _plain(turns: Sequence[_Turn]) -> list[Message]:
     return [Message(role=turn.role, content=turn.content) for turn in turns]
+
+
+def _file(path: str, /) -> FileResponse:
+    return FileResponse(path)
