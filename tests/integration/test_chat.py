@@ -124,7 +124,7 @@ def test_lines_from_a_pipe_are_answered_too(models: Path, tmp_path: Path) -> Non
         (["model_dir=m", "against=n"], "against=n: the terminal shows one model: add chat.web=true, or leave it out"),
         (["model_dir=m", "seed=-1"], "seed=-1: must not be negative"),
         (["model_dir=m", "chat.port=web"], "chat.port=web: expected a whole number"),
-        (["model_dir=m", "chat.web=true", "chat.host=0.0.0.0"], "host=0.0.0.0: other machines could use the page"),
+        (["model_dir=m", "chat.web=true", "chat.host=0.0.0.0"], "chat: host=0.0.0.0: other machines could use the page"),
     ],
 )
 def test_a_mistake_is_one_message_and_leaves_nothing(overrides: list[str], message: str, tmp_path: Path) -> None:

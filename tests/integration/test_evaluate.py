@@ -87,7 +87,7 @@ def test_a_file_of_rewardbench_2_is_measured_by_subset(models: Path, tmp_path: P
     assert {len(row["scores"]) for row in scores} == {4}
     right = [row["scores"][0] > max(row["scores"][1:]) for row in scores]
     assert result["metrics"]["accuracy"] == pytest.approx(sum(right) / 7)
-    assert "1 rows left out" in done.stdout
+    assert "rows left out: 1" in done.stdout
     assert "reads at most 512" in done.stdout
 
 

@@ -12,7 +12,7 @@ from lightning_rlhf.chat.conversation import Conversation, Score, fresh_seed
 from lightning_rlhf.chat.terminal import talk
 from lightning_rlhf.console import console
 from lightning_rlhf.data.messages import Message
-from lightning_rlhf.errors import require
+from lightning_rlhf.errors import UserError, require
 from lightning_rlhf.rewards.build import load_reward
 from lightning_rlhf.rewards.net import TextNetReward
 from lightning_rlhf.rollout.speaker import load_speaker
@@ -47,7 +47,10 @@ def _page(settings: ChatSettings) -> None:
     from lightning_rlhf.web.chat.feedback import Feedback
 
     page = settings.chat
-    check_access(page.host, page.password)
+    try:
+        check_access(page.host, page.password)
+    except UserError as error:
+        raise UserError(f"chat: {error}") from error
     # Opens the port and the files before models are loaded, which may take minutes.
     listener = listen(page.host, page.port)
     feedback = Feedback(Path(page.feedback_dir).expanduser())

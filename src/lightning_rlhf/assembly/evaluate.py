@@ -67,8 +67,7 @@ def _reward_model(settings: EvaluateSettings, folder: Path) -> dict[str, Any]:
     report = Report()
     rows = read_comparisons(settings.preferences, settings.data.reading, report, settings.data.on_error)
     scored = score_comparisons(_reward(settings), rows[: settings.limit], report)
-    if report.skipped:
-        console.say("\n".join([f"{len(report.skipped)} rows left out:", *kinds_of(report.skipped)]), "yellow")
+    _tell(report)
     if not scored:
         raise UserError(f"preferences={settings.preferences}: no row is left")
     with appearing(folder / SCORES) as partial, partial.open("w", encoding="utf-8") as file:
@@ -160,6 +159,7 @@ def _answers(settings: EvaluateSettings, folder: Path) -> list[Answered]:
     report = Report()
     source = held_out_source(settings.prompts, settings.data.reading)
     records = list(records_of(source, need="prompt", report=report, on_error=settings.data.on_error))[: settings.limit]
+    _tell(report)
     prompts = [record.prompt for record in records]
     sides = []
     for name in ("a", "b"):
@@ -172,6 +172,12 @@ def _answers(settings: EvaluateSettings, folder: Path) -> list[Answered]:
     pairs = write_blind_pairs(folder, rows, settings.seed)
     console.say(f"{pairs} blind pairs for lightning-rlhf label: {folder / BLIND_PAIRS}")
     return rows
+
+
+def _tell(report: Report) -> None:
+    """Says which rows are left out."""
+    if report.skipped:
+        console.say("\n".join([f"rows left out: {len(report.skipped)}", *kinds_of(report.skipped)]), "yellow")
 
 
 def _reward(settings: EvaluateSettings) -> LoadedReward:
