@@ -41,7 +41,10 @@ class Terminal:
             stderr=other,
             start_new_session=True,
             # Ctrl-C reaches a process through its controlling terminal.
-            preexec_fn=lambda: (os.close(os.open(os.ttyname(other), os.O_RDWR)), signal.signal(signal.SIGINT, signal.default_int_handler)),
+            preexec_fn=lambda: (
+                os.close(os.open(os.ttyname(other), os.O_RDWR)),
+                signal.signal(signal.SIGINT, signal.default_int_handler),
+            ),
         )
         os.close(other)
         self.text = ""
@@ -73,7 +76,12 @@ class Terminal:
 def test_a_chat_in_a_terminal_from_the_first_word_to_ctrl_d(models: Path, tmp_path: Path) -> None:
     terminal = Terminal(
         tmp_path,
-        *(f"model_dir={models / 'model'}", f"reward_model={models / 'reward'}", "seed=1", "sampling.max_new_tokens=400"),
+        *(
+            f"model_dir={models / 'model'}",
+            f"reward_model={models / 'reward'}",
+            "seed=1",
+            "sampling.max_new_tokens=400",
+        ),
     )
     terminal.wait_for(r"/quit ends\.\n> ")
     terminal.type("My kettle leaks.\n")
@@ -103,7 +111,14 @@ def test_a_chat_in_a_terminal_from_the_first_word_to_ctrl_d(models: Path, tmp_pa
 
 def test_lines_from_a_pipe_are_answered_too(models: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "lightning_rlhf.cli", "chat", f"model_dir={models / 'model'}", "sampling.max_new_tokens=5"],
+        [
+            sys.executable,
+            "-m",
+            "lightning_rlhf.cli",
+            "chat",
+            f"model_dir={models / 'model'}",
+            "sampling.max_new_tokens=5",
+        ],
         cwd=tmp_path,
         env=environ(),
         input="Hello\n/history\n",
@@ -124,7 +139,10 @@ def test_lines_from_a_pipe_are_answered_too(models: Path, tmp_path: Path) -> Non
         (["model_dir=m", "against=n"], "against=n: the terminal shows one model: add chat.web=true, or leave it out"),
         (["model_dir=m", "seed=-1"], "seed=-1: must not be negative"),
         (["model_dir=m", "chat.port=web"], "chat.port=web: expected a whole number"),
-        (["model_dir=m", "chat.web=true", "chat.host=0.0.0.0"], "chat: host=0.0.0.0: other machines could use the page"),
+        (
+            ["model_dir=m", "chat.web=true", "chat.host=0.0.0.0"],
+            "chat: host=0.0.0.0: other machines could use the page",
+        ),
     ],
 )
 def test_a_mistake_is_one_message_and_leaves_nothing(overrides: list[str], message: str, tmp_path: Path) -> None:

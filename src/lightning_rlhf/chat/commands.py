@@ -90,5 +90,6 @@ HELP = {
     "/save FILE": f"appends the conversation to a file that stage=sft reads ({SAVED})",
     "/history": "shows the conversation",
     "/new": "begins a new conversation",
+    "/help": "shows the commands",
     "/quit": "ends; Ctrl-D does so too, and Ctrl-C stops an answer",
 }

@@ -78,9 +78,7 @@ def score_ids(reward: LoadedReward, rows: Sequence[list[int]], title: str = "sco
             ids, mask = pad([rows[row] for row in some])
             found = reward.net.scores(ids.to(device), mask.to(device))
             if not found.isfinite().all():
-                raise UserError(
-                    "the reward model gives scores that are not finite: its weights are broken or overflow"
-                )
+                raise UserError("the reward model gives scores that are not finite: its weights are broken or overflow")
             for row, score in zip(some, found.tolist(), strict=True):
                 scores[row] = score
             bar.update(len(some))

@@ -7,7 +7,7 @@ those of the page.
 import asyncio
 import hashlib
 import hmac
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from urllib.parse import urlsplit
 
 from fastapi import Body, FastAPI, Request, Response
@@ -16,8 +16,6 @@ from fastapi.responses import JSONResponse
 from lightning_rlhf.errors import UserError
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-# These are served before somebody has logged in; they hold nothing but the page itself.
-_OPEN = ("/", "/login", "/page.css", "/page.js", "/code.css")
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
@@ -43,7 +41,7 @@ def check_access(host: str, password: str | None) -> None:
         )
 
 
-def protect(app: FastAPI, name: str, host: str, password: str | None) -> None:
+def protect(app: FastAPI, name: str, host: str, password: str | None, *, public: Collection[str]) -> None:
     """Lets only those in who may use the page, and adds `POST /login`.
 
     The cookie is a keyed digest, whose key is derived from the password: it outlives a server that is killed, and says
@@ -55,6 +53,7 @@ def protect(app: FastAPI, name: str, host: str, password: str | None) -> None:
         name: Name of the cookie, since a browser gives the cookies of one server to those at its other ports.
         host: The address at which the application listens.
         password: The password, or None if everybody on this machine may use it.
+        public: Paths that are served before somebody has logged in: those of the page itself, which hold no data.
     """
     token = None if password is None else _token(password)
 
@@ -64,7 +63,7 @@ def protect(app: FastAPI, name: str, host: str, password: str | None) -> None:
         known = token is None or hmac.compare_digest(request.cookies.get(name, "").encode(), token.encode())
         if refusal:
             response: Response = JSONResponse({"detail": refusal}, 403)
-        elif not known and request.url.path not in _OPEN:
+        elif not known and request.url.path not in (*public, "/login"):
             response = JSONResponse({"detail": "the page needs its password"}, 401)
         else:
             response = await call_next(request)

@@ -108,7 +108,10 @@ def test_settings_change_from_the_next_answer_on(conversation: Conversation) -> 
     assert run(conversation, "/temperature 0.25") == "The temperature is 0.25."
     assert conversation.sampling.temperature == 0.25
     assert run(conversation, "/temperature") == "The temperature is 0.25."
-    for line, message in (("/temperature warm", "expected a number"), ("/temperature -1", "temperature=-1.0: must not")):
+    for line, message in (
+        ("/temperature warm", "expected a number"),
+        ("/temperature -1", "temperature=-1.0: must not"),
+    ):
         with pytest.raises(UserError, match=message):
             run(conversation, line)
     run(conversation, "/system  Be kind. ")
@@ -163,7 +166,9 @@ def test_the_terminal_shows_answers_and_their_scores(
         seen.append((messages[-1]["content"], finished))
         return 1.5
 
-    text = screen(conversation, "hello  there", "", "/nothing", "no", "/quit", "never", score=score, monkeypatch=monkeypatch)
+    text = screen(
+        conversation, "hello  there", "", "/nothing", "no", "/quit", "never", score=score, monkeypatch=monkeypatch
+    )
     assert "hello there 0\nscore 1.5\n" in text
     assert "there is no /nothing" in text
     assert "the template refuses" in text

@@ -86,7 +86,7 @@ def test_other_names_of_columns_are_understood() -> None:
     [
         ({"rejected": []}, "field 'rejected' is a list ([]), expected a list of texts"),
         ({"rejected": "Go away."}, "field 'rejected' is text (\"Go away.\"), expected a list of texts"),
-        ({"rejected": ["Go away.", 3]}, 'expected a list of texts'),
+        ({"rejected": ["Go away.", 3]}, "expected a list of texts"),
         ({"rejected": ["Go away.", " "]}, "field 'rejected[1]' holds an empty answer"),
         ({"prompt": None}, "field 'prompt' is missing"),
     ],

@@ -32,7 +32,7 @@ def test_a_command_of_the_docs_is_understood(command: list[str]) -> None:
     with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
         config = compose(command_file(name).stem, overrides + (["run_dir=run"] if name == "train" else []))
     for key, value in (word.split("=", 1) for word in overrides if not word.startswith(("data=", "stage=", "exper"))):
-        assert str(OmegaConf.select(config, key)).lower() == value.strip('"')
+        assert str(OmegaConf.select(config, key)).lower() == value.strip('"').lower()
     if name == "evaluate":
         EvaluateSettings.of(config)
     elif name == "chat":
@@ -47,6 +47,6 @@ def test_there_are_commands_to_check() -> None:
 
 def test_the_table_of_commands_is_the_help_of_the_terminal() -> None:
     shown = dict(re.findall(r"^\| `(/.*?)` \| (.*?) \|$", PAGES["chat"], re.MULTILINE))
-    assert shown.keys() == {*HELP, "/help"}
+    assert shown.keys() == HELP.keys()
     assert shown["/regenerate"] == HELP["/regenerate"]
     assert shown["/temperature NUMBER"] == HELP["/temperature NUMBER"]

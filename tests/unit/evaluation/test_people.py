@@ -80,7 +80,9 @@ def test_ties_skips_and_repeats_of_a_labelling_are_understood(rows: list[Answere
 @pytest.mark.parametrize("label", [{"prompt": "prompt 0", "chosen": "a0", "rejected": "x"}, {"prompt": "other"}, {}])
 def test_labels_of_other_answers_are_refused(label: dict[str, str], rows: list[Answered], tmp_path: Path) -> None:
     file = labelled(tmp_path, label)
-    with pytest.raises(UserError, match=r"labels.jsonl:1: no row of the answers has this prompt with these two answers"):
+    with pytest.raises(
+        UserError, match=r"labels.jsonl:1: no row of the answers has this prompt with these two answers"
+    ):
         people_verdicts(file, rows)
 
 

@@ -38,13 +38,13 @@ def fitted(verdicts: np.ndarray, differences: np.ndarray) -> float:
 
 
 def test_a_judge_that_likes_length_alone_leaves_nothing_when_lengths_are_equal() -> None:
-    # Model a writes longer answers in 30 of 40 rows, and wins those and no others.
-    differences = np.asarray([50.0] * 30 + [-50.0] * 10)
-    verdicts = (differences > 0).astype(float)
+    # Model a writes the longer answer in 300 of 400 rows, and the longer answer wins in 80% of the rows: 240 + 20 wins.
+    differences = np.asarray([50.0] * 300 + [-50.0] * 100)
+    verdicts = np.asarray([1.0] * 240 + [0.0] * 60 + [1.0] * 20 + [0.0] * 80)
     controlled = length_controlled(verdicts, differences)
-    assert verdicts.mean() == 0.75
+    assert verdicts.mean() == 0.65
     assert controlled == pytest.approx(fitted(verdicts, differences), abs=0.005)
-    assert abs(controlled - 0.5) < 0.1
+    assert controlled == pytest.approx(0.5, abs=0.01)
 
 
 def test_an_advantage_that_length_does_not_explain_stays() -> None:

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.saving import appearing, flush
 
@@ -27,25 +25,20 @@ class Journal:
     """
 
     def __init__(self, path: Path, setting: str) -> None:
-        """Reads the file, which is created with its first row, and keeps other processes from writing to it.
+        """Reads the file, which is created with its first row.
 
         Args:
             path: The file.
             setting: Name of the setting that names the file, for messages.
 
         Raises:
-            UserError: If another process writes the file, or if the file cannot be read or has other content.
+            UserError: If the file cannot be read, or has other content.
         """
         self.path, self.setting = path, setting
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(path.with_name(f".{path.name}.lock"))
-            self._lock.acquire(timeout=0)
             self.rows = self._read()
-        except Timeout as error:
-            raise UserError(f"{setting}={path}: another server writes this file: stop it, or name another") from error
         except OSError as error:
-            raise UserError(f"{setting}={path}: cannot be read or written: {error}") from error
+            raise UserError(f"{setting}={path}: cannot be read: {error}") from error
 
     def append(self, rows: Sequence[Row]) -> None:
         """Adds rows, all or none.
@@ -74,10 +67,6 @@ class Journal:
         with appearing(self.path) as partial:
             partial.write_bytes(_lines(rows))
         self.rows = list(rows)
-
-    def close(self) -> None:
-        """Lets other processes write the file."""
-        self._lock.release()
 
     def _read(self) -> list[Row]:
         if not self.path.exists():
