@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from filelock import FileLock, Timeout
+
 from lightning_rlhf.data.messages import Message
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.web.label.journal import Journal, Row
@@ -39,6 +41,14 @@ class Feedback:
                 written them.
         """
         self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._only_writer = FileLock(folder / ".lock")
+            self._only_writer.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(f"{_SETTING}={folder}: another server writes there: stop it, or name another") from error
+        except OSError as error:
+            raise UserError(f"{_SETTING}={folder}: cannot be written: {error}") from error
         self._ratings = Journal(folder / RATINGS, _SETTING)
         self._preferences = Journal(folder / PREFERENCES, _SETTING)
         # Requests arrive in several threads.
@@ -76,8 +86,7 @@ class Feedback:
 
     def close(self) -> None:
         """Lets another server write the files."""
-        self._ratings.close()
-        self._preferences.close()
+        self._only_writer.release()
 
 
 def _pairs(ratings: Sequence[Row]) -> Iterator[Row]:

@@ -59,7 +59,7 @@ def test_the_last_thumb_on_an_answer_counts(feedback: Feedback, tmp_path: Path) 
 
 def test_another_server_goes_on_with_the_files(feedback: Feedback, tmp_path: Path) -> None:
     feedback.rate(TALK, "a", True)
-    with pytest.raises(UserError, match="another server writes this file"):
+    with pytest.raises(UserError, match="another server writes there: stop it, or name another"):
         Feedback(tmp_path)
     feedback.close()
     later = Feedback(tmp_path)
