@@ -160,11 +160,10 @@ def _answers(settings: EvaluateSettings, folder: Path) -> list[Answered]:
     source = held_out_source(settings.prompts, settings.data.reading)
     records = list(records_of(source, need="prompt", report=report, on_error=settings.data.on_error))[: settings.limit]
     _tell(report)
-    prompts = [record.prompt for record in records]
     sides = []
     for name in ("a", "b"):
         speaker = load_speaker(getattr(settings, name), name, dtype=settings.dtype)
-        sides.append(draw_answers(speaker, prompts, settings.sampling, settings.seed))
+        sides.append(draw_answers(speaker, records, settings.sampling, settings.seed))
         # The first model makes room for the second.
         del speaker
     rows = answered(records, *sides)

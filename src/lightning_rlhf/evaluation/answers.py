@@ -42,24 +42,25 @@ class Answered(NamedTuple):
         return len(self.a.text) - len(self.b.text)
 
 
-def draw_answers(speaker: Speaker, prompts: Sequence[Sequence[Message]], sampling: Sampling, seed: int) -> list[Reply]:
+def draw_answers(speaker: Speaker, records: Sequence[Record], sampling: Sampling, seed: int) -> list[Reply]:
     """Draws an answer to each prompt.
 
     Each prompt has its own random numbers, which are the same for every model.
 
     Args:
         speaker: The model.
-        prompts: Conversations that end with a turn of the user.
+        records: The prompts.
         sampling: Settings of the sampling distribution.
         seed: Seed of the random numbers.
     """
     from tqdm import tqdm
 
-    keys = [RandomKey(seed, (EVALUATION, number), row=0) for number in range(len(prompts))]
-    drawn = speaker.answers(prompts, sampling, keys)
-    bar = tqdm(drawn, total=len(prompts), desc=speaker.name, unit="answer", disable=None, delay=1)
+    keys = [RandomKey(seed, (EVALUATION, number), row=0) for number in range(len(records))]
+    prompts, tools = [record.prompt for record in records], [record.tools for record in records]
+    drawn = speaker.answers(prompts, sampling, keys, tools)
+    bar = tqdm(drawn, total=len(records), desc=speaker.name, unit="answer", disable=None, delay=1)
     found = dict(bar)
-    return [found[number] for number in range(len(prompts))]
+    return [found[number] for number in range(len(records))]
 
 
 def answered(records: Sequence[Record], a: Sequence[Reply], b: Sequence[Reply]) -> list[Answered]:

@@ -27,6 +27,8 @@ class Comparison(NamedTuple):
     """The other columns of the row."""
     place: str
     """The place of the row, such as `pairs.jsonl:12`."""
+    tools: list[Any]
+    """Descriptions of the tools that the assistant may call."""
 
     @property
     def conversations(self) -> list[list[Message]]:
@@ -57,7 +59,7 @@ def read_comparisons(data: Data, reading: Reading, report: Report, on_error: OnE
     if first and not isinstance(first[0], WrongRow) and _holds_lists(first[0]):
         return list(_lists(source, report, on_error))
     return [
-        Comparison([record.messages], [record.rejected or []], record.columns, record.source)
+        Comparison([record.messages], [record.rejected or []], record.columns, record.source, record.tools)
         for record in records_of(source, need="pair", report=report, on_error=on_error)
     ]
 
@@ -100,4 +102,4 @@ def _comparison(row: Mapping[str, Any], place: str, source: Source, report: Repo
             answers[name].append(conversation(fields, "completion"))
             columns = fields.rest()
         report.notes.update(fields.notes)
-    return Comparison(answers["chosen"], answers["rejected"], columns, place)
+    return Comparison(answers["chosen"], answers["rejected"], columns, place, [])

@@ -80,7 +80,11 @@ def score_comparisons(
         comparisons: The rows.
         report: Receives the rows that the template refuses, or that are too long for the model; they are left out.
     """
-    texts = rendered(reward, [one for row in comparisons for one in row.conversations])
+    texts = rendered(
+        reward,
+        [one for row in comparisons for one in row.conversations],
+        tools=[row.tools for row in comparisons for _ in row.conversations],
+    )
     kept, places = [], []
     start = 0
     for row in comparisons:

@@ -1,7 +1,7 @@
 """Scores conversations with a trained reward model, many at a time."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -24,7 +24,10 @@ class Text(NamedTuple):
 
 
 def rendered(
-    reward: LoadedReward, conversations: Sequence[Sequence[Message]], finished: Sequence[bool] | None = None
+    reward: LoadedReward,
+    conversations: Sequence[Sequence[Message]],
+    finished: Sequence[bool] | None = None,
+    tools: Sequence[list[Any]] | None = None,
 ) -> list[Text | UserError]:
     """Renders conversations up to the token at which the score is read, as training renders them.
 
@@ -33,13 +36,14 @@ def rendered(
         conversations: Conversations that end with an answer.
         finished: Whether each answer is complete, rather than cut off at a length limit; None means that all are. A
             fragment has no stop token, so none is added.
+        tools: Descriptions of the tools of each conversation, if there are any.
 
     Returns:
         The text of each; the error of one that the template refuses, or that is longer than the model can read.
     """
     limit: int = getattr(reward.net.hf_config, "max_position_embeddings", None) or 2**31
     rows: list[Text | UserError] = []
-    for number, one in enumerate(reward.renderer.conversations(conversations, "last")):
+    for number, one in enumerate(reward.renderer.conversations(conversations, "last", tools)):
         if isinstance(one, UserError):
             rows.append(one)
             continue

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedModel
@@ -49,7 +49,11 @@ class Speaker:
     engine: NativeEngine
 
     def answers(
-        self, conversations: Sequence[Sequence[Message]], sampling: Sampling, keys: Sequence[RandomKey]
+        self,
+        conversations: Sequence[Sequence[Message]],
+        sampling: Sampling,
+        keys: Sequence[RandomKey],
+        tools: Sequence[list[Any]] | None = None,
     ) -> Iterator[tuple[int, Reply]]:
         """Answers conversations, and yields the index of each with its answer as soon as the answer has ended.
 
@@ -57,14 +61,17 @@ class Speaker:
             conversations: Conversations that end with a turn of the user.
             sampling: Settings of the sampling distribution.
             keys: The random numbers of each conversation.
+            tools: Descriptions of the tools of each conversation, if there are any.
 
         Raises:
             UserError: If the template refuses a conversation, or the model cannot read it together with an answer of
                 the full length.
         """
         requests = []
-        for messages, key in zip(conversations, keys, strict=True):
-            prompt = self.renderer.prompt(messages)
+        prompts = self.renderer.prompts(conversations, tools)
+        for messages, prompt, key in zip(conversations, prompts, keys, strict=True):
+            if isinstance(prompt, UserError):
+                raise prompt
             room = self.room(prompt)
             if room < sampling.max_new_tokens:
                 raise UserError(

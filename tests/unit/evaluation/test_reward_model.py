@@ -14,7 +14,7 @@ def row(scores: list[float], lengths: list[int] | None = None, good: int = 1, pr
         return [{"role": "user", "content": prompt or f"{scores} {lengths}"}, {"role": "assistant", "content": text}]
 
     answers = [conversation(str(number)) for number in range(len(scores))]
-    comparison = Comparison(answers[:good], answers[good:], columns, "here:1")
+    comparison = Comparison(answers[:good], answers[good:], columns, "here:1", [])
     return ScoredComparison(comparison, scores, lengths or [1] * len(scores))
 
 
