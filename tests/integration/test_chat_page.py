@@ -84,7 +84,7 @@ def page(browser: Any, served: tuple[str, Path]) -> Iterator[Any]:
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("console", lambda message: message.type == "error" and problems.append(message.text))
     # Nothing may be loaded from elsewhere.
-    page.on("request", lambda request: request.url.startswith((served[0], "data:")) or problems.append(request.url))
+    page.on("request", lambda request: request.url.startswith(served[0]) or problems.append(request.url))
     page.goto(served[0])
     yield page
     context.close()
@@ -128,7 +128,7 @@ def test_each_model_reads_its_own_answers(page: Any) -> None:
 
 
 def test_an_answer_is_stopped_and_keeps_what_there_is(page: Any) -> None:
-    page.click("summary")
+    page.click("#more")
     page.fill("#max_new_tokens", "450")
     page.fill("#text", "Tell me everything.")
     page.press("#text", "Enter")
@@ -155,7 +155,7 @@ def test_an_answer_is_drawn_again_and_both_versions_stay(page: Any) -> None:
     page.get_by_label("Earlier version").click()
     assert bodies(page, 0) == before
     # Without chance, the answer is the same each time.
-    page.click("summary")
+    page.click("#more")
     page.fill("#temperature", "0")
     for number in (3, 4):
         page.get_by_label("Answer again").first.click()
@@ -187,20 +187,20 @@ def test_a_turn_is_edited_and_what_followed_is_asked_again(page: Any) -> None:
 def test_thumbs_become_preferences(page: Any, served: tuple[str, Path]) -> None:
     say(page, "My lamp rattles.")
     page.get_by_label("Good answer").first.click()
-    page.get_by_text("1 rated answers, 0 preferences").wait_for()
+    page.get_by_text("1 rating, 0 preferences").wait_for()
     page.get_by_label("Bad answer").nth(1).click()
-    page.get_by_text("2 rated answers, 1 preferences").wait_for()
+    page.get_by_text("2 ratings, 1 preference").wait_for()
     (row,) = map(json.loads, (served[1] / "preferences.jsonl").read_text().splitlines())
     assert row["prompt"] == [{"role": "user", "content": "My lamp rattles."}]
     chosen, rejected = (row[name][0]["content"] for name in ("chosen", "rejected"))
     assert ["".join(text.split()) for text in bodies(page, 0)] == ["".join(text.split()) for text in (chosen, rejected)]
     page.get_by_label("Bad answer").nth(1).click()
-    page.get_by_text("1 rated answers, 0 preferences").wait_for()
+    page.get_by_text("1 rating, 0 preferences").wait_for()
     assert page.get_by_label("Bad answer").nth(1).get_attribute("aria-pressed") == "false"
 
 
 def test_the_system_prompt_and_the_settings_are_those_of_the_page(page: Any) -> None:
-    page.click("summary")
+    page.click("#more")
     page.fill("#system", "Be kind.")
     page.fill("#top_p", "0.5")
     with page.expect_request(lambda request: request.url.endswith("/answer")) as one:

@@ -25,7 +25,7 @@ from lightning_rlhf.web.access import protect
 from lightning_rlhf.web.chat.feedback import Feedback
 from lightning_rlhf.web.markdown import code_css, to_html
 
-_FILES = ("page.css", "page.js", "chat.js", "show.js", "talk.js")
+_FILES = ("page.css", "page.js", "chat.js", "show.js", "talk.js", "icon.svg")
 _LONGEST_TEXT = 200_000
 _MOST_TURNS = 1000
 

@@ -98,13 +98,15 @@ export async function answerOtherwise(turn, model, text) {
   drawAll();
 }
 
+const counted = (number, name) => `${number} ${name}${number === 1 ? "" : "s"}`;
+
 export async function rate(turn, version, up) {
   const thumb = version.thumb === up ? null : up;
   try {
     const reply = await post("/thumb", { messages: version.messages, answer: version.text, up: thumb });
     const { preferences, ratings } = await reply.json();
     version.thumb = thumb;
-    at("saved").textContent = `Saved: ${ratings} rated answers, ${preferences} preferences`;
+    at("saved").textContent = `Saved: ${counted(ratings, "rating")}, ${counted(preferences, "preference")}`;
   } catch (error) {
     at("saved").textContent = error.message;
   }

@@ -31,7 +31,11 @@ at("text").addEventListener("keydown", (event) => {
 });
 document.addEventListener("keydown", (event) => event.key === "Escape" && stopAll());
 at("stop").addEventListener("click", stopAll);
-at("settings").querySelector("form").addEventListener("submit", (event) => event.preventDefault());
+at("settings").addEventListener("submit", (event) => event.preventDefault());
+at("more").addEventListener("click", () => {
+  at("settings").hidden = !at("settings").hidden;
+  at("more").setAttribute("aria-expanded", String(!at("settings").hidden));
+});
 at("new").addEventListener("click", () => {
   stopAll();
   state.turns = [];

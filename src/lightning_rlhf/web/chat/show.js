@@ -20,6 +20,16 @@ function button(label, title, act, className = "quiet") {
   return made;
 }
 
+// A thumb that points up. Few fonts have one.
+function thumbIcon() {
+  const [icon, path] = ["svg", "path"].map((name) => document.createElementNS("http://www.w3.org/2000/svg", name));
+  icon.setAttribute("viewBox", "0 0 20 20");
+  icon.setAttribute("aria-hidden", "true");
+  path.setAttribute("d", "M2 9h3.5v9H2zM5.5 9.5l4-7.5c1.6 0 2.4 1.2 2.1 2.7L11 8h5.4c1.2 0 2 1 1.8 2.1l-1.2 6.2c-.2 1-1 1.7-2 1.7H5.5z");
+  icon.append(path);
+  return icon;
+}
+
 export function drawAll() {
   at("turns").replaceChildren(...state.turns.map((turn) => (turn.node = makeTurn(turn))));
   at("empty").hidden = state.turns.length > 0;
@@ -115,8 +125,9 @@ function makeFoot(turn, model, version, node) {
   if (last) foot.append(button("↻", "Answer again", again, "quiet idle"));
   foot.append(button("✎", "Edit this answer", change, "quiet idle"));
   if (version.text) {
-    for (const [label, title, up] of [["👍", "Good answer", true], ["👎", "Bad answer", false]]) {
-      const thumb = button(label, title, () => rate(turn, version, up), `quiet ${up ? "up" : "down"}`);
+    for (const [title, up] of [["Good answer", true], ["Bad answer", false]]) {
+      const thumb = button("", title, () => rate(turn, version, up), `quiet ${up ? "up" : "down"}`);
+      thumb.append(thumbIcon());
       thumb.setAttribute("aria-pressed", String(version.thumb === up));
       foot.append(thumb);
     }
