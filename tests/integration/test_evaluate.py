@@ -82,7 +82,7 @@ def test_a_file_of_rewardbench_2_is_measured_by_subset(models: Path, tmp_path: P
     done = command(tmp_path, f"reward_model={models / 'reward'}", "preferences=rows.jsonl", name="evaluate")
     assert done.returncode == 0, done.stderr
     result = result_of(run_folder(tmp_path))
-    assert {name: one["count"] for name, one in result["by_source"].items()} == {"Focus": 4, "Math": 3}
+    assert {name: one["num_rows"] for name, one in result["by_source"].items()} == {"Focus": 4, "Math": 3}
     scores = rows_of(run_folder(tmp_path) / "scores.jsonl")
     assert {len(row["scores"]) for row in scores} == {4}
     right = [row["scores"][0] > max(row["scores"][1:]) for row in scores]

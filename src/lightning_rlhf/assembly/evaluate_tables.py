@@ -34,7 +34,7 @@ def print_reward_model(report: RewardModelReport) -> None:
     if report.calibration is not None:
         bins = _table("confidence", "accuracy", "rows")
         for one in report.calibration.bins:
-            bins.add_row(_percent(one.confidence), _percent(one.accuracy), str(one.count))
+            bins.add_row(_percent(one.confidence), _percent(one.accuracy), str(one.num_rows))
         console.table(bins)
         console.say(
             f"calibration error {_percent(report.calibration.error)}, log loss {number(report.calibration.log_loss)} "
@@ -93,7 +93,7 @@ def print_models(
 
 
 def _add(table: Table, name: str, estimate: Estimate) -> None:
-    table.add_row(name, _percent(estimate.value), _range(estimate), str(estimate.count))
+    table.add_row(name, _percent(estimate.value), _range(estimate), str(estimate.num_rows))
 
 
 def _percent(share: float) -> str:

@@ -21,7 +21,7 @@ class Bin(NamedTuple):
     """Mean probability that the model gives to the answer which it likes best."""
     accuracy: float
     """Share of the rows in which that answer is the good one; a tie of n answers counts 1/n."""
-    count: int
+    num_rows: int
 
 
 class Calibration(NamedTuple):
@@ -58,5 +58,5 @@ def calibration(scores: Sequence[Sequence[float]]) -> Calibration:
         Bin(float(np.mean(np.take(confidences, rows))), float(np.mean(np.take(hits, rows))), len(rows))
         for rows in np.array_split(order, count)
     ]
-    error = sum(abs(each.accuracy - each.confidence) * each.count for each in bins) / len(order)
+    error = sum(abs(each.accuracy - each.confidence) * each.num_rows for each in bins) / len(order)
     return Calibration(float(np.mean(losses)), float(error), bins)

@@ -22,7 +22,7 @@ class Estimate(NamedTuple):
     value: float
     low: float
     high: float
-    count: int
+    num_rows: int
 
     def as_dict(self) -> dict[str, float]:
         """The fields by name, for `result.json`."""

@@ -137,6 +137,7 @@ def load_speaker(folder: str, setting: str, *, dtype: str = "float32", template:
     """
     source = ModelSource(pretrained=folder, dtype=dtype, setting=setting)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    net = load_causal_lm(source).to(device).eval()
+    net: Any = load_causal_lm(source)
+    net.to(device).eval()
     renderer = Renderer(source.load_tokenizer(), template, stop_ids=source.stop_ids())
     return Speaker(folder, net, renderer, NativeEngine(net, device))

@@ -29,7 +29,7 @@ def test_bins_hold_equal_numbers_of_rows_in_order_of_confidence() -> None:
     # 20 rows with confidence sigmoid(1) = 0.731, of which 15 are right; 20 with sigmoid(3) = 0.953, of which 19 are.
     rows = [[1.0, 0.0]] * 15 + [[0.0, 1.0]] * 5 + [[3.0, 0.0]] * 19 + [[0.0, 3.0]]
     found = calibration(rows[::-1])
-    assert [one.count for one in found.bins] == [20, 20]
+    assert [one.num_rows for one in found.bins] == [20, 20]
     assert [one.accuracy for one in found.bins] == [0.75, 0.95]
     assert [one.confidence for one in found.bins] == [pytest.approx(0.7311, abs=1e-4), pytest.approx(0.9526, abs=1e-4)]
     assert found.error == pytest.approx((0.75 - 0.7311 + 0.9526 - 0.95) / 2, abs=1e-4)
@@ -38,7 +38,7 @@ def test_bins_hold_equal_numbers_of_rows_in_order_of_confidence() -> None:
 def test_there_are_at_most_ten_bins_and_no_row_is_lost() -> None:
     found = calibration([[float(row), 0.0] for row in range(407)])
     assert len(found.bins) == 10
-    assert sum(one.count for one in found.bins) == 407
+    assert sum(one.num_rows for one in found.bins) == 407
 
 
 def test_scores_of_any_size_give_finite_numbers() -> None:

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from lightning_rlhf.assembly.chat_settings import ChatSettings
 from lightning_rlhf.assembly.config_files import command_file
 from lightning_rlhf.assembly.evaluate_settings import EvaluateSettings
+from lightning_rlhf.assembly.problems import Problems
 from lightning_rlhf.assembly.settings import check_settings
 from lightning_rlhf.chat.commands import HELP
 
@@ -38,7 +39,9 @@ def test_a_command_of_the_docs_is_understood(command: list[str]) -> None:
     elif name == "chat":
         ChatSettings.of(config)
     else:
-        check_settings(config)
+        problems = Problems()
+        check_settings(config, problems)
+        assert problems.lines == []
 
 
 def test_there_are_commands_to_check() -> None:

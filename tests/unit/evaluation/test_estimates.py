@@ -12,7 +12,7 @@ def test_the_interval_of_a_share_is_about_as_wide_as_the_normal_one() -> None:
     found = mean_estimate(values, list(range(100)))
     # 1.96 · sqrt(0.6 · 0.4 / 100) = 0.096; the resamples are random, so a tenth of it is allowed.
     assert found.value == 0.6
-    assert found.count == 100
+    assert found.num_rows == 100
     assert found.low == pytest.approx(0.504, abs=0.011)
     assert found.high == pytest.approx(0.696, abs=0.011)
 

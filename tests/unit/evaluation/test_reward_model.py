@@ -56,7 +56,7 @@ def test_accuracy_and_the_rules_about_length_count_the_same_rows() -> None:
 def test_accuracy_is_given_by_source() -> None:
     rows = [row([1.0, 0.0], subset="math"), row([0.0, 1.0], subset="chat"), row([1.0, 0.0], subset="chat")]
     found = report_on(rows).by_source
-    assert {name: (one.value, one.count) for name, one in found.items()} == {"chat": (0.5, 2), "math": (1.0, 1)}
+    assert {name: (one.value, one.num_rows) for name, one in found.items()} == {"chat": (0.5, 2), "math": (1.0, 1)}
     assert list(report_on([row([1.0, 0.0], topic=3)], "topic").by_source) == ["3"]
     assert report_on([row([1.0, 0.0], topic=3)]).by_source == {}
     with pytest.raises(UserError, match="source_column=subject: no row has this column; there are topic"):
@@ -70,7 +70,7 @@ def test_accuracy_is_given_by_length_and_by_difference_of_lengths() -> None:
     assert list(found.by_length) == ["1 to 2", "3 to 4", "5 to 6", "7 to 8"]
     assert {one.value for one in found.by_length.values()} == {0.5}
     assert {name: one.value for name, one in found.by_difference.items()} == {"-2 to -2": 0.0, "2 to 2": 1.0}
-    assert sum(one.count for one in found.by_length.values()) == 8
+    assert sum(one.num_rows for one in found.by_length.values()) == 8
 
 
 def test_rows_with_several_good_answers_say_nothing_about_calibration() -> None:
@@ -78,7 +78,7 @@ def test_rows_with_several_good_answers_say_nothing_about_calibration() -> None:
     assert only_many.calibration is None
     both = report_on([row([3.0, 2.0, 1.0], good=2), row([0.0, 0.0])])
     assert both.calibration is not None
-    assert sum(one.count for one in both.calibration.bins) == 1
+    assert sum(one.num_rows for one in both.calibration.bins) == 1
 
 
 def test_rows_with_one_prompt_are_resampled_together() -> None:

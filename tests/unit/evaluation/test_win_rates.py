@@ -16,7 +16,7 @@ def test_a_tie_counts_half_and_a_missing_verdict_not_at_all() -> None:
     found = win_rate([1.0, 1.0, 0.5, 0.0, None], [0.0] * 5, list(range(5)))
     assert found.win_rate.value == 2.5 / 4
     assert (found.wins, found.ties, found.losses, found.missing) == (2, 1, 1, 1)
-    assert found.win_rate.count == 4
+    assert found.win_rate.num_rows == 4
     # Verdicts of several people may lie between.
     assert win_rate([0.75, 0.25, 0.5], [0.0] * 3, [0, 1, 2])[2:5] == (1, 1, 1)
 
