@@ -2,18 +2,19 @@
 
 import itertools
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib.resources import files
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import anyio
 import anyio.to_thread
 from fastapi import FastAPI, HTTPException, Response
 from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import BaseModel, Field
+from starlette.types import Receive, Scope, Send
 
 from lightning_rlhf.chat.conversation import Score
 from lightning_rlhf.data.messages import Message
@@ -90,9 +91,10 @@ def make_app(
     def code() -> Response:
         return Response(code_css(), media_type="text/css")
 
-    # Answers of one model are drawn one after the other, and those of two models at the same time.
-    locks = [anyio.Lock() for _ in speakers]
-    scoring = anyio.Lock()
+    # Answers of one model are drawn one after the other, and those of two models at the same time. A lock would not do,
+    # because the task that ends an answer need not be the one that has begun it.
+    turns = [anyio.Semaphore(1) for _ in speakers]
+    scoring = anyio.Semaphore(1)
     numbers = itertools.count()
 
     @app.get("/settings")
@@ -114,9 +116,9 @@ def make_app(
         with _told():
             own = replace(sampling, **chosen)
         key = RandomKey(seed, (SAMPLING, next(numbers)), row=0)
-        speaker, lock = speakers[question.model], locks[question.model]
-        lines = _lines(lambda: speaker.stream(_plain(question.messages), own, key), lock)
-        return StreamingResponse(lines, media_type="application/x-ndjson")
+        speaker, turn = speakers[question.model], turns[question.model]
+        lines = _lines(lambda: speaker.stream(_plain(question.messages), own, key), turn)
+        return _Closing(lines, media_type="application/x-ndjson")
 
     @app.post("/shown")
     async def shown(given: _Shown) -> dict[str, Any]:
@@ -138,12 +140,20 @@ def make_app(
     return app
 
 
-async def _lines(start: Callable[[], Any], lock: anyio.Lock) -> AsyncIterator[str]:
-    """Yields the answer as JSON lines: what each adds to the text, and at the end why the answer ended.
+class _Closing(StreamingResponse):
+    """A response that closes its iterator when the page stops reading, so that the answer is drawn no further."""
 
-    If the page stops reading, the answer is drawn no further.
-    """
-    async with lock:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await cast(AsyncGenerator[str, None], self.body_iterator).aclose()
+
+
+async def _lines(start: Callable[[], Any], turn: anyio.Semaphore) -> AsyncGenerator[str, None]:
+    """Yields the answer as JSON lines: what each adds to the text, and at the end why the answer ended."""
+    async with turn:
         replies, written = start(), ""
         try:
             while (reply := await anyio.to_thread.run_sync(_next, replies)) is not None:
