@@ -58,26 +58,26 @@ def _obey(conversation: Conversation, line: str, score: Score | None) -> None:
 
 def _show(replies: Iterator[Reply]) -> bool:
     """Writes an answer as it grows, until it ends or Ctrl-C stops it; returns whether it ended by itself."""
-    written, finished = "", False
+    written, reason = "", None
     try:
         for reply in replies:
             text = printable(reply.text)
             # Space at the end is held back until something follows it, so each text begins with the one before.
             sys.stdout.write(text[len(written) :])
             sys.stdout.flush()
-            written, finished = text, reply.finish_reason == "stop"
-            if reply.finish_reason == "length":
-                console.show("\n(the answer reached the length limit)", "dim")
+            written, reason = text, reply.finish_reason
     except KeyboardInterrupt as error:
         # Ends the generator, which keeps what there is of the answer.
         replies.close()  # type: ignore[attr-defined]
         if signal_of(error) != signal.SIGINT:
             raise
-        console.show("\n(stopped)", "dim")
-        return False
     sys.stdout.write("\n")
     sys.stdout.flush()
-    return finished
+    if reason is None:
+        console.show("(stopped)", "dim")
+    elif reason == "length":
+        console.show("(the answer reached the length limit)", "dim")
+    return reason == "stop"
 
 
 def printable(text: str) -> str:
