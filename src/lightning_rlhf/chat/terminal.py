@@ -49,23 +49,23 @@ def _obey(conversation: Conversation, line: str, score: Score | None) -> None:
         if isinstance(shown, str):
             console.show(printable(shown), "dim")
             return
-        finished = _show(shown)
-        if score is not None and conversation.turns:
-            console.show(f"score {number(score(conversation.messages, finished))}", "dim")
+        reply = _show(shown)
+        if score is not None and reply is not None:
+            console.show(f"score {number(score(conversation.messages, reply.finish_reason == 'stop'))}", "dim")
     except UserError as error:
         console.show(str(error), "yellow")
 
 
-def _show(replies: Iterator[Reply]) -> bool:
-    """Writes an answer as it grows, until it ends or Ctrl-C stops it; returns whether it ended by itself."""
-    written, reason = "", None
+def _show(replies: Iterator[Reply]) -> Reply | None:
+    """Writes an answer as it grows, until it ends or Ctrl-C stops it; returns what there is of it."""
+    written, reply = "", None
     try:
         for reply in replies:
             text = printable(reply.text)
             # Space at the end is held back until something follows it, so each text begins with the one before.
             sys.stdout.write(text[len(written) :])
             sys.stdout.flush()
-            written, reason = text, reply.finish_reason
+            written = text
     except KeyboardInterrupt as error:
         # Ends the generator, which keeps what there is of the answer.
         replies.close()  # type: ignore[attr-defined]
@@ -73,11 +73,11 @@ def _show(replies: Iterator[Reply]) -> bool:
             raise
     sys.stdout.write("\n")
     sys.stdout.flush()
-    if reason is None:
+    if reply is None or reply.finish_reason is None:
         console.show("(stopped)", "dim")
-    elif reason == "length":
+    elif reply.finish_reason == "length":
         console.show("(the answer reached the length limit)", "dim")
-    return reason == "stop"
+    return reply
 
 
 def printable(text: str) -> str:
