@@ -88,8 +88,11 @@ def read_answers(folder: Path) -> list[Answered]:
     try:
         with file.open(encoding="utf-8") as lines:
             rows = [json.loads(line) for line in lines]
-        return [Answered(row["messages"], row["columns"], Reply(**row["a"]), Reply(**row["b"])) for row in rows]
+        found = [Answered(row["messages"], row["columns"], Reply(**row["a"]), Reply(**row["b"])) for row in rows]
     except FileNotFoundError as error:
         raise UserError(f"answers={folder}: there is no {FILE}; name the folder of an earlier evaluation") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"answers={folder}: {FILE} cannot be read: {error!r}") from error
+    if not found:
+        raise UserError(f"answers={folder}: {FILE} has no rows")
+    return found

@@ -29,23 +29,26 @@ class Estimate(NamedTuple):
         return self._asdict()
 
 
-def mean_estimate(values: Sequence[float], groups: Sequence[Hashable], *, seed: int = 0) -> Estimate:
+def mean_estimate(
+    values: Sequence[float], groups: Sequence[Hashable], *, seed: int = 0, share: bool = True
+) -> Estimate:
     """Estimates a mean.
 
-    Where all values are the same, resampling cannot tell how sure the mean is. If they are all 0 or all 1, the interval
+    Where all values are the same, resampling cannot tell how sure the mean is. If it is a share of 0 or 1, the interval
     is Wilson's instead, with the number of groups as the number of observations.
 
     Args:
         values: At least one value.
         groups: The group of each value, such as its prompt; groups are independent of each other.
         seed: Seed of the resampling.
+        share: Whether the values lie between 0 and 1, rather than being differences of such values.
     """
     numbers = np.asarray(values, dtype=float)
     index = group_index(groups)
     sums, counts = np.bincount(index, numbers), np.bincount(index).astype(float)
     mean = float(numbers.mean())
     if np.ptp(numbers) == 0:
-        low, high = wilson(mean, len(sums)) if mean in (0.0, 1.0) else (mean, mean)
+        low, high = wilson(mean, len(sums)) if share and mean in (0.0, 1.0) else (mean, mean)
         return Estimate(mean, low, high, len(numbers))
     if len(sums) < 2:
         # One group cannot be resampled: nothing is known about others.

@@ -128,7 +128,9 @@ def report_on(rows: Sequence[ScoredComparison], source_column: str | None = None
         accuracy=estimate(right),
         longer=estimate(longer),
         shorter=estimate(shorter),
-        above_length=estimate([model - length for model, length in zip(right, rule, strict=True)]),
+        above_length=mean_estimate(
+            [model - length for model, length in zip(right, rule, strict=True)], prompts, seed=seed, share=False
+        ),
         by_source={name: estimate(right, places) for name, places in _sources(rows, source_column).items()},
         by_length=_by_bucket(lambda places: estimate(right, places), [float(np.mean(row.lengths)) for row in rows]),
         by_difference=_by_bucket(lambda places: estimate(right, places), [_difference(row) for row in rows]),

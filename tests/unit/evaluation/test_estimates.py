@@ -36,8 +36,9 @@ def test_a_share_of_all_rows_has_the_interval_of_wilson_over_prompts() -> None:
     found = mean_estimate([1.0] * 30, [row // 3 for row in range(30)])
     assert (found.low, found.high) == wilson(1.0, 10)
     assert found.low == pytest.approx(0.722, abs=1e-3)
-    # A mean that is not a share has no such interval.
+    # A mean that is no share, or lies between, has no such interval.
     assert mean_estimate([0.25, 0.25], [0, 1])[:3] == (0.25, 0.25, 0.25)
+    assert mean_estimate([0.0, 0.0], [0, 1], share=False)[:3] == (0.0, 0.0, 0.0)
 
 
 def test_one_prompt_says_nothing_about_others() -> None:

@@ -95,3 +95,6 @@ def test_answers_come_back_as_they_were_written(make_row: Callable[..., Answered
     (tmp_path / "answers.jsonl").write_text('{"messages": []}\n')
     with pytest.raises(UserError, match="answers.jsonl cannot be read: KeyError"):
         read_answers(tmp_path)
+    (tmp_path / "answers.jsonl").write_text("")
+    with pytest.raises(UserError, match="answers.jsonl has no rows"):
+        read_answers(tmp_path)
