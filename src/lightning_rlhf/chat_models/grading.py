@@ -34,6 +34,8 @@ _QUESTION = """<conversation>
 
 _AGAIN = 'Your reply does not end with a line "Score:" and a number from {low:g} to {high:g}. Give that line alone.'
 
+_PLACES = ("{user_input}", "{completion}")
+
 # Models often write this line as **Score:** 7/10.
 _SCORE_LINE = re.compile(r"[*_]*score[*_ ]*:[*_ ]*(-?\d+(?:\.\d+)?)(?: ?/ ?(\d+(?:\.\d+)?))?[*_.]*", re.IGNORECASE)
 
@@ -63,6 +65,11 @@ class Grading(NamedTuple):
     low: float = 0
     high: float = 5
 
+    @property
+    def is_question(self) -> bool:
+        """Whether the criteria are a whole question, with places for the conversation and the answer."""
+        return any(place in self.rubric for place in _PLACES)
+
     def checked(self) -> "Grading":
         """Returns itself; raises `UserError` if the scale is empty."""
         if not (self.low < self.high and isfinite(self.low) and isfinite(self.high)):
@@ -75,9 +82,9 @@ class Grading(NamedTuple):
         """Makes the chat that asks for the score of an answer to a conversation."""
         form = _FORM.format(low=self.low, high=self.high)
         conversation = transcript(messages)
-        if "{user_input}" in self.rubric or "{completion}" in self.rubric:
+        if self.is_question:
             # In one pass, since the conversation may contain the name of the other place.
-            places = {"{user_input}": conversation, "{completion}": answer}
+            places = dict(zip(_PLACES, (conversation, answer), strict=True))
             filled = re.sub("|".join(map(re.escape, places)), lambda found: places[found[0]], self.rubric)
             return [("system", form), ("user", filled)]
         instructions = _INSTRUCTIONS.format(rubric=self.rubric, form=form)

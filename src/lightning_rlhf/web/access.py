@@ -7,8 +7,8 @@ those of the page.
 import asyncio
 import hashlib
 import hmac
+import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from urllib.parse import urlsplit
 
 from fastapi import Body, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse
 from lightning_rlhf.errors import UserError
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_LOCAL = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?")
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
@@ -87,12 +88,11 @@ def protect(app: FastAPI, name: str, host: str, password: str | None, *, public:
 
 def _refusal(headers: Mapping[str, str], local: bool) -> str:
     """Says why a request is refused whose sender is a page of somebody else; an empty text if it is not refused."""
-    host = headers.get("host", "")
+    host, origin = headers.get("host", ""), headers.get("origin")
     # A page elsewhere can make its own name resolve to this machine, but its requests still carry that name.
-    if local and urlsplit(f"//{host}").hostname not in _LOOPBACK:
+    if local and not _LOCAL.fullmatch(host):
         return f"Host: {host}: this page is for this machine alone; use http://127.0.0.1"
-    origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != host:
+    if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
         return f"Origin: {origin}: another page may not use this one"
     return ""
 
