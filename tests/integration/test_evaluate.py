@@ -1,6 +1,7 @@
 """`evaluate` as a user runs it: a reward model on preferences, and two models against each other."""
 
 import json
+import re
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from answering import serving
 from support import command, result_of, run_folder
 
 from lightning_rlhf import ModelSource, Renderer, export_model, load_causal_lm, load_scalar_model
@@ -126,6 +128,34 @@ def test_two_models_are_compared_and_people_have_their_say(models: Path, data: P
     assert result_of(tmp_path / "people")["metrics"]["people_win_rate"] == 1.0
     assert "people: a is better than b" in again.stdout
     assert not (tmp_path / "people" / "answers.jsonl").exists()
+
+
+def test_a_chat_model_on_a_server_judges_in_both_orders(models: Path, data: Path, tmp_path: Path) -> None:
+    def shorter(_: str, body: Any) -> tuple[int, Any]:
+        first, second = re.findall(r"<answer_[AB]>\n(.*?)\n</answer_[AB]>", body["messages"][-1]["content"], re.DOTALL)
+        said = "tie" if len(first) == len(second) else "A" if len(first) < len(second) else "B"
+        message = {"role": "assistant", "content": f"Let me see.\nBetter: {said}"}
+        head = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"]}
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        return 200, {**head, "choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage}
+
+    with serving(shorter) as (server,):
+        done = command(
+            tmp_path,
+            *(f"a={models / 'a'}", f"b={models / 'b'}", f"prompts={data / 'prompts_held_out.jsonl'}", "limit=6"),
+            *("judge.model=openai:some-model", f"+judge.settings.base_url={server.url}/v1"),
+            *("+judge.settings.api_key=none", "judge.rubric=whether it is short", "sampling.max_new_tokens=12"),
+            name="evaluate",
+        )
+    assert done.returncode == 0, done.stderr
+    result, answers = result_of(run_folder(tmp_path)), rows_of(run_folder(tmp_path) / "answers.jsonl")
+    lengths = [(len(row["a"]["text"]), len(row["b"]["text"])) for row in answers]
+    assert result["verdicts"]["judge"] == [0.5 if a == b else float(a < b) for a, b in lengths]
+    judge = result["judges"]["judge"]
+    assert (judge["order_disagreements"], judge["unreadable"], judge["missing"]) == ([], [], 0)
+    assert len(server.seen) == 2 * sum(row["a"]["text"] != row["b"]["text"] for row in answers)
+    assert "whether it is short" in server.seen[0][1]["messages"][0]["content"]
+    assert "said something else when the answers were swapped on 0 of 6 prompts" in done.stdout
 
 
 def test_a_model_against_itself_ties(models: Path, data: Path, tmp_path: Path) -> None:
