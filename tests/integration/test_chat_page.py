@@ -83,7 +83,9 @@ def page(browser: Any, served: tuple[str, Path]) -> Iterator[Any]:
     page.set_default_timeout(20_000)
     page.on("pageerror", lambda error: problems.append(str(error)))
     # A setting that the server refuses is such a message too, and one of the tests sends one.
-    page.on("console", lambda log: log.type == "error" and "status of 422" not in log.text and problems.append(log.text))
+    page.on(
+        "console", lambda log: log.type == "error" and "status of 422" not in log.text and problems.append(log.text)
+    )
     # Nothing may be loaded from elsewhere.
     page.on("request", lambda request: request.url.startswith(served[0]) or problems.append(request.url))
     page.goto(served[0])

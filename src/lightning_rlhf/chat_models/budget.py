@@ -45,8 +45,8 @@ class Budget:
     """Counts what requests use, and refuses a request that would exceed a limit.
 
     What a request will use is not known before it is answered, so the largest request so far stands for each that is
-    under way and for the next one. Only the requests that are sent before the first one is answered can exceed a limit.
-    Several threads may use it.
+    under way and for the next one. A limit can therefore be exceeded by as much as a request is larger than all before
+    it, and by those that are sent before the first one is answered. Several threads may use it.
 
     Attributes:
         used: What has been used.
