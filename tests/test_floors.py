@@ -38,7 +38,7 @@ FLOORS = [
     {"strategies", "models", "data", "chat_models", "rewards", "demo", "randomwalks", "report", "planner"},
     {"rollout"},
     {"modules", "synthesis"},
-    {"checks", "benchmark", "web"},
+    {"checks", "benchmark", "evaluation", "chat", "web"},
     {"callbacks"},
     {"assembly"},
     {"cli"},

@@ -1,6 +1,7 @@
 """The YAML files of the configuration as a user reads them: groups, their options, settings and comments."""
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -62,21 +63,31 @@ def header(file: Path) -> list[str]:
 
 
 def settings(file: Path) -> list[Setting]:
-    """The settings at the top of a file, without those of Hydra itself and those that change settings of a group."""
+    """The settings of a file, without those of Hydra itself and those that change settings of `train`.
+
+    A setting below another is named with a dot. A mapping in braces is a value.
+    """
     text = file.read_text(encoding="utf-8")
-    lines, found = text.splitlines(), []
     top = yaml.compose(text)
     assert isinstance(top, yaml.MappingNode), f"{file} is not a mapping"
-    for key, value in top.value:
-        if key.value == "defaults" or isinstance(value, yaml.MappingNode):
+    return list(_settings(top, text, "", nested=not included(file)))
+
+
+def _settings(node: yaml.MappingNode, text: str, prefix: str, *, nested: bool) -> Iterator[Setting]:
+    lines = text.splitlines()
+    for key, value in node.value:
+        if not prefix and key.value in ("defaults", "hydra"):
+            continue
+        if isinstance(value, yaml.MappingNode) and not (nested and value.flow_style):
+            if nested:
+                yield from _settings(value, text, f"{prefix}{key.value}.", nested=True)
             continue
         first = key.start_mark.line
-        while first and lines[first - 1].startswith("#"):
+        while first and lines[first - 1].lstrip().startswith("#"):
             first -= 1
-        comment = " ".join(line.removeprefix("#").strip() for line in lines[first : key.start_mark.line])
+        comment = " ".join(line.strip().removeprefix("#").strip() for line in lines[first : key.start_mark.line])
         default = text[value.start_mark.index : value.end_mark.index]
-        found.append(Setting(key.value, default, comment))
-    return found
+        yield Setting(prefix + key.value, default, comment)
 
 
 def groups_of(command: str) -> list[str]:

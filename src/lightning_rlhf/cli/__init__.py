@@ -23,6 +23,8 @@ COMMANDS = (
     "score-dataset",
     "import-dataset",
     "label",
+    "evaluate",
+    "chat",
 )
 
 

@@ -120,3 +120,11 @@ def test_a_mistake_is_one_line_and_exit_code_2(words: list[str], message: str, t
     assert done.returncode == 2
     assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1
+
+
+def test_settings_below_others_are_named_with_a_dot_and_explained() -> None:
+    text = of_command("chat", [])
+    assert "  sampling.temperature=0.7\n      0 takes the likeliest token each time.\n" in text
+    # A mapping in braces is one value, and what changes settings of train is no setting of a command.
+    assert "  judge.settings={temperature: 0.0}\n" in of_command("evaluate", [])
+    assert "\n  model" not in of_command("benchmark", []).partition("Settings")[2]

@@ -1,0 +1,1 @@
+"""Measures reward models on preferences, and trained models against each other."""

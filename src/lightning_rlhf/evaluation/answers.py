@@ -1,0 +1,98 @@
+"""The answers of two models to the same prompts: drawn, stored, and read again."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lightning_rlhf.data.formats import Record
+from lightning_rlhf.data.messages import Message
+from lightning_rlhf.errors import UserError
+from lightning_rlhf.rollout.sampling import Sampling
+from lightning_rlhf.rollout.speaker import Reply, Speaker
+from lightning_rlhf.saving import appearing, strict_json
+from lightning_rlhf.seeding import EVALUATION, RandomKey
+
+FILE = "answers.jsonl"
+
+
+class Answered(NamedTuple):
+    """A prompt with the answers of both models."""
+
+    messages: list[Message]
+    """The conversation before the answers."""
+    columns: dict[str, Any]
+    """The other columns of the row."""
+    a: Reply
+    b: Reply
+
+    @property
+    def question(self) -> str:
+        """The last turn of the user."""
+        return next(turn["content"] for turn in reversed(self.messages) if turn["role"] == "user")
+
+    @property
+    def prompt(self) -> str:
+        """The conversation as JSON, which says which rows share a prompt."""
+        return json.dumps(self.messages)
+
+    @property
+    def difference(self) -> int:
+        """By how many characters the answer of a is longer; models with different tokenizers have this unit alone."""
+        return len(self.a.text) - len(self.b.text)
+
+
+def draw_answers(speaker: Speaker, records: Sequence[Record], sampling: Sampling, seed: int) -> list[Reply]:
+    """Draws an answer to each prompt.
+
+    Each prompt has its own random numbers, which are the same for every model.
+
+    Args:
+        speaker: The model.
+        records: The prompts.
+        sampling: Settings of the sampling distribution.
+        seed: Seed of the random numbers.
+    """
+    from tqdm import tqdm
+
+    keys = [RandomKey(seed, (EVALUATION, number), row=0) for number in range(len(records))]
+    prompts, tools = [record.prompt for record in records], [record.tools for record in records]
+    drawn = speaker.answers(prompts, sampling, keys, tools)
+    bar = tqdm(drawn, total=len(records), desc=speaker.name, unit="answer", disable=None, delay=1)
+    found = dict(bar)
+    return [found[number] for number in range(len(records))]
+
+
+def answered(records: Sequence[Record], a: Sequence[Reply], b: Sequence[Reply]) -> list[Answered]:
+    """Puts prompts and answers together."""
+    return [
+        Answered(record.messages, record.columns, one, other) for record, one, other in zip(records, a, b, strict=True)
+    ]
+
+
+def write_answers(folder: Path, rows: Sequence[Answered]) -> None:
+    """Writes the answers as JSON lines."""
+    with appearing(folder / FILE) as partial, partial.open("w", encoding="utf-8") as file:
+        for row in rows:
+            content = row._asdict() | {"a": row.a._asdict(), "b": row.b._asdict()}
+            file.write(strict_json(content, ensure_ascii=False) + "\n")
+
+
+def read_answers(folder: Path) -> list[Answered]:
+    """Reads the answers of an earlier evaluation.
+
+    Raises:
+        UserError: If the folder holds none, or they are damaged.
+    """
+    file = folder / FILE
+    try:
+        with file.open(encoding="utf-8") as lines:
+            rows = [json.loads(line) for line in lines]
+        found = [Answered(row["messages"], row["columns"], Reply(**row["a"]), Reply(**row["b"])) for row in rows]
+    except FileNotFoundError as error:
+        raise UserError(f"answers={folder}: there is no {FILE}; name the folder of an earlier evaluation") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"answers={folder}: {FILE} cannot be read: {error!r}") from error
+    if not found:
+        raise UserError(f"answers={folder}: {FILE} has no rows")
+    return found

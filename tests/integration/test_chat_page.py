@@ -1,0 +1,244 @@
+"""The chat page in a browser: two trained models side by side, driven as a person would."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import environ
+
+from lightning_rlhf import ModelSource, Renderer, export_model, load_causal_lm, load_scalar_model
+
+pytestmark = pytest.mark.slow
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as program:
+        try:
+            browser = program.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        except playwright.Error as error:
+            pytest.skip(f"no browser starts: {str(error).splitlines()[0]}")
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def models(source: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    # The template of these exports accepts a system prompt.
+    renderer = Renderer(source.load_tokenizer(), "plain")
+    for name, seed in (("ppo", 1), ("sft", 2)):
+        export_model(load_causal_lm(replace(source, seed=seed)), renderer, folder / name, {})
+    torch.manual_seed(1)
+    export_model(load_scalar_model(source, "normal"), renderer, folder / "reward", {})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """Starts the command, and yields the address of the page and the folder of the thumbs."""
+    folder = tmp_path_factory.mktemp("served")
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "lightning_rlhf.cli", "chat", "chat.web=true", "chat.port=0", "seed=1"),
+            *(f"model_dir={models / 'ppo'}", f"against={models / 'sft'}", f"reward_model={models / 'reward'}"),
+            *("chat.feedback_dir=thumbs", "sampling.max_new_tokens=12"),
+        ],
+        cwd=folder,
+        env=environ(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if found := re.match(r"chat at (http://127\.0\.0\.1:\d+);", line):
+            break
+    else:
+        pytest.fail(process.communicate()[1])
+    yield found[1], folder / "thumbs"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (0, "stopped\n", "")
+
+
+@pytest.fixture
+def page(browser: Any, served: tuple[str, Path]) -> Iterator[Any]:
+    """Opens the page, and checks that nothing failed in it."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    page, problems = context.new_page(), []
+    page.set_default_timeout(20_000)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    # A setting that the server refuses is such a message too, and one of the tests sends one.
+    page.on(
+        "console", lambda log: log.type == "error" and "status of 422" not in log.text and problems.append(log.text)
+    )
+    # Nothing may be loaded from elsewhere.
+    page.on("request", lambda request: request.url.startswith(served[0]) or problems.append(request.url))
+    page.goto(served[0])
+    yield page
+    context.close()
+    assert not problems
+
+
+def say(page: Any, text: str) -> None:
+    """Types a message and waits for the scores under both answers."""
+    count = page.locator(".turn").count()
+    page.fill("#text", text)
+    page.press("#text", "Enter")
+    page.locator(".turn").nth(count).locator(".score").nth(1).wait_for()
+
+
+def bodies(page: Any, turn: int) -> list[str]:
+    return page.locator(".turn").nth(turn).locator(".body").all_inner_texts()
+
+
+def test_two_models_answer_side_by_side_with_the_score_under_each(page: Any, models: Path) -> None:
+    say(page, "My kettle leaks.")
+    say(page, "And my door is stuck.")
+    assert [bodies(page, turn)[0] == bodies(page, turn)[1] for turn in (0, 1)] == [False, False]
+    boxes = [page.locator(".answer").nth(n).bounding_box() for n in (0, 1)]
+    assert boxes[0]["y"] == boxes[1]["y"]
+    assert boxes[0]["x"] + boxes[0]["width"] <= boxes[1]["x"]
+    assert boxes[0]["height"] == boxes[1]["height"]
+    assert page.locator("#heads").inner_text().split() == [str(models / "ppo"), str(models / "sft")]
+    assert re.fullmatch(r"score -?\d+\.\d\d", page.locator(".score").first.inner_text())
+
+
+def test_each_model_reads_its_own_answers(page: Any) -> None:
+    say(page, "My kettle leaks.")
+    first = page.locator(".turn").first.locator(".body")
+    texts = [first.nth(n).text_content() for n in (0, 1)]
+    with page.expect_request(lambda request: request.url.endswith("/answer")) as one:
+        say(page, "And now?")
+    body = one.value.post_data_json
+    assert [turn["role"] for turn in body["messages"]] == ["user", "assistant", "user"]
+    squeezed = "".join(body["messages"][1]["content"].split())
+    assert squeezed.startswith("".join(texts[body["model"]].split())[:10])
+
+
+def test_an_answer_is_stopped_and_keeps_what_there_is(page: Any) -> None:
+    page.click("#more")
+    page.fill("#max_new_tokens", "450")
+    page.fill("#text", "Tell me everything.")
+    page.press("#text", "Enter")
+    page.wait_for_function("document.querySelector('.body')?.textContent.length > 3")
+    page.click("#stop")
+    page.locator(".foot").nth(1).wait_for()
+    assert "stopped" in page.locator(".foot").first.inner_text()
+    assert len(bodies(page, 0)[0]) > 3
+    page.locator(".score").nth(1).wait_for()
+    # The page is ready for the next message.
+    page.fill("#max_new_tokens", "5")
+    say(page, "Shorter.")
+
+
+def test_an_answer_is_drawn_again_and_both_versions_stay(page: Any) -> None:
+    say(page, "My kettle leaks.")
+    before = bodies(page, 0)
+    page.get_by_label("Answer again").first.click()
+    page.get_by_text("2/2").wait_for()
+    page.locator(".score").nth(1).wait_for()
+    after = bodies(page, 0)
+    assert after[0] != before[0]
+    assert after[1] == before[1]
+    page.get_by_label("Earlier version").click()
+    assert bodies(page, 0) == before
+    # Without chance, the answer is the same each time.
+    page.click("#more")
+    page.fill("#temperature", "0")
+    for number in (3, 4):
+        page.get_by_label("Answer again").first.click()
+        page.get_by_text(f"{number}/{number}").wait_for()
+        page.locator(".score").nth(1).wait_for()
+        before, after = after, bodies(page, 0)
+    assert before[0] == after[0]
+
+
+def test_a_turn_is_edited_and_what_followed_is_asked_again(page: Any) -> None:
+    say(page, "My kettle leaks.")
+    say(page, "And now?")
+    page.get_by_label("Edit this message").first.click()
+    page.get_by_label("New text").fill("My sofa has a stain.")
+    page.get_by_label("New text").press("Enter")
+    page.get_by_text("My sofa has a stain.").wait_for()
+    page.locator(".score").nth(1).wait_for()
+    assert page.locator(".said").all_inner_texts() == ["My sofa has a stain."]
+    page.get_by_label("Edit this answer").first.click()
+    page.get_by_label("New text").fill("Scrub the **spot**.")
+    page.get_by_label("New text").press("Enter")
+    page.locator(".body strong").wait_for()
+    assert bodies(page, 0)[0] == "Scrub the spot."
+    with page.expect_request(lambda request: request.url.endswith("/answer")) as one:
+        say(page, "Thanks.")
+    assert one.value.post_data_json["messages"][1]["content"] == "Scrub the **spot**."
+
+
+def test_thumbs_become_preferences(page: Any, served: tuple[str, Path]) -> None:
+    say(page, "My lamp rattles.")
+    page.get_by_label("Good answer").first.click()
+    page.get_by_text("1 rating, 0 preferences").wait_for()
+    page.get_by_label("Bad answer").nth(1).click()
+    page.get_by_text("2 ratings, 1 preference").wait_for()
+    (row,) = map(json.loads, (served[1] / "preferences.jsonl").read_text().splitlines())
+    assert row["prompt"] == [{"role": "user", "content": "My lamp rattles."}]
+    chosen, rejected = (row[name][0]["content"] for name in ("chosen", "rejected"))
+    assert ["".join(text.split()) for text in bodies(page, 0)] == ["".join(text.split()) for text in (chosen, rejected)]
+    page.get_by_label("Bad answer").nth(1).click()
+    page.get_by_text("1 rating, 0 preferences").wait_for()
+    assert page.get_by_label("Bad answer").nth(1).get_attribute("aria-pressed") == "false"
+
+
+def test_the_system_prompt_and_the_settings_are_those_of_the_page(page: Any) -> None:
+    page.click("#more")
+    page.fill("#system", "Be kind.")
+    page.fill("#top_p", "0.5")
+    with page.expect_request(lambda request: request.url.endswith("/answer")) as one:
+        say(page, "Hello")
+    sent = one.value.post_data_json
+    assert sent["messages"][0] == {"role": "system", "content": "Be kind."}
+    assert (sent["top_p"], sent["max_new_tokens"]) == (0.5, 12)
+    page.fill("#top_p", "7")
+    page.fill("#text", "Hello")
+    page.press("#text", "Enter")
+    page.get_by_text("top_p=7.0: must lie in (0, 1]").first.wait_for()
+
+
+def test_text_that_looks_like_html_is_shown_as_text(page: Any) -> None:
+    hostile = "<img src=x onerror=\"document.title='hacked'\"><b>bold</b>"
+    say(page, hostile)
+    assert page.locator(".said").inner_text() == hostile
+    page.get_by_label("Edit this answer").first.click()
+    page.get_by_label("New text").fill(hostile)
+    page.get_by_label("New text").press("Enter")
+    page.locator(".body").first.get_by_text("onerror").wait_for()
+    assert page.locator("main img, main b").count() == 0
+    assert page.title() != "hacked"
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_is_wider_than_the_window(width: int, scheme: str, browser: Any, served: tuple[str, Path]) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
+    page.goto(served[0])
+    say(page, f"{'word' * 80} and\n{'many words ' * 40}")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    tops = [page.locator(".answer").nth(n).bounding_box()["y"] for n in (0, 1)]
+    # A narrow window shows one answer below the other.
+    assert (tops[0] == tops[1]) == (width == 1280)
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(21, 24, 28)"
+    assert dark == (scheme == "dark")
+    page.close()
