@@ -48,19 +48,20 @@ def _files_of(run_dir: Path, folder: Path, stage: Stage | None) -> list[Link]:
     if stage is not None and stage.result.model_dir and not places["model"].exists():
         # The folder of a run may have been moved, and a stage that was not run again has left its model elsewhere.
         places["model"] = Path(stage.result.model_dir)
-    return [Link(_href(run_dir, place), text) for text, place in places.items() if place.exists()]
+    return [Link(address(run_dir, place), text) for text, place in places.items() if place.exists()]
 
 
 def part_of(run_dir: Path) -> Link | None:
     """The card of the pipeline whose stage this run is, or the folder of its sweep, if there is one."""
     above = run_dir.resolve().parent
-    if (above / "report.html").is_file() and _stage_of(above / "result.json") == "pipeline":
+    if (above / "report.html").is_file() and stage_of(above / "result.json") == "pipeline":
         return Link("../report.html", "a pipeline")
     # Hydra writes this file into the folder of a sweep.
     return Link("../", "a sweep") if (above / "multirun.yaml").is_file() else None
 
 
-def _stage_of(record: Path) -> object:
+def stage_of(record: Path) -> object:
+    """The stage that a `result.json` names; None if it names none or is no JSON."""
     try:
         result = json.loads(record.read_text("utf-8", "replace"))
     except (OSError, ValueError):
@@ -68,7 +69,7 @@ def _stage_of(record: Path) -> object:
     return result.get("stage") if isinstance(result, dict) else None
 
 
-def _href(run_dir: Path, place: Path) -> str:
+def address(run_dir: Path, place: Path) -> str:
     """A relative address, which begins with a dot: whatever a path is called, it is no address of another kind."""
     path = Path(os.path.relpath(place.resolve(), run_dir.resolve())).as_posix()
     return f"./{quote(path)}" + ("/" if place.is_dir() else "")

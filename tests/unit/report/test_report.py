@@ -629,7 +629,7 @@ def test_a_failed_writing_leaves_the_older_page_and_no_litter(tmp_path: Path, mo
     def refuse(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("lightning_rlhf.report.page.os.replace", refuse)
+    monkeypatch.setattr("lightning_rlhf.report.html.os.replace", refuse)
     with pytest.raises(OSError, match="disk full"):
         write_report(tmp_path)
     assert (tmp_path / "report.html").read_bytes() == older
