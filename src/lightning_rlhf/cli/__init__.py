@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lightning_rlhf.errors import UserError
 
-COMMANDS = ("train", "plan", "doctor", "benchmark", "export", "convert", "fetch-smollm2", "serve-reward")
+COMMANDS = ("train", "plan", "doctor", "benchmark", "report", "export", "convert", "fetch-smollm2", "serve-reward")
 
 
 def main(command: str | None = None) -> None:

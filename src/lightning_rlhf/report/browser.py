@@ -43,18 +43,14 @@ def browser(run: Run) -> Browser | None:
     prompts: dict[tuple[tuple[str, str], ...], int] = {}
     rows = [_row(number, sample, prompts.setdefault(sample.messages, len(prompts))) for number, sample in chosen]
     samples = [sample for _, sample in chosen]
-    left_out = (
-        ""
-        if len(rows) == total
-        else f" These are {len(rows):,} of {total:,} samples, spread evenly; samples.jsonl has all."
-    )
+    part = f" These are {len(rows):,} of {total:,}, spread evenly; samples.jsonl has all."
     return Browser(
         data={
             "stages": [{"title": stage.record.short_title, "unit": stage.record.unit} for stage in run.stages],
             "prompts": [[[role, _clipped(text)] for role, text in messages] for messages in prompts],
             "samples": rows,
         },
-        note="Held-out answers and rollouts that the run has kept." + left_out,
+        note="Held-out answers and rollouts that the run has kept." + (part if len(rows) < total else ""),
         measures={
             name: label for name, (label, value) in MEASURES.items() if any(value(each) is not None for each in samples)
         },

@@ -29,13 +29,8 @@ class Script(NamedTuple):
 @cache
 def environment() -> Environment:
     """The templates of the pages, in which all values are escaped."""
-    found = Environment(
-        loader=FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    loader = FileSystemLoader(_FOLDER)
+    found = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     found.filters |= {"clip": clip, "svg": Markup, "decimal": _decimal, "duration": duration, "embed": embed}
     return found
 

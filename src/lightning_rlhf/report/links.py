@@ -2,11 +2,13 @@
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from lightning_rlhf.report.run import Run, Stage
+from lightning_rlhf.stages import STAGES
 
 _FILES = (
     ("report.html", "run card"),
@@ -24,6 +26,9 @@ _FILES = (
     ("checkpoints", "checkpoints"),
     (".hydra", "Hydra’s files"),
 )
+
+
+_TEXTS = ("report.html", "metrics.csv", "samples.jsonl", "result.json", "config.yaml", "train.log")
 
 
 @dataclass(frozen=True)
@@ -73,3 +78,17 @@ def address(run_dir: Path, place: Path) -> str:
     """A relative address, which begins with a dot: whatever a path is called, it is no address of another kind."""
     path = Path(os.path.relpath(place.resolve(), run_dir.resolve())).as_posix()
     return f"./{quote(path)}" + ("/" if place.is_dir() else "")
+
+
+def readable(runs: Sequence[Path], page: Path) -> dict[str, Path]:
+    """The files that a browser may read from runs that are followed, by their path from the folder of the page.
+
+    They are the texts that a run writes, and no weights.
+
+    Args:
+        runs: The folders of the runs, in the folder of the page or below it.
+        page: The folder of the page.
+    """
+    folders = [folder for run in runs for folder in (run, *(run / stage for stage in STAGES))]
+    files = [folder / name for folder in folders for name in _TEXTS]
+    return {os.path.relpath(file.resolve(), page.resolve()): file for file in files if file.is_file()}

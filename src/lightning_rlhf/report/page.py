@@ -101,7 +101,9 @@ def render(run: Run) -> str:
         "files": links,
         "contents": [Link(f"#{name}", title) for name, title in sections if title],
     }
-    return render_page("page.html.j2", page, styles=("page.css", "browser.css"), scripts=("page.js", "browser.js"))
+    return render_page(
+        "page.html.j2", page, styles=("page.css", "browser.css"), scripts=("page.js", "browser.js", "follow.js")
+    )
 
 
 def _stage(stage: Stage, above: Sequence[Number], answered: bool) -> dict[str, Any]:
