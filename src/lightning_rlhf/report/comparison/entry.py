@@ -8,9 +8,9 @@ from pathlib import Path
 from lightning_rlhf.report.comparison.differences import settings_of
 from lightning_rlhf.report.formatting import Show
 from lightning_rlhf.report.links import address
+from lightning_rlhf.report.measures import gold_names
 from lightning_rlhf.report.numbers import METRICS, described, final
 from lightning_rlhf.report.run import Run, Stage
-from lightning_rlhf.report.measures import gold_names
 
 
 @dataclass(frozen=True)
