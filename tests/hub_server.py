@@ -23,6 +23,10 @@ class Hub:
         self.stored: dict[str, bytes] = {}
         self.address = ""
 
+    def of(self, name: str) -> list[str]:
+        """The paths of the files of a repository."""
+        return [key.removeprefix(f"{name}/") for key in self.files if key.startswith(f"{name}/")]
+
     def commit(self, name: str, lines: list[dict[str, Any]]) -> None:
         """Applies the lines of a commit: a header, files with their content, files by their hash, and deletions."""
         for line in lines:
@@ -64,16 +68,12 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self._say(200, {"type": "user", "name": "me", "auth": {"accessToken": {"role": "write"}}})
             elif "/tree/" in path:
                 name = path.removeprefix("/api/models/").partition("/tree/")[0]
-                own = {
-                    key.removeprefix(f"{name}/"): data for key, data in hub.files.items() if key.startswith(f"{name}/")
-                }
-                rows = [{"type": "file", "path": key, "size": len(data), "oid": "0"} for key, data in own.items()]
+                sizes = {key: len(hub.files[f"{name}/{key}"]) for key in hub.of(name)}
+                rows = [{"type": "file", "path": key, "size": size, "oid": "0"} for key, size in sizes.items()]
                 self._say(200, rows)
             elif path.startswith("/api/models/"):
                 name = path.removeprefix("/api/models/").partition("/revision/")[0]
-                siblings = [
-                    {"rfilename": key.removeprefix(f"{name}/")} for key in hub.files if key.startswith(f"{name}/")
-                ]
+                siblings = [{"rfilename": key} for key in hub.of(name)]
                 self._say(200, {"id": name, "modelId": name, "sha": "0" * 40, "siblings": siblings, "private": True})
             else:
                 self._say(404, {"error": "Entry not found"})
