@@ -1,36 +1,24 @@
 """The numbers, samples and pictures of a run for a notebook."""
 
-import csv
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+from run_folders import write_run
 
 from lightning_rlhf import RunStats
 from lightning_rlhf.errors import UserError
 
 
-def write_stage(folder: Path, stage: str, rows: list[dict[str, Any]], samples: list[dict[str, Any]]) -> None:
-    folder.mkdir(parents=True)
-    with (folder / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
-        writer.writeheader()
-        writer.writerows(rows)
-    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in samples), encoding="utf-8")
-    result = {"stage": stage, "status": "finished", "metrics": {}, "seconds": 1.0}
-    (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
-
-
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    losses = [{"epoch": 0, "step": i, "train/loss": 3.0 - i} for i in range(3)]
-    ppo = [{"epoch": -1, "step": 0, "val/score": 0.5}]
+    losses: list[dict[str, Any]] = [{"epoch": 0, "step": i, "train/loss": 3.0 - i} for i in range(3)]
+    ppo: list[dict[str, Any]] = [{"epoch": -1, "step": 0, "val/score": 0.5}]
     ppo += [{"epoch": i, "step": 4 * i + 3, "val/score": 0.5 + i, "rollout/kl": 0.1 * i} for i in range(2)]
     answer = {"iteration": 1, "phase": "evaluation", "row": 7, "prompt": "p", "response": "r", "score": 2.5, "kl": 1.0}
-    write_stage(tmp_path / "sft", "sft", losses, [])
-    write_stage(tmp_path / "ppo", "ppo", ppo, [{**answer, "length": 3, "gold": 1.0}])
+    write_run(tmp_path / "sft", "sft", rows=losses)
+    write_run(tmp_path / "ppo", "ppo", rows=ppo, samples=[{**answer, "length": 3, "gold": 1.0}])
     return tmp_path
 
 
