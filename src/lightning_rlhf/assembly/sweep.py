@@ -9,10 +9,11 @@ from itertools import takewhile
 from pathlib import Path
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.table import Table
 
-from lightning_rlhf.assembly.sweeper import run_distinct_jobs
+from lightning_rlhf.assembly.run_files import overrides_of
+from lightning_rlhf.assembly.sweeper import choose_jobs, run_distinct_jobs
 from lightning_rlhf.console import console, number
 
 # Folders of sweeps that have begun, and whose table is not written yet.
@@ -26,8 +27,11 @@ class SweepTable(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: object) -> None:
         """Notes that a table will be due, and which jobs it has."""
-        run_distinct_jobs(_jobs)
-        _open.append(Path(config.hydra.sweep.dir))
+        folder = Path(config.hydra.sweep.dir)
+        run_distinct_jobs(_jobs, folder)
+        if search := getattr(config, "search", None):
+            choose_jobs(search)
+        _open.append(folder)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: object) -> None:
         """Makes the table from the `result.json` of each run."""
@@ -102,11 +106,8 @@ def sweep_rows(folder: Path) -> list[dict[str, object]]:
         if not given.is_file():
             continue
         result = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {"status": "failed"}
-        # Interpolations such as ${oc.env:KEY} stay unresolved, because their values may be secret.
-        listed = OmegaConf.to_container(OmegaConf.load(given), resolve=False)
-        overrides = [str(override) for override in listed] if isinstance(listed, list) else []
         row: dict[str, object] = {"run": job.name}
-        row |= _by_key(overrides)
+        row |= _by_key(overrides_of(job))
         row |= {"status": result["status"], "seconds": result.get("seconds")}
         for stage, part in result.get("stages", {"": result}).items():
             metrics = {f"{stage}.{name}".lstrip("."): value for name, value in part.get("metrics", {}).items()}

@@ -3,15 +3,22 @@
 import sys
 from collections.abc import Sequence
 from functools import wraps
+from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.types import Override
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
 
 from lightning_rlhf.assembly.job_stages import Composer, composer_of
+from lightning_rlhf.assembly.run_files import overrides_of
 from lightning_rlhf.assembly.sweep_overrides import block_of, of_blocks
+from lightning_rlhf.assembly.target_checks import check_targets
+from lightning_rlhf.errors import UserError
 from lightning_rlhf.stages import STAGES
 
 
-def run_distinct_jobs(planned: list[list[str]]) -> None:
+def run_distinct_jobs(planned: list[list[str]], folder: Path) -> None:
     """Makes Hydra's own sweeper leave out jobs that differ only in settings of stages that they do not run.
 
     `stage=sft,ppo ppo.module.lr=1,2` has three jobs: SFT has no `ppo.module.lr`, so it runs once. The method is
@@ -20,6 +27,7 @@ def run_distinct_jobs(planned: list[list[str]]) -> None:
 
     Args:
         planned: Receives the overrides of each job.
+        folder: Folder of the sweep. If it has jobs already, they must be those that are planned.
     """
     # When Hydra starts, it loads its plugins again, and this class is another one.
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -29,9 +37,58 @@ def run_distinct_jobs(planned: list[list[str]]) -> None:
     @wraps(all_jobs)
     def split(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
         planned[:] = distinct([job for batch in all_jobs(overrides, None) for job in batch], composer_of(sys.argv[1:]))
+        check_jobs(folder, planned)
         return list(BasicSweeper.split_overrides_to_chunks(planned, max_batch_size))
 
     BasicSweeper.split_arguments = staticmethod(split)  # type: ignore[method-assign]
+
+
+def choose_jobs(node: DictConfig) -> None:
+    """Makes Hydra's own sweeper run the jobs that a search chooses one after the other.
+
+    Args:
+        node: The settings of the search.
+
+    Raises:
+        UserError: If a setting is wrong.
+    """
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    from lightning_rlhf.assembly.search import Search, run_search
+
+    settings = OmegaConf.to_container(node, resolve=True)
+    check_targets({"search": settings})
+    search: Search = instantiate(settings)
+
+    def sweep(self: BasicSweeper, arguments: list[str]) -> list[Any]:
+        assert self.config is not None
+        folder = Path(self.config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, folder / "multirun.yaml")
+        return run_search(search, self, arguments)
+
+    BasicSweeper.sweep = sweep  # type: ignore[method-assign]
+
+
+def check_jobs(folder: Path, planned: Sequence[Sequence[str]], first: int = 0) -> None:
+    """Checks that jobs which a folder has already are those of the sweep that is started there again.
+
+    Args:
+        folder: Folder of the sweep.
+        planned: The overrides of each job.
+        first: Number of the first of these jobs.
+
+    Raises:
+        UserError: If a job in the folder has other overrides.
+    """
+    for number, job in enumerate(planned, first):
+        known = overrides_of(folder / str(number))
+        if known and known != list(job):
+            raise UserError(
+                f"hydra.sweep.dir={folder}: run {number} there has {' '.join(sorted(set(known) - set(job)))}, and now "
+                f"would have {' '.join(sorted(set(job) - set(known)))}: give the same settings to go on with the "
+                "sweep, or another folder"
+            )
 
 
 def distinct(jobs: Sequence[Sequence[str]], composer: Composer) -> list[list[str]]:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from lightning_rlhf.assembly.changed_settings import check_same_stages
 from lightning_rlhf.assembly.command_line import completed
-from lightning_rlhf.assembly.going_on import goes_on_in
+from lightning_rlhf.assembly.going_on import continued, goes_on_in
 from lightning_rlhf.assembly.interrupted import leave
 from lightning_rlhf.assembly.overrides import check_command_line
 from lightning_rlhf.assembly.run_folder import removed_at_end
@@ -28,6 +28,7 @@ def _app(config: DictConfig) -> None:
     overrides = list(hydra_config.overrides.task)
     if hydra_config.mode == RunMode.MULTIRUN:
         overrides = of_stages(overrides, config.stages)
+        config = continued(config, Path(hydra_config.runtime.output_dir))
     keep = goes_on_in(config, Path(hydra_config.runtime.output_dir))
     run_job(lambda folder: _train(config, folder, overrides), list(config.stages), overrides, keep=keep)
 

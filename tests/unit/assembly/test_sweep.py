@@ -107,7 +107,7 @@ def test_a_job_has_the_stages_that_its_experiment_chooses(
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ndefaults: [override /stage: dpo]\n")
     monkeypatch.setattr(sys, "argv", ["train", "-m", "--config-dir", str(tmp_path)])
     planned: list[list[str]] = []
-    run_distinct_jobs(planned)
+    run_distinct_jobs(planned, tmp_path)
     swept = ["experiment=mine,none", "++dpo.module.lr=1,2", "++ppo.module.lr=1,2"]
     sweeper.split_arguments(OverridesParser.create().parse_overrides(swept), None)
     assert planned == [
@@ -127,9 +127,9 @@ def test_overrides_of_stages_that_no_job_runs_stay_so_that_they_are_refused(
     assert capsys.readouterr().err == ""
 
 
-def test_jobs_that_differ_all_run(sweeper: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_jobs_that_differ_all_run(sweeper: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     planned: list[list[str]] = []
-    run_distinct_jobs(planned)
+    run_distinct_jobs(planned, tmp_path)
     words = OverridesParser.create().parse_overrides(["stage=sft", "sft.module.lr=1,2", "seed=1,2"])
     assert [len(batch) for batch in sweeper.split_arguments(words, 3)] == [3, 1]
     assert planned[3] == ["stage=sft", "sft.module.lr=2", "seed=2"]
