@@ -26,7 +26,7 @@ class Space:
         Args:
             params: The values that are searched.
         """
-        return [f"{key}={params[key] if key in params else value}" for key, value in self.fixed.items()]
+        return [f"{key}={params.get(key, value)}" for key, value in self.fixed.items()]
 
     def chosen(self, params: Mapping[str, Any]) -> list[str]:
         """The overrides that a run alone has."""
