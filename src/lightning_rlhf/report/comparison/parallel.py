@@ -45,7 +45,10 @@ def axis(label: str, values: Sequence[str | float | None], *, percent: bool = Fa
     """
     numbers = [_number(value) for value in values]
     known = [number for number in numbers if number is not None]
-    named = any(number is None and value not in (None, ABSENT) for number, value in zip(numbers, values, strict=True))
+    named = any(
+        number is None and isinstance(value, str) and value != ABSENT
+        for number, value in zip(numbers, values, strict=True)
+    )
     if named or not known:
         return _of_names(label, values, is_metric)
     low, high = min(known), max(known)
