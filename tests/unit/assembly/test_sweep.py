@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 
 from lightning_rlhf.assembly.job_stages import composer_of
 from lightning_rlhf.assembly.sweep import SweepTable, sweep_rows, table_even_of_failures, write_table
-from lightning_rlhf.assembly.sweeper import distinct, run_distinct_jobs
+from lightning_rlhf.assembly.sweeper import check_jobs, distinct, run_distinct_jobs
+from lightning_rlhf.errors import UserError
 from lightning_rlhf.saving import write_json
 
 
@@ -134,6 +135,16 @@ def test_jobs_that_differ_all_run(sweeper: Any, tmp_path: Path, capsys: pytest.C
     assert [len(batch) for batch in sweeper.split_arguments(words, 3)] == [3, 1]
     assert planned[3] == ["stage=sft", "sft.module.lr=2", "seed=2"]
     assert capsys.readouterr().err == ""
+
+
+def test_a_sweep_goes_on_in_a_folder_only_with_the_jobs_that_it_has_there(sweep: Path) -> None:
+    jobs = [[f"lr={number}"] for number in range(5)]
+    check_jobs(sweep, jobs)
+    check_jobs(sweep, jobs[2:], first=2)
+    with pytest.raises(UserError, match="run 2 there has lr=2, and now would have lr=7: give the same settings"):
+        check_jobs(sweep, [["lr=0"], ["lr=1"], ["lr=7"]])
+    with pytest.raises(UserError, match="run 1 there has lr=1, and now would have lr=0"):
+        check_jobs(sweep, jobs, first=1)
 
 
 def test_the_printed_table_has_the_settings_that_differ_between_the_runs_that_have_them(

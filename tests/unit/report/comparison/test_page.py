@@ -20,7 +20,8 @@ from lightning_rlhf.report.read import read_run
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
     """Three runs: one with a lower KL, one that failed, and one that gives other answers."""
-    answers = [[held_out(0, 4, "yes", score=1.0, gold=1.0), held_out(1, 4, "same", score=1.0, gold=0.0)]]
+    older = [held_out(0, 2, "older", score=9.0, gold=0.5), held_out(1, 2, "older", score=9.0, gold=9.0)]
+    answers = [[*older, held_out(0, 4, "yes", score=1.0, gold=1.0), held_out(1, 4, "same", score=1.0, gold=0.0)]]
     answers += [[], [held_out(0, 8, "no", score=0.5, gold=0.0), held_out(1, 8, "same", score=1.5, gold=0.0)]]
     results: list[dict[str, Any]] = [
         {"metrics": {"gold_rate": 0.5, "kl": 2.0}, "seconds": 90.0},
