@@ -1,5 +1,6 @@
 """Draws the card of a run, or the comparison of several, into a file or for a browser that follows them."""
 
+import glob
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -47,6 +48,24 @@ def report(runs: str | list[str], output: str | None, follow: bool, host: str, p
         _write_comparison(_read(folders), written)
     console.print(f"report in {written}", markup=False, soft_wrap=True)
     return written
+
+
+def page_of_sweep(folder: Path) -> Path | None:
+    """Writes the comparison of the runs of a sweep into its folder.
+
+    Args:
+        folder: Folder of the sweep.
+
+    Returns:
+        The page; None if the folder has no runs of training.
+    """
+    try:
+        runs = find_runs([glob.escape(str(folder))])
+    except UserError:
+        return None
+    page = folder / "comparison.html"
+    _write_comparison([read_run(run) for run in runs], page)
+    return page
 
 
 def _problems(folders: Sequence[Path], output: str | None, follow: bool, every: float) -> list[str]:

@@ -1,4 +1,4 @@
-"""Makes a table of all runs of a sweep."""
+"""Makes a table of all runs of a sweep, and a page that compares them."""
 
 import csv
 import json
@@ -92,6 +92,11 @@ def write_table(folder: Path, jobs: Sequence[list[str]] = ()) -> None:
     console.print()
     console.table(table)
     console.print(f"\n  table     {folder / 'sweep.csv'}", markup=False, soft_wrap=True)
+    # Drawing needs libraries that take time to import.
+    from lightning_rlhf.assembly.report import page_of_sweep
+
+    if (page := page_of_sweep(folder)) is not None:
+        console.print(f"  page      {page}", markup=False, soft_wrap=True)
 
 
 def sweep_rows(folder: Path) -> list[dict[str, object]]:
