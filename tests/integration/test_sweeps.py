@@ -67,6 +67,12 @@ def test_a_search_without_anything_to_search_is_refused(tmp_path: Path) -> None:
     assert (done.returncode, "no setting is searched" in done.stderr) == (2, True), done.stderr
 
 
+def test_a_single_run_with_a_search_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    done = command(tmp_path, *SFT, "search=optuna")
+    assert (done.returncode, "add -m, or leave it out" in done.stderr) == (2, True), done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("package", "launcher"),

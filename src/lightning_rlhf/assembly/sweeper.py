@@ -70,6 +70,20 @@ def choose_jobs(node: DictConfig) -> None:
     BasicSweeper.sweep = sweep  # type: ignore[method-assign]
 
 
+def check_search(node: DictConfig, *, of_sweep: bool) -> None:
+    """Checks that only a sweep has a search.
+
+    Args:
+        node: The settings of the search; empty if there is none.
+        of_sweep: Whether the run is a job of a sweep.
+
+    Raises:
+        UserError: If a single run has a search.
+    """
+    if node and not of_sweep:
+        raise UserError("search=optuna chooses the runs of a sweep, and this is a single run: add -m, or leave it out")
+
+
 def check_jobs(folder: Path, planned: Sequence[Sequence[str]], first: int = 0) -> None:
     """Checks that jobs which a folder has already are those of the sweep that is started there again.
 

@@ -16,6 +16,7 @@ from lightning_rlhf.assembly.interrupted import leave
 from lightning_rlhf.assembly.overrides import check_command_line
 from lightning_rlhf.assembly.run_folder import removed_at_end
 from lightning_rlhf.assembly.sweep_overrides import of_stages
+from lightning_rlhf.assembly.sweeper import check_search
 from lightning_rlhf.cli.app import exit_codes, run_app, run_job
 from lightning_rlhf.console import print_messages
 from lightning_rlhf.distributed.launcher_watch import end_with_launcher, obey_signals, put_off_signals
@@ -38,6 +39,7 @@ def _train(config: DictConfig, folder: Path, overrides: list[str]) -> None:
         obey_signals()
         with removed_at_end(folder) if config.dry_run else nullcontext():
             check_same_stages(config)
+            check_search(config.search, of_sweep=HydraConfig.get().mode == RunMode.MULTIRUN)
             check_command_line(config, overrides, HydraConfig.get().runtime.choices)
             # Importing torch and Lightning takes seconds, so the configuration is checked first.
             from lightning_rlhf.assembly.dry_run import rehearse
