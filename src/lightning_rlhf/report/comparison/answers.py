@@ -29,7 +29,8 @@ def side_by_side(entries: Sequence[Entry]) -> dict[str, Any]:
     shared = [(key, [found.get(key) for found in of_runs]) for key in prompts]
     shared = [(key, row) for key, row in shared if sum(sample is not None for sample in row) > 1]
     shared.sort(key=lambda item: _spread(item[1]), reverse=True)
-    kept, size = [], 0
+    kept: list[dict[str, Any]] = []
+    size = 0
     for (_, messages), row in shared:
         size += sum(len(clip(sample.response)) for sample in row if sample is not None)
         if kept and size > _MAX_PAGE:
