@@ -26,7 +26,7 @@ def test_a_sweep_that_is_started_again_skips_what_has_finished(tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     assert trained_at(jobs[0]) == before[0]
     assert trained_at(jobs[1]) > before[1]
-    assert done.stdout.count("finished already") == 1
+    assert (done.stdout + done.stderr).count("finished already") == 1
     assert [result_of(job)["status"] for job in jobs] == ["finished"] * 3
     assert [result_of(job)["metrics"] for job in jobs[:2]] == [result["metrics"] for result in results]
 
@@ -35,11 +35,13 @@ def test_a_folder_with_the_runs_of_another_sweep_is_refused_and_left_as_it_was(t
     words = ["-m", *SFT, "hydra.sweep.dir=sweep"]
     assert command(tmp_path, *words, "sft.module.lr=1e-3").returncode == 0
     before = trained_at(tmp_path / "sweep" / "0")
+    table = (tmp_path / "sweep" / "sweep.csv").read_text()
     done = command(tmp_path, *words, "sft.module.lr=5e-3")
     assert done.returncode == 2
     assert "run 0 there has sft.module.lr=0.001, and now would have sft.module.lr=0.005" in done.stderr
     assert "Traceback" not in done.stderr
     assert trained_at(tmp_path / "sweep" / "0") == before
+    assert (tmp_path / "sweep" / "sweep.csv").read_text() == table
 
 
 def test_a_search_trains_runs_and_names_the_best(tmp_path: Path) -> None:
@@ -65,6 +67,7 @@ def test_a_search_without_anything_to_search_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     done = command(tmp_path, "-m", *SFT, "search=optuna")
     assert (done.returncode, "no setting is searched" in done.stderr) == (2, True), done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_single_run_with_a_search_is_refused_and_leaves_nothing(tmp_path: Path) -> None:

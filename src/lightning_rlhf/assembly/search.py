@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from lightning_rlhf.assembly.run_files import overrides_of
 from lightning_rlhf.assembly.search_space import Space, space_of
@@ -95,6 +96,8 @@ def run_search(search: Search, sweeper: Any, arguments: Sequence[str]) -> list[A
     parser = OverridesParser.create(config_loader=sweeper.hydra_context.config_loader)
     space = space_of(parser.parse_overrides(list(arguments)))
     folder = Path(sweeper.config.hydra.sweep.dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(sweeper.config, folder / "multirun.yaml")
     study = optuna.create_study(direction="maximize", sampler=_sampler(search))
     returned: list[Any] = []
     overrides: list[list[str]] = []

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 
-from lightning_rlhf.errors import UserError
+from lightning_rlhf.assembly.sweeper import SweepRefused
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -43,7 +43,7 @@ def space_of(overrides: Sequence[Override]) -> Space:
         overrides: The overrides of the command line.
 
     Raises:
-        UserError: If nothing is searched, or an interval is not possible.
+        SweepRefused: If nothing is searched, or an interval is not possible.
     """
     fixed: dict[str, str] = {}
     distributions: dict[str, BaseDistribution] = {}
@@ -55,7 +55,7 @@ def space_of(overrides: Sequence[Override]) -> Space:
         else:
             fixed[key] = override.get_value_element_as_str()
     if not distributions:
-        raise UserError(
+        raise SweepRefused(
             "search=optuna: no setting is searched; give at least one as an interval or a choice, such as "
             "'ppo.module.kl_coef=tag(log,interval(0.01,0.5))'"
         )
@@ -69,7 +69,7 @@ def _distribution(override: Override) -> "BaseDistribution":
     if isinstance(sweep, IntervalSweep):
         low, high, log = sweep.start, sweep.end, "log" in sweep.tags
         if low is None or high is None or not low < high or (log and low <= 0):
-            raise UserError(
+            raise SweepRefused(
                 f"{override.input_line}: an interval goes from a smaller to a larger number, and a logarithmic one "
                 "begins above 0"
             )

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from lightning_rlhf.assembly.run_files import overrides_of
-from lightning_rlhf.assembly.sweeper import choose_jobs, run_distinct_jobs
+from lightning_rlhf.assembly.sweeper import SweepRefused, choose_jobs, run_distinct_jobs
 from lightning_rlhf.console import console, number
 
 # Folders of sweeps that have begun, and whose table is not written yet.
@@ -47,6 +47,9 @@ def table_even_of_failures() -> Iterator[None]:
     """
     try:
         yield
+    except SweepRefused:
+        _open.clear()
+        raise
     finally:
         while _open:
             write_table(_open.pop(), _jobs)

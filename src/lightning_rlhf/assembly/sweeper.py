@@ -18,6 +18,10 @@ from lightning_rlhf.errors import UserError
 from lightning_rlhf.stages import STAGES
 
 
+class SweepRefused(UserError):
+    """A sweep that cannot begin. It leaves its folder as it was."""
+
+
 def run_distinct_jobs(planned: list[list[str]], folder: Path) -> None:
     """Makes Hydra's own sweeper leave out jobs that differ only in settings of stages that they do not run.
 
@@ -36,8 +40,9 @@ def run_distinct_jobs(planned: list[list[str]], folder: Path) -> None:
 
     @wraps(all_jobs)
     def split(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
-        planned[:] = distinct([job for batch in all_jobs(overrides, None) for job in batch], composer_of(sys.argv[1:]))
-        check_jobs(folder, planned)
+        jobs = distinct([job for batch in all_jobs(overrides, None) for job in batch], composer_of(sys.argv[1:]))
+        check_jobs(folder, jobs)
+        planned[:] = jobs
         return list(BasicSweeper.split_overrides_to_chunks(planned, max_batch_size))
 
     BasicSweeper.split_arguments = staticmethod(split)  # type: ignore[method-assign]
@@ -61,10 +66,6 @@ def choose_jobs(node: DictConfig) -> None:
     search: Search = instantiate(settings)
 
     def sweep(self: BasicSweeper, arguments: list[str]) -> list[Any]:
-        assert self.config is not None
-        folder = Path(self.config.hydra.sweep.dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
         return run_search(search, self, arguments)
 
     BasicSweeper.sweep = sweep  # type: ignore[method-assign]
@@ -93,12 +94,12 @@ def check_jobs(folder: Path, planned: Sequence[Sequence[str]], first: int = 0) -
         first: Number of the first of these jobs.
 
     Raises:
-        UserError: If a job in the folder has other overrides.
+        SweepRefused: If a job in the folder has other overrides.
     """
     for number, job in enumerate(planned, first):
         known = overrides_of(folder / str(number))
         if known and known != list(job):
-            raise UserError(
+            raise SweepRefused(
                 f"hydra.sweep.dir={folder}: run {number} there has {' '.join(sorted(set(known) - set(job)))}, and now "
                 f"would have {' '.join(sorted(set(job) - set(known)))}: give the same settings to go on with the "
                 "sweep, or another folder"

@@ -100,7 +100,7 @@
 
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", () => go(given()));
-  form.addEventListener("reset", () => setTimeout(() => go({})));
+  form.addEventListener("reset", () => go({}));
   more.addEventListener("click", () => { length += PAGE; show(); });
   section.querySelector(".back").addEventListener("click", () => go(given(), true));
   if (location.hash.startsWith("#samples:")) {

@@ -69,7 +69,10 @@
   }
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", paint);
-  form.addEventListener("reset", () => setTimeout(() => { axes.forEach((axis) => { axis.range = null; }); paint(); }));
+  form.querySelector("button").addEventListener("click", () => {
+    axes.forEach((axis) => { axis.range = null; });
+    paint();
+  });
   paint();
 })();
 
