@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import yaml
+
 TOKEN = "hf_a_token_that_may_write"
 
 
@@ -89,6 +91,12 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 code = 409 if name in hub.private else 200
                 hub.private.setdefault(name, asked.get("private", False))
                 self._say(code, {"url": f"{hub.address}/{name}", "name": name})
+            elif path == "/api/validate-yaml":
+                try:
+                    yaml.safe_load(json.loads(body)["content"].split("---")[1])
+                    self._say(200, {"warnings": [], "errors": []})
+                except yaml.YAMLError as error:
+                    self._say(400, {"warnings": [], "errors": [{"message": str(error)}]})
             elif "/preupload/" in path:
                 modes = [
                     {

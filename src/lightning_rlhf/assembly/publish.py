@@ -3,8 +3,6 @@
 import shlex
 from pathlib import Path
 
-import httpx
-
 from lightning_rlhf.errors import UserError, raise_problems
 
 # Weights of an earlier upload in more files would be read together with the new ones.
@@ -82,7 +80,7 @@ def _problems(
 def _check_user(name: str) -> None:
     """Checks that the name is possible, and that the hub knows the user."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.errors import HFValidationError, HTTPError
     from huggingface_hub.utils import validate_repo_id
 
     try:
@@ -90,9 +88,9 @@ def _check_user(name: str) -> None:
         HfApi().whoami()
     except HFValidationError as error:
         raise UserError(f"push_to_hub={name}: is no name of a repository: {error}") from error
-    except (OSError, httpx.HTTPError) as error:
+    except (OSError, HTTPError) as error:
         raise UserError(
-            f"push_to_hub={name}: the hub does not know you ({_first_line(error)}); run hf auth login, or set HF_TOKEN "
+            f"push_to_hub={name}: the hub does not know you ({_reason(error)}); run hf auth login, or set HF_TOKEN "
             "to a token that may write, and HF_HUB_OFFLINE=0"
         ) from error
 
@@ -100,6 +98,7 @@ def _check_user(name: str) -> None:
 def _push(folder: Path, name: str, private: bool) -> str:
     """Uploads a folder in one commit, and returns the address of the repository."""
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError
 
     api = HfApi()
     try:
@@ -111,10 +110,10 @@ def _push(folder: Path, name: str, private: bool) -> str:
             ignore_patterns=_NOT_UPLOADED,
             delete_patterns=_REPLACED,
         )
-    except (OSError, httpx.HTTPError) as error:
+    except (OSError, HTTPError, ValueError) as error:
         again = shlex.join(["lightning-rlhf", "export", f"model_dir={folder}", f"push_to_hub={name}"])
         raise UserError(
-            f"push_to_hub={name}: the hub has not taken the model ({_first_line(error)}); it is in {folder}, and this "
+            f"push_to_hub={name}: the hub has not taken the model ({_reason(error)}); it is in {folder}, and this "
             f"tries it again: {again}"
         ) from error
     return str(repository)
@@ -128,5 +127,6 @@ def _advice(folder: Path) -> list[str]:
     return [f"the model has no licence yet: fill in license in {folder / 'README.md'}, and push again"]
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+def _reason(error: Exception) -> str:
+    """What the hub has answered, or else the first line of the error."""
+    return getattr(error, "server_message", None) or next(iter(str(error).splitlines()), type(error).__name__)
