@@ -20,9 +20,6 @@ from lightning_rlhf.saving import write_json
 if TYPE_CHECKING:
     import optuna
 
-_EXCESS = "excess"
-"""The attribute of a trial that says by how much its KL is above the limit."""
-
 
 @dataclass(frozen=True)
 class Search:
@@ -59,7 +56,10 @@ class Search:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run has reached. `value` is None if the run has failed or has no such metric."""
+    """What a run has reached. `value` is None if the run has failed or has no such metric.
+
+    `kl` is None if the run has no KL, and infinite if its KL was not finite.
+    """
 
     value: float | None
     kl: float | None
@@ -98,7 +98,7 @@ def run_search(search: Search, sweeper: Any, arguments: Sequence[str]) -> list[A
     folder = Path(sweeper.config.hydra.sweep.dir)
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(sweeper.config, folder / "multirun.yaml")
-    study = optuna.create_study(direction="maximize", sampler=_sampler(search))
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=search.seed))
     returned: list[Any] = []
     overrides: list[list[str]] = []
     while len(study.trials) < search.trials:
@@ -140,7 +140,9 @@ def outcome(job: Path, maximise: str) -> Outcome:
     stages = result.get("stages")
     last = list(stages.values())[-1] if isinstance(stages, Mapping) and stages else result
     metrics = last.get("metrics", {})
-    return Outcome(metrics.get(maximise), metrics.get("kl"))
+    # JSON has no infinity, so null stands for a value that is not finite.
+    kl = math.inf if "kl" in metrics and metrics["kl"] is None else metrics.get("kl")
+    return Outcome(metrics.get(maximise), kl)
 
 
 def _record(job: Path) -> dict[str, Any]:
@@ -151,33 +153,22 @@ def _record(job: Path) -> dict[str, Any]:
     return result if isinstance(result, dict) else {}
 
 
-def _sampler(search: Search) -> "optuna.samplers.BaseSampler":
-    import warnings
-
-    import optuna
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        constraints = None if search.kl_limit is None else _constraints
-        return optuna.samplers.TPESampler(seed=search.seed, constraints_func=constraints, constant_liar=True)
-
-
-def _constraints(trial: "optuna.trial.FrozenTrial") -> Sequence[float]:
-    """Optuna takes a trial as feasible if no constraint is above 0."""
-    return (float(trial.user_attrs[_EXCESS]),)
-
-
 def _tell(study: "optuna.Study", trial: "optuna.Trial", found: Outcome, kl_limit: float | None) -> None:
     import optuna
 
-    # A run whose KL is not known, such as one of SFT, has not left its start model by this measure.
-    excess = 0.0 if kl_limit is None else (found.kl or 0.0) - kl_limit
-    trial.set_user_attr(_EXCESS, excess if math.isfinite(excess) else math.inf)
     trial.set_user_attr("kl", found.kl)
-    if found.is_usable:
-        study.tell(trial, found.value)
-    else:
+    if not found.is_usable:
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        return
+    if kl_limit is not None:
+        # Optuna takes a trial as feasible if no constraint is above 0.
+        trial.set_constraint("kl", _kl(found.kl) - kl_limit)
+    study.tell(trial, found.value)
+
+
+def _kl(kl: float | None) -> float:
+    """A run without a KL, such as one of SFT, has not left its start model by this measure."""
+    return 0.0 if kl is None else kl
 
 
 def _report(search: Search, study: "optuna.Study", folder: Path, space: Space) -> None:
@@ -188,7 +179,8 @@ def _report(search: Search, study: "optuna.Study", folder: Path, space: Space) -
             f"search.maximise={search.maximise}: no run of {folder} has finished with a finite {search.maximise}; "
             "sweep.csv there shows the metrics that runs have"
         )
-    kept = [trial for trial in done if trial.user_attrs[_EXCESS] <= 0]
+    limit = math.inf if search.kl_limit is None else search.kl_limit
+    kept = [trial for trial in done if _kl(trial.user_attrs["kl"]) <= limit]
     best = max(kept, key=lambda trial: trial.value or 0.0) if kept else None
     record = {
         "maximise": search.maximise,
@@ -200,7 +192,7 @@ def _report(search: Search, study: "optuna.Study", folder: Path, space: Space) -
                 "settings": trial.params,
                 "value": trial.value,
                 "kl": trial.user_attrs["kl"],
-                "within_limit": trial.value is not None and trial.user_attrs[_EXCESS] <= 0,
+                "within_limit": trial in kept,
             }
             for trial in study.trials
         ],
