@@ -74,6 +74,8 @@ def _problems(folders: Sequence[Path], output: str | None, follow: bool, every: 
         problems.append(f"output={output}: a page that is followed is not written; leave out output or follow")
     if every <= 0:
         problems.append(f"every={every}: must be positive")
+    if output is None and len(folders) > 1 and _common(folders) == Path("/"):
+        problems.append("output: the runs have no folder in common: give output=FILE")
     if output is not None and not Path(output).expanduser().parent.is_dir():
         problems.append(f"output={output}: the folder {Path(output).expanduser().parent} does not exist")
     if output is not None and Path(output).expanduser().is_dir():
@@ -82,8 +84,9 @@ def _problems(folders: Sequence[Path], output: str | None, follow: bool, every: 
 
 
 def _common(folders: Sequence[Path]) -> Path:
+    """The innermost folder that contains all runs, relative to the current folder if it is there."""
     common = Path(os.path.commonpath([folder.resolve() for folder in folders]))
-    return Path(os.path.relpath(common))
+    return common.relative_to(Path.cwd()) if common.is_relative_to(Path.cwd()) else common
 
 
 def _read(folders: Sequence[Path]) -> list[Run]:
