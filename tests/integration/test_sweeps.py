@@ -28,6 +28,8 @@ def test_a_sweep_that_is_started_again_skips_what_has_finished(tmp_path: Path) -
     assert trained_at(jobs[1]) > before[1]
     assert (done.stdout + done.stderr).count("finished already") == 1
     assert [result_of(job)["status"] for job in jobs] == ["finished"] * 3
+    # The checks at the start, which the run card shows, are in the record of every run.
+    assert all(result_of(job)["checks"] for job in jobs)
     assert [result_of(job)["metrics"] for job in jobs[:2]] == [result["metrics"] for result in results]
 
 

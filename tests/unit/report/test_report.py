@@ -376,6 +376,31 @@ def test_the_card_shows_no_code_that_a_manifest_brings(told: dict[str, Any], tmp
     assert "max_new_tokens=256" in html
 
 
+def test_the_card_shows_the_checks_at_the_start_and_what_they_found(tmp_path: Path) -> None:
+    found = {"check": "padding", "status": "ok", "found": "log-probs differ by 2e-7"}
+    write_json(tmp_path / "result.json", make_ppo(tmp_path) | {"checks": [found]})
+    text = text_of(render_at(tmp_path))
+    assert "1 check at the start Check Stage Result What it found padding PPO ok log-probs differ by 2e-7" in text
+
+
+def test_the_card_has_a_curve_of_every_metric_that_was_logged(tmp_path: Path) -> None:
+    write_json(tmp_path / "result.json", make_ppo(tmp_path))
+    html = render_at(tmp_path)
+    (stage,) = read_run(tmp_path).stages
+    curves = re.findall(r'role="img" aria-label="([^,]+), from', html)
+    assert curves == sorted(stage.series)
+    assert f"All metrics ({len(stage.series)})" in text_of(html)
+
+
+def test_the_cards_of_a_pipeline_link_to_each_other(tmp_path: Path) -> None:
+    run = make_pipeline(tmp_path / "run")
+    for folder in (run / "sft", run / "reward", run / "ppo", run):
+        write_report(folder)
+    card = write_report(run / "reward").read_text("utf-8")
+    assert '<a href="../sft/report.html">SFT</a> → <b>Reward model</b> → <a href="../ppo/report.html">PPO</a>' in card
+    assert '<a href="./reward/report.html">The card of this stage alone</a>' in (run / "report.html").read_text("utf-8")
+
+
 def test_what_a_model_wrote_is_shown_as_text_and_never_run(tmp_path: Path) -> None:
     attack = "</div><script>alert(1)</script><img src=x onerror=alert(1)>"
     write_samples(tmp_path, [sample(i, "evaluation", f"{attack} p", f"{attack} {i}", 0.0, 0.0, 1) for i in (0, 3)])
