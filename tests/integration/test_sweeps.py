@@ -65,10 +65,18 @@ def test_a_search_trains_runs_and_names_the_best(tmp_path: Path) -> None:
     assert (tmp_path / "sweep" / "sweep.csv").is_file()
 
 
-def test_a_search_without_anything_to_search_is_refused(tmp_path: Path) -> None:
+def test_a_search_with_wrong_settings_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
-    done = command(tmp_path, "-m", *SFT, "search=optuna")
-    assert (done.returncode, "no setting is searched" in done.stderr) == (2, True), done.stderr
+    searched = "sft.module.lr=interval(1e-4,1e-3)"
+    for words, said in (
+        ([], "no setting is searched"),
+        ([searched, "search.trials=0"], "search.trials=0: must be at least 1"),
+        ([searched, "search.maximise=3"], "search.maximise=3: expected a text"),
+        ([searched, "+search.trails=3"], "search.trails: "),
+    ):
+        done = command(tmp_path, "-m", *SFT, "search=optuna", *words)
+        assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+        assert "Warning" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -4,10 +4,9 @@ import sys
 from collections.abc import Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.override_parser.types import Override
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_rlhf.assembly.job_stages import Composer, composer_of
@@ -51,22 +50,20 @@ def run_distinct_jobs(planned: list[list[str]], folder: Path) -> None:
 def choose_jobs(node: DictConfig) -> None:
     """Makes Hydra's own sweeper run the jobs that a search chooses one after the other.
 
+    The settings are checked when the sweep begins, because Hydra makes mere warnings of the errors of its callbacks.
+
     Args:
         node: The settings of the search.
-
-    Raises:
-        UserError: If a setting is wrong.
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-    from lightning_rlhf.assembly.search import Search, run_search
-
-    settings = OmegaConf.to_container(node, resolve=True)
-    check_targets({"search": settings})
-    search: Search = instantiate(settings)
-
     def sweep(self: BasicSweeper, arguments: list[str]) -> list[Any]:
-        return run_search(search, self, arguments)
+        from lightning_rlhf.assembly.search import Search, run_search
+
+        settings = cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
+        check_targets({"search": settings})
+        del settings["_target_"]
+        return run_search(Search(**settings), self, arguments)
 
     BasicSweeper.sweep = sweep  # type: ignore[method-assign]
 
