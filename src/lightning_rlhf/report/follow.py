@@ -2,6 +2,7 @@
 
 import hashlib
 import socket
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -64,6 +65,15 @@ def followed(html: str, stamp: str, every: float) -> str:
     return html.replace("<body>", f'<body data-stamp="{stamp}" data-every="{every:g}">', 1)
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Says nothing of a browser that has closed its connection."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
 def make_server(listener: socket.socket, live: Live, files: Callable[[], Mapping[str, Path]]) -> ThreadingHTTPServer:
     """Makes the server, which answers `/` with the page, `/stamp` with its stamp, and other paths with files.
 
@@ -113,8 +123,7 @@ def make_server(listener: socket.socket, live: Live, files: Callable[[], Mapping
         def log_message(self, format: str, *args: object) -> None:
             """Says nothing, because a browser asks every few seconds."""
 
-    server = ThreadingHTTPServer(listener.getsockname()[:2], Handler, bind_and_activate=False)
+    server = _Server(listener.getsockname()[:2], Handler, bind_and_activate=False)
     server.socket.close()
     server.socket = listener
-    server.daemon_threads = True
     return server

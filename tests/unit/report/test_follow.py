@@ -3,7 +3,9 @@
 import http.client
 import os
 import socket
+import struct
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,3 +80,15 @@ def test_a_page_of_another_site_cannot_read_from_a_local_server(server: tuple[st
     assert get(server, "/", Host="attacker.example")[0] == 403
     assert get(server, "/stamp", Host="attacker.example:80")[0] == 403
     assert get(server, "/", Host=f"localhost:{server[1]}")[0] == 200
+
+
+def test_a_browser_that_goes_away_leaves_no_traceback_in_the_terminal(
+    server: tuple[str, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_connection(server) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\n")
+        # Closing with this option resets the connection instead of ending it in order.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert get(server, "/stamp")[0] == 200
+    time.sleep(0.2)
+    assert "Traceback" not in capsys.readouterr().err
