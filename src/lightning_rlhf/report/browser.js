@@ -10,7 +10,11 @@
   const texts = samples.map((sample) =>
     [...prompts[sample.prompt].map(([, text]) => text), sample.response].join("\n").toLowerCase());
   const thread = (sample) => (sample.row === null ? null : `${sample.prompt}/${sample.row}`);
-  const threads = Map.groupBy(samples.keys(), (i) => thread(samples[i]));
+  const threads = new Map();
+  samples.forEach((sample, i) => {
+    if (!threads.has(thread(sample))) threads.set(thread(sample), []);
+    threads.get(thread(sample)).push(i);
+  });
   let state = {}, length = PAGE;
 
   const value = (i, name) => samples[i].measures[name]?.[0] ?? null;
