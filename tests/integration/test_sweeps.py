@@ -7,6 +7,8 @@ import pytest
 from support import TINY, command, keep, result_of
 
 SFT = keep(TINY, "sft")
+# Without answers, which take most of the time of a tiny run.
+QUICK = [*SFT, "sft.data.prompts_held_out=null"]
 
 
 def trained_at(job: Path) -> int:
@@ -15,7 +17,7 @@ def trained_at(job: Path) -> int:
 
 
 def test_a_sweep_that_is_started_again_skips_what_has_finished(tmp_path: Path) -> None:
-    words = ["-m", *SFT, "sft.module.lr=1e-3,2e-3", "hydra.sweep.dir=sweep"]
+    words = ["-m", *QUICK, "sft.module.lr=1e-3,2e-3", "hydra.sweep.dir=sweep"]
     done = command(tmp_path, *words)
     assert done.returncode == 0, done.stderr
     jobs = [tmp_path / "sweep" / str(number) for number in range(3)]
@@ -34,7 +36,7 @@ def test_a_sweep_that_is_started_again_skips_what_has_finished(tmp_path: Path) -
 
 
 def test_a_folder_with_the_runs_of_another_sweep_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
-    words = ["-m", *SFT, "hydra.sweep.dir=sweep"]
+    words = ["-m", *QUICK, "hydra.sweep.dir=sweep"]
     assert command(tmp_path, *words, "sft.module.lr=1e-3").returncode == 0
     before = trained_at(tmp_path / "sweep" / "0")
     table = (tmp_path / "sweep" / "sweep.csv").read_text()
@@ -99,7 +101,7 @@ def test_runs_in_other_processes_give_the_numbers_of_runs_in_this_one(
     package: str, launcher: list[str], tmp_path: Path
 ) -> None:
     pytest.importorskip(package)
-    words = ["-m", *SFT, "sft.module.lr=1e-3,2e-3"]
+    words = ["-m", *QUICK, "sft.module.lr=1e-3,2e-3"]
     for folder, more in (("here", []), ("there", launcher)):
         done = command(tmp_path, *words, f"hydra.sweep.dir={folder}", *more)
         assert done.returncode == 0, done.stdout + done.stderr
