@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_rlhf.callbacks.best import best_record
 from lightning_rlhf.callbacks.health import health_record
 from lightning_rlhf.callbacks.run_facts import run_facts
+from lightning_rlhf.callbacks.start_checks import checks_record
 from lightning_rlhf.callbacks.throughput import peak_bytes, peak_of
 from lightning_rlhf.errors import NotFiniteError, UserError
 from lightning_rlhf.interruption import interruption_behind
@@ -136,6 +137,7 @@ class RunRecord(Callback):
                 "seed": self.seed,
                 **self.facts,
                 **health_record(trainer),
+                **checks_record(trainer),
                 **best_record(trainer),
             },
         )

@@ -30,6 +30,14 @@ class StartChecks(RLHFCallback):
         self.fatal = fatal
         self.findings: dict[str, Finding] = {}
 
+    def state_dict(self) -> dict[str, object]:
+        """Returns the findings, which a resumed run does not make again."""
+        return {"findings": [finding._asdict() for finding in self.findings.values()]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the findings of the stopped run."""
+        self.findings = {fields["check"]: Finding(**fields) for fields in state_dict["findings"]}
+
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Checks rows and models."""
         if trainer.ckpt_path is None:
@@ -68,3 +76,13 @@ class StartChecks(RLHFCallback):
         if trainer.is_global_zero:
             for line in lines["warning"]:
                 log.warning(line)
+
+
+def checks_record(trainer: Trainer) -> dict[str, Any]:
+    """Returns the entry `checks` of `result.json`: name, status and finding of each check, in order."""
+    # `callbacks` is set by the Trainer's connector, which type checkers do not see.
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, StartChecks) and callback.findings:
+            names = ("check", "status", "found")
+            return {"checks": [{name: getattr(f, name) for name in names} for f in callback.findings.values()]}
+    return {}

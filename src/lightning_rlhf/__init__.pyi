@@ -18,6 +18,7 @@ from .modules.ppo_loss import PPOLoss as PPOLoss
 from .modules.reward import RewardModule as RewardModule
 from .modules.sft import SFTModule as SFTModule
 from .modules.stage_module import StageModule as StageModule
+from .report.run_stats import RunStats as RunStats
 from .rewards.build import AdapterReward as AdapterReward
 from .rewards.build import WeightedSum as WeightedSum
 from .rewards.build import load_reward as load_reward

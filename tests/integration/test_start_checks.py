@@ -19,6 +19,7 @@ from support import tiny_source, trainer
 
 from lightning_rlhf import TextReward, load_causal_lm, load_scalar_model
 from lightning_rlhf.callbacks import StartChecks
+from lightning_rlhf.callbacks.start_checks import checks_record
 from lightning_rlhf.checks.probe import TEMPERATURE
 from lightning_rlhf.data.encoding import PieceEncoder
 from lightning_rlhf.data.render import Renderer
@@ -215,13 +216,24 @@ class CharacterEncoder(PieceEncoder):
 
 def test_a_run_that_goes_on_is_not_stopped_though_it_has_left_its_reference(parts: Callable, tmp_path: Path) -> None:
     checkpoint = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=2, save_top_k=-1)
-    trainer(tmp_path, StartChecks(), checkpoint, max_epochs=1, enable_checkpointing=True).fit(*parts("ppo"))
+    first = StartChecks()
+    trainer(tmp_path, first, checkpoint, max_epochs=1, enable_checkpointing=True).fit(*parts("ppo"))
+    assert first.findings
     # Step 2 is within the first iteration, and step 4 is at its end.
     for step in (2, 4):
         module, data = parts("ppo")
         checks = StartChecks()
         trainer(tmp_path, checks, max_epochs=2).fit(module, data, ckpt_path=str(tmp_path / f"step={step}.ckpt"))
-        assert not checks.findings
+        assert checks.findings == first.findings
+
+
+def test_the_record_of_a_run_has_each_check_with_what_it_found(parts: Callable, tmp_path: Path) -> None:
+    checks = StartChecks()
+    fitted = trainer(tmp_path, checks)
+    fitted.fit(*parts("ppo"))
+    recorded = checks_record(fitted)["checks"]
+    assert {entry["check"] for entry in recorded} == CHECKS["ppo"]
+    assert all(entry["status"] == "ok" and entry["found"] for entry in recorded)
 
 
 def test_checks_that_are_not_fatal_collect(parts: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

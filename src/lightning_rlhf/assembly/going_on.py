@@ -23,6 +23,22 @@ def goes_on_in(config: DictConfig, folder: Path) -> bool:
     return config.resume is not None and Path(config.resume).expanduser().resolve() == folder.resolve()
 
 
+def continued(config: DictConfig, folder: Path) -> DictConfig:
+    """The configuration of a job of a sweep, which goes on with what it has left in its folder if it began earlier.
+
+    A job that has finished does nothing then.
+
+    Args:
+        config: The composed configuration. It is not changed.
+        folder: Folder of the job.
+    """
+    if config.resume is not None or not (folder / "result.json").is_file():
+        return config
+    config = config.copy()
+    config.resume = str(folder)
+    return config
+
+
 def with_earlier_overrides(words: Sequence[str]) -> list[str]:
     """Completes a command line that has `resume=RUN` by the overrides of that run, and makes it go on in its folder.
 

@@ -3,6 +3,7 @@
 import glob
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import WandbLogger
@@ -11,6 +12,12 @@ from omegaconf import DictConfig
 from lightning_rlhf.assembly.run_files import is_job_of_sweep
 from lightning_rlhf.console import console
 from lightning_rlhf.distributed.collectives import is_first_process
+
+if TYPE_CHECKING:
+    import wandb
+
+_KEPT = ("report.html", "samples.jsonl", "metrics.csv", "result.json", "config.yaml")
+"""The files of a run that W&B keeps, without weights."""
 
 
 def logger_settings(config: DictConfig, stage: str) -> dict[str, dict[str, object]]:
@@ -74,10 +81,25 @@ def folders_of_run(folder: Path, run_id: str) -> str:
 
 
 def finish(trainer: pl.Trainer) -> None:
-    """Ends the run in W&B. Otherwise the next stage would log into it."""
+    """Gives W&B the files of the run to keep, and ends the run there. Otherwise the next stage would log into it."""
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
+            if is_first_process():
+                _keep_files(logger.experiment, Path(trainer.default_root_dir))
             logger.experiment.finish()
+
+
+def _keep_files(run: "wandb.Run", folder: Path) -> None:
+    """Logs an artifact with the run card and the texts behind it; a run that goes on logs a new version of it."""
+    import wandb
+
+    files = [folder / name for name in _KEPT if (folder / name).is_file()]
+    if not files:
+        return
+    artifact = wandb.Artifact(f"run-card-{run.id}", type="run-card", description="The run card, and what it shows")
+    for file in files:
+        artifact.add_file(str(file), name=file.name)
+    run.log_artifact(artifact)
 
 
 def _earlier_id(config: DictConfig, stage: str) -> str | None:

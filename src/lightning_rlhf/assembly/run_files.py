@@ -141,6 +141,14 @@ def read_record(file: Path) -> dict[str, object]:
     return record
 
 
+def overrides_of(job: Path) -> list[str]:
+    """The overrides of a job of a sweep, as Hydra has written them into its folder; empty if it has not."""
+    given = job / ".hydra" / "overrides.yaml"
+    # Interpolations such as ${oc.env:KEY} stay unresolved, because their values may be secret.
+    listed = OmegaConf.to_container(OmegaConf.load(given), resolve=False) if given.is_file() else []
+    return [str(override) for override in listed] if isinstance(listed, list) else []
+
+
 def is_job_of_sweep(folder: Path) -> bool:
     """Whether Hydra runs a job of a sweep in this folder."""
     file = folder / ".hydra" / "hydra.yaml"

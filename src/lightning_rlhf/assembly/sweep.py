@@ -1,4 +1,4 @@
-"""Makes a table of all runs of a sweep."""
+"""Makes a table of all runs of a sweep, and a page that compares them."""
 
 import csv
 import json
@@ -9,10 +9,11 @@ from itertools import takewhile
 from pathlib import Path
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.table import Table
 
-from lightning_rlhf.assembly.sweeper import run_distinct_jobs
+from lightning_rlhf.assembly.run_files import overrides_of
+from lightning_rlhf.assembly.sweeper import SweepRefused, choose_jobs, run_distinct_jobs
 from lightning_rlhf.console import console, number
 
 # Folders of sweeps that have begun, and whose table is not written yet.
@@ -26,8 +27,11 @@ class SweepTable(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: object) -> None:
         """Notes that a table will be due, and which jobs it has."""
-        run_distinct_jobs(_jobs)
-        _open.append(Path(config.hydra.sweep.dir))
+        folder = Path(config.hydra.sweep.dir)
+        run_distinct_jobs(_jobs, folder)
+        if search := getattr(config, "search", None):
+            choose_jobs(search)
+        _open.append(folder)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: object) -> None:
         """Makes the table from the `result.json` of each run."""
@@ -43,6 +47,9 @@ def table_even_of_failures() -> Iterator[None]:
     """
     try:
         yield
+    except SweepRefused:
+        _open.clear()
+        raise
     finally:
         while _open:
             write_table(_open.pop(), _jobs)
@@ -88,6 +95,11 @@ def write_table(folder: Path, jobs: Sequence[list[str]] = ()) -> None:
     console.print()
     console.table(table)
     console.print(f"\n  table     {folder / 'sweep.csv'}", markup=False, soft_wrap=True)
+    # Drawing needs libraries that take time to import.
+    from lightning_rlhf.assembly.report import page_of_sweep
+
+    if (page := page_of_sweep(folder)) is not None:
+        console.print(f"  page      {page}", markup=False, soft_wrap=True)
 
 
 def sweep_rows(folder: Path) -> list[dict[str, object]]:
@@ -102,11 +114,8 @@ def sweep_rows(folder: Path) -> list[dict[str, object]]:
         if not given.is_file():
             continue
         result = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {"status": "failed"}
-        # Interpolations such as ${oc.env:KEY} stay unresolved, because their values may be secret.
-        listed = OmegaConf.to_container(OmegaConf.load(given), resolve=False)
-        overrides = [str(override) for override in listed] if isinstance(listed, list) else []
         row: dict[str, object] = {"run": job.name}
-        row |= _by_key(overrides)
+        row |= _by_key(overrides_of(job))
         row |= {"status": result["status"], "seconds": result.get("seconds")}
         for stage, part in result.get("stages", {"": result}).items():
             metrics = {f"{stage}.{name}".lstrip("."): value for name, value in part.get("metrics", {}).items()}

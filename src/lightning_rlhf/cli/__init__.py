@@ -15,6 +15,7 @@ COMMANDS = (
     "plan",
     "doctor",
     "benchmark",
+    "report",
     "export",
     "convert",
     "fetch-smollm2",

@@ -2,4 +2,6 @@
 
 from lightning_rlhf.cli import main
 
-main()
+# Launchers that start processes, such as joblib, import this file in them under another name.
+if __name__ == "__main__":
+    main()

@@ -11,11 +11,12 @@ from omegaconf import DictConfig
 
 from lightning_rlhf.assembly.changed_settings import check_same_stages
 from lightning_rlhf.assembly.command_line import completed
-from lightning_rlhf.assembly.going_on import goes_on_in
+from lightning_rlhf.assembly.going_on import continued, goes_on_in
 from lightning_rlhf.assembly.interrupted import leave
 from lightning_rlhf.assembly.overrides import check_command_line
 from lightning_rlhf.assembly.run_folder import removed_at_end
 from lightning_rlhf.assembly.sweep_overrides import of_stages
+from lightning_rlhf.assembly.sweeper import check_search
 from lightning_rlhf.cli.app import exit_codes, run_app, run_job
 from lightning_rlhf.console import print_messages
 from lightning_rlhf.distributed.launcher_watch import end_with_launcher, obey_signals, put_off_signals
@@ -28,6 +29,7 @@ def _app(config: DictConfig) -> None:
     overrides = list(hydra_config.overrides.task)
     if hydra_config.mode == RunMode.MULTIRUN:
         overrides = of_stages(overrides, config.stages)
+        config = continued(config, Path(hydra_config.runtime.output_dir))
     keep = goes_on_in(config, Path(hydra_config.runtime.output_dir))
     run_job(lambda folder: _train(config, folder, overrides), list(config.stages), overrides, keep=keep)
 
@@ -37,6 +39,7 @@ def _train(config: DictConfig, folder: Path, overrides: list[str]) -> None:
         obey_signals()
         with removed_at_end(folder) if config.dry_run else nullcontext():
             check_same_stages(config)
+            check_search(config.search, of_sweep=HydraConfig.get().mode == RunMode.MULTIRUN)
             check_command_line(config, overrides, HydraConfig.get().runtime.choices)
             # Importing torch and Lightning takes seconds, so the configuration is checked first.
             from lightning_rlhf.assembly.dry_run import rehearse

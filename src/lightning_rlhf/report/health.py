@@ -1,4 +1,4 @@
-"""The health of a run: the alarms that its results record."""
+"""The health of a run: the alarms and the checks that its results record."""
 
 from lightning_rlhf.report.run import Run
 from lightning_rlhf.report.table import Table
@@ -20,6 +20,16 @@ def rung(run: Run) -> Table | None:
         for alarm in stage.result.alarms or ()
     ]
     return Table(("Alarm", "Stage", "Since", "What it saw", "What to do"), tuple(rows))
+
+
+def checks(run: Run) -> Table:
+    """The checks at the start of all stages."""
+    rows = tuple(
+        (str(check.get("check")), stage.record.title, str(check.get("status")), str(check.get("found")))
+        for stage in run.stages
+        for check in stage.result.checks
+    )
+    return Table(("Check", "Stage", "Result", "What it found"), rows)
 
 
 def stopped_by(run: Run) -> str | None:

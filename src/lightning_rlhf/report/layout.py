@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 from lightning_rlhf.report.constant import constant, is_drawn
-from lightning_rlhf.report.curves import Picture, curves, draw
+from lightning_rlhf.report.curves import curves
 from lightning_rlhf.report.formatting import decimal, percent
 from lightning_rlhf.report.health_plots import health_plots
+from lightning_rlhf.report.pictures import Picture, draw
 from lightning_rlhf.report.plots import Place, Plot
 from lightning_rlhf.report.run import Stage
 from lightning_rlhf.report.stage_plots import stage_plots

@@ -1,31 +1,27 @@
 """Renders the folder of a run as one self-contained page."""
 
-import os
 import shlex
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-
+from lightning_rlhf.report.browser import browser
 from lightning_rlhf.report.costs import costs
-from lightning_rlhf.report.formatting import decimal, duration
-from lightning_rlhf.report.health import rung, stopped_by
+from lightning_rlhf.report.health import checks, rung, stopped_by
+from lightning_rlhf.report.html import render_page, write_page
 from lightning_rlhf.report.layout import pictures
+from lightning_rlhf.report.lineage import cards_of_stages, siblings, sources
 from lightning_rlhf.report.links import Link, files, part_of
+from lightning_rlhf.report.memory import memory
 from lightning_rlhf.report.numbers import Number, headline, stage_numbers
 from lightning_rlhf.report.read import read_run
 from lightning_rlhf.report.run import Run, Stage
 from lightning_rlhf.report.samples import Pair, before_and_after, order, rollouts_over_time
 from lightning_rlhf.report.setup import origin, setup
+from lightning_rlhf.report.sparklines import HEIGHT, WIDTH, sparklines
 from lightning_rlhf.report.summary import summary
 from lightning_rlhf.report.use import how_to_use
 
-_TEMPLATE = Path(__file__).with_name("page.html.j2")
-_STYLE = Path(__file__).with_name("page.css")
-_MAX_CHARACTERS = 1200
 _STATUS = {
     "running": "This run is still going: the numbers and curves show its progress so far.",
     "stopped": "An alarm or a time limit ended this run before its first evaluation.",
@@ -50,25 +46,11 @@ def write_report(run_dir: Path) -> Path:
     Raises:
         UserError: If the folder does not exist.
     """
-    html = render(read_run(run_dir))
-    target = run_dir / "report.html"
-    handle, temporary = tempfile.mkstemp(dir=run_dir, prefix=".report-", suffix=".html")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            # Model output may contain half of a surrogate pair, which UTF-8 cannot encode.
-            file.write(html.encode("utf-8", "replace"))
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return target
+    return write_page(run_dir / "report.html", render(read_run(run_dir)))
 
 
 def render(run: Run) -> str:
     """The page of a run as HTML. All text from the run is escaped."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"clip": _clip, "svg": Markup, "decimal": _decimal, "duration": duration}
     big, alarms = headline(run), rung(run)
     # In a pipeline, only the last stage shows answers, because they are the result of the whole pipeline.
     answered = [stage for stage in run.stages if before_and_after(stage)][-1:]
@@ -77,10 +59,12 @@ def render(run: Run) -> str:
     health, settings, cost = pictures(run.stages, "health"), setup(run), costs(run)
     title_of_answers = next((_answers_title(item["pairs"]) for item in stages if item["pairs"]), "")
     uses, links, versions = how_to_use(run), files(run), origin(run)
+    passed, samples, planned, cards = checks(run), browser(run), memory(run), cards_of_stages(run)
     sections = [
         ("answers", title_of_answers),
         *((item["stage"].name, item["stage"].record.short_title) for item in stages if item["shown"]),
-        ("health", "Health" if alarms or health[0] else ""),
+        ("samples", "Samples" if samples else ""),
+        ("health", "Health" if alarms or passed.rows or health[0] else ""),
         ("costs", "Time and memory" if cost.rows else ""),
         *([("load", uses[0].title)] if uses else []),
         ("again", "Run it again" if command else ""),
@@ -91,16 +75,23 @@ def render(run: Run) -> str:
         "run": run,
         "title": " → ".join(stage.record.short_title for stage in run.stages),
         "part_of": part_of(run.folder),
+        "siblings": siblings(run),
+        "sources": sources(run),
+        "cards": cards,
         "resumed": any(stage.result.resumed for stage in run.stages),
         "warning": None if run.result.status == "finished" else _STATUS.get(run.result.status, run.result.status),
         "summary": summary(run),
         "headline": big,
         "answers_title": title_of_answers,
         "stages": stages,
+        "browser": samples,
         "alarms": alarms,
+        "checks": passed,
         "stopped_by": stopped_by(run),
         "health": health,
         "costs": cost,
+        "memory": planned,
+        "size": (WIDTH, HEIGHT),
         "speed": pictures(run.stages, "costs"),
         "command": command,
         "uses": uses,
@@ -109,9 +100,10 @@ def render(run: Run) -> str:
         "origin": versions,
         "files": links,
         "contents": [Link(f"#{name}", title) for name, title in sections if title],
-        "style": Markup(_STYLE.read_text("utf-8")),
     }
-    return environment.from_string(_TEMPLATE.read_text("utf-8")).render(page)
+    return render_page(
+        "page.html.j2", page, styles=("page.css", "browser.css"), scripts=("page.js", "browser.js", "follow.js")
+    )
 
 
 def _stage(stage: Stage, above: Sequence[Number], answered: bool) -> dict[str, Any]:
@@ -125,6 +117,7 @@ def _stage(stage: Stage, above: Sequence[Number], answered: bool) -> dict[str, A
         "numbers": numbers,
         "pictures": drawn,
         "rollouts": rollouts,
+        "metrics": sparklines(stage),
         "shown": bool(numbers or any(drawn) or rollouts),
         "pairs": before_and_after(stage) if answered else [],
         "order": order(stage) if answered else "",
@@ -148,11 +141,3 @@ def _command(overrides: Sequence[str]) -> str:
     """The line that repeats the run. Hydra stores overrides as they were given, so only the shell's quotes are lost."""
     words = [override for override in overrides if not override.startswith("resume=")]
     return shlex.join(["python", "train.py", *words])
-
-
-def _decimal(value: float | None) -> str:
-    return "–" if value is None else decimal(value)
-
-
-def _clip(text: str) -> str:
-    return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}…"

@@ -79,7 +79,7 @@ def _read_stage(folder: Path, name: str | None, fallback: dict[str, Any], notice
         series=series,
         samples=read_samples(folder / "samples.jsonl", f"{label}samples.jsonl", notices),
         settings=_read_settings(folder / "config.yaml", f"{label}config.yaml", notices),
-        planned_bytes=number(_read_json(folder / "plan.json", notices).get("peak_bytes_per_device")),
+        plan=_read_json(folder / "plan.json", notices),
     )
 
 
@@ -115,6 +115,7 @@ def _result(raw: Mapping[str, Any], label: str, notices: list[str]) -> Result:
         seed=raw.get("seed"),
         versions={str(name): str(version) for name, version in _dict(raw, "versions").items()},
         alarms=tuple(raw["alarms"]) if "alarms" in raw else None,
+        checks=tuple(check for check in raw.get("checks") or () if isinstance(check, dict)),
         stopped_by=raw.get("stopped_by"),
         resumed="resumed_from" in raw,
         rows=_counts(_dict(raw, "rows")),

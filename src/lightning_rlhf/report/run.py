@@ -70,6 +70,8 @@ class Result:
     seed: int | None
     versions: Mapping[str, str]
     alarms: tuple[Mapping[str, object], ...] | None
+    checks: tuple[Mapping[str, object], ...]
+    """The checks at the start of the run, each with `check`, `status` (`ok` or `warning`) and `found`."""
     stopped_by: str | None
     resumed: bool
     """Whether the run continued from a checkpoint."""
@@ -102,8 +104,14 @@ class Stage:
     samples: tuple[Sample, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The configuration of the stage, `config.yaml`; empty if there is none."""
-    planned_bytes: float | None = None
-    """The peak on each device that was planned before the run."""
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    """The memory that was planned before the run, `plan.json`; empty if there is none."""
+
+    @property
+    def planned_bytes(self) -> float | None:
+        """The peak on each device that was planned before the run."""
+        peak = self.plan.get("peak_bytes_per_device")
+        return float(peak) if isinstance(peak, int | float) else None
 
     @property
     def record(self) -> StageRecord:

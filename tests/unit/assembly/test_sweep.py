@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 
 from lightning_rlhf.assembly.job_stages import composer_of
 from lightning_rlhf.assembly.sweep import SweepTable, sweep_rows, table_even_of_failures, write_table
-from lightning_rlhf.assembly.sweeper import distinct, run_distinct_jobs
+from lightning_rlhf.assembly.sweeper import check_jobs, distinct, run_distinct_jobs
+from lightning_rlhf.errors import UserError
 from lightning_rlhf.saving import write_json
 
 
@@ -66,6 +67,7 @@ def test_a_sweep_leaves_its_table_even_if_a_run_fails(sweep: Path, capsys: pytes
     with (sweep / "sweep.csv").open() as file:
         assert [row["status"] for row in csv.DictReader(file)] == ["finished", "diverged", "finished", "failed"]
     assert capsys.readouterr().out.count("sweep.csv") == 1
+    assert "3 runs" in (sweep / "comparison.html").read_text()
 
 
 def test_a_sweep_prints_its_table_once(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,7 +109,7 @@ def test_a_job_has_the_stages_that_its_experiment_chooses(
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ndefaults: [override /stage: dpo]\n")
     monkeypatch.setattr(sys, "argv", ["train", "-m", "--config-dir", str(tmp_path)])
     planned: list[list[str]] = []
-    run_distinct_jobs(planned)
+    run_distinct_jobs(planned, tmp_path)
     swept = ["experiment=mine,none", "++dpo.module.lr=1,2", "++ppo.module.lr=1,2"]
     sweeper.split_arguments(OverridesParser.create().parse_overrides(swept), None)
     assert planned == [
@@ -127,13 +129,23 @@ def test_overrides_of_stages_that_no_job_runs_stay_so_that_they_are_refused(
     assert capsys.readouterr().err == ""
 
 
-def test_jobs_that_differ_all_run(sweeper: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_jobs_that_differ_all_run(sweeper: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     planned: list[list[str]] = []
-    run_distinct_jobs(planned)
+    run_distinct_jobs(planned, tmp_path)
     words = OverridesParser.create().parse_overrides(["stage=sft", "sft.module.lr=1,2", "seed=1,2"])
     assert [len(batch) for batch in sweeper.split_arguments(words, 3)] == [3, 1]
     assert planned[3] == ["stage=sft", "sft.module.lr=2", "seed=2"]
     assert capsys.readouterr().err == ""
+
+
+def test_a_sweep_goes_on_in_a_folder_only_with_the_jobs_that_it_has_there(sweep: Path) -> None:
+    jobs = [[f"lr={number}"] for number in range(5)]
+    check_jobs(sweep, jobs)
+    check_jobs(sweep, jobs[2:], first=2)
+    with pytest.raises(UserError, match="run 2 there has lr=2, and now would have lr=7: give the same settings"):
+        check_jobs(sweep, [["lr=0"], ["lr=1"], ["lr=7"]])
+    with pytest.raises(UserError, match="run 1 there has lr=1, and now would have lr=0"):
+        check_jobs(sweep, jobs, first=1)
 
 
 def test_the_printed_table_has_the_settings_that_differ_between_the_runs_that_have_them(

@@ -120,7 +120,7 @@ def test_the_readme_has_the_line_that_installs_it(shell: str) -> None:
         ("lightning-rlhf train ppo.module.exact_kl=", ["ppo.module.exact_kl=false", "ppo.module.exact_kl=true"]),
         # An override before it that is wrong, or an open quote, does not silence the rest.
         ("lightning-rlhf train stage=none rol", ["roles=", "rollout.", "rollout="]),
-        ("lightning-rlhf train 'stage=sft se", ["seed="]),
+        ("lightning-rlhf train 'stage=sft se", ["search=", "seed="]),
         ("lightning-rlhf plan mf", ["mfu="]),
         ("lightning-rlhf convert ", ["dtype=", "input_dir=", "max_shard_size=", "output_dir="]),
         ("lightning-rlhf export strat", []),

@@ -1,6 +1,8 @@
 """The run card: what it shows, what it leaves out, and that text from a model cannot break it."""
 
+import base64
 import csv
+import hashlib
 import json
 import math
 import re
@@ -274,7 +276,8 @@ def sections(html: str) -> list[str]:
 
 def text_of(html: str) -> str:
     """Returns the text of a page without markup and with single spaces."""
-    return " ".join(unescape(re.sub(r"<[^>]+>", " ", html)).split())
+    shown = re.sub(r"<(style|script)\b.*?</\1>|<[^>]+>", " ", html, flags=re.DOTALL)
+    return " ".join(unescape(shown).split())
 
 
 def test_the_headline_of_a_pipeline_says_what_ppo_changed_and_what_it_cost(page: str) -> None:
@@ -316,7 +319,7 @@ def test_a_metric_with_one_value_gets_no_plot(tmp_path: Path) -> None:
 
 
 def test_the_page_needs_nothing_but_itself(page: str) -> None:
-    assert re.findall(r'src="|url\((?!#)|@import|<link|<script', page) == []
+    assert re.findall(r'src="|url\((?!#)|@import|<link', page) == []
     assert len(page.encode()) < 1_500_000
 
 
@@ -373,15 +376,45 @@ def test_the_card_shows_no_code_that_a_manifest_brings(told: dict[str, Any], tmp
     assert "max_new_tokens=256" in html
 
 
+def test_the_card_shows_the_checks_at_the_start_and_what_they_found(tmp_path: Path) -> None:
+    found = {"check": "padding", "status": "ok", "found": "log-probs differ by 2e-7"}
+    write_json(tmp_path / "result.json", make_ppo(tmp_path) | {"checks": [found]})
+    text = text_of(render_at(tmp_path))
+    assert "1 check at the start Check Stage Result What it found padding PPO ok log-probs differ by 2e-7" in text
+
+
+def test_the_card_has_a_curve_of_every_metric_that_was_logged(tmp_path: Path) -> None:
+    write_json(tmp_path / "result.json", make_ppo(tmp_path))
+    html = render_at(tmp_path)
+    (stage,) = read_run(tmp_path).stages
+    curves = re.findall(r'role="img" aria-label="([^,]+), from', html)
+    assert curves == sorted(stage.series)
+    assert f"All metrics ({len(stage.series)})" in text_of(html)
+
+
+def test_the_cards_of_a_pipeline_link_to_each_other(tmp_path: Path) -> None:
+    run = make_pipeline(tmp_path / "run")
+    for folder in (run / "sft", run / "reward", run / "ppo", run):
+        write_report(folder)
+    card = write_report(run / "reward").read_text("utf-8")
+    assert '<a href="../sft/report.html">SFT</a> → <b>Reward model</b> → <a href="../ppo/report.html">PPO</a>' in card
+    assert '<a href="./reward/report.html">The card of this stage alone</a>' in (run / "report.html").read_text("utf-8")
+
+
 def test_what_a_model_wrote_is_shown_as_text_and_never_run(tmp_path: Path) -> None:
     attack = "</div><script>alert(1)</script><img src=x onerror=alert(1)>"
     write_samples(tmp_path, [sample(i, "evaluation", f"{attack} p", f"{attack} {i}", 0.0, 0.0, 1) for i in (0, 3)])
     write_hydra(tmp_path, [f"note={attack}"])
     write_json(tmp_path / "result.json", result("ppo") | {"model_dir": f"out/{attack}", "versions": {attack: attack}})
     html = render_at(tmp_path)
-    assert "<script" not in html
+    assert "<script>alert" not in html
     assert "<img" not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    # The policy of the page lets the browser run nothing but the script of this package.
+    (code,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', html)
+    assert f"script-src &#39;sha256-{digest}&#39;" in policy
 
 
 def test_half_of_a_surrogate_pair_does_not_stop_the_page(tmp_path: Path) -> None:
@@ -629,7 +662,7 @@ def test_a_failed_writing_leaves_the_older_page_and_no_litter(tmp_path: Path, mo
     def refuse(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("lightning_rlhf.report.page.os.replace", refuse)
+    monkeypatch.setattr("lightning_rlhf.report.html.os.replace", refuse)
     with pytest.raises(OSError, match="disk full"):
         write_report(tmp_path)
     assert (tmp_path / "report.html").read_bytes() == older

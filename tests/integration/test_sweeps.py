@@ -1,0 +1,111 @@
+"""Sweeps that really train: they are started again, search, and run in parallel."""
+
+import json
+from pathlib import Path
+
+import pytest
+from support import TINY, command, keep, result_of
+
+SFT = keep(TINY, "sft")
+# Without answers, which take most of the time of a tiny run.
+QUICK = [*SFT, "sft.data.prompts_held_out=null"]
+
+
+def trained_at(job: Path) -> int:
+    """The time at which the weights of a job were written."""
+    return (job / "model" / "model.safetensors").stat().st_mtime_ns
+
+
+def test_a_sweep_that_is_started_again_skips_what_has_finished(tmp_path: Path) -> None:
+    words = ["-m", *QUICK, "sft.module.lr=1e-3,2e-3", "hydra.sweep.dir=sweep"]
+    done = command(tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    jobs = [tmp_path / "sweep" / str(number) for number in range(3)]
+    before, results = [trained_at(job) for job in jobs[:2]], [result_of(job) for job in jobs[:2]]
+    # As a run that was killed before it wrote anything else than this.
+    (jobs[1] / "result.json").write_text(json.dumps({"stage": "sft", "status": "interrupted", "metrics": {}}))
+    done = command(tmp_path, *[word.replace("2e-3", "2e-3,3e-3") for word in words])
+    assert done.returncode == 0, done.stderr
+    assert trained_at(jobs[0]) == before[0]
+    assert trained_at(jobs[1]) > before[1]
+    assert (done.stdout + done.stderr).count("finished already") == 1
+    assert [result_of(job)["status"] for job in jobs] == ["finished"] * 3
+    # The checks at the start, which the run card shows, are in the record of every run.
+    assert all(result_of(job)["checks"] for job in jobs)
+    assert [result_of(job)["metrics"] for job in jobs[:2]] == [result["metrics"] for result in results]
+
+
+def test_a_folder_with_the_runs_of_another_sweep_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
+    words = ["-m", *QUICK, "hydra.sweep.dir=sweep"]
+    assert command(tmp_path, *words, "sft.module.lr=1e-3").returncode == 0
+    before = trained_at(tmp_path / "sweep" / "0")
+    table = (tmp_path / "sweep" / "sweep.csv").read_text()
+    done = command(tmp_path, *words, "sft.module.lr=5e-3")
+    assert done.returncode == 2
+    assert "run 0 there has sft.module.lr=0.001, and now would have sft.module.lr=0.005" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert trained_at(tmp_path / "sweep" / "0") == before
+    assert (tmp_path / "sweep" / "sweep.csv").read_text() == table
+
+
+def test_a_search_trains_runs_and_names_the_best(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    words = ["-m", *SFT, "search=optuna", "search.maximise=gold_mean", "search.trials=3", "hydra.sweep.dir=sweep"]
+    words.append("sft.module.lr=tag(log,interval(1e-4,1e-2))")
+    done = command(tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "sweep" / "search.json").read_text())
+    results = [result_of(tmp_path / "sweep" / str(number)) for number in range(3)]
+    assert [trial["value"] for trial in found["trials"]] == [result["metrics"]["gold_mean"] for result in results]
+    rates = [trial["settings"]["sft.module.lr"] for trial in found["trials"]]
+    assert len(set(rates)) == 3
+    assert all(1e-4 <= rate <= 1e-2 for rate in rates)
+    assert (
+        f"the highest gold_mean is {max(t['value'] for t in found['trials']):.4g}, in run {found['best']}"
+        in done.stdout
+    )
+    assert (tmp_path / "sweep" / "sweep.csv").is_file()
+
+
+def test_a_search_with_wrong_settings_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    searched = "sft.module.lr=interval(1e-4,1e-3)"
+    for words, said in (
+        ([], "no setting is searched"),
+        ([searched, "search.trials=0"], "search.trials=0: must be at least 1"),
+        ([searched, "search.maximise=3"], "search.maximise=3: expected a text"),
+        ([searched, "+search.trails=3"], "search.trails: "),
+    ):
+        done = command(tmp_path, "-m", *SFT, "search=optuna", *words)
+        assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+        assert "Warning" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_single_run_with_a_search_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    done = command(tmp_path, *SFT, "search=optuna")
+    assert (done.returncode, "add -m, or leave it out" in done.stderr) == (2, True), done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("package", "launcher"),
+    [
+        ("hydra_plugins.hydra_joblib_launcher", ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]),
+        ("hydra_plugins.hydra_submitit_launcher", ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=10"]),
+    ],
+    ids=["joblib", "submitit_local"],
+)
+def test_runs_in_other_processes_give_the_numbers_of_runs_in_this_one(
+    package: str, launcher: list[str], tmp_path: Path
+) -> None:
+    pytest.importorskip(package)
+    words = ["-m", *QUICK, "sft.module.lr=1e-3,2e-3"]
+    for folder, more in (("here", []), ("there", launcher)):
+        done = command(tmp_path, *words, f"hydra.sweep.dir={folder}", *more)
+        assert done.returncode == 0, done.stdout + done.stderr
+    here, there = ([result_of(tmp_path / name / str(i))["metrics"] for i in range(2)] for name in ("here", "there"))
+    assert here == there
+    assert here[0] != here[1]
+    assert (tmp_path / "there" / "sweep.csv").is_file()
