@@ -15,7 +15,7 @@ from lightning_rlhf.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "lightning_rlhf"
-SETTINGS = ("callbacks", "data", "rollout")
+SETTINGS = ("callbacks", "chat", "data", "rollout")
 FLOORS = [
     {"ops", "conf"},
     {

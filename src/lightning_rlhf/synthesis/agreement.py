@@ -26,7 +26,7 @@ class Agreement(NamedTuple):
     """Agreement of two raters, with 95% intervals.
 
     Attributes:
-        count: Number of rows that both have rated.
+        rows: Number of rows that both have rated.
         accuracy: Share of the rows that both rate in the same way.
         accuracy_low: Lower end of its interval (Wilson, 1927).
         accuracy_high: Upper end of its interval.
@@ -37,7 +37,7 @@ class Agreement(NamedTuple):
         unclear: Number of rows without a verdict of the judge, which are left out.
     """
 
-    count: int
+    rows: int
     accuracy: float
     accuracy_low: float
     accuracy_high: float
@@ -53,7 +53,7 @@ class Agreement(NamedTuple):
             kappa = f"{three_decimals(self.kappa)} ({_interval(self.kappa_low, self.kappa_high)})"
         accuracy = f"{three_decimals(self.accuracy)} ({_interval(self.accuracy_low, self.accuracy_high)})"
         return (
-            f"agreement with people on {self.count:,} rows: accuracy {accuracy}, Cohen's kappa {kappa}; "
+            f"agreement with people on {self.rows:,} rows: accuracy {accuracy}, Cohen's kappa {kappa}; "
             f"without a clear verdict: {self.unclear:,}"
         )
 

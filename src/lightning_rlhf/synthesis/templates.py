@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from string import Formatter
+from typing import Any
 
 import yaml
 
@@ -62,7 +63,8 @@ def read_templates(file: str | None) -> Templates:
     if not isinstance(content, Mapping):
         raise UserError(f"templates={file}: expected names with texts, such as 'reward: how polite the answer is'")
     raise_problems(f"templates={file}: {problem}" for problem in _problems(content))
-    return Templates(**{name: tuple(value) if name == "topics" else value for name, value in content.items()})
+    chosen: dict[str, Any] = {name: tuple(value) if name == "topics" else value for name, value in content.items()}
+    return Templates(**chosen)
 
 
 def _problems(content: Mapping[object, object]) -> list[str]:

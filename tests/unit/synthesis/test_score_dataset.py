@@ -174,7 +174,7 @@ def test_the_agreement_with_scores_of_people_is_shown_before_the_data_are_judged
     people[0]["score"] = 1
     result = judge(ANSWERS[:1], human=write(tmp_path / "human.jsonl", people))
     # Eleven of twelve scores are equal.
-    assert result["agreement"]["count"] == 12
+    assert result["agreement"]["rows"] == 12
     assert result["agreement"]["accuracy"] == pytest.approx(11 / 12)
     assert 0.9 < result["agreement"]["kappa"] < 1
     assert "agreement with people on 12 rows: accuracy 0.917" in capsys.readouterr().out
