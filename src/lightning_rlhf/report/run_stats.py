@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 class RunStats:
     """What a run has logged, as data frames and as pictures. The run may have finished, or still be going on.
 
+    Args:
+        run: The run, as `load` reads it from a folder.
+
     Example:
         >>> stats = RunStats.load("outputs/ppo/2026-11-30_09-00-00")
         >>> stats.plot()
