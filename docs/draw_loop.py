@@ -44,6 +44,7 @@ def main(sft: str, pictures: Path, choices: int, reward_settings: list[str], ppo
         labels = ("data=files", "data.path=labels.jsonl")
         run("train", "stage=reward", *labels, f"model.pretrained={sft}", *reward_settings)
         reward = newest("reward")
+        run("evaluate", f"reward_model={reward}/model", f"preferences={preferences}")
         run("train", "stage=ppo", f"model.pretrained={sft}", f"reward.path={reward}/model", *ppo_settings)
         ppo = newest("ppo")
         chat(browser, pictures, f"model_dir={ppo}/model", f"against={sft}", f"reward_model={reward}/model")
