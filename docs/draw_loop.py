@@ -35,8 +35,9 @@ def main(sft: str, pictures: Path, choices: int, reward_settings: list[str], ppo
         reward_settings: Settings of `stage=reward` beside those of the page.
         ppo_settings: Settings of `stage=ppo` beside those of the page.
     """
-    prompts, held_out = (
-        str(files("lightning_rlhf.demo") / f"{name}.jsonl") for name in ("prompts", "prompts_held_out")
+    demo = files("lightning_rlhf.demo")
+    prompts, held_out, preferences = (
+        str(demo / f"{name}.jsonl") for name in ("prompts", "prompts_held_out", "preferences_held_out")
     )
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
