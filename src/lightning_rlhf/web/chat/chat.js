@@ -8,16 +8,16 @@ export const numbers = ["temperature", "top_p", "max_new_tokens"];
 // A turn is what the user said and, for each model, the versions of its answer, of which one is shown.
 export const state = { models: [], turns: [], running: [] };
 
-// What a model has read before its answer to a turn: each model knows its own answers alone.
+// What a model has read before its answer to a turn: each model knows its own answers alone. A turn that it could not
+// answer, or that was stopped before its first token, is not part of it.
 function before(turn, model) {
   const system = at("system").value.trim();
   const said = system ? [{ role: "system", content: system }] : [];
   for (const one of state.turns) {
-    said.push({ role: "user", content: one.said });
-    if (one === turn) break;
-    said.push({ role: "assistant", content: shown(one, model).text });
+    if (one === turn) return [...said, { role: "user", content: one.said }];
+    const { text, end } = shown(one, model);
+    if (text || end === "stop") said.push({ role: "user", content: one.said }, { role: "assistant", content: text });
   }
-  return said;
 }
 
 export const shown = (turn, model) => turn.answers[model].versions[turn.answers[model].at];
