@@ -215,6 +215,11 @@ def test_the_system_prompt_and_the_settings_are_those_of_the_page(page: Any) -> 
     page.fill("#text", "Hello")
     page.press("#text", "Enter")
     page.get_by_text("top_p=7.0: must lie in (0, 1]").first.wait_for()
+    # What no model could answer is not part of what they read next.
+    page.fill("#top_p", "0.5")
+    with page.expect_request(lambda request: request.url.endswith("/answer")) as one:
+        say(page, "Hello again")
+    assert [turn["role"] for turn in one.value.post_data_json["messages"]] == ["system", "user", "assistant", "user"]
 
 
 def test_text_that_looks_like_html_is_shown_as_text(page: Any) -> None:
