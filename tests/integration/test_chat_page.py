@@ -202,6 +202,32 @@ def test_thumbs_become_preferences(page: Any, served: tuple[str, Path]) -> None:
     assert page.get_by_label("Bad answer").nth(1).get_attribute("aria-pressed") == "false"
 
 
+def test_both_models_go_on_from_a_shared_answer(page: Any, served: tuple[str, Path]) -> None:
+    say(page, "My kettle leaks.")
+    page.get_by_label("Both go on from this answer").nth(1).click()
+    asked: list[Any] = []
+    page.on("request", lambda one: asked.append(one.post_data_json) if one.url.endswith("/answer") else None)
+    say(page, "And now?")
+    one, other = (body["messages"] for body in asked)
+    assert one == other
+    squeezed = "".join(one[1]["content"].split())
+    assert squeezed == "".join(bodies(page, 0)[1].split())
+    assert page.get_by_label("Both go on from this answer").first.is_disabled()
+    # Both answers were given to the same conversation, so thumbs make a pair of them.
+    second = page.locator(".turn").nth(1)
+    second.get_by_label("Good answer").nth(1).click()
+    page.locator("#saved").get_by_text("rating").wait_for()
+    second.get_by_label("Bad answer").first.click()
+    page.get_by_text(", 1 preference").wait_for()
+    (row,) = map(json.loads, (served[1] / "preferences.jsonl").read_text().splitlines())
+    assert row["prompt"] == one
+    # Other tests count what is saved.
+    second.get_by_label("Good answer").nth(1).click()
+    page.get_by_text(", 0 preferences").wait_for()
+    second.get_by_label("Bad answer").first.click()
+    second.locator(".down[aria-pressed=false]").nth(1).wait_for()
+
+
 def test_the_system_prompt_and_the_settings_are_those_of_the_page(page: Any) -> None:
     page.click("#more")
     page.fill("#system", "Be kind.")

@@ -55,6 +55,7 @@ async function begin() {
   at("heads").replaceChildren(...state.models.map((name) => element("span", "", name)));
   at("system").value = settings.system;
   numbers.forEach((name) => (at(name).value = settings[name]));
+  at("who").textContent = `You talk to ${state.models.join(" and ")}.`;
   document.title = `Chat: ${state.models.join(" | ")}`;
   drawAll();
 }
