@@ -118,6 +118,18 @@ def test_two_models_answer_side_by_side_with_the_score_under_each(page: Any, mod
     assert re.fullmatch(r"score -?\d+\.\d\d", page.locator(".score").first.inner_text())
 
 
+def test_a_message_waits_until_the_page_knows_its_models(page: Any) -> None:
+    held: list[Any] = []
+    page.route("**/settings", held.append)
+    page.reload()
+    page.fill("#text", "Hello")
+    page.press("#text", "Enter")
+    page.wait_for_function("document.querySelector('#text').value === ''")
+    held[0].continue_()
+    page.locator(".score").nth(1).wait_for()
+    assert page.locator(".said").all_inner_texts() == ["Hello"]
+
+
 def test_each_model_reads_its_own_answers(page: Any) -> None:
     say(page, "My kettle leaks.")
     first = page.locator(".turn").first.locator(".body")

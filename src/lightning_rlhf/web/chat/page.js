@@ -20,7 +20,7 @@ at("composer").addEventListener("submit", (event) => {
   if (!text || state.running.length) return;
   at("text").value = "";
   fit();
-  say(text);
+  ready.then(() => say(text));
 });
 at("text").addEventListener("input", fit);
 at("text").addEventListener("keydown", (event) => {
@@ -60,4 +60,4 @@ async function begin() {
   drawAll();
 }
 
-begin();
+const ready = begin();
