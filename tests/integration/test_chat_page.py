@@ -120,7 +120,7 @@ def test_two_models_answer_side_by_side_with_the_score_under_each(page: Any, mod
 
 def test_a_message_waits_until_the_page_knows_its_models(page: Any) -> None:
     held: list[Any] = []
-    page.route("**/settings", held.append)
+    page.route("**/settings", lambda route: held.append(route))
     page.reload()
     page.fill("#text", "Hello")
     page.press("#text", "Enter")
