@@ -118,6 +118,18 @@ def test_two_models_answer_side_by_side_with_the_score_under_each(page: Any, mod
     assert re.fullmatch(r"score -?\d+\.\d\d", page.locator(".score").first.inner_text())
 
 
+def test_a_message_waits_until_the_page_knows_its_models(page: Any) -> None:
+    held: list[Any] = []
+    page.route("**/settings", lambda route: held.append(route))
+    page.reload()
+    page.fill("#text", "Hello")
+    page.press("#text", "Enter")
+    page.wait_for_function("document.querySelector('#text').value === ''")
+    held[0].continue_()
+    page.locator(".score").nth(1).wait_for()
+    assert page.locator(".said").all_inner_texts() == ["Hello"]
+
+
 def test_each_model_reads_its_own_answers(page: Any) -> None:
     say(page, "My kettle leaks.")
     first = page.locator(".turn").first.locator(".body")
@@ -202,6 +214,32 @@ def test_thumbs_become_preferences(page: Any, served: tuple[str, Path]) -> None:
     assert page.get_by_label("Bad answer").nth(1).get_attribute("aria-pressed") == "false"
 
 
+def test_both_models_go_on_from_a_shared_answer(page: Any, served: tuple[str, Path]) -> None:
+    say(page, "My kettle leaks.")
+    page.get_by_label("Both go on from this answer").nth(1).click()
+    asked: list[Any] = []
+    page.on("request", lambda one: asked.append(one.post_data_json) if one.url.endswith("/answer") else None)
+    say(page, "And now?")
+    one, other = (body["messages"] for body in asked)
+    assert one == other
+    squeezed = "".join(one[1]["content"].split())
+    assert squeezed == "".join(bodies(page, 0)[1].split())
+    assert page.get_by_label("Both go on from this answer").first.is_disabled()
+    # Both answers were given to the same conversation, so thumbs make a pair of them.
+    second = page.locator(".turn").nth(1)
+    second.get_by_label("Good answer").nth(1).click()
+    page.locator("#saved").get_by_text("rating").wait_for()
+    second.get_by_label("Bad answer").first.click()
+    page.get_by_text(", 1 preference").wait_for()
+    (row,) = map(json.loads, (served[1] / "preferences.jsonl").read_text().splitlines())
+    assert row["prompt"] == one
+    # Other tests count what is saved.
+    second.get_by_label("Good answer").nth(1).click()
+    page.get_by_text(", 0 preferences").wait_for()
+    second.get_by_label("Bad answer").first.click()
+    second.locator(".down[aria-pressed=false]").nth(1).wait_for()
+
+
 def test_the_system_prompt_and_the_settings_are_those_of_the_page(page: Any) -> None:
     page.click("#more")
     page.fill("#system", "Be kind.")
@@ -215,6 +253,11 @@ def test_the_system_prompt_and_the_settings_are_those_of_the_page(page: Any) -> 
     page.fill("#text", "Hello")
     page.press("#text", "Enter")
     page.get_by_text("top_p=7.0: must lie in (0, 1]").first.wait_for()
+    # What no model could answer is not part of what they read next.
+    page.fill("#top_p", "0.5")
+    with page.expect_request(lambda request: request.url.endswith("/answer")) as one:
+        say(page, "Hello again")
+    assert [turn["role"] for turn in one.value.post_data_json["messages"]] == ["system", "user", "assistant", "user"]
 
 
 def test_text_that_looks_like_html_is_shown_as_text(page: Any) -> None:

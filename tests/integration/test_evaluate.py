@@ -70,6 +70,11 @@ def test_a_reward_model_is_measured_as_its_scores_say(models: Path, data: Path, 
     assert [row["scores"][0] - row["scores"][1] for row in scores] == pytest.approx(gaps.tolist(), abs=1e-4)
     assert "reward model" in done.stdout
     assert "the longer answer wins" in done.stdout
+    # A random model is no better than a rule about length.
+    above = result["metrics"]["above_length"]
+    way = "more" if above >= 0 else "less"
+    assert f"The model is right {100 * abs(above):.1f} points (" in done.stdout
+    assert f"{way} often than the better rule about length: these rows do not show" in done.stdout
 
 
 def test_a_file_of_rewardbench_2_is_measured_by_subset(models: Path, tmp_path: Path) -> None:
@@ -156,6 +161,7 @@ def test_a_chat_model_on_a_server_judges_in_both_orders(models: Path, data: Path
     assert len(server.seen) == 2 * sum(row["a"]["text"] != row["b"]["text"] for row in answers)
     assert "whether it is short" in server.seen[0][1]["messages"][0]["content"]
     assert "said something else when the answers were swapped on 0 of 6 prompts" in done.stdout
+    assert "The answer that came first won in 50.0% of its verdicts." in done.stdout
 
 
 def test_a_model_against_itself_ties(models: Path, data: Path, tmp_path: Path) -> None:

@@ -41,14 +41,12 @@ def print_reward_model(report: RewardModelReport) -> None:
             "nats"
         )
     above = report.above_length
-    if above.low > 0:
-        console.say(f"The model is right {_points(above)} more often than a rule about length.")
-    else:
-        console.say(
-            f"The model is right {_points(above)} more often than the better rule about length: these rows do not show "
-            "that it knows more than length.",
-            "yellow",
-        )
+    gap, way = (above, "more") if above.value >= 0 else (_negated(above), "less")
+    console.say(
+        f"The model is right {_points(gap)} {way} often than the better rule about length"
+        + ("." if above.low > 0 else ": these rows do not show that it knows more than length."),
+        "" if above.low > 0 else "yellow",
+    )
 
 
 def print_models(
@@ -86,6 +84,8 @@ def print_models(
             f"The judge said something else when the answers were swapped on {count} of {len(rows)} prompts, which "
             "count as ties."
         )
+        if said["first_wins"] is not None:
+            console.say(f"The answer that came first won in {_percent(said['first_wins'])} of its verdicts.")
     for name, rate in rates.items():
         low, high = rate.win_rate.low, rate.win_rate.high
         better = "a is better than b" if low > 0.5 else "b is better than a" if high < 0.5 else "no clear difference"
@@ -102,6 +102,10 @@ def _percent(share: float) -> str:
 
 def _range(estimate: Estimate) -> str:
     return f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}%"
+
+
+def _negated(estimate: Estimate) -> Estimate:
+    return Estimate(-estimate.value, -estimate.high, -estimate.low, estimate.num_rows)
 
 
 def _points(estimate: Estimate) -> str:

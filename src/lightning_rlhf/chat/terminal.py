@@ -54,6 +54,10 @@ def _obey(conversation: Conversation, line: str, score: Score | None) -> None:
             console.show(f"score {number(score(conversation.messages, reply.finish_reason == 'stop'))}", "dim")
     except UserError as error:
         console.show(str(error), "yellow")
+    except KeyboardInterrupt as error:
+        if signal_of(error) != signal.SIGINT:
+            raise
+        console.show("(not scored)", "dim")
 
 
 def _show(replies: Iterator[Reply]) -> Reply | None:

@@ -10,9 +10,9 @@ from lightning_rlhf.evaluation.estimates import Estimate, mean_estimate, statist
 WIN, TIE, LOSS = 1.0, 0.5, 0.0
 """What an answer of model a is worth beside the answer of model b."""
 
-_INVERSE_PENALTY = 1.0
-"""scikit-learn's C. The weight of the length has a normal prior of this variance, so that few rows cannot make it
-large; the intercept, which decides the result, has none."""
+_INVERSE_PENALTY = 10.0
+"""scikit-learn's C. The weight of the length has a normal prior of this variance, which is wide enough for a judge that
+looks at nothing else, and keeps few rows from making it infinite; the intercept, which decides the result, has none."""
 
 
 class WinRate(NamedTuple):

@@ -199,5 +199,16 @@ def test_ctrl_c_stops_an_answer_and_nothing_else(monkeypatch: pytest.MonkeyPatch
         screen(conversation, Interrupted(signal.SIGTERM), monkeypatch=monkeypatch)
 
 
+def test_ctrl_c_while_an_answer_is_scored_leaves_the_answer(
+    conversation: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score(*_: Any) -> float:
+        raise Interrupted(signal.SIGINT)
+
+    text = screen(conversation, "hello", "/history", score=score, monkeypatch=monkeypatch)
+    assert "hello 0\n(not scored)\n" in text
+    assert "assistant: hello 0\n" in text
+
+
 def test_a_model_cannot_control_the_terminal() -> None:
     assert printable("a\x1b[31mred\x07\r\tb\n\x9b2J\x00é") == "a[31mred\tb\n2Jé"

@@ -27,7 +27,9 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_a_command_of_the_docs_is_understood(command: list[str]) -> None:
+def test_a_command_of_the_docs_is_understood(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, name, *words = command
     overrides = [word.replace("<run>", "RUN") for word in words]
     with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
@@ -39,6 +41,10 @@ def test_a_command_of_the_docs_is_understood(command: list[str]) -> None:
     elif name == "chat":
         ChatSettings.of(config)
     else:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "outputs/sft/RUN/model").mkdir(parents=True)
+        (tmp_path / "outputs/chat").mkdir()
+        (tmp_path / config.data.path).touch()
         problems = Problems()
         check_settings(config, problems)
         assert problems.lines == []

@@ -28,11 +28,11 @@ def test_equal_lengths_leave_the_win_rate_as_it_is() -> None:
 
 
 def fitted(verdicts: np.ndarray, differences: np.ndarray) -> float:
-    """The penalised maximum likelihood by a fine grid: sum of log-likelihoods minus slope² / 2."""
+    """The penalised maximum likelihood by a fine grid: sum of log-likelihoods minus slope² / 20."""
     x = np.tanh(differences / differences.std())
-    intercepts, slopes = np.meshgrid(np.linspace(-3, 3, 601), np.linspace(-3, 3, 601), indexing="ij")
+    intercepts, slopes = np.meshgrid(np.linspace(-2, 2, 201), np.linspace(-6, 6, 241), indexing="ij")
     logits = intercepts[..., None] + slopes[..., None] * x
-    likelihood = (verdicts * logits - np.logaddexp(0, logits)).sum(-1) - slopes**2 / 2
+    likelihood = (verdicts * logits - np.logaddexp(0, logits)).sum(-1) - slopes**2 / 20
     best = np.unravel_index(likelihood.argmax(), likelihood.shape)
     return 1 / (1 + math.exp(-intercepts[best]))
 
@@ -45,6 +45,17 @@ def test_a_judge_that_likes_length_alone_leaves_nothing_when_lengths_are_equal()
     assert verdicts.mean() == 0.65
     assert controlled == pytest.approx(fitted(verdicts, differences), abs=0.005)
     assert controlled == pytest.approx(0.5, abs=0.01)
+
+
+def test_little_remains_of_what_the_longer_answer_wins_each_time() -> None:
+    # Model a writes 30 characters more on average, and the judge knows nothing but the length.
+    rng = np.random.default_rng(3)
+    differences = rng.normal(30, 60, size=400)
+    verdicts = (differences > 0).astype(float)
+    found = win_rate(verdicts.tolist(), differences.tolist(), list(range(400)))
+    assert found.win_rate.value == pytest.approx(0.69, abs=0.05)
+    assert found.win_rate.low > 0.6
+    assert found.length_controlled.low < 0.5 < found.length_controlled.high
 
 
 def test_an_advantage_that_length_does_not_explain_stays() -> None:

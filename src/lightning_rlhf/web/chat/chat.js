@@ -5,19 +5,20 @@ import { at, post, readLines } from "/talk.js";
 
 export const numbers = ["temperature", "top_p", "max_new_tokens"];
 
-// A turn is what the user said and, for each model, the versions of its answer, of which one is shown.
+// A turn is what the user said and, for each model, the versions of its answer, of which one is shown. If a turn is
+// shared, all models go on from the answer of one of them.
 export const state = { models: [], turns: [], running: [] };
 
-// What a model has read before its answer to a turn: each model knows its own answers alone.
+// What a model has read before its answer to a turn: each model knows its own answers, or shared ones. A turn that
+// it could not answer, or that was stopped before its first token, is not part of it.
 function before(turn, model) {
   const system = at("system").value.trim();
   const said = system ? [{ role: "system", content: system }] : [];
   for (const one of state.turns) {
-    said.push({ role: "user", content: one.said });
-    if (one === turn) break;
-    said.push({ role: "assistant", content: shown(one, model).text });
+    if (one === turn) return [...said, { role: "user", content: one.said }];
+    const { text, end } = shown(one, one.shared ?? model);
+    if (text || end === "stop") said.push({ role: "user", content: one.said }, { role: "assistant", content: text });
   }
-  return said;
 }
 
 export const shown = (turn, model) => turn.answers[model].versions[turn.answers[model].at];
@@ -75,7 +76,7 @@ async function askAll(turn) {
 }
 
 export function say(text) {
-  const turn = { said: text, answers: state.models.map(() => ({ versions: [], at: 0 })) };
+  const turn = { said: text, shared: null, answers: state.models.map(() => ({ versions: [], at: 0 })) };
   state.turns.push(turn);
   drawAll();
   return askAll(turn);

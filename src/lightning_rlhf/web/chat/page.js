@@ -20,7 +20,7 @@ at("composer").addEventListener("submit", (event) => {
   if (!text || state.running.length) return;
   at("text").value = "";
   fit();
-  say(text);
+  ready.then(() => say(text));
 });
 at("text").addEventListener("input", fit);
 at("text").addEventListener("keydown", (event) => {
@@ -55,8 +55,9 @@ async function begin() {
   at("heads").replaceChildren(...state.models.map((name) => element("span", "", name)));
   at("system").value = settings.system;
   numbers.forEach((name) => (at(name).value = settings[name]));
+  at("who").textContent = `You talk to ${state.models.join(" and ")}.`;
   document.title = `Chat: ${state.models.join(" | ")}`;
   drawAll();
 }
 
-begin();
+const ready = begin();

@@ -122,6 +122,18 @@ function makeFoot(turn, model, version, node) {
   };
   const change = () =>
     edit(node, version.text, (text) => answerOtherwise(turn, model, text), () => drawTurn(turn));
+  if (state.models.length > 1 && version.text && (last || turn.shared === model)) {
+    const share = () => {
+      turn.shared = turn.shared === model ? null : model;
+      drawTurn(turn);
+    };
+    const shared = button("⇉", "Both go on from this answer", share, "quiet shared");
+    shared.setAttribute("aria-pressed", String(turn.shared === model));
+    // What followed was said about this answer.
+    if (last) shared.classList.add("idle");
+    else shared.disabled = true;
+    foot.append(shared);
+  }
   if (last) foot.append(button("↻", "Answer again", again, "quiet idle"));
   foot.append(button("✎", "Edit this answer", change, "quiet idle"));
   if (version.text) {
@@ -143,7 +155,7 @@ function edit(place, text, save, cancel) {
   field.setAttribute("aria-label", "New text");
   const buttons = element("div");
   const done = () => field.value.trim() && save(field.value.trim());
-  buttons.append(button("Cancel", "Cancel", cancel, ""), button("Save", "Save", done, ""));
+  buttons.append(button("Cancel", "Cancel", cancel, ""), button("Save", "Save", done, "save"));
   field.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
       event.preventDefault();
