@@ -7,7 +7,7 @@ from typing import Any
 from lightning_rlhf.report.comparison.answers import side_by_side
 from lightning_rlhf.report.comparison.differences import differences, short_labels
 from lightning_rlhf.report.comparison.entry import Entry, entries
-from lightning_rlhf.report.comparison.parallel import HEIGHT, MARGIN, SPACING, Axis, axis, line
+from lightning_rlhf.report.comparison.parallel import HEIGHT, MARGIN, Axis, axis, line, spacing
 from lightning_rlhf.report.comparison.table import columns
 from lightning_rlhf.report.formatting import percent
 from lightning_rlhf.report.html import render_page
@@ -40,7 +40,7 @@ def compare(runs: Sequence[Run], page: Path) -> str:
         "axes": axes if len(found) > 1 and len(axes) > 1 else [],
         "lines": [line(axes, number) for number in range(len(found))],
         "colours": [number for number, each in enumerate(axes) if each.is_metric],
-        "size": {"spacing": SPACING, "height": HEIGHT, "margin": MARGIN},
+        "size": {"spacing": spacing(axes), "height": HEIGHT, "margin": MARGIN},
         "table": table,
         "rows": list(zip(*(column.cells for column in table), strict=True)),
         "differences": _rows(found, differing),

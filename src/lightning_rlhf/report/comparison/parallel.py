@@ -11,8 +11,9 @@ from lightning_rlhf.report.axes import ticks
 from lightning_rlhf.report.comparison.differences import ABSENT
 from lightning_rlhf.report.formatting import decimal
 
-SPACING, HEIGHT, MARGIN = 168, 280, 84
-"""The distance of the axes, their height, and the room beside the outer ones, in the units of the picture."""
+HEIGHT, MARGIN = 280, 84
+"""The height of the axes, and the room beside the outer ones, in the units of the picture."""
+_CLOSEST, _WIDEST, _WIDTH = 168, 320, 956
 # Values that are spread over more than this factor get a logarithmic axis.
 _WIDE = 20.0
 _MAX_LABEL = 22
@@ -104,6 +105,11 @@ def _short(name: str) -> str:
     return name if len(name) <= _MAX_LABEL else f"…{name[1 - _MAX_LABEL :]}"
 
 
+def spacing(axes: Sequence[Axis]) -> int:
+    """The distance of the axes, which fill the width of a page if there are few of them."""
+    return min(max(_WIDTH // max(len(axes) - 1, 1), _CLOSEST), _WIDEST)
+
+
 def line(axes: Sequence[Axis], run: int) -> str:
     """The commands of the SVG path of a run, which has a gap where it has no value."""
     commands, pen_down = [], False
@@ -112,6 +118,6 @@ def line(axes: Sequence[Axis], run: int) -> str:
         if place is None:
             pen_down = False
             continue
-        commands.append(f"{'L' if pen_down else 'M'}{MARGIN + SPACING * number} {HEIGHT * (1 - place):.1f}")
+        commands.append(f"{'L' if pen_down else 'M'}{MARGIN + spacing(axes) * number} {HEIGHT * (1 - place):.1f}")
         pen_down = True
     return "".join(commands)

@@ -49,7 +49,7 @@ def _of_texts(title: str, values: Sequence[str]) -> Column:
     """Texts, which are sorted as numbers if all of them are numbers."""
     numbers = [_number(value) for value in values]
     if all(number is not None for number in numbers):
-        cells = tuple(Cell(value, number) for value, number in zip(values, numbers, strict=True) if number is not None)
+        cells = tuple(Cell(_short(value), number) for value, number in zip(values, numbers, strict=True) if number is not None)
         return Column(title, cells, is_number=True)
     return Column(title, tuple(Cell(value, value) for value in values), is_number=False)
 
@@ -72,3 +72,8 @@ def _number(value: str) -> float | None:
     except ValueError:
         return None
     return number if math.isfinite(number) else None
+
+
+def _short(value: str) -> str:
+    """A number that a search has chosen has more digits than anyone reads; *What differs* has all of them."""
+    return value if len(value) <= 8 else f"{float(value):.4g}"
