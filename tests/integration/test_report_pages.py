@@ -79,7 +79,9 @@ def test_words_find_samples_by_prompt_and_answer(page: Any, card: str) -> None:
     assert status(page) == "9 of 9 samples"
     page.fill("#samples [name=q]", "DOG 1")
     # Both words must occur, in the prompt or in the answer: "Prompt 1?" and "the dog sat 1".
-    assert answers(page) == ["the dog sat 1", "the dog <b>never</b> sat 1"]
+    # The newest come first, and the prompt is not repeated for the older answer to it.
+    assert answers(page) == ["the dog <b>never</b> sat 1", "the dog sat 1"]
+    assert texts(page, "#samples .list .turn .text") == ["Prompt 1?"]
     page.fill("#samples [name=q]", "rollout?")
     assert status(page) == "3 of 9 samples"
 

@@ -35,10 +35,11 @@
       && ["stage", "phase", "iteration"].every((key) => state[key] === undefined || String(samples[i][key]) === state[key])
       && Object.keys(LABELS).every((name) => inRange(i, name, state[`${name}_min`], state[`${name}_max`])));
     const [, name, sign] = /^(\w+)([+-])$/.exec(state.sort ?? "") ?? [];
-    if (!name) return found;
+    const newest = (a, b) => samples[b].stage - samples[a].stage || samples[b].iteration - samples[a].iteration;
+    if (!name) return found.sort(newest);
     const place = (i) => (value(i, name) === null ? Infinity : (sign === "+" ? 1 : -1) * value(i, name));
     // The place of samples without a value is infinite, and the difference of two of them is no number.
-    return found.sort((a, b) => place(a) - place(b) || 0);
+    return found.sort((a, b) => place(a) - place(b) || newest(a, b));
   };
 
   // The words of a text, of which those that an earlier text does not have are marked, and lost words are struck.
@@ -86,7 +87,8 @@
       : `${found.length} of ${samples.length} samples`;
     list.replaceChildren(...shown.map((i, at) => {
       const item = make("div", "pair");
-      if (!history || at === 0) item.append(conversation(prompts[samples[i].prompt]));
+      // A prompt is not repeated for each of its answers.
+      if (samples[shown[at - 1]]?.prompt !== samples[i].prompt) item.append(conversation(prompts[samples[i].prompt]));
       item.append(card(i, history && at > 0 ? shown[at - 1] : undefined));
       return item;
     }));
