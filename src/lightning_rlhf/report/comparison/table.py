@@ -49,7 +49,7 @@ def _of_texts(title: str, values: Sequence[str]) -> Column:
     """Texts, which are sorted as numbers if all of them are numbers."""
     numbers = [_number(value) for value in values]
     if all(number is not None for number in numbers):
-        cells = tuple(Cell(_short(value), number) for value, number in zip(values, numbers, strict=True) if number is not None)
+        cells = tuple(Cell(_short(value), float(value)) for value in values)
         return Column(title, cells, is_number=True)
     return Column(title, tuple(Cell(value, value) for value in values), is_number=False)
 
