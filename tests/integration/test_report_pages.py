@@ -143,7 +143,7 @@ def sweep(tmp_path: Path) -> Path:
     results: list[dict[str, Any]] = [{"metrics": {"score": score}} for score in (10.5, 9.25, 2.0)]
     results.append({"status": "failed"})
     for number, result in enumerate(results):
-        config = {"ppo": {"lr": 0.1 * (number + 1)}}
+        config = {"ppo": {"lr": (number + 1) / 10}}
         samples = [held_out(0, 1, f"answer of {number}", score=float(number))] if number < 3 else []
         write_run(tmp_path / str(number), config=config, samples=samples, **result)
     return tmp_path
@@ -222,6 +222,7 @@ def test_answers_of_the_chosen_runs_stand_side_by_side(page: Any, sweep: Path) -
     show_comparison(page, sweep)
     assert texts(page, "#answers .side .text") == ["answer of 0", "answer of 1", "answer of 2"]
     assert texts(page, "#answers .side .empty") == ["not answered"]
+    assert texts(page, "#answers .side .about") == ["lr 0.1", "lr 0.2", "lr 0.3", "lr 0.4"]
     page.click("#answers summary")
     page.uncheck("#answers [name=run][value='1']")
     assert texts(page, "#answers .side .text") == ["answer of 0", "answer of 2"]

@@ -107,7 +107,7 @@ const keep = (changes) => {
 (() => {
   const source = document.getElementById("answers-data");
   if (!source) return;
-  const { runs, prompts } = JSON.parse(source.textContent);
+  const { runs, about, prompts } = JSON.parse(source.textContent);
   const section = document.getElementById("answers");
   const [form, status, list, more] = ["form", "[role=status]", ".list", ".more"].map((s) => section.querySelector(s));
   const PAGE = 8;
@@ -118,6 +118,7 @@ const keep = (changes) => {
   const card = (answer, run) => {
     const header = make("header", "", make("span", "which", runs[run]), ...measures(answer?.measures ?? {}));
     if (answer?.cut) header.append(make("span", "", "cut off"));
+    if (about[run]) header.append(make("span", "about", about[run]));
     return make("div", "answer", header, answer ? shownText(answer.response) : make("div", "empty", "not answered"));
   };
   const show = () => {

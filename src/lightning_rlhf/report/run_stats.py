@@ -47,7 +47,8 @@ class RunStats:
         """Says which run this is. Its samples alone would fill many pages of a notebook."""
         stages = ", ".join(stage.record.short_title for stage in self.run.stages)
         count = sum(len(stage.samples) for stage in self.run.stages)
-        return f"RunStats of {self.run.folder}: {stages}; {self.run.result.status}; {count:,} sample{'' if count == 1 else 's'}"
+        samples = "1 sample" if count == 1 else f"{count:,} samples"
+        return f"RunStats of {self.run.folder}: {stages}; {self.run.result.status}; {samples}"
 
     def metrics(self) -> pd.DataFrame:
         """Returns all logged metrics, a row for each stage and time at which something was logged.
