@@ -29,6 +29,12 @@ def test_names_are_spread_evenly_in_the_order_in_which_they_occur() -> None:
     assert axis("max_steps", ["null", "100"]).ticks == ((0.0, "null"), (1.0, "100"))
 
 
+def test_no_label_is_written_over_another_one() -> None:
+    found = axis("lr", ["0.1", "0.101", "0.2"])
+    assert [text for _, text in found.ticks] == ["0.1", "0.2"]
+    assert found.places == (0.0, pytest.approx(0.01), 1.0)
+
+
 def test_a_metric_of_which_all_values_are_the_same_is_in_the_middle() -> None:
     assert axis("gold", [0.5, 0.5], is_metric=True).places == (0.5, 0.5)
 
