@@ -89,7 +89,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 asked = json.loads(body)
                 name = f"{asked.get('organization') or 'me'}/{asked['name']}"
                 code = 409 if name in hub.private else 200
-                hub.private.setdefault(name, asked.get("private", False))
+                # Older clients send `private`, and newer ones `visibility`.
+                hub.private.setdefault(name, asked.get("private", asked.get("visibility") == "private"))
                 self._say(code, {"url": f"{hub.address}/{name}", "name": name})
             elif path == "/api/validate-yaml":
                 try:

@@ -34,6 +34,7 @@ def push(server: Hub, folder: Path, *words: str, token: str = TOKEN) -> subproce
     return subprocess.run(program, cwd=folder, env=environ(**told), capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_an_export_of_a_checkpoint_is_pushed_with_its_card_into_a_private_repository(
     run: Path, server: Hub, tmp_path: Path
 ) -> None:

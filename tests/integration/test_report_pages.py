@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,9 @@ def test_words_find_samples_by_prompt_and_answer(page: Any, card: str) -> None:
     assert status(page) == "9 of 9 samples"
     page.fill("#samples [name=q]", "DOG 1")
     # Both words must occur, in the prompt or in the answer: "Prompt 1?" and "the dog sat 1".
-    assert answers(page) == ["the dog sat 1", "the dog <b>never</b> sat 1"]
+    # The newest come first, and the prompt is not repeated for the older answer to it.
+    assert answers(page) == ["the dog <b>never</b> sat 1", "the dog sat 1"]
+    assert texts(page, "#samples .list .turn .text") == ["Prompt 1?"]
     page.fill("#samples [name=q]", "rollout?")
     assert status(page) == "3 of 9 samples"
 
@@ -140,7 +143,7 @@ def sweep(tmp_path: Path) -> Path:
     results: list[dict[str, Any]] = [{"metrics": {"score": score}} for score in (10.5, 9.25, 2.0)]
     results.append({"status": "failed"})
     for number, result in enumerate(results):
-        config = {"ppo": {"lr": 0.1 * (number + 1)}}
+        config = {"ppo": {"lr": (number + 1) / 10}}
         samples = [held_out(0, 1, f"answer of {number}", score=float(number))] if number < 3 else []
         write_run(tmp_path / str(number), config=config, samples=samples, **result)
     return tmp_path
@@ -164,21 +167,45 @@ def test_the_table_sorts_by_numbers_and_leaves_empty_cells_at_the_end(page: Any,
     assert page.locator("th[aria-sort=ascending]").inner_text() == "Score"
 
 
-def test_a_range_of_an_axis_keeps_the_runs_in_it_in_the_picture_and_in_the_table(page: Any, sweep: Path) -> None:
-    show_comparison(page, sweep)
+def drag_along_the_first_axis(page: Any, start: float, end: float) -> None:
+    """Drags between two places, which are shares of the height of the axis from its upper end."""
     axis = page.locator(".axis .grip").first
     axis.scroll_into_view_if_needed()
     box = axis.bounding_box()
     x, height = box["x"] + box["width"] / 2, box["height"]
-    # The lowest third of the axis of the learning rate has the run with 0.1 alone, of 0.1, 0.2, 0.3 and 0.4.
-    page.mouse.move(x, box["y"] + 0.98 * height)
+    page.mouse.move(x, box["y"] + start * height)
     page.mouse.down()
-    page.mouse.move(x, box["y"] + 0.75 * height, steps=4)
+    page.mouse.move(x, box["y"] + end * height, steps=4)
     page.mouse.up()
+
+
+def test_a_range_of_an_axis_keeps_the_runs_in_it_in_the_picture_and_in_the_table(page: Any, sweep: Path) -> None:
+    show_comparison(page, sweep)
+    # The lowest third of the axis of the learning rate has the run with 0.1 alone, of 0.1, 0.2, 0.3 and 0.4.
+    drag_along_the_first_axis(page, 0.98, 0.75)
     assert page.locator(".sortable tr.left-out").count() == 3
     assert page.locator("path.run.left-out").count() == 3
-    assert "left-out" not in page.locator(".sortable tr[data-run='0']").get_attribute("class").split()
+    assert page.locator(".sortable tr[data-run='0'].left-out").count() == 0
     page.click("#picture button")
+    assert page.locator(".left-out").count() == 0
+
+
+def test_the_address_keeps_the_view_of_a_comparison(page: Any, sweep: Path) -> None:
+    show_comparison(page, sweep)
+    page.click(".sortable th >> text=Score")
+    page.click(".sortable th >> text=Score")
+    drag_along_the_first_axis(page, 0.98, 0.75)
+    page.click("#answers summary")
+    page.uncheck("#answers [name=run][value='1']")
+    page.fill("#answers [name=q]", "of 2")
+    page.reload()
+    assert texts(page, ".sortable tbody td:first-child") == ["2", "1", "0", "3"]
+    assert page.locator("path.run.left-out").count() == 3
+    assert float(page.locator(".axis .brush").first.get_attribute("height")) > 0
+    assert page.input_value("#answers [name=q]") == "of 2"
+    assert status(page, "#answers") == "1 of 1 prompts, 3 of 4 runs"
+    page.click("#picture button")
+    page.reload()
     assert page.locator(".left-out").count() == 0
 
 
@@ -195,6 +222,7 @@ def test_answers_of_the_chosen_runs_stand_side_by_side(page: Any, sweep: Path) -
     show_comparison(page, sweep)
     assert texts(page, "#answers .side .text") == ["answer of 0", "answer of 1", "answer of 2"]
     assert texts(page, "#answers .side .empty") == ["not answered"]
+    assert texts(page, "#answers .side .about") == ["lr 0.1", "lr 0.2", "lr 0.3", "lr 0.4"]
     page.click("#answers summary")
     page.uncheck("#answers [name=run][value='1']")
     assert texts(page, "#answers .side .text") == ["answer of 0", "answer of 2"]
@@ -209,25 +237,58 @@ def test_no_page_is_wider_than_its_window(width: int, page: Any, card: str, swee
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_a_followed_card_shows_what_the_run_writes_later(page: Any, tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", "sft", metrics={"perplexity": 8.0}, status="running")
+@contextmanager
+def following(run: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process of `report follow=true` with its address. It asks for news every 0.2 seconds."""
     words = ["report", f"runs={run}", "follow=true", "port=0", "every=0.2"]
     program = [sys.executable, "-m", "lightning_rlhf.cli", *words]
-    process = subprocess.Popen(program, env=environ(), cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(program, env=environ(), cwd=run.parent, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         said = process.stdout.readline()
-        address = said.partition(" at ")[2].partition(";")[0]
+        yield process, said.partition(" at ")[2].partition(";")[0]
+    finally:
+        process.kill()
+        process.wait()
+
+
+def write_news(run: Path, perplexity: float) -> None:
+    record = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps({**record, "metrics": {"perplexity": perplexity}}))
+
+
+def test_a_followed_card_shows_what_the_run_writes_later(page: Any, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", "sft", metrics={"perplexity": 8.0}, status="running")
+    with following(run) as (process, address):
         page.goto(address)
         assert "perplexity of 8 on" in page.inner_text(".lede")
         assert page.inner_text(".follow") == "This page follows the run."
         with (run / "metrics.csv").open("w", newline="") as file:
             csv.writer(file).writerows([["epoch", "step", "train/loss"], [0, 0, 2.0], [0, 1, 1.0]])
-        record = json.loads((run / "result.json").read_text())
-        (run / "result.json").write_text(json.dumps({**record, "metrics": {"perplexity": 3.0}}))
+        write_news(run, 3.0)
         page.wait_for_selector(".lede:has-text('perplexity of 3 on')")
         process.terminate()
         assert process.wait(20) == 0
         page.wait_for_selector(".follow:has-text('no longer updated')")
-    finally:
-        process.kill()
+
+
+def test_news_do_not_disturb_a_reader(page: Any, tmp_path: Path) -> None:
+    samples = [held_out(row, 0, f"answer {row}") for row in range(60)]
+    run = write_run(tmp_path / "run", "sft", metrics={"perplexity": 8.0}, samples=samples, config={"seed": 1})
+    with following(run) as (_, address):
+        page.goto(address)
+        page.click("summary >> text=Configuration")
+        page.click("#samples .more")
+        page.fill("#samples [name=q]", "answer")
+        page.click("#samples .more")
+        assert len(answers(page)) == 24
+        page.locator("#samples [name=q]").press("End")
+        page.keyboard.press("ArrowLeft")
+        page.evaluate("scrollTo(0, 900)")
+        write_news(run, 3.0)
+        page.wait_for_selector(".lede:has-text('perplexity of 3 on')")
+        assert page.evaluate("scrollY") == 900
+        assert len(answers(page)) == 24
+        assert page.locator("details[open] summary").all_inner_texts() == ["Configuration"]
+        page.keyboard.type("x")
+        assert page.input_value("#samples [name=q]") == "answexr"

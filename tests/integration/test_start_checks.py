@@ -233,7 +233,9 @@ def test_the_record_of_a_run_has_each_check_with_what_it_found(parts: Callable, 
     fitted.fit(*parts("ppo"))
     recorded = checks_record(fitted)["checks"]
     assert {entry["check"] for entry in recorded} == CHECKS["ppo"]
-    assert all(entry["status"] == "ok" and entry["found"] for entry in recorded)
+    # Untrained weights let hardly any response end, which is a warning.
+    assert [entry["check"] for entry in recorded if entry["status"] != "ok"] == ["responses end"]
+    assert all(entry["found"] for entry in recorded)
 
 
 def test_checks_that_are_not_fatal_collect(parts: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

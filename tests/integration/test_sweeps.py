@@ -16,6 +16,7 @@ def trained_at(job: Path) -> int:
     return (job / "model" / "model.safetensors").stat().st_mtime_ns
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_started_again_skips_what_has_finished(tmp_path: Path) -> None:
     words = ["-m", *QUICK, "sft.module.lr=1e-3,2e-3", "hydra.sweep.dir=sweep"]
     done = command(tmp_path, *words)
@@ -35,6 +36,7 @@ def test_a_sweep_that_is_started_again_skips_what_has_finished(tmp_path: Path) -
     assert [result_of(job)["metrics"] for job in jobs[:2]] == [result["metrics"] for result in results]
 
 
+@pytest.mark.slow
 def test_a_folder_with_the_runs_of_another_sweep_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
     words = ["-m", *QUICK, "hydra.sweep.dir=sweep"]
     assert command(tmp_path, *words, "sft.module.lr=1e-3").returncode == 0
@@ -48,6 +50,7 @@ def test_a_folder_with_the_runs_of_another_sweep_is_refused_and_left_as_it_was(t
     assert (tmp_path / "sweep" / "sweep.csv").read_text() == table
 
 
+@pytest.mark.slow
 def test_a_search_trains_runs_and_names_the_best(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     words = ["-m", *SFT, "search=optuna", "search.maximise=gold_mean", "search.trials=3", "hydra.sweep.dir=sweep"]
@@ -88,6 +91,18 @@ def test_a_single_run_with_a_search_is_refused_and_leaves_nothing(tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture(scope="module")
+def numbers_of_this_process(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, float]]:
+    """The metrics of the runs of a sweep that one process has run one after the other."""
+    return numbers(tmp_path_factory.mktemp("here"))
+
+
+def numbers(folder: Path, *words: str) -> list[dict[str, float]]:
+    done = command(folder, "-m", *QUICK, "sft.module.lr=1e-3,2e-3", "hydra.sweep.dir=sweep", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [result_of(folder / "sweep" / str(number))["metrics"] for number in range(2)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("package", "launcher"),
@@ -98,14 +113,9 @@ def test_a_single_run_with_a_search_is_refused_and_leaves_nothing(tmp_path: Path
     ids=["joblib", "submitit_local"],
 )
 def test_runs_in_other_processes_give_the_numbers_of_runs_in_this_one(
-    package: str, launcher: list[str], tmp_path: Path
+    package: str, launcher: list[str], numbers_of_this_process: list[dict[str, float]], tmp_path: Path
 ) -> None:
     pytest.importorskip(package)
-    words = ["-m", *QUICK, "sft.module.lr=1e-3,2e-3"]
-    for folder, more in (("here", []), ("there", launcher)):
-        done = command(tmp_path, *words, f"hydra.sweep.dir={folder}", *more)
-        assert done.returncode == 0, done.stdout + done.stderr
-    here, there = ([result_of(tmp_path / name / str(i))["metrics"] for i in range(2)] for name in ("here", "there"))
-    assert here == there
-    assert here[0] != here[1]
-    assert (tmp_path / "there" / "sweep.csv").is_file()
+    assert numbers(tmp_path, *launcher) == numbers_of_this_process
+    assert numbers_of_this_process[0] != numbers_of_this_process[1]
+    assert (tmp_path / "sweep" / "sweep.csv").is_file()

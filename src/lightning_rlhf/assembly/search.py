@@ -101,6 +101,7 @@ def run_search(search: Search, sweeper: Any, arguments: Sequence[str]) -> list[A
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=search.seed))
     returned: list[Any] = []
     overrides: list[list[str]] = []
+    known = 0
     while len(study.trials) < search.trials:
         count = min(search.parallel, search.trials - len(study.trials))
         trials = [study.ask(dict(space.distributions)) for _ in range(count)]
@@ -108,11 +109,15 @@ def run_search(search: Search, sweeper: Any, arguments: Sequence[str]) -> list[A
         first = len(overrides)
         overrides += jobs
         check_jobs(folder, jobs, first)
-        if not all(finished(folder / str(first + i), job) for i, job in enumerate(jobs)):
+        done = sum(finished(folder / str(first + i), job) for i, job in enumerate(jobs))
+        known += done
+        if done < count:
             sweeper.validate_batch_is_legal(jobs)
             returned.append(sweeper.launcher.launch(jobs, initial_job_idx=first))
         for i, trial in enumerate(trials):
             _tell(study, trial, outcome(folder / str(first + i), search.maximise), search.kl_limit)
+    if known:
+        console.say(f"search: {known} of {search.trials} runs had finished already")
     _report(search, study, folder, space)
     return returned
 

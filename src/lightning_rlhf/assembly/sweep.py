@@ -87,17 +87,18 @@ def write_table(folder: Path, jobs: Sequence[list[str]] = ()) -> None:
         or len(rows) == 1
         or (column == "status" and rows[0][column] != "finished")
     ]
+    # The page needs libraries that take time to import.
+    from lightning_rlhf.assembly.report import page_of_sweep
+    from lightning_rlhf.report.comparison.table import shortened
+
     table = Table(box=None, padding=(0, 1), header_style="dim")
     for column in shown:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(_cell(row.get(column)) for column in shown))
+        table.add_row(*(shortened(_cell(row.get(column))) for column in shown))
     console.print()
     console.table(table)
     console.print(f"\n  table     {folder / 'sweep.csv'}", markup=False, soft_wrap=True)
-    # Drawing needs libraries that take time to import.
-    from lightning_rlhf.assembly.report import page_of_sweep
-
     if (page := page_of_sweep(folder)) is not None:
         console.print(f"  page      {page}", markup=False, soft_wrap=True)
 

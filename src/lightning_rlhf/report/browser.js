@@ -1,4 +1,4 @@
-// The sample browser. Its state is in the address after #samples:, so that a view can be kept as a link.
+// The sample browser. Its state is in the address after #samples:.
 (() => {
   const source = document.getElementById("samples-data");
   if (!source) return;
@@ -15,7 +15,9 @@
     if (!threads.has(thread(sample))) threads.set(thread(sample), []);
     threads.get(thread(sample)).push(i);
   });
-  let state = {}, length = PAGE;
+  const kept = inAddress("samples");
+  let state = {};
+  const length = () => Number(state.shown ?? PAGE);
 
   const value = (i, name) => samples[i].measures[name]?.[0] ?? null;
   const inRange = (i, name, low, high) => {
@@ -25,19 +27,19 @@
   };
   const select = () => {
     if (state.of !== undefined) {
-      const same = threads.get(thread(samples[state.of])) ?? [Number(state.of)];
-      return same.toSorted((a, b) => samples[a].stage - samples[b].stage || samples[a].iteration - samples[b].iteration);
+      return threads.get(state.of).toSorted((a, b) => samples[a].stage - samples[b].stage || samples[a].iteration - samples[b].iteration);
     }
     const words = (state.q ?? "").toLowerCase().split(/\s+/).filter(Boolean);
-    const kept = [...samples.keys()].filter((i) =>
+    const found = [...samples.keys()].filter((i) =>
       words.every((word) => texts[i].includes(word))
       && ["stage", "phase", "iteration"].every((key) => state[key] === undefined || String(samples[i][key]) === state[key])
       && Object.keys(LABELS).every((name) => inRange(i, name, state[`${name}_min`], state[`${name}_max`])));
     const [, name, sign] = /^(\w+)([+-])$/.exec(state.sort ?? "") ?? [];
-    if (!name) return kept;
+    const newest = (a, b) => samples[b].stage - samples[a].stage || samples[b].iteration - samples[a].iteration;
+    if (!name) return found.sort(newest);
     const place = (i) => (value(i, name) === null ? Infinity : (sign === "+" ? 1 : -1) * value(i, name));
     // The place of samples without a value is infinite, and the difference of two of them is no number.
-    return kept.sort((a, b) => place(a) - place(b) || 0);
+    return found.sort((a, b) => place(a) - place(b) || newest(a, b));
   };
 
   // The words of a text, of which those that an earlier text does not have are marked, and lost words are struck.
@@ -73,19 +75,20 @@
     const others = threads.get(thread(sample)) ?? [];
     if (state.of === undefined && sample.row !== null && others.length > 1) {
       const button = make("button", "quiet", `How this answer changed: ${others.length} answers`);
-      button.addEventListener("click", () => go({ of: String(i) }, true));
+      button.addEventListener("click", () => go({ of: thread(sample) }, true));
       answer.append(button);
     }
     return answer;
   };
   const show = () => {
     const found = select(), history = state.of !== undefined;
-    const shown = history ? found : found.slice(0, length);
+    const shown = history ? found : found.slice(0, length());
     status.textContent = history ? `${found.length} answers to one prompt; changed words are marked`
       : `${found.length} of ${samples.length} samples`;
     list.replaceChildren(...shown.map((i, at) => {
       const item = make("div", "pair");
-      if (!history || at === 0) item.append(conversation(prompts[samples[i].prompt]));
+      // A prompt is not repeated for each of its answers.
+      if (samples[shown[at - 1]]?.prompt !== samples[i].prompt) item.append(conversation(prompts[samples[i].prompt]));
       item.append(card(i, history && at > 0 ? shown[at - 1] : undefined));
       return item;
     }));
@@ -95,8 +98,7 @@
   };
   const go = (next, scroll) => {
     state = next;
-    length = PAGE;
-    history.replaceState(null, "", `#samples:${new URLSearchParams(state)}`);
+    kept.write(state);
     show();
     if (scroll) section.scrollIntoView();
   };
@@ -105,11 +107,11 @@
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", () => go(given()));
   form.addEventListener("reset", () => go({}));
-  more.addEventListener("click", () => { length += PAGE; show(); });
+  more.addEventListener("click", () => go({ ...state, shown: String(length() + PAGE) }));
   section.querySelector(".back").addEventListener("click", () => go(given(), true));
   if (location.hash.startsWith("#samples:")) {
-    state = Object.fromEntries(new URLSearchParams(location.hash.slice("#samples:".length)));
-    if (state.of !== undefined && !samples[state.of]) state = {};
+    state = kept.read();
+    if (state.of !== undefined && !threads.has(state.of)) state = {};
     for (const [name, text] of Object.entries(state)) if (form.elements[name]) form.elements[name].value = text;
     section.scrollIntoView();
   }

@@ -11,8 +11,8 @@ from lightning_rlhf.report.table import Table
 def memory(run: Run) -> Table:
     """A row for each stage that was planned: the peak of each phase, the whole peak, and what was measured.
 
-    The share of the plan is known where tensors were measured. A process includes Python and its libraries, which are
-    in no plan.
+    The share of the plan is known where tensors were measured, and its column is left out if there is none. A process
+    includes Python and its libraries, which are in no plan.
     """
     planned = [stage for stage in run.stages if stage.planned_bytes is not None]
     phases = list(dict.fromkeys(name for stage in planned for name in _phases(stage)))
@@ -27,7 +27,10 @@ def memory(run: Run) -> Table:
         for stage in planned
         if stage.result.peak_bytes is not None
     )
-    return Table(("Stage", *(name.capitalize() for name in phases), "Planned peak", "Measured", "Of the plan"), rows)
+    columns = ("Stage", *(name.capitalize() for name in phases), "Planned peak", "Measured", "Of the plan")
+    if not any(row[-1] for row in rows):
+        return Table(columns[:-1], tuple(row[:-1] for row in rows))
+    return Table(columns, rows)
 
 
 def _phases(stage: Stage) -> dict[str, float]:

@@ -18,3 +18,9 @@ const measures = (known) =>
   Object.keys(LABELS).filter((name) => known[name]).map((name) =>
     name === "length" ? make("span", "", make("b", "", known[name][1]), " tokens")
       : make("span", "", `${LABELS[name]} `, make("b", "", known[name][1])));
+// What a person has chosen is kept in the address behind a name, so that a view can be kept as a link.
+const inAddress = (name) => ({
+  read: () => (location.hash.startsWith(`#${name}:`)
+    ? Object.fromEntries(new URLSearchParams(location.hash.slice(name.length + 2))) : {}),
+  write: (state) => history.replaceState(null, "", `#${name}:${new URLSearchParams(state)}`),
+});

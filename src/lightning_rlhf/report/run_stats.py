@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lightning_rlhf.report.sheet import Sheet
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunStats:
     """What a run has logged, as data frames and as pictures. The run may have finished, or still be going on.
 
@@ -42,6 +42,13 @@ class RunStats:
             UserError: If the folder does not exist.
         """
         return cls(read_run(Path(run_dir).expanduser()))
+
+    def __repr__(self) -> str:
+        """Says which run this is. Its samples alone would fill many pages of a notebook."""
+        stages = ", ".join(stage.record.short_title for stage in self.run.stages)
+        count = sum(len(stage.samples) for stage in self.run.stages)
+        samples = "1 sample" if count == 1 else f"{count:,} samples"
+        return f"RunStats of {self.run.folder}: {stages}; {self.run.result.status}; {samples}"
 
     def metrics(self) -> pd.DataFrame:
         """Returns all logged metrics, a row for each stage and time at which something was logged.

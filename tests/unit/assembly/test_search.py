@@ -99,14 +99,18 @@ def test_a_search_in_which_no_run_keeps_the_limit_has_no_best(tmp_path: Path) ->
     assert found["best"] is None
 
 
-def test_a_search_that_is_started_again_runs_only_what_has_not_finished(tmp_path: Path) -> None:
+def test_a_search_that_is_started_again_runs_only_what_has_not_finished(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first, launcher = search(tmp_path, hill, maximise="gold_rate", trials=15)
     assert launcher.launched == list(range(15))
+    assert "finished already" not in capsys.readouterr().out
     again, launcher = search(tmp_path, hill, maximise="gold_rate", trials=15)
     assert (launcher.launched, again) == ([], first)
     (tmp_path / "14" / "result.json").unlink()
     again, launcher = search(tmp_path, hill, maximise="gold_rate", trials=18)
     assert launcher.launched == [14, 15, 16, 17]
+    assert "search: 14 of 18 runs had finished already" in capsys.readouterr().out
     assert again["trials"][:15] == first["trials"]
 
 

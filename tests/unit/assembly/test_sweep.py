@@ -58,6 +58,7 @@ def test_a_run_that_diverged_or_failed_is_marked(sweep: Path) -> None:
     assert str(rows[2]["perplexity"]) == "nan"
 
 
+@pytest.mark.usefixtures("sweeper")
 def test_a_sweep_leaves_its_table_even_if_a_run_fails(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table: Any = SweepTable()
     config: Any = SimpleNamespace(hydra=SimpleNamespace(sweep=SimpleNamespace(dir=str(sweep))))
@@ -70,6 +71,7 @@ def test_a_sweep_leaves_its_table_even_if_a_run_fails(sweep: Path, capsys: pytes
     assert "3 runs" in (sweep / "comparison.html").read_text()
 
 
+@pytest.mark.usefixtures("sweeper")
 def test_a_sweep_prints_its_table_once(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table: Any = SweepTable()
     config: Any = SimpleNamespace(hydra=SimpleNamespace(sweep=SimpleNamespace(dir=str(sweep))))

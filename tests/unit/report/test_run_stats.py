@@ -33,6 +33,10 @@ def test_metrics_are_at_the_time_to_which_they_belong(run: Path) -> None:
     assert ppo["rollout/kl"][2.0] == 0.1
 
 
+def test_a_notebook_shows_a_run_as_one_line(run: Path) -> None:
+    assert repr(RunStats.load(run)) == f"RunStats of {run}: SFT, PPO; unfinished; 1 sample"
+
+
 def test_samples_are_rows_with_their_stage_and_scores(run: Path) -> None:
     frame = RunStats.load(str(run)).samples()
     (row,) = frame.to_dict("records")

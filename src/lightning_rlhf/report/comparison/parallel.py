@@ -11,11 +11,14 @@ from lightning_rlhf.report.axes import ticks
 from lightning_rlhf.report.comparison.differences import ABSENT
 from lightning_rlhf.report.formatting import decimal
 
-SPACING, HEIGHT, MARGIN = 168, 280, 84
-"""The distance of the axes, their height, and the room beside the outer ones, in the units of the picture."""
+HEIGHT, MARGIN = 280, 84
+"""The height of the axes, and the room beside the outer ones, in the units of the picture."""
+_CLOSEST, _WIDEST, _WIDTH = 168, 320, 956
 # Values that are spread over more than this factor get a logarithmic axis.
 _WIDE = 20.0
 _MAX_LABEL = 22
+# The height of a label, as a share of that of the axis.
+_LINE = 0.05
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def axis(label: str, values: Sequence[str | float | None], *, percent: bool = Fa
     labels = {value: decimal(value) for value in exact} if 0 < len(exact) <= 6 else ticks(low, high, 5, percent=percent)
     return Axis(
         label,
-        tuple(((value - low) / span, text) for value, text in labels.items()),
+        _legible([((value - low) / span, text) for value, text in labels.items()]),
         tuple(None if number is None else (number - low) / span for number in numbers),
         is_metric,
     )
@@ -77,18 +80,27 @@ def _logarithmic(label: str, numbers: Sequence[float | None], low: float, high: 
         exact = [10.0**power for power in powers] or [low, high]
     return Axis(
         label,
-        tuple(((math.log10(value) - start) / span, decimal(value)) for value in exact),
+        _legible([((math.log10(value) - start) / span, decimal(value)) for value in exact]),
         tuple(None if number is None else (math.log10(number) - start) / span for number in numbers),
         is_metric=False,
         logarithmic=True,
     )
 
 
+def _legible(labels: Sequence[tuple[float, str]]) -> tuple[tuple[float, str], ...]:
+    """The labels, from the lowest, without those that would be written over another one."""
+    kept: list[tuple[float, str]] = []
+    for place, text in labels:
+        if not kept or place - kept[-1][0] >= _LINE:
+            kept.append((place, text))
+    return tuple(kept)
+
+
 def _of_names(label: str, values: Sequence[str | float | None], is_metric: bool) -> Axis:
     names = list(dict.fromkeys(str(value) for value in values if value is not None))
     at = {name: 0.5 if len(names) == 1 else place / (len(names) - 1) for place, name in enumerate(names)}
     places = tuple(None if value is None else at[str(value)] for value in values)
-    return Axis(label, tuple((place, _short(name)) for name, place in at.items()), places, is_metric)
+    return Axis(label, _legible([(place, _short(name)) for name, place in at.items()]), places, is_metric)
 
 
 def _number(value: str | float | None) -> float | None:
@@ -104,6 +116,11 @@ def _short(name: str) -> str:
     return name if len(name) <= _MAX_LABEL else f"…{name[1 - _MAX_LABEL :]}"
 
 
+def spacing(axes: Sequence[Axis]) -> int:
+    """The distance of the axes, which fill the width of a page if there are few of them."""
+    return min(max(_WIDTH // max(len(axes) - 1, 1), _CLOSEST), _WIDEST)
+
+
 def line(axes: Sequence[Axis], run: int) -> str:
     """The commands of the SVG path of a run, which has a gap where it has no value."""
     commands, pen_down = [], False
@@ -112,6 +129,6 @@ def line(axes: Sequence[Axis], run: int) -> str:
         if place is None:
             pen_down = False
             continue
-        commands.append(f"{'L' if pen_down else 'M'}{MARGIN + SPACING * number} {HEIGHT * (1 - place):.1f}")
+        commands.append(f"{'L' if pen_down else 'M'}{MARGIN + spacing(axes) * number} {HEIGHT * (1 - place):.1f}")
         pen_down = True
     return "".join(commands)

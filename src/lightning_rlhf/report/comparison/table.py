@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from lightning_rlhf.report.comparison.entry import Entry
 from lightning_rlhf.report.formatting import duration
 
+_MAX_DIGITS = 8
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -45,11 +47,16 @@ def columns(entries: Sequence[Entry], settings: Mapping[str, Sequence[str]]) -> 
     return found + [_of_metric(entries, name) for name in metrics]
 
 
+def shortened(value: str) -> str:
+    """A setting, rounded if it is a number with more digits than anyone reads, such as one that a search has chosen."""
+    return value if len(value) <= _MAX_DIGITS or _number(value) is None else f"{float(value):.4g}"
+
+
 def _of_texts(title: str, values: Sequence[str]) -> Column:
     """Texts, which are sorted as numbers if all of them are numbers."""
     numbers = [_number(value) for value in values]
     if all(number is not None for number in numbers):
-        cells = tuple(Cell(value, number) for value, number in zip(values, numbers, strict=True) if number is not None)
+        cells = tuple(Cell(shortened(value), float(value)) for value in values)
         return Column(title, cells, is_number=True)
     return Column(title, tuple(Cell(value, value) for value in values), is_number=False)
 

@@ -60,6 +60,14 @@ def test_a_row_has_the_settings_that_differ_and_the_numbers_of_its_run(sweep: Pa
     assert orders["lr"] == [1.0, 2.0, 3.0]
 
 
+def test_a_number_with_more_digits_than_anyone_reads_is_rounded_in_the_table_and_sorted_as_it_is(sweep: Path) -> None:
+    found = entries([read_run(sweep / str(number)) for number in range(3)], sweep / "comparison.html")
+    chosen = ["0.00031415926", "100000", "0.00031419999"]
+    (column,) = [column for column in columns(found, {"lr": chosen}) if column.title == "lr"]
+    assert [cell.text for cell in column.cells] == ["0.0003142", "100000", "0.0003142"]
+    assert [cell.order for cell in column.cells] == [0.00031415926, 100000.0, 0.00031419999]
+
+
 def test_a_metric_says_its_stage_if_runs_have_several_stages(tmp_path: Path) -> None:
     for name, rate in (("sft", 0.5), ("ppo", 0.75)):
         write_run(tmp_path / "run" / name, name, metrics={"gold_rate": rate})
