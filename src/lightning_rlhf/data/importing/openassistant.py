@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from typing import Any
 
-from lightning_rlhf.data.faults import WrongRow
+from lightning_rlhf.data.faults import WrongRow, kind_of
 from lightning_rlhf.data.importing.rows import Dropped, Found, Layout, pair, text
 from lightning_rlhf.data.messages import Message, Role
 
@@ -90,7 +90,7 @@ def _unusable(node: Node) -> str | None:
     try:
         return None if text(node, "text") else "the message is empty"
     except WrongRow as error:
-        return str(error)
+        return kind_of(error)
 
 
 OPENASSISTANT = Layout("openassistant", "OpenAssistant/oasst2", _openassistant)

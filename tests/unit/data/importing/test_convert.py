@@ -63,6 +63,20 @@ def test_rows_with_other_values_than_those_wanted_are_dropped_and_counted(tmp_pa
     assert result["metrics"]["dropped"] == {"subset is not code": 2}
 
 
+def test_a_column_that_the_data_do_not_have_is_named(hh: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none of the 4 rows .*: there is no column lang \(4\)$"):
+        imported(tmp_path, "hh", hh, where={"lang": "en"})
+
+
+def test_a_choice_of_splits_is_asked_for_as_this_command_calls_it(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for split in ("train_sft", "train_prefs"):
+        (data / f"{split}.jsonl").write_text('{"prompt": "Q", "chosen": "a", "rejected": "b"}\n')
+    with pytest.raises(UserError, match=r"has the splits 'train_prefs', 'train_sft': .* such as split=train_prefs$"):
+        imported(tmp_path, "rewardbench", data)
+
+
 def test_data_of_another_layout_leave_nothing_behind(hh: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^layout=alpaca: none of the 4 rows .*: the instruction is empty \(4\)$"):
         imported(tmp_path, "alpaca", hh)
