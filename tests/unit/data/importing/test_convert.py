@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
 from lightning_rlhf.assembly.import_dataset import import_dataset
 from lightning_rlhf.data import sources
@@ -70,9 +70,8 @@ def test_a_column_that_the_data_do_not_have_is_named(hh: Path, tmp_path: Path) -
 
 def test_a_choice_of_splits_is_asked_for_as_this_command_calls_it(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    data.mkdir()
-    for split in ("train_sft", "train_prefs"):
-        (data / f"{split}.jsonl").write_text('{"prompt": "Q", "chosen": "a", "rejected": "b"}\n')
+    rows = Dataset.from_list([{"prompt": "Q", "chosen": "a", "rejected": "b"}])
+    DatasetDict({"train_prefs": rows, "train_sft": rows}).save_to_disk(str(data))
     with pytest.raises(UserError, match=r"has the splits 'train_prefs', 'train_sft': .* such as split=train_prefs$"):
         imported(tmp_path, "rewardbench", data)
 
