@@ -134,7 +134,7 @@ def test_a_model_that_cannot_be_reached_leaves_nothing_behind(
 ) -> None:
     server.faults = [Fault(401, '{"error": {"message": "wrong key"}}')] * 6
     with pytest.raises(UserError, match="wrong key"):
-        generate()
+        generate(output_dir=str(tmp_path / "new" / "data"))
     assert not list(tmp_path.iterdir())
 
 
