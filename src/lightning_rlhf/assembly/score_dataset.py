@@ -152,6 +152,6 @@ def _check_kappa(agreed: Agreement, min_kappa: float | None) -> None:
     # Written so that an undefined agreement does not pass.
     if min_kappa is not None and not agreed.kappa >= min_kappa:
         raise UserError(
-            f"min_kappa={min_kappa}: the judge agrees too little with people ({agreed.told()}); change the template "
-            "reward or the model, or accept a lower min_kappa"
+            f"min_kappa={min_kappa}: the judge agrees too little with people (kappa {agreed.kappa:.3f}); change the "
+            "template reward or the model, or accept a lower min_kappa"
         )

@@ -137,7 +137,7 @@ def _drawn(pair: "Pair") -> "tuple[Pair, str]":
 
 def _check_all(stopped: str | None) -> None:
     if stopped is not None:
-        raise UserError(f"{stopped}: not enough for the rows that people have labelled; use fewer of them in human")
+        raise UserError(f"human: {stopped}, before the judge has seen all rows; use fewer of them, or a larger budget")
 
 
 def _interval(low: float, high: float) -> str:
