@@ -84,7 +84,7 @@ def test_scores_of_a_judge_train_a_reward_model_by_regression(
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert len(rows) == len((generated / "unscored.jsonl").read_text().splitlines())
     assert {row["score"] for row in rows} <= set(range(6))
-    result = trained(tmp_path, "reward", file, "reward_model.data.objective=regression", "+reward_model.callbacks=null")
+    result = trained(tmp_path, "reward", file, "reward_model.data.objective=regression")
     assert result["status"] == "finished"
 
 
