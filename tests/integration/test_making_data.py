@@ -84,7 +84,7 @@ def test_scores_of_a_judge_train_a_reward_model_by_regression(
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert len(rows) == len((generated / "unscored.jsonl").read_text().splitlines())
     assert {row["score"] for row in rows} <= set(range(6))
-    result = trained(tmp_path, "reward", file, "reward_model.data.objective=regression", "+reward_model.callbacks=null")
+    result = trained(tmp_path, "reward", file, "reward_model.data.objective=regression")
     assert result["status"] == "finished"
 
 
@@ -124,6 +124,7 @@ def test_what_is_imported_trains_a_reward_model(tmp_path: Path) -> None:
         ("generate-dataset", ["num_conversations=many"], "num_conversations=many: expected a whole number"),
         ("generate-dataset", ["llm.temprature=1"], "did you mean 'llm.temperature'?"),
         ("generate-dataset", ["llm=openia"], "there is no llm=openia; there are anthropic, local, ollama, openai,"),
+        ("generate-dataset", ["llm=openai_compatible", "llm.model=m"], "llm.base_url is not set"),
         ("score-dataset", ["output=o.jsonl"], "path is not set: give it as path=VALUE"),
         ("score-dataset", ["path=d.jsonl", "output=o.jsonl", "mode=rank"], "mode=rank: expected one of score, compare"),
         ("import-dataset", ["layout=hh", "output_dir=o", "path=none.jsonl"], "none.jsonl"),

@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+from lightning_rlhf.assembly.setting_names import without_group
 from lightning_rlhf.console import console
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.saving import write_json
@@ -50,7 +51,7 @@ def import_dataset(
     named = LAYOUTS[layout]
     name = path or named.hub
     split = split or (None if path else named.split)
-    with console.status(f"reading {name}"):
+    with console.status(f"reading {name}"), without_group():
         source = source_of(name, Reading(split=split, config_name=config_name))
         converted = convert(source, layout, folder, where=where or {}, limit=limit)
     console.say(f"{name}: {converted.read:,} rows read")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning_rlhf.assembly.chat_model import client_with_budget
+from lightning_rlhf.assembly.setting_names import without_group
 from lightning_rlhf.chat_models.client import ChatClient
 from lightning_rlhf.chat_models.grading import Grading
 from lightning_rlhf.console import console
@@ -84,16 +85,17 @@ def score_dataset(
     from lightning_rlhf.data.splits import Reading
     from lightning_rlhf.synthesis.judged_rows import read_answers, read_labelled_pairs, read_pairs
 
-    reading = Reading(columns=columns, split=split, config_name=config_name)
-    read = (read_answers if mode == "score" else read_pairs)(path, reading, on_error)
     labelled: Sequence[Any] = ()
-    if human is not None:
-        whole = Reading(columns=columns)
-        labelled = (
-            read_answers(human, whole, on_error, scored=True)
-            if mode == "score"
-            else read_labelled_pairs(human, whole, on_error)
-        ).rows
+    with without_group():
+        reading = Reading(columns=columns, split=split, config_name=config_name)
+        read = (read_answers if mode == "score" else read_pairs)(path, reading, on_error)
+        if human is not None:
+            whole = Reading(columns=columns)
+            labelled = (
+                read_answers(human, whole, on_error, scored=True)
+                if mode == "score"
+                else read_labelled_pairs(human, whole, on_error)
+            ).rows
     client = client_with_budget(llm, max_usd, max_tokens)
     agreed: Agreement | None = None
     with closing(open_verdicts(file.with_suffix(".verdicts.jsonl"), client)) as verdicts:
@@ -150,6 +152,6 @@ def _check_kappa(agreed: Agreement, min_kappa: float | None) -> None:
     # Written so that an undefined agreement does not pass.
     if min_kappa is not None and not agreed.kappa >= min_kappa:
         raise UserError(
-            f"min_kappa={min_kappa}: the judge agrees too little with people ({agreed.told()}); change the template "
-            "reward or the model, or accept a lower min_kappa"
+            f"min_kappa={min_kappa}: the judge agrees too little with people (kappa {agreed.kappa:.3f}); change the "
+            "template reward or the model, or accept a lower min_kappa"
         )

@@ -59,7 +59,8 @@ def _hydra_message(error: BaseException) -> str:
         node = re.search(r"full_key: (\S+)", str(error))
         return f"{node[1] if node else 'configuration'}: {error.__cause__ or message}"
     if missing := re.search(r"Missing mandatory value: (\S+)", message):
-        return f"{missing[1]} is not set: give it as {missing[1]}=VALUE"
+        whole = re.search(r"full_key: (\S+)", str(error)) or missing
+        return f"{whole[1]} is not set: give it as {whole[1]}=VALUE"
     if overridden := re.search(r"Could not override '(.+?)'", message):
         return f"there is no setting {overridden[1]!r}{_suggestion(overridden[1])}; --cfg job prints them all"
     if chosen := re.search(r"Multiple values for (\S+)\. .*'override (\S+): (.+)'", message):

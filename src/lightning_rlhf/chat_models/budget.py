@@ -119,6 +119,6 @@ class Budget:
         # What was read earlier may have used the budget up, before there is a largest request.
         expected = max(expected, self.used.plus(Usage(1, 0)), key=lambda each: each.tokens)
         if self.max_tokens is not None and expected.tokens > self.max_tokens:
-            raise BudgetSpent(f"max_tokens={self.max_tokens}: {self.used.tokens:,} tokens are used")
+            raise BudgetSpent(f"max_tokens={self.max_tokens} would be exceeded by the next request")
         if self.max_usd is not None and self.prices is not None and self.prices.of(expected) > self.max_usd:
-            raise BudgetSpent(f"max_usd={self.max_usd:g}: {self.prices.of(self.used):.4f} dollars are spent")
+            raise BudgetSpent(f"max_usd={self.max_usd:g} would be exceeded by the next request")

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from lightning_rlhf.chat_models.budget import Budget, BudgetSpent, Prices, Usage
-from lightning_rlhf.chat_models.retry import BrokenReply, Stopped, retrying
+from lightning_rlhf.chat_models.retry import BrokenReply, Stopped, described, retrying
+from lightning_rlhf.console import console
 from lightning_rlhf.errors import UserError, require
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ Chat = Sequence["tuple[str, str] | BaseMessage"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
 _REASONS = ("finish_reason", "stop_reason", "done_reason")
 """Where OpenAI, Anthropic and Ollama say why a reply ended."""
 
@@ -54,6 +56,7 @@ class ChatClient:
     backoff: float = 1.0
     budget: Budget = field(default_factory=Budget)
     _stop: threading.Event = field(default_factory=threading.Event, init=False, repr=False)
+    _told: set[str] = field(default_factory=set, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Checks the numbers."""
@@ -70,7 +73,7 @@ class ChatClient:
             BudgetSpent: If the request would exceed the budget.
             Stopped: If `stop` was called.
         """
-        attempts = retrying(self.retries, self.backoff, self._sleep)
+        attempts = retrying(self.retries, self.backoff, self._sleep, self._tell)
         try:
             return attempts(self._attempt, list(chat))
         except (UserError, BudgetSpent, Stopped):
@@ -79,7 +82,7 @@ class ChatClient:
         except Exception as error:
             asked = int(attempts.statistics.get("attempt_number", 1))
             times = f"asked {asked} times: " if asked > 1 else ""
-            raise UserError(f"model={self.name}: {times}{error or type(error).__name__}") from error
+            raise UserError(f"model={self.name}: {times}{described(error)}") from error
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """Applies a function that asks this model to many items, `max_concurrency` at a time.
@@ -127,6 +130,12 @@ class ChatClient:
             raise BrokenReply("the stream ended before the reply did")
         return reply
 
+    def _tell(self, error: BaseException) -> None:
+        """Says once of each kind of failure that requests are made again, since the pauses may be long."""
+        if (what := described(error)) not in self._told:
+            self._told.add(what)
+            console.say(f"model={self.name}: {what}; the request is made again, up to {self.retries} times")
+
     def _sleep(self, seconds: float) -> None:
         if self._stop.wait(seconds):
             raise Stopped
@@ -156,7 +165,8 @@ def remote_client(
     """Makes the client of a model at a provider, whose LangChain package must be installed, or on a server.
 
     Args:
-        model: `provider:name`, in the form that LangChain's `init_chat_model` accepts.
+        model: `provider:name`, in the form that LangChain's `init_chat_model` accepts. A name alone is that of a model
+            on a server with OpenAI's protocol, if there is a `base_url`.
         temperature: Divides the logits; None takes the provider's default, as it does below.
         max_tokens: Length limit of a reply, in tokens.
         timeout: Seconds that a request may take.
@@ -169,7 +179,7 @@ def remote_client(
         max_concurrency: Number of requests at a time.
 
     Raises:
-        UserError: If LangChain cannot create the model, the variable does not exist, or only one price is given.
+        UserError: If LangChain cannot create the model, there is no key, or only one price is given.
     """
     require("langchain", "langchain", f"model={model}")
     from langchain.chat_models import init_chat_model
@@ -183,15 +193,30 @@ def remote_client(
     given = {name: value for name, value in common.items() if value is not None} | dict(settings or {})
     if api_key_env is not None:
         given["api_key"] = os.environ[api_key_env]
+    _check_key(model, given)
+    known = model if base_url is None or ":" in model else f"openai:{model}"
     try:
         # This client repeats requests itself, for all providers in the same way.
-        made = init_chat_model(model, **{**given, "max_retries": 0})
+        made = init_chat_model(known, **{**given, "max_retries": 0})
     # The errors of the providers have no common class.
     except Exception as error:
-        raise UserError(f"model={model}: {error}") from error
+        # What follows the first paragraph is a list of all providers.
+        first, _, more = str(error).partition("\n\n")
+        form = "; write it as provider:name, such as openai:gpt-4o-mini" if more and ":" not in model else ""
+        raise UserError(f"model={model}: {first}{form}") from error
     return ChatClient(
         model=made, name=model, max_concurrency=max_concurrency, retries=retries, budget=Budget(prices=prices)
     )
+
+
+def _check_key(model: str, given: Mapping[str, Any]) -> None:
+    """Checks that the key of a provider is there, because LangChain says so late, or in words of Python."""
+    variable = _KEYS.get(model.partition(":")[0])
+    if variable and not os.environ.get(variable) and not any(n.endswith(("api_key", "base_url")) for n in given):
+        raise UserError(
+            f"model={model}: the environment variable {variable} is not set; it must contain the key of the provider, "
+            "or llm.api_key_env must name another one"
+        )
 
 
 def _ending(message: "AIMessage") -> str | None:

@@ -25,13 +25,16 @@ class BrokenReply(Exception):
     """A reply ended before the model had finished it."""
 
 
-def retrying(retries: int, backoff: float, sleep: Callable[[float], None]) -> "Retrying":
+def retrying(
+    retries: int, backoff: float, sleep: Callable[[float], None], tell: Callable[[BaseException], None]
+) -> "Retrying":
     """Makes the loop of attempts. The pauses double, and a random part keeps clients from coming back together.
 
     Args:
         retries: Number of attempts after the first.
         backoff: Seconds before the second attempt, and the largest random part of each pause.
         sleep: Waits for some seconds.
+        tell: Gets each failure that is followed by another attempt.
     """
     from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
@@ -42,11 +45,16 @@ def retrying(retries: int, backoff: float, sleep: Callable[[float], None]) -> "R
         asked = retry_after(error)
         return doubling(state) if asked is None else min(asked, LONGEST_WAIT) + random.uniform(0, backoff)
 
+    def failed(state: RetryCallState) -> None:
+        if state.outcome and (error := state.outcome.exception()):
+            tell(error)
+
     return Retrying(
         stop=stop_after_attempt(retries + 1),
         wait=pause,
         retry=retry_if_exception(lambda error: not is_final(error)),
         sleep=sleep,
+        before_sleep=failed,
         reraise=True,
     )
 
@@ -79,6 +87,22 @@ def retry_after(error: BaseException | None) -> float | None:
         return max((parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds(), 0.0)
     except (TypeError, ValueError):
         return None
+
+
+def described(error: BaseException) -> str:
+    """Describes a failure; that of a connection says where the server should be, and what is wrong."""
+    text = str(error) or type(error).__name__
+    if not isinstance(error, Exception) or _status(error) or not error.__cause__:
+        return text
+    # The packages of the providers only say that there was an error.
+    try:
+        url = getattr(error, "request").url  # noqa: B009 (not all errors have a request)
+    except (AttributeError, RuntimeError):
+        return text
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    return f"{text.rstrip('.')} ({url}: {str(cause) or type(cause).__name__})"
 
 
 def _status(error: Exception) -> int:

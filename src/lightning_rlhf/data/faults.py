@@ -13,7 +13,7 @@ OnError = Literal["raise", "skip"]
 # Number of kinds of faults that an error lists.
 _MOST_KINDS = 5
 # What differs between rows that are wrong in the same way: values that were found, and numbers.
-_VARIES = re.compile(r"\(.*\)|\[\d+\]|\d+", re.DOTALL)
+_VARIES = re.compile(r" ?\(.*\)|\[\d+\]|\d+", re.DOTALL)
 
 
 class WrongRow(ValueError):
@@ -67,10 +67,15 @@ def kinds_of(messages: Iterable[str]) -> list[str]:
     """
     kinds: dict[str, list[str]] = {}
     for message in messages:
-        kinds.setdefault(_VARIES.sub("", message.partition(": ")[2]), []).append(message)
+        kinds.setdefault(kind_of(message.partition(": ")[2]), []).append(message)
     lines = [first + _more(len(others)) for first, *others in kinds.values()]
     rest = sum(map(len, list(kinds.values())[_MOST_KINDS:]))
     return lines[:_MOST_KINDS] + ([f"and {rest} rows with other faults"] if rest else [])
+
+
+def kind_of(problem: object) -> str:
+    """Leaves out of a problem with a row what differs between rows that are wrong in the same way."""
+    return _VARIES.sub("", str(problem))
 
 
 def _more(count: int) -> str:

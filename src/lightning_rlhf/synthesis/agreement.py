@@ -2,16 +2,15 @@
 
 import hashlib
 import math
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
 
 from lightning_rlhf.chat_models.client import ChatClient
 from lightning_rlhf.chat_models.grading import Grading
 from lightning_rlhf.console import three_decimals
 from lightning_rlhf.errors import UserError, require
+from lightning_rlhf.report.intervals import wilson
+from lightning_rlhf.report.kappa import cohens_kappa
 from lightning_rlhf.synthesis import preferring, scoring
 from lightning_rlhf.synthesis.journal import Journal
 from lightning_rlhf.synthesis.verdicts import ask_all
@@ -74,20 +73,11 @@ def agreement(
         UserError: If there are no rows, or statsmodels is not installed.
     """
     require("statsmodels", "langchain", "human")
-    from statsmodels.stats.inter_rater import cohens_kappa
-    from statsmodels.stats.proportion import proportion_confint
-
     if not first:
         raise UserError("human: the judge gave no verdict on any row that people have labelled")
-    table = np.zeros((num_ratings, num_ratings), dtype=int)
-    np.add.at(table, (np.asarray(first), np.asarray(second)), 1)
-    agreed = int(np.trace(table))
-    low, high = proportion_confint(agreed, len(first), method="wilson")
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        found = cohens_kappa(table, wt="quadratic" if ordered else None)
-    kappa = (float(found.kappa), max(float(found.kappa_low), -1.0), min(float(found.kappa_upp), 1.0))
-    return Agreement(len(first), agreed / len(first), float(low), float(high), *kappa, unclear)
+    accuracy = sum(map(int.__eq__, first, second)) / len(first)
+    kappa = cohens_kappa(first, second, num_ratings, ordered=ordered)
+    return Agreement(len(first), accuracy, *wilson(accuracy, len(first)), *kappa, unclear)
 
 
 def agreement_of_scores(
@@ -147,7 +137,7 @@ def _drawn(pair: "Pair") -> "tuple[Pair, str]":
 
 def _check_all(stopped: str | None) -> None:
     if stopped is not None:
-        raise UserError(f"{stopped}: not enough for the rows that people have labelled; use fewer of them in human")
+        raise UserError(f"human: {stopped}, before the judge has seen all rows; use fewer of them, or a larger budget")
 
 
 def _interval(low: float, high: float) -> str:

@@ -89,14 +89,14 @@ def generate(client: ChatClient, plan: Plan, folder: Path, num_conversations: in
     if num_conversations < 1:
         raise UserError(f"num_conversations={num_conversations}: must be positive")
     plan.checked()
-    existed = folder.exists()
+    made = next((path for path in (*reversed(folder.parents), folder) if not path.exists()), None)
     journal = Journal(folder / JOURNAL, f"output_dir={folder}")
     try:
         _check_plan(folder / PLAN, plan.settings(), begun=bool(journal.entries))
         return _generate(client, plan, folder, num_conversations, filters, journal)
     except BaseException:
-        if not existed and not journal.entries:
-            remove(folder)
+        if made is not None and not journal.entries:
+            remove(made)
         raise
     finally:
         journal.close()

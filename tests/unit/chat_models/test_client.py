@@ -117,8 +117,21 @@ def test_a_server_that_never_recovers_is_an_error_that_says_how_often_it_was_ask
 
 def test_a_server_that_is_not_there_is_an_error() -> None:
     client = remote_client("openai:m", base_url="http://127.0.0.1:9/v1", settings={"api_key": "none"}, retries=0)
-    with pytest.raises(UserError, match="^model=openai:m: Connection error"):
+    # The address and the reason are those of the operating system.
+    with pytest.raises(UserError, match=r"^model=openai:m: Connection error \(http://127.0.0.1:9/v1/.*refused\)$"):
         client.ask(CHAT)
+
+
+def test_a_failure_that_is_followed_by_another_attempt_is_told_once(
+    server: OpenAIServer, make_client: MakeClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.faults = [Fault(500, '{"error": {"message": "oops"}}')] * 2 + [Fault(429)]
+    make_client(retries=4).ask(CHAT)
+    oops, busy = capsys.readouterr().out.splitlines()
+    assert oops.startswith("model=openai:some-model: ")
+    assert "oops" in oops
+    assert oops.endswith("; the request is made again, up to 4 times")
+    assert "429" in busy
 
 
 def test_several_requests_are_made_at_a_time_and_come_back_in_order(
@@ -152,7 +165,7 @@ def test_a_budget_stops_before_the_request_that_would_exceed_it(server: OpenAISe
     client = make_client(budget=Budget(max_tokens=20))
     for _ in range(3):
         client.ask(CHAT)
-    with pytest.raises(BudgetSpent, match="^max_tokens=20: 18 tokens are used$"):
+    with pytest.raises(BudgetSpent, match="^max_tokens=20 would be exceeded by the next request$"):
         client.ask(CHAT)
     assert len(server.requests) == 3
 
@@ -175,7 +188,7 @@ def test_requests_under_way_count_as_the_largest_so_far() -> None:
     budget = Budget(max_usd=0.010, prices=Prices(1000, 1000))
     budget.add(Usage(3, 1))
     # 4 are used, and each request may take 4: a second one at the same time would make 12 of 10.
-    spent = pytest.raises(BudgetSpent, match=r"^max_usd=0.01: 0\.0040 dollars are spent$")
+    spent = pytest.raises(BudgetSpent, match=r"^max_usd=0.01 would be exceeded by the next request$")
     with budget.request(), spent, budget.request():
         pass
     with budget.request():
@@ -208,6 +221,29 @@ def test_a_key_comes_from_the_variable_that_is_named(monkeypatch: pytest.MonkeyP
     assert model.openai_api_key.get_secret_value() == "secret"  # type: ignore[attr-defined]
     with pytest.raises(UserError, match="^llm.api_key_env=NO_KEY: there is no such environment variable$"):
         remote_client("openai:m", api_key_env="NO_KEY")
+
+
+@pytest.mark.parametrize(("model", "variable"), [("openai:m", "OPENAI_API_KEY"), ("anthropic:m", "ANTHROPIC_API_KEY")])
+def test_a_key_that_is_missing_is_named_before_anything_is_asked(
+    model: str, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(UserError, match=f"^model={model}: the environment variable {variable} is not set"):
+        remote_client(model)
+
+
+def test_a_name_alone_is_that_of_a_model_on_the_server(server: OpenAIServer, make_client: MakeClient) -> None:
+    own = {"api_key": "none"}
+    assert remote_client("some/model", base_url=server.url, settings=own).ask(CHAT).text == "Good."
+    assert server.requests[0]["model"] == "some/model"
+
+
+def test_a_model_of_no_known_provider_gets_one_sentence() -> None:
+    with pytest.raises(UserError) as error:
+        remote_client("mine")
+    assert str(error.value).startswith("model=mine: Unable to infer model provider")
+    assert str(error.value).endswith("; write it as provider:name, such as openai:gpt-4o-mini")
+    assert "\n" not in str(error.value)
 
 
 def test_one_price_alone_is_refused() -> None:

@@ -188,10 +188,21 @@ def test_a_judge_that_agrees_too_little_is_not_used(server: OpenAIServer, judge:
     # The judge prefers stars, and these people do not.
     people = [{"prompt": f"h{n}", "chosen": f"x{n}", "rejected": f"*{n}".replace("1", "2")} for n in range(20)]
     human = write(tmp_path / "human.jsonl", [row for row in people if "1" not in row["chosen"]])
-    with pytest.raises(UserError, match=r"^min_kappa=0.4: the judge agrees too little .*accuracy 0\.000"):
+    with pytest.raises(UserError, match=r"^min_kappa=0.4: the judge agrees too little .*\(kappa -?\d"):
         judge(PAIRS, mode="compare", human=human, min_kappa=0.4)
     assert not (tmp_path / "out.jsonl").exists()
     assert not any("p1" in request["messages"][1]["content"] for request in server.requests)
+
+
+def test_a_budget_that_ends_before_the_agreement_is_known_is_an_error(
+    server: OpenAIServer, judge: Judge, tmp_path: Path
+) -> None:
+    server.say = stars
+    people = [{"prompt": "h", "completion": "*" * n, "score": n} for n in range(1, 6)]
+    human = write(tmp_path / "human.jsonl", people)
+    with pytest.raises(UserError, match="^human: max_tokens=1 would be exceeded by the next request, before the judge"):
+        judge(ANSWERS, human=human, max_tokens=1)
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_agreement_on_pairs_does_not_depend_on_where_people_put_the_better_answer(

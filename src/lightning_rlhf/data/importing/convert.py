@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from lightning_rlhf.data.faults import WrongRow
+from lightning_rlhf.data.faults import WrongRow, kind_of
 from lightning_rlhf.data.importing.alpaca import ALPACA
 from lightning_rlhf.data.importing.openassistant import OPENASSISTANT
 from lightning_rlhf.data.importing.pairs import HH, REWARDBENCH, REWARDBENCH2, SHP
@@ -74,8 +74,21 @@ def _rows(
     for row, _ in islice(source.rows(), limit):
         read["rows"] += 1
         if isinstance(row, WrongRow):
-            dropped[str(row)] += 1
-        elif others := [name for name, value in where.items() if row.get(name) != value]:
-            dropped[f"{others[0]} is not {where[others[0]]}"] += 1
+            dropped[kind_of(row)] += 1
+        elif reason := _unwanted(row, where):
+            dropped[reason] += 1
         else:
             yield row
+
+
+def _unwanted(row: Mapping[str, Any], where: Mapping[str, object]) -> str | None:
+    """Why a row is not among those that are wanted; None if it is."""
+    # A tree of OpenAssistant is described by its first message, which stands in `prompt`.
+    inner = row.get("prompt")
+    columns = {**inner, **row} if isinstance(inner, Mapping) else row
+    for name, value in where.items():
+        if name not in columns:
+            return f"there is no column {name}"
+        if columns[name] != value:
+            return f"{name} is not {value}"
+    return None

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from typing import Any
 
+from lightning_rlhf.data.faults import WrongRow, kind_of
 from lightning_rlhf.data.importing.rows import Dropped, Found, Layout, pair, text
 from lightning_rlhf.data.messages import Message, Role
 
@@ -86,7 +87,10 @@ def _unusable(node: Node) -> str | None:
         return "reviewers have rejected the message"
     if node.get("role") not in _ROLES:
         return "the message has no known role"
-    return None if text(node, "text") else "the message is empty"
+    try:
+        return None if text(node, "text") else "the message is empty"
+    except WrongRow as error:
+        return kind_of(error)
 
 
 OPENASSISTANT = Layout("openassistant", "OpenAssistant/oasst2", _openassistant)

@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_rlhf.data.importing.rows import Dropped, Found, Layout, each, number, pair, text, user
-from lightning_rlhf.data.messages import Message
+from lightning_rlhf.data.importing.rows import Dropped, Found, Layout, each, number, pair, text, turns, user
 from lightning_rlhf.data.transcripts import is_transcript, transcript
 
 
@@ -33,12 +32,12 @@ def _shp(row: Mapping[str, Any]) -> Found:
 
 
 def _rewardbench(row: Mapping[str, Any]) -> Found:
-    yield from pair(_prompt(row), text(row, "chosen"), text(row, "rejected"), source=row.get("subset"))
+    yield from pair(turns(row, "prompt"), text(row, "chosen"), text(row, "rejected"), source=row.get("subset"))
 
 
 def _rewardbench2(row: Mapping[str, Any]) -> Found:
     """Keeps all answers of a prompt together, and makes pairs of each right answer with each wrong one."""
-    prompt = _prompt(row)
+    prompt = turns(row, "prompt")
     right, wrong = _texts(row.get("chosen")), _texts(row.get("rejected"))
     if not prompt or not right or not wrong:
         yield Dropped("the prompt, the chosen or the rejected answers are missing")
@@ -49,15 +48,6 @@ def _rewardbench2(row: Mapping[str, Any]) -> Found:
     for chosen in right:
         for rejected in wrong:
             yield from pair(prompt, chosen, rejected, source=source)
-
-
-def _prompt(row: Mapping[str, Any]) -> list[Message]:
-    """The prompt, which is a question, or a list of messages in some subsets."""
-    value = row.get("prompt")
-    if isinstance(value, list):
-        return [{"role": turn["role"], "content": str(turn["content"])} for turn in value]
-    question = text(row, "prompt")
-    return user(question) if question else []
 
 
 def _texts(value: object) -> list[str]:

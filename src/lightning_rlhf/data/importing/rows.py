@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
-from lightning_rlhf.data.messages import Message
+from lightning_rlhf.data.faults import WrongRow, kind_of
+from lightning_rlhf.data.fields import Fields
+from lightning_rlhf.data.messages import Message, text_of
 
 File = Literal["demonstrations", "preferences", "scores", "prompts", "best_of"]
 Written = tuple[File, dict[str, Any]]
@@ -37,19 +39,36 @@ class Layout(NamedTuple):
 
 
 def each(convert: Callable[[Mapping[str, Any]], Found]) -> Callable[[Iterable[Mapping[str, Any]]], Found]:
-    """Makes a function of all rows of a function of one row."""
+    """Makes a function of all rows of a function of one row; a row that it cannot read is dropped."""
 
     def convert_all(rows: Iterable[Mapping[str, Any]]) -> Found:
         for row in rows:
-            yield from convert(row)
+            try:
+                yield from convert(row)
+            except WrongRow as error:
+                yield Dropped(kind_of(error))
 
     return convert_all
 
 
 def text(row: Mapping[str, Any], name: str) -> str:
-    """Returns the text of a field without space around it; empty if the field is missing or no text."""
+    """Returns the text of a field without space around it; empty if the field is missing or no text.
+
+    Raises:
+        WrongRow: If it contains half a character, which no tokenizer accepts.
+    """
     value = row.get(name)
-    return value.strip() if isinstance(value, str) else ""
+    return text_of(value, name).strip() if isinstance(value, str) else ""
+
+
+def turns(row: Mapping[str, Any], name: str) -> list[Message]:
+    """Returns the turns of a field, which is a list of messages or the text of the user; none if it is missing.
+
+    Raises:
+        WrongRow: If it is something else.
+    """
+    fields = Fields(row)
+    return fields.turns(name, "user") if name in fields else []
 
 
 def number(value: object) -> float | None:
@@ -85,4 +104,4 @@ def pair(prompt: list[Message], chosen: str, rejected: str, **others: Any) -> Fo
         yield Dropped("both answers are equal")
     else:
         known = {name: value for name, value in others.items() if value is not None}
-        yield "preferences", {"prompt": prompt, "chosen": chosen, "rejected": rejected, **known}
+        yield "preferences", {"prompt": prompt, "chosen": chosen.strip(), "rejected": rejected.strip(), **known}

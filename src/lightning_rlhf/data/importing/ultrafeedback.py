@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
-from lightning_rlhf.data.importing.rows import Dropped, Found, Layout, each, number, pair, text, user
-from lightning_rlhf.data.messages import Message
+from lightning_rlhf.data.importing.rows import Dropped, Found, Layout, each, number, pair, text, turns, user
+from lightning_rlhf.data.layouts import same
 
 
 def _ultrafeedback(row: Mapping[str, Any]) -> Found:
@@ -39,24 +39,18 @@ def _scored(row: Mapping[str, Any]) -> Found:
 
 
 def _binarized(row: Mapping[str, Any]) -> Found:
-    better, worse = _turns(row.get("chosen")), _turns(row.get("rejected"))
-    if not better or not worse:
-        yield Dropped("chosen or rejected is no list of messages")
+    better, worse = turns(row, "chosen"), turns(row, "rejected")
+    if len(better) < 2 or len(worse) < 2:
+        yield Dropped("chosen or rejected is no conversation")
         return
     first, second = number(row.get("score_chosen")), number(row.get("score_rejected"))
-    if better[:-1] != worse[:-1]:
+    if not same(better[:-1], worse[:-1]):
         yield Dropped("the conversations differ before the last turn")
     elif first is not None and first == second:
         yield Dropped("two answers have the same score, so they make no pair")
     else:
         known = _known(score_chosen=first, score_rejected=second)
         yield from pair(better[:-1], better[-1]["content"], worse[-1]["content"], **known)
-
-
-def _turns(value: object) -> list[Message]:
-    if not isinstance(value, list):
-        return []
-    return [{"role": turn["role"], "content": str(turn["content"]).strip()} for turn in value]
 
 
 def _known(**columns: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
+from lightning_rlhf.report.kappa import cohens_kappa
 from lightning_rlhf.web.label.choices import Choice
 from lightning_rlhf.web.label.items import Item
 
@@ -112,13 +113,5 @@ def _class_of(choice: Choice) -> int:
 
 
 def _kappa(first: list[int], second: list[int]) -> float | None:
-    if len({*first, *second}) == 1:
-        return None
-    # Imported here because it takes a second, and most people label alone.
-    import torch
-    from torchmetrics.functional.classification import multiclass_cohen_kappa
-
-    kappa = float(
-        multiclass_cohen_kappa(torch.tensor(first), torch.tensor(second), num_classes=max(*first, *second) + 1)
-    )
-    return kappa if math.isfinite(kappa) else None
+    kappa = cohens_kappa(first, second, max(*first, *second) + 1).value
+    return None if math.isnan(kappa) else kappa

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
 from lightning_rlhf.assembly.import_dataset import import_dataset
 from lightning_rlhf.data import sources
@@ -61,6 +61,19 @@ def test_rows_with_other_values_than_those_wanted_are_dropped_and_counted(tmp_pa
     result = json.loads((folder / "result.json").read_text())
     assert result["metrics"]["kept"] == {"preferences": 1}
     assert result["metrics"]["dropped"] == {"subset is not code": 2}
+
+
+def test_a_column_that_the_data_do_not_have_is_named(hh: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none of the 4 rows .*: there is no column lang \(4\)$"):
+        imported(tmp_path, "hh", hh, where={"lang": "en"})
+
+
+def test_a_choice_of_splits_is_asked_for_as_this_command_calls_it(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    rows = Dataset.from_list([{"prompt": "Q", "chosen": "a", "rejected": "b"}])
+    DatasetDict({"train_prefs": rows, "train_sft": rows}).save_to_disk(str(data))
+    with pytest.raises(UserError, match=r"has the splits 'train_prefs', 'train_sft': .* such as split=train_prefs$"):
+        imported(tmp_path, "rewardbench", data)
 
 
 def test_data_of_another_layout_leave_nothing_behind(hh: Path, tmp_path: Path) -> None:

@@ -80,6 +80,42 @@ def test_an_input_of_alpaca_follows_its_instruction() -> None:
     assert dropped == {"the output is empty": 1}
 
 
+def test_earlier_turns_and_instructions_of_a_copy_of_alpaca_become_turns() -> None:
+    row = {"instruction": "Why?", "input": "n/a", "output": "So.", "system": "Rhyme.", "history": [["Hello", "Hi."]]}
+    files, _ = converted("alpaca", row)
+    prompt = [{"role": "system", "content": "Rhyme."}, user("Hello"), assistant("Hi."), user("Why?")]
+    assert files == {"demonstrations": [{"prompt": prompt, "completion": "So."}], "prompts": [{"prompt": prompt}]}
+
+
+@pytest.mark.parametrize(
+    ("layout", "row", "reason"),
+    [
+        ("alpaca", {"instruction": "Q?", "output": "A", "history": [["Hello"]]}, "not a pair of a question"),
+        ("hh", {"chosen": f"{HELLO}\ud83d", "rejected": f"{HELLO}No."}, "field 'chosen' contains half a character"),
+        ("rewardbench", {"prompt": [{"role": "user"}], "chosen": "a", "rejected": "b"}, "'prompt.content' is missing"),
+        (
+            "ultrafeedback",
+            {"chosen": [{"role": "judge", "content": "a"}], "rejected": []},
+            "field 'chosen.role' is text, expected system",
+        ),
+    ],
+)
+def test_rows_that_no_stage_could_read_are_dropped_with_one_reason_for_all(
+    layout: str, row: dict[str, Any], reason: str
+) -> None:
+    files, dropped = converted(layout, row, row)
+    assert not files
+    ((found, count),) = dropped.items()
+    assert (reason in found, count) == (True, 2)
+
+
+def test_half_a_character_in_a_message_of_openassistant_drops_the_message() -> None:
+    rows = [message("q0", None, "Q?"), message("a0", "q0", "one", 0), message("a1", "q0", "\ud83d", 1)]
+    files, dropped = converted("openassistant", *rows)
+    assert files.keys() == {"prompts", "demonstrations"}
+    assert dropped == {"field 'text' contains half a character, which no tokenizer accepts": 1}
+
+
 def test_ultrafeedback_keeps_each_score_and_makes_pairs_of_answers_whose_scores_differ() -> None:
     scores: dict[str, Any] = {"good": 8, "fair": "5.5", "as good": 8.0, "unrated": "N/A"}
     completions = [{"response": text, "overall_score": score} for text, score in scores.items()]
