@@ -11,6 +11,14 @@ from support import TINY, TINY_DPO, command, free_port, keep, result_of, run_fol
 
 pytestmark = pytest.mark.slow
 
+# The side of an element at which its text starts.
+SIDE = """(element) => {
+  const range = document.createRange(), whole = element.getBoundingClientRect();
+  range.selectNodeContents(element);
+  const text = range.getBoundingClientRect();
+  return text.left - whole.left < whole.right - text.right ? "left" : "right";
+}"""
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
@@ -120,6 +128,11 @@ def test_every_key_does_what_the_help_says(page: Page, tmp_path: Path) -> None:
         keys.press("e")
         keys.press("Control+a")
         keys.insert_text("A better answer with 1 = 0 s u in it")
+        keys.press("Escape")
+        expect(status).to_have_text("Discarded. e brings it back.")
+        expect(page.locator("#kept")).to_be_hidden()
+        keys.press("e")
+        expect(page.locator("#edited")).to_have_value("A better answer with 1 = 0 s u in it")
         keys.press("Control+Enter")
         keys.press("n")
         keys.insert_text("a comment")
@@ -226,3 +239,37 @@ def test_people_who_share_a_browser_see_their_own_order_of_the_answers(page: Pag
     assert all(row["chosen"][0]["content"].startswith("Good") for row in found)
     orders = {(row["label"]["item"], row["label"]["person"]): row["label"]["shown"] for row in found}
     assert any(orders[item, "bob"] != shown for (item, person), shown in orders.items() if person == "ann")
+
+
+def test_two_windows_of_one_person_never_say_that_a_lost_answer_is_saved(page: Page, tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs.jsonl", 3)
+    with server(tmp_path, "pairs=pairs.jsonl", "port=0", "repeats=0") as running:
+        log_in(page, running.url)
+        other = page.context.new_page()
+        other.goto(running.url)
+        expect(other.locator("#question")).to_be_visible()
+        assert prompt(other) == (first := prompt(page))
+        page.keyboard.press("=")
+        expect(page.locator("#status")).to_contain_text("Saved: a tie")
+        other.keyboard.press("0")
+        expect(other.locator("#status")).to_contain_text("That answer stays, and this one was not saved.")
+        # It goes on with the question that the first window shows now.
+        expect(other.locator("#progress")).to_contain_text("1 done")
+        assert prompt(other) == prompt(page) != first
+    assert [row["verdict"] for row in rows(tmp_path / "labels.jsonl")] == ["tie"]
+
+
+def test_arabic_and_hebrew_run_from_right_to_left_and_code_does_not(page: Page, tmp_path: Path) -> None:
+    arabic = "مرحبا بالعالم.\n\nEnglish.\n\n1. واحد\n\n```python\nprint(1)\n```"
+    pair = {"prompt": "שלום", "chosen": arabic, "rejected": "No."}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
+    with server(tmp_path, "pairs=pairs.jsonl", "port=0") as running:
+        log_in(page, running.url)
+        answer = page.locator(".answer .text", has_text="English.")
+        sides = {text: answer.locator("p", has_text=text).evaluate(SIDE) for text in ("مرحبا", "English")}
+        assert sides == {"مرحبا": "right", "English": "left"}
+        assert page.locator(".turn .text p").evaluate(SIDE) == "right"
+        assert answer.locator("pre").evaluate("(e) => getComputedStyle(e).direction") == "ltr"
+        assert answer.locator("li").evaluate("(e) => getComputedStyle(e).direction") == "rtl"
+        other = page.locator(".answer .text", has_text="No.")
+        assert other.locator("p").evaluate(SIDE) == "left"

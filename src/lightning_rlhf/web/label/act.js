@@ -1,9 +1,9 @@
 // What a person does, by keys or by buttons.
 
-import { $, fill, page, say, show, showPeople } from "/show.js";
+import { $, fill, page, say, show, showPeople, typed } from "/show.js";
 import { ask, closed } from "/talk.js";
 
-const WAIT = { wait: 1000, failed: 3000, done: 3000 }; // milliseconds until the page looks for a question again
+const WAIT = { wait: 300, failed: 3000, done: 3000 }; // milliseconds until the page looks for a question again
 let busy = false, timer = 0;
 
 // Runs a request unless one is under way, and shows what the server says next.
@@ -66,7 +66,7 @@ function plain() {
 }
 
 function open(box, text, start) {
-  text.value ||= start;
+  text.value ||= page.dropped[text.id] || start;
   $("editor").hidden = box !== "editor";
   $("noter").hidden = box !== "noter";
   fill();
@@ -75,7 +75,12 @@ function open(box, text, start) {
 }
 
 function close(box, text, keep) {
-  if (!keep) text.value = "";
+  if (!keep && text.value.trim()) {
+    // Escape is pressed by mistake, too.
+    page.dropped[text.id] = text.value;
+    text.value = "";
+    say(`Discarded. ${box === "editor" ? "e" : "n"} brings it back.`);
+  }
   $(box).hidden = true;
   text.blur();
   fill();
@@ -154,6 +159,11 @@ for (const [box, text] of [["editor", "edited"], ["noter", "comment"]]) {
   });
 }
 $("who").onclick = rename;
+
+// What has been typed is saved with a choice, so a browser asks before it loses that.
+addEventListener("beforeunload", (event) => {
+  if (page.state?.question && typed().length) event.preventDefault();
+});
 
 const settings = await ask("/settings"), known = localStorage.getItem("person");
 page.person = settings.person;

@@ -13,7 +13,7 @@ from lightning_rlhf.data.verdicts import Verdict
 from lightning_rlhf.web.access import protect
 from lightning_rlhf.web.label.agreement import agreements, habits
 from lightning_rlhf.web.label.choices import Choice
-from lightning_rlhf.web.label.desk import Desk
+from lightning_rlhf.web.label.desk import AnsweredOtherwise, Desk
 from lightning_rlhf.web.label.differences import differences
 from lightning_rlhf.web.label.questions import Question, Said
 from lightning_rlhf.web.label.supply import Supply
@@ -22,6 +22,7 @@ from lightning_rlhf.web.markdown import code_css, to_html
 Person = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=40)]
 _LONGEST = 100_000
 _UNKNOWN = "The server does not have this question any more, so nothing was saved. This is another one."
+_ANSWERED = "You have answered this question in another window. That answer stays, and this one was not saved."
 _FILES = ("page.css", "act.js", "show.js", "talk.js")
 
 
@@ -105,6 +106,8 @@ def make_app(desk: Desk, supply: Supply, *, host: str, password: str | None, def
             desk.answer(sent.person, sent.item, sent.round, said)
         except KeyError as error:
             raise HTTPException(404, _UNKNOWN) from error
+        except AnsweredOtherwise as error:
+            raise HTTPException(409, _ANSWERED) from error
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
         except OSError as error:

@@ -89,7 +89,7 @@ def demonstrations_of(rows: Iterable[Row]) -> list[Row]:
             "label": {name: first[name] for name in ("id", "item", "person", "time")},
         }
         for first, (row, *_) in _grouped(rows)
-        if first["edited"] and not first["round"]
+        if first["edited"]
     ]
 
 

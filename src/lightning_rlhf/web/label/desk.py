@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from threading import RLock
 
 from lightning_rlhf.web.label.book import Book, new_id, now
@@ -15,6 +16,10 @@ from lightning_rlhf.web.label.questions import Progress, Question, Said
 _HELD_SECONDS = 1800.0
 # A question is repeated when a person has answered this many others since, and does not remember the answer.
 _REPEAT_AFTER = 10
+
+
+class AnsweredOtherwise(Exception):
+    """A person has said something else about the question before."""
 
 
 class Desk:
@@ -88,9 +93,10 @@ class Desk:
             return self.as_question(person, *place)
 
     def answer(self, person: str, item: str, round: int, said: Said) -> Choice:
-        """Writes what a person says about a question. A question that is answered already keeps its answer.
+        """Writes what a person says about a question, once.
 
-        The page repeats what it has sent if it does not know whether the server has received it.
+        The page repeats what it has sent if it does not know whether the server has received it. A person who has the
+        page open in two windows may also answer the question in both; the first answer stays.
 
         Args:
             person: Name of the person.
@@ -104,11 +110,10 @@ class Desk:
         Raises:
             KeyError: If there is no such item.
             ValueError: If the best answer is missing, or there is no such answer.
+            AnsweredOtherwise: If the person has answered the question already, and says something else now.
             OSError: If the choice cannot be written.
         """
         with self._lock:
-            if (known := self._choice(person, item, round)) is not None:
-                return known
             question = self.as_question(person, item, round)
             if (said.verdict == "better") != (said.pick is not None):
                 raise ValueError(f"verdict={said.verdict} with pick={said.pick}: only a better answer has a place")
@@ -128,6 +133,10 @@ class Desk:
                 seconds=_tenths(said.seconds),
                 time=now(),
             )
+            if (known := self._choice(person, item, round)) is not None:
+                if replace(choice, id=known.id, time=known.time) != known:
+                    raise AnsweredOtherwise
+                return known
             self.book.record(choice)
             if self._held.get(person, ("", 0))[:2] == (item, round):
                 del self._held[person]

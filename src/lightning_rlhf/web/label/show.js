@@ -8,6 +8,7 @@ export const page = {
   token: "", // what is shown
   strength: null, // 1, 2 or 3
   raw: false, // whether texts are shown as they are
+  dropped: {}, // texts that were discarded, by the box in which they were typed
   marked: null, // HTML of the differences, while they are shown
   since: 0, // when the question appeared
 };
@@ -28,7 +29,8 @@ export function show(state) {
   // A question that the server repeats stays as it is, with what has been typed.
   if (!before && page.token === question.token) return;
   Object.assign(page, {
-    token: question.token, strength: before?.strength ?? null, marked: null, since: performance.now(),
+    token: question.token, strength: before?.strength ?? null, marked: null, dropped: {},
+    since: performance.now(),
   });
   $("edited").value = before?.edited ?? "";
   $("comment").value = before?.comment ?? "";
@@ -59,10 +61,15 @@ export function fill() {
   for (const [key, on] of Object.entries(pressed)) {
     all(`.tools [data-key="${key}"]`, (button) => button.setAttribute("aria-pressed", on));
   }
-  const typed = { edited: "an edited answer", comment: "a comment" };
-  const kept = Object.keys(typed).filter((id) => $(id).value.trim()).map((id) => typed[id]);
+  const kept = typed();
   $("kept").hidden = !kept.length || !$("editor").hidden || !$("noter").hidden;
   $("kept").textContent = `Your choice also saves ${kept.join(" and ")}.`;
+}
+
+// Names what has been typed.
+export function typed() {
+  const words = { edited: "an edited answer", comment: "a comment" };
+  return Object.keys(words).filter((id) => $(id).value.trim()).map((id) => words[id]);
 }
 
 export function showPeople({ people, agreements }) {
@@ -103,14 +110,14 @@ function showProgress({ done, left, rate }) {
 
 function turn({ role }) {
   return make("div", { className: `turn ${role}` }, make("span", { className: "role", textContent: role }),
-    make("div", { className: "text" }));
+    make("div", { className: "text", dir: "auto" }));
 }
 
 function card({ finished }, place) {
   const pick = keyed(place + 1, "pick", make("span", { className: "how" }));
   const cut = finished ? [] : [make("span", { className: "quiet", textContent: "cut off at the length limit" })];
   return make("article", { className: "answer" }, make("div", { className: "row" }, pick, ...cut),
-    make("div", { className: "text" }));
+    make("div", { className: "text", dir: "auto" }));
 }
 
 function verdicts(count) {

@@ -101,6 +101,15 @@ def test_an_answer_that_arrives_twice_is_one_choice(page: Any, out: Path) -> Non
     assert len(out.read_text().splitlines()) == 1
 
 
+def test_a_question_that_another_window_has_answered_is_told_so(page: Any, out: Path) -> None:
+    client = page()
+    question = asked(post(client, "/question"))
+    post(client, "/answer", **question, verdict="tie")
+    detail = post(client, "/answer", 409, **question, verdict="both_bad")["detail"]
+    assert detail.startswith("You have answered this question in another window.")
+    assert [json.loads(line)["verdict"] for line in out.read_text().splitlines()] == ["tie"]
+
+
 def test_a_page_that_shows_something_else_is_told_so(page: Any, out: Path) -> None:
     client = page(8, count=4)
     state = post(client, "/question")

@@ -10,6 +10,7 @@ import pytest
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.web.label import desk as desk_module
 from lightning_rlhf.web.label.book import Book
+from lightning_rlhf.web.label.desk import AnsweredOtherwise
 from lightning_rlhf.web.label.questions import Said
 
 
@@ -116,8 +117,22 @@ def test_an_answer_that_is_sent_twice_counts_once(make_desk: Any, out: Path) -> 
     desk = make_desk(2)
     question = desk.question("ann")
     first = desk.answer("ann", question.item.id, 0, Said("better", 0))
-    assert desk.answer("ann", question.item.id, 0, Said("better", 1)) == first
+    assert desk.answer("ann", question.item.id, 0, Said("better", 0)) == first
     assert len(lines(out)) == 1
+
+
+@pytest.mark.parametrize(
+    "later", [Said("better", 1), Said("skip"), Said("better", 0, strength=2), Said("better", 0, comment="hm")]
+)
+def test_the_first_of_two_answers_stays_and_the_other_is_refused(make_desk: Any, later: Said, out: Path) -> None:
+    desk = make_desk(2)
+    question = desk.question("ann")
+    desk.answer("ann", question.item.id, 0, Said("better", 0))
+    kept = out.read_bytes()
+    with pytest.raises(AnsweredOtherwise):
+        desk.answer("ann", question.item.id, 0, later)
+    assert out.read_bytes() == kept
+    assert desk.question("ann").item.id == "item1"
 
 
 def test_undo_takes_back_one_choice_after_another(make_desk: Any, say: Any, out: Path) -> None:

@@ -16,7 +16,15 @@ def test_words_that_differ_are_marked() -> None:
 
 
 def test_each_text_is_compared_with_the_first_and_the_first_with_the_second() -> None:
-    assert differences(["a b", "a c", "a b d"]) == ["a <mark>b</mark>", "a <mark>c</mark>", "a b<mark> d</mark>"]
+    assert differences(["a b", "a c", "a b d"]) == ["a <mark>b</mark>", "a <mark>c</mark>", "a b <mark>d</mark>"]
+
+
+def test_space_does_not_count_and_chinese_is_compared_character_by_character() -> None:
+    assert differences(["a  b\n", "\ta\nb"]) == ["a  b\n", "\ta\nb"]
+    assert differences(["水壶漏水", "水杯漏水 now"]) == [
+        "水<mark>壶</mark>漏水",
+        "水<mark>杯</mark>漏水 <mark>now</mark>",
+    ]
 
 
 @given(st.lists(st.text(alphabet="ab <>&\"'\n.é"), min_size=2, max_size=4))
