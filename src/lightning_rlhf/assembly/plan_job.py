@@ -69,16 +69,25 @@ def job_of(config: DictConfig, stage: str) -> Job:
     }
     if record.samples:
         settings |= _of_rollouts(config, block, source, models)
+    elif _answers_prompts(block):
+        settings["engine"] = own_engine(block.module.engine, source)
     if "normalize" in block.callbacks:
         node = block.callbacks.normalize
         settings |= {
             "rollout_batch_size": node.num_samples,
             "rollout_micro_batch_size": node.batch_size,
             "normalizing_length": node.sampling.max_new_tokens,
+            "engine": own_engine(node.engine, source),
             **sampler_settings(node.engine, node.batch_size),
         }
     reference = record.has_reference and not block.module.get("reference_free", False)
     return Job(**settings, reference=reference).within_budget()
+
+
+def _answers_prompts(block: DictConfig) -> bool:
+    """Whether a stage that learns from given texts answers held-out prompts, for which it needs an engine too."""
+    asked = block.data.get("answer_prompts", block.data.get("prompts_held_out") is not None)
+    return "engine" in block.module and bool(asked)
 
 
 def _earlier(config: DictConfig, stage: str) -> Models:
