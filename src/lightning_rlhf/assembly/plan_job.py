@@ -18,6 +18,7 @@ from lightning_rlhf.assembly.stage_checks import check_quantization, check_roles
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapters.files import adapter_kind, holds_adapter
 from lightning_rlhf.models.adapters.lora import Lora
+from lightning_rlhf.models.attention import FLASH
 from lightning_rlhf.models.names import adapter_folder
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.planner.job import Job
@@ -41,6 +42,9 @@ def job_of(config: DictConfig, stage: str) -> Job:
     config = _with_start(handed_on(config, models), config)
     block, trainer = config[record.block], config.trainer
     source: ModelSource = instantiate(config.model, _convert_="all")
+    if source.attn_implementation == FLASH:
+        # The models of a plan are on no GPU. The attention of PyTorch needs about as much memory.
+        source = replace(source, attn_implementation=None)
     spread, gpu = layout_of(config), plans_for_gpus(trainer)
     check_quantization(source, block, config.roles, divides=spread.divides_weights)
     check_roles(config.roles, record, source)
