@@ -4,8 +4,8 @@
     python benchmarks/process_settings.py memory [--row sft] [--turns 2]
 
 ROW is a name of benchmarks/peers/rows.py, whose work this package does. The settings of `threads` or `memory` take
-turns, each in a process of its own, and the rates of all turns are printed. With --busy, another process computes all
-the time on one core. `chosen` is what the command line chooses, and `library` is the default of OpenMP and of glibc.
+turns, each in a process of its own, whose rate is printed. With --busy, another process computes all the time on one
+core. `chosen` is what the command line chooses, and `library` is the default of OpenMP and of glibc.
 """
 
 import argparse
@@ -89,13 +89,10 @@ def main() -> None:
     chosen = parser.parse_args()
     name = chosen.row or {"threads": "rollout_geometric", "memory": "sft"}[chosen.what]
     work = work_of(ROWS[name], []) | {"repeats": chosen.repeats}
-    rates: dict[str, list[float]] = {what: [] for what in SETTINGS[chosen.what]}
     with another_process(wanted=chosen.busy):
-        for _ in range(chosen.turns):
+        for turn in range(1, chosen.turns + 1):
             for what, setting in SETTINGS[chosen.what].items():
-                rates[what].append(rate(name, work, setting))
-    for what, found in rates.items():
-        print(f"{name}, {what}: {', '.join(f'{one:,.4g}' for one in found)} {ROWS[name].unit}")
+                print(f"{name}, turn {turn}, {what}: {rate(name, work, setting):,.4g} {ROWS[name].unit}", flush=True)
 
 
 if __name__ == "__main__":
