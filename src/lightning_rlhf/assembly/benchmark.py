@@ -52,7 +52,8 @@ def benchmark(config: DictConfig, folder: Path) -> dict[str, Any]:
     renderer.stop_ids = (eos,) if settings.length_distribution == "geometric" else ()
     stage = prepare(_configured(config, settings, source), "ppo", folder, renderer)
     module: Any = stage.module
-    set_nets(module, settings, source, eos)
+    # The stage has chosen the attention of its models.
+    set_nets(module, settings, instantiate(stage.config.model, _convert_="all"), eos)
     memory = PeakMemory(settings.iterations - 1)
     clock = Stopwatch(memory.enter)
     module.engine.build = clock.timed(module.engine.build)

@@ -78,8 +78,13 @@ class PromptBatch(NamedTuple):
     def rows(self, index: slice | list[int]) -> "PromptBatch":
         """Returns some of the rows."""
         places = range(len(self.texts))[index] if isinstance(index, slice) else index
-        lists = ([column[place] for place in places] for column in (self.texts, self.columns, self.indices))
-        return PromptBatch(self.input_ids[index], self.attention_mask[index], *lists)
+        return PromptBatch(
+            self.input_ids[index],
+            self.attention_mask[index],
+            [self.texts[place] for place in places],
+            [self.columns[place] for place in places],
+            [self.indices[place] for place in places],
+        )
 
     def to(self, device: torch.device) -> "PromptBatch":
         """Returns the batch with its tensors on a device."""
