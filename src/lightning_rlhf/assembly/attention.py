@@ -20,9 +20,10 @@ def attention_of(config: DictConfig, block: DictConfig) -> str | None:
         block: The block of the stage, whose `trainer` overrules that of the configuration.
     """
     model = config.model
+    given: str | None = model.attn_implementation
     # Compiled code cannot look at positions, in which flash attention finds the rows of a line.
-    if model.attn_implementation is not None or model.compile or not plans_for_gpus(config.trainer):
-        return model.attn_implementation
+    if given is not None or model.compile or not plans_for_gpus(config.trainer):
+        return given
     source: ModelSource = instantiate(model, _convert_="all")
     precision = str(block.trainer.get("precision", config.trainer.precision))
     chosen = chosen_attention(source.hf_config(), precision, on_cuda=True, installed=flash_is_installed())

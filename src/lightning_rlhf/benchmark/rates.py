@@ -48,7 +48,8 @@ def phases(
         peak: FLOP/s of a device in a matrix product.
         memory: Peak bytes of tensors by phase; empty if they are not known.
     """
-    found, both = {}, _flops(iterations, run)
+    both = _flops(iterations, run)
+    found = {}
     for phase in PHASES:
         seconds = median(one.seconds[phase] for one in iterations)
         passes = run.ppo_epochs if phase == "update" else 1

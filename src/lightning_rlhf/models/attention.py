@@ -7,6 +7,7 @@ Source: Dao, "FlashAttention-2: Faster Attention with Better Parallelism and Wor
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -45,15 +46,16 @@ def chosen_attention(config: PreTrainedConfig, precision: str, *, on_cuda: bool,
     Returns:
         `flash_attention_2`, or None for the choice of transformers, which is `sdpa` if the family has it.
     """
-    net = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    net: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    settings: Any = config
+    head = getattr(config, "head_dim", None) or settings.hidden_size // settings.num_attention_heads
     fits = (
         on_cuda
         and installed
         and precision in _16_BITS
         and config.model_type in FAMILIES
         and net is not None
-        and net._supports_flash_attn
+        and bool(net._supports_flash_attn)
         and head <= _LARGEST_HEAD
     )
     return FLASH if fits else None

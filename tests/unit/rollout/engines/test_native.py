@@ -362,10 +362,10 @@ def net_in_8_bits(make_source: MakeSource, make_causal_lm: MakeNet) -> PreTraine
 
 def set_outliers(net: nn.Module, threshold: float) -> None:
     """Sets the size from which an input of an 8-bit layer is an outlier; 0 turns the search for outliers off."""
-    layers = [module for module in net.modules() if type(module).__module__ == "bitsandbytes.nn.modules"]
+    layers: list[Any] = [module for module in net.modules() if type(module).__module__ == "bitsandbytes.nn.modules"]
     assert len(layers) == 14
     for layer in layers:
-        layer.state.threshold = threshold  # type: ignore[union-attr]
+        layer.state.threshold = threshold
 
 
 # Either no column has outliers, so that all inputs are rounded to 8 bits, or all columns have.
