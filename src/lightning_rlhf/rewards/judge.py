@@ -6,6 +6,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from lightning_rlhf.errors import UserError, require
+from lightning_rlhf.rewards.remote import Remote
 
 if TYPE_CHECKING:
     from lightning_rlhf.data.fields import Message
@@ -73,6 +74,11 @@ class LLMJudge:
         # The errors of the providers have no common class.
         except Exception as error:
             raise UserError(f"model={model}: {error}") from error
+
+    @property
+    def remote(self) -> Remote:
+        """A call of a rollout is about one response, so that there are never more requests than `max_concurrency`."""
+        return Remote(calls=self.max_concurrency, rows=1)
 
     def __call__(
         self,
