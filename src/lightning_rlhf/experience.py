@@ -153,3 +153,5 @@ class Rollout(NamedTuple):
     seconds: float
     messages: Sequence[Sequence[dict[str, Any]]]
     """The conversation before the response of each of the B rows."""
+    rescored: Tensor
+    """(B,) bool, whether the actor computed the log-probs of the response again after the sampler."""

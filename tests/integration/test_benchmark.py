@@ -43,6 +43,11 @@ def test_a_benchmark_prints_its_phases_and_leaves_every_metric(tmp_path: Path) -
     assert metrics["samples_per_second"] == pytest.approx(8 / metrics["iteration_seconds"])
     assert metrics["tokens_per_second"] == pytest.approx(8 * 11 / metrics["iteration_seconds"])
     assert set(result["phases"]) == {"rollout", "score", "update"}
+    peaks = [phase["peak_tensor_bytes"] for phase in result["phases"].values()]
+    assert max(peaks) == metrics["peak_tensor_bytes"]
+    table = done.stdout[done.stdout.index("peak memory") :]
+    # Each phase and the iteration show their peaks.
+    assert table[: table.index("peak memory:")].count("iB") == 4
     assert len(result["iterations"]) == 2
     assert result["mean_lengths"] == {"prompt": 6.0, "response": 5.0}
     words = done.stdout.split()
@@ -91,6 +96,26 @@ def test_the_meter_sees_gradients_and_optimizer_states(tmp_path: Path) -> None:
     # Weights, gradients, and two averages for each trained weight; activations come on top.
     assert full["metrics"]["peak_tensor_bytes"] > weights + 3 * trained
     assert full["metrics"]["peak_rss_bytes"] > full["metrics"]["peak_tensor_bytes"]
+
+
+def test_the_update_needs_more_memory_than_the_phases_without_gradients(tmp_path: Path) -> None:
+    phases = measured(tmp_path, "response_length=3", "repeats=1", "model.config.hidden_size=64")["phases"]
+    peaks = {name: phase["peak_tensor_bytes"] for name, phase in phases.items()}
+    assert peaks["update"] > peaks["rollout"]
+    assert peaks["update"] > peaks["score"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "passes"),
+    # The critic, which has no such head, and the reference; and in 16 bits the actor too.
+    [([], 1), (["trainer.precision=bf16-mixed"], 2)],
+)
+def test_the_scoring_of_the_actor_counts_where_it_happens(overrides: list[str], passes: int, tmp_path: Path) -> None:
+    settings = ["response_length=3", "repeats=1", "rollout_batch_size=32", "algorithm=rloo"]
+    phases = measured(tmp_path, *settings, *overrides)["phases"]
+    flops = {name: phase["tflops"] * phase["seconds"] for name, phase in phases.items()}
+    # A rollout is one pass of the actor. In fp32 the actor scores the longest of 32 responses alone.
+    assert flops["score"] / flops["rollout"] == pytest.approx(passes + (passes == 1) / 32)
 
 
 def test_a_wrong_setting_is_one_message_and_leaves_no_folder(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from lightning_rlhf.assembly.interrupted import interruptions
 from lightning_rlhf.assembly.library_messages import silence_libraries
 from lightning_rlhf.assembly.renderer import load_renderer
 from lightning_rlhf.assembly.stage import prepare, read_data
-from lightning_rlhf.benchmark.flops import counted
+from lightning_rlhf.benchmark.flops import PHASES, counted
 from lightning_rlhf.benchmark.gemm import gemm_flops
 from lightning_rlhf.benchmark.memory import PeakMemory, peak_rss_bytes
 from lightning_rlhf.benchmark.rates import mean_lengths, phases, rates
@@ -52,10 +52,12 @@ def benchmark(config: DictConfig, folder: Path) -> dict[str, Any]:
     renderer.stop_ids = (eos,) if settings.length_distribution == "geometric" else ()
     stage = prepare(_configured(config, settings, source), "ppo", folder, renderer)
     module: Any = stage.module
-    set_nets(module, settings, source, eos)
-    clock, memory = Stopwatch(), PeakMemory(settings.iterations - 1)
+    # The stage has chosen the attention of its models.
+    set_nets(module, settings, instantiate(stage.config.model, _convert_="all"), eos)
+    memory = PeakMemory(settings.iterations - 1)
+    clock = Stopwatch(memory.enter)
     module.engine.build = clock.timed(module.engine.build)
-    stage.trainer.callbacks += [clock, memory]  # type: ignore[attr-defined]
+    stage.trainer.callbacks += [memory, clock]  # type: ignore[attr-defined]
     read_data(stage)
     pl.seed_everything(config.seed, verbose=False)
     with interruptions():
@@ -66,17 +68,18 @@ def benchmark(config: DictConfig, folder: Path) -> dict[str, Any]:
             "the setting that ends it"
         )
     # Each process has its own peaks. The seconds are those of the first process, which waits for all others.
-    tensors, processes = zip(*gather_objects([(memory.peak, peak_rss_bytes())]), strict=True)
+    tensors, processes = zip(*gather_objects([(memory.peaks, peak_rss_bytes())]), strict=True)
+    of_phases = {phase: max(peaks[phase] for peaks in tensors) for phase in PHASES if all(tensors)}
     peaks = {"peak_rss_bytes": max(processes)}
-    if None not in tensors:
-        peaks["peak_tensor_bytes"] = max(tensors)
+    if of_phases:
+        peaks["peak_tensor_bytes"] = max(of_phases.values())
     peak_flops = gemm_flops(module.device, dtype_of(module, stage.trainer.precision))
     measured, run = clock.iterations[settings.warmup : -1], counted(job_of_benchmark(config, settings, source))
     result = {
         "stage": "benchmark",
         "status": "finished",
         "metrics": rates(measured, run, stage.trainer.world_size, peak_flops) | peaks,
-        "phases": phases(measured, run, stage.trainer.world_size, peak_flops),
+        "phases": phases(measured, run, stage.trainer.world_size, peak_flops, of_phases),
         "iterations": [iteration.seconds for iteration in measured],
         "mean_lengths": mean_lengths(measured),
         "seconds": round(time.perf_counter() - start, 3),

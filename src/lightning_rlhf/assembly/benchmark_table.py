@@ -25,7 +25,9 @@ def print_benchmark(result: dict[str, Any], folder: Path) -> None:
     for role, count in result["parameters"].items():
         nets.add_row(role, *(f"{count[kind] / 10**6:,.1f}M" for kind in ("total", "trained")))
     console.table(nets)
-    rows = _table("phase", "seconds", "samples/s", "tokens/s", "TFLOPS", "of GEMM", "ColossalAI's TFLOPS")
+    rows = _table(
+        "phase", "seconds", "samples/s", "tokens/s", "TFLOPS", "of GEMM", "ColossalAI's TFLOPS", "peak memory"
+    )
     whole = {
         "seconds": metrics["iteration_seconds"],
         **{name: metrics[name] for name in result["phases"]["update"] if name != "seconds"},
@@ -39,6 +41,7 @@ def print_benchmark(result: dict[str, Any], folder: Path) -> None:
             _three_digits(phase["tflops"]),
             f"{100 * phase['gemm_share']:.1f}%",
             _three_digits(phase["tflops_seed_formula"]),
+            readable(phase["peak_tensor_bytes"]) if "peak_tensor_bytes" in phase else "-",
         )
     console.table(rows)
     peak = f"{readable(metrics['peak_rss_bytes'])} of the whole process"

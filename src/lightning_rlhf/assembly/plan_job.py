@@ -18,6 +18,7 @@ from lightning_rlhf.assembly.stage_checks import check_quantization, check_roles
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapters.files import adapter_kind, holds_adapter
 from lightning_rlhf.models.adapters.lora import Lora
+from lightning_rlhf.models.attention import FLASH
 from lightning_rlhf.models.names import adapter_folder
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.planner.job import Job
@@ -41,6 +42,9 @@ def job_of(config: DictConfig, stage: str) -> Job:
     config = _with_start(handed_on(config, models), config)
     block, trainer = config[record.block], config.trainer
     source: ModelSource = instantiate(config.model, _convert_="all")
+    if source.attn_implementation == FLASH:
+        # The models of a plan are on no GPU. The attention of PyTorch needs about as much memory.
+        source = replace(source, attn_implementation=None)
     spread, gpu = layout_of(config), plans_for_gpus(trainer)
     check_quantization(source, block, config.roles, divides=spread.divides_weights)
     check_roles(config.roles, record, source)
@@ -69,16 +73,25 @@ def job_of(config: DictConfig, stage: str) -> Job:
     }
     if record.samples:
         settings |= _of_rollouts(config, block, source, models)
+    elif _answers_prompts(block):
+        settings["engine"] = own_engine(block.module.engine, source)
     if "normalize" in block.callbacks:
         node = block.callbacks.normalize
         settings |= {
             "rollout_batch_size": node.num_samples,
             "rollout_micro_batch_size": node.batch_size,
             "normalizing_length": node.sampling.max_new_tokens,
+            "engine": own_engine(node.engine, source),
             **sampler_settings(node.engine, node.batch_size),
         }
     reference = record.has_reference and not block.module.get("reference_free", False)
     return Job(**settings, reference=reference).within_budget()
+
+
+def _answers_prompts(block: DictConfig) -> bool:
+    """Whether a stage that learns from given texts answers held-out prompts, for which it needs an engine too."""
+    asked = block.data.get("answer_prompts", block.data.get("prompts_held_out") is not None)
+    return "engine" in block.module and bool(asked)
 
 
 def _earlier(config: DictConfig, stage: str) -> Models:

@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
+from lightning_rlhf.assembly.attention import attention_of
 from lightning_rlhf.assembly.handoff import Models, handed_on
 from lightning_rlhf.assembly.interrupted import interruptions
 from lightning_rlhf.assembly.loggers import begin, finish
@@ -71,6 +72,7 @@ def prepare(
     if "write" in config.data:
         # The data are computed first, and then read like any others.
         instantiate(config.data.write)
+    config.model.attn_implementation = attention_of(config, block)
     source: ModelSource = instantiate(config.model, _convert_="all")
     trainer = build_trainer(config, record, source)
     check_quantization(source, block, config.roles, divides=shards_parameters(trainer))

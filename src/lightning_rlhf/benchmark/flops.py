@@ -2,8 +2,8 @@
 
 `honest` counts what has to be computed: each real token passes through a model once, in a rollout because there is a
 key-value cache; a token attends to those before it, which are half of the row on average; and the head of a language
-model is needed at response tokens alone. Padding does not count, and neither does anything that is computed twice. See
-`planner.flops` for the sources.
+model is needed at response tokens alone. Padding does not count. A response that the actor scores after the sampler
+counts twice, because it passes through the actor twice. See `planner.flops` for the sources.
 
 `of_predecessors` is the formula of ColossalAI's benchmarks, with which their figures can be compared. Its rollout has
 no cache: each new token sends the whole row before it through the model. With 400 prompt tokens and 112 response
@@ -13,6 +13,7 @@ Source: ColossalAI, applications/ChatGPT, `chatgpt/trainer/callbacks/performance
 Shapes: N rows over all processes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lightning_rlhf.planner.flops import backward_flops, forward_flops
@@ -40,6 +41,8 @@ class Counted:
     ppo_epochs: int
     checkpointing: bool
     """Whether the update computes the activations of blocks once more."""
+    exact_kl: bool
+    """Whether scoring computes the KL over the whole vocabulary, in another pass of actor and reference."""
 
 
 def counted(job: Job) -> Counted:
@@ -66,23 +69,26 @@ def counted(job: Job) -> Counted:
         learners=learners,
         ppo_epochs=job.ppo_epochs,
         checkpointing=job.model.gradient_checkpointing,
+        exact_kl=job.exact_kl,
     )
 
 
-def honest(run: Counted, prompts: list[int], responses: list[int]) -> dict[str, float]:
+def honest(run: Counted, prompts: list[int], responses: list[int], rescored: Sequence[bool]) -> dict[str, float]:
     """Counts the FLOPs that an iteration needs, by phase, over all processes.
 
     Args:
         run: The models.
         prompts: N numbers of prompt tokens.
         responses: N numbers of response tokens.
+        rescored: N times whether the actor scored the response, because the sampler's log-probs could not stand for
+            its own.
     """
     rows = list(zip(prompts, responses, strict=True))
 
-    def forward(role: str) -> float:
+    def forward(role: str, rows: Sequence[tuple[int, int]] = rows) -> float:
         net = run.nets[role]
         body = sum(forward_flops(net, prompt + more, (prompt + more) // 2) for prompt, more in rows)
-        return body + 2 * run.head * sum(responses) * (role in _POLICIES)
+        return body + 2 * run.head * sum(more for _, more in rows) * (role in _POLICIES)
 
     def step(role: str) -> float:
         net = run.nets[role]
@@ -97,8 +103,9 @@ def honest(run: Counted, prompts: list[int], responses: list[int]) -> dict[str, 
 
     return {
         "rollout": forward("actor"),
-        # The rollout has computed the log-probs of the actor, though in 16 bits and with vLLM it scores them too.
-        "score": sum(forward(role) for role in run.nets if role != "actor"),
+        "score": sum(forward(role) for role in run.nets if role != "actor")
+        + forward("actor", [row for row, again in zip(rows, rescored, strict=True) if again])
+        + sum(forward(role) for role in _POLICIES) * run.exact_kl,
         "update": run.ppo_epochs * sum(step(role) for role in run.learners),
     }
 

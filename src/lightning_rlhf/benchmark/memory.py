@@ -14,43 +14,56 @@ from lightning_rlhf.hooks import RLHFCallback
 
 
 class PeakMemory(RLHFCallback):
-    """Measures the largest number of bytes of tensors in one iteration, on this process."""
+    """Measures the largest number of bytes of tensors in each phase of one iteration, on this process."""
 
     def __init__(self, iteration: int) -> None:
         """Takes the number of the iteration, counted from 0."""
         self.iteration = iteration
-        self.peak: int | None = None
-        """The bytes; None before the end of the iteration, and on a CPU whose C library does not tell them."""
+        self.peaks: dict[str, int] = {}
+        """The bytes by phase; empty before the iteration, and on a CPU whose C library does not tell them."""
+        self.phase: str | None = None
+        """The phase that is measured; None outside the iteration."""
         self.stack = ExitStack()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the meter."""
-        if trainer.current_epoch != self.iteration:
+        """Starts the meter. What an iteration does before it samples belongs to scoring, as in `Stopwatch`."""
+        self.device = pl_module.device
+        if trainer.current_epoch != self.iteration or not (self.device.type == "cuda" or measures()):
             return
-        if pl_module.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(pl_module.device)
-            return
-        if not measures():
-            return
-        gc.collect()
-        # The rest belongs to Python and libraries.
-        self.other, self.meter = allocated() - tensor_bytes(), Meter()
-        self.stack.enter_context(self.meter)
+        if self.device.type != "cuda":
+            gc.collect()
+            # The rest belongs to Python and libraries.
+            self.other, self.meter = allocated() - tensor_bytes(), Meter()
+            self.stack.enter_context(self.meter)
+        self.phase = "score"
+        self._most_since()
+
+    def enter(self, phase: str) -> None:
+        """Ends the phase that is measured and begins another. It starts with the tensors that are there."""
+        if self.phase is not None:
+            self.peaks[self.phase] = max(self.peaks.get(self.phase, 0), self._most_since())
+            self.phase = phase
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Reads the meter."""
-        if trainer.current_epoch != self.iteration:
-            return
-        if pl_module.device.type == "cuda":
-            self.peak = torch.cuda.max_memory_allocated(pl_module.device)
-            return
-        if measures():
+        """Reads the meter for the last time."""
+        if self.phase is not None:
+            self.enter(self.phase)
+            self.phase = None
             self.stack.close()
-            self.peak = self.meter.most - self.other
+
+    def _most_since(self) -> int:
+        """The largest number of bytes since the last call."""
+        if self.device.type == "cuda":
+            most = torch.cuda.max_memory_allocated(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return most
+        most, self.meter.most = self.meter.most - self.other, allocated()
+        return most
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Stops the meter, which would slow down whatever this process does next."""
         self.stack.close()
+        self.phase = None
 
 
 def peak_rss_bytes() -> int:

@@ -33,15 +33,21 @@ class Iteration(NamedTuple):
     """Number of prompt tokens of each row, over all processes."""
     responses: list[int]
     """Number of response tokens of each row, over all processes."""
+    rescored: list[bool]
+    """Whether the actor scored each row after the sampler, over all processes."""
 
 
 class Stopwatch(RLHFCallback):
     """Measures each iteration on this process."""
 
-    def __init__(self) -> None:
-        """Starts without iterations."""
+    def __init__(self, entered: Callable[[str], None] = lambda phase: None) -> None:
+        """Starts without iterations.
+
+        Args:
+            entered: Called with the name of a phase whenever the iteration enters it.
+        """
         self.iterations: list[Iteration] = []
-        self.sampling = 0.0
+        self.sampling, self.entered = 0.0, entered
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock of an iteration."""
@@ -49,19 +55,21 @@ class Stopwatch(RLHFCallback):
         self.sampling, self.start = 0.0, time.perf_counter()
 
     def on_rollout_end(self, trainer: Trainer, module: Any, rollout: Rollout) -> None:
-        """Keeps the lengths, and ends scoring."""
+        """Keeps what the FLOPs depend on, and ends scoring."""
         wait(module.device)
         self.rollout = time.perf_counter() - self.start
         sequences = rollout.experience.sequences
         responses = sequences.response_mask.sum(1)
-        self.lengths = (sequences.attention_mask.sum(1) - responses).tolist(), responses.tolist()
+        prompts = sequences.attention_mask.sum(1) - responses
+        self.rows = prompts.tolist(), responses.tolist(), rollout.rescored.tolist()
+        self.entered("update")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ends the iteration."""
         wait(pl_module.device)
         whole = time.perf_counter() - self.start
         seconds = {"rollout": self.sampling, "score": self.rollout - self.sampling, "update": whole - self.rollout}
-        self.iterations.append(Iteration(seconds, *self.lengths))
+        self.iterations.append(Iteration(seconds, *self.rows))
 
     def timed(self, build: BuildEngine) -> BuildEngine:
         """Wraps a function that builds an engine, so that the time within the engine is measured."""
@@ -127,12 +135,15 @@ class TimedEngine:
 
     @contextmanager
     def _measured(self, sign: int = 1) -> Iterator[None]:
+        inside, outside = ("rollout", "score")[::sign]
+        self.clock.entered(inside)
         start = time.perf_counter()
         try:
             yield
         finally:
             wait(self.device)
             self.clock.sampling += sign * (time.perf_counter() - start)
+            self.clock.entered(outside)
 
     @contextmanager
     def _excepted(self) -> Iterator[None]:

@@ -93,8 +93,12 @@ class ChatClient:
         Raises:
             Exception: The first error of the function, after which no further request is made.
         """
+        tasks = list(items)
+        # Several threads may ask about an item each; an error of one must not stop the others.
+        if len(tasks) == 1:
+            return [work(tasks[0])]
         with ThreadPoolExecutor(self.max_concurrency) as pool:
-            futures = [pool.submit(work, item) for item in items]
+            futures = [pool.submit(work, task) for task in tasks]
             try:
                 done, _ = wait(futures, return_when=FIRST_EXCEPTION)
                 if failed := [future for future in done if future.exception() is not None]:

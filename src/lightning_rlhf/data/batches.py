@@ -75,10 +75,16 @@ class PromptBatch(NamedTuple):
     indices: list[int]
     """Indices of the rows in the data set; a row that only fills a batch repeats the index of another row."""
 
-    def rows(self, index: slice) -> "PromptBatch":
+    def rows(self, index: slice | list[int]) -> "PromptBatch":
         """Returns some of the rows."""
-        ids, mask, texts, columns, indices = self
-        return PromptBatch(ids[index], mask[index], texts[index], columns[index], indices[index])
+        places = range(len(self.texts))[index] if isinstance(index, slice) else index
+        return PromptBatch(
+            self.input_ids[index],
+            self.attention_mask[index],
+            [self.texts[place] for place in places],
+            [self.columns[place] for place in places],
+            [self.indices[place] for place in places],
+        )
 
     def to(self, device: torch.device) -> "PromptBatch":
         """Returns the batch with its tensors on a device."""

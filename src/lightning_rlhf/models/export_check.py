@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lightning_rlhf.models.adapters.active import activated
 from lightning_rlhf.models.adapters.merging import active_adapter, is_quantized
+from lightning_rlhf.models.attention import without_flash
 from lightning_rlhf.models.forward import position_arguments
 from lightning_rlhf.models.scalar import ScalarModel
 
@@ -32,11 +33,13 @@ def said(net: nn.Module) -> Said:
     was_training = net.training
     net.eval()
     try:
-        if isinstance(net, ScalarModel):
-            return Said(net(ids, mask), net.hidden_states(ids, mask).float())
-        of_causal: Any = net
-        logits = of_causal(ids, **position_arguments(net, mask)).logits.float()
-        return Said(logits, logits)
+        # The model may be on a CPU, or called outside autocast.
+        with without_flash(net):
+            if isinstance(net, ScalarModel):
+                return Said(net(ids, mask), net.hidden_states(ids, mask).float())
+            of_causal: Any = net
+            logits = of_causal(ids, **position_arguments(net, mask)).logits.float()
+            return Said(logits, logits)
     finally:
         net.train(was_training)
 

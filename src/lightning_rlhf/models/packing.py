@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_rlhf.models.attention import FLASH
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.prefix_trees import Tree, layout, neighbours, trees
 from lightning_rlhf.models.segments import segment_mask
@@ -26,11 +27,10 @@ _BY_KIND = frozenset({"gemma2", "gemma3_text", "qwen2", "qwen3"})
 """Families that take a mask for each kind of layer."""
 _FAMILIES = _BY_KIND | {"gpt2", "gptj", "gpt_neox", "llama", "mistral", "gemma", "cohere", "granite", "opt"}
 """Families whose attention is tested to keep packed rows apart. BLOOM's reads positions from a mask of padding."""
-_FLASH = "flash_attention_2"
-_IMPLEMENTATIONS = ("eager", "sdpa", _FLASH)
+_IMPLEMENTATIONS = ("eager", "sdpa", FLASH)
 """Implementations of attention that pack.
 
-Flash attention takes no mask. It gets one row that contains all others, and positions that restart with each of them.
+Flash attention takes no mask. It gets one row that contains all others, and where each of them begins and ends.
 """
 _SEGMENT = 128
 """Rows that fit together into so many tokens share a segment, because each call of the attention takes time too."""
@@ -94,7 +94,7 @@ def packed(net: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Arrange
     # The only transfer from the device.
     padded = torch.where(attention_mask, input_ids, -1).cpu().numpy()
     rows = [row[row >= 0] for row in padded]
-    form: _Form = "flash" if attention == _FLASH else "segments" if _takes_segments(inner, input_ids) else "rows"
+    form: _Form = "flash" if attention == FLASH else "segments" if _takes_segments(inner, input_ids) else "rows"
     plan = _cheapest(rows, attention_mask.shape, config, form, shares=form != "flash" and not _drops_out(inner))
     if plan is None:
         return None
@@ -109,7 +109,27 @@ def packed(net: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Arrange
         arguments["attention_mask"] = _masks(inner, arranged_positions, last)
     elif form == "segments":
         arguments["attention_mask"] = _by_kind(config, lambda _: segment_mask(last, plan.sizes))
+    else:
+        arguments |= _ends(plan.sizes, device)
     return Arranged(arguments, torch.from_numpy(places).to(device))
+
+
+def _ends(sizes: Sequence[int], device: torch.device) -> dict[str, Any]:
+    """Tells flash attention the rows of a line (transformers' `FlashAttentionKwargs`).
+
+    transformers would find them by the positions too, but would wait for the GPU in each layer.
+
+    Args:
+        sizes: Number of tokens of each row.
+        device: The device of the model.
+    """
+    ends = torch.tensor([0, *accumulate(sizes)], dtype=torch.int32).to(device)
+    return {
+        "cu_seq_lens_q": ends,
+        "cu_seq_lens_k": ends,
+        "max_length_q": max(sizes),
+        "max_length_k": max(sizes),
+    }
 
 
 def _takes_segments(net: nn.Module, input_ids: Tensor) -> bool:

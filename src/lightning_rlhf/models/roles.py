@@ -27,6 +27,10 @@ from lightning_rlhf.models.scalar import ScalarModel
 class Roles(Protocol):
     """What PPO asks of its models. Log-probs are those of the sampling distribution, i.e. of logits / temperature."""
 
+    @property
+    def reward(self) -> Callable[[Answers], Scores]:
+        """The reward source, which is a module if it contains models."""
+
     def actor_stats(self, sequences: Sequences, *, temperature: float, entropy: bool) -> TokenStats:
         """Computes (B, R) log-probs under the actor, for old and for new log-probs alike, and entropies if asked to."""
 

@@ -158,6 +158,7 @@ def collect_rollout(module: "PPOModule", train_prompts: Sequence[Prompt], iterat
         metrics=rollout_metrics(samples, experience) | judged | {"kl_coef": module.kl_coef},
         seconds=time.perf_counter() - start,
         messages=[columns["messages"] for columns in prompts.columns],
+        rescored=samples.scored,
     )
     notify(module.trainer, "on_rollout_end", rollout)
     return experience

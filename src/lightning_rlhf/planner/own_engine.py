@@ -24,5 +24,5 @@ class OwnEngine:
         Args:
             sizes: The sizes of the models of the stage. The engine has a plain copy of the model that samples.
         """
-        weights = 0 if self.dtype is None else self.dtype.itemsize * sizes.generator.count
+        weights = 0 if self.dtype is None else self.dtype.itemsize * (sizes.policy or sizes.generator).count
         return Counter({("", "parameters"): weights, ("", "kv_cache"): self.cache_bytes})

@@ -54,15 +54,22 @@ def moments(job: Job) -> list[Moment]:
         else:
             moments.append(Moment("rollout", "the engine samples", sampling))
         moments += _walk("scoring", "", found.segments["scoring"], [sampling] * 2, rule, found.sizes)
-    if not job.on_gpu:
-        # An engine sleeps during the update, but not on a CPU.
+    elif job.engine is not None and found.sizes.policy is None:
+        moments.append(Moment("evaluation", "the engine samples", whole + engine))
+    if not job.on_gpu and found.sizes.policy is None:
+        # An engine sleeps during the update, but not on a CPU. One that samples to normalise is built afterwards.
         base, whole = base + engine, whole + engine
     bases = [whole + rule.forward, base + rule.backward]
     moments += _walk("update", "", found.segments["update"], bases, rule, found.sizes)
     moments.append(Moment("update", "optimizer step", whole + rule.step))
-    if found.sizes.policy is not None:
+    if found.sizes.policy is not None and job.engine is not None:
+        # The policy stays on the CPU, where it was built.
+        policy: Bytes = Counter({(POLICY, "parameters"): 0 if job.on_gpu else found.sizes.policy.size})
+        moments.append(Moment("normalize", "the engine samples", whole + engine + policy))
+    elif found.sizes.policy is not None:
         held = whole + _held_of_policy(job, found.sizes.policy)
         moments += _sampling("normalize", POLICY, held, job, found, rule)
+    if found.sizes.policy is not None:
         moments += _walk("normalize", "", found.segments["scoring"], [whole] * 2, rule, found.sizes)
     moments.append(Moment("export", "model is written", whole))
     return moments

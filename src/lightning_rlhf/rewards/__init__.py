@@ -7,6 +7,7 @@ from lightning_rlhf.rewards.function import TextReward
 from lightning_rlhf.rewards.http import HTTPReward
 from lightning_rlhf.rewards.judge import LLMJudge
 from lightning_rlhf.rewards.loaders import loads_reward_model
+from lightning_rlhf.rewards.remote import Remote
 
 if TYPE_CHECKING:
     from lightning_rlhf.rewards.build import (
@@ -24,6 +25,7 @@ __all__ = [
     "HTTPReward",
     "LLMJudge",
     "LoadedReward",
+    "Remote",
     "Reward",
     "RewardSource",
     "TextReward",

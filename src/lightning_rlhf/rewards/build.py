@@ -7,7 +7,6 @@ reward that contains models is itself a module, because strategies look for mode
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -25,7 +24,7 @@ from lightning_rlhf.rewards.function import TextReward
 from lightning_rlhf.rewards.loaders import loads_reward_model
 from lightning_rlhf.rewards.net import NetReward, TextNetReward
 from lightning_rlhf.rewards.own_net import RewardNet
-from lightning_rlhf.rewards.scoring import NetSum, Reward, add_up, score_all_texts, score_texts
+from lightning_rlhf.rewards.scoring import FunctionScores, FunctionSum, NetSum, Reward
 
 
 class LoadedReward(NamedTuple):
@@ -155,9 +154,9 @@ def as_reward(source: RewardSource, renderer: Renderer, backbone: Backbone | Non
     if isinstance(source, WeightedSum):
         parts = {name: _part(part, renderer, backbone) for name, part in source.parts.items()}
         holds_nets = any(isinstance(part, nn.Module) for part in parts.values())
-        return NetSum(parts, source.weights) if holds_nets else partial(add_up, parts, source.weights)
+        return NetSum(parts, source.weights) if holds_nets else FunctionSum(parts, source.weights)
     if isinstance(source, TextReward):
-        return partial(score_all_texts, source, renderer)
+        return FunctionScores(source, renderer)
     if isinstance(source, AdapterReward):
         if backbone is None:
             raise UserError(f"{source.setting}={source.path}: an AdapterReward needs a model that plays all roles")
@@ -181,7 +180,7 @@ def as_reward(source: RewardSource, renderer: Renderer, backbone: Backbone | Non
 def _part(source: RewardSource, renderer: Renderer, backbone: Backbone | None) -> Reward:
     """Turns a part of a sum into a function, which may leave out scores if it is a function of texts."""
     if isinstance(source, TextReward):
-        return partial(score_texts, source, renderer)
+        return FunctionScores(source, renderer, part_of_sum=True)
     return as_reward(source, renderer, backbone)
 
 

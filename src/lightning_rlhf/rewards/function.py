@@ -7,6 +7,7 @@ from typing import cast
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.rewards.call import Call
 from lightning_rlhf.rewards.check import as_score
+from lightning_rlhf.rewards.remote import Remote, remote_of
 from lightning_rlhf.user_code import import_module
 
 ScoreFunction = Callable[..., Sequence[object]]
@@ -45,6 +46,11 @@ class TextReward:
         self.takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
         self.columns = [p.name for p in parameters[2:]]
         self.required = [p.name for p in parameters[2:] if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+
+    @property
+    def remote(self) -> Remote | None:
+        """What the function says of itself; see `Remote`."""
+        return remote_of(self.function)
 
     def __call__(self, prompts: list[str], responses: list[str], columns: Columns) -> list[float]:
         """Scores responses as a whole.

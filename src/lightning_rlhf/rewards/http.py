@@ -10,6 +10,7 @@ import httpx
 
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.rewards.check import as_score
+from lightning_rlhf.rewards.remote import Remote
 
 _TOO_MANY_REQUESTS = 429
 
@@ -29,6 +30,7 @@ class HTTPReward:
         backoff: Seconds before the first repetition; the time doubles with each further repetition.
         token_env: Name of an environment variable that contains a token, which is sent as `Authorization: Bearer …`.
         columns: Columns of the data to send in addition.
+        max_concurrency: Number of requests at a time, from each process, while responses are sampled.
 
     Example:
         >>> TextReward(HTTPReward("http://127.0.0.1:8000/score"))
@@ -41,6 +43,7 @@ class HTTPReward:
     backoff: float = 1.0
     token_env: str | None = None
     columns: Sequence[str] = ()
+    max_concurrency: int = 4
 
     def __post_init__(self) -> None:
         """Checks the settings, without sending a request."""
@@ -50,10 +53,16 @@ class HTTPReward:
             raise UserError(f"url={self.url}: {error}") from error
         if url.scheme not in ("http", "https") or not url.host:
             raise UserError(f"url={self.url}: expected an address such as http://127.0.0.1:8000/score")
-        if self.batch_size < 1:
-            raise UserError(f"batch_size={self.batch_size}: must be positive")
+        for name, number in (("batch_size", self.batch_size), ("max_concurrency", self.max_concurrency)):
+            if number < 1:
+                raise UserError(f"{name}={number}: must be positive")
         if self.token_env and not os.environ.get(self.token_env):
             raise UserError(f"token_env={self.token_env}: there is no such environment variable")
+
+    @property
+    def remote(self) -> Remote:
+        """A call of a rollout is one request."""
+        return Remote(calls=self.max_concurrency, rows=self.batch_size)
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str], **columns: Sequence[object]) -> list[float]:
         """Scores responses batch by batch.

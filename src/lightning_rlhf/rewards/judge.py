@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_rlhf.chat_models.client import remote_client
 from lightning_rlhf.chat_models.grading import RUBRIC, Grading
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.rewards.remote import Remote
 
 if TYPE_CHECKING:
     from lightning_rlhf.data.fields import Message
@@ -47,6 +48,11 @@ class LLMJudge:
         given = dict(settings or {})
         retries = int(given.pop("max_retries", _RETRIES))
         self.client = remote_client(model, settings=given, retries=retries, max_concurrency=max_concurrency)
+
+    @property
+    def remote(self) -> Remote:
+        """A call of a rollout is about one response, so that there are never more requests than `max_concurrency`."""
+        return Remote(calls=self.client.max_concurrency, rows=1)
 
     def __call__(
         self,

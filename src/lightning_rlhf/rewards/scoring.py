@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import chain
 
 import torch
@@ -12,10 +13,62 @@ from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Answers, Scores
 from lightning_rlhf.rewards.function import TextReward
 from lightning_rlhf.rewards.net import ended
+from lightning_rlhf.rewards.remote import Remote, remote_of
 from lightning_rlhf.rewards.tokens import token_texts
 
 Reward = Callable[[Answers], Scores]
 """Scores a batch of answers."""
+
+
+@dataclass(frozen=True)
+class FunctionScores:
+    """Scores batches with a function of texts.
+
+    Attributes:
+        function: The function.
+        renderer: The renderer of the actor.
+        part_of_sum: Whether the function may leave out scores.
+    """
+
+    function: TextReward
+    renderer: Renderer
+    part_of_sum: bool = False
+
+    @property
+    def remote(self) -> Remote | None:
+        """What the function says of itself."""
+        return self.function.remote
+
+    def __call__(self, answers: Answers) -> Scores:
+        """Scores a batch; see `score_texts`.
+
+        Raises:
+            UserError: If the function has no score for a response, and is not part of a sum.
+        """
+        scores = score_texts(self.function, self.renderer, answers)
+        if scores.absent is not None and not self.part_of_sum:
+            _check_scored(scores.absent, f"{self.function.name} returned None, so nothing", answers)
+        return scores
+
+
+@dataclass(frozen=True)
+class FunctionSum:
+    """A weighted sum of functions, with parts and weights of the same names."""
+
+    parts: Mapping[str, Reward]
+    weights: Mapping[str, float]
+
+    @property
+    def remote(self) -> Remote | None:
+        """The limits of all parts together; None if any part has to be asked about one batch after the other."""
+        limits = [limit for part in self.parts.values() if (limit := remote_of(part)) is not None]
+        if len(limits) < len(self.parts):
+            return None
+        return Remote(calls=min(limit.calls for limit in limits), rows=min(limit.rows for limit in limits))
+
+    def __call__(self, answers: Answers) -> Scores:
+        """Computes the weighted sum of the scores of a batch."""
+        return add_up(self.parts, self.weights, answers)
 
 
 class NetSum(nn.Module):
@@ -52,18 +105,6 @@ def add_up(parts: Mapping[str, Reward], weights: Mapping[str, float], answers: A
         for name, score in scores.items()
     }
     return Scores(whole, totals, torch.stack(tokens).sum(0) if tokens else None)
-
-
-def score_all_texts(function: TextReward, renderer: Renderer, answers: Answers) -> Scores:
-    """Scores a batch with a function of texts that is not a part of a sum; see `score_texts`.
-
-    Raises:
-        UserError: If the function has no score for a response.
-    """
-    scores = score_texts(function, renderer, answers)
-    if scores.absent is not None:
-        _check_scored(scores.absent, f"{function.name} returned None, so nothing", answers)
-    return scores._replace(absent=None)
 
 
 def score_texts(function: TextReward, renderer: Renderer, answers: Answers) -> Scores:

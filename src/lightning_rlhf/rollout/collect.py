@@ -17,6 +17,7 @@ from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.distributed.collectives import gather_objects, gather_rows
 from lightning_rlhf.experience import Scores, Sequences
 from lightning_rlhf.models.roles import Roles
+from lightning_rlhf.rewards.remote import remote_of
 from lightning_rlhf.rollout.drawing import Drawn, draw
 from lightning_rlhf.rollout.engines.engine import RolloutEngine
 from lightning_rlhf.rollout.judging import Judge
@@ -25,6 +26,9 @@ from lightning_rlhf.rollout.sampled import Sampled
 from lightning_rlhf.rollout.sampling import Sampling
 from lightning_rlhf.rollout.stand_in import ActorStats, may_stand_in, stand_in
 from lightning_rlhf.seeding import RandomKey
+
+_PARTS = 8
+"""The least number of parts in which a reward that waits for other machines is asked about a rollout."""
 
 
 class Greedy(NamedTuple):
@@ -95,7 +99,8 @@ def collect(
 
     The actor scores only as many responses as it takes to prove that the sampler's numbers are its own; see `stand_in`.
     The reward is asked about the next `micro_batch_size` responses as soon as they have ended, unless it contains
-    models, which score the micro-batches of the other roles.
+    models, which score the micro-batches of the other roles. A reward that waits for other machines is asked about
+    whichever responses end first, a few at a time.
 
     Args:
         engine: The engine that draws the responses.
@@ -110,10 +115,16 @@ def collect(
         exact_kl: Whether to compute the KL over the whole vocabulary too.
         greedy: Whether to score a greedy response to each prompt too.
     """
-    with Judge(roles.scores, beside="reward" not in roles.nets()) as judge:
+    remote = remote_of(roles.reward)
+    asked = micro_batch_size if remote is None else min(remote.rows, -(-len(keys) // _PARTS))
+    calls = 1 if remote is None else remote.calls
+    with Judge(roles.scores, beside="reward" not in roles.nets(), calls=calls) as judge:
 
         def drawn(sampling: Sampling, *, entropy: bool) -> Drawn:
-            return draw(engine, prompts, keys, sampling, renderer, judge, micro_batch_size, entropy=entropy)
+            as_they_end = remote is not None
+            return draw(
+                engine, prompts, keys, sampling, renderer, judge, asked, as_they_end=as_they_end, entropy=entropy
+            )
 
         spares_actor = may_stand_in(engine, roles.generator(), sampling)
         sampled = drawn(sampling, entropy=spares_actor)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import pad
 
-from lightning_rlhf.data.batches import PromptBatch, chunks
+from lightning_rlhf.data.batches import PromptBatch
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.experience import Answers, Scores, Sequences
 from lightning_rlhf.rollout.engines.engine import RolloutEngine
@@ -41,6 +41,7 @@ def draw(
     judge: Judge,
     at_a_time: int,
     *,
+    as_they_end: bool,
     entropy: bool,
 ) -> Drawn:
     """Samples a response to each prompt.
@@ -51,31 +52,34 @@ def draw(
         keys: B keys, each of which names the random numbers of one response.
         sampling: Settings of the sampling distribution.
         renderer: Turns tokens into text.
-        judge: Asks the reward: about the next `at_a_time` responses as soon as they have ended if it has a thread for
+        judge: Asks the reward: about the next `at_a_time` responses as soon as they have ended if it has threads for
             it, and otherwise about the rows whose scores are wanted.
         at_a_time: Number of responses.
+        as_they_end: Whether the next responses are those that end next, and not those of the next prompts.
         entropy: Whether to ask the engine for entropies.
     """
-    asked = list(chunks(len(prompts.input_ids), at_a_time))
     drawn = sample_parts(
         engine,
         prompts.input_ids,
         prompts.attention_mask,
         keys,
         sampling,
-        asked,
+        at_a_time,
+        as_they_end=as_they_end,
         stop_ids=renderer.stop_ids,
         decode=decoder(renderer),
         entropy=entropy,
     )
-    parts, responses, waiting = [], list[str](), []
-    for own, part in zip(asked, drawn, strict=True):
-        answers = to_answers(part.sequences, prompts.rows(own), renderer)
+    order, parts, texts, waiting = list[int](), [], list[str](), []
+    for rows, part in drawn:
+        answers = to_answers(part.sequences, prompts.rows(rows), renderer)
+        order += rows
         parts.append(part)
-        responses += answers.responses
+        texts += answers.responses
         if judge.beside:
             waiting.append(judge(answers))
-    sampled = combined(parts, torch.cat)
+    places = sorted(range(len(order)), key=order.__getitem__)
+    sampled, responses = rows_at(combined(parts, torch.cat), places), [texts[place] for place in places]
     if not judge.beside:
         whole = Answers(sampled.sequences, prompts.texts, responses, prompts.columns)
         return Drawn(sampled, responses, lambda rows: judge(_at(whole, rows))())
@@ -83,7 +87,7 @@ def draw(
 
     @cache
     def everything() -> Scores:
-        return combined([_widened(scores(), width) for scores in waiting], torch.cat)
+        return rows_at(combined([_widened(scores(), width) for scores in waiting], torch.cat), places)
 
     return Drawn(sampled, responses, lambda rows: rows_at(everything(), rows))
 

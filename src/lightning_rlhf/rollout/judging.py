@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from threading import BoundedSemaphore
 from types import TracebackType
 from typing import Self
 
@@ -10,13 +11,16 @@ import torch
 
 from lightning_rlhf.experience import Answers, Scores
 
+_WAITING = 4
+"""Questions that may wait for each thread; whoever asks another one waits, too."""
+
 
 class Judge:
-    """Scores responses, in a thread of its own if no model takes part.
+    """Scores responses, in threads if no model takes part.
 
-    The thread asks about one micro-batch after the other, in the order in which they are given, so a function sees the
-    same calls as without the thread. At most all micro-batches of a rollout wait for it. A reward that contains models
-    is asked when its scores are fetched, because its models would disturb the one that samples.
+    One thread asks one question after the other, in the order in which they are given, so a function sees the same
+    calls as without the thread. A source that waits for other machines may get several threads. A reward that contains
+    models is asked when its scores are fetched, because its models would disturb the one that samples.
 
     Example:
         >>> with Judge(roles.scores, beside=True) as judge:
@@ -24,15 +28,17 @@ class Judge:
         ...     scores = [each() for each in fetch]
     """
 
-    def __init__(self, score: Callable[[Answers], Scores], *, beside: bool) -> None:
-        """Prepares the thread, which starts with the first question.
+    def __init__(self, score: Callable[[Answers], Scores], *, beside: bool, calls: int = 1) -> None:
+        """Prepares the threads, which start with the first questions.
 
         Args:
             score: The reward source.
-            beside: Whether to use the thread.
+            beside: Whether to use threads.
+            calls: Number of threads.
         """
         self.score, self.beside = score, beside
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reward") if beside else None
+        self._threads = ThreadPoolExecutor(max_workers=calls, thread_name_prefix="reward") if beside else None
+        self._room = BoundedSemaphore((1 + _WAITING) * calls)
 
     def __enter__(self) -> Self:
         """Returns the judge."""
@@ -41,19 +47,22 @@ class Judge:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Waits for the question that the thread is at, and drops those that have not begun."""
-        if self._thread is not None:
-            self._thread.shutdown(cancel_futures=True)
+        """Waits for the questions that threads are at, and drops those that have not begun."""
+        if self._threads is not None:
+            self._threads.shutdown(cancel_futures=True)
 
     def __call__(self, answers: Answers) -> Callable[[], Scores]:
-        """Asks about responses.
+        """Asks about responses, after waiting until few enough questions are waiting.
 
         Returns:
             A function that waits for the scores, and raises the error if there was one.
         """
-        if self._thread is None:
+        if self._threads is None:
             return partial(self.score, answers)
-        return self._thread.submit(_without_gradients, self.score, answers).result
+        self._room.acquire()
+        question = self._threads.submit(_without_gradients, self.score, answers)
+        question.add_done_callback(lambda _: self._room.release())
+        return question.result
 
 
 def _without_gradients(score: Callable[[Answers], Scores], answers: Answers) -> Scores:

@@ -3,7 +3,6 @@
 Shapes: B rows, P prompt tokens, R response tokens, T = P + R.
 """
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -58,9 +57,9 @@ def sample(
     Returns:
         Responses with R = `max_new_tokens` columns, 0 after the stop token, on the device of the prompts.
     """
-    whole = [slice(0, len(input_ids))]
-    (sampled,) = sample_parts(
-        engine, input_ids, attention_mask, keys, sampling, whole, stop_ids=stop_ids, decode=decode
+    everything = len(input_ids)
+    ((_, sampled),) = sample_parts(
+        engine, input_ids, attention_mask, keys, sampling, everything, stop_ids=stop_ids, decode=decode
     )
     return sampled
 
@@ -71,13 +70,14 @@ def sample_parts(
     attention_mask: Tensor,
     keys: Sequence[RandomKey],
     sampling: Sampling,
-    parts: Sequence[slice],
+    at_a_time: int,
     *,
+    as_they_end: bool = False,
     stop_ids: tuple[int, ...],
     decode: Decode | None = None,
     entropy: bool = False,
-) -> Iterator[Sampled]:
-    """Yields the responses of each part of a batch, in the order of the parts, as soon as all of them have ended.
+) -> Iterator[tuple[list[int], Sampled]]:
+    """Yields the rows and the responses of one part of a batch after the other, as soon as all of them have ended.
 
     Args:
         engine: The engine that draws the responses.
@@ -85,7 +85,9 @@ def sample_parts(
         attention_mask: (B, P) bool.
         keys: B keys, each of which names the random numbers of one response.
         sampling: Settings of the sampling distribution.
-        parts: The rows of each part.
+        at_a_time: Number of responses of a part; the last part may have fewer.
+        as_they_end: Whether a part consists of the responses that have ended next; otherwise the parts come in the
+            order of the rows.
         stop_ids: Token ids, any of which ends a response.
         decode: Turns ids into text; needed if `sampling` has texts that end a response.
         entropy: Whether to ask the engine for entropies.
@@ -94,23 +96,24 @@ def sample_parts(
     requests = [Request(prompt, key, entropy) for prompt, key in zip(prompts, keys, strict=True)]
     completions: list[Completion] = []
     ended: dict[int, Completion] = {}
-    left = deque(parts)
+    given = 0
 
-    def next_part() -> Sampled:
-        rows = left.popleft()
-        some = [ended.pop(row) for row in range(rows.start, rows.stop)]
-        return _in_columns(some, input_ids[rows], attention_mask[rows], sampling.max_new_tokens)
+    def next_rows() -> list[int]:
+        """The rows of the next part, if all of them have ended."""
+        size = min(at_a_time, len(requests) - given)
+        rows = [row for row in (list(ended)[:size] if as_they_end else range(given, given + size)) if row in ended]
+        return rows if len(rows) == size else []
 
     # An engine that cannot end responses at texts need not take the argument.
     texts: dict[str, Any] = {"decode": decode} if sampling.stop else {}
     for completion in engine.iterate(requests, sampling, stop_ids=stop_ids, **texts):
         completions.append(completion)
         ended[completion.request] = completion
-        while left and all(row in ended for row in range(left[0].start, left[0].stop)):
-            yield next_part()
+        while rows := next_rows():
+            given += len(rows)
+            some = [ended.pop(row) for row in rows]
+            yield rows, _in_columns(some, input_ids[rows], attention_mask[rows], sampling.max_new_tokens)
     in_order(completions, len(requests))
-    while left:
-        yield next_part()
 
 
 def _in_columns(completions: Sequence[Completion], input_ids: Tensor, attention_mask: Tensor, width: int) -> Sampled:

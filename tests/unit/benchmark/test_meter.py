@@ -34,9 +34,29 @@ def test_the_peak_is_that_of_the_tensors_of_one_iteration() -> None:
     large = torch.zeros(10 * 2**20)
     del large
     memory.on_train_epoch_end(TRAINER, MODULE)
-    assert memory.peak is not None
-    assert memory.peak > 40 * 2**20 + before.nbytes
+    assert memory.peaks["score"] > 40 * 2**20 + before.nbytes
     assert _get_current_dispatch_mode() is None
+
+
+def test_a_phase_has_the_peak_of_its_own_tensors_and_of_those_that_it_finds() -> None:
+    memory = PeakMemory(1)
+    memory.on_train_epoch_start(TRAINER, MODULE)
+    memory.enter("rollout")
+    kept = torch.zeros(10 * 2**20)
+    memory.enter("score")
+    large = torch.zeros(20 * 2**20)
+    del large
+    memory.enter("rollout")
+    memory.enter("update")
+    del kept
+    memory.on_train_epoch_end(TRAINER, MODULE)
+    # 40 MiB stay from the rollout to the update, and scoring adds 80 MiB of its own.
+    (before,) = {
+        round(memory.peaks[name] / 2**20 - mib) for name, mib in (("rollout", 40), ("score", 120), ("update", 40))
+    }
+    assert before >= 0
+    memory.enter("rollout")
+    assert set(memory.peaks) == {"rollout", "score", "update"}
 
 
 @pytest.mark.parametrize("library", [no_library, lambda name: SimpleNamespace()])
@@ -47,7 +67,7 @@ def test_without_a_c_library_that_tells_there_is_no_peak(library: object, monkey
     memory.on_train_epoch_start(TRAINER, MODULE)
     assert _get_current_dispatch_mode() is None
     memory.on_train_epoch_end(TRAINER, MODULE)
-    assert memory.peak is None
+    assert memory.peaks == {}
 
 
 def test_an_error_ends_the_meter() -> None:

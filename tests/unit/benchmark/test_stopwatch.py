@@ -102,7 +102,9 @@ def test_the_phases_of_an_iteration_add_up(clock: SimpleNamespace) -> None:
     response = torch.tensor([[1, 1, 1], [1, 0, 0]]).bool()
     attention = torch.cat([torch.tensor([[0, 1, 1], [1, 1, 1]]).bool(), response], dim=1)
     sequences = SimpleNamespace(response_mask=response, attention_mask=attention)
-    rollout: Any = SimpleNamespace(experience=SimpleNamespace(sequences=sequences))
+    rollout: Any = SimpleNamespace(
+        experience=SimpleNamespace(sequences=sequences), rescored=torch.tensor([False, True])
+    )
     for update in (20, 30):
         watch.on_train_epoch_start(None, module)  # type: ignore[arg-type]
         engine.generate([], None, stop_ids=())  # type: ignore[arg-type]
@@ -116,6 +118,22 @@ def test_the_phases_of_an_iteration_add_up(clock: SimpleNamespace) -> None:
     ]
     assert watch.iterations[0].prompts == [2, 3]
     assert watch.iterations[0].responses == [3, 1]
+    assert watch.iterations[0].rescored == [False, True]
+
+
+def test_whoever_listens_hears_of_each_phase_that_begins(clock: SimpleNamespace) -> None:
+    heard: list[str] = []
+    watch = Stopwatch(heard.append)
+    engine = timed(clock, watch)
+
+    def gathered() -> Iterator[str]:
+        heard.append("weights are gathered")
+        yield "weight"
+
+    engine.update_weights(gathered(), 1)  # type: ignore[arg-type]
+    # Others gather the weights, also when they find that there are no more.
+    gathering = ["score", "weights are gathered", "rollout", "score", "rollout"]
+    assert heard == ["rollout", *gathering, "score"]
 
 
 def test_an_engine_that_wakes_up_and_falls_asleep_is_at_work(clock: SimpleNamespace) -> None:

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import PreTrainedModel
+from transformers import modeling_flash_attention_utils as flash_utils
 
 from lightning_rlhf.experience import Sequences
 from lightning_rlhf.models import forward, packing
+from lightning_rlhf.models.attention import FLASH, chosen_attention
 from lightning_rlhf.models.forward import label_logprobs, response_stats
+from lightning_rlhf.models.packing import without_packing
 from lightning_rlhf.models.scalar import ScalarModel
 from lightning_rlhf.models.source import ModelSource
 
@@ -306,6 +309,98 @@ def test_flash_attention_gets_all_rows_as_one(make_source: Callable[..., ModelSo
     assert found.arguments["input_ids"].tolist() == [[1, 2, 3, 8, 9, 7]]
     assert found.arguments["position_ids"].tolist() == [[0, 1, 2, 0, 1, 0]]
     assert "attention_mask" not in found.arguments
+    assert found.arguments["cu_seq_lens_q"].tolist() == found.arguments["cu_seq_lens_k"].tolist() == [0, 3, 5, 6]
+    assert found.arguments["max_length_q"] == found.arguments["max_length_k"] == 3
+
+
+def flash_attention(q: Tensor, k: Tensor, v: Tensor, **settings: Any) -> Tensor:
+    """What the kernel of flash attention computes for (B, T, H, D) queries, keys and values, by its documentation."""
+    return torch.stack([one_row(*row, **settings) for row in zip(q, k, v, strict=True)])
+
+
+def one_row(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool,
+    softmax_scale: float | None,
+    dropout_p: float,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+) -> Tensor:
+    """Attention of a row, whose last query is that of the last key."""
+    assert causal
+    assert dropout_p == 0
+    groups = q.shape[1] // k.shape[1]
+    keys, values = (part.repeat_interleave(groups, 1) for part in (k, v))
+    scores = torch.einsum("qhd,khd->hqk", q, keys) * (softmax_scale or q.shape[2] ** -0.5)
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
+    behind = torch.arange(len(q))[:, None] + len(k) - len(q) - torch.arange(len(k))
+    hidden = (behind < 0) | ((behind > window_size[0]) if window_size[0] >= 0 else torch.tensor(False))
+    return torch.einsum("hqk,khd->qhd", scores.masked_fill(hidden, -torch.inf).softmax(-1), values)
+
+
+def test_flash_attention_is_told_the_rows_by_every_family_that_gets_it(
+    any_source: ModelSource,
+    make_causal_lm: Callable[..., PreTrainedModel],
+    make_sequences: MakeSequences,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Everything but the kernel is that of transformers."""
+    net, sequences = make_causal_lm(any_source), make_sequences(PROMPTS, RESPONSES, left=1, right=2, filler=7)
+    if chosen_attention(net.config, "bf16-mixed", on_cuda=True, installed=True) is None:
+        assert net.config.model_type in ("bloom", "gptj")
+        return
+    with without_packing():
+        expected = response_stats(net, sequences).logprobs
+    wanted = gradients(net, expected)
+    rows: list[list[int]] = []
+
+    def of_line(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        cu_seqlens_q: Tensor,
+        cu_seqlens_k: Tensor,
+        max_seqlen_q: int,
+        max_seqlen_k: int,
+        dropout_p: float,
+        softmax_scale: float | None,
+        causal: bool,
+        window_size: tuple[int, int] = (-1, -1),
+        softcap: float = 0.0,
+    ) -> Tensor:
+        assert torch.equal(cu_seqlens_q, cu_seqlens_k)
+        rows.append(cu_seqlens_q.diff().tolist())
+        line = zip(*(part.split(rows[-1]) for part in (q, k, v)), strict=True)
+        settings: Any = {"dropout_p": dropout_p, "softmax_scale": softmax_scale, "causal": causal}
+        return torch.cat([one_row(*row, **settings, window_size=window_size, softcap=softcap) for row in line])
+
+    kernels = (
+        (flash_attention, of_line, None, None, None),
+        (
+            flash_utils._lazy_define_process_function(of_line),
+            dict,
+        ),
+    )
+    monkeypatch.setattr(flash_utils, "lazy_import_flash_attention", lambda *_, **__: kernels)
+
+    def looked(*_: object) -> bool:
+        raise AssertionError("transformers looks at positions to find the rows, and so waits for a GPU in each layer")
+
+    monkeypatch.setattr(flash_utils, "_is_packed_sequence", looked)
+    net.config._attn_implementation = FLASH
+    # transformers casts fp32 to the type in which a kernel computes, which is not known here outside autocast.
+    found = response_stats(net.double(), sequences).logprobs.float()
+    # The longest row comes first.
+    assert rows == [[9, 7, 5, 3, 2]] * net.config.num_hidden_layers
+    assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    for gradient, other in zip(gradients(net, found), wanted, strict=True):
+        scale = max(1.0, float(other.abs().max()))
+        assert_close(gradient.float() / scale, other / scale, atol=1e-4, rtol=1e-4)
 
 
 def test_segments_contain_no_padding(make_source: Callable[..., ModelSource], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,43 @@ def test_a_function_is_asked_in_order_and_never_twice_at_a_time() -> None:
     assert calls == [f"{word} prompt {number}" for number in range(4) for word in ("begins", "ends")]
 
 
+def test_a_source_with_several_threads_is_asked_as_often_at_a_time() -> None:
+    # Each call waits for the two others.
+    together = threading.Barrier(3, timeout=20)
+
+    def waits(answers: Answers) -> Scores:
+        together.wait()
+        return score_of(int(answers.sequences.input_ids[0, 0]))
+
+    with Judge(waits, beside=True, calls=3) as judge:
+        fetch = [judge(about(number)) for number in range(6)]
+        assert [each().whole.tolist() for each in fetch] == [[float(number)] for number in range(6)]
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_whoever_asks_waits_while_too_many_questions_are_waiting(calls: int) -> None:
+    may_answer, asked = threading.Event(), list[int]()
+
+    def slow(answers: Answers) -> Scores:
+        assert may_answer.wait(timeout=60)
+        return score_of(0)
+
+    def ask(judge: Judge) -> None:
+        for number in range(5 * calls + 1):
+            judge(about(number))
+            asked.append(number)
+
+    with Judge(slow, beside=True, calls=calls) as judge:
+        sampling = threading.Thread(target=ask, args=(judge,))
+        sampling.start()
+        sampling.join(timeout=0.5)
+        # Each thread has a question, and four wait for it.
+        assert len(asked) == 5 * calls
+        may_answer.set()
+        sampling.join(timeout=60)
+        assert len(asked) == 5 * calls + 1
+
+
 def test_the_error_of_a_function_reaches_the_caller_as_it_is() -> None:
     error = UserError("reward: the function returned 2 scores for 3 responses")
 

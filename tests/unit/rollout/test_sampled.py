@@ -1,6 +1,7 @@
 """Responses in the layout of the update: prompts are padded on the left, and responses on the right."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from lightning_rlhf.data.batches import pad
 from lightning_rlhf.rollout.engines.engine import Completion, Decode, Request, Token
-from lightning_rlhf.rollout.sampled import Sampled, sample
+from lightning_rlhf.rollout.sampled import Sampled, sample, sample_parts
 from lightning_rlhf.rollout.sampling import Sampling
 from lightning_rlhf.seeding import SAMPLING, RandomKey
 
@@ -104,6 +105,47 @@ def test_entropies_stand_on_their_tokens_if_the_engine_gives_them() -> None:
     assert entropies is not None
     assert entropies.tolist() == [[0.5, 1.5, 0, 0, 0], [0.5, 1.5, 2.5, 3.5, 0], [0.5, 0, 0, 0, 0]]
     assert sampled_from(Canned([*known[:2], COMPLETIONS[2]])).entropies is None
+
+
+@pytest.mark.parametrize(
+    ("as_they_end", "at_a_time", "expected"),
+    [
+        # The response to the second prompt ends first, and that to the first one last.
+        (False, 1, ["1", "2", "0", [0], [1], [2]]),
+        (True, 1, ["1", [1], "2", [2], "0", [0]]),
+        (False, 2, ["1", "2", "0", [0, 1], [2]]),
+        (True, 2, ["1", "2", [1, 2], "0", [0]]),
+        (True, 3, ["1", "2", "0", [1, 2, 0]]),
+    ],
+)
+def test_parts_come_as_soon_as_all_of_their_responses_have_ended(
+    as_they_end: bool, at_a_time: int, expected: list[Any]
+) -> None:
+    happened: list[Any] = []
+
+    class Recorded(Canned):
+        def iterate(self, *arguments: Any, **settings: Any) -> Iterator[Completion]:
+            for completion in super().iterate(*arguments, **settings):
+                happened.append(str(completion.request))
+                yield completion
+
+    engine = Recorded([COMPLETIONS[row] for row in (1, 2, 0)])
+    whole = sampled_from(Canned(COMPLETIONS))
+    parts = sample_parts(
+        engine,
+        *pad(PROMPTS, "left"),
+        KEYS,
+        Sampling(max_new_tokens=5),
+        at_a_time,
+        as_they_end=as_they_end,
+        stop_ids=(3,),
+    )
+    for rows, part in parts:
+        happened.append(rows)
+        assert torch.equal(part.sequences.input_ids, whole.sequences.input_ids[rows])
+        assert torch.equal(part.sequences.attention_mask, whole.sequences.attention_mask[rows])
+        assert part.finished.tolist() == whole.finished[rows].tolist()
+    assert happened == expected
 
 
 def test_a_response_beyond_the_limit_is_an_error() -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lightning_rlhf.distributed.phases import finished_everywhere
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.models.attention import without_flash
 from lightning_rlhf.models.column_cache import is_supported
 from lightning_rlhf.rollout.engines.batch import Batch
 from lightning_rlhf.rollout.engines.engine import Completion, Decode, Request, Token, completed, generate_by_iterating
@@ -100,6 +101,10 @@ class NativeEngine:
         self, requests: Sequence[Request], sampling: Sampling, stops: Stops
     ) -> Iterator[tuple[int, Token]]:
         """Yields each token with the index of its request."""
+        with without_flash(self.net):
+            yield from self._drawn(requests, sampling, stops)
+
+    def _drawn(self, requests: Sequence[Request], sampling: Sampling, stops: Stops) -> Iterator[tuple[int, Token]]:
         numbers = keyed_uniforms([request.key for request in requests], sampling.max_new_tokens)
         # Apple's GPUs have no fp64.
         numbers = numbers.to("cpu" if self.device.type == "mps" else self.device)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from lightning_rlhf.distributed import phases
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Sequences
 from lightning_rlhf.models.adapters.lora import Lora
+from lightning_rlhf.models.attention import FLASH
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.column_cache import ColumnCache, is_supported, takes_prepared_mask
 from lightning_rlhf.models.forward import response_stats
@@ -340,6 +342,56 @@ def test_adapters_take_part_in_sampling(
             if "lora_B" in name:
                 weight.normal_(std=0.3)
     assert [one.ids for one in same_as_the_reference(net)] != [one.ids for one in before]
+
+
+def test_a_model_with_flash_attention_samples_without_it(net: PreTrainedModel) -> None:
+    expected = native(net).generate(REQUESTS, WHOLE, stop_ids=STOPS)
+    net.config._attn_implementation = FLASH
+    # There is no such kernel here, so that a call of it would fail.
+    assert native(net).generate(REQUESTS, WHOLE, stop_ids=STOPS) == expected
+    assert net.config._attn_implementation == FLASH
+
+
+@pytest.fixture
+def net_in_8_bits(make_source: MakeSource, make_causal_lm: MakeNet) -> PreTrainedModel:
+    pytest.importorskip("bitsandbytes", reason="needs the extra bitsandbytes")
+    # The library warns at each call that it rounds inputs.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    return make_causal_lm(replace(make_source("llama"), adapter=Lora(rank=4), quantization="int8"))
+
+
+def set_outliers(net: nn.Module, threshold: float) -> None:
+    """Sets the size from which an input of an 8-bit layer is an outlier; 0 turns the search for outliers off."""
+    layers: list[Any] = [module for module in net.modules() if type(module).__module__ == "bitsandbytes.nn.modules"]
+    assert len(layers) == 14
+    for layer in layers:
+        layer.state.threshold = threshold
+
+
+# Either no column has outliers, so that all inputs are rounded to 8 bits, or all columns have.
+@pytest.mark.parametrize("threshold", [0.0, 1e-9])
+def test_a_model_in_8_bits_samples_like_the_reference_engine(net_in_8_bits: PreTrainedModel, threshold: float) -> None:
+    set_outliers(net_in_8_bits, threshold)
+    before = same_as_the_reference(net_in_8_bits)
+    with torch.no_grad():
+        for name, weight in net_in_8_bits.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.3)
+    assert [one.ids for one in same_as_the_reference(net_in_8_bits)] != [one.ids for one in before]
+
+
+@torch.no_grad()
+def test_an_outlier_of_one_row_changes_how_8_bit_layers_round_the_others(net_in_8_bits: PreTrainedModel) -> None:
+    # Engines with other batches differ by this, so the test above sets the threshold.
+    layer = next(module for name, module in net_in_8_bits.named_modules() if name.endswith("q_proj.base_layer"))
+    row, other = torch.randn(2, 1, 1, 32, generator=torch.Generator().manual_seed(0))
+    with_outlier = other.clone()
+    with_outlier[..., 3] = 100.0
+    beside, beside_outlier = (layer(torch.cat([row, each]))[:1] for each in (other, with_outlier))
+    assert torch.equal(layer(row), beside)
+    assert (beside_outlier - beside).abs().max() > 1e-4
+    set_outliers(net_in_8_bits, 0.0)
+    assert torch.equal(layer(torch.cat([row, with_outlier]))[:1], layer(row))
 
 
 def test_a_model_that_plays_all_roles_samples_too(net: PreTrainedModel) -> None:
