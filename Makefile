@@ -26,9 +26,9 @@ help:
 demo: $(venv)/installed
 	@$(run) train.py
 
-# --strict makes a broken link an error. Nothing is downloaded, and the site loads nothing from elsewhere.
+# --strict makes a broken link an error, but not together with --quiet. Nothing is downloaded, and the site loads nothing from elsewhere.
 docs: $(venv)/installed-dev
-	@NO_MKDOCS_2_WARNING=1 $(run) -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(run) -m mkdocs build --strict
 	@echo 'Read it at http://127.0.0.1:8000 with: $(run) -m http.server --bind 127.0.0.1 --directory build/site'
 
 # One process runs the tests that share what they have trained; tests/conftest.py groups them.
