@@ -26,7 +26,7 @@ help:
 demo: $(venv)/installed
 	@$(run) train.py
 
-# --strict makes a broken link an error, but not together with --quiet. Nothing is downloaded, and the site loads nothing from elsewhere.
+# --strict makes a broken link an error, but not together with --quiet. The build and the site need no network.
 docs: $(venv)/installed-dev
 	@NO_MKDOCS_2_WARNING=1 $(run) -m mkdocs build --strict
 	@echo 'Read it at http://127.0.0.1:8000 with: $(run) -m http.server --bind 127.0.0.1 --directory build/site'
