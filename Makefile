@@ -8,10 +8,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Extensions that were compiled for one PyTorch do not work with another.
 export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(venv)/torch_extensions
 
-.PHONY: help demo test test-all test-vllm mutants lint colossalai clean
+.PHONY: help demo docs test test-all test-vllm mutants lint colossalai clean
 
 help:
 	@echo 'make demo        trains the three stages on the embedded demo, and prints where the run card is'
+	@echo 'make docs        builds the site of the documentation into build/site'
 	@echo 'make test        runs the tests that a change is likely to break; takes up to ten minutes on two cores'
 	@echo 'make test-all    runs all tests but those of test-vllm, under every strategy; takes up to forty minutes on two cores'
 	@echo 'make test-vllm   runs the tests that need vLLM, on the CPU, in an environment of its own; takes up to twenty minutes'
@@ -24,6 +25,11 @@ help:
 
 demo: $(venv)/installed
 	@$(run) train.py
+
+# --strict makes a broken link an error, but not together with --quiet. The build and the site need no network.
+docs: $(venv)/installed-dev
+	@NO_MKDOCS_2_WARNING=1 $(run) -m mkdocs build --strict
+	@echo 'Read it at http://127.0.0.1:8000 with: $(run) -m http.server --bind 127.0.0.1 --directory build/site'
 
 # One process runs the tests that share what they have trained; tests/conftest.py groups them.
 pytest := $(run) -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup --durations 20

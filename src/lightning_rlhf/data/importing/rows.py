@@ -67,7 +67,7 @@ def turns(row: Mapping[str, Any], name: str) -> list[Message]:
     Raises:
         WrongRow: If it is something else.
     """
-    fields = Fields(row)
+    fields = Fields(dict(row))
     return fields.turns(name, "user") if name in fields else []
 
 
