@@ -18,6 +18,7 @@ from lightning_rlhf.models.adapters.lora import inject, is_part_of_adapter
 from lightning_rlhf.models.adapters.scalar import AdapterScalar
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.causal_lm import load_causal_lm
+from lightning_rlhf.models.arranged import arrangeable
 from lightning_rlhf.models.column_cache import is_supported
 from lightning_rlhf.models.roles import SeparateRoles, build_policies, build_trained
 from lightning_rlhf.models.scalar import load_scalar_model
@@ -111,7 +112,13 @@ def built(job: Job) -> Iterator[Nets]:
         own_head = isinstance(module, SharedRoles) and not _is_tied(module.exported())
         sampler = members.get(POLICY, module.generator() if job.record.samples else None)  # type: ignore[operator]
         in_columns = job.prefill_tokens is not None and sampler is not None and is_supported(sampler)
-        yield Nets(module, members, depths, Sizes(held, played, policy, own_head, in_columns))
+        size = _arrangeable(sampler, depths["actor"]) if in_columns and not job.model.quantization else 0
+        yield Nets(module, members, depths, Sizes(held, played, policy, own_head, in_columns, size))
+
+
+def _arrangeable(net: nn.Module, depth: int) -> int:
+    """Bytes of the weights that can be arranged, at full depth."""
+    return sum(layer.weight.nbytes for layer in arrangeable(net)) * depth // len(blocks(net))
 
 
 def _cast_as_held(module: nn.Module, job: Job) -> None:

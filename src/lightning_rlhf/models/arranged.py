@@ -1,0 +1,97 @@
+"""Weights that are arranged once for many products, while a model samples on a CPU in fp32.
+
+MKL brings a matrix into an order of its own before it multiplies. With few rows, that costs more than the product.
+While a rollout samples, weights do not change, so their matrices are brought into this order once, and freed at the
+end. `benchmarks/arranging.py` measures what it saves.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from lightning_rlhf.distributed.blocks import blocks
+from lightning_rlhf.models.fast_layers import FastConv1D, FastLinear
+from lightning_rlhf.models.head import remains
+
+SMALL = 2**16
+"""The least number of elements of a matrix that is arranged."""
+FEW, MANY = 5, 64
+"""With fewer rows, or with as many, a product is not faster by it."""
+CALLS = 16
+"""The least number of calls of the model for which it is arranged; it costs as much as four or five of them save."""
+_HINT = 16
+"""Number of rows for which MKL chooses the order. Products of any number of rows are right, and about as fast."""
+
+
+def pays(rows: int, calls: int) -> bool:
+    """Whether it saves time to arrange weights on this machine's CPU.
+
+    Args:
+        rows: Number of rows of a product.
+        calls: Number of products with each matrix.
+    """
+    # Builds of PyTorch without MKL do not have the operators.
+    is_possible = torch.backends.mkl.is_available() and hasattr(torch.ops.mkl, "_mkl_linear")
+    return is_possible and rows >= FEW and calls >= CALLS
+
+
+def arrangeable(net: nn.Module) -> list[nn.Linear | Conv1D]:
+    """The layers of a model whose weights can be arranged: linear layers of its blocks, in fp32 and not small.
+
+    A head is not among them. It costs more to arrange one than the few calls of a rollout save, and much memory.
+    """
+    kinds = (nn.Linear, FastLinear, Conv1D, FastConv1D)
+    return [
+        layer
+        for block in blocks(net)
+        # A compiler chooses the kernels itself.
+        if block._compiled_call_impl is None
+        for layer in block.modules()
+        # Subclasses, such as quantized layers, have reasons of their own to compute differently.
+        if type(layer) in kinds and layer.weight.dtype == torch.float32 and layer.weight.numel() >= SMALL
+    ]
+
+
+@contextmanager
+def arranged(net: nn.Module, rows: int, calls: int) -> Iterator[None]:
+    """Context in which a model multiplies few rows with arranged weights, if that pays.
+
+    Weights must not change in this context. The layers keep their weights, and are as before at the end. Products that
+    have gradients, of many rows, or under autocast are computed as before.
+
+    Args:
+        net: A model, whose weights are on any device.
+        rows: Number of rows of a product.
+        calls: Number of calls of the model.
+    """
+    with ExitStack() as stack:
+        if pays(rows, calls) and not torch.is_autocast_enabled("cpu"):
+            for layer in arrangeable(net):
+                # Divided weights come and go, and a forward function of somebody else is not replaced.
+                if layer.weight.device.type == "cpu" and remains(layer.weight) and "forward" not in vars(layer):
+                    vars(layer)["forward"] = _forward(layer)
+                    stack.callback(vars(layer).pop, "forward")
+        yield
+
+
+@torch.no_grad()
+def _forward(layer: nn.Linear | Conv1D) -> Callable[[Tensor], Tensor]:
+    """The forward function of a layer, with weights that it arranges."""
+    multiply = torch.ops.mkl._mkl_linear.default
+    weight, bias, usual = layer.weight.detach(), layer.bias, type(layer).forward
+    whole = weight.t().contiguous() if isinstance(layer, Conv1D) else weight.contiguous()
+    held = torch.ops.mkl._mkl_reorder_linear_weight(whole, _HINT)
+    # The operator would read these numbers only if it were told another number of rows than there are.
+    unread = weight.reshape(whole.shape)
+
+    def forward(x: Tensor) -> Tensor:
+        rows = x.numel() // x.shape[-1]
+        if rows >= MANY or torch.is_grad_enabled() or x.dtype != torch.float32:
+            return usual(layer, x)
+        result: Tensor = multiply(x, held, unread, bias, rows)
+        return result
+
+    return forward
