@@ -2,7 +2,7 @@
 
 MKL brings a matrix into an order of its own before it multiplies. With few rows, that costs more than the product.
 While a rollout samples, weights do not change, so their matrices are brought into this order once, and freed at the
-end. `benchmarks/arranging.py` measures what it saves.
+end. `benchmarks/products.py` measures what it saves.
 """
 
 from collections.abc import Callable, Iterator
@@ -72,14 +72,21 @@ def arranged(net: nn.Module, rows: int, calls: int) -> Iterator[None]:
             for layer in arrangeable(net):
                 # Divided weights come and go, and a forward function of somebody else is not replaced.
                 if layer.weight.device.type == "cpu" and remains(layer.weight) and "forward" not in vars(layer):
-                    vars(layer)["forward"] = _forward(layer)
+                    vars(layer)["forward"] = forward_of(layer)
                     stack.callback(vars(layer).pop, "forward")
         yield
 
 
 @torch.no_grad()
-def _forward(layer: nn.Linear | Conv1D) -> Callable[[Tensor], Tensor]:
-    """The forward function of a layer, with weights that it arranges."""
+def forward_of(layer: nn.Linear | Conv1D) -> Callable[[Tensor], Tensor]:
+    """Arranges the weights of a layer, and returns a forward function that multiplies with them.
+
+    Args:
+        layer: A layer in fp32 on a CPU.
+
+    Returns:
+        A function of (…, in) rows that returns (…, out), as long as the weights of the layer stay the same.
+    """
     multiply = torch.ops.mkl._mkl_linear.default
     weight, bias, usual = layer.weight.detach(), layer.bias, type(layer).forward
     whole = weight.t().contiguous() if isinstance(layer, Conv1D) else weight.contiguous()
@@ -89,7 +96,7 @@ def _forward(layer: nn.Linear | Conv1D) -> Callable[[Tensor], Tensor]:
 
     def forward(x: Tensor) -> Tensor:
         rows = x.numel() // x.shape[-1]
-        if rows >= MANY or torch.is_grad_enabled() or x.dtype != torch.float32:
+        if not 0 < rows < MANY or torch.is_grad_enabled() or x.dtype != torch.float32:
             return usual(layer, x)
         result: Tensor = multiply(x, held, unread, bias, rows)
         return result

@@ -16,9 +16,9 @@ from lightning_rlhf.distributed.half_precision import cast_weights
 from lightning_rlhf.experience import Answers, Scores
 from lightning_rlhf.models.adapters.lora import inject, is_part_of_adapter
 from lightning_rlhf.models.adapters.scalar import AdapterScalar
+from lightning_rlhf.models.arranged import arrangeable
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.causal_lm import load_causal_lm
-from lightning_rlhf.models.arranged import arrangeable
 from lightning_rlhf.models.column_cache import is_supported
 from lightning_rlhf.models.roles import SeparateRoles, build_policies, build_trained
 from lightning_rlhf.models.scalar import load_scalar_model
