@@ -7,6 +7,7 @@ end. `benchmarks/products.py` measures what it saves.
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -69,12 +70,16 @@ def arranged(net: nn.Module, rows: int, calls: int) -> Iterator[None]:
     """
     with ExitStack() as stack:
         if pays(rows, calls) and not torch.is_autocast_enabled("cpu"):
-            for layer in arrangeable(net):
-                # Divided weights come and go, and a forward function of somebody else is not replaced.
-                if layer.weight.device.type == "cpu" and remains(layer.weight) and "forward" not in vars(layer):
-                    vars(layer)["forward"] = forward_of(layer)
-                    stack.callback(vars(layer).pop, "forward")
+            for layer in filter(_is_free, arrangeable(net)):
+                vars(layer)["forward"] = forward_of(layer)
+                stack.callback(vars(layer).pop, "forward")
         yield
+
+
+def _is_free(layer: nn.Linear | Conv1D) -> bool:
+    """Whether the weights of a layer are here and stay, and nobody else has replaced its forward function."""
+    weight = cast(nn.Parameter, layer.weight)
+    return weight.device.type == "cpu" and remains(weight) and "forward" not in vars(layer)
 
 
 @torch.no_grad()
@@ -88,7 +93,8 @@ def forward_of(layer: nn.Linear | Conv1D) -> Callable[[Tensor], Tensor]:
         A function of (…, in) rows that returns (…, out), as long as the weights of the layer stay the same.
     """
     multiply = torch.ops.mkl._mkl_linear.default
-    weight, bias, usual = layer.weight.detach(), layer.bias, type(layer).forward
+    weight, bias = layer.weight.detach(), layer.bias
+    usual: Any = type(layer).forward
     whole = weight.t().contiguous() if isinstance(layer, Conv1D) else weight.contiguous()
     held = torch.ops.mkl._mkl_reorder_linear_weight(whole, _HINT)
     # The operator would read these numbers only if it were told another number of rows than there are.
@@ -97,8 +103,9 @@ def forward_of(layer: nn.Linear | Conv1D) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
         rows = x.numel() // x.shape[-1]
         if not 0 < rows < MANY or torch.is_grad_enabled() or x.dtype != torch.float32:
-            return usual(layer, x)
-        result: Tensor = multiply(x, held, unread, bias, rows)
+            result: Tensor = usual(layer, x)
+        else:
+            result = multiply(x, held, unread, bias, rows)
         return result
 
     return forward

@@ -112,7 +112,9 @@ def built(job: Job) -> Iterator[Nets]:
         own_head = isinstance(module, SharedRoles) and not _is_tied(module.exported())
         sampler = members.get(POLICY, module.generator() if job.record.samples else None)  # type: ignore[operator]
         in_columns = job.prefill_tokens is not None and sampler is not None and is_supported(sampler)
-        size = _arrangeable(sampler, depths["actor"]) if in_columns and not job.model.quantization else 0
+        size = 0
+        if sampler is not None and in_columns and not job.model.quantization:
+            size = _arrangeable(sampler, depths["actor"])
         yield Nets(module, members, depths, Sizes(held, played, policy, own_head, in_columns, size))
 
 
