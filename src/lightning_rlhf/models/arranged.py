@@ -21,22 +21,27 @@ SMALL = 2**16
 """The least number of elements of a matrix that is arranged."""
 FEW, MANY = 5, 64
 """With fewer rows, or with as many, a product is not faster by it."""
-CALLS = 16
-"""The least number of calls of the model for which it is arranged; it costs as much as four or five of them save."""
+CALLS, TRANSPOSED_CALLS = 16, 128
+"""The least number of calls for which a matrix is arranged, and one that lies transposed.
+
+To arrange a matrix costs as much as four or five calls save. A transposed one costs three times as much, because it is
+turned first, and saves less: MKL multiplies with it nearly as fast as it lies.
+"""
 _HINT = 16
 """Number of rows for which MKL chooses the order. Products of any number of rows are right, and about as fast."""
 
 
-def pays(rows: int, calls: int) -> bool:
-    """Whether it saves time to arrange weights on this machine's CPU.
+def pays(rows: int, calls: int, *, transposed: bool) -> bool:
+    """Whether it saves time to arrange a matrix on this machine's CPU.
 
     Args:
         rows: Number of rows of a product.
-        calls: Number of products with each matrix.
+        calls: Number of products.
+        transposed: Whether the matrix lies as (in, out), as in GPT-2, and not as (out, in).
     """
     # Builds of PyTorch without MKL do not have the operators.
     is_possible = torch.backends.mkl.is_available() and hasattr(torch.ops.mkl, "_mkl_linear")
-    return is_possible and rows >= FEW and calls >= CALLS
+    return is_possible and rows >= FEW and calls >= (TRANSPOSED_CALLS if transposed else CALLS)
 
 
 def arrangeable(net: nn.Module) -> list[nn.Linear | Conv1D]:
@@ -52,7 +57,8 @@ def arrangeable(net: nn.Module) -> list[nn.Linear | Conv1D]:
         if block._compiled_call_impl is None
         for layer in block.modules()
         # Subclasses, such as quantized layers, have reasons of their own to compute differently.
-        if type(layer) in kinds and layer.weight.dtype == torch.float32 and layer.weight.numel() >= SMALL
+        if isinstance(layer, nn.Linear | Conv1D) and type(layer) in kinds
+        if layer.weight.dtype == torch.float32 and layer.weight.numel() >= SMALL
     ]
 
 
@@ -69,10 +75,11 @@ def arranged(net: nn.Module, rows: int, calls: int) -> Iterator[None]:
         calls: Number of calls of the model.
     """
     with ExitStack() as stack:
-        if pays(rows, calls) and not torch.is_autocast_enabled("cpu"):
+        if not torch.is_autocast_enabled("cpu"):
             for layer in filter(_is_free, arrangeable(net)):
-                vars(layer)["forward"] = forward_of(layer)
-                stack.callback(vars(layer).pop, "forward")
+                if pays(rows, calls, transposed=isinstance(layer, Conv1D)):
+                    vars(layer)["forward"] = forward_of(layer)
+                    stack.callback(vars(layer).pop, "forward")
         yield
 
 

@@ -26,7 +26,8 @@ def arranged_size(job: Job, sizes: Sizes) -> int:
     comes_and_goes = job.layout.divides_weights and not job.layout.gather_for_generation
     if job.on_gpu or job.autocast or job.model.compile or comes_and_goes:
         return 0
-    return sizes.arrangeable if pays(job.sampled_rows, job.sampled_response) else 0
+    rows, calls = job.sampled_rows, job.sampled_response
+    return sum(size for number, size in enumerate(sizes.arrangeable) if pays(rows, calls, transposed=number == 1))
 
 
 def kept_in_batches(role: str, decoding: int, casts: int) -> Kept:

@@ -51,6 +51,7 @@ class Net(nn.Module):
 def small_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Matrices of any size are arranged."""
     monkeypatch.setattr(module, "SMALL", 1)
+    monkeypatch.setattr(module, "TRANSPOSED_CALLS", 1)
 
 
 def replaced(net: nn.Module) -> list[str]:
@@ -71,7 +72,7 @@ def test_products_are_those_of_double_precision(name: str, fast: bool) -> None:
     if fast:
         speed_up(net)
         layer.__class__ = FastConv1D if name == "conv" else FastLinear
-    with arranged(net, rows=8, calls=16):
+    with arranged(net, rows=8, calls=128):
         assert f"block.{name}" in replaced(net)
         for shape in [(0, 1), (1, 1), (8, 1), (13, 1), (7, 9), (64, 1), (20, 8)]:
             x = torch.randn(*shape, 256)
@@ -82,8 +83,12 @@ def test_products_are_those_of_double_precision(name: str, fast: bool) -> None:
 
 def test_large_layers_of_blocks_are_arranged_if_it_pays() -> None:
     net = Net()
-    with arranged(net, rows=5, calls=16):
+    with arranged(net, rows=5, calls=128):
         assert replaced(net) == ["block.linear", "block.no_bias", "block.conv"]
+    with arranged(net, rows=5, calls=127):
+        assert replaced(net) == ["block.linear", "block.no_bias"]
+    with arranged(net, rows=5, calls=16):
+        assert replaced(net) == ["block.linear", "block.no_bias"]
     for rows, calls in ((4, 16), (5, 15)):
         with arranged(net, rows=rows, calls=calls):
             assert replaced(net) == []
@@ -136,7 +141,7 @@ def in_16_bits(net: Net) -> None:
 def test_other_layers_stay_as_they_are(change: Callable[[Net], None]) -> None:
     net = Net()
     change(net)
-    with arranged(net, rows=8, calls=16):
+    with arranged(net, rows=8, calls=128):
         assert replaced(net) == []
 
 

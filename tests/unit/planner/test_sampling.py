@@ -11,6 +11,7 @@ from lightning_rlhf.models import arranged
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.column_cache import ColumnCache
 from lightning_rlhf.models.columns import columns_taken
+from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.planner import phases
 from lightning_rlhf.planner.job import Job
 from lightning_rlhf.planner.layout import Layout
@@ -82,6 +83,17 @@ def test_a_rollout_keeps_a_cache_for_its_rows_and_the_prompts_that_were_read(
 
 MATRICES = 5 * (32 * 96 + 32 * 32 + 2 * 32 * 128) * 4
 """Bytes of the matrices of five blocks."""
+LLAMA = ModelSource(
+    config={
+        "model_type": "llama",
+        "vocab_size": 100,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+    },
+    tokenizer="none",
+)
 PAYS = {"prefill_tokens": 4096, "max_rows": 5, "response_length": 16}
 
 
@@ -90,6 +102,7 @@ PAYS = {"prefill_tokens": 4096, "max_rows": 5, "response_length": 16}
     ("changes", "expected"),
     [
         (PAYS, MATRICES),
+        (PAYS | {"model": LLAMA}, 2 * (4 * 32 * 32 + 3 * 32 * 64) * 4),
         (PAYS | {"max_rows": 4}, 0),
         (PAYS | {"response_length": 15}, 0),
         (PAYS | {"prefill_tokens": None}, 0),
@@ -105,6 +118,8 @@ def test_a_rollout_on_a_cpu_holds_arranged_weights(
     changes: dict[str, Any], expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(arranged, "SMALL", 1)
+    # The matrices of GPT-2 lie transposed.
+    monkeypatch.setattr(arranged, "TRANSPOSED_CALLS", 16)
     monkeypatch.setattr(phases, "_SIZES", {})
     planned = job(**changes)
     found = run_passes(planned)

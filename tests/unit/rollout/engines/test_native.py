@@ -102,7 +102,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 def weights(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether matrices are arranged before a rollout; those of these models are too small for it otherwise."""
     if request.param == "arranged":
-        for name in ("SMALL", "FEW", "CALLS"):
+        for name in ("SMALL", "FEW", "CALLS", "TRANSPOSED_CALLS"):
             monkeypatch.setattr(arranged, name, 1)
 
 
