@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 from transformers.activations import ACT2FN
 
+from lightning_rlhf.models.arranged import forward_of
 from lightning_rlhf.models.fast_layers import by_onednn, processor, turned
 from lightning_rlhf.modules.adam import fuse
 
@@ -47,12 +48,15 @@ def table(head: str, rows: dict[str, dict[str, float]]) -> None:
 @torch.no_grad()
 def of_sampling(inner: int, out: int, rows: int) -> dict[str, float]:
     """A product of few rows."""
-    x, weight = torch.randn(rows, inner), torch.randn(out, inner)
+    x, layer = torch.randn(rows, inner), nn.Linear(inner, out, bias=False)
+    weight, held = layer.weight, forward_of(layer)
     return fastest(
         {
             "`linear`": lambda: linear(x, weight),
             "turned": lambda: turned(x, weight),
             "oneDNN": lambda: by_onednn(x, weight),
+            "arranged": lambda: held(x),
+            "to arrange": lambda: forward_of(layer),
         }
     )
 

@@ -93,7 +93,7 @@ def chunked_logits(net: nn.Module, places: Tensor, arguments: dict[str, Any], *,
     """
     inner, head = _with_head(net)
     form = logit_form(inner)._replace(temperature=temperature)
-    stays = all(_stays(weight) for weight in head.parameters())
+    stays = all(remains(weight) for weight in head.parameters())
     kept: list[Any] = []
 
     def read(hidden: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ def chunked_logits(net: nn.Module, places: Tensor, arguments: dict[str, Any], *,
     return ChunkedLogits(lambda rows: form.logits(linear(found[rows], *kept)), len(found), head.out_features)
 
 
-def _stays(weight: nn.Parameter) -> bool:
+def remains(weight: nn.Parameter) -> bool:
     """Whether a weight is there outside calls too, as a plain tensor."""
     return not is_divided(weight) and weight.shape == whole_shape(weight) and not has_torch_function((weight,))
 

@@ -1,5 +1,6 @@
 """Builds the models of a stage on fake tensors: the real classes and the real builders, but no memory for weights."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,12 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from lightning_rlhf.distributed.blocks import blocks
 from lightning_rlhf.distributed.half_precision import cast_weights
 from lightning_rlhf.experience import Answers, Scores
 from lightning_rlhf.models.adapters.lora import inject, is_part_of_adapter
 from lightning_rlhf.models.adapters.scalar import AdapterScalar
+from lightning_rlhf.models.arranged import arrangeable
 from lightning_rlhf.models.backbone import Backbone
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.column_cache import is_supported
@@ -111,7 +114,18 @@ def built(job: Job) -> Iterator[Nets]:
         own_head = isinstance(module, SharedRoles) and not _is_tied(module.exported())
         sampler = members.get(POLICY, module.generator() if job.record.samples else None)  # type: ignore[operator]
         in_columns = job.prefill_tokens is not None and sampler is not None and is_supported(sampler)
-        yield Nets(module, members, depths, Sizes(held, played, policy, own_head, in_columns))
+        size = 0, 0
+        if sampler is not None and in_columns and not job.model.quantization:
+            size = _arrangeable(sampler, depths["actor"])
+        yield Nets(module, members, depths, Sizes(held, played, policy, own_head, in_columns, size))
+
+
+def _arrangeable(net: nn.Module, depth: int) -> tuple[int, int]:
+    """Bytes of the weights that can be arranged at full depth, plain and transposed ones."""
+    sizes = Counter[bool]()
+    for layer in arrangeable(net):
+        sizes[isinstance(layer, Conv1D)] += layer.weight.nbytes
+    return sizes[False] * depth // len(blocks(net)), sizes[True] * depth // len(blocks(net))
 
 
 def _cast_as_held(module: nn.Module, job: Job) -> None:

@@ -17,7 +17,7 @@ from lightning_rlhf.planner.job import Job
 from lightning_rlhf.planner.memory import Bytes, Kind, Moment
 from lightning_rlhf.planner.nets import Nets, built
 from lightning_rlhf.planner.rules import Rules
-from lightning_rlhf.planner.sampling import kept_in_batches, kept_in_columns
+from lightning_rlhf.planner.sampling import arranged_size, kept_in_batches, kept_in_columns
 from lightning_rlhf.planner.trace import Segment, stretched
 from lightning_rlhf.planner.weights import POLICY, Sizes, Weights
 
@@ -87,6 +87,7 @@ def _held_of_policy(job: Job, policy: Weights) -> Bytes:
 def _sampling(phase: str, role: str, held: Bytes, job: Job, found: Passes, rule: Rules) -> list[Moment]:
     """Moments of sampling with the model of a role."""
     prefill, decoding, casts = found.cache["prefill"], found.cache["decoding"], found.casts
+    held = held + Counter({(role, "parameters"): arranged_size(job, found.sizes)})
     if found.sizes.in_columns:
         kept = kept_in_columns(
             job, role, prefill, decoding, casts, (found.sizes.policy or found.sizes.generator).blocks

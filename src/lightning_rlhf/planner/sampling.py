@@ -3,9 +3,11 @@
 from collections import Counter
 from typing import NamedTuple
 
+from lightning_rlhf.models.arranged import pays
 from lightning_rlhf.models.columns import aligned, columns_taken, first_columns
 from lightning_rlhf.planner.job import Job
 from lightning_rlhf.planner.memory import Bytes
+from lightning_rlhf.planner.weights import Sizes
 
 
 class Kept(NamedTuple):
@@ -17,6 +19,15 @@ class Kept(NamedTuple):
     """While keys and values are copied, by what happens."""
     decoding: Bytes
     """While the last tokens are drawn."""
+
+
+def arranged_size(job: Job, sizes: Sizes) -> int:
+    """Bytes of the weights that the native engine arranges on a CPU while it samples."""
+    comes_and_goes = job.layout.divides_weights and not job.layout.gather_for_generation
+    if job.on_gpu or job.autocast or job.model.compile or comes_and_goes:
+        return 0
+    rows, calls = job.sampled_rows, job.sampled_response
+    return sum(size for number, size in enumerate(sizes.arrangeable) if pays(rows, calls, transposed=number == 1))
 
 
 def kept_in_batches(role: str, decoding: int, casts: int) -> Kept:

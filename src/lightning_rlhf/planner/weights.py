@@ -74,6 +74,9 @@ class Sizes:
     """Whether the head of the backbone is a weight of its own, not tied to the embedding. A critic does not call it."""
     in_columns: bool = False
     """Whether the native engine keeps the keys and values of the model that samples in columns of its own."""
+    arrangeable: tuple[int, int] = (0, 0)
+    """Bytes of the weights of this model that this engine can arrange on a CPU (`models.arranged`): of those that lie
+    as (out, in), and of transposed ones."""
 
     def owner(self, role: str) -> str:
         """Name of the model that is called for a role."""

@@ -1,15 +1,22 @@
 """The keys and values that a rollout keeps, by hand and compared with what the native engine takes."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from tiny_jobs import SOURCE, job
 
+from lightning_rlhf.models import arranged
 from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.column_cache import ColumnCache
 from lightning_rlhf.models.columns import columns_taken
-from lightning_rlhf.planner.phases import moments
+from lightning_rlhf.models.source import ModelSource
+from lightning_rlhf.planner import phases
+from lightning_rlhf.planner.job import Job
+from lightning_rlhf.planner.layout import Layout
+from lightning_rlhf.planner.phases import moments, run_passes
+from lightning_rlhf.planner.sampling import arranged_size
 from lightning_rlhf.rollout.engines import rows
 from lightning_rlhf.rollout.engines.engine import Request
 from lightning_rlhf.rollout.engines.native import NativeEngine
@@ -72,6 +79,58 @@ def test_a_rollout_keeps_a_cache_for_its_rows_and_the_prompts_that_were_read(
     changes: dict[str, Any], expected: dict[str, int]
 ) -> None:
     assert kept(**{"prefill_tokens": 4096} | changes) == expected
+
+
+MATRICES = 5 * (32 * 96 + 32 * 32 + 2 * 32 * 128) * 4
+"""Bytes of the matrices of five blocks."""
+LLAMA = ModelSource(
+    config={
+        "model_type": "llama",
+        "vocab_size": 100,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+    },
+    tokenizer="none",
+)
+PAYS = {"prefill_tokens": 4096, "max_rows": 5, "response_length": 16}
+
+
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="needs MKL")
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (PAYS, MATRICES),
+        (PAYS | {"model": LLAMA}, 2 * (4 * 32 * 32 + 3 * 32 * 64) * 4),
+        (PAYS | {"max_rows": 4}, 0),
+        (PAYS | {"response_length": 15}, 0),
+        (PAYS | {"prefill_tokens": None}, 0),
+        (PAYS | {"on_gpu": True}, 0),
+        (PAYS | {"precision": "bf16-mixed"}, 0),
+        (PAYS | {"precision": "bf16-true"}, 0),
+        (PAYS | {"model": replace(SOURCE, compile=True)}, 0),
+        (PAYS | {"layout": Layout(engine="fsdp2", stage=3)}, MATRICES),
+        (PAYS | {"layout": Layout(engine="fsdp2", stage=3, gather_for_generation=False)}, 0),
+    ],
+)
+def test_a_rollout_on_a_cpu_holds_arranged_weights(
+    changes: dict[str, Any], expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arranged, "SMALL", 1)
+    # The matrices of GPT-2 lie transposed.
+    monkeypatch.setattr(arranged, "TRANSPOSED_CALLS", 16)
+    monkeypatch.setattr(phases, "_SIZES", {})
+    planned = job(**changes)
+    found = run_passes(planned)
+    assert arranged_size(planned, found.sizes) == expected
+    held = {moment.held["actor", "parameters"] for moment in moments(planned) if moment.phase == "rollout"}
+    assert held == {held_later(planned) + expected}
+
+
+def held_later(planned: Job) -> int:
+    """Bytes of the weights of the actor that an update holds."""
+    return next(moment.held["actor", "parameters"] for moment in moments(planned) if moment.phase == "update")
 
 
 @pytest.mark.parametrize(

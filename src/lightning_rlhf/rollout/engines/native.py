@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lightning_rlhf.distributed.phases import finished_everywhere
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.models.arranged import arranged
 from lightning_rlhf.models.attention import without_flash
 from lightning_rlhf.models.column_cache import is_supported
 from lightning_rlhf.rollout.engines.batch import Batch
@@ -111,17 +112,19 @@ class NativeEngine:
         waiting = Waiting(self.net, self.device, requests, self.prefill_tokens, self.max_rows)
         longest = max((len(request.prompt) for request in requests), default=0)
         entropy = any(request.entropy for request in requests)
-        batch = Batch(self.net, numbers, sampling, stops, min(self.max_rows, len(requests)), longest, entropy=entropy)
-        while True:
-            # Where all processes must call the model together, a process that has no use for a call takes part too.
-            can_read = bool(waiting) and batch.has_room
-            if not finished_everywhere(not can_read):
-                tokens = batch.begin(waiting.read()) if can_read else None
-            elif not finished_everywhere(not batch.sampled):
-                tokens = batch.step() if batch.sampled else None
-            else:
-                return
-            if tokens is None:
-                call_along(self.net, self.device)
-            else:
-                yield from tokens
+        rows = min(self.max_rows, len(requests))
+        batch = Batch(self.net, numbers, sampling, stops, rows, longest, entropy=entropy)
+        with arranged(self.net, rows, sampling.max_new_tokens):
+            while True:
+                # Where all processes must call the model together, a process that has no use for a call takes part too.
+                can_read = bool(waiting) and batch.has_room
+                if not finished_everywhere(not can_read):
+                    tokens = batch.begin(waiting.read()) if can_read else None
+                elif not finished_everywhere(not batch.sampled):
+                    tokens = batch.step() if batch.sampled else None
+                else:
+                    return
+                if tokens is None:
+                    call_along(self.net, self.device)
+                else:
+                    yield from tokens
