@@ -22,7 +22,20 @@ ROWS = [block for block in BLOCKS if block.page == "data_formats.md" and block.l
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 TARGETS = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
 # Lines in the blocks for the shell that start no command of this package, with what can be checked of them.
-OTHERS = tuple("cat curl docker export eval hf lm_eval sbatch source transformers vllm wandb".split())
+OTHERS = (
+    "cat",
+    "curl",
+    "docker",
+    "export",
+    "eval",
+    "hf",
+    "lm_eval",
+    "sbatch",
+    "source",
+    "transformers",
+    "vllm",
+    "wandb",
+)
 
 
 def place(block: Block) -> str:
