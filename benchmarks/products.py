@@ -1,9 +1,10 @@
 """Measures the products, activations and optimizer steps that docs/performance.md compares, on this machine.
 
-    python benchmarks/products.py
+    OMP_NUM_THREADS=1 python benchmarks/products.py
 
-The variants of a row take turns, on one thread, and the smallest CPU time of each is printed in milliseconds, so other
-programs disturb little. MKL_ENABLE_INSTRUCTIONS=AVX2 makes MKL choose the kernels that it has for processors of other
+The variants of a row take turns, and the smallest time of each is printed in milliseconds, so other programs disturb
+little. The products of few rows go through many matrices, as in a model, so that none stays in the cache of a core.
+MKL_ENABLE_INSTRUCTIONS=AVX2 makes MKL choose the kernels that it has for processors of other
 makers than Intel. The rules of `models/fast_layers.py` follow from the tables.
 """
 
@@ -22,17 +23,19 @@ from lightning_rlhf.modules.adam import fuse
 SMALL = [(256, 768), (256, 1024), (1024, 256), (256, 8192), (576, 1536), (768, 2304), (768, 3072), (3072, 768)]
 SHAPES = [*SMALL, (576, 49152), (768, 50257)]
 FEW, MANY = (4, 8, 16, 32, 64), 512
+APART = 2**25
+"""Number of elements of the matrices through which products of few rows go."""
 
 
 def fastest(works: dict[str, Callable[[], object]], seconds: float = 0.3) -> dict[str, float]:
-    """The smallest CPU time of each variant, in milliseconds."""
+    """The smallest time of each variant, in milliseconds."""
     least = dict.fromkeys(works, float("inf"))
-    start = time.process_time()
-    while time.process_time() - start < seconds:
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds:
         for name, work in works.items():
-            begun = time.process_time()
+            begun = time.perf_counter()
             work()
-            least[name] = min(least[name], 1e3 * (time.process_time() - begun))
+            least[name] = min(least[name], 1e3 * (time.perf_counter() - begun))
     return least
 
 
@@ -47,18 +50,22 @@ def table(head: str, rows: dict[str, dict[str, float]]) -> None:
 
 @torch.no_grad()
 def of_sampling(inner: int, out: int, rows: int) -> dict[str, float]:
-    """A product of few rows."""
-    x, layer = torch.randn(rows, inner), nn.Linear(inner, out, bias=False)
-    weight, held = layer.weight, forward_of(layer)
-    return fastest(
-        {
-            "`linear`": lambda: linear(x, weight),
-            "turned": lambda: turned(x, weight),
-            "oneDNN": lambda: by_onednn(x, weight),
-            "arranged": lambda: held(x),
-            "to arrange": lambda: forward_of(layer),
-        }
-    )
+    """A product of few rows, as the mean of products with different matrices."""
+    x = torch.randn(rows, inner)
+    layers = [nn.Linear(inner, out, bias=False) for _ in range(max(1, APART // (inner * out)))]
+    held = [forward_of(layer) for layer in layers]
+
+    def through(multiply: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], object]:
+        return lambda: [multiply(x, layer.weight) for layer in layers]
+
+    works: dict[str, Callable[[], object]] = {
+        "`linear`": through(linear),
+        "turned": through(turned),
+        "oneDNN": through(by_onednn),
+        "arranged": lambda: [forward(x) for forward in held],
+        "to arrange": lambda: [forward_of(layer) for layer in layers],
+    }
+    return {name: least / len(layers) for name, least in fastest(works, seconds=1).items()}
 
 
 @torch.no_grad()
@@ -121,8 +128,8 @@ def of_gradients() -> dict[str, float]:
 
 def main() -> None:
     """Prints the tables."""
-    torch.set_num_threads(1)
-    print(f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}\n")
+    about = f"{torch.get_num_threads()} threads, torch {torch.__version__}"
+    print(f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, {about}\n")
     few = {f"{rows} × {i} × {o}": of_sampling(i, o, rows) for i, o in SHAPES for rows in FEW}
     table("rows × in × out", few)
     table(f"{MANY} rows × in × out", {f"{i} × {o}": of_an_update(i, o) for i, o in SMALL})

@@ -4,7 +4,7 @@ Activations: several families write GELU with tanh as a formula of eight operato
 PyTorch has it as one kernel, forwards and backwards.
 
 Products on CPUs in fp32: PyTorch passes a product of matrices to one library, but which of two libraries and of two
-forms of the product is the fastest depends on the shapes and on the processor. The rules in `way` are constants, found
+forms of the product is the fastest depends on the shapes, the processor and the threads. The rules in `way` are constants, found
 by `benchmarks/products.py`; nothing is timed in a run, so that a run can be repeated.
 """
 
@@ -23,7 +23,7 @@ Way = Literal["default", "turned", "onednn"]
 """How a product is computed: by PyTorch's default library, by that library as the transpose of W xᵀ, or by oneDNN."""
 
 LARGE = 2**19
-"""The least number of elements with which a matrix is worth another way if there are few rows."""
+"""The least number of elements, with AVX-512 for each thread, that make another way pay if there are few rows."""
 _GELU_TANH = ("NewGELUActivation", "FastGELUActivation", "AccurateGELUActivation", "BloomGelu")
 """Classes of transformers that compute 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x³))), the last one with BLOOM."""
 
@@ -52,11 +52,12 @@ def processor() -> Processor:
     return Processor(avx512=capable and onednn, full_mkl=intel or not mkl)
 
 
-def way(kind: Processor, rows: int, weights: int, stride: int, *, transposed: bool, learns: bool) -> Way:
+def way(kind: Processor, threads: int, rows: int, weights: int, stride: int, *, transposed: bool, learns: bool) -> Way:
     """Chooses how to multiply `rows` rows with a matrix.
 
     Args:
         kind: The processor.
+        threads: Number of threads that compute the product.
         rows: Number of rows.
         weights: Number of elements of the matrix.
         stride: Length of a row of the matrix as it lies in memory.
@@ -67,16 +68,18 @@ def way(kind: Processor, rows: int, weights: int, stride: int, *, transposed: bo
         # Rows that lie whole pages apart share few places in a cache, and oneDNN reads a transposed matrix by columns.
         collides = stride > 1024 and stride % 1024 == 0 and weights // stride >= 512
         return "default" if transposed and collides else "onednn"
-    if 5 <= rows <= 32 and weights >= LARGE and not transposed and not learns:
-        # A matrix that fits into no cache is read once by oneDNN; MKL copies it first.
-        return "onednn" if kind.avx512 and weights >= 2**24 else "turned"
+    if 5 <= rows <= 32 and not transposed and not learns:
+        # MKL copies a large matrix before it multiplies few rows with it; oneDNN reads the matrix as it lies.
+        if kind.avx512:
+            return "onednn" if weights >= LARGE * threads else "default"
+        return "turned" if weights >= LARGE else "default"
     return "default"
 
 
 def choose(rows: int, matrix: Tensor, *, transposed: bool, learns: bool) -> Way:
     """Chooses how to multiply rows with a matrix on this machine; see `way`."""
-    stride = matrix.shape[1]
-    return way(processor(), rows, matrix.numel(), stride, transposed=transposed, learns=learns)
+    threads, stride = torch.get_num_threads(), matrix.shape[1]
+    return way(processor(), threads, rows, matrix.numel(), stride, transposed=transposed, learns=learns)
 
 
 def multiply(x: Tensor, matrix: Tensor, *, transposed: bool, learns: bool) -> Tensor:

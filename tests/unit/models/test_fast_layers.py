@@ -87,10 +87,12 @@ def test_a_layer_without_gradients_computes_the_same_in_each_way(
         assert_close(layer(x), plain(x), rtol=1e-5, atol=1e-5)
 
 
-def test_the_rules_depend_on_shapes_and_the_processor_alone() -> None:
-    def chosen(kind: Processor, rows: int, out: int, inner: int, *, transposed: bool = False, learns: bool) -> str:
+def test_the_rules_depend_on_shapes_threads_and_the_processor_alone() -> None:
+    def chosen(
+        kind: Processor, rows: int, out: int, inner: int, *, threads: int = 1, transposed: bool = False, learns: bool
+    ) -> str:
         stride = out if transposed else inner
-        return way(kind, rows, out * inner, stride, transposed=transposed, learns=learns)
+        return way(kind, threads, rows, out * inner, stride, transposed=transposed, learns=learns)
 
     # An update: MKL is as fast as the processor, unless the processor is of another maker.
     assert chosen(INTEL, 512, 3072, 768, learns=True) == "default"
@@ -100,12 +102,26 @@ def test_the_rules_depend_on_shapes_and_the_processor_alone() -> None:
     assert chosen(OTHER, 512, 3072, 768, transposed=True, learns=True) == "default"
     assert chosen(OTHER, 512, 2304, 768, transposed=True, learns=True) == "onednn"
     # Sampling: a few rows through a large matrix, and through the head of a vocabulary.
-    assert chosen(INTEL, 8, 3072, 768, learns=False) == "turned"
+    assert chosen(INTEL, 8, 3072, 768, learns=False) == "onednn"
+    # The matrix of 884,736 numbers is large for one thread, and not for two.
+    assert [chosen(INTEL, 8, 1536, 576, threads=threads, learns=False) for threads in (1, 2)] == ["onednn", "default"]
     assert chosen(INTEL, 8, 50257, 768, learns=False) == "onednn"
     assert chosen(Processor(avx512=False, full_mkl=True), 8, 50257, 768, learns=False) == "turned"
     assert chosen(INTEL, 8, 3072, 768, transposed=True, learns=False) == "default"
     assert {chosen(INTEL, rows, 3072, 768, learns=False) for rows in (1, 4, 33, 64)} == {"default"}
     assert chosen(INTEL, 8, 256, 256, learns=False) == "default"
+
+
+def test_the_rules_count_the_threads_that_torch_uses(kind: Processor) -> None:
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(fast_layers.choose(8, torch.empty(1536, 576), transposed=False, learns=False))
+    finally:
+        torch.set_num_threads(before)
+    assert found == ["onednn", "default"]
 
 
 @pytest.mark.parametrize("name", ["gelu_new", "gelu_fast", "gelu_accurate", "bloom"])
