@@ -4,8 +4,8 @@ Activations: several families write GELU with tanh as a formula of eight operato
 PyTorch has it as one kernel, forwards and backwards.
 
 Products on CPUs in fp32: PyTorch passes a product of matrices to one library, but which of two libraries and of two
-forms of the product is the fastest depends on the shapes, the processor and the threads. The rules in `way` are constants, found
-by `benchmarks/products.py`; nothing is timed in a run, so that a run can be repeated.
+forms of the product is the fastest depends on the shapes, the processor and the threads. The rules in `way` are
+constants, found by `benchmarks/products.py`; nothing is timed in a run, so that a run can be repeated.
 """
 
 from functools import cache
