@@ -184,14 +184,15 @@ def test_a_model_against_itself_ties(models: Path, data: Path, tmp_path: Path) -
     ("overrides", "message"),
     [
         ([], "nothing to evaluate: give reward_model=FOLDER preferences=FILE, or a=FOLDER b=FOLDER prompts=FILE"),
-        (["a=x", "b=y"], "prompts not set: two models are compared by a=FOLDER b=FOLDER prompts=FILE"),
+        (["a=x", "b=y"], "prompts is not set: two models are compared by a=FOLDER b=FOLDER prompts=FILE"),
         (["preferences=p.jsonl"], "preferences=p.jsonl: give the reward model to evaluate as reward_model=FOLDER"),
         (
             ["preferences=p.jsonl", "reward_model=r", "gold=m:f"],
-            "gold=m:f: preferences=p.jsonl evaluates a reward model: leave out either",
+            "gold=m:f: preferences=p.jsonl evaluates a reward model: leave out one of them",
         ),
         (["labels=l.jsonl", "a=x", "b=y", "prompts=p"], "labels=l.jsonl: give the folder of the evaluation whose"),
-        (["answers=x", "prompts=p"], "prompts=p: answers=x has the answers already: leave out either"),
+        (["answers=x", "prompts=p"], "prompts=p: answers=x has the answers already: leave out one of them"),
+        (["answers=x", "labels=l.jsonl", "limit=5"], "limit=5: the labels may belong to any row of the answers"),
         (["limit=0", "answers=x"], "limit=0: must be positive, or null"),
         (["answers=x", "judge.max_concurrency=many"], "judge.max_concurrency=many: expected a whole number"),
         (["answers=x", "dtype=float8"], "dtype=float8: expected one of float32, bfloat16, float16"),

@@ -84,16 +84,19 @@ class EvaluateSettings:
             if self.reward_model is None:
                 yield f"preferences={self.preferences}: give the reward model to evaluate as reward_model=FOLDER"
             if given:
-                yield f"{', '.join(given)}: preferences={self.preferences} evaluates a reward model: leave out either"
+                yield f"{', '.join(given)}: preferences={self.preferences} evaluates a reward model: leave out one of them"
         elif self.answers is not None:
             if both := [text for text in given if text.startswith(("a=", "b=", "prompts="))]:
-                yield f"{', '.join(both)}: answers={self.answers} has the answers already: leave out either"
+                yield f"{', '.join(both)}: answers={self.answers} has the answers already: leave out one of them"
         elif missing := [name for name in ("a", "b", "prompts") if of_models[name] is None]:
             if len(missing) == 3:
                 yield (
                     "nothing to evaluate: give reward_model=FOLDER preferences=FILE, or a=FOLDER b=FOLDER prompts=FILE"
                 )
             else:
-                yield f"{' and '.join(missing)} not set: two models are compared by a=FOLDER b=FOLDER prompts=FILE"
+                are = "is" if len(missing) == 1 else "are"
+                yield f"{' and '.join(missing)} {are} not set: two models are compared by a=FOLDER b=FOLDER prompts=FILE"
+        if self.labels is not None and self.limit is not None:
+            yield f"limit={self.limit}: the labels may belong to any row of the answers: leave out limit"
         if self.labels is not None and self.answers is None and self.preferences is None:
             yield f"labels={self.labels}: give the folder of the evaluation whose pairs were labelled as answers=FOLDER"

@@ -75,6 +75,8 @@ def score_dataset(
         raise UserError(f"output={output}: its name must end in .jsonl")
     if len(scale) != 2:
         raise UserError(f"scale={scale}: expected the lowest and the highest score, such as [0, 5]")
+    if min_kappa is not None and human is None:
+        raise UserError(f"min_kappa={min_kappa}: name the file that people have labelled as human=FILE")
     grading = Grading(read_templates(templates).reward, *scale).checked()
     if mode == "compare" and grading.is_question:
         raise UserError(

@@ -44,8 +44,8 @@ class BudgetSpent(Exception):
 class Budget:
     """Counts what requests use, and refuses a request that would exceed a limit.
 
-    What a request will use is not known before it is answered, so the largest request so far stands for each that is
-    under way and for the next one. A limit can therefore be exceeded by as much as a request is larger than all before
+    What a request will use is not known before it is answered, so the most tokens that one has read so far, and the
+    most that one has written, stand for each that is under way and for the next one. A limit can therefore be exceeded by as much as a request is larger than all before
     it, and by those that are sent before the first one is answered. Several threads may use it.
 
     Attributes:
@@ -92,7 +92,8 @@ class Budget:
         """Counts what a request has used."""
         with self._lock:
             self.used = self.used.plus(usage)
-            self._largest = max(self._largest, usage, key=lambda each: each.tokens)
+            # Separately, since the request with the most tokens need not be the dearest.
+            self._largest = Usage(*map(max, self._largest, usage))
 
     def restore(self, usage: Usage) -> None:
         """Counts what an earlier process has used."""
