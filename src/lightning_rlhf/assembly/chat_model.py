@@ -1,14 +1,19 @@
 """The chat model of a command: from the group `llm` of its configuration to a client with a budget."""
 
+import re
 from dataclasses import replace
 from typing import Any, cast
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_rlhf.assembly.target_checks import check_targets
 from lightning_rlhf.chat_models.budget import Budget
 from lightning_rlhf.chat_models.client import ChatClient
+from lightning_rlhf.errors import UserError
+
+_LOCAL = "lightning_rlhf.synthesis.local.local_client"
 
 
 def arguments_with_llm(config: DictConfig, target: str) -> dict[str, Any]:
@@ -21,9 +26,14 @@ def arguments_with_llm(config: DictConfig, target: str) -> dict[str, Any]:
         target: Dotted name of the function.
 
     Raises:
-        UserError: If the function has no parameter of that name, or a value has the wrong type.
+        UserError: If the function has no parameter of that name, a value has the wrong type, or the command line has
+            settings of a local model and another one is asked.
     """
     settings = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+    if settings["llm"]["_target_"] != _LOCAL and HydraConfig.initialized():
+        unused = [given for given in HydraConfig.get().overrides.task if re.match(r"\+*(model|seed)[.=]", given)]
+        if unused:
+            raise UserError(f"{', '.join(unused)}: this describes the model of llm=local alone: leave it out")
     own = {name: value for name, value in settings.items() if name not in ("model", "seed")}
     check_targets({"_target_": target, **own})
     return own

@@ -230,6 +230,9 @@ def test_a_key_comes_from_the_variable_that_is_named(monkeypatch: pytest.MonkeyP
     assert model.openai_api_key.get_secret_value() == "secret"  # type: ignore[attr-defined]
     with pytest.raises(UserError, match="^llm.api_key_env=NO_KEY: there is no such environment variable$"):
         remote_client("openai:m", api_key_env="NO_KEY")
+    with pytest.raises(UserError, match=r"^judge.settings.api_key: a key .* as judge.api_key_env=NAME$") as refused:
+        remote_client("openai:m", settings={"api_key": "secret"}, group="judge")
+    assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize(("model", "variable"), [("openai:m", "OPENAI_API_KEY"), ("anthropic:m", "ANTHROPIC_API_KEY")])
