@@ -1,10 +1,10 @@
 """The chat model of a command: from the group `llm` of its configuration to a client with a budget."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -16,7 +16,7 @@ from lightning_rlhf.errors import UserError
 _LOCAL = "lightning_rlhf.synthesis.local.local_client"
 
 
-def arguments_with_llm(config: DictConfig, target: str) -> dict[str, Any]:
+def arguments_with_llm(config: DictConfig, target: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The settings of a command that has a chat model, checked as keyword arguments of the function that it calls.
 
     The groups and settings that only describe the chat model are left out.
@@ -24,14 +24,15 @@ def arguments_with_llm(config: DictConfig, target: str) -> dict[str, Any]:
     Args:
         config: The configuration of the command.
         target: Dotted name of the function.
+        overrides: The settings of the command line.
 
     Raises:
         UserError: If the function has no parameter of that name, a value has the wrong type, or the command line has
             settings of a local model and another one is asked.
     """
     settings = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
-    if settings["llm"]["_target_"] != _LOCAL and HydraConfig.initialized():
-        unused = [given for given in HydraConfig.get().overrides.task if re.match(r"\+*(model|seed)[.=]", given)]
+    if settings["llm"]["_target_"] != _LOCAL:
+        unused = [given for given in overrides if re.match(r"\+*(model|seed)[.=]", given)]
         if unused:
             raise UserError(f"{', '.join(unused)}: this describes the model of llm=local alone: leave it out")
     own = {name: value for name, value in settings.items() if name not in ("model", "seed")}
