@@ -196,7 +196,7 @@ def test_requests_under_way_count_as_the_largest_so_far() -> None:
 
 
 def test_the_next_request_may_read_and_write_as_much_as_any_before() -> None:
-    budget = Budget(max_usd=4.5, prices=Prices(0, 1_000_000))
+    budget = Budget(max_usd=6, prices=Prices(0, 1_000_000))
     budget.add(Usage(10, 1))
     budget.add(Usage(1, 3))
     # The second has fewer tokens and is the dearer one: 4 are spent, and another 3 would make 7.
