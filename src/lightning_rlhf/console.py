@@ -7,6 +7,7 @@ import io
 import logging
 import sys
 import textwrap
+import time
 from collections.abc import Iterable
 from typing import IO
 
@@ -19,6 +20,7 @@ from rich.text import Text
 from lightning_rlhf.run_log import LOG
 
 _TINY = 5e-4
+_SECONDS_PER_LINE = 15.0
 
 
 class RunConsole(Console):
@@ -92,6 +94,20 @@ def _plain(*objects: object, **settings: object) -> str:
 
 console = RunConsole(highlight=False)
 """The console of this process. Only the first process prints."""
+
+
+class TimedLines:
+    """Says from time to time how far a job has come, where no terminal shows a bar."""
+
+    def __init__(self) -> None:
+        """Starts the time to the first line."""
+        self._shown = time.monotonic()
+
+    def say(self, message: str) -> None:
+        """Says a message if it is time for a line."""
+        if not console.is_terminal and time.monotonic() - self._shown >= _SECONDS_PER_LINE:
+            console.say(message)
+            self._shown = time.monotonic()
 
 
 def complain(message: str) -> None:

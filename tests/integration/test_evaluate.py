@@ -154,6 +154,7 @@ def test_a_chat_model_on_a_server_judges_in_both_orders(models: Path, data: Path
         )
     assert done.returncode == 0, done.stderr
     result, answers = result_of(run_folder(tmp_path)), rows_of(run_folder(tmp_path) / "answers.jsonl")
+    assert len(rows_of(run_folder(tmp_path) / "judge.verdicts.jsonl")) > 0
     lengths = [(len(row["a"]["text"]), len(row["b"]["text"])) for row in answers]
     assert result["verdicts"]["judge"] == [0.5 if a == b else float(a < b) for a, b in lengths]
     judge = result["judges"]["judge"]
@@ -162,6 +163,24 @@ def test_a_chat_model_on_a_server_judges_in_both_orders(models: Path, data: Path
     assert "whether it is short" in server.seen[0][1]["messages"][0]["content"]
     assert "said something else when the answers were swapped on 0 of 6 prompts" in done.stdout
     assert "The answer that came first won in 50.0% of its verdicts." in done.stdout
+
+
+def test_a_prompt_that_is_too_long_is_skipped_or_named_before_anything_is_drawn(models: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": "My kettle leaks."}, {"prompt": "kettle " * 600}, {"prompt": "Hello"}]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own = [f"a={models / 'a'}", f"b={models / 'b'}", "prompts=prompts.jsonl", "sampling.max_new_tokens=4"]
+    refused = command(tmp_path, *own, name="evaluate")
+    assert refused.returncode == 2
+    assert "data 'prompts.jsonl' holds rows that cannot be used" in refused.stderr
+    assert "prompts.jsonl:2: sampling.max_new_tokens=4: " in refused.stderr
+    done = command(tmp_path, *own, "data.on_error=skip", name="evaluate")
+    assert done.returncode == 0, done.stderr
+    assert [row["messages"][0]["content"] for row in rows_of(run_folder(tmp_path) / "answers.jsonl")] == [
+        "My kettle leaks.",
+        "Hello",
+    ]
+    assert "rows left out: 1" in done.stdout
+    assert "No judge is named" in done.stdout
 
 
 def test_a_model_against_itself_ties(models: Path, data: Path, tmp_path: Path) -> None:
@@ -184,14 +203,18 @@ def test_a_model_against_itself_ties(models: Path, data: Path, tmp_path: Path) -
     ("overrides", "message"),
     [
         ([], "nothing to evaluate: give reward_model=FOLDER preferences=FILE, or a=FOLDER b=FOLDER prompts=FILE"),
-        (["a=x", "b=y"], "prompts not set: two models are compared by a=FOLDER b=FOLDER prompts=FILE"),
+        (["a=x", "b=y"], "prompts is not set: two models are compared by a=FOLDER b=FOLDER prompts=FILE"),
         (["preferences=p.jsonl"], "preferences=p.jsonl: give the reward model to evaluate as reward_model=FOLDER"),
         (
             ["preferences=p.jsonl", "reward_model=r", "gold=m:f"],
-            "gold=m:f: preferences=p.jsonl evaluates a reward model: leave out either",
+            "gold=m:f: preferences=p.jsonl evaluates a reward model: leave out one of them",
         ),
         (["labels=l.jsonl", "a=x", "b=y", "prompts=p"], "labels=l.jsonl: give the folder of the evaluation whose"),
-        (["answers=x", "prompts=p"], "prompts=p: answers=x has the answers already: leave out either"),
+        (["answers=x", "prompts=p"], "prompts=p: answers=x has the answers already: leave out one of them"),
+        (["answers=x", "labels=l.jsonl", "limit=5"], "limit=5: the labels may belong to any row of the answers"),
+        (["answers=x", "source_column=topic"], "source_column=topic: only preferences=FILE have sources"),
+        (["answers=x", "sampling.top_k=5"], "sampling.top_k=5: nothing is drawn with answers=x"),
+        (["answers=x", "+judge.settings.api_key=secret"], "judge.settings.api_key: a key in the settings is written"),
         (["limit=0", "answers=x"], "limit=0: must be positive, or null"),
         (["answers=x", "judge.max_concurrency=many"], "judge.max_concurrency=many: expected a whole number"),
         (["answers=x", "dtype=float8"], "dtype=float8: expected one of float32, bfloat16, float16"),

@@ -125,6 +125,11 @@ def test_what_is_imported_trains_a_reward_model(tmp_path: Path) -> None:
         ("generate-dataset", ["llm.temprature=1"], "did you mean 'llm.temperature'?"),
         ("generate-dataset", ["llm=openia"], "there is no llm=openia; there are anthropic, local, ollama, openai,"),
         ("generate-dataset", ["llm=openai_compatible", "llm.model=m"], "llm.base_url is not set"),
+        (
+            "generate-dataset",
+            ["seed=3", "model=tiny"],
+            "seed=3, model=tiny: this describes the model of llm=local alone",
+        ),
         ("score-dataset", ["output=o.jsonl"], "path is not set: give it as path=VALUE"),
         ("score-dataset", ["path=d.jsonl", "output=o.jsonl", "mode=rank"], "mode=rank: expected one of score, compare"),
         ("import-dataset", ["layout=hh", "output_dir=o", "path=none.jsonl"], "none.jsonl"),

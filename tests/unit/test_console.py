@@ -7,7 +7,7 @@ import sys
 import pytest
 from rich.table import Table
 
-from lightning_rlhf.console import RunConsole, number, three_decimals
+from lightning_rlhf.console import RunConsole, TimedLines, number, three_decimals
 from lightning_rlhf.run_log import LOG
 
 WIDTHS = [100, 61, 30, 14]
@@ -151,3 +151,13 @@ def test_a_message_on_a_terminal_is_not_logged_by_the_console_too(monkeypatch: p
     assert shown.file.getvalue() == "said\n"
     # The handler of the log writes each record itself, on all processes.
     assert logged == []
+
+
+def test_without_a_terminal_lines_come_from_time_to_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    lines = TimedLines()
+    lines.say("too early")
+    monkeypatch.setattr("lightning_rlhf.console._SECONDS_PER_LINE", 0.0)
+    lines.say("3 of 7")
+    assert capsys.readouterr().out == "3 of 7\n"

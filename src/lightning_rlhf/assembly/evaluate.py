@@ -1,33 +1,40 @@
 """Evaluates a reward model on preferences, or one model against another, as `lightning-rlhf evaluate` does."""
 
 import time
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lightning_rlhf.assembly.evaluate_settings import EvaluateSettings
+from lightning_rlhf.assembly.evaluate_settings import EvaluateSettings, JudgeSettings
 from lightning_rlhf.assembly.evaluate_tables import print_models, print_reward_model
 from lightning_rlhf.assembly.library_messages import silence_libraries
 from lightning_rlhf.callbacks.run_record import versions
+from lightning_rlhf.chat_models.budget import Budget
 from lightning_rlhf.chat_models.client import remote_client
+from lightning_rlhf.chat_models.grading import RUBRIC
 from lightning_rlhf.console import console
 from lightning_rlhf.data.faults import Report, kinds_of
 from lightning_rlhf.data.formats import records_of
 from lightning_rlhf.data.sources import held_out_source
 from lightning_rlhf.errors import UserError, require
-from lightning_rlhf.evaluation.answers import Answered, answered, draw_answers, read_answers, write_answers
+from lightning_rlhf.evaluation.answers import Answered, answerable, answered, draw_answers, read_answers, write_answers
 from lightning_rlhf.evaluation.comparisons import read_comparisons
 from lightning_rlhf.evaluation.people import BLIND_PAIRS, people_verdicts, write_blind_pairs
 from lightning_rlhf.evaluation.reward_model import report_on, score_comparisons
-from lightning_rlhf.evaluation.verdicts import gold_scores, judge_verdicts, reward_scores
+from lightning_rlhf.evaluation.verdicts import JudgeVerdicts, gold_scores, judge_verdicts, reward_scores
 from lightning_rlhf.evaluation.win_rates import as_dict, by_scores, win_rate
 from lightning_rlhf.rewards.build import LoadedReward, load_reward
 from lightning_rlhf.rewards.function import TextReward
 from lightning_rlhf.rollout.speaker import load_speaker
 from lightning_rlhf.saving import appearing, strict_json, write_json
+from lightning_rlhf.synthesis.progress import cost
+from lightning_rlhf.synthesis.verdicts import open_verdicts
 
 SCORES = "scores.jsonl"
+VERDICTS = "judge.verdicts.jsonl"
 
 
 def evaluate(settings: EvaluateSettings, folder: Path) -> dict[str, Any]:
@@ -109,10 +116,7 @@ def _models(settings: EvaluateSettings, folder: Path) -> dict[str, Any]:
         a, b = gold_scores(TextReward(settings.gold), rows)
         verdicts["gold"], details["gold"] = by_scores(a, b), _means(a, b)
     if settings.judge.model is not None:
-        client = remote_client(
-            settings.judge.model, settings=settings.judge.settings, max_concurrency=settings.judge.max_concurrency
-        )
-        said = judge_verdicts(client, settings.judge.rubric, rows)
+        said = _judged(settings.judge, settings.judge.model, rows, Path(settings.answers or folder).expanduser())
         verdicts["judge"] = said.verdicts
         details["judge"] = {
             "order_disagreements": said.disagreements,
@@ -159,6 +163,12 @@ def _answers(settings: EvaluateSettings, folder: Path) -> list[Answered]:
     report = Report()
     source = held_out_source(settings.prompts, settings.data.reading)
     records = list(records_of(source, need="prompt", report=report, on_error=settings.data.on_error))[: settings.limit]
+    # Before anything is drawn, since an answer of one model is worth nothing without that of the other.
+    for name in ("a", "b"):
+        records = answerable(getattr(settings, name), name, records, settings.sampling, report)
+    report.check(settings.prompts, settings.data.on_error)
+    if not records:
+        raise UserError(f"prompts={settings.prompts}: no prompt is left that both models can answer")
     _tell(report)
     sides = []
     for name in ("a", "b"):
@@ -171,6 +181,24 @@ def _answers(settings: EvaluateSettings, folder: Path) -> list[Answered]:
     pairs = write_blind_pairs(folder, rows, settings.seed)
     console.say(f"{pairs} blind pairs for lightning-rlhf label: {folder / BLIND_PAIRS}")
     return rows
+
+
+def _judged(judge: JudgeSettings, model: str, rows: list[Answered], folder: Path) -> JudgeVerdicts:
+    """Asks a chat model; its verdicts are kept beside the answers, so that they are paid for once."""
+    client = remote_client(
+        model,
+        api_key_env=judge.api_key_env,
+        settings=judge.settings,
+        input_price=judge.input_price,
+        output_price=judge.output_price,
+        max_concurrency=judge.max_concurrency,
+        group="judge",
+    )
+    client = replace(client, budget=Budget(judge.max_usd, judge.max_tokens, client.budget.prices))
+    with closing(open_verdicts(folder / VERDICTS, client, f"answers={folder}")) as verdicts:
+        said = judge_verdicts(client, judge.rubric or RUBRIC, rows, verdicts)
+    console.say(f"{folder / VERDICTS}: {cost(client.budget)}")
+    return said
 
 
 def _tell(report: Report) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from omegaconf import DictConfig
 
 from lightning_rlhf.assembly.setting_types import built
+from lightning_rlhf.chat_models.client import clear_keys
 from lightning_rlhf.data.splits import Reading
 from lightning_rlhf.errors import raise_problems
 from lightning_rlhf.rollout.sampling import Sampling
@@ -17,7 +18,12 @@ class JudgeSettings:
     """A chat model that compares answers."""
 
     model: str | None
-    rubric: str
+    rubric: str | None
+    api_key_env: str | None
+    input_price: float | None
+    output_price: float | None
+    max_usd: float | None
+    max_tokens: int | None
     max_concurrency: int
     settings: Mapping[str, Any]
 
@@ -84,16 +90,36 @@ class EvaluateSettings:
             if self.reward_model is None:
                 yield f"preferences={self.preferences}: give the reward model to evaluate as reward_model=FOLDER"
             if given:
-                yield f"{', '.join(given)}: preferences={self.preferences} evaluates a reward model: leave out either"
+                yield (
+                    f"{', '.join(given)}: preferences={self.preferences} evaluates a reward model: leave out one of "
+                    "them"
+                )
         elif self.answers is not None:
             if both := [text for text in given if text.startswith(("a=", "b=", "prompts="))]:
-                yield f"{', '.join(both)}: answers={self.answers} has the answers already: leave out either"
+                yield f"{', '.join(both)}: answers={self.answers} has the answers already: leave out one of them"
         elif missing := [name for name in ("a", "b", "prompts") if of_models[name] is None]:
             if len(missing) == 3:
                 yield (
                     "nothing to evaluate: give reward_model=FOLDER preferences=FILE, or a=FOLDER b=FOLDER prompts=FILE"
                 )
             else:
-                yield f"{' and '.join(missing)} not set: two models are compared by a=FOLDER b=FOLDER prompts=FILE"
+                are = "is" if len(missing) == 1 else "are"
+                names = " and ".join(missing)
+                yield f"{names} {are} not set: two models are compared by a=FOLDER b=FOLDER prompts=FILE"
+        if self.source_column is not None and self.preferences is None:
+            yield f"source_column={self.source_column}: only preferences=FILE have sources: leave it out"
+        yield from clear_keys(self.judge.settings, "judge")
+        drawn_before = {"preferences": self.preferences, "answers": self.answers}
+        for name, value in drawn_before.items():
+            if value is not None and (changed := _changed(self.sampling)):
+                yield f"{', '.join(changed)}: nothing is drawn with {name}={value}: leave it out"
+        if self.labels is not None and self.limit is not None:
+            yield f"limit={self.limit}: the labels may belong to any row of the answers: leave out limit"
         if self.labels is not None and self.answers is None and self.preferences is None:
             yield f"labels={self.labels}: give the folder of the evaluation whose pairs were labelled as answers=FOLDER"
+
+
+def _changed(sampling: Sampling) -> list[str]:
+    """The settings of answers that are not those of conf/evaluate.yaml."""
+    usual = Sampling(max_new_tokens=256)
+    return [f"sampling.{name}={value}" for name, value in vars(sampling).items() if value != getattr(usual, name)]

@@ -66,10 +66,10 @@ def print_models(
         scores = [f"mean {judge} {number(own[f'mean_{name}'])}" for judge, own in details.items() if "mean_a" in own]
         console.say(", ".join([f"{name}: {number(length)} characters, {_percent(ended)} end by themselves", *scores]))
     if not rates:
-        console.say("Nobody has judged yet: name a reward_model, gold, judge.model or labels.")
+        console.say("No judge is named: give reward_model, gold, judge.model or labels.")
         return
     table = _table(
-        "judge", "a wins", "95% interval", "equal lengths", "95% interval", "won", "tied", "lost", "unjudged"
+        "judge", "a wins", "95% interval", "a wins at equal length", "95% interval", "won", "tied", "lost", "no verdict"
     )
     for name, rate in rates.items():
         table.add_row(

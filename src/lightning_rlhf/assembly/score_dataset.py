@@ -75,7 +75,11 @@ def score_dataset(
         raise UserError(f"output={output}: its name must end in .jsonl")
     if len(scale) != 2:
         raise UserError(f"scale={scale}: expected the lowest and the highest score, such as [0, 5]")
+    if min_kappa is not None and human is None:
+        raise UserError(f"min_kappa={min_kappa}: name the file that people have labelled as human=FILE")
     grading = Grading(read_templates(templates).reward, *scale).checked()
+    if mode == "compare" and (grading.low, grading.high) != (Grading().low, Grading().high):
+        raise UserError(f"scale={scale}: mode=compare gives no scores: leave it out")
     if mode == "compare" and grading.is_question:
         raise UserError(
             f"templates={templates}: reward is a question about one answer, and mode=compare shows two; write criteria "
@@ -98,7 +102,7 @@ def score_dataset(
             ).rows
     client = client_with_budget(llm, max_usd, max_tokens)
     agreed: Agreement | None = None
-    with closing(open_verdicts(file.with_suffix(".verdicts.jsonl"), client)) as verdicts:
+    with closing(open_verdicts(file.with_suffix(".verdicts.jsonl"), client, f"output={output}")) as verdicts:
         if labelled:
             agreed = _agreement(client, grading, mode, labelled, verdicts)
             console.say(agreed.told())

@@ -44,9 +44,10 @@ class BudgetSpent(Exception):
 class Budget:
     """Counts what requests use, and refuses a request that would exceed a limit.
 
-    What a request will use is not known before it is answered, so the largest request so far stands for each that is
-    under way and for the next one. A limit can therefore be exceeded by as much as a request is larger than all before
-    it, and by those that are sent before the first one is answered. Several threads may use it.
+    What a request will use is not known before it is answered, so the most tokens that one has read so far, and the
+    most that one has written, stand for each that is under way and for the next one. A limit can therefore be exceeded
+    by as much as a request is larger than all before it, and by those that are sent before the first one is answered.
+    Several threads may use it.
 
     Attributes:
         used: What has been used.
@@ -71,8 +72,8 @@ class Budget:
                 raise UserError(f"{name}={limit}: must be positive; null sets no limit")
         if max_usd is not None and prices is None:
             raise UserError(
-                f"max_usd={max_usd}: the prices of the model are not known; set llm.input_price and llm.output_price, "
-                "in US dollars per million tokens"
+                f"max_usd={max_usd}: the prices of the model are not known; set its input_price and output_price, in "
+                "US dollars per million tokens"
             )
         self.max_usd, self.max_tokens, self.prices = max_usd, max_tokens, prices
         self.used = Usage()
@@ -92,7 +93,8 @@ class Budget:
         """Counts what a request has used."""
         with self._lock:
             self.used = self.used.plus(usage)
-            self._largest = max(self._largest, usage, key=lambda each: each.tokens)
+            # Separately, since the request with the most tokens need not be the dearest.
+            self._largest = Usage(*map(max, self._largest, usage))
 
     def restore(self, usage: Usage) -> None:
         """Counts what an earlier process has used."""

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from lightning_rlhf.chat_models.budget import Budget, BudgetSpent, Prices, Usage
 from lightning_rlhf.chat_models.retry import BrokenReply, Stopped, described, retrying
 from lightning_rlhf.console import console
-from lightning_rlhf.errors import UserError, require
+from lightning_rlhf.errors import UserError, raise_problems, require
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -165,6 +165,7 @@ def remote_client(
     output_price: float | None = None,
     retries: int = 5,
     max_concurrency: int = 8,
+    group: str = "llm",
 ) -> ChatClient:
     """Makes the client of a model at a provider, whose LangChain package must be installed, or on a server.
 
@@ -176,28 +177,34 @@ def remote_client(
         timeout: Seconds that a request may take.
         base_url: Address of the server.
         api_key_env: Name of an environment variable that contains the key; None takes the provider's own variable.
-        settings: Further arguments of the provider's class.
+        settings: Further arguments of the provider's class. A key does not belong here, because settings are written
+            down in several places; "none" stands for a server that needs none.
         input_price: What a million tokens of requests cost, in US dollars.
         output_price: What a million tokens of replies cost, in US dollars.
         retries: How often a request is repeated that fails for a reason that may pass.
         max_concurrency: Number of requests at a time.
+        group: Name of the group of these settings, for messages.
 
     Raises:
-        UserError: If LangChain cannot create the model, there is no key, or only one price is given.
+        UserError: If LangChain cannot create the model, there is no key, a key is among the settings, or only one
+            price is given.
     """
     require("langchain", "langchain", f"model={model}")
     from langchain.chat_models import init_chat_model
 
     if (input_price is None) != (output_price is None):
-        raise UserError(f"llm.input_price={input_price}, llm.output_price={output_price}: give both prices, or none")
+        raise UserError(
+            f"{group}.input_price={input_price}, {group}.output_price={output_price}: give both prices, or none"
+        )
     prices = None if input_price is None or output_price is None else Prices(input_price, output_price)
     if api_key_env is not None and not os.environ.get(api_key_env):
-        raise UserError(f"llm.api_key_env={api_key_env}: there is no such environment variable")
+        raise UserError(f"{group}.api_key_env={api_key_env}: there is no such environment variable")
+    raise_problems(clear_keys(settings or {}, group))
     common = {"temperature": temperature, "max_tokens": max_tokens, "timeout": timeout, "base_url": base_url}
     given = {name: value for name, value in common.items() if value is not None} | dict(settings or {})
     if api_key_env is not None:
         given["api_key"] = os.environ[api_key_env]
-    _check_key(model, given)
+    _check_key(model, given, group)
     known = model if base_url is None or ":" in model else f"openai:{model}"
     try:
         # This client repeats requests itself, for all providers in the same way.
@@ -213,13 +220,23 @@ def remote_client(
     )
 
 
-def _check_key(model: str, given: Mapping[str, Any]) -> None:
+def clear_keys(settings: Mapping[str, Any], group: str) -> Iterator[str]:
+    """Yields a message for each key among the settings of a model. It does not show the key."""
+    for name, value in settings.items():
+        if name.endswith("api_key") and value != "none":
+            yield (
+                f"{group}.settings.{name}: a key in the settings is written to files in clear; put it into an "
+                f"environment variable, and name this as {group}.api_key_env=NAME"
+            )
+
+
+def _check_key(model: str, given: Mapping[str, Any], group: str) -> None:
     """Checks that the key of a provider is there, because LangChain says so late, or in words of Python."""
     variable = _KEYS.get(model.partition(":")[0])
     if variable and not os.environ.get(variable) and not any(n.endswith(("api_key", "base_url")) for n in given):
         raise UserError(
             f"model={model}: the environment variable {variable} is not set; it must contain the key of the provider, "
-            "or llm.api_key_env must name another one"
+            f"or {group}.api_key_env must name another one"
         )
 
 

@@ -53,16 +53,6 @@ class Comparison(NamedTuple):
     usage: Usage
     """The tokens of the requests and the replies."""
 
-    @property
-    def better(self) -> Side | None:
-        """The answer that is better in both orders; None if the verdicts differ or one of them is missing."""
-        return self.forward if self.forward == self.backward else None
-
-    @property
-    def parsed(self) -> bool:
-        """Whether there are verdicts in both orders."""
-        return self.forward is not None and self.backward is not None
-
 
 def compare(
     client: ChatClient, messages: Sequence["Message"], first: str, second: str, rubric: str = RUBRIC

@@ -1,6 +1,7 @@
 """`generate-dataset`: makes a data set by letting two roles of a chat model talk to each other."""
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from lightning_rlhf.cli.app import exit_codes, run_app
@@ -12,7 +13,9 @@ def _app(config: DictConfig) -> None:
     from lightning_rlhf.assembly.generate_dataset import generate_dataset
 
     with exit_codes():
-        generate_dataset(**arguments_with_llm(config, "lightning_rlhf.assembly.generate_dataset.generate_dataset"))
+        overrides = list(HydraConfig.get().overrides.task)
+        target = "lightning_rlhf.assembly.generate_dataset.generate_dataset"
+        generate_dataset(**arguments_with_llm(config, target, overrides))
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """`score-dataset`: lets a chat model judge the answers of a data set."""
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from lightning_rlhf.cli.app import exit_codes, run_app
@@ -12,7 +13,8 @@ def _app(config: DictConfig) -> None:
     from lightning_rlhf.assembly.score_dataset import score_dataset
 
     with exit_codes():
-        score_dataset(**arguments_with_llm(config, "lightning_rlhf.assembly.score_dataset.score_dataset"))
+        overrides = list(HydraConfig.get().overrides.task)
+        score_dataset(**arguments_with_llm(config, "lightning_rlhf.assembly.score_dataset.score_dataset", overrides))
 
 
 def main() -> None:

@@ -5,11 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lightning_rlhf.console import TimedLines
+from lightning_rlhf.data.faults import Report
 from lightning_rlhf.data.formats import Record
 from lightning_rlhf.data.messages import Message
+from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.rollout.sampling import Sampling
-from lightning_rlhf.rollout.speaker import Reply, Speaker
+from lightning_rlhf.rollout.speaker import Reply, Speaker, fitting_prompts, most_tokens
 from lightning_rlhf.saving import appearing, strict_json
 from lightning_rlhf.seeding import EVALUATION, RandomKey
 
@@ -42,6 +46,35 @@ class Answered(NamedTuple):
         return len(self.a.text) - len(self.b.text)
 
 
+def answerable(
+    folder: str, setting: str, records: Sequence[Record], sampling: Sampling, report: Report
+) -> list[Record]:
+    """Finds the prompts that a model can answer, without its weights.
+
+    Args:
+        folder: Folder of the model.
+        setting: Name of `folder` in error messages.
+        records: The prompts.
+        sampling: Settings of the sampling distribution.
+        report: Receives the prompts that the template refuses, or that leave no room for an answer.
+
+    Raises:
+        UserError: If the folder does not hold a model with a tokenizer.
+    """
+    source = ModelSource(pretrained=folder, setting=setting)
+    limit = most_tokens(source.hf_config())
+    renderer = Renderer(source.load_tokenizer(), stop_ids=source.stop_ids())
+    prompts, tools = [record.prompt for record in records], [record.tools for record in records]
+    rendered = fitting_prompts(folder, renderer, limit, prompts, sampling.max_new_tokens, tools)
+    kept = []
+    for record, prompt in zip(records, rendered, strict=True):
+        if isinstance(prompt, UserError):
+            report.skip(record.source, prompt)
+        else:
+            kept.append(record)
+    return kept
+
+
 def draw_answers(speaker: Speaker, records: Sequence[Record], sampling: Sampling, seed: int) -> list[Reply]:
     """Draws an answer to each prompt.
 
@@ -59,7 +92,11 @@ def draw_answers(speaker: Speaker, records: Sequence[Record], sampling: Sampling
     prompts, tools = [record.prompt for record in records], [record.tools for record in records]
     drawn = speaker.answers(prompts, sampling, keys, tools)
     bar = tqdm(drawn, total=len(records), desc=speaker.name, unit="answer", disable=None, delay=1)
-    found = dict(bar)
+    found: dict[int, Reply] = {}
+    lines = TimedLines()
+    for number, reply in bar:
+        found[number] = reply
+        lines.say(f"{speaker.name}: {len(found):,} of {len(records):,} answers")
     return [found[number] for number in range(len(records))]
 
 

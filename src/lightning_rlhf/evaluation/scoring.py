@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from lightning_rlhf.console import TimedLines
 from lightning_rlhf.data.batches import pad
 from lightning_rlhf.data.messages import Message
 from lightning_rlhf.data.pairs import cut_at_end
@@ -74,6 +75,7 @@ def score_ids(reward: LoadedReward, rows: Sequence[list[int]], title: str = "sco
     from tqdm import tqdm
 
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+    lines = TimedLines()
     scores, device = [0.0] * len(rows), reward.net.head.weight.device
     with tqdm(total=len(rows), desc=title, unit="answer", disable=None, delay=1) as bar:
         while order:
@@ -86,4 +88,5 @@ def score_ids(reward: LoadedReward, rows: Sequence[list[int]], title: str = "sco
             for row, score in zip(some, found.tolist(), strict=True):
                 scores[row] = score
             bar.update(len(some))
+            lines.say(f"{title}: {len(rows) - len(order):,} of {len(rows):,} answers")
     return scores

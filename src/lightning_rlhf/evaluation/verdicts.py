@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from lightning_rlhf.chat_models.client import ChatClient
-from lightning_rlhf.chat_models.comparing import Comparison, compare
 from lightning_rlhf.data.messages import Message
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.evaluation.answers import Answered
@@ -12,8 +11,13 @@ from lightning_rlhf.evaluation.scoring import rendered, score_ids
 from lightning_rlhf.evaluation.win_rates import LOSS, TIE, WIN
 from lightning_rlhf.rewards.build import LoadedReward
 from lightning_rlhf.rewards.function import TextReward
+from lightning_rlhf.synthesis.journal import Journal
+from lightning_rlhf.synthesis.judged_rows import Pair
+from lightning_rlhf.synthesis.preferring import outcome, question_about
+from lightning_rlhf.synthesis.verdicts import ask_all
 
-_MEANINGS = {"first": WIN, "second": LOSS, "tie": TIE}
+# Where the orders disagree, neither answer is better.
+_MEANINGS: dict[str, float | None] = {"first": WIN, "second": LOSS, "tie": TIE, "contradictory": TIE, "unclear": None}
 
 
 class JudgeVerdicts(NamedTuple):
@@ -74,7 +78,7 @@ def gold_scores(gold: TextReward, rows: Sequence[Answered]) -> tuple[list[float]
     return sides[0], sides[1]
 
 
-def judge_verdicts(client: ChatClient, rubric: str, rows: Sequence[Answered]) -> JudgeVerdicts:
+def judge_verdicts(client: ChatClient, rubric: str, rows: Sequence[Answered], journal: Journal) -> JudgeVerdicts:
     """Asks a chat model which answer is better, once in each order. Equal answers are a tie without a question.
 
     Source: Zheng et al., "Judging LLM-as-a-Judge with MT-Bench and Chatbot Arena" (2023), section 3.4, which swaps the
@@ -84,35 +88,34 @@ def judge_verdicts(client: ChatClient, rubric: str, rows: Sequence[Answered]) ->
         client: The client of the chat model.
         rubric: What makes an answer better, in words that the model reads.
         rows: The answers.
+        journal: The verdicts that there are already, to which each new one is appended.
 
     Raises:
-        UserError: If the model cannot be reached, or never gives a verdict.
+        UserError: If the model cannot be reached, never gives a verdict, or has spent its budget.
     """
-    from tqdm import tqdm
-
-    asked = [number for number, row in enumerate(rows) if row.a.text != row.b.text]
-    with tqdm(total=len(asked), desc=client.name, unit="verdict", disable=None, delay=1) as bar:
-
-        def ask(number: int) -> Comparison:
-            row = rows[number]
-            found = compare(client, row.messages, row.a.text, row.b.text, rubric)
-            bar.update()
-            return found
-
-        said = dict(zip(asked, client.map(ask, asked), strict=True))
-    if said and not any(one.forward or one.backward for one in said.values()):
-        replies = next(iter(said.values())).replies
-        raise UserError(f"judge.model={client.name}: no reply ends with a verdict; the first is {replies[0][:300]!r}")
-    verdicts: list[float | None] = [TIE] * len(rows)
-    for number, one in said.items():
-        # Where the orders disagree, neither answer is better.
-        verdicts[number] = None if not one.parsed else TIE if one.better is None else _MEANINGS[one.better]
+    pairs = {
+        number: Pair(row.messages, row.a.text, row.b.text, {})
+        for number, row in enumerate(rows)
+        if row.a.text != row.b.text
+    }
+    questions = {number: question_about(client, rubric, pair) for number, pair in pairs.items()}
+    found = ask_all(client, list(questions.values()), journal, "verdicts")
+    if found.stopped is not None:
+        raise UserError(
+            f"judge.{found.stopped}, before all answers are judged; the verdicts so far are in {journal.file}: "
+            f"answers={journal.file.parent} and a larger budget go on"
+        )
+    said = {number: found.by_key[question.key] for number, question in questions.items()}
+    if said and not any(one["forward"] or one["backward"] for one in said.values()):
+        reply = next(iter(said.values()))["replies"][0]
+        raise UserError(f"judge.model={client.name}: no reply ends with a verdict; the first is {reply[:300]!r}")
+    outcomes = {number: outcome(one) for number, one in said.items()}
     # The answer that came first is `first` in the forward order and `second` in the other.
-    shown_first = [one.forward == "first" for one in said.values() if one.forward in ("first", "second")]
-    shown_first += [one.backward == "second" for one in said.values() if one.backward in ("first", "second")]
+    shown_first = [one["forward"] == "first" for one in said.values() if one["forward"] in ("first", "second")]
+    shown_first += [one["backward"] == "second" for one in said.values() if one["backward"] in ("first", "second")]
     return JudgeVerdicts(
-        verdicts,
-        disagreements=[number for number, one in said.items() if one.parsed and one.better is None],
-        unreadable=[number for number, one in said.items() if not one.parsed],
+        [_MEANINGS[outcomes[number]] if number in outcomes else TIE for number in range(len(rows))],
+        disagreements=[number for number, what in outcomes.items() if what == "contradictory"],
+        unreadable=[number for number, what in outcomes.items() if what == "unclear"],
         first_wins=sum(shown_first) / len(shown_first) if shown_first else None,
     )

@@ -26,28 +26,37 @@ class LLMJudge:
     def __init__(
         self,
         model: str,
-        rubric: str = RUBRIC,
+        rubric: str | None = None,
         scale: tuple[float, float] = (0, 10),
         max_concurrency: int = 8,
         settings: Mapping[str, Any] | None = None,
+        api_key_env: str | None = None,
     ) -> None:
         """Makes the client of the provider, whose LangChain package must be installed, such as `langchain-openai`.
 
         Args:
             model: `provider:name`, in the form that LangChain's `init_chat_model` accepts.
-            rubric: The criteria, in words that the model reads.
+            rubric: The criteria, in words that the model reads; None takes those of `Grading`.
             scale: Lowest and highest score to ask for.
             max_concurrency: Number of requests at a time.
             settings: Further arguments of the provider's class, such as `temperature`, `base_url`, `timeout`, and
                 `max_retries`, how often a request is repeated that fails for a reason that may pass.
+            api_key_env: Name of an environment variable that contains the key; None takes the provider's own variable.
 
         Raises:
-            UserError: If the scale is empty, or LangChain cannot create the model.
+            UserError: If the scale is empty, a key is among the settings, or LangChain cannot create the model.
         """
-        self.grading = Grading(rubric, *scale).checked()
+        self.grading = Grading(RUBRIC if rubric is None else rubric, *scale).checked()
         given = dict(settings or {})
         retries = int(given.pop("max_retries", _RETRIES))
-        self.client = remote_client(model, settings=given, retries=retries, max_concurrency=max_concurrency)
+        self.client = remote_client(
+            model,
+            settings=given,
+            api_key_env=api_key_env,
+            retries=retries,
+            max_concurrency=max_concurrency,
+            group="reward.function",
+        )
 
     @property
     def remote(self) -> Remote:

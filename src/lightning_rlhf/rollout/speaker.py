@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from lightning_rlhf.data.messages import Message
 from lightning_rlhf.data.render import Renderer
@@ -68,17 +68,11 @@ class Speaker:
                 the full length.
         """
         requests = []
-        prompts = self.renderer.prompts(conversations, tools)
-        for messages, prompt, key in zip(conversations, prompts, keys, strict=True):
+        limit = most_tokens(self.net.config)
+        prompts = fitting_prompts(self.name, self.renderer, limit, conversations, sampling.max_new_tokens, tools)
+        for prompt, key in zip(prompts, keys, strict=True):
             if isinstance(prompt, UserError):
                 raise prompt
-            room = self.room(prompt)
-            if room < sampling.max_new_tokens:
-                raise UserError(
-                    f"sampling.max_new_tokens={sampling.max_new_tokens}: {self.name} reads at most "
-                    f"{room + len(prompt)} tokens, and a prompt has {len(prompt)}: allow shorter answers, or leave out "
-                    f"the prompt {messages[-1]['content'][:80]!r}"
-                )
             requests.append(Request(prompt, key))
         completions = self.engine.iterate(
             requests, sampling, stop_ids=self.renderer.stop_ids, decode=decoder(self.renderer)
@@ -119,8 +113,44 @@ class Speaker:
 
     def room(self, prompt: Sequence[int]) -> int:
         """Returns how many tokens the model can read after a prompt; negative if it cannot read the prompt."""
-        limit: int = getattr(self.net.config, "max_position_embeddings", None) or 2**31
-        return limit - len(prompt)
+        return most_tokens(self.net.config) - len(prompt)
+
+
+def most_tokens(config: PretrainedConfig) -> int:
+    """Returns how many tokens a model can read."""
+    return getattr(config, "max_position_embeddings", None) or 2**31
+
+
+def fitting_prompts(
+    name: str,
+    renderer: Renderer,
+    limit: int,
+    conversations: Sequence[Sequence[Message]],
+    max_new_tokens: int,
+    tools: Sequence[list[Any]] | None = None,
+) -> list[list[int] | UserError]:
+    """Renders conversations for a model; this takes no weights.
+
+    Args:
+        name: Name of the model.
+        renderer: Turns conversations into the ids that the model was trained on.
+        limit: How many tokens the model can read.
+        conversations: Conversations that end with a turn of the user.
+        max_new_tokens: Length limit of an answer.
+        tools: Descriptions of the tools of each conversation, if there are any.
+
+    Returns:
+        The ids of each; the error of one that the template refuses, or that leaves no room for an answer of the full
+        length.
+    """
+    prompts = renderer.prompts(conversations, tools)
+    for number, (messages, prompt) in enumerate(zip(conversations, prompts, strict=True)):
+        if not isinstance(prompt, UserError) and limit - len(prompt) < max_new_tokens:
+            prompts[number] = UserError(
+                f"sampling.max_new_tokens={max_new_tokens}: {name} reads at most {limit} tokens, and a prompt has "
+                f"{len(prompt)}: allow shorter answers, or leave out the prompt {messages[-1]['content'][:80]!r}"
+            )
+    return prompts
 
 
 def load_speaker(folder: str, setting: str, *, dtype: str = "float32", template: str | None = None) -> Speaker:

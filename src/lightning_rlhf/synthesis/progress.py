@@ -1,16 +1,12 @@
 """Shows how far a job has come that asks a chat model, and what it has cost."""
 
-import time
 from types import TracebackType
 from typing import Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lightning_rlhf.chat_models.budget import Budget
-from lightning_rlhf.console import console
-
-_SECONDS = 15.0
-"""Without a terminal, a line is printed so often."""
+from lightning_rlhf.console import TimedLines, console
 
 
 class CostProgress:
@@ -36,7 +32,7 @@ class CostProgress:
             disable=not console.is_terminal,
         )
         self._task = self._bar.add_task(what, completed=done, total=total, cost=cost(budget))
-        self._shown = time.monotonic()
+        self._lines = TimedLines()
 
     def __enter__(self) -> Self:
         """Shows the bar."""
@@ -53,9 +49,7 @@ class CostProgress:
         """Counts one more."""
         self.done += 1
         self._bar.update(self._task, completed=self.done, cost=cost(self.budget))
-        if not console.is_terminal and time.monotonic() - self._shown >= _SECONDS:
-            console.say(f"{self.what}: {self.done:,} of {self.total:,}, {cost(self.budget)}")
-            self._shown = time.monotonic()
+        self._lines.say(f"{self.what}: {self.done:,} of {self.total:,}, {cost(self.budget)}")
 
 
 def cost(budget: Budget) -> str:

@@ -41,13 +41,18 @@ def key_of(*parts: object) -> str:
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def open_verdicts(file: Path, client: ChatClient) -> Journal:
+def open_verdicts(file: Path, client: ChatClient, setting: str) -> Journal:
     """Opens a file of verdicts, and counts what they have used against the budget of the judge.
+
+    Args:
+        file: The file.
+        client: The client of the judge.
+        setting: The setting that names its place, for messages.
 
     Raises:
         UserError: If another process writes the file, or it contains something else.
     """
-    journal = Journal(file, f"output={file.name.removesuffix('.verdicts.jsonl')}.jsonl")
+    journal = Journal(file, setting)
     for entry in journal.entries:
         client.budget.restore(Usage(*entry["tokens"]))
     return journal

@@ -195,6 +195,15 @@ def test_requests_under_way_count_as_the_largest_so_far() -> None:
         pass
 
 
+def test_the_next_request_may_read_and_write_as_much_as_any_before() -> None:
+    budget = Budget(max_usd=6, prices=Prices(0, 1_000_000))
+    budget.add(Usage(10, 1))
+    budget.add(Usage(1, 3))
+    # The second has fewer tokens and is the dearer one: 4 are spent, and another 3 would make 7.
+    with pytest.raises(BudgetSpent), budget.request():
+        pass
+
+
 def test_what_an_earlier_process_has_used_counts() -> None:
     budget = Budget(max_tokens=10)
     budget.restore(Usage(6, 4))
@@ -221,6 +230,9 @@ def test_a_key_comes_from_the_variable_that_is_named(monkeypatch: pytest.MonkeyP
     assert model.openai_api_key.get_secret_value() == "secret"  # type: ignore[attr-defined]
     with pytest.raises(UserError, match="^llm.api_key_env=NO_KEY: there is no such environment variable$"):
         remote_client("openai:m", api_key_env="NO_KEY")
+    with pytest.raises(UserError, match=r"^judge.settings.api_key: a key .* as judge.api_key_env=NAME$") as refused:
+        remote_client("openai:m", settings={"api_key": "secret"}, group="judge")
+    assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize(("model", "variable"), [("openai:m", "OPENAI_API_KEY"), ("anthropic:m", "ANTHROPIC_API_KEY")])

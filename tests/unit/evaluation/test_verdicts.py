@@ -1,14 +1,31 @@
 """Verdicts of a chat model in both orders, and of functions of texts."""
 
 import re
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lightning_rlhf import TextReward
+from lightning_rlhf.chat_models.budget import Budget, Usage
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.evaluation.verdicts import gold_scores, judge_verdicts
+from lightning_rlhf.evaluation.answers import Answered
+from lightning_rlhf.evaluation.verdicts import JudgeVerdicts, gold_scores
+from lightning_rlhf.evaluation.verdicts import judge_verdicts as judged_into
+from lightning_rlhf.synthesis.verdicts import open_verdicts
+
+
+def judge_verdicts(client: Any, rubric: str, rows: Sequence[Answered], folder: Path | None = None) -> JudgeVerdicts:
+    """Judges answers; the verdicts are kept in a folder, or in none."""
+    with (
+        tempfile.TemporaryDirectory() as other,
+        closing(open_verdicts((folder or Path(other)) / "judge.jsonl", client, "answers=x")) as journal,
+    ):
+        return judged_into(client, rubric, rows, journal)
 
 
 def answers_in(messages: Any) -> list[str]:
@@ -78,3 +95,31 @@ def test_the_gold_function_gets_the_columns_of_the_prompts(make_row: Callable) -
 
     rows = [make_row("4", "5", "2 + 2?", answer="4"), make_row("3", "2", "1 + 1?", answer="2")]
     assert gold_scores(TextReward(gold), rows) == ([1.0, 0.0], [0.0, 1.0])
+
+
+def test_verdicts_survive_a_stop_and_are_asked_for_once(
+    make_row: Callable, make_client: Callable, tmp_path: Path
+) -> None:
+    rows = [make_row("kind", "rude"), make_row("rude", "kind"), make_row("kind", "odd")]
+
+    def breaks(messages: Any) -> str:
+        if "odd" in str(messages):
+            raise KeyboardInterrupt
+        return likes("kind")(messages)
+
+    with pytest.raises(KeyboardInterrupt):
+        judge_verdicts(make_client(breaks), "kindness", rows, tmp_path)
+    client = make_client(likes("kind"))
+    assert judge_verdicts(client, "kindness", rows, tmp_path).verdicts == [1.0, 0.0, 1.0]
+    assert len(client.model.asked) == 2
+    assert all("odd" in str(messages) for messages in client.model.asked)
+
+
+def test_a_spent_budget_says_how_to_go_on(make_row: Callable, make_client: Callable, tmp_path: Path) -> None:
+    client = make_client(likes("kind"))
+    client = replace(client, budget=Budget(max_tokens=1))
+    client.budget.restore(Usage(1, 0))
+    with pytest.raises(
+        UserError, match="^judge.max_tokens=1 would be exceeded .*answers=.* and a larger budget go on$"
+    ):
+        judge_verdicts(client, "kindness", [make_row("kind", "rude")], tmp_path)

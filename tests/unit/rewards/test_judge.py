@@ -136,3 +136,11 @@ def test_a_judge_that_cannot_be_made_is_an_error_at_once(
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(UserError, match=f"(?s)^{message}"):
         LLMJudge(model, scale=scale)
+
+
+def test_the_key_is_in_a_variable_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", "secret")
+    model = LLMJudge("openai:m", api_key_env="MY_KEY").client.model
+    assert model.openai_api_key.get_secret_value() == "secret"  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=r"^reward.function.settings.api_key: .* reward.function.api_key_env=NAME$"):
+        LLMJudge("openai:m", settings={"api_key": "secret"})

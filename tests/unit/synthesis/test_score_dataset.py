@@ -190,6 +190,10 @@ def test_a_judge_that_agrees_too_little_is_not_used(server: OpenAIServer, judge:
     human = write(tmp_path / "human.jsonl", [row for row in people if "1" not in row["chosen"]])
     with pytest.raises(UserError, match=r"^min_kappa=0.4: the judge agrees too little .*\(kappa -?\d"):
         judge(PAIRS, mode="compare", human=human, min_kappa=0.4)
+    with pytest.raises(UserError, match="^min_kappa=0.4: name the file that people have labelled as human=FILE$"):
+        judge(PAIRS, mode="compare", min_kappa=0.4)
+    with pytest.raises(UserError, match=r"^scale=\[1, 7\]: mode=compare gives no scores: leave it out$"):
+        judge(PAIRS, mode="compare", scale=[1, 7])
     assert not (tmp_path / "out.jsonl").exists()
     assert not any("p1" in request["messages"][1]["content"] for request in server.requests)
 

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from lightning_rlhf.console import TimedLines
 from lightning_rlhf.data.faults import WrongRow, kind_of
 from lightning_rlhf.data.importing.alpaca import ALPACA
 from lightning_rlhf.data.importing.openassistant import OPENASSISTANT
@@ -71,8 +72,10 @@ def convert(source: Source, layout: str, folder: Path, *, where: Mapping[str, ob
 def _rows(
     source: Source, where: Mapping[str, object], limit: int | None, read: Counter[str], dropped: Counter[str]
 ) -> Iterator[Mapping[str, Any]]:
+    lines = TimedLines()
     for row, _ in islice(source.rows(), limit):
         read["rows"] += 1
+        lines.say(f"{source.name}: {read['rows']:,} rows read")
         if isinstance(row, WrongRow):
             dropped[kind_of(row)] += 1
         elif reason := _unwanted(row, where):
