@@ -82,7 +82,7 @@ def page(browser: Any, served: tuple[str, Path]) -> Iterator[Any]:
     page, problems = context.new_page(), []
     page.set_default_timeout(20_000)
     page.on("pageerror", lambda error: problems.append(str(error)))
-    # A setting that the server refuses is such a message too, and so is a request that does not arrive: tests have both.
+    # Tests provoke two such messages: a setting that the server refuses, and a request that does not arrive.
     expected = re.compile("status of 422|ERR_CONNECTION_REFUSED")
     page.on("console", lambda log: log.type == "error" and not expected.search(log.text) and problems.append(log.text))
     # Nothing may be loaded from elsewhere.
