@@ -52,8 +52,8 @@ def test_prompts_about_whose_answers_nobody_has_decided_are_still_prompts(labels
 
 def test_columns_for_people_are_no_surprise_in_a_file_of_labels(labels: Any) -> None:
     label = {"item": "a", "person": "ann"}
-    rows = [{**row, "label": label} for row in (PAIR, UNDECIDED["tie"])]
-    assert read_records(labels(*rows), "prompt").notes == {}
+    pair, tie = ({**row, "label": label} for row in (PAIR, UNDECIDED["tie"]))
+    assert read_records(labels(pair), "pair").notes == read_records(labels(tie), "prompt").notes == {}
     assert read_records(labels({**PAIR, "label": "spam"}), "pair").notes == {
         "column 'verdict' is not part of the conversation": 1,
         "column 'label' is not part of the conversation": 1,
