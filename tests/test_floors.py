@@ -24,6 +24,7 @@ FLOORS = [
         "experience",
         "hooks",
         "interruption",
+        "loopback",
         "process",
         "registry",
         "run_log",

@@ -82,10 +82,9 @@ def page(browser: Any, served: tuple[str, Path]) -> Iterator[Any]:
     page, problems = context.new_page(), []
     page.set_default_timeout(20_000)
     page.on("pageerror", lambda error: problems.append(str(error)))
-    # A setting that the server refuses is such a message too, and one of the tests sends one.
-    page.on(
-        "console", lambda log: log.type == "error" and "status of 422" not in log.text and problems.append(log.text)
-    )
+    # Tests provoke two such messages: a setting that the server refuses, and a request that does not arrive.
+    expected = re.compile("status of 422|ERR_CONNECTION_REFUSED")
+    page.on("console", lambda log: log.type == "error" and not expected.search(log.text) and problems.append(log.text))
     # Nothing may be loaded from elsewhere.
     page.on("request", lambda request: request.url.startswith(served[0]) or problems.append(request.url))
     page.goto(served[0])
@@ -178,6 +177,17 @@ def test_an_answer_is_drawn_again_and_both_versions_stay(page: Any) -> None:
         page.locator(".score").nth(1).wait_for()
         before, after = after, bodies(page, 0)
     assert before[0] == after[0]
+
+
+def test_a_server_that_is_down_is_named_with_what_to_do(page: Any) -> None:
+    page.route("**/answer", lambda route: route.abort("connectionrefused"))
+    page.fill("#text", "My kettle leaks.")
+    page.press("#text", "Enter")
+    page.locator(".error").nth(1).wait_for()
+    assert page.locator(".error").all_inner_texts() == ["The server does not answer. Start it again, then press ↻."] * 2
+    page.unroute("**/answer")
+    page.locator(".answer").first.get_by_text("↻").click()
+    page.locator(".answer").first.locator(".score").wait_for()
 
 
 def test_a_turn_is_edited_and_what_followed_is_asked_again(page: Any) -> None:

@@ -1,6 +1,7 @@
 """`lightning-rlhf label` in a process of its own."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,20 @@ def test_a_killed_server_loses_nothing_and_asks_nothing_twice(tmp_path: Path) ->
     assert (
         told[-1] == "train on it: lightning-rlhf train experiment=none stage=reward data=files data.path=labels.jsonl"
     )
+
+
+def test_labels_of_blind_pairs_are_verdicts_on_models_and_nothing_to_learn_from(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    blind = [{**pair, "blind": True} for pair in write_pairs(tmp_path / "pairs.jsonl", 3)]
+    (tmp_path / "run" / "blind_pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in blind))
+    with server(tmp_path, "pairs=run/blind_pairs.jsonl", "port=0", "repeats=0") as running:
+        assert label_all(running) == 3
+        assert httpx.get(f"{running.url}/people", timeout=60).json()["agreements"] == []
+        told = running.stop().splitlines()
+    assert told == [
+        "stopped; labels.jsonl has 3 choices of 1 person (3 better)",
+        "see what it means: lightning-rlhf evaluate answers=run labels=labels.jsonl",
+    ]
 
 
 def wins(folder: Path) -> dict[str, int]:
@@ -101,6 +116,8 @@ def test_samples_of_a_model_are_drawn_once_and_become_pairs(
     assert {answer["source"] for item in items for answer in item["answers"]} == {str(models["one"])}
     # The best of three is better than two others.
     assert len(read_records(str(tmp_path / "new" / "labels.jsonl"), "pair").rows) == 6
+    # The same model may be named by another path.
+    words = (f"model_dir={os.path.relpath(models['one'], tmp_path)}", *words[1:])
     with server(tmp_path, *words, "out=new/labels.jsonl") as running:
         assert label_all(running) == 3
         assert rows(tmp_path / "new" / "labels.items.jsonl") == items
@@ -142,9 +159,11 @@ SOURCES = "set model_dir=DIR, a=DIR b=DIR, run=DIR (each with prompts=FILE), or 
         (["model_dir=x"], "prompts is not set: name a file of prompts"),
         (["pairs=x", "prompts=y"], "prompts=y: pairs=x has its own prompts and answers: set only one of them"),
         (
-            ["pairs=x", "num_samples=5", "shared=2", "ahead=0"],
+            ["model_dir=x", "prompts=y", "num_samples=5", "shared=2", "ahead=0"],
             "num_samples=5: must be from 2 to 4\nshared=2: must be from 0 to 1\nahead=0: must be positive",
         ),
+        (["pairs=x", "num_samples=2"], "num_samples=2: has no effect with a and b, or with pairs: leave it out"),
+        (["a=x", "b=y", "prompts=z", "num_samples=2"], "num_samples=2: has no effect with a and b"),
         (["pairs=x", "port=web"], "port=web: expected a whole number"),
         (
             ["model_dir=x", "prompts=y", "temperature=0"],

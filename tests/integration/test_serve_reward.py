@@ -69,7 +69,7 @@ def url(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
     process = start(empty, f"model_dir={folder}", "port=0", "batch_size=2")
     assert process.stdout
     line = process.stdout.readline()
-    found = re.fullmatch(rf"serving {folder} at (http://127\.0\.0\.1:\d+/score); Ctrl-C stops it\n", line)
+    found = re.fullmatch(rf"serving {folder} at (http://127\.0\.0\.1:\d+/score); Ctrl-C stops the server\n", line)
     if not found:
         process.kill()
         pytest.fail(line + process.communicate()[1])

@@ -1,13 +1,12 @@
 """Chats with a trained model, as `lightning-rlhf chat` does."""
 
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from lightning_rlhf.assembly.chat_settings import ChatSettings
 from lightning_rlhf.assembly.library_messages import silence_libraries
-from lightning_rlhf.assembly.serve_reward import listen
+from lightning_rlhf.assembly.serving import listen, serve_app
 from lightning_rlhf.chat.conversation import Conversation, Score, fresh_seed
 from lightning_rlhf.chat.terminal import talk
 from lightning_rlhf.console import console
@@ -38,10 +37,8 @@ def chat(settings: ChatSettings) -> None:
 
 
 def _page(settings: ChatSettings) -> None:
-    for module in ("fastapi", "uvicorn", "markdown_it", "nh3"):
+    for module in ("fastapi", "uvicorn", "markdown_it", "nh3", "pygments"):
         require(module, "web", "chat.web=true")
-    import uvicorn
-
     from lightning_rlhf.web.access import check_access
     from lightning_rlhf.web.chat.app import make_app
     from lightning_rlhf.web.chat.feedback import Feedback
@@ -71,12 +68,8 @@ def _page(settings: ChatSettings) -> None:
             host=page.host,
             password=page.password,
         )
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5))
         port = listener.getsockname()[1]
-        print(f"chat at http://{page.host}:{port}; thumbs go to {feedback.folder}; Ctrl-C stops it", flush=True)
-        # The server shuts down by itself, and then raises the KeyboardInterrupt again.
-        with suppress(KeyboardInterrupt):
-            server.run([listener])
+        serve_app(app, listener, f"chat at http://{page.host}:{port}; thumbs go to {feedback.folder}")
     finally:
         feedback.close()
     print("stopped")

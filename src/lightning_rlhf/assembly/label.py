@@ -1,21 +1,13 @@
 """Opens the page on which people choose between answers."""
 
 import os
-import socket
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from lightning_rlhf.assembly.serve_reward import listen
+from lightning_rlhf.assembly.serving import listen, serve_app
 from lightning_rlhf.errors import UserError, raise_problems, require
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
 
 # Number of answers that a page shows beside each other, and that have a key.
 _MOST = 4
-# A browser may hold its connection open, and is not waited for longer.
-_LAST_SECONDS = 2
 
 
 def label(
@@ -26,7 +18,7 @@ def label(
     prompts: str | None,
     pairs: str | None,
     out: str,
-    num_samples: int,
+    num_samples: int | None,
     shared: float,
     repeats: float,
     host: str,
@@ -51,7 +43,7 @@ def label(
         prompts: File, folder or hub name of the prompts that are answered.
         pairs: File, folder or hub name of pairs that are labelled again; needs no model.
         out: File of the labels. If it exists, labelling goes on where it stopped.
-        num_samples: Number of answers to each prompt, unless they come from two models.
+        num_samples: Number of answers of one model to each prompt; None means two.
         shared: Share of the items that all people are asked about.
         repeats: Share of the questions that are asked a second time.
         host: Address to listen at.
@@ -74,7 +66,7 @@ def label(
     _check_sources(models, run, prompts, pairs)
     samples_of_one = "a" not in models and pairs is None
     raise_problems(
-        [f"num_samples={num_samples}: must be from 2 to {_MOST}"] * (not 2 <= num_samples <= _MOST)
+        _wrong_number(num_samples, samples_of_one)
         + [f"shared={shared}: must be from 0 to 1"] * (not 0 <= shared <= 1)
         + [f"repeats={repeats}: must be from 0 to 1"] * (not 0 <= repeats <= 1)
         + ["temperature=0: all samples of one model would be equal"] * (samples_of_one and temperature == 0)
@@ -82,7 +74,7 @@ def label(
         + [f"seed={seed}: must not be negative"] * (seed < 0)
         + [f"max_prompt_length={max_prompt_length}: must be positive"] * (max_prompt_length < 1)
     )
-    for module in ("fastapi", "uvicorn", "markdown_it", "nh3", "pygments"):
+    for module in ("fastapi", "uvicorn", "markdown_it", "nh3", "pygments", "statsmodels"):
         require(module, "web", "label")
     from lightning_rlhf.assembly.label_summary import next_steps, summary
     from lightning_rlhf.assembly.library_messages import silence_libraries
@@ -112,30 +104,33 @@ def label(
         from lightning_rlhf.assembly.label_sources import sample_items, writers_of
 
         print(f"loading {run or ', '.join(models.values())}", flush=True)
-        writers = writers_of(models, run, num_samples if samples_of_one else 1, dtype, template, book.out)
-        origin = f"{run or models} {num_samples}"
+        count = (num_samples or 2) if samples_of_one else 1
+        writers = writers_of(models, run, count, dtype, template, book.out)
+        answering = models if run is None else {"run": run}
+        origin = f"{[(setting, _resolved(where)) for setting, where in answering.items()]} {count}"
         sample_items(desk, supply, writers, records, origin, sampling, max_prompt_length=max_prompt_length, ahead=ahead)
     person = os.environ.get("USER", "") if password is None else ""
     app = make_app(desk, supply, host=host, password=password, default_person=person)
     try:
-        _serve(app, listener, f"http://{host}:{listener.getsockname()[1]}; {summary(book)}")
+        serve_app(app, listener, f"labelling at http://{host}:{listener.getsockname()[1]}; {summary(book)}")
     finally:
         supply.end()
         book.close()
-    print("\n".join(["stopped; " + summary(book), *next_steps(book)]))
+    print("\n".join(["stopped; " + summary(book), *next_steps(book, pairs)]))
 
 
-def _serve(app: "FastAPI", listener: socket.socket, about: str) -> None:
-    """Serves the page until Ctrl-C."""
-    import uvicorn
+def _wrong_number(num_samples: int | None, samples_of_one: bool) -> list[str]:
+    if num_samples is None:
+        return []
+    if not samples_of_one:
+        return [f"num_samples={num_samples}: has no effect with a and b, or with pairs: leave it out"]
+    return [f"num_samples={num_samples}: must be from 2 to {_MOST}"] * (not 2 <= num_samples <= _MOST)
 
-    settings = uvicorn.Config(
-        app, log_config=None, log_level="warning", access_log=False, timeout_graceful_shutdown=_LAST_SECONDS
-    )
-    print(f"labelling at {about}; Ctrl-C stops the server", flush=True)
-    # The server shuts down by itself, and then raises the KeyboardInterrupt again.
-    with suppress(KeyboardInterrupt):
-        uvicorn.Server(settings).run([listener])
+
+def _resolved(where: str) -> str:
+    """Names a folder in the same way from wherever the command is started; a hub name stays as it is."""
+    folder = Path(where).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else where
 
 
 def _check_sources(models: dict[str, str], run: str | None, prompts: str | None, pairs: str | None) -> None:

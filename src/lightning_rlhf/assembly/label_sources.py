@@ -4,16 +4,11 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
-
 from lightning_rlhf.assembly.newest_export import Found, as_model, check_run, name_of, newest
 from lightning_rlhf.data.formats import Record
-from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.models.causal_lm import load_causal_lm
-from lightning_rlhf.models.source import ModelSource
-from lightning_rlhf.rollout.engines.native import NativeEngine
 from lightning_rlhf.rollout.sampling import Sampling
+from lightning_rlhf.rollout.speaker import load_speaker
 from lightning_rlhf.web.label.desk import Desk
 from lightning_rlhf.web.label.sampling import Sampler, Writer
 from lightning_rlhf.web.label.supply import Supply
@@ -110,10 +105,5 @@ def _of_run(run: str, num_samples: int, dtype: str, template: str | None, folder
 
 
 def _load(where: str, setting: str, dtype: str, template: str | None, name: str) -> Writer:
-    """Loads a language model, on a GPU if there is one."""
-    source = ModelSource(pretrained=where, dtype=dtype, setting=setting)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    net = load_causal_lm(source).eval()
-    net.to(device)
-    renderer = Renderer(source.load_tokenizer(), template, stop_ids=source.stop_ids())
-    return Writer(NativeEngine(net, device), renderer, name)
+    speaker = load_speaker(where, setting, dtype=dtype, template=template)
+    return Writer(speaker.engine, speaker.renderer, name)

@@ -1,8 +1,11 @@
 """Says in the terminal what a file of labels holds, and what to do with it."""
 
+from pathlib import Path
+
 from lightning_rlhf.data.verdicts import REPEAT
 from lightning_rlhf.web.label.agreement import agreements, wins
 from lightning_rlhf.web.label.book import Book
+from lightning_rlhf.web.label.items import BLIND
 
 # How one choice is counted, and how several are.
 _WORDS = {
@@ -28,14 +31,24 @@ def summary(book: Book) -> str:
     )
 
 
-def next_steps(book: Book) -> list[str]:
-    """Lists what the labels say about models and people, and the commands that learn from them."""
+def next_steps(book: Book, pairs: str | None) -> list[str]:
+    """Lists what the labels say about models and people, and the commands that use them.
+
+    Args:
+        book: The labels.
+        pairs: The file of pairs that people were asked about. If they are those of an evaluation, labels are verdicts
+            on its two models, and nothing to learn from.
+    """
     lines = [
         f"  {source} was better {count} times" for source, count in wins(book.choices.values(), book.items).items()
     ]
     for (one, other), shared, agreed, kappa in agreements(book.people(), book.items):
         known = "" if kappa is None else f" (Cohen's kappa {kappa:.2f})"
         lines.append(f"  {one} and {other} agree on {agreed} of {shared} items{known}")
+    asked = {choice.item for choice in book.choices.values()} & book.items.keys()
+    if pairs is not None and any(book.items[item].answers[0].source == BLIND for item in asked):
+        folder = Path(pairs).parent
+        return [*lines, f"see what it means: lightning-rlhf evaluate answers={folder} labels={book.out}"]
     if any(choice.best is not None and not choice.round for choice in book.choices.values()):
         lines.append(f"train on it: lightning-rlhf train experiment=none stage=reward data=files data.path={book.out}")
     if book.edited_file.exists() and book.edited_file.stat().st_size:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.progress import track
 
-from lightning_rlhf.assembly.serve_reward import listen
+from lightning_rlhf.assembly.serving import listen
 from lightning_rlhf.console import console
 from lightning_rlhf.errors import UserError, raise_problems
 from lightning_rlhf.report.comparison.find import find_runs
@@ -128,7 +128,7 @@ def _serve(places: Sequence[str], host: str, port: int, every: float) -> None:
     server = make_server(listener, live, lambda: readable(folders(), home()))
     shown = f"[{host}]" if ":" in host else host
     console.print(
-        f"following {', '.join(places)} at http://{shown}:{listener.getsockname()[1]}/; Ctrl-C stops it",
+        f"following {', '.join(places)} at http://{shown}:{listener.getsockname()[1]}/; Ctrl-C stops the server",
         markup=False,
         soft_wrap=True,
     )

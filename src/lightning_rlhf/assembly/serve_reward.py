@@ -1,8 +1,6 @@
 """Serves a trained reward model over HTTP, for `reward=http` and for any other client."""
 
-import socket
-from contextlib import suppress
-
+from lightning_rlhf.assembly.serving import listen, serve_app
 from lightning_rlhf.errors import UserError, require
 
 
@@ -28,7 +26,6 @@ def serve(model_dir: str, host: str, port: int, batch_size: int, dtype: str, tem
     # Opens the port before the model is loaded, which may take minutes.
     listener = listen(host, port)
     import torch
-    import uvicorn
 
     from lightning_rlhf.assembly.library_messages import silence_libraries
     from lightning_rlhf.rewards.build import load_reward
@@ -39,21 +36,5 @@ def serve(model_dir: str, host: str, port: int, batch_size: int, dtype: str, tem
     net, renderer = load_reward(model_dir, dtype, template, setting="model_dir")
     net.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     app = make_app(TextNetReward(net, renderer, renderer.stop_ids), model_dir, batch_size)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
-    print(f"serving {model_dir} at http://{host}:{listener.getsockname()[1]}/score; Ctrl-C stops it", flush=True)
-    # The server shuts down by itself, and then raises the KeyboardInterrupt again.
-    with suppress(KeyboardInterrupt):
-        server.run([listener])
+    serve_app(app, listener, f"serving {model_dir} at http://{host}:{listener.getsockname()[1]}/score")
     print("stopped")
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Opens a port. A client that connects before the server runs waits for its answer.
-
-    Raises:
-        UserError: If the port is in use or not available.
-    """
-    try:
-        return socket.create_server((host, port))
-    except (OSError, OverflowError) as error:
-        raise UserError(f"port={port}: cannot listen at host={host}: {error}; choose another port or host") from error

@@ -84,7 +84,7 @@ COMMANDS: dict[str, Command] = {
 
 HELP = {
     "/system TEXT": "tells the model how to behave; without a text, nothing",
-    "/temperature NUMBER": "sets how much chance there is in an answer; 0 is greedy",
+    "/temperature NUMBER": "sets how random answers are; 0 always takes the likeliest token",
     "/regenerate": "draws the last answer again",
     "/undo": "takes back your last turn and its answer",
     "/save FILE": f"appends the conversation to a file that stage=sft reads ({SAVED})",

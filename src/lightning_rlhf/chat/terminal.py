@@ -80,7 +80,7 @@ def _show(replies: Iterator[Reply]) -> Reply | None:
     if reply is None or reply.finish_reason is None:
         console.show("(stopped)", "dim")
     elif reply.finish_reason == "length":
-        console.show("(the answer reached the length limit)", "dim")
+        console.show("(cut off at the length limit)", "dim")
     return reply
 
 

@@ -14,7 +14,7 @@ from lightning_rlhf.data.sources import Data, Source, source_of
 from lightning_rlhf.data.splits import Reading
 from lightning_rlhf.data.stored_text import parsed
 from lightning_rlhf.data.suggestions import Need, suggestion
-from lightning_rlhf.data.verdicts import decides_nothing
+from lightning_rlhf.data.verdicts import columns_of_labels, decides_nothing
 from lightning_rlhf.errors import UserError
 
 __all__ = ["Message", "Need", "Record", "Records", "OnError", "read_records", "records_of"]
@@ -139,7 +139,9 @@ def records_of(source: Source, *, need: Need, report: Report, on_error: OnError)
             report.notes.update(fields.notes)
             if need != "completion":
                 report.notes.update(_compared(record))
-            report.notes.update(f"column '{name}' is not part of the conversation" for name in fields.unread())
+            own = columns_of_labels(row)
+            unread = [name for name in fields.unread() if name not in own]
+            report.notes.update(f"column '{name}' is not part of the conversation" for name in unread)
             yield record
     for name in unseen:
         report.notes[f"rows without the column that data.columns names as {name}"] = report.read

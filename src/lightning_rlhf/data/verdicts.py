@@ -16,6 +16,18 @@ _LEFT_OUT = {
     REPEAT: "repeated questions left out",
 }
 
+_OF_THE_PAGE = frozenset({"label", "verdict", "answers"})
+
+
+def columns_of_labels(row: Mapping[str, object]) -> frozenset[str]:
+    """Names the columns that a file of labels has for people and for later labelling; none for any other row.
+
+    Args:
+        row: A row as it was read from its file.
+    """
+    label = row.get("label")
+    return _OF_THE_PAGE if isinstance(label, Mapping) and {"item", "person"} <= label.keys() else frozenset()
+
 
 def decides_nothing(row: object) -> str | None:
     """Says why a row of a file of labels teaches no preference; None if it does, or if it is any other row.

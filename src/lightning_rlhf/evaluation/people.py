@@ -21,8 +21,8 @@ _SIDES, _ORDER = 1_000_001, 1_000_002
 def write_blind_pairs(folder: Path, rows: Sequence[Answered], seed: int) -> int:
     """Writes a file of pairs for `lightning-rlhf label`, in which nothing tells which model wrote an answer.
 
-    Which answer stands under `chosen` is random, and so is the order of the rows. Equal answers are left out, since
-    nobody could prefer one of them.
+    Which answer stands under `chosen` is random, which `blind` says, and so is the order of the rows. Equal answers are
+    left out, since nobody could prefer one of them.
 
     Args:
         folder: Folder of the evaluation.
@@ -40,6 +40,7 @@ def write_blind_pairs(folder: Path, rows: Sequence[Answered], seed: int) -> int:
             row = rows[different[place]]
             first, second = (row.b, row.a) if sides[place] % 2 else (row.a, row.b)
             pair = {"id": different[place], "prompt": row.messages, "chosen": first.text, "rejected": second.text}
+            pair["blind"] = True
             file.write(strict_json(pair, ensure_ascii=False) + "\n")
     return len(different)
 

@@ -68,7 +68,7 @@
     const sample = samples[i], { title, unit } = stages[sample.stage];
     const where = [stages.length > 1 ? title : "", `${unit} ${sample.iteration}`, NAMES[sample.phase] ?? sample.phase];
     const header = make("header", "", make("span", "which", where.filter(Boolean).join(" · ")), ...measures(sample.measures));
-    if (sample.cut) header.append(make("span", "", "cut off"));
+    if (sample.cut) header.append(make("span", "", "cut off at the length limit"));
     const text = before === undefined ? shownText(sample.response)
       : shownText(sample.response, ...changes(samples[before].response, sample.response));
     const answer = make("div", sample.phase === "rollout" ? "answer" : "answer new", header, text);

@@ -117,7 +117,7 @@ const keep = (changes) => {
     [...messages.map(([, text]) => text), ...answers.map((answer) => answer?.response ?? "")].join("\n").toLowerCase());
   const card = (answer, run) => {
     const header = make("header", "", make("span", "which", runs[run]), ...measures(answer?.measures ?? {}));
-    if (answer?.cut) header.append(make("span", "", "cut off"));
+    if (answer?.cut) header.append(make("span", "", "cut off at the length limit"));
     if (about[run]) header.append(make("span", "about", about[run]));
     return make("div", "answer", header, answer ? shownText(answer.response) : make("div", "empty", "not answered"));
   };

@@ -10,10 +10,10 @@ from threading import Lock
 from urllib.parse import unquote, urlsplit
 
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.loopback import LOOPBACK, names_this_machine
 from lightning_rlhf.stages import STAGES
 
 _LOGS = ("result.json", "metrics.csv", "samples.jsonl", "plan.json", "config.yaml")
-_LOCAL = {"127.0.0.1", "::1", "localhost"}
 _TEXT = "text/plain; charset=utf-8"
 _TYPES = {".html": "text/html; charset=utf-8"}
 
@@ -98,9 +98,8 @@ def make_server(listener: socket.socket, live: Live, files: Callable[[], Mapping
                 self._answer(404, _TEXT, str(error).encode())
 
         def _get(self) -> None:
-            asked = urlsplit(f"//{self.headers.get('Host', '')}").hostname
             path = unquote(urlsplit(self.path).path).lstrip("/")
-            if host in _LOCAL and asked not in _LOCAL:
+            if host in LOOPBACK and not names_this_machine(self.headers.get("Host", "")):
                 self._answer(403, _TEXT, b"")
             elif path == "":
                 self._answer(200, _TYPES[".html"], live.page().encode("utf-8", "replace"))

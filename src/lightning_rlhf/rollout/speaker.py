@@ -160,14 +160,28 @@ def load_speaker(folder: str, setting: str, *, dtype: str = "float32", template:
         folder: Folder of an export, or a hub name.
         setting: Name of `folder` in error messages.
         dtype: Data type of the weights.
-        template: Chat template: `plain`, `raw`, or Jinja text; None takes the tokenizer's.
+        template: Chat template: `plain`, `raw`, the path of a file, or Jinja text; None takes the tokenizer's.
 
     Raises:
         UserError: If the folder does not hold a causal language model with a tokenizer.
     """
-    source = ModelSource(pretrained=folder, dtype=dtype, setting=setting)
+    return speaker_of(ModelSource(pretrained=folder, dtype=dtype, setting=setting), folder, template)
+
+
+def speaker_of(source: ModelSource, name: str, template: str | None, *, max_rows: int = 64) -> Speaker:
+    """Loads a model with its tokenizer, on the GPU if there is one.
+
+    Args:
+        source: The model.
+        name: Name of the model for people.
+        template: Chat template, as `load_speaker` takes it.
+        max_rows: Number of answers that are drawn at a time.
+
+    Raises:
+        UserError: If the model cannot be loaded.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net: Any = load_causal_lm(source)
     net.to(device).eval()
     renderer = Renderer(source.load_tokenizer(), template, stop_ids=source.stop_ids())
-    return Speaker(folder, net, renderer, NativeEngine(net, device))
+    return Speaker(name, net, renderer, NativeEngine(net, device, max_rows=max_rows))

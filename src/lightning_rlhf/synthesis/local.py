@@ -6,23 +6,21 @@ from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
-import torch
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import PrivateAttr
-from torch import nn
 
 from lightning_rlhf.chat_models.budget import Budget, Prices
 from lightning_rlhf.chat_models.client import ChatClient
 from lightning_rlhf.data.messages import Message, Role
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.models.causal_lm import load_causal_lm
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.rollout.engines.engine import Completion, Request
 from lightning_rlhf.rollout.engines.native import NativeEngine
 from lightning_rlhf.rollout.sampling import Sampling
+from lightning_rlhf.rollout.speaker import speaker_of
 from lightning_rlhf.rollout.texts import decoder
 from lightning_rlhf.seeding import SAMPLING, RandomKey
 
@@ -154,12 +152,9 @@ def local_client(
         UserError: If the model cannot be loaded.
     """
     sampling = Sampling(max_new_tokens=max_tokens, temperature=temperature, top_p=top_p)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    renderer = Renderer(source.load_tokenizer(), template, stop_ids=source.stop_ids())
-    net: nn.Module = load_causal_lm(source)
-    engine = NativeEngine(net.to(device).eval(), device, max_rows=max_concurrency)
-    model = LocalChatModel(engine, renderer, sampling, seed=seed)
     name = source.pretrained or source.meta_dir or "a model with random weights"
+    speaker = speaker_of(source, name, template, max_rows=max_concurrency)
+    model = LocalChatModel(speaker.engine, speaker.renderer, sampling, seed=seed)
     # An error of the engine would come again.
     return ChatClient(
         model=model, name=name, max_concurrency=max_concurrency, retries=0, budget=Budget(prices=Prices(0, 0))

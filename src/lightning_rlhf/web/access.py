@@ -7,16 +7,14 @@ those of the page.
 import asyncio
 import hashlib
 import hmac
-import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from fastapi import Body, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.loopback import LOOPBACK, names_this_machine
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_LOCAL = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?")
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
@@ -35,7 +33,7 @@ def check_access(host: str, password: str | None) -> None:
     """
     if password is not None and not password:
         raise UserError("password is empty: give one, or null for none")
-    if password is None and host not in _LOOPBACK:
+    if password is None and host not in LOOPBACK:
         raise UserError(
             f"host={host}: other machines could use the page without a password: set password=${{oc.env:NAME}} and the "
             "environment variable NAME, or host=127.0.0.1"
@@ -57,10 +55,11 @@ def protect(app: FastAPI, name: str, host: str, password: str | None, *, public:
         public: Paths that are served before somebody has logged in: those of the page itself, which hold no data.
     """
     token = None if password is None else _token(password)
+    one_at_a_time = asyncio.Lock()
 
     @app.middleware("http")
     async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        refusal = _refusal(request.headers, local=password is None and host in _LOOPBACK)
+        refusal = _refusal(request.headers, local=password is None and host in LOOPBACK)
         known = token is None or hmac.compare_digest(request.cookies.get(name, "").encode(), token.encode())
         if refusal:
             response: Response = JSONResponse({"detail": refusal}, 403)
@@ -73,10 +72,12 @@ def protect(app: FastAPI, name: str, host: str, password: str | None, *, public:
 
     @app.post("/login")
     async def login(request: Request, given: str = Body(embed=True, alias="password")) -> Response:
-        # The digests are compared, because the time that this takes does not depend on where texts differ.
-        if token is not None and not hmac.compare_digest(_digest(given), _digest(password or "")):
-            await asyncio.sleep(1)
-            return JSONResponse({"detail": "this is not the password"}, 401)
+        # Whoever tries many passwords at the same time waits as long as whoever tries one after the other.
+        async with one_at_a_time:
+            # The digests are compared, because the time that this takes does not depend on where texts differ.
+            if token is not None and not hmac.compare_digest(_digest(given), _digest(password or "")):
+                await asyncio.sleep(1)
+                return JSONResponse({"detail": "this is not the password"}, 401)
         response = JSONResponse({"ok": True})
         if token is not None:
             secure = request.url.scheme == "https"
@@ -89,8 +90,7 @@ def protect(app: FastAPI, name: str, host: str, password: str | None, *, public:
 def _refusal(headers: Mapping[str, str], local: bool) -> str:
     """Says why a request is refused whose sender is a page of somebody else; an empty text if it is not refused."""
     host, origin = headers.get("host", ""), headers.get("origin")
-    # A page elsewhere can make its own name resolve to this machine, but its requests still carry that name.
-    if local and not _LOCAL.fullmatch(host):
+    if local and not names_this_machine(host):
         return f"Host: {host}: this page is for this machine alone; use http://127.0.0.1"
     if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
         return f"Origin: {origin}: another page may not use this one"

@@ -50,6 +50,16 @@ def test_prompts_about_whose_answers_nobody_has_decided_are_still_prompts(labels
     assert len(read_records(labels(PAIR, *UNDECIDED.values()), "prompt").rows) == 5
 
 
+def test_columns_for_people_are_no_surprise_in_a_file_of_labels(labels: Any) -> None:
+    label = {"item": "a", "person": "ann"}
+    pair, tie = ({**row, "label": label} for row in (PAIR, UNDECIDED["tie"]))
+    assert read_records(labels(pair), "pair").notes == read_records(labels(tie), "prompt").notes == {}
+    assert read_records(labels({**PAIR, "label": "spam"}), "pair").notes == {
+        "column 'verdict' is not part of the conversation": 1,
+        "column 'label' is not part of the conversation": 1,
+    }
+
+
 def test_a_file_without_a_decision_is_an_error_that_counts_what_there_is(labels: Any) -> None:
     path = labels(UNDECIDED["tie"], UNDECIDED["skip"], UNDECIDED["tie"])
     with pytest.raises(UserError) as error:

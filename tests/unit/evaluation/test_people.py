@@ -30,7 +30,7 @@ def labelled(folder: Path, *labels: dict[str, Any]) -> str:
 def test_a_blind_pair_does_not_tell_which_model_wrote_an_answer(rows: list[Answered], tmp_path: Path) -> None:
     assert write_blind_pairs(tmp_path, rows, seed=0) == 20
     found = pairs(tmp_path)
-    assert {key for pair in found for key in pair} == {"id", "prompt", "chosen", "rejected"}
+    assert {key for pair in found for key in pair} == {"id", "prompt", "chosen", "rejected", "blind"}
     # Each model comes first in half of the pairs, and neither the order of the rows nor that of the sides is regular.
     first = [pair["chosen"][0] for pair in found]
     assert (first.count("a"), first.count("b")) == (10, 10)

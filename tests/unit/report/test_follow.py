@@ -79,6 +79,7 @@ def test_the_server_gives_the_texts_of_the_run_and_nothing_else(server: tuple[st
 def test_a_page_of_another_site_cannot_read_from_a_local_server(server: tuple[str, int]) -> None:
     assert get(server, "/", Host="attacker.example")[0] == 403
     assert get(server, "/stamp", Host="attacker.example:80")[0] == 403
+    assert get(server, "/", Host="[")[0] == 403
     assert get(server, "/", Host=f"localhost:{server[1]}")[0] == 200
 
 

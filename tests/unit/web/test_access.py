@@ -1,7 +1,9 @@
 """Who may use a page."""
 
+import asyncio
 from typing import Any
 
+import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -50,6 +52,26 @@ def test_a_password_keeps_everything_but_the_page_itself() -> None:
     assert team.post("/secret").json() == "secret"
 
 
+def test_passwords_are_tried_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, sleep, waiting, most = client("0.0.0.0", "open sesame").app, asyncio.sleep, 0, 0
+
+    async def shorter(_: float) -> None:
+        nonlocal waiting, most
+        waiting += 1
+        most = max(most, waiting)
+        await sleep(0.01)
+        waiting -= 1
+
+    async def attack(tries: int) -> list[int]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://team") as attacker:
+            replies = [attacker.post("/login", json={"password": str(number)}) for number in range(tries)]
+            return [reply.status_code for reply in await asyncio.gather(*replies)]
+
+    monkeypatch.setattr("lightning_rlhf.web.access.asyncio.sleep", shorter)
+    assert asyncio.run(attack(5)) == [401] * 5
+    assert most == 1
+
+
 def test_a_cookie_outlives_the_server_but_not_its_password() -> None:
     first = client("0.0.0.0", "one", "http://team:8000")
     first.post("/login", json={"password": "one"})
@@ -85,7 +107,7 @@ def test_a_page_of_somebody_else_may_not_use_this_one(headers: Any, words: str) 
     assert client().post("/secret", headers={"Origin": "http://127.0.0.1:8000"}).status_code == 200
 
 
-@pytest.mark.parametrize("host", ["localhost:8000", "[::1]:8000", "127.0.0.1"])
+@pytest.mark.parametrize("host", ["localhost:8000", "LOCALHOST", "[::1]:8000", "127.0.0.1"])
 def test_this_machine_has_several_names(host: str) -> None:
     assert client().post("/secret", headers={"Host": host}).status_code == 200
 

@@ -100,7 +100,7 @@ function makeFoot(turn, model, version, node) {
   const answer = turn.answers[model];
   const facts = element("span", "facts");
   if (version.score !== null) facts.append(element("span", "score", `score ${version.score.toFixed(2)}`), " ");
-  const why = { length: "cut at the limit", stopped: "stopped" }[version.end] ?? (version.edited ? "edited" : "");
+  const why = { length: "cut off at the length limit", stopped: "stopped" }[version.end] ?? (version.edited ? "edited" : "");
   facts.append([version.tokens ? `${version.tokens} tokens` : "", why].filter(Boolean).join(", "));
   foot.append(facts);
   // What follows an answer was said about the version that is shown, so only the last turn has others.

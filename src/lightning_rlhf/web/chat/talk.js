@@ -2,10 +2,17 @@
 
 export const at = (id) => document.getElementById(id);
 
+// The browser's own words, such as "Failed to fetch", would not say what to do.
+const gone = (path) => (error) => {
+  if (error.name === "AbortError") throw error;
+  const next = path === "/answer" ? "press ↻" : "try again";
+  throw new Error(`The server does not answer. Start it again, then ${next}.`);
+};
+
 export async function post(path, content, signal) {
   const reply = await fetch(path, {
     method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(content), signal,
-  });
+  }).catch(gone(path));
   if (reply.status === 401 && path !== "/login") {
     await login();
     return post(path, content, signal);
@@ -40,7 +47,7 @@ export async function readLines(reply, take) {
   const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reader.read().catch(gone("/answer"));
     if (done) return;
     const lines = (rest + value).split("\n");
     rest = lines.pop();

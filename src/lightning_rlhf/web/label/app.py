@@ -111,12 +111,15 @@ def make_app(desk: Desk, supply: Supply, *, host: str, password: str | None, def
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
         except OSError as error:
-            raise HTTPException(507, f"not saved: {desk.book.out}: {error.strerror or error}") from error
+            raise _unsaved(desk, error) from error
         return _state(desk, supply, sent.person)
 
     @app.post("/undo")
     def undo(undone: Undone) -> dict[str, Any]:
-        choice = desk.undo(undone.person, undone.choice)
+        try:
+            choice = desk.undo(undone.person, undone.choice)
+        except OSError as error:
+            raise _unsaved(desk, error) from error
         return {**_state(desk, supply, undone.person), "before": None if choice is None else _before(choice)}
 
     @app.post("/differences")
@@ -138,6 +141,10 @@ def make_app(desk: Desk, supply: Supply, *, host: str, password: str | None, def
 
 def _file(path: str, /) -> FileResponse:
     return FileResponse(path)
+
+
+def _unsaved(desk: Desk, error: OSError) -> HTTPException:
+    return HTTPException(507, f"not saved: {desk.book.out}: {error.strerror or error}")
 
 
 def _state(desk: Desk, supply: Supply, person: str) -> dict[str, Any]:

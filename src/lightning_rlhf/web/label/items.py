@@ -12,6 +12,9 @@ from lightning_rlhf.web.label.journal import Row
 if TYPE_CHECKING:
     from lightning_rlhf.data.formats import Record
 
+BLIND = "a blind pair"
+"""Where both answers come from whose writers, and whose better one, the file of pairs does not tell."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -70,10 +73,9 @@ def items_of_pairs(records: "Sequence[Record]") -> Iterator[Item]:
     seen = set()
     for record in records:
         assert record.rejected is not None
-        answers = [
-            Answer(record.messages[-1]["content"], "chosen"),
-            Answer(record.rejected[-1]["content"], "rejected"),
-        ]
+        sources = (BLIND, BLIND) if record.columns.get("blind") is True else ("chosen", "rejected")
+        texts = (turns[-1]["content"] for turns in (record.messages, record.rejected))
+        answers = [Answer(text, source) for text, source in zip(texts, sources, strict=True)]
         name = digest(record.prompt, sorted(answer.text for answer in answers))
         if name not in seen and all(answer.text.strip() for answer in answers):
             seen.add(name)

@@ -76,10 +76,10 @@ export function showPeople({ people, agreements }) {
   const percent = (share) => (share === null ? "–" : `${Math.round(100 * share)} %`);
   const table = (id, head, rows) => $(id).replaceChildren(...(rows.length ? [head, ...rows] : []).map((cells, number) =>
     make("tr", {}, ...cells.map((cell) => make(number ? "td" : "th", { textContent: cell })))));
-  table("habits", ["Name", "Choices", "Same answer when asked again", "Chose the first"], people.map((one) => [
+  table("habits", ["Name", "Choices", "Same answer when asked again", "Chose the answer shown first"], people.map((one) => [
     one.person, one.choices, one.repeats ? `${one.kept} of ${one.repeats}` : "–", percent(one.first),
   ]));
-  table("agreements", ["Both", "Same items", "Agreed", "κ"], agreements.map((one) => [
+  table("agreements", ["People", "Same items", "Agreed", "κ"], agreements.map((one) => [
     one.people.join(" and "), one.shared, percent(one.agreed / one.shared), one.kappa?.toFixed(2) ?? "–",
   ]));
   $("people").showModal();

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import uvicorn
 
-from lightning_rlhf.assembly.serve_reward import listen
+from lightning_rlhf.assembly.serving import listen
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.rollout.sampling import Sampling
 from lightning_rlhf.rollout.speaker import Reply

@@ -170,6 +170,24 @@ def test_a_disk_that_is_full_is_told_and_the_question_stays(
     assert asked(post(client, "/question")) == question
 
 
+def test_a_disk_that_is_full_is_told_and_nothing_is_undone(
+    page: Any, monkeypatch: pytest.MonkeyPatch, out: Path
+) -> None:
+    client = page()
+    state = post(client, "/answer", **asked(post(client, "/question")), verdict="tie")
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = out.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        detail = post(client, "/undo", 507, choice=state["last"])["detail"]
+    assert detail == f"not saved: {out}: No space left on device"
+    assert out.read_bytes() == before
+    assert post(client, "/question")["last"] == state["last"]
+
+
 def test_whoever_waits_is_told_for_what(page: Any) -> None:
     supply = Supply("The model is writing.")
     client = page(0, supply)
