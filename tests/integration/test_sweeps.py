@@ -51,10 +51,22 @@ def test_a_folder_with_the_runs_of_another_sweep_is_refused_and_left_as_it_was(t
 
 
 @pytest.mark.slow
-def test_a_search_trains_runs_and_names_the_best(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("package", "launcher"),
+    [
+        ("optuna", []),
+        (
+            "hydra_plugins.hydra_joblib_launcher",
+            ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "search.parallel=2"],
+        ),
+    ],
+    ids=["one after the other", "joblib"],
+)
+def test_a_search_trains_runs_and_names_the_best(package: str, launcher: list[str], tmp_path: Path) -> None:
     pytest.importorskip("optuna")
+    pytest.importorskip(package)
     words = ["-m", *SFT, "search=optuna", "search.maximise=gold_mean", "search.trials=3", "hydra.sweep.dir=sweep"]
-    words.append("sft.module.lr=tag(log,interval(1e-4,1e-2))")
+    words += ["sft.module.lr=tag(log,interval(1e-4,1e-2))", *launcher]
     done = command(tmp_path, *words)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "sweep" / "search.json").read_text())
