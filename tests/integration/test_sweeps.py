@@ -51,22 +51,10 @@ def test_a_folder_with_the_runs_of_another_sweep_is_refused_and_left_as_it_was(t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("package", "launcher"),
-    [
-        ("optuna", []),
-        (
-            "hydra_plugins.hydra_joblib_launcher",
-            ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "search.parallel=2"],
-        ),
-    ],
-    ids=["one after the other", "joblib"],
-)
-def test_a_search_trains_runs_and_names_the_best(package: str, launcher: list[str], tmp_path: Path) -> None:
+def test_a_search_trains_runs_and_names_the_best(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
-    pytest.importorskip(package)
     words = ["-m", *SFT, "search=optuna", "search.maximise=gold_mean", "search.trials=3", "hydra.sweep.dir=sweep"]
-    words += ["sft.module.lr=tag(log,interval(1e-4,1e-2))", *launcher]
+    words.append("sft.module.lr=tag(log,interval(1e-4,1e-2))")
     done = command(tmp_path, *words)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "sweep" / "search.json").read_text())
@@ -80,6 +68,32 @@ def test_a_search_trains_runs_and_names_the_best(package: str, launcher: list[st
         in done.stdout
     )
     assert (tmp_path / "sweep" / "sweep.csv").is_file()
+
+
+@pytest.mark.slow
+def test_a_search_in_other_processes_keeps_its_limit_and_goes_on_when_it_is_started_again(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    limit = 0.5
+    words = ["-m", *keep(TINY, "ppo"), "reward=function", "reward.function=lightning_rlhf.demo.gold:gold"]
+    words += ["search=optuna", "search.maximise=gold_mean", f"search.kl_limit={limit}", "search.parallel=2"]
+    words += ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=sweep"]
+    words.append("ppo.module.lr=tag(log,interval(1e-5,1e-2))")
+    jobs = [tmp_path / "sweep" / str(number) for number in range(3)]
+    done = command(tmp_path, *words, "search.trials=2")
+    assert done.returncode == 0, done.stderr
+    before = [trained_at(job) for job in jobs[:2]]
+    done = command(tmp_path, *words, "search.trials=3")
+    assert done.returncode == 0, done.stderr
+    assert "search: 2 of 3 runs had finished already" in done.stdout
+    assert [trained_at(job) for job in jobs[:2]] == before
+    found = json.loads((tmp_path / "sweep" / "search.json").read_text())
+    kls = [result_of(job)["metrics"]["kl"] for job in jobs]
+    assert [trial["kl"] for trial in found["trials"]] == kls
+    assert [trial["within_limit"] for trial in found["trials"]] == [kl <= limit for kl in kls]
+    assert {kl <= limit for kl in kls} == {True, False}
+    kept = [trial for trial in found["trials"] if trial["within_limit"]]
+    assert found["best"] == max(kept, key=lambda trial: trial["value"])["run"]
 
 
 def test_a_search_with_wrong_settings_is_refused(tmp_path: Path) -> None:
