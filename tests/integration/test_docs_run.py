@@ -60,6 +60,7 @@ def furnish(folder: Path) -> None:
     for block in PYTHON:
         if module := re.search(r"\w+\.py$", block.title):
             (folder / module[0]).write_text(block.text)
+    # The command of quick_start.md that trains the three stages.
     words = ["experiment=none", "model=tiny", "data=files", "data.path=pairs.jsonl"]
     done = command(folder, *short("train", words), "hydra.run.dir=outputs/pipeline/run")
     assert done.returncode == 0, done.stderr
