@@ -83,7 +83,8 @@ def short(name: str, words: list[str]) -> list[str]:
         return [*words, "limit=8", *(["sampling.max_new_tokens=8"] if any("a=" in word[:2] for word in words) else [])]
     words = [re.sub(r"^model=(?!base|tiny).*", "model=tiny", word) for word in words]
     if name == "plan":
-        return words
+        # A plan of three stages takes three times as long.
+        return words if any(word.startswith("stage=") for word in words) else [*words, "stage=sft"]
     with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
         plain = [re.sub(r"=([^,\[{]+),.*", r"=\1", word) for word in words if word != "-m"]
         stages = compose(name, [*plain, *(["run_dir=run"] if name == "train" else [])]).stages
