@@ -75,7 +75,7 @@ def test_a_message_waits_until_the_page_knows_its_models(page: Any) -> None:
     page.reload()
     page.fill("#text", "Hello")
     page.press("#text", "Enter")
-    page.wait_for_function("document.querySelector('#text').value === ''")
+    playwright.expect(page.locator("#text")).to_have_value("")
     held[0].continue_()
     page.locator(".score").nth(1).wait_for()
     assert page.locator(".said").all_inner_texts() == ["Hello"]
@@ -98,7 +98,7 @@ def test_an_answer_is_stopped_and_keeps_what_there_is(page: Any) -> None:
     page.fill("#max_new_tokens", "450")
     page.fill("#text", "Tell me everything.")
     page.press("#text", "Enter")
-    page.wait_for_function("document.querySelector('.body')?.textContent.length > 3")
+    page.locator(".body", has_text=re.compile(r".{4}", re.DOTALL)).first.wait_for()
     page.click("#stop")
     page.locator(".foot").nth(1).wait_for()
     assert "stopped" in page.locator(".foot").first.inner_text()
