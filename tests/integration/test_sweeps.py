@@ -85,10 +85,9 @@ def test_a_search_in_other_processes_keeps_its_limit_and_is_taken_up_again(tmp_p
     before = [trained_at(job) for job in jobs]
     kls = [result_of(job)["metrics"]["kl"] for job in jobs]
     found = json.loads((tmp_path / "sweep" / "search.json").read_text())
-    # The first settings of a search depend on its seed alone: here, the second rate is about ten times the first.
-    assert [kl <= limit for kl in kls] == [True, False], kls
-    assert [(trial["kl"], trial["within_limit"]) for trial in found["trials"]] == [(kls[0], True), (kls[1], False)]
-    assert found["best"] == 0
+    assert [(trial["kl"], trial["within_limit"]) for trial in found["trials"]] == [(kl, kl <= limit) for kl in kls]
+    kept = [trial for trial in found["trials"] if trial["within_limit"]]
+    assert found["best"] == (max(kept, key=lambda trial: trial["value"])["run"] if kept else None)
     done = command(tmp_path, *words)
     assert done.returncode == 0, done.stderr
     assert "search: 2 of 2 runs had finished already" in done.stdout
