@@ -9,9 +9,13 @@ from typing import get_args
 import pytest
 import yaml
 from doc_blocks import BLOCKS, CODE, ROOT, SHOWN, Block, command_of
+from omegaconf import OmegaConf
 
+from lightning_rlhf.assembly.chat_settings import ChatSettings
 from lightning_rlhf.assembly.composition import composition_problems
+from lightning_rlhf.assembly.evaluate_settings import EvaluateSettings
 from lightning_rlhf.assembly.settings import check_settings
+from lightning_rlhf.assembly.target_checks import arguments, check_targets
 from lightning_rlhf.cli import COMMANDS
 from lightning_rlhf.data.formats import read_records
 from lightning_rlhf.data.suggestions import Need
@@ -20,7 +24,10 @@ from lightning_rlhf.errors import UserError
 OURS = [(block, words) for block in BLOCKS if block.language == "bash" for words in block.commands]
 ROWS = [block for block in BLOCKS if block.page == "data_formats.md" and block.language == "json"]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-TARGETS = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+MAKE = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+# The functions that commands call, and what reads the settings of others.
+TARGETS = {"report": "report.report", "export": "publish.publish", "label": "label.label"}
+SETTINGS = {"chat": ChatSettings.of, "evaluate": EvaluateSettings.of}
 # Lines in the blocks for the shell that start no command of this package, with what can be checked of them.
 OTHERS = (
     "cat",
@@ -65,6 +72,14 @@ def test_a_command_sets_only_what_there_is(block: Block, words: list[str], monke
     # The files that a reader has are not there.
     absent = re.compile("does not exist|no such (file|folder)|cannot import")
     assert [line for line in problems.lines if not absent.search(line)] == []
+    assert config is not None
+    monkeypatch.setenv("LABEL_PASSWORD", "open sesame")
+    if name in TARGETS:
+        arguments(config, f"lightning_rlhf.assembly.{TARGETS[name]}")
+    elif name in SETTINGS:
+        SETTINGS[name](config)
+    elif name == "train" and config.search is not None:
+        check_targets({"search": OmegaConf.to_container(config.search)})
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "bash"], ids=place)
@@ -74,7 +89,7 @@ def test_a_line_for_the_shell_names_what_there_is(block: Block) -> None:
             continue
         words = [word for word in line.split() if not re.match(r"[A-Z_]+=", word)]
         if words[0] == "make":
-            assert words[1] in TARGETS
+            assert words[1] in MAKE
         elif words[0] == "pip":
             named = re.findall(r"lightning-rlhf\[([\w,]+)\]", line)
             assert {extra for extras in named for extra in extras.split(",")} <= EXTRAS.keys()

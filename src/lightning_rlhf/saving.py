@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -43,6 +44,15 @@ def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Writes a JSON file in one step; a reader sees the old file or the new one, but never a part."""
     with appearing(path) as partial:
         partial.write_text(strict_json(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object that may be unfinished; empty if the file is absent, is damaged, or holds another value."""
+    try:
+        content = json.loads(path.read_text("utf-8", "replace"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def strict_json(content: object, *, indent: int | None = None, ensure_ascii: bool = True) -> str:

@@ -3,9 +3,6 @@
 import json
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import environ
+from chatting import bodies, opened, say, serving
 
 from lightning_rlhf import ModelSource, Renderer, export_model, load_causal_lm, load_scalar_model
 
@@ -49,60 +46,15 @@ def models(source: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def served(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """Starts the command, and yields the address of the page and the folder of the thumbs."""
     folder = tmp_path_factory.mktemp("served")
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "lightning_rlhf.cli", "chat", "chat.web=true", "chat.port=0", "seed=1"),
-            *(f"model_dir={models / 'ppo'}", f"against={models / 'sft'}", f"reward_model={models / 'reward'}"),
-            *("chat.feedback_dir=thumbs", "sampling.max_new_tokens=12"),
-        ],
-        cwd=folder,
-        env=environ(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if found := re.match(r"chat at (http://127\.0\.0\.1:\d+);", line):
-            break
-    else:
-        pytest.fail(process.communicate()[1])
-    yield found[1], folder / "thumbs"
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (0, "stopped\n", "")
+    words = [f"model_dir={models / 'ppo'}", f"against={models / 'sft'}", f"reward_model={models / 'reward'}", "seed=1"]
+    with serving(folder, *words, "chat.feedback_dir=thumbs", "sampling.max_new_tokens=12") as address:
+        yield address, folder / "thumbs"
 
 
 @pytest.fixture
 def page(browser: Any, served: tuple[str, Path]) -> Iterator[Any]:
-    """Opens the page, and checks that nothing failed in it."""
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
-    page, problems = context.new_page(), []
-    page.set_default_timeout(20_000)
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    # Tests provoke two such messages: a setting that the server refuses, and a request that does not arrive.
-    expected = re.compile("status of 422|ERR_CONNECTION_REFUSED")
-    page.on("console", lambda log: log.type == "error" and not expected.search(log.text) and problems.append(log.text))
-    # Nothing may be loaded from elsewhere.
-    page.on("request", lambda request: request.url.startswith(served[0]) or problems.append(request.url))
-    page.goto(served[0])
-    yield page
-    context.close()
-    assert not problems
-
-
-def say(page: Any, text: str) -> None:
-    """Types a message and waits for the scores under both answers."""
-    count = page.locator(".turn").count()
-    page.fill("#text", text)
-    page.press("#text", "Enter")
-    page.locator(".turn").nth(count).locator(".score").nth(1).wait_for()
-
-
-def bodies(page: Any, turn: int) -> list[str]:
-    return page.locator(".turn").nth(turn).locator(".body").all_inner_texts()
+    with opened(browser, served[0]) as page:
+        yield page
 
 
 def test_two_models_answer_side_by_side_with_the_score_under_each(page: Any, models: Path) -> None:
@@ -123,7 +75,7 @@ def test_a_message_waits_until_the_page_knows_its_models(page: Any) -> None:
     page.reload()
     page.fill("#text", "Hello")
     page.press("#text", "Enter")
-    page.wait_for_function("document.querySelector('#text').value === ''")
+    playwright.expect(page.locator("#text")).to_have_value("")
     held[0].continue_()
     page.locator(".score").nth(1).wait_for()
     assert page.locator(".said").all_inner_texts() == ["Hello"]
@@ -146,7 +98,7 @@ def test_an_answer_is_stopped_and_keeps_what_there_is(page: Any) -> None:
     page.fill("#max_new_tokens", "450")
     page.fill("#text", "Tell me everything.")
     page.press("#text", "Enter")
-    page.wait_for_function("document.querySelector('.body')?.textContent.length > 3")
+    page.locator(".body", has_text=re.compile(r".{4}", re.DOTALL)).first.wait_for()
     page.click("#stop")
     page.locator(".foot").nth(1).wait_for()
     assert "stopped" in page.locator(".foot").first.inner_text()

@@ -60,6 +60,7 @@ def furnish(folder: Path) -> None:
     for block in PYTHON:
         if module := re.search(r"\w+\.py$", block.title):
             (folder / module[0]).write_text(block.text)
+    # The command of quick_start.md that trains the three stages.
     words = ["experiment=none", "model=tiny", "data=files", "data.path=pairs.jsonl"]
     done = command(folder, *short("train", words), "hydra.run.dir=outputs/pipeline/run")
     assert done.returncode == 0, done.stderr
@@ -82,7 +83,8 @@ def short(name: str, words: list[str]) -> list[str]:
         return [*words, "limit=8", *(["sampling.max_new_tokens=8"] if any("a=" in word[:2] for word in words) else [])]
     words = [re.sub(r"^model=(?!base|tiny).*", "model=tiny", word) for word in words]
     if name == "plan":
-        return words
+        # A plan of three stages takes three times as long.
+        return words if any(word.startswith("stage=") for word in words) else [*words, "stage=sft"]
     with initialize_config_module("lightning_rlhf.conf", version_base="1.3"):
         plain = [re.sub(r"=([^,\[{]+),.*", r"=\1", word) for word in words if word != "-m"]
         stages = compose(name, [*plain, *(["run_dir=run"] if name == "train" else [])]).stages

@@ -70,6 +70,31 @@ def test_a_search_trains_runs_and_names_the_best(tmp_path: Path) -> None:
     assert (tmp_path / "sweep" / "sweep.csv").is_file()
 
 
+@pytest.mark.slow
+def test_a_search_in_other_processes_keeps_its_limit_and_is_taken_up_again(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    limit = 0.5
+    words = ["-m", *keep(TINY, "ppo"), "reward=function", "reward.function=lightning_rlhf.demo.gold:gold"]
+    words += ["search=optuna", "search.trials=2", "search.parallel=2", f"search.kl_limit={limit}"]
+    words += ["search.maximise=gold_mean", "ppo.module.lr=tag(log,interval(1e-5,1e-2))"]
+    words += ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=sweep"]
+    jobs = [tmp_path / "sweep" / str(number) for number in range(2)]
+    done = command(tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    before = [trained_at(job) for job in jobs]
+    kls = [result_of(job)["metrics"]["kl"] for job in jobs]
+    found = json.loads((tmp_path / "sweep" / "search.json").read_text())
+    assert [(trial["kl"], trial["within_limit"]) for trial in found["trials"]] == [(kl, kl <= limit) for kl in kls]
+    kept = [trial for trial in found["trials"] if trial["within_limit"]]
+    assert found["best"] == (max(kept, key=lambda trial: trial["value"])["run"] if kept else None)
+    done = command(tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    assert "search: 2 of 2 runs had finished already" in done.stdout
+    assert [trained_at(job) for job in jobs] == before
+    assert json.loads((tmp_path / "sweep" / "search.json").read_text()) == found
+
+
 def test_a_search_with_wrong_settings_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     searched = "sft.module.lr=interval(1e-4,1e-3)"

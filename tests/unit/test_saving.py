@@ -14,7 +14,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from support import not_json
 
 from lightning_rlhf.distributed.checkpoint_files import WholeFiles
-from lightning_rlhf.saving import appearing, write_json
+from lightning_rlhf.saving import appearing, read_json, write_json
 from lightning_rlhf.strategies.pickle_checks import check_file
 
 
@@ -123,3 +123,12 @@ def test_json_is_what_strict_parsers_read(tmp_path: Path) -> None:
     write_json(tmp_path / "result.json", content)
     read = json.loads((tmp_path / "result.json").read_text(), parse_constant=not_json)
     assert read == {"loss": None, "parts": [1.5, None, {"kl": None}], "rows": [2, None], "text": "NaN"}
+
+
+@pytest.mark.parametrize("content", [None, b'{"stage": "sf', b"[1]", b"null", b"\xff\xfe"])
+def test_a_record_that_cannot_be_read_is_empty(content: bytes | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "result.json").write_bytes(content)
+    assert read_json(tmp_path / "result.json") == {}
+    write_json(tmp_path / "result.json", {"stage": "sft"})
+    assert read_json(tmp_path / "result.json") == {"stage": "sft"}

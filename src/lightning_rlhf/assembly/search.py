@@ -1,6 +1,5 @@
 """Searches settings with Optuna: the runs of a sweep are chosen one after the other, by the results of those before."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from lightning_rlhf.assembly.search_space import Space, space_of
 from lightning_rlhf.assembly.sweeper import check_jobs
 from lightning_rlhf.console import console
 from lightning_rlhf.errors import UserError, raise_problems, require
-from lightning_rlhf.saving import write_json
+from lightning_rlhf.saving import read_json, write_json
 
 if TYPE_CHECKING:
     import optuna
@@ -129,7 +128,7 @@ def finished(job: Path, overrides: Sequence[str]) -> bool:
         job: Folder of the job.
         overrides: Its overrides.
     """
-    return _record(job).get("status") == "finished" and overrides_of(job) == list(overrides)
+    return read_json(job / "result.json").get("status") == "finished" and overrides_of(job) == list(overrides)
 
 
 def outcome(job: Path, maximise: str) -> Outcome:
@@ -139,7 +138,7 @@ def outcome(job: Path, maximise: str) -> Outcome:
         job: Folder of the job.
         maximise: Name of the metric.
     """
-    result = _record(job)
+    result = read_json(job / "result.json")
     if result.get("status") != "finished":
         return Outcome(None, None)
     stages = result.get("stages")
@@ -148,14 +147,6 @@ def outcome(job: Path, maximise: str) -> Outcome:
     # JSON has no infinity, so null stands for a value that is not finite.
     kl = math.inf if "kl" in metrics and metrics["kl"] is None else metrics.get("kl")
     return Outcome(metrics.get(maximise), kl)
-
-
-def _record(job: Path) -> dict[str, Any]:
-    try:
-        result = json.loads((job / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return result if isinstance(result, dict) else {}
 
 
 def _tell(study: "optuna.Study", trial: "optuna.Trial", found: Outcome, kl_limit: float | None) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning_rlhf.report.formatting import decimal
+from lightning_rlhf.report.html import clip
 from lightning_rlhf.report.run import Run, Sample, Stage
 from lightning_rlhf.report.samples import spread
 
@@ -47,7 +48,7 @@ def browser(run: Run) -> Browser | None:
     return Browser(
         data={
             "stages": [{"title": stage.record.short_title, "unit": stage.record.unit} for stage in run.stages],
-            "prompts": [[[role, _clipped(text)] for role, text in messages] for messages in prompts],
+            "prompts": [[[role, clip(text, _MAX_TEXT)] for role, text in messages] for messages in prompts],
             "samples": rows,
         },
         note="Held-out answers and rollouts that the run has kept." + (part if len(rows) < total else ""),
@@ -66,7 +67,7 @@ def _row(stage: int, sample: Sample, prompt: int) -> dict[str, Any]:
         "iteration": sample.iteration,
         "row": sample.row,
         "prompt": prompt,
-        "response": _clipped(sample.response),
+        "response": clip(sample.response, _MAX_TEXT),
         "cut": sample.finish_reason == "length",
         "measures": measured(sample),
     }
@@ -76,10 +77,6 @@ def measured(sample: Sample) -> dict[str, tuple[float, str]]:
     """The measures of a sample that are known: the value to sort by, and the text to show."""
     values = {name: value(sample) for name, (_, value) in MEASURES.items()}
     return {name: (float(f"{value:.6g}"), decimal(value)) for name, value in values.items() if value is not None}
-
-
-def _clipped(text: str) -> str:
-    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}…"
 
 
 def _latest(samples: Iterable[Sample]) -> list[Sample]:
@@ -101,6 +98,6 @@ def _within_budget(stage: Stage) -> list[Sample]:
 
 
 def _fitting(groups: Sequence[list[Sample]]) -> list[Sample]:
-    sizes = [sum(len(_clipped(sample.response)) + len(sample.prompt) for sample in group) for group in groups]
+    sizes = [sum(len(clip(sample.response, _MAX_TEXT)) + len(sample.prompt) for sample in group) for group in groups]
     share = min(1.0, _MAX_PAGE / max(sum(sizes), 1))
     return [sample for group in spread(groups, max(1, int(len(groups) * share))) for sample in group]

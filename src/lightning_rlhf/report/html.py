@@ -63,9 +63,9 @@ def embed(data: object) -> Markup:
     return Markup(strict_json(data, ensure_ascii=False).replace("<", "\\u003c"))
 
 
-def clip(text: str) -> str:
-    """Cuts a text that is too long for a page."""
-    return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}…"
+def clip(text: str, most: int = _MAX_CHARACTERS) -> str:
+    """Cuts a text that has more characters than a page may show of it."""
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def _decimal(value: float | None) -> str:

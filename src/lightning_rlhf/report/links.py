@@ -1,6 +1,5 @@
 """Links to the files of a run, which work as long as the page lies in its folder."""
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from lightning_rlhf.report.run import Run, Stage
+from lightning_rlhf.saving import read_json
 from lightning_rlhf.stages import STAGES
 
 _FILES = (
@@ -66,12 +66,8 @@ def part_of(run_dir: Path) -> Link | None:
 
 
 def stage_of(record: Path) -> object:
-    """The stage that a `result.json` names; None if it names none or is no JSON."""
-    try:
-        result = json.loads(record.read_text("utf-8", "replace"))
-    except (OSError, ValueError):
-        return None
-    return result.get("stage") if isinstance(result, dict) else None
+    """The stage that a `result.json` names; None if it names none or cannot be read."""
+    return read_json(record).get("stage")
 
 
 def address(run_dir: Path, place: Path) -> str:

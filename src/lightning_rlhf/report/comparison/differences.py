@@ -1,5 +1,6 @@
 """The settings in which runs differ."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,6 +40,15 @@ def differences(runs: Sequence[Mapping[str, str]]) -> dict[str, tuple[str, ...]]
     names = sorted({name for settings in runs for name in settings})
     values = {name: tuple(settings.get(name, ABSENT) for settings in runs) for name in names}
     return {name: column for name, column in values.items() if len(set(column)) > 1}
+
+
+def number_in(value: str | float | None) -> float | None:
+    """The finite number that a setting or a metric is; None if it is none."""
+    try:
+        number = math.nan if value is None else float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def short_labels(names: Sequence[str]) -> dict[str, str]:

@@ -1,13 +1,13 @@
 """Finds the folders of runs below other folders, such as that of a sweep."""
 
 import glob
-import json
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_rlhf.errors import UserError, raise_problems
+from lightning_rlhf.saving import read_json
 from lightning_rlhf.stages import STAGES
 
 _SIGNS = ("result.json", "metrics.csv")
@@ -42,11 +42,7 @@ def _below(folder: Path) -> list[Path]:
 
 def _is_run(folder: Path) -> bool:
     """Whether a result is that of training; benchmarks, examinations and exports have results too."""
-    try:
-        result = json.loads((folder / "result.json").read_text("utf-8", "replace"))
-    except (OSError, ValueError):
-        return True
-    return isinstance(result, dict) and result.get("stage") in {None, "pipeline", *STAGES}
+    return read_json(folder / "result.json").get("stage") in (None, "pipeline", *STAGES)
 
 
 def _in_order(path: str | Path) -> list[tuple[int, str]]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightning_rlhf.report.axes import ticks
-from lightning_rlhf.report.comparison.differences import ABSENT
+from lightning_rlhf.report.comparison.differences import ABSENT, number_in
 from lightning_rlhf.report.formatting import decimal
 
 HEIGHT, MARGIN = 280, 84
@@ -46,7 +46,7 @@ def axis(label: str, values: Sequence[str | float | None], *, percent: bool = Fa
         percent: Whether the values are shares.
         is_metric: Whether the values are results.
     """
-    numbers = [_number(value) for value in values]
+    numbers = [number_in(value) for value in values]
     known = [number for number in numbers if number is not None]
     named = any(
         number is None and isinstance(value, str) and value != ABSENT
@@ -101,14 +101,6 @@ def _of_names(label: str, values: Sequence[str | float | None], is_metric: bool)
     at = {name: 0.5 if len(names) == 1 else place / (len(names) - 1) for place, name in enumerate(names)}
     places = tuple(None if value is None else at[str(value)] for value in values)
     return Axis(label, _legible([(place, _short(name)) for name, place in at.items()]), places, is_metric)
-
-
-def _number(value: str | float | None) -> float | None:
-    try:
-        number = float(value) if value is not None else math.nan
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _short(name: str) -> str:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lightning_rlhf.report.comparison.differences import number_in
 from lightning_rlhf.report.comparison.entry import Entry
 from lightning_rlhf.report.formatting import duration
 
@@ -49,12 +50,12 @@ def columns(entries: Sequence[Entry], settings: Mapping[str, Sequence[str]]) -> 
 
 def shortened(value: str) -> str:
     """A setting, rounded if it is a number with more digits than anyone reads, such as one that a search has chosen."""
-    return value if len(value) <= _MAX_DIGITS or _number(value) is None else f"{float(value):.4g}"
+    return value if len(value) <= _MAX_DIGITS or number_in(value) is None else f"{float(value):.4g}"
 
 
 def _of_texts(title: str, values: Sequence[str]) -> Column:
     """Texts, which are sorted as numbers if all of them are numbers."""
-    numbers = [_number(value) for value in values]
+    numbers = [number_in(value) for value in values]
     if all(number is not None for number in numbers):
         cells = tuple(Cell(shortened(value), float(value)) for value in values)
         return Column(title, cells, is_number=True)
@@ -71,11 +72,3 @@ def _of_metric(entries: Sequence[Entry], name: str) -> Column:
         else:
             cells.append(Cell(metric.shown, metric.value if math.isfinite(metric.value) else ""))
     return Column(title, tuple(cells), is_number=True)
-
-
-def _number(value: str) -> float | None:
-    try:
-        number = float(value)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
