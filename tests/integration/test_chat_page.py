@@ -138,7 +138,7 @@ def test_a_server_that_is_down_is_named_with_what_to_do(page: Any) -> None:
     page.locator(".error").nth(1).wait_for()
     assert page.locator(".error").all_inner_texts() == ["The server does not answer. Start it again, then press ↻."] * 2
     page.unroute("**/answer")
-    page.locator(".answer").first.get_by_text("↻").click()
+    page.locator(".answer").first.get_by_label("Answer again").click()
     page.locator(".answer").first.locator(".score").wait_for()
 
 
