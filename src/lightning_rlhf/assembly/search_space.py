@@ -52,7 +52,8 @@ def space_of(overrides: Sequence[Override]) -> Space:
         if override.is_sweep_override():
             fixed[key] = ""
             distributions[key] = _distribution(override)
-        else:
+        # The runs do not depend on their number, so a search that is started again may have more of them.
+        elif key != "search.trials":
             fixed[key] = override.get_value_element_as_str()
     if not distributions:
         raise SweepRefused(
