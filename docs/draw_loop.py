@@ -97,13 +97,15 @@ def choose(page: Page, asked: list[str]) -> None:
 def chat(browser: Browser, pictures: Path, *settings: str) -> None:
     """Asks two models side by side, and rates their answers."""
     page = browser.new_page(viewport=WIDE)
-    with server("chat", "chat.web=true", "seed=1", "sampling.max_new_tokens=48", *settings) as (process, url):
+    with server("chat", "chat.web=true", "seed=3", "sampling.max_new_tokens=48", *settings) as (process, url):
         page.goto(url)
         page.fill("#text", QUESTION)
         page.press("#text", "Enter")
         expect(page.locator(".score")).to_have_count(2, timeout=60_000)
-        page.get_by_label("Good answer").first.click()
-        page.get_by_label("Bad answer").nth(1).click()
+        answers = page.locator(".body").all_inner_texts()
+        better = int(gold([QUESTION], answers[1:]) > gold([QUESTION], answers[:1]))
+        page.get_by_label("Good answer").nth(better).click()
+        page.get_by_label("Bad answer").nth(1 - better).click()
         expect(page.get_by_text("2 ratings, 1 preference")).to_be_visible()
         draw(page, pictures / "loop_chat")
         process.send_signal(signal.SIGINT)
