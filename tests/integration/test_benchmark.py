@@ -166,7 +166,7 @@ def test_two_processes_share_the_work(tmp_path: Path) -> None:
     result = result_of(run_folder(tmp_path))
     assert result["hardware"]["processes"] == 2
     assert result["mean_lengths"]["response"] == 3
-    assert done.stdout.count("peak memory") == 1
+    assert done.stdout.count("2 process(es) with 1 thread(s) each") == 1
 
 
 @pytest.mark.slow

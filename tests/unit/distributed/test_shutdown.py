@@ -82,8 +82,10 @@ def started(file: Path, script: str) -> list[subprocess.Popen[str]]:
 def test_without_this_package_the_process_is_aborted(tmp_path: Path) -> None:
     """The script below aborts without the remedy. If torch mends this, `distributed.shutdown` can go."""
     ends = both_ranks(tmp_path, imports="", program="exchange()")
-    assert [code for code, _ in ends] == [-signal.SIGABRT] * 2
-    assert all("terminate called without an active exception" in text for _, text in ends)
+    # On a busy machine, a rank may end before its threads meet the interpreter that is gone.
+    aborted = [text for code, text in ends if code == -signal.SIGABRT]
+    assert aborted
+    assert all("terminate called without an active exception" in text for text in aborted)
 
 
 @pytest.mark.parametrize("held", ["", HELD])
