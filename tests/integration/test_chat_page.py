@@ -69,14 +69,19 @@ def test_two_models_answer_side_by_side_with_the_score_under_each(page: Any, mod
     assert re.fullmatch(r"score -?\d+\.\d\d", page.locator(".score").first.inner_text())
 
 
-def test_a_message_waits_until_the_page_knows_its_models(page: Any) -> None:
+def test_what_is_typed_before_the_page_knows_its_models_is_kept(page: Any) -> None:
     held: list[Any] = []
     page.route("**/settings", lambda route: held.append(route))
     page.reload()
+    page.click("#more")
+    page.fill("#system", "Be kind.")
     page.fill("#text", "Hello")
     page.press("#text", "Enter")
     playwright.expect(page.locator("#text")).to_have_value("")
-    held[0].continue_()
+    with page.expect_request(lambda request: request.url.endswith("/answer")) as one:
+        held[0].continue_()
+    assert [turn["content"] for turn in one.value.post_data_json["messages"]] == ["Be kind.", "Hello"]
+    assert page.input_value("#max_new_tokens") == "12"
     page.locator(".score").nth(1).wait_for()
     assert page.locator(".said").all_inner_texts() == ["Hello"]
 

@@ -53,8 +53,9 @@ async function begin() {
   state.models = settings.models;
   document.documentElement.style.setProperty("--models", state.models.length);
   at("heads").replaceChildren(...state.models.map((name) => element("span", "", name)));
-  at("system").value = settings.system;
-  numbers.forEach((name) => (at(name).value = settings[name]));
+  // What somebody has already typed stays.
+  at("system").value ||= settings.system;
+  numbers.forEach((name) => (at(name).value ||= settings[name]));
   at("who").textContent = `You talk to ${state.models.join(" and ")}.`;
   document.title = `Chat: ${state.models.join(" | ")}`;
   drawAll();
