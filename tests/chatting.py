@@ -1,41 +1,9 @@
-"""Starts `lightning-rlhf chat` with its page as a user does, and drives the page as a person would."""
+"""Drives the page of `lightning-rlhf chat` as a person would."""
 
 import re
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
-
-import pytest
-from support import environ
-
-
-@contextmanager
-def serving(folder: Path, *overrides: str) -> Iterator[str]:
-    """Starts the command, yields the address of the page, and stops the command by Ctrl-C."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lightning_rlhf.cli", "chat", "chat.web=true", "chat.port=0", *overrides],
-        cwd=folder,
-        env=environ(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if found := re.match(r"chat at (http://127\.0\.0\.1:\d+);", line):
-            break
-    else:
-        pytest.fail(process.communicate()[1])
-    yield found[1]
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (0, "stopped\n", "")
 
 
 @contextmanager

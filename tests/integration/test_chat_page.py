@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from chatting import bodies, opened, say, serving
+from chatting import bodies, opened, say
+from support import serving
 
 from lightning_rlhf import ModelSource, Renderer, export_model, load_causal_lm, load_scalar_model
 
@@ -47,7 +48,8 @@ def served(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
     """Starts the command, and yields the address of the page and the folder of the thumbs."""
     folder = tmp_path_factory.mktemp("served")
     words = [f"model_dir={models / 'ppo'}", f"against={models / 'sft'}", f"reward_model={models / 'reward'}", "seed=1"]
-    with serving(folder, *words, "chat.feedback_dir=thumbs", "sampling.max_new_tokens=12") as address:
+    words += ["chat.web=true", "chat.port=0", "chat.feedback_dir=thumbs", "sampling.max_new_tokens=12"]
+    with serving(folder, "chat", *words) as address:
         yield address, folder / "thumbs"
 
 
@@ -141,7 +143,9 @@ def test_a_server_that_is_down_is_named_with_what_to_do(page: Any) -> None:
     page.fill("#text", "My kettle leaks.")
     page.press("#text", "Enter")
     page.locator(".error").nth(1).wait_for()
-    assert page.locator(".error").all_inner_texts() == ["The server does not answer. Start it again, then press ↻."] * 2
+    assert (
+        page.locator(".error").all_inner_texts() == ["The server does not answer. Start it again, then try again."] * 2
+    )
     page.unroute("**/answer")
     page.locator(".answer").first.get_by_label("Answer again").click()
     page.locator(".answer").first.locator(".score").wait_for()
