@@ -13,8 +13,8 @@ def opened(browser: Any, address: str) -> Iterator[Any]:
     page, problems = context.new_page(), []
     page.set_default_timeout(20_000)
     page.on("pageerror", lambda error: problems.append(str(error)))
-    # Tests provoke two such messages: a setting that the server refuses, and a request that does not arrive.
-    expected = re.compile("status of 422|ERR_CONNECTION_REFUSED")
+    # Tests provoke such messages: the server refuses a setting, or demands a password, or a request does not arrive.
+    expected = re.compile("status of 422|status of 401|ERR_CONNECTION_REFUSED")
     page.on("console", lambda log: log.type == "error" and not expected.search(log.text) and problems.append(log.text))
     # Nothing may be loaded from elsewhere.
     page.on("request", lambda request: request.url.startswith(address) or problems.append(request.url))

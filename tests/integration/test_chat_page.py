@@ -211,6 +211,45 @@ def test_both_models_go_on_from_a_shared_answer(page: Any, served: tuple[str, Pa
     second.locator(".down[aria-pressed=false]").nth(1).wait_for()
 
 
+def test_what_somebody_types_stays_when_a_late_answer_arrives(page: Any) -> None:
+    say(page, "My lamp rattles.")
+    held: list[Any] = []
+    page.route("**/thumb", lambda route: held.append(route))
+    with page.expect_request("**/thumb"):
+        page.get_by_label("Good answer").first.click()
+    page.get_by_label("Edit this answer").first.click()
+    page.get_by_label("New text").fill("Tighten the screw.")
+    # A new message draws the whole conversation.
+    say(page, "And now?")
+    held[0].continue_()
+    page.locator("#saved").get_by_text("1 rating").wait_for()
+    assert page.get_by_label("New text").input_value() == "Tighten the screw."
+    page.get_by_label("New text").press("Escape")
+    # Other tests count what is saved.
+    page.unroute("**/thumb")
+    page.locator(".up[aria-pressed=true]").click()
+    page.locator("#saved").get_by_text("0 ratings").wait_for()
+
+
+def test_answers_that_are_refused_at_the_same_time_wait_for_one_password(page: Any) -> None:
+    refused: list[Any] = []
+
+    def refuse_two(route: Any) -> None:
+        refused.append(route)
+        if len(refused) > 2:
+            route.continue_()
+        else:
+            route.fulfill(status=401, json={"detail": "the page needs its password"})
+
+    page.route("**/answer", refuse_two)
+    page.fill("#text", "My lamp rattles.")
+    page.press("#text", "Enter")
+    page.fill("#password", "open sesame")
+    page.press("#password", "Enter")
+    page.locator(".score").nth(1).wait_for()
+    assert len(refused) == 4
+
+
 def test_the_system_prompt_and_the_settings_are_those_of_the_page(page: Any) -> None:
     page.click("#more")
     page.fill("#system", "Be kind.")
@@ -253,6 +292,6 @@ def test_nothing_is_wider_than_the_window(width: int, scheme: str, browser: Any,
     tops = [page.locator(".answer").nth(n).bounding_box()["y"] for n in (0, 1)]
     # A narrow window shows one answer below the other.
     assert (tops[0] == tops[1]) == (width == 1280)
-    dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(21, 24, 28)"
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(19, 21, 25)"
     assert dark == (scheme == "dark")
     page.close()

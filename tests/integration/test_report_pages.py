@@ -287,3 +287,10 @@ def test_news_do_not_disturb_a_reader(page: Any, tmp_path: Path) -> None:
         assert page.locator("details[open] summary").all_inner_texts() == ["Configuration"]
         page.keyboard.type("x")
         assert page.input_value("#samples [name=q]") == "answexr"
+        # A reader may be about to copy what is selected.
+        page.locator(".lede").select_text()
+        write_news(run, 2.0)
+        page.wait_for_selector(".follow:has-text('once no text is selected')")
+        assert page.evaluate("getSelection().toString()") == page.inner_text(".lede")
+        page.evaluate("getSelection().empty()")
+        page.wait_for_selector(".lede:has-text('perplexity of 2 on')")

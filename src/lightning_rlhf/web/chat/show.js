@@ -98,7 +98,7 @@ function makeAnswer(turn, model, name) {
   const version = answer.versions[answer.at];
   node.append(make("div", "name", name));
   if (!version) return node;
-  const body = make("div", "body");
+  const body = make("div", "body text");
   if (version.html === null) {
     body.classList.add("plain");
     body.classList.toggle("growing", version.growing);
@@ -171,7 +171,7 @@ function edit(place, before, save, cancel) {
     act();
   };
   const done = () => text() && !state.running.length && end(() => save(text()));
-  buttons.append(button("Cancel", "Cancel", () => end(cancel), ""), button("Save", "Save", done, "save idle"));
+  buttons.append(button("Cancel", "Cancel", () => end(cancel), ""), button("Save", "Save", done, "main idle"));
   field.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
       event.preventDefault();

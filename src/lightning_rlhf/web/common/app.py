@@ -11,7 +11,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from lightning_rlhf.web.access import protect
 from lightning_rlhf.web.markdown import code_css
 
-_SHARED = ("common.js", "icon.svg")
+_SHARED = ("common.css", "common.js", "icon.svg")
 
 
 def page_app(name: str, package: str, names: Collection[str], *, host: str, password: str | None) -> FastAPI:
