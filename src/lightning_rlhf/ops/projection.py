@@ -189,8 +189,8 @@ def _logsumexp(logits: Tensor, out: Tensor) -> None:
     The operation writes a copy of its argument, which a processor keeps in its cache if it is small.
     """
     some = max(_CACHED_ROWS, _CACHED // logits.shape[1]) if logits.device.type == "cpu" else max(1, len(logits))
-    for start in range(0, len(logits), some):
-        torch.logsumexp(logits[start : start + some], -1, out=out[start : start + some])
+    for part, result in zip(logits.split(some), out.split(some), strict=True):
+        torch.logsumexp(part, -1, out=result)
 
 
 class _Sum:
