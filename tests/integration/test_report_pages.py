@@ -291,6 +291,6 @@ def test_news_do_not_disturb_a_reader(page: Any, tmp_path: Path) -> None:
         page.locator(".lede").select_text()
         write_news(run, 2.0)
         page.wait_for_selector(".follow:has-text('once no text is selected')")
-        assert page.evaluate("getSelection().toString()") == page.inner_text(".lede")
+        assert page.evaluate("getSelection().toString()").strip() == page.inner_text(".lede")
         page.evaluate("getSelection().empty()")
         page.wait_for_selector(".lede:has-text('perplexity of 2 on')")

@@ -29,7 +29,7 @@ export function drawAll() {
   at("turns").append(...nodes.filter((node) => !node.isConnected));
   at("empty").hidden = state.turns.length > 0;
   at("heads").hidden = state.turns.length === 0;
-  state.turns.forEach(drawTurn);
+  state.turns.forEach(drawParts);
   drawButtons();
   scrollDown(true);
 }
@@ -41,9 +41,13 @@ export function drawAnswer(turn, model) {
 }
 
 function drawTurn(turn) {
-  turn.parts.forEach((_, place) => drawPart(turn, place));
+  drawParts(turn);
   drawButtons();
   scrollDown();
+}
+
+function drawParts(turn) {
+  turn.parts.forEach((_, place) => drawPart(turn, place));
 }
 
 // A turn has a part for the message and one for each answer. Where somebody types, it stays until that is saved or
