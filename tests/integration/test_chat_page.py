@@ -233,6 +233,8 @@ def test_what_somebody_types_stays_when_a_late_answer_arrives(page: Any) -> None
 
 def test_answers_that_are_refused_at_the_same_time_wait_for_one_password(page: Any) -> None:
     refused: list[Any] = []
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url))
 
     def refuse_two(route: Any) -> None:
         refused.append(route)
@@ -248,6 +250,7 @@ def test_answers_that_are_refused_at_the_same_time_wait_for_one_password(page: A
     page.press("#password", "Enter")
     page.locator(".score").nth(1).wait_for()
     assert len(refused) == 4
+    assert [url.rpartition("/")[2] for url in sent].count("login") == 1
 
 
 def test_the_system_prompt_and_the_settings_are_those_of_the_page(page: Any) -> None:
