@@ -2,11 +2,8 @@
 
 import json
 import os
-import re
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support import environ
+from support import address_of, started
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -38,25 +35,8 @@ class Server:
     """A running command."""
 
     def __init__(self, folder: Path, *overrides: str, **environment: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "lightning_rlhf.cli", "label", *overrides],
-            cwd=folder,
-            env=environ(**environment),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            # A shell that starts a process in the background would let it ignore Ctrl-C.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
-        assert self.process.stdout
-        self.lines = []
-        for line in self.process.stdout:
-            self.lines.append(line)
-            if found := re.match(r"labelling at (http://\S+);", line):
-                self.url = found[1]
-                return
-        pytest.fail("".join(self.lines) + self.process.communicate()[1])
+        self.process = started(folder, "label", *overrides, **environment)
+        self.url, self.said = address_of(self.process)
 
     def kill(self) -> None:
         """Ends the process as a power failure would."""

@@ -3,10 +3,13 @@
 import copy
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -124,18 +127,54 @@ def command(folder: Path, *overrides: str, name: str = "train", **environment: s
 
 
 def cold_command(
-    folder: Path, *overrides: str, name: str = "train", timeout: float = 300
+    folder: Path, *overrides: str, name: str = "train", timeout: float = 300, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Runs a command of `lightning-rlhf` in a folder as a user does, in a process that imports everything itself."""
-    return subprocess.run(
+    with started(folder, name, *overrides, **environment) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=timeout)
+        finally:
+            process.kill()
+    return subprocess.CompletedProcess([name, *overrides], process.returncode, stdout, stderr)
+
+
+def started(folder: Path, name: str, *overrides: str, **environment: str) -> subprocess.Popen[str]:
+    """Starts a command of `lightning-rlhf` as a user does, in a process that imports everything itself."""
+    return subprocess.Popen(
         [sys.executable, "-m", "lightning_rlhf.cli", name, *overrides],
         cwd=folder,
-        env=environ(),
+        env=environ(**environment),
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=timeout,
+        # A shell that starts a process in the background would let it ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
+
+
+def address_of(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Waits until a server that was started says its address; returns that, and what the server has said so far."""
+    assert process.stdout
+    said = ""
+    for line in process.stdout:
+        said += line
+        if found := re.search(r" at (http://[\d.]+:\d+\S*);", line):
+            return found[1], said
+    return pytest.fail(said + process.communicate()[1])
+
+
+@contextmanager
+def serving(folder: Path, name: str, *overrides: str) -> Iterator[str]:
+    """Runs a command that serves, gives its address, and checks how it ends when Ctrl-C stops it."""
+    with started(folder, name, *overrides) as process:
+        try:
+            yield address_of(process)[0]
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert (process.returncode, out, err) == (0, "stopped\n", "")
 
 
 def environ(**more: str) -> dict[str, str]:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from chatting import bodies, opened, say, serving
+from chatting import bodies, opened, say
+from support import serving
 
 from lightning_rlhf import ModelSource, Renderer, export_model, load_causal_lm, load_scalar_model
 
@@ -47,7 +48,8 @@ def served(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
     """Starts the command, and yields the address of the page and the folder of the thumbs."""
     folder = tmp_path_factory.mktemp("served")
     words = [f"model_dir={models / 'ppo'}", f"against={models / 'sft'}", f"reward_model={models / 'reward'}", "seed=1"]
-    with serving(folder, *words, "chat.feedback_dir=thumbs", "sampling.max_new_tokens=12") as address:
+    words += ["chat.web=true", "chat.port=0", "chat.feedback_dir=thumbs", "sampling.max_new_tokens=12"]
+    with serving(folder, "chat", *words) as address:
         yield address, folder / "thumbs"
 
 
@@ -141,7 +143,9 @@ def test_a_server_that_is_down_is_named_with_what_to_do(page: Any) -> None:
     page.fill("#text", "My kettle leaks.")
     page.press("#text", "Enter")
     page.locator(".error").nth(1).wait_for()
-    assert page.locator(".error").all_inner_texts() == ["The server does not answer. Start it again, then press ↻."] * 2
+    assert (
+        page.locator(".error").all_inner_texts() == ["The server does not answer. Start it again, then try again."] * 2
+    )
     page.unroute("**/answer")
     page.locator(".answer").first.get_by_label("Answer again").click()
     page.locator(".answer").first.locator(".score").wait_for()
@@ -207,6 +211,48 @@ def test_both_models_go_on_from_a_shared_answer(page: Any, served: tuple[str, Pa
     second.locator(".down[aria-pressed=false]").nth(1).wait_for()
 
 
+def test_what_somebody_types_stays_when_a_late_answer_arrives(page: Any) -> None:
+    say(page, "My lamp rattles.")
+    held: list[Any] = []
+    page.route("**/thumb", lambda route: held.append(route))
+    with page.expect_request("**/thumb"):
+        page.get_by_label("Good answer").first.click()
+    page.get_by_label("Edit this answer").first.click()
+    page.get_by_label("New text").fill("Tighten the screw.")
+    # A new message draws the whole conversation.
+    say(page, "And now?")
+    held[0].continue_()
+    page.locator("#saved").get_by_text("rating").wait_for()
+    assert page.get_by_label("New text").input_value() == "Tighten the screw."
+    page.get_by_label("New text").press("Escape")
+    # Other tests count what is saved.
+    page.unroute("**/thumb")
+    page.locator(".up[aria-pressed=true]").click()
+    page.locator(".up[aria-pressed=true]").wait_for(state="detached")
+
+
+def test_answers_that_are_refused_at_the_same_time_wait_for_one_password(page: Any) -> None:
+    refused: list[Any] = []
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url))
+
+    def refuse_two(route: Any) -> None:
+        refused.append(route)
+        if len(refused) > 2:
+            route.continue_()
+        else:
+            route.fulfill(status=401, json={"detail": "the page needs its password"})
+
+    page.route("**/answer", refuse_two)
+    page.fill("#text", "My lamp rattles.")
+    page.press("#text", "Enter")
+    page.fill("#password", "open sesame")
+    page.press("#password", "Enter")
+    page.locator(".score").nth(1).wait_for()
+    assert len(refused) == 4
+    assert [url.rpartition("/")[2] for url in sent].count("login") == 1
+
+
 def test_the_system_prompt_and_the_settings_are_those_of_the_page(page: Any) -> None:
     page.click("#more")
     page.fill("#system", "Be kind.")
@@ -249,6 +295,6 @@ def test_nothing_is_wider_than_the_window(width: int, scheme: str, browser: Any,
     tops = [page.locator(".answer").nth(n).bounding_box()["y"] for n in (0, 1)]
     # A narrow window shows one answer below the other.
     assert (tops[0] == tops[1]) == (width == 1280)
-    dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(21, 24, 28)"
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(19, 21, 25)"
     assert dark == (scheme == "dark")
     page.close()

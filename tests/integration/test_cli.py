@@ -5,13 +5,12 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
-from support import TINY, command, environ, keep, result_of, run_folder
+from support import TINY, command, keep, result_of, run_folder, started
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 
@@ -207,16 +206,7 @@ def test_ctrl_c_in_the_update_phase_leaves_no_model(tmp_path: Path) -> None:
 
 def _interrupt(folder: Path, overrides: list[str], ready: object) -> subprocess.CompletedProcess[str]:
     """Starts a run, sends it Ctrl-C when it is ready, and waits for its end."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lightning_rlhf.cli", "train", *overrides],
-        cwd=folder,
-        env=environ(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+    process = started(folder, "train", *overrides)
     deadline = time.monotonic() + 120
     while not ready() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.2)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from meta_llama import LLAMA_1, LLAMA_2, LLAMA_3, meta_logits, write_checkpoint
 from omegaconf import OmegaConf
-from support import command, environ, result_of, run_folder
+from support import cold_command, command, environ, result_of, run_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lightning_rlhf.assembly.convert import convert
@@ -26,21 +26,7 @@ IDS = torch.arange(3, 40)[None]
 def test_the_command_writes_a_folder_that_transformers_loads(tmp_path: Path) -> None:
     (tmp_path / "7B").mkdir()
     weights = write_checkpoint(tmp_path / "7B", LLAMA_1, 2)
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "lightning_rlhf.cli",
-            "convert",
-            "input_dir=7B",
-            "output_dir=hf",
-            "max_shard_size=100KB",
-        ],
-        cwd=tmp_path,
-        env=environ(),
-        capture_output=True,
-        text=True,
-    )
+    done = cold_command(tmp_path, "input_dir=7B", "output_dir=hf", "max_shard_size=100KB", name="convert")
     assert (done.returncode, done.stdout, done.stderr) == (0, "model in hf\n", "")
     with torch.no_grad():
         logits = AutoModelForCausalLM.from_pretrained(tmp_path / "hf")(IDS).logits

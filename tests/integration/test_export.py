@@ -2,15 +2,13 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
-from support import TINY, Hostile, command, environ, keep, result_of, run_folder
+from support import TINY, Hostile, cold_command, command, keep, result_of, run_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lightning_rlhf.assembly.export import export
@@ -28,13 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_command_writes_the_folder_that_the_run_wrote(run: Path, tmp_path: Path) -> None:
     checkpoint = run / "checkpoints" / "last.ckpt"
-    done = subprocess.run(
-        [sys.executable, "-m", "lightning_rlhf.cli", "export", f"checkpoint={checkpoint}"],
-        cwd=tmp_path,
-        env=environ(),
-        capture_output=True,
-        text=True,
-    )
+    done = cold_command(tmp_path, f"checkpoint={checkpoint}", name="export")
     assert (done.returncode, done.stdout) == (0, f"model in {run / 'export'}\n"), done.stderr
     own, other = (load_file(run / name / "model.safetensors") for name in ("export", "model"))
     assert own.keys() == other.keys()

@@ -144,7 +144,7 @@ def test_a_team_logs_in_with_a_password_from_the_environment(tmp_path: Path) -> 
             assert client.post("/question", json={"person": "ann"}).status_code == 401
             assert client.post("/login", json={"password": "open sesame"}).status_code == 200
             assert client.post("/question", json={"person": "ann"}).json()["state"] == "ask"
-        assert "sesame" not in "".join(running.lines)
+        assert "sesame" not in running.said
 
 
 SOURCES = "set model_dir=DIR, a=DIR b=DIR, run=DIR (each with prompts=FILE), or pairs=FILE"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from labelling import browser_path, rows, server, write_pairs
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 from support import TINY, TINY_DPO, command, free_port, keep, result_of, run_folder
 
 pytestmark = pytest.mark.slow
@@ -161,6 +161,47 @@ def test_every_key_does_what_the_help_says(page: Page, tmp_path: Path) -> None:
     assert (row["strength"], row["label"]["comment"]) == (3, "a comment")
     (edited,) = rows(tmp_path / "labels.edited.jsonl")
     assert edited["completion"][0]["content"] == "A better answer with 1 = 0 s u in it"
+
+
+def test_what_somebody_has_typed_and_selected_stays(page: Page, tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs.jsonl", 3)
+    keys, status, edited = page.keyboard, page.locator("#status"), page.locator("#edited")
+    with server(tmp_path, "pairs=pairs.jsonl", "port=0", "repeats=0") as running:
+        log_in(page, running.url)
+        keys.press("1")
+        expect(status).to_contain_text("Saved")
+        keys.press("e")
+        keys.press("Control+a")
+        keys.insert_text("A better answer")
+        keys.press("Control+Enter")
+        page.locator(".answer .text p").first.select_text()
+        selected = page.evaluate("getSelection().toString()")
+        keys.press("m")
+        assert page.evaluate("getSelection().toString()") == selected != ""
+        # An undo leaves the question, which comes back as it was.
+        keys.press("u")
+        expect(status).to_have_text("Undone.")
+        expect(edited).to_have_value("")
+        keys.press("1")
+        expect(edited).to_have_value("A better answer")
+        expect(page.locator(".how").first).to_have_text("is much better")
+        # What a server says late opens nothing over the place where somebody types.
+        held: list[Route] = []
+        page.route("**/people", lambda route: held.append(route))
+        keys.press("p")
+        expect(page.locator("#people")).to_be_visible()
+        keys.press("Escape")
+        keys.press("e")
+        held[0].fulfill(json={"people": [], "agreements": []})
+        expect(page.locator("#habits td")).to_have_count(0)
+        keys.insert_text("!")
+        expect(edited).to_have_value("A better answer!")
+        # The name that somebody has begun to type and then gives up is not taken.
+        keys.press("Control+Enter")
+        page.locator("#who").click()
+        keys.insert_text("bob")
+        keys.press("Escape")
+        expect(page.locator("#who")).to_have_text("ann")
 
 
 def test_a_hostile_sample_does_nothing_and_looks_like_text(page: Page, tmp_path: Path) -> None:

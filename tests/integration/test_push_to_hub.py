@@ -2,14 +2,13 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hub_server import TOKEN, Hub, hub
 from huggingface_hub import ModelCard
-from support import TINY, command, environ, keep, run_folder
+from support import TINY, cold_command, command, keep, run_folder
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +29,7 @@ def server() -> Iterator[Hub]:
 def push(server: Hub, folder: Path, *words: str, token: str = TOKEN) -> subprocess.CompletedProcess[str]:
     """Runs the command in a process of its own, because the library reads the address when it is imported."""
     told = {"HF_ENDPOINT": server.address, "HF_TOKEN": token, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-    program = [sys.executable, "-m", "lightning_rlhf.cli", "export", *words]
-    return subprocess.run(program, cwd=folder, env=environ(**told), capture_output=True, text=True, timeout=300)
+    return cold_command(folder, *words, name="export", **told)
 
 
 @pytest.mark.slow

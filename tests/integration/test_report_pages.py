@@ -4,7 +4,6 @@ import csv
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 from run_folders import held_out, rollout, write_run
-from support import environ
+from support import address_of, started
 
 from lightning_rlhf.report import write_report
 from lightning_rlhf.report.comparison import compare
@@ -240,13 +239,9 @@ def test_no_page_is_wider_than_its_window(width: int, page: Any, card: str, swee
 @contextmanager
 def following(run: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The process of `report follow=true` with its address. It asks for news every 0.2 seconds."""
-    words = ["report", f"runs={run}", "follow=true", "port=0", "every=0.2"]
-    program = [sys.executable, "-m", "lightning_rlhf.cli", *words]
-    process = subprocess.Popen(program, env=environ(), cwd=run.parent, stdout=subprocess.PIPE, text=True)
+    process = started(run.parent, "report", f"runs={run}", "follow=true", "port=0", "every=0.2")
     try:
-        assert process.stdout is not None
-        said = process.stdout.readline()
-        yield process, said.partition(" at ")[2].partition(";")[0]
+        yield process, address_of(process)[0]
     finally:
         process.kill()
         process.wait()
@@ -292,3 +287,10 @@ def test_news_do_not_disturb_a_reader(page: Any, tmp_path: Path) -> None:
         assert page.locator("details[open] summary").all_inner_texts() == ["Configuration"]
         page.keyboard.type("x")
         assert page.input_value("#samples [name=q]") == "answexr"
+        # A reader may be about to copy what is selected.
+        page.locator(".lede").select_text()
+        write_news(run, 2.0)
+        page.wait_for_selector(".follow:has-text('once no text is selected')")
+        assert page.evaluate("getSelection().toString()").strip() == page.inner_text(".lede")
+        page.evaluate("getSelection().empty()")
+        page.wait_for_selector(".lede:has-text('perplexity of 2 on')")

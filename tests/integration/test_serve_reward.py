@@ -2,10 +2,7 @@
 
 import re
 import shlex
-import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,7 +13,7 @@ import httpx
 import pytest
 import torch
 from omegaconf import OmegaConf
-from support import environ
+from support import cold_command, serving
 
 from lightning_rlhf import HTTPReward, ModelSource, Renderer, TextReward, load_causal_lm, load_scalar_model
 from lightning_rlhf.data.batches import PromptBatch, pad
@@ -48,35 +45,12 @@ def folder(source: ModelSource, net: ScalarModel, renderer: Renderer, tmp_path_f
     return export_model(net, renderer, tmp_path_factory.mktemp("reward") / "model", {})
 
 
-def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "lightning_rlhf.cli", "serve-reward", *overrides],
-        cwd=folder,
-        env=environ(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell that starts a process in the background would let it ignore Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-
-
 @pytest.fixture(scope="module")
 def url(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Starts a server as a user would on a free port, yields its address, and checks how it ends."""
     empty = tmp_path_factory.mktemp("empty")
-    process = start(empty, f"model_dir={folder}", "port=0", "batch_size=2")
-    assert process.stdout
-    line = process.stdout.readline()
-    found = re.fullmatch(rf"serving {folder} at (http://127\.0\.0\.1:\d+/score); Ctrl-C stops the server\n", line)
-    if not found:
-        process.kill()
-        pytest.fail(line + process.communicate()[1])
-    yield found[1]
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (0, "stopped\n", "")
+    with serving(empty, "serve-reward", f"model_dir={folder}", "port=0", "batch_size=2") as address:
+        yield address
     assert not list(empty.iterdir())
 
 
@@ -161,12 +135,10 @@ def test_many_clients_at_once_get_their_own_scores(url: str) -> None:
 
 def refused(folder: Path, *overrides: str) -> str:
     """Returns the message of a command that ends with exit code 2."""
-    process = start(folder, *overrides)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 2, err
-    assert not out
+    done = cold_command(folder, *overrides, name="serve-reward")
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert not list(folder.glob("outputs"))
-    return err
+    return done.stderr
 
 
 def test_a_folder_that_is_no_trained_reward_model_is_one_message(source: ModelSource, tmp_path: Path) -> None:

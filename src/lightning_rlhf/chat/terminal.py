@@ -1,9 +1,13 @@
 """The loop of a chat in the terminal."""
 
+import os.path
 import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
+
+from rich.cells import cell_len
+from rich.text import Text
 
 from lightning_rlhf.chat.commands import COMMANDS, run
 from lightning_rlhf.chat.conversation import Conversation, Score
@@ -62,12 +66,15 @@ def _obey(conversation: Conversation, line: str, score: Score | None) -> None:
 
 def _show(replies: Iterator[Reply]) -> Reply | None:
     """Writes an answer as it grows, until it ends or Ctrl-C stops it; returns what there is of it."""
-    written, reply = "", None
+    written, reply, width = "", None, console.width
     try:
         for reply in replies:
-            text = printable(reply.text)
             # Space at the end is held back until something follows it, so each text begins with the one before.
-            sys.stdout.write(text[len(written) :])
+            text = _in_lines(printable(reply.text), width)
+            kept = len(os.path.commonprefix([written, text]))
+            # A word that has become too long for its line goes to the next one.
+            taken_back = cell_len(written[kept:])
+            sys.stdout.write("\b" * taken_back + " " * taken_back + "\b" * taken_back + text[kept:])
             sys.stdout.flush()
             written = text
     except KeyboardInterrupt as error:
@@ -82,6 +89,14 @@ def _show(replies: Iterator[Reply]) -> Reply | None:
     elif reply.finish_reason == "length":
         console.show("(cut off at the length limit)", "dim")
     return reply
+
+
+def _in_lines(text: str, width: int) -> str:
+    """Breaks the lines of a text between words if a terminal of this width would break them within a word."""
+    if not console.is_terminal:
+        return text
+    # In the last column, a cursor may stand in the line or already behind it.
+    return "\n".join(line.plain for line in Text(text).wrap(console, width - 1))
 
 
 def printable(text: str) -> str:

@@ -20,8 +20,9 @@ from lightning_rlhf.ops.kl import exact_kl
 _CHUNK, _ROWS = 2**24, 256
 """A chunk has about this many logits (64 MiB in fp32), but at least `_ROWS` positions, because products of fewer rows
 are slow."""
-_CACHED = 32
-"""Positions whose logits a processor keeps in its cache while it works on them."""
+_CACHED, _CACHED_ROWS = 2**18, 32
+"""A processor keeps about this many logits (1 MiB in fp32) in its cache, and works on at least `_CACHED_ROWS` positions
+at a time."""
 
 
 class LogitForm(NamedTuple):
@@ -187,9 +188,9 @@ def _logsumexp(logits: Tensor, out: Tensor) -> None:
 
     The operation writes a copy of its argument, which a processor keeps in its cache if it is small.
     """
-    some = _CACHED if logits.device.type == "cpu" else max(1, len(logits))
-    for start in range(0, len(logits), some):
-        torch.logsumexp(logits[start : start + some], -1, out=out[start : start + some])
+    some = max(_CACHED_ROWS, _CACHED // logits.shape[1]) if logits.device.type == "cpu" else max(1, len(logits))
+    for part, result in zip(logits.split(some), out.split(some), strict=True):
+        torch.logsumexp(part, -1, out=result)
 
 
 class _Sum:

@@ -1,14 +1,11 @@
 // The sample browser. Its state is in the address after #samples:.
 (() => {
-  const source = document.getElementById("samples-data");
-  if (!source) return;
-  const { stages, prompts, samples } = JSON.parse(source.textContent);
-  const section = document.getElementById("samples");
-  const [form, status, list, more] = ["form", "[role=status]", ".list", ".more"].map((s) => section.querySelector(s));
+  const found = chooser("samples");
+  if (!found) return;
+  const { data: { stages, prompts, samples }, section, form, status, list, more } = found;
   const PAGE = 12;
   const NAMES = { evaluation: "held-out answer", rollout: "rollout" };
-  const texts = samples.map((sample) =>
-    [...prompts[sample.prompt].map(([, text]) => text), sample.response].join("\n").toLowerCase());
+  const has = search(samples.map(({ prompt, response }) => [...prompts[prompt].map(([, text]) => text), response]));
   const thread = (sample) => (sample.row === null ? null : `${sample.prompt}/${sample.row}`);
   const threads = new Map();
   samples.forEach((sample, i) => {
@@ -29,9 +26,9 @@
     if (state.of !== undefined) {
       return threads.get(state.of).toSorted((a, b) => samples[a].stage - samples[b].stage || samples[a].iteration - samples[b].iteration);
     }
-    const words = (state.q ?? "").toLowerCase().split(/\s+/).filter(Boolean);
+    const searched = has(state.q ?? "");
     const found = [...samples.keys()].filter((i) =>
-      words.every((word) => texts[i].includes(word))
+      searched(i)
       && ["stage", "phase", "iteration"].every((key) => state[key] === undefined || String(samples[i][key]) === state[key])
       && Object.keys(LABELS).every((name) => inRange(i, name, state[`${name}_min`], state[`${name}_max`])));
     const [, name, sign] = /^(\w+)([+-])$/.exec(state.sort ?? "") ?? [];
@@ -67,11 +64,10 @@
   const card = (i, before) => {
     const sample = samples[i], { title, unit } = stages[sample.stage];
     const where = [stages.length > 1 ? title : "", `${unit} ${sample.iteration}`, NAMES[sample.phase] ?? sample.phase];
-    const header = make("header", "", make("span", "which", where.filter(Boolean).join(" · ")), ...measures(sample.measures));
-    if (sample.cut) header.append(make("span", "", "cut off at the length limit"));
     const text = before === undefined ? shownText(sample.response)
       : shownText(sample.response, ...changes(samples[before].response, sample.response));
-    const answer = make("div", sample.phase === "rollout" ? "answer" : "answer new", header, text);
+    const answer = make("div", sample.phase === "rollout" ? "answer" : "answer new",
+      header(where.filter(Boolean).join(" · "), sample), text);
     const others = threads.get(thread(sample)) ?? [];
     if (state.of === undefined && sample.row !== null && others.length > 1) {
       const button = make("button", "quiet", `How this answer changed: ${others.length} answers`);
@@ -104,7 +100,6 @@
   };
   const given = () => Object.fromEntries([...new FormData(form)].filter(([, text]) => text !== ""));
 
-  form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", () => go(given()));
   form.addEventListener("reset", () => go({}));
   more.addEventListener("click", () => go({ ...state, shown: String(length() + PAGE) }));
@@ -115,6 +110,5 @@
     for (const [name, text] of Object.entries(state)) if (form.elements[name]) form.elements[name].value = text;
     section.scrollIntoView();
   }
-  section.querySelector(".browser").hidden = false;
   show();
 })();

@@ -105,32 +105,27 @@ const keep = (changes) => {
 })();
 
 (() => {
-  const source = document.getElementById("answers-data");
-  if (!source) return;
-  const { runs, about, prompts } = JSON.parse(source.textContent);
-  const section = document.getElementById("answers");
-  const [form, status, list, more] = ["form", "[role=status]", ".list", ".more"].map((s) => section.querySelector(s));
+  const found = chooser("answers");
+  if (!found) return;
+  const { data: { runs, about, prompts }, form, status, list, more } = found;
   const PAGE = 8;
   const length = () => Number(view.shown ?? PAGE);
   const boxes = [...form.querySelectorAll("[name=run]")];
-  const texts = prompts.map(({ messages, answers }) =>
-    [...messages.map(([, text]) => text), ...answers.map((answer) => answer?.response ?? "")].join("\n").toLowerCase());
+  const has = search(prompts.map(({ messages, answers }) =>
+    [...messages.map(([, text]) => text), ...answers.map((answer) => answer?.response ?? "")]));
   const card = (answer, run) => {
-    const header = make("header", "", make("span", "which", runs[run]), ...measures(answer?.measures ?? {}));
-    if (answer?.cut) header.append(make("span", "", "cut off at the length limit"));
-    if (about[run]) header.append(make("span", "about", about[run]));
-    return make("div", "answer", header, answer ? shownText(answer.response) : make("div", "empty", "not answered"));
+    const top = header(runs[run], answer ?? {});
+    if (about[run]) top.append(make("span", "about", about[run]));
+    return make("div", "answer", top, answer ? shownText(answer.response) : make("div", "empty", "not answered"));
   };
   const show = () => {
     const chosen = boxes.length ? boxes.filter((box) => box.checked).map((box) => Number(box.value)) : [...runs.keys()];
-    const words = form.elements.q.value.toLowerCase().split(/\s+/).filter(Boolean);
-    const found = prompts.filter((_, i) => words.every((word) => texts[i].includes(word)));
+    const searched = has(form.elements.q.value), found = prompts.filter((_, i) => searched(i));
     status.textContent = `${found.length} of ${prompts.length} prompts, ${chosen.length} of ${runs.length} runs`;
     list.replaceChildren(...found.slice(0, length()).map(({ messages, answers }) =>
       make("div", "pair", conversation(messages), make("div", "side", ...chosen.map((run) => card(answers[run], run))))));
     more.hidden = found.length <= length();
   };
-  form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", () => {
     // By their names, because a sweep that goes on has further runs later.
     const names = boxes.filter((box) => box.checked).map((box) => runs[box.value]);
@@ -140,6 +135,5 @@ const keep = (changes) => {
   more.addEventListener("click", () => { keep({ shown: String(length() + PAGE) }); show(); });
   form.elements.q.value = view.q ?? "";
   if (view.runs) boxes.forEach((box) => { box.checked = JSON.parse(view.runs).includes(runs[box.value]); });
-  section.querySelector(".browser").hidden = false;
   show();
 })();

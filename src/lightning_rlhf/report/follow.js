@@ -9,10 +9,12 @@
   // What the address does not hold goes through the session: the place on the page, open parts, and where one types.
   const parts = [...document.querySelectorAll("details")];
   const name = (part) => `${part.closest("[id]")?.id} ${part.querySelector("summary").textContent.replace(/\d+/g, "")}`;
-  const field = ({ section, name }) => document.querySelector(`#${section} [name="${name}"]`);
+  const fields = (section) => [...document.querySelector(`#${section} form`)?.elements ?? []];
   const again = () => {
-    const active = document.activeElement;
-    const typing = active?.name ? { section: active.closest("[id]").id, name: active.name, at: active.selectionStart } : null;
+    const active = document.activeElement, section = active?.form && active.closest("section").id;
+    const typing = section && {
+      section, place: fields(section).indexOf(active), selected: [active.selectionStart, active.selectionEnd],
+    };
     const open = parts.filter((part) => part.open).map(name);
     sessionStorage.setItem("followed", JSON.stringify({ at: scrollY, open, typing }));
     location.reload();
@@ -22,17 +24,20 @@
   if (before) {
     history.scrollRestoration = "manual";
     parts.forEach((part) => { part.open = before.open.includes(name(part)); });
-    const typed = before.typing && field(before.typing);
+    const { section, place, selected } = before.typing ?? {};
+    const typed = section && fields(section)[place];
     typed?.focus({ preventScroll: true });
-    if (typed && Number.isInteger(before.typing.at)) typed.setSelectionRange(before.typing.at, before.typing.at);
+    if (typed && Number.isInteger(selected[0])) typed.setSelectionRange(...selected);
     scrollTo(0, before.at);
   }
 
   const ask = async () => {
     try {
       const news = await (await fetch("stamp", { cache: "no-store" })).text();
-      if (news !== stamp) again();
-      note.textContent = "This page follows the run.";
+      // A reader may be about to copy what is selected.
+      const waits = news !== stamp && !getSelection().isCollapsed;
+      if (news !== stamp && !waits) again();
+      note.textContent = waits ? "There is more, which appears once no text is selected." : "This page follows the run.";
     } catch {
       note.textContent = "The report command has ended, so this page is no longer updated.";
     }

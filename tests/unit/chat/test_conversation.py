@@ -212,3 +212,48 @@ def test_ctrl_c_while_an_answer_is_scored_leaves_the_answer(
 
 def test_a_model_cannot_control_the_terminal() -> None:
     assert printable("a\x1b[31mred\x07\r\tb\n\x9b2J\x00é") == "a[31mred\tb\n2Jé"
+
+
+class Typing(Echo):
+    """A model that says a text letter by letter."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+
+    def stream(self, messages: Sequence[Any], sampling: Sampling, key: Any) -> Iterator[Reply]:
+        for count in range(1, len(self.text) + 1):
+            yield Reply(self.text[:count].rstrip(), count, "stop" if count == len(self.text) else None)
+
+
+def drawn(output: str, width: int) -> list[str]:
+    """The lines on a terminal, which breaks a line where it is full."""
+    lines, column = [""], 0
+    for character in output:
+        if character == "\b":
+            column -= 1
+        elif character == "\n" or column == width:
+            lines.append("")
+            column = 0
+        if character not in "\b\n":
+            lines[-1] = lines[-1][:column] + character + lines[-1][column + 1 :]
+            column += 1
+        assert column >= 0
+    return [line.rstrip() for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("One two three fourteen five.", ["One two", "three", "fourteen", "five."]),
+        ("def f():\n    return 1\n\nend", ["def f():", "    return", "1", "", "end"]),
+        ("A supercalifragilistic word", ["A", "supercalifr", "agilistic", "word"]),
+        ("exactlyten! and so", ["exactlyten!", "and so"]),
+    ],
+)
+def test_a_streamed_line_breaks_between_words(text: str, lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"_force_terminal": True, "_width": 12}.items():
+        monkeypatch.setattr(console, name, value)
+    output = screen(Conversation(Typing(text), Sampling(max_new_tokens=9)), "hello", monkeypatch=monkeypatch)  # type: ignore[arg-type]
+    # The greeting comes first.
+    assert drawn(output, 12)[-len(lines) - 1 :] == [*lines, ""]

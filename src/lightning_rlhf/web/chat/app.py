@@ -5,14 +5,12 @@ import json
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
-from importlib.resources import files
 from typing import Annotated, Any, Literal, cast
 
 import anyio
 import anyio.to_thread
-from fastapi import FastAPI, HTTPException, Response
-from fastapi.responses import FileResponse, StreamingResponse
+from fastapi import FastAPI, HTTPException
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.types import Receive, Scope, Send
 
@@ -22,11 +20,11 @@ from lightning_rlhf.errors import UserError
 from lightning_rlhf.rollout.sampling import Sampling
 from lightning_rlhf.rollout.speaker import Reply, Speaker
 from lightning_rlhf.seeding import SAMPLING, RandomKey
-from lightning_rlhf.web.access import protect
 from lightning_rlhf.web.chat.feedback import Feedback
-from lightning_rlhf.web.markdown import code_css, to_html
+from lightning_rlhf.web.common.app import page_app
+from lightning_rlhf.web.markdown import to_html
 
-_FILES = ("page.css", "page.js", "chat.js", "show.js", "talk.js", "icon.svg")
+_FILES = ("page.css", "page.js", "chat.js", "show.js")
 _LONGEST_TEXT = 200_000
 _MOST_TURNS = 1000
 
@@ -81,15 +79,7 @@ def make_app(
         host: Address at which the application listens.
         password: Password of the page; None for none.
     """
-    # Nothing else is served: not even the description of the interface, whose page would load scripts from elsewhere.
-    app = FastAPI(title="lightning-rlhf chat", docs_url=None, redoc_url=None, openapi_url=None)
-    protect(app, "lightning_rlhf_chat", host, password, public=("/", "/code.css", *(f"/{name}" for name in _FILES)))
-    for path, name in {"/": "page.html", **{f"/{name}": name for name in _FILES}}.items():
-        app.get(path)(partial(_file, str(files(__package__) / name)))
-
-    @app.get("/code.css")
-    def code() -> Response:
-        return Response(code_css(), media_type="text/css")
+    app = page_app("chat", __package__, _FILES, host=host, password=password)
 
     # Answers of one model are drawn one after the other, and those of two models at the same time. A lock would not do,
     # because the task that ends an answer need not be the one that has begun it.
@@ -181,7 +171,3 @@ def _told() -> Iterator[None]:
 
 def _plain(turns: Sequence[_Turn]) -> list[Message]:
     return [Message(role=turn.role, content=turn.content) for turn in turns]
-
-
-def _file(path: str, /) -> FileResponse:
-    return FileResponse(path)

@@ -1,7 +1,7 @@
 // What is said: turns, the versions of their answers, and the requests that draw them.
 
-import { drawAll, drawButtons, drawTurn, grow } from "/show.js";
-import { at, post, readLines } from "/talk.js";
+import { ask, at, gone } from "/common.js";
+import { drawAll, drawAnswer, drawButtons, grow } from "/show.js";
 
 export const numbers = ["temperature", "top_p", "max_new_tokens"];
 
@@ -23,7 +23,7 @@ function before(turn, model) {
 
 export const shown = (turn, model) => turn.answers[model].versions[turn.answers[model].at];
 
-export async function ask(turn, model) {
+export async function draw(turn, model) {
   const version = { text: "", html: null, score: null, end: null, thumb: null, error: "", growing: true, tokens: 0 };
   version.messages = before(turn, model);
   const answer = turn.answers[model];
@@ -31,10 +31,11 @@ export async function ask(turn, model) {
   answer.at = answer.versions.length - 1;
   const stop = new AbortController();
   state.running.push(stop);
-  drawTurn(turn);
+  drawAnswer(turn, model);
+  drawButtons();
   try {
     const settings = Object.fromEntries(numbers.map((name) => [name, Number(at(name).value)]));
-    const reply = await post("/answer", { model, messages: version.messages, ...settings }, stop.signal);
+    const reply = await ask("/answer", { model, messages: version.messages, ...settings }, stop.signal);
     await readLines(reply, (line) => {
       if (line.error) throw new Error(line.error);
       version.text += line.add;
@@ -54,32 +55,39 @@ export async function ask(turn, model) {
     answer.at = answer.versions.length - 1;
     if (version.error) at("saved").textContent = version.error;
   } else if (version.text || version.end) await finish(version);
-  drawTurn(turn);
+  drawAnswer(turn, model);
   drawButtons();
+}
+
+// Reads an answer line by line as it arrives.
+async function readLines(reply, take) {
+  const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read().catch(gone);
+    if (done) return;
+    const lines = (rest + value).split("\n");
+    rest = lines.pop();
+    lines.filter(Boolean).forEach((line) => take(JSON.parse(line)));
+  }
 }
 
 // Asks the server for the formatted answer and its score.
 async function finish(version) {
   try {
     const messages = [...version.messages, { role: "assistant", content: version.text }];
-    const reply = await post("/shown", { messages, finished: version.end === "stop" });
+    const reply = await ask("/shown", { messages, finished: version.end === "stop" });
     Object.assign(version, await reply.json());
   } catch (error) {
     version.error = error.message;
   }
 }
 
-async function askAll(turn) {
-  const asked = state.models.map((_, model) => ask(turn, model));
-  drawButtons();
-  await Promise.all(asked);
-}
-
-export function say(text) {
+export async function say(text) {
   const turn = { said: text, shared: null, answers: state.models.map(() => ({ versions: [], at: 0 })) };
   state.turns.push(turn);
   drawAll();
-  return askAll(turn);
+  await Promise.all(state.models.map((_, model) => draw(turn, model)));
 }
 
 // Later turns answer to what was said before, so they go.
@@ -95,21 +103,22 @@ export async function answerOtherwise(turn, model, text) {
   answer.versions.push(version);
   answer.at = answer.versions.length - 1;
   state.turns = state.turns.slice(0, state.turns.indexOf(turn) + 1);
-  await finish(version);
   drawAll();
+  await finish(version);
+  drawAnswer(turn, model);
 }
 
 const counted = (number, name) => `${number} ${name}${number === 1 ? "" : "s"}`;
 
-export async function rate(turn, version, up) {
+export async function rate(turn, model, version, up) {
   const thumb = version.thumb === up ? null : up;
   try {
-    const reply = await post("/thumb", { messages: version.messages, answer: version.text, up: thumb });
+    const reply = await ask("/thumb", { messages: version.messages, answer: version.text, up: thumb });
     const { preferences, ratings } = await reply.json();
     version.thumb = thumb;
     at("saved").textContent = `Saved: ${counted(ratings, "rating")}, ${counted(preferences, "preference")}`;
   } catch (error) {
     at("saved").textContent = error.message;
   }
-  drawTurn(turn);
+  drawAnswer(turn, model);
 }

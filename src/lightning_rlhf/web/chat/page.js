@@ -1,8 +1,8 @@
 // Starts the page, and listens to its fields and buttons.
 
 import { numbers, say, state } from "/chat.js";
-import { drawAll, element } from "/show.js";
-import { at, login } from "/talk.js";
+import { ask, at, make } from "/common.js";
+import { drawAll } from "/show.js";
 
 function stopAll() {
   state.running.forEach((one) => one.abort());
@@ -20,7 +20,7 @@ at("composer").addEventListener("submit", (event) => {
   if (!text || state.running.length) return;
   at("text").value = "";
   fit();
-  ready.then(() => say(text));
+  ready.then(() => say(text), () => (at("text").value ||= text));
 });
 at("text").addEventListener("input", fit);
 at("text").addEventListener("keydown", (event) => {
@@ -44,15 +44,10 @@ at("new").addEventListener("click", () => {
 });
 
 async function begin() {
-  const reply = await fetch("/settings");
-  if (reply.status === 401) {
-    await login();
-    return begin();
-  }
-  const settings = await reply.json();
+  const settings = await (await ask("/settings")).json();
   state.models = settings.models;
   document.documentElement.style.setProperty("--models", state.models.length);
-  at("heads").replaceChildren(...state.models.map((name) => element("span", "", name)));
+  at("heads").replaceChildren(...state.models.map((name) => make("span", "", name)));
   // What somebody has already typed stays.
   at("system").value ||= settings.system;
   numbers.forEach((name) => (at(name).value ||= settings[name]));
@@ -62,3 +57,4 @@ async function begin() {
 }
 
 const ready = begin();
+ready.catch((error) => (at("saved").textContent = error.message));

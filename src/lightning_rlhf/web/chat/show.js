@@ -1,18 +1,11 @@
 // Draws the conversation. All text of people and models is set as text; HTML comes from the server alone, which has
 // cleaned it.
 
-import { answerOtherwise, ask, rate, sayOtherwise, shown, state } from "/chat.js";
-import { at } from "/talk.js";
-
-export function element(tag, className = "", text = "") {
-  const made = document.createElement(tag);
-  made.className = className;
-  made.textContent = text;
-  return made;
-}
+import { answerOtherwise, draw, rate, sayOtherwise, shown, state } from "/chat.js";
+import { at, make } from "/common.js";
 
 function button(label, title, act, className = "quiet") {
-  const made = element("button", className, label);
+  const made = make("button", className, label);
   made.type = "button";
   made.title = title;
   made.setAttribute("aria-label", title);
@@ -31,25 +24,45 @@ function thumbIcon() {
 }
 
 export function drawAll() {
-  at("turns").replaceChildren(...state.turns.map((turn) => (turn.node = makeTurn(turn))));
+  const nodes = state.turns.map((turn) => turn.node ?? makeTurn(turn));
+  [...at("turns").children].filter((node) => !nodes.includes(node)).forEach((node) => node.remove());
+  at("turns").append(...nodes.filter((node) => !node.isConnected));
   at("empty").hidden = state.turns.length > 0;
   at("heads").hidden = state.turns.length === 0;
+  state.turns.forEach(drawParts);
   drawButtons();
   scrollDown(true);
 }
 
-export function drawTurn(turn) {
-  if (!turn.node?.isConnected) return;
-  const made = makeTurn(turn);
-  turn.node.replaceWith(made);
-  turn.node = made;
+export function drawAnswer(turn, model) {
+  drawPart(turn, model + 1);
   drawButtons();
   scrollDown();
 }
 
+function drawTurn(turn) {
+  drawParts(turn);
+  drawButtons();
+  scrollDown();
+}
+
+function drawParts(turn) {
+  turn.parts.forEach((_, place) => drawPart(turn, place));
+}
+
+// A turn has a part for the message and one for each answer. Where somebody types, it stays until that is saved or
+// cancelled, whatever arrives in the meantime.
+function drawPart(turn, place) {
+  const old = turn.parts[place];
+  if (!old.isConnected || old.querySelector(".editing")) return;
+  turn.parts[place] = makePart(turn, place);
+  old.replaceWith(turn.parts[place]);
+}
+
+// Adds what is new, so that a selection in the text stays.
 export function grow(turn, model, version) {
-  const body = turn.node?.querySelectorAll(".answer")[model]?.querySelector(".body");
-  if (body && version === shown(turn, model)) body.textContent = version.text;
+  const body = turn.parts[model + 1].querySelector(".body");
+  if (body && version === shown(turn, model)) body.append(version.text.slice(body.textContent.length));
   scrollDown();
 }
 
@@ -67,39 +80,45 @@ function scrollDown(always = false) {
 }
 
 function makeTurn(turn) {
-  const node = element("section", "turn");
-  const user = element("div", "user");
-  const change = () => edit(user, turn.said, (text) => sayOtherwise(turn, text), () => drawTurn(turn));
-  user.append(button("✎", "Edit this message", change, "quiet idle"), element("div", "said", turn.said));
-  const answers = element("div", "answers");
-  answers.append(...state.models.map((name, model) => makeAnswer(turn, model, name)));
-  node.append(user, answers);
-  return node;
+  turn.parts = ["", ...state.models].map((_, place) => makePart(turn, place));
+  turn.node = make("section", "turn", turn.parts[0], make("div", "answers", ...turn.parts.slice(1)));
+  return turn.node;
+}
+
+function makePart(turn, place) {
+  return place ? makeAnswer(turn, place - 1, state.models[place - 1]) : makeUser(turn);
+}
+
+function makeUser(turn) {
+  const user = make("div", "user");
+  const change = () => edit(user, turn.said, (text) => sayOtherwise(turn, text), () => drawPart(turn, 0));
+  user.append(button("✎", "Edit this message", change, "quiet idle"), make("div", "said", turn.said));
+  return user;
 }
 
 function makeAnswer(turn, model, name) {
-  const node = element("article", "answer");
+  const node = make("article", "answer");
   const answer = turn.answers[model];
   const version = answer.versions[answer.at];
-  node.append(element("div", "name", name));
+  node.append(make("div", "name", name));
   if (!version) return node;
-  const body = element("div", "body");
+  const body = make("div", "body text");
   if (version.html === null) {
     body.classList.add("plain");
     body.classList.toggle("growing", version.growing);
     body.textContent = version.text;
   } else body.innerHTML = version.html;
   node.append(body);
-  if (version.error) node.append(element("p", "error", version.error));
+  if (version.error) node.append(make("p", "error", version.error));
   if (!version.growing) node.append(makeFoot(turn, model, version, node));
   return node;
 }
 
 function makeFoot(turn, model, version, node) {
-  const foot = element("div", "foot");
+  const foot = make("div", "foot");
   const answer = turn.answers[model];
-  const facts = element("span", "facts");
-  if (version.score !== null) facts.append(element("span", "score", `score ${version.score.toFixed(2)}`), " ");
+  const facts = make("span", "facts");
+  if (version.score !== null) facts.append(make("span", "score", `score ${version.score.toFixed(2)}`), " ");
   const why = { length: "cut off at the length limit", stopped: "stopped" }[version.end] ?? (version.edited ? "edited" : "");
   facts.append([version.tokens ? `${version.tokens} tokens` : "", why].filter(Boolean).join(", "));
   foot.append(facts);
@@ -108,20 +127,16 @@ function makeFoot(turn, model, version, node) {
   if (last && answer.versions.length > 1) {
     const step = (by) => () => {
       answer.at = (answer.at + by + answer.versions.length) % answer.versions.length;
-      drawTurn(turn);
+      drawAnswer(turn, model);
     };
     foot.append(
       button("‹", "Earlier version", step(-1), "quiet idle"),
-      element("span", "", `${answer.at + 1}/${answer.versions.length}`),
+      make("span", "", `${answer.at + 1}/${answer.versions.length}`),
       button("›", "Later version", step(1), "quiet idle"),
     );
   }
-  const again = () => {
-    ask(turn, model);
-    drawButtons();
-  };
   const change = () =>
-    edit(node, version.text, (text) => answerOtherwise(turn, model, text), () => drawTurn(turn));
+    edit(node, version.text, (text) => answerOtherwise(turn, model, text), () => drawAnswer(turn, model));
   if (state.models.length > 1 && version.text && (last || turn.shared === model)) {
     const share = () => {
       turn.shared = turn.shared === model ? null : model;
@@ -134,11 +149,11 @@ function makeFoot(turn, model, version, node) {
     else shared.disabled = true;
     foot.append(shared);
   }
-  if (last) foot.append(button("↻", "Answer again", again, "quiet idle"));
+  if (last) foot.append(button("↻", "Answer again", () => draw(turn, model), "quiet idle"));
   foot.append(button("✎", "Edit this answer", change, "quiet idle"));
   if (version.text) {
     for (const [title, up] of [["Good answer", true], ["Bad answer", false]]) {
-      const thumb = button("", title, () => rate(turn, version, up), `quiet ${up ? "up" : "down"}`);
+      const thumb = button("", title, () => rate(turn, model, version, up), `quiet ${up ? "up" : "down"}`);
       thumb.append(thumbIcon());
       thumb.setAttribute("aria-pressed", String(version.thumb === up));
       foot.append(thumb);
@@ -147,20 +162,29 @@ function makeFoot(turn, model, version, node) {
   return foot;
 }
 
-function edit(place, text, save, cancel) {
-  const form = element("div", "editing");
-  const field = element("textarea");
-  field.value = text;
-  field.rows = Math.min(12, text.split("\n").length + 1);
+function edit(place, before, save, cancel) {
+  const form = make("div", "editing");
+  const field = make("textarea");
+  field.value = before;
+  field.rows = Math.min(12, before.split("\n").length + 1);
   field.setAttribute("aria-label", "New text");
-  const buttons = element("div");
-  const done = () => field.value.trim() && save(field.value.trim());
-  buttons.append(button("Cancel", "Cancel", cancel, ""), button("Save", "Save", done, "save"));
+  const buttons = make("div");
+  const text = () => field.value.trim();
+  const end = (act) => {
+    form.remove();
+    act();
+  };
+  const done = () => text() && !state.running.length && end(() => save(text()));
+  buttons.append(button("Cancel", "Cancel", () => end(cancel), ""), button("Save", "Save", done, "main idle"));
   field.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
       event.preventDefault();
       done();
-    } else if (event.key === "Escape") cancel();
+    } else if (event.key === "Escape") {
+      // Elsewhere on the page, this key stops the answers.
+      event.stopPropagation();
+      end(cancel);
+    }
   });
   form.append(field, buttons);
   place.replaceChildren(form);

@@ -1,7 +1,8 @@
 // What a person does, by keys or by buttons.
 
-import { $, fill, page, say, show, showPeople, typed } from "/show.js";
-import { ask, closed } from "/talk.js";
+import { at, given } from "/common.js";
+import { fill, keepDraft, mark, page, said, say, show, showPeople, typed } from "/show.js";
+import { ask } from "/talk.js";
 
 const WAIT = { wait: 300, failed: 3000, done: 3000 }; // milliseconds until the page looks for a question again
 let busy = false, timer = 0;
@@ -9,8 +10,7 @@ let busy = false, timer = 0;
 // Runs a request unless one is under way, and shows what the server says next.
 async function proceed(path, body, words) {
   if (busy) return;
-  busy = true;
-  document.body.classList.add("busy");
+  hold(true);
   clearTimeout(timer);
   try {
     const state = await ask(path, { person: page.person, ...body });
@@ -20,19 +20,25 @@ async function proceed(path, body, words) {
   } catch (error) {
     say(error.message, true);
     // The server has another question, perhaps because it was started with other settings.
-    if ([404, 409].includes(error.status)) timer = setTimeout(() => proceed("/question", {}));
+    if ([404, 409].includes(error.status)) {
+      keepDraft();
+      timer = setTimeout(() => proceed("/question", {}));
+    }
   } finally {
-    busy = false;
-    document.body.classList.remove("busy");
+    hold(false);
   }
+}
+
+// While a request is under way, nothing is typed that it does not send.
+function hold(on) {
+  busy = at("edited").readOnly = at("comment").readOnly = on;
+  document.body.classList.toggle("busy", on);
 }
 
 function send(verdict, pick, words) {
   const { item, round, token } = page.state.question;
   proceed("/answer", {
-    item, round, token, verdict, pick,
-    strength: pick === null ? null : page.strength,
-    edited: $("edited").value, comment: $("comment").value,
+    item, round, token, verdict, pick, ...said(), strength: pick === null ? null : page.strength,
     seconds: (performance.now() - page.since) / 1000,
   }, `${words}. u undoes it.`);
 }
@@ -42,36 +48,39 @@ function choose(place) {
 }
 
 function undo() {
-  if (page.state.last) proceed("/undo", { choice: page.state.last }, "Undone.");
-  else say("There is nothing to undo.");
+  if (!page.state.last) return say("There is nothing to undo.");
+  keepDraft();
+  return proceed("/undo", { choice: page.state.last }, "Undone.");
 }
 
 async function differ() {
-  const { item, round } = page.state.question;
+  const { item, round, token } = page.state.question;
   const marked = page.marked ? null : await ask("/differences", { person: page.person, item, round });
-  if (page.state.question?.item === item) {
+  if (page.token === token) {
     page.marked = marked;
     fill();
+    mark();
   }
 }
 
 function strong(by) {
   page.strength = page.strength === by ? null : by;
-  fill();
+  mark();
 }
 
 function plain() {
   Object.assign(page, { raw: !page.raw, marked: null });
   fill();
+  mark();
 }
 
 function open(box, text, start) {
   text.value ||= page.dropped[text.id] || start;
-  $("editor").hidden = box !== "editor";
-  $("noter").hidden = box !== "noter";
-  fill();
+  at("editor").hidden = box !== "editor";
+  at("noter").hidden = box !== "noter";
+  mark();
   text.focus();
-  $(box).scrollIntoView({ block: "nearest" });
+  at(box).scrollIntoView({ block: "nearest" });
 }
 
 function close(box, text, keep) {
@@ -81,21 +90,31 @@ function close(box, text, keep) {
     text.value = "";
     say(`Discarded. ${box === "editor" ? "e" : "n"} brings it back.`);
   }
-  $(box).hidden = true;
+  at(box).hidden = true;
   text.blur();
-  fill();
+  mark();
 }
 
 async function rename() {
-  $("name").value = page.person;
-  do await closed($("naming"), $("name")); while (!$("name").value.trim());
-  begin($("name").value.trim());
+  at("name").value = page.person;
+  const told = await given(at("naming"), at("name")), name = at("name").value.trim();
+  if (told && name) return begin(name);
+  // Without a name, nothing can be saved.
+  if (!page.state) return rename();
 }
 
 function begin(person) {
-  page.person = $("who").textContent = person;
+  // What somebody else has typed is not theirs.
+  if (person !== page.person) Object.assign(page, { token: "", drafts: {} });
+  page.person = at("who").textContent = person;
   localStorage.setItem("person", person);
   return proceed("/question", {});
+}
+
+// Opens before the server answers, because a dialog that came later would take the keys from somebody who types.
+async function people() {
+  at("people").showModal();
+  showPeople(await ask("/people"));
 }
 
 const both = () => (page.state.question.answers.length > 2 ? "all" : "both");
@@ -105,11 +124,11 @@ const ABOUT_QUESTION = {
   0: () => send("both_bad", null, `Saved: ${both()} bad`),
   s: () => send("skip", null, "Skipped"),
   l: () => strong(1), c: () => strong(2), m: () => strong(3),
-  e: () => open("editor", $("edited"), page.state.question.answers[0].text),
-  n: () => open("noter", $("comment"), ""),
+  e: () => open("editor", at("edited"), page.state.question.answers[0].text),
+  n: () => open("noter", at("comment"), ""),
   d: differ, r: plain,
 };
-const ALWAYS = { u: undo, p: async () => showPeople(await ask("/people")), "?": () => $("help").showModal() };
+const ALWAYS = { u: undo, p: people, "?": () => at("help").showModal() };
 
 async function obey(key) {
   const act = ALWAYS[key] ?? (page.state?.question && ABOUT_QUESTION[key]);
@@ -142,24 +161,22 @@ document.addEventListener("click", ({ target }) => {
   const button = target.closest("button");
   if (button?.dataset.key) obey(button.dataset.key);
   if (button?.dataset.start) {
-    $("edited").value = page.state.question.answers[button.dataset.start]?.text ?? "";
-    $("edited").focus();
+    at("edited").value = page.state.question.answers[button.dataset.start]?.text ?? "";
+    at("edited").focus();
   }
 });
 
 for (const [box, text] of [["editor", "edited"], ["noter", "comment"]]) {
-  const [drop, keep] = $(box).querySelectorAll("[data-keep]");
-  drop.onclick = () => close(box, $(text), false);
-  keep.onclick = () => close(box, $(text), true);
-  $(text).addEventListener("keydown", (event) => {
+  const [drop, keep] = at(box).querySelectorAll("[data-keep]");
+  drop.onclick = () => close(box, at(text), false);
+  keep.onclick = () => close(box, at(text), true);
+  at(text).addEventListener("keydown", (event) => {
     const keeps = event.key === "Enter" && (event.ctrlKey || event.metaKey);
     if (event.key !== "Escape" && !keeps) return;
     event.preventDefault();
-    close(box, $(text), keeps);
+    close(box, at(text), keeps);
   });
 }
-$("who").onclick = rename;
-
 // What has been typed is saved with a choice, so a browser asks before it loses that.
 addEventListener("beforeunload", (event) => {
   if (page.state?.question && typed().length) event.preventDefault();
@@ -167,4 +184,5 @@ addEventListener("beforeunload", (event) => {
 
 const settings = await ask("/settings"), known = localStorage.getItem("person");
 page.person = settings.person;
+at("who").onclick = () => busy || rename();
 await (known ? begin(known) : rename());

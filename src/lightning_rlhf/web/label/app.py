@@ -1,23 +1,19 @@
 """The application behind the page: questions, choices, undoing, and what is known about the people."""
 
-from functools import partial
-from importlib.resources import files
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, HTTPException, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel, Field, StringConstraints
 
 from lightning_rlhf.data.verdicts import Verdict
-from lightning_rlhf.web.access import protect
+from lightning_rlhf.web.common.app import page_app
 from lightning_rlhf.web.label.agreement import agreements, habits
 from lightning_rlhf.web.label.choices import Choice
 from lightning_rlhf.web.label.desk import AnsweredOtherwise, Desk
 from lightning_rlhf.web.label.differences import differences
 from lightning_rlhf.web.label.questions import Question, Said
 from lightning_rlhf.web.label.supply import Supply
-from lightning_rlhf.web.markdown import code_css, to_html
+from lightning_rlhf.web.markdown import to_html
 
 Person = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=40)]
 _LONGEST = 100_000
@@ -67,27 +63,7 @@ def make_app(desk: Desk, supply: Supply, *, host: str, password: str | None, def
         password: The password of the page, if it has one.
         default_person: The name that the page suggests to a person who has none yet.
     """
-    # Nothing but the page itself needs documentation, which FastAPI would load from elsewhere.
-    app = FastAPI(title="lightning-rlhf label", docs_url=None, redoc_url=None, openapi_url=None)
-    own = ("/", "/code.css", "/favicon.ico", *(f"/{name}" for name in _FILES))
-    protect(app, "lightning_rlhf_label", host, password, public=own)
-    for path, name in {"/": "page.html", **{f"/{name}": name for name in _FILES}}.items():
-        app.get(path)(partial(_file, str(files(__package__) / name)))
-
-    @app.exception_handler(RequestValidationError)
-    async def wrong(request: Request, error: RequestValidationError) -> JSONResponse:
-        # FastAPI's own answer repeats what was sent, which may not even be valid Unicode.
-        problems = (f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in error.errors())
-        return JSONResponse({"detail": "; ".join(problems)}, 422)
-
-    @app.get("/code.css")
-    def code() -> Response:
-        return Response(code_css(), media_type="text/css")
-
-    @app.get("/favicon.ico")
-    def icon() -> Response:
-        # A browser asks for it, and complains if there is none.
-        return Response(status_code=204)
+    app = page_app("label", __package__, _FILES, host=host, password=password)
 
     @app.get("/settings")
     def settings() -> dict[str, str]:
@@ -137,10 +113,6 @@ def make_app(desk: Desk, supply: Supply, *, host: str, password: str | None, def
         }
 
     return app
-
-
-def _file(path: str, /) -> FileResponse:
-    return FileResponse(path)
 
 
 def _unsaved(desk: Desk, error: OSError) -> HTTPException:

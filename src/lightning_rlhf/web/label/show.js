@@ -1,6 +1,6 @@
 // What the page looks like. A button names the key that it stands for (data-key), and act.js obeys both.
 
-export const $ = (id) => document.getElementById(id);
+import { at, make } from "/common.js";
 
 export const page = {
   person: "",
@@ -9,40 +9,43 @@ export const page = {
   strength: null, // 1, 2 or 3
   raw: false, // whether texts are shown as they are
   dropped: {}, // texts that were discarded, by the box in which they were typed
+  drafts: {}, // what was said about questions that were left without an answer
   marked: null, // HTML of the differences, while they are shown
   since: 0, // when the question appeared
 };
 const HOW = ["", "slightly ", "clearly ", "much "];
 
 export function say(words, wrong = false) {
-  $("status").textContent = words;
-  $("status").classList.toggle("wrong", wrong);
+  at("status").textContent = words;
+  at("status").classList.toggle("wrong", wrong);
 }
 
 export function show(state) {
-  const { question, before } = state;
+  const { question } = state;
   page.state = state;
   showProgress(state.progress);
-  $("question").hidden = $("actions").hidden = !question;
-  $("message").hidden = !!question;
+  at("question").hidden = at("actions").hidden = !question;
+  at("message").hidden = !!question;
   if (!question) return showMessage(state);
   // A question that the server repeats stays as it is, with what has been typed.
-  if (!before && page.token === question.token) return;
+  if (!state.before && page.token === question.token) return;
+  const before = state.before ?? page.drafts[named(question)];
   Object.assign(page, {
     token: question.token, strength: before?.strength ?? null, marked: null, dropped: {},
     since: performance.now(),
   });
-  $("edited").value = before?.edited ?? "";
-  $("comment").value = before?.comment ?? "";
-  $("editor").hidden = $("noter").hidden = true;
-  $("prompt").replaceChildren(...question.prompt.map(turn));
-  $("answers").replaceChildren(...question.answers.map(card));
-  $("answers").dataset.count = question.answers.length;
-  $("verdicts").replaceChildren(...verdicts(question.answers.length));
-  $("starts").replaceChildren("Start from", ...starts(question.answers.length));
+  at("edited").value = before?.edited ?? "";
+  at("comment").value = before?.comment ?? "";
+  at("editor").hidden = at("noter").hidden = true;
+  at("prompt").replaceChildren(...question.prompt.map(turn));
+  at("answers").replaceChildren(...question.answers.map(card));
+  at("answers").dataset.count = question.answers.length;
+  at("verdicts").replaceChildren(...verdicts(question.answers.length));
+  at("starts").replaceChildren("Start from", ...starts(question.answers.length));
   fill();
+  mark();
   scrollTo(0, 0);
-  $("prompt").scrollTop = $("prompt").scrollHeight;
+  at("prompt").scrollTop = at("prompt").scrollHeight;
 }
 
 // Puts the texts into their places. The server has made HTML of Markdown, and has left nothing in it that acts.
@@ -55,34 +58,47 @@ export function fill() {
   };
   all("#prompt .text", (element, place) => put(element, prompt[place]));
   all("#answers .text", (element, place) => put(element, answers[place], page.marked?.[place]));
-  all(".how", (element) => { element.textContent = `is ${HOW[page.strength ?? 0]}better`; });
+}
+
+// Shows what a person has chosen and typed so far. The texts stay as they are, with what is selected in them.
+export function mark() {
   const { marked, raw, strength } = page;
+  all(".how", (element) => { element.textContent = `is ${HOW[strength ?? 0]}better`; });
   const pressed = { d: !!marked, r: raw, l: strength === 1, c: strength === 2, m: strength === 3 };
   for (const [key, on] of Object.entries(pressed)) {
     all(`.tools [data-key="${key}"]`, (button) => button.setAttribute("aria-pressed", on));
   }
   const kept = typed();
-  $("kept").hidden = !kept.length || !$("editor").hidden || !$("noter").hidden;
-  $("kept").textContent = `Your choice also saves ${kept.join(" and ")}.`;
+  at("kept").hidden = !kept.length || !at("editor").hidden || !at("noter").hidden;
+  at("kept").textContent = `Your choice also saves ${kept.join(" and ")}.`;
 }
+
+// What has been said about the question, but not sent yet.
+export const said = () => ({ strength: page.strength, edited: at("edited").value, comment: at("comment").value });
+
+// Keeps what has been said about the question, in case that it is asked again.
+export function keepDraft() {
+  if (page.state.question) page.drafts[named(page.state.question)] = said();
+}
+
+const named = ({ item, round }) => `${item} ${round}`;
 
 // Names what has been typed.
 export function typed() {
   const words = { edited: "an edited answer", comment: "a comment" };
-  return Object.keys(words).filter((id) => $(id).value.trim()).map((id) => words[id]);
+  return Object.keys(words).filter((id) => at(id).value.trim()).map((id) => words[id]);
 }
 
 export function showPeople({ people, agreements }) {
   const percent = (share) => (share === null ? "–" : `${Math.round(100 * share)} %`);
-  const table = (id, head, rows) => $(id).replaceChildren(...(rows.length ? [head, ...rows] : []).map((cells, number) =>
-    make("tr", {}, ...cells.map((cell) => make(number ? "td" : "th", { textContent: cell })))));
+  const table = (id, head, rows) => at(id).replaceChildren(...(rows.length ? [head, ...rows] : []).map((cells, number) =>
+    make("tr", "", ...cells.map((cell) => make(number ? "td" : "th", "", cell)))));
   table("habits", ["Name", "Choices", "Same answer when asked again", "Chose the answer shown first"], people.map((one) => [
     one.person, one.choices, one.repeats ? `${one.kept} of ${one.repeats}` : "–", percent(one.first),
   ]));
   table("agreements", ["People", "Same items", "Agreed", "κ"], agreements.map((one) => [
     one.people.join(" and "), one.shared, percent(one.agreed / one.shared), one.kappa?.toFixed(2) ?? "–",
   ]));
-  $("people").showModal();
 }
 
 function showMessage({ state, message, progress }) {
@@ -91,16 +107,20 @@ function showMessage({ state, message, progress }) {
     failed: ["No more answers", message],
     done: ["That is all", progress.done ? "There are no more questions for you." : "There is nothing to ask you."],
   }[state];
-  $("message").className = state;
+  // What is shown already stays, with what is selected in it.
+  const shown = JSON.stringify([state, text, !!progress.done]);
+  if (at("message").dataset.shown === shown) return;
+  at("message").dataset.shown = shown;
+  at("message").className = state;
   const undo = progress.done ? [keyed("u", "", "Undo")] : [];
-  $("message").replaceChildren(make("h1", { textContent: title }), make("p", { textContent: text }), ...undo);
+  at("message").replaceChildren(make("h1", "", title), make("p", "", text), ...undo);
 }
 
 function showProgress({ done, left, rate }) {
   const minutes = rate && Math.ceil(left / rate);
-  $("bar").max = done + left || 1;
-  $("bar").value = done;
-  $("progress").textContent = [
+  at("bar").max = done + left || 1;
+  at("bar").value = done;
+  at("progress").textContent = [
     `${done} done`,
     left && `about ${left} left`,
     rate && `${rate.toFixed(1)} a minute`,
@@ -109,15 +129,17 @@ function showProgress({ done, left, rate }) {
 }
 
 function turn({ role }) {
-  return make("div", { className: `turn ${role}` }, make("span", { className: "role", textContent: role }),
-    make("div", { className: "text", dir: "auto" }));
+  return make("div", `turn ${role}`, make("span", "role", role), textBox());
 }
 
 function card({ finished }, place) {
-  const pick = keyed(place + 1, "pick", make("span", { className: "how" }));
-  const cut = finished ? [] : [make("span", { className: "quiet", textContent: "cut off at the length limit" })];
-  return make("article", { className: "answer" }, make("div", { className: "row" }, pick, ...cut),
-    make("div", { className: "text", dir: "auto" }));
+  const pick = keyed(place + 1, "pick", make("span", "how"));
+  const cut = finished ? [] : [make("span", "quiet", "cut off at the length limit")];
+  return make("article", "answer", make("div", "row", pick, ...cut), textBox());
+}
+
+function textBox() {
+  return Object.assign(make("div", "text"), { dir: "auto" });
 }
 
 function verdicts(count) {
@@ -128,23 +150,17 @@ function verdicts(count) {
 }
 
 function starts(count) {
-  const places = Array.from({ length: count }, (_, place) => make("button", { textContent: place + 1 }));
-  return [...places, make("button", { textContent: "nothing" })].map((button, place) => {
+  const places = Array.from({ length: count }, (_, place) => make("button", "", place + 1));
+  return [...places, make("button", "", "nothing")].map((button, place) => {
     button.dataset.start = place;
     return button;
   });
 }
 
 function keyed(key, className, words) {
-  const button = make("button", { className }, make("kbd", { textContent: key }), words);
+  const button = make("button", className, make("kbd", "", key), words);
   button.dataset.key = key;
   return button;
-}
-
-function make(tag, properties, ...children) {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
 }
 
 function all(selector, act) {

@@ -185,7 +185,7 @@ def test_a_thumb_is_on_the_disk_when_the_page_hears_of_it(serve: Callable[..., s
 
 def test_the_page_loads_nothing_from_elsewhere(serve: Callable[..., str]) -> None:
     url = serve()
-    for path in ("/", "/page.js", "/chat.js", "/show.js", "/talk.js", "/page.css", "/code.css"):
+    for path in ("/", "/page.js", "/chat.js", "/show.js", "/common.js", "/common.css", "/page.css", "/code.css"):
         reply = httpx.get(url + path)
         assert reply.status_code == 200
         # The name of SVG is no address that is loaded.

@@ -244,7 +244,10 @@ def test_people_are_compared(page: Any) -> None:
 
 def test_the_page_loads_nothing_from_elsewhere(page: Any) -> None:
     client = page()
-    texts = [client.get(path).text for path in ("/", "/page.css", "/act.js", "/show.js", "/talk.js", "/code.css")]
+    texts = [
+        client.get(path).text
+        for path in ("/", "/page.css", "/act.js", "/show.js", "/talk.js", "/common.js", "/common.css", "/code.css")
+    ]
     assert all("http" not in text for text in texts)
     assert client.get("/settings").json()["person"] == "ann"
     # FastAPI's own documentation would load scripts of others.

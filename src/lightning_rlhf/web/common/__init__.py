@@ -1,0 +1,1 @@
+"""What all pages share: their application, their icon, and what their scripts begin with."""
