@@ -141,7 +141,8 @@ class Health(RLHFCallback):
         self, trainer: Trainer, module: LightningModule, iteration: int, samples: list[dict[str, Any]]
     ) -> None:
         """Watches gold score, score and KL of answers to held-out prompts, including those before training."""
-        if not {"gold", "score", "kl"} <= samples[0].keys():
+        samples = [sample for sample in samples if {"gold", "score", "kl"} <= sample.keys()]
+        if not samples:
             return
         gold, score, kl = ([float(sample[name]) for sample in samples] for name in ("gold", "score", "kl"))
         self._watch({"gold/mean": fmean(gold), "gold/error": pstdev(gold) / len(gold) ** 0.5})

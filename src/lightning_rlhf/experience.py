@@ -70,6 +70,9 @@ class Scores(NamedTuple):
     """(B, R) fp32, the scores of single tokens, 0 outside the response mask; None if the source scores no tokens."""
     absent: Tensor | None = None
     """(B,) bool, whether a part of a sum has no score for the response, which is then 0; None if it scores all."""
+    dropped: Tensor | None = None
+    """(B,) bool, whether the source failed for the response, whose numbers mean nothing then; None for a source whose
+    failures stop the run."""
 
     @property
     def token_sums(self) -> Tensor:
