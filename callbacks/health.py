@@ -17,9 +17,10 @@ from lightning_rlhf.callbacks.diversity import distinct
 from lightning_rlhf.callbacks.skipped_steps import SkippedSteps
 from lightning_rlhf.distributed.clipping import grad_norms, last_grad_norms
 from lightning_rlhf.distributed.weight_movement import Movement
-from lightning_rlhf.errors import NotFiniteError, raise_problems
+from lightning_rlhf.errors import raise_problems
 from lightning_rlhf.experience import Rollout
 from lightning_rlhf.hooks import RLHFCallback, StepNumbers
+from lightning_rlhf.modules.finite import check_finite
 
 log = logging.getLogger(__name__)
 
@@ -120,19 +121,13 @@ class Health(RLHFCallback):
         finite = isfinite(values[_NORM])
         if not finite and getattr(trainer.precision_plugin, "scaler", None) is not None:
             return
-        if not finite:
-            # The norm is that of all ranks, so they skip the step or end the run together.
-            try:
-                self.skipped.skip(trainer, optimizer, values)
-            except NotFiniteError:
-                self._watch(values)
-                self._ring(trainer)
-                raise
+        # The norm is that of all ranks, so they skip the step or end the run together.
+        if self.skipped.skips(trainer, optimizer, values):
             return
-        self.skipped.in_a_row = 0
         self._watch(values)
-        if not in_ppo:
+        if not in_ppo or not finite:
             self._ring(trainer)
+        check_finite(trainer, values, self.skipped.where)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: object) -> None:
         """Watches a norm that is known only after the step."""
@@ -188,7 +183,9 @@ class Health(RLHFCallback):
         logged = _logged(trainer, "train/").items()
         # The means of an epoch with a skipped step are not finite, although the weights are.
         odd, self.skipped.in_epoch = self.skipped.in_epoch, False
-        self._watch({name: value for name, value in logged if not name.startswith(own) and (isfinite(value) or not odd)})
+        self._watch(
+            {name: value for name, value in logged if not name.startswith(own) and (isfinite(value) or not odd)}
+        )
         self._ring(trainer)
         known = {name for name, alarm in self.alarms.items() if alarm.knows(self.history)}
         metrics = {f"health/{name}": float(name in self.rang) for name in sorted(known)}
@@ -239,24 +236,13 @@ class Health(RLHFCallback):
 
     def state_dict(self) -> dict[str, object]:
         """Returns the history and the alarms that have rung."""
-        rings = {"history": self.history, "begun": self.begun, "rang": sorted(self.rang)}
-        return rings | {"skipped": self.skipped.total}
+        state = {"history": self.history, "begun": self.begun, "rang": sorted(self.rang)}
+        return state | {"skipped": self.skipped.total}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the history and the alarms."""
         self.history, self.begun, self.rang = state_dict["history"], state_dict["begun"], set(state_dict["rang"])
         self.skipped.total = state_dict.get("skipped", 0)
-
-
-def health_record(trainer: Trainer) -> dict[str, Any]:
-    """Returns the entries of `result.json`: alarms in the order of their first ring, and which one stopped the run."""
-    # `callbacks` is set by the Trainer's connector, which type checkers do not see.
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, Health):
-            record: dict[str, Any] = {"alarms": list(callback.begun.values())}
-            record |= {} if callback.stopped_by is None else {"stopped_by": callback.stopped_by}
-            return record | ({"skipped_steps": callback.skipped.total} if callback.skipped.total else {})
-    return {}
 
 
 def _logged(trainer: Trainer, prefix: str) -> dict[str, float]:
