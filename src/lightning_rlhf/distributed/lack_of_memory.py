@@ -1,7 +1,7 @@
 """Recognises that memory was lacking, and says what was planned.
 
-A process that the system kills for lack of memory cannot say so itself. Another process that misses it can: Linux counts
-such kills since the machine started (`oom_kill` in /proc/vmstat, see the kernel's `mm/oom_kill.c`).
+A process that the system kills for lack of memory cannot say so itself. Another process that misses it can: Linux
+counts such kills since the machine started (`oom_kill` in /proc/vmstat, see the kernel's `mm/oom_kill.c`).
 """
 
 import errno
