@@ -139,7 +139,7 @@ class Experience(NamedTuple):
 
 
 class Rollout(NamedTuple):
-    """The samples of one iteration from all ranks, for callbacks."""
+    """The samples of one iteration from all ranks, for callbacks, without responses that were dropped."""
 
     iteration: int
     experience: Experience
