@@ -120,14 +120,16 @@ class TextReward:
             self._drop(error, len(responses))
             return TextScores([None] * len(responses), dropped=[True] * len(responses))
         by_token = any(isinstance(_plain(value), list | tuple) for value in found)
-        read, dropped = list[tuple[float | None, list[float]]](), [False] * len(found)
+        read, errors = list[tuple[float | None, list[float]]](), dict[int, UserError]()
         for row, (value, count) in enumerate(zip(found, num_tokens, strict=True)):
             try:
                 read.append(self._read(value, call, row, count, by_token=by_token))
             except UserError as error:
-                self._drop(error, 1)
                 read.append((None, [0.0] * count))
-                dropped[row] = True
+                errors[row] = error
+        if errors:
+            self._drop(next(iter(errors.values())), len(errors))
+        dropped = [row in errors for row in range(len(found))]
         tokens = [scores for _, scores in read] if by_token else None
         return TextScores([score for score, _ in read], tokens, dropped if self.on_error == "drop" else None)
 
@@ -167,8 +169,8 @@ class TextReward:
             if call.takes_one_response():
                 raise call.one_by_one()
             raise UserError(
-                f"{self.name} returned a value of type {type(returned).__name__}{self.place}; expected a list with one "
-                "number for each response"
+                f"{self.name} returned a value of type {type(returned).__name__}; expected a list with one number for "
+                f"each response{self.place}"
             )
         if len(found) != len(call.responses):
             raise UserError(f"{self.name} returned {len(found)} scores for {len(call.responses)} responses{self.place}")

@@ -173,8 +173,6 @@ def test_a_refusal_is_not_repeated_and_tells_what_to_do(status: int, remedy: str
         ({"scores": [1.0, 2.0, 3.0, 4.0, math.nan]}, ".*; expected {.scores"),
         ({"scores": [1.0, 2.0, 3.0, 4.0, 1e39]}, ".*; expected {.scores"),
         ({"scores": [1, 2, 3, 4, 10**400]}, ".*; expected {.scores"),
-        ('{"scores": [1, 2, 3, 4, ' + "9" * 5000 + "]}", ".*; expected {.scores"),
-        ("[" * 100_000, r"answered '\\[.*; expected {.scores"),
         ([1.0, 2.0, 3.0, 4.0, 5.0], ".*; expected {.scores"),
         ({"scores": [1.0, 2.0]}, "gave 2 scores for 5 responses"),
     ],
@@ -183,6 +181,14 @@ def test_an_answer_that_is_not_one_score_for_each_response_is_shown(reply: Any, 
     server.reply = lambda body: (200, reply)
     with pytest.raises(UserError, match=rf"^url={server.url}: {message}"):
         ask(HTTPReward(server.url))
+
+
+@pytest.mark.parametrize("reply", ["[" * 100_000, f'{{"scores": [1, 2, 3, 4, {"9" * 5000}]}}'], ids=["deep", "long"])
+def test_json_that_python_cannot_read_is_shown_in_part(reply: str, server: Any) -> None:
+    server.reply = lambda body: (200, reply)
+    with pytest.raises(UserError, match=rf"^url={server.url}: answered .*; expected") as error:
+        ask(HTTPReward(server.url))
+    assert len(str(error.value)) < 400
 
 
 @pytest.mark.parametrize(
