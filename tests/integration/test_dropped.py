@@ -32,7 +32,7 @@ class Watch(RLHFCallback):
 
 def flaky(prompts: list[str], responses: list[str]) -> list[float]:
     """Has no score for some responses, whichever batch they are in."""
-    return [nan if sum(map(ord, response)) % 3 == 0 else float(len(response)) for response in responses]
+    return [nan if len(response) % 3 == 1 else float(len(response)) for response in responses]
 
 
 @pytest.mark.parametrize(
