@@ -2,14 +2,13 @@
 
 import math
 import socket
-import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import date
 from typing import Any
 
 import pytest
+from answering import dripping
 
 from lightning_rlhf import HTTPReward, TextReward
 from lightning_rlhf.errors import UserError
@@ -85,23 +84,9 @@ WHOLE = b'HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n{"scores": [1.0]}'
 @pytest.mark.parametrize("slow_from", [0, WHOLE.index(b"{")], ids=["head", "body"])
 def test_a_server_that_sends_a_byte_now_and_then_does_not_hold_the_run(slow_from: int) -> None:
     """Each byte comes well within the time-out, and the whole answer, which would be right, comes after it."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-
-        def drip() -> None:
-            connection, _ = listening.accept()
-            with connection, suppress(OSError):
-                connection.recv(65536)
-                connection.sendall(WHOLE[:slow_from])
-                for byte in WHOLE[slow_from:]:
-                    time.sleep(0.06)
-                    connection.sendall(bytes([byte]))
-
-        thread = threading.Thread(target=drip)
-        thread.start()
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}/score"
-        with pytest.raises(UserError, match=r"no answer \(timed out after 0.3 s\)"):
-            ask(HTTPReward(url, retries=0, timeout=0.3), count=1)
-        thread.join()
+    error = pytest.raises(UserError, match=r"no answer \(timed out after 0.3 s\)")
+    with dripping(WHOLE, slow_from) as url, error:
+        ask(HTTPReward(url, retries=0, timeout=0.3), count=1)
 
 
 def test_a_deadline_ends_the_repetitions(server: Any) -> None:
