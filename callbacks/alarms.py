@@ -1,8 +1,11 @@
 """The class of alarms, and the registry of all alarms; a decorated function adds one."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 
+NUM_LATEST = 200
+"""The number of latest values of each name that are kept."""
 History = Mapping[str, list[float]]
 """The values of each watched name in the order of time: the first ten, and the latest."""
 Rule = Callable[[History, float, int], str | None]
@@ -47,3 +50,19 @@ def alarm(
         return rule
 
     return register
+
+
+def alarm_problems(changes: Mapping[str, object], stop_on: Sequence[str]) -> Iterator[str]:
+    """Yields a message for each unknown name and impossible value in the settings of alarms."""
+    for name in [*changes, *stop_on]:
+        if name not in ALARMS:
+            yield f"health: there is no alarm {name!r}; there are {', '.join(sorted(ALARMS))}"
+    for name, settings in changes.items():
+        if not isinstance(settings, Mapping) or settings.keys() - {"threshold", "window"}:
+            yield f"health: alarms.{name}={settings}: an alarm has a threshold and a window, and nothing else"
+            continue
+        threshold, window = settings.get("threshold", 0), settings.get("window", 1)
+        if not isinstance(threshold, int | float) or isnan(threshold):
+            yield f"health: alarms.{name}.threshold={threshold} must be a number"
+        if not isinstance(window, int) or not 1 <= window <= NUM_LATEST:
+            yield f"health: alarms.{name}.window={window} must be a whole number from 1 to {NUM_LATEST}"

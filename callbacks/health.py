@@ -1,9 +1,9 @@
 """Watches a run for signs of problems, and reports them during the run."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import isfinite, isnan
+from math import isfinite
 from statistics import fmean, pstdev
 from typing import Any
 
@@ -12,8 +12,9 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from lightning_rlhf.callbacks import alarm_rules, ppo_alarm_rules  # noqa: F401 (importing them registers the alarms)
-from lightning_rlhf.callbacks.alarms import ALARMS
+from lightning_rlhf.callbacks.alarms import ALARMS, NUM_LATEST, alarm_problems
 from lightning_rlhf.callbacks.diversity import distinct
+from lightning_rlhf.callbacks.skipped_steps import SkippedSteps
 from lightning_rlhf.distributed.clipping import grad_norms, last_grad_norms
 from lightning_rlhf.distributed.weight_movement import Movement
 from lightning_rlhf.errors import raise_problems
@@ -26,8 +27,8 @@ log = logging.getLogger(__name__)
 _NORM = "train/grad_norm"
 # Metrics of each iteration that only this callback logs.
 _OWN = ("rollout/distinct_1", "rollout/distinct_2", "train/first_log_ratio")
-# The number of first values of each name, to which rules compare, and of latest values that are kept.
-_NUM_FIRST, _NUM_LATEST = 10, 200
+# The number of first values of each name, to which rules compare.
+_NUM_FIRST = 10
 # One of this many optimizer steps is checked for the share of weights that it moves.
 _MOVES = 16
 
@@ -35,7 +36,8 @@ _MOVES = 16
 class Health(RLHFCallback):
     """Rings the registered alarms: logs a line when one rings for the first time, and stores it for `result.json`.
 
-    A gradient that is not finite ends the run with an error, because the next step would destroy the weights.
+    A step whose gradient is not finite would destroy the weights. It is skipped, and its batch is saved in the folder
+    `not_finite`; too many such steps in a row end the run with an error.
 
     Logs `health/<alarm>` (1 if it rang since the last epoch or iteration, else 0), the norm of the gradient before
     clipping (`train/grad_norm` of all trained weights and, if there are several roles, `train/grad_norm_<role>` of
@@ -43,20 +45,28 @@ class Health(RLHFCallback):
     and `train/first_log_ratio`.
     """
 
-    def __init__(self, alarms: Mapping[str, Mapping[str, float]] | None = None, stop_on: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        alarms: Mapping[str, Mapping[str, float]] | None = None,
+        stop_on: Sequence[str] = (),
+        skip_steps: int = 3,
+    ) -> None:
         """Stores the settings that differ from the defaults.
 
         Args:
             alarms: The changed `threshold` or `window` of alarms, by name.
             stop_on: The names of the alarms that stop the run.
+            skip_steps: Number of steps in a row that are skipped because the gradient is not finite; the next one ends
+                the run. Strategies that know the gradient only after the step skip none.
 
         Raises:
             UserError: If a name is unknown or a value is impossible; the message lists all of them.
         """
         changes: Mapping[str, Any] = alarms or {}
-        raise_problems(_problems(changes, stop_on))
+        raise_problems(alarm_problems(changes, stop_on))
         self.alarms = {name: replace(alarm, **changes.get(name, {})) for name, alarm in ALARMS.items()}
         self.stop_on = list(stop_on)
+        self.skipped = SkippedSteps(skip_steps)
         self.stopped_by: str | None = None
         self.history: dict[str, list[float]] = {}
         self.begun: dict[str, dict[str, Any]] = {}
@@ -85,9 +95,19 @@ class Health(RLHFCallback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Watches the gradient of a minibatch; outside PPO it also rings, because an epoch may be the whole run."""
-        self._take_norms(trainer, pl_module, grad_norms(trainer, optimizer))
+        self._take_norms(trainer, pl_module, grad_norms(trainer, optimizer), optimizer)
 
-    def _take_norms(self, trainer: Trainer, pl_module: LightningModule, norms: Mapping[str, Tensor] | None) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Keeps the micro-batches of a step."""
+        self.skipped.begin(batch)
+
+    def _take_norms(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        norms: Mapping[str, Tensor] | None,
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> None:
         if not norms:
             return
         in_ppo = self._in_ppo()
@@ -101,16 +121,19 @@ class Health(RLHFCallback):
         finite = isfinite(values[_NORM])
         if not finite and getattr(trainer.precision_plugin, "scaler", None) is not None:
             return
+        # The norm is that of all ranks, so they skip the step or end the run together.
+        if self.skipped.skips(trainer, optimizer, values):
+            return
         self._watch(values)
         if not in_ppo or not finite:
             self._ring(trainer)
-        # The norm is that of all ranks, so they end together, before the step if the norm is known by then.
-        check_finite(trainer, values)
+        check_finite(trainer, values, self.skipped.where)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: object) -> None:
         """Watches a norm that is known only after the step."""
         if trainer.global_step > self.step:
             self._take_norms(trainer, pl_module, last_grad_norms(trainer))
+            self.skipped.end()
             self.step = trainer.global_step
             self._look_at_weights(trainer)
 
@@ -129,8 +152,9 @@ class Health(RLHFCallback):
         """Compares weights before and after each 16th step, counted so that a resumed run checks the same steps."""
         if self.movement is not None:
             share = self.movement.share(trainer)
-            # Under fp16, a skipped step moves no weights.
-            if share is not None and (share or getattr(trainer.precision_plugin, "scaler", None) is None):
+            # A skipped step moves no weights; under fp16, the scaler skips some.
+            skips = self.skipped.in_a_row or getattr(trainer.precision_plugin, "scaler", None) is not None
+            if share is not None and (share or not skips):
                 # The module would log the value again with each step until the epoch ends.
                 for logger in trainer.loggers:
                     logger.log_metrics({"train/moved_fraction": share}, step=self.step - 1)
@@ -141,7 +165,8 @@ class Health(RLHFCallback):
         self, trainer: Trainer, module: LightningModule, iteration: int, samples: list[dict[str, Any]]
     ) -> None:
         """Watches gold score, score and KL of answers to held-out prompts, including those before training."""
-        if not {"gold", "score", "kl"} <= samples[0].keys():
+        samples = [sample for sample in samples if {"gold", "score", "kl"} <= sample.keys()]
+        if not samples:
             return
         gold, score, kl = ([float(sample[name]) for sample in samples] for name in ("gold", "score", "kl"))
         self._watch({"gold/mean": fmean(gold), "gold/error": pstdev(gold) / len(gold) ** 0.5})
@@ -156,11 +181,17 @@ class Health(RLHFCallback):
         """Watches the metrics of the update, rings alarms, and logs."""
         own = (_NORM, "train/moved_fraction", *_OWN)
         logged = _logged(trainer, "train/").items()
-        self._watch({name: value for name, value in logged if not name.startswith(own)})
+        # The means of an epoch with a skipped step are not finite, although the weights are.
+        odd, self.skipped.in_epoch = self.skipped.in_epoch, False
+        self._watch(
+            {name: value for name, value in logged if not name.startswith(own) and (isfinite(value) or not odd)}
+        )
         self._ring(trainer)
         known = {name for name, alarm in self.alarms.items() if alarm.knows(self.history)}
         metrics = {f"health/{name}": float(name in self.rang) for name in sorted(known)}
         metrics |= {name: self.history[name][-1] for name in _OWN if name in self.history}
+        if self.skipped.total:
+            metrics["health/skipped_steps"] = float(self.skipped.total)
         pl_module.log_dict(metrics, sync_dist=True)
         self.rang = set()
 
@@ -171,7 +202,7 @@ class Health(RLHFCallback):
         for name, value in values.items():
             seen = self.history.setdefault(name, [])
             seen.append(value)
-            del seen[_NUM_FIRST:-_NUM_LATEST]
+            del seen[_NUM_FIRST:-NUM_LATEST]
 
     def _ring(self, trainer: Trainer) -> None:
         """Rings the alarms whose rule applies now, and stops the run if one of them is in `stop_on`."""
@@ -205,37 +236,14 @@ class Health(RLHFCallback):
 
     def state_dict(self) -> dict[str, object]:
         """Returns the history and the alarms that have rung."""
-        return {"history": self.history, "begun": self.begun, "rang": sorted(self.rang)}
+        state = {"history": self.history, "begun": self.begun, "rang": sorted(self.rang)}
+        return state | {"skipped": self.skipped.total}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the history and the alarms."""
         self.history, self.begun, self.rang = state_dict["history"], state_dict["begun"], set(state_dict["rang"])
-
-
-def health_record(trainer: Trainer) -> dict[str, Any]:
-    """Returns the entries of `result.json`: alarms in the order of their first ring, and which one stopped the run."""
-    # `callbacks` is set by the Trainer's connector, which type checkers do not see.
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, Health):
-            stopped = {} if callback.stopped_by is None else {"stopped_by": callback.stopped_by}
-            return {"alarms": list(callback.begun.values()), **stopped}
-    return {}
+        self.skipped.total = state_dict.get("skipped", 0)
 
 
 def _logged(trainer: Trainer, prefix: str) -> dict[str, float]:
     return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(prefix)}
-
-
-def _problems(changes: Mapping[str, object], stop_on: Sequence[str]) -> Iterator[str]:
-    for name in [*changes, *stop_on]:
-        if name not in ALARMS:
-            yield f"health: there is no alarm {name!r}; there are {', '.join(sorted(ALARMS))}"
-    for name, settings in changes.items():
-        if not isinstance(settings, Mapping) or settings.keys() - {"threshold", "window"}:
-            yield f"health: alarms.{name}={settings}: an alarm has a threshold and a window, and nothing else"
-            continue
-        threshold, window = settings.get("threshold", 0), settings.get("window", 1)
-        if not isinstance(threshold, int | float) or isnan(threshold):
-            yield f"health: alarms.{name}.threshold={threshold} must be a number"
-        if not isinstance(window, int) or not 1 <= window <= _NUM_LATEST:
-            yield f"health: alarms.{name}.window={window} must be a whole number from 1 to {_NUM_LATEST}"

@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_rlhf.callbacks.best import best_record
-from lightning_rlhf.callbacks.health import health_record
+from lightning_rlhf.callbacks.health_record import health_record
 from lightning_rlhf.callbacks.run_facts import run_facts
 from lightning_rlhf.callbacks.start_checks import checks_record
 from lightning_rlhf.callbacks.throughput import peak_bytes, peak_of

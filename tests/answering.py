@@ -1,9 +1,11 @@
 """Small HTTP servers that answer as a test tells them."""
 
 import json
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -57,3 +59,23 @@ def serving(*acts: Callable[[str, Any], tuple[int, Any]]) -> Iterator[list[Answe
         for server in servers:
             server.shutdown()
             server.server_close()
+
+
+@contextmanager
+def dripping(answer: bytes, slow_from: int) -> Iterator[str]:
+    """Serves one answer, sixteen bytes a second from some byte on, and yields the address."""
+
+    def drip() -> None:
+        connection, _ = listening.accept()
+        with connection, suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(answer[:slow_from])
+            for byte in answer[slow_from:]:
+                time.sleep(0.06)
+                connection.sendall(bytes([byte]))
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=drip)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        thread.join()

@@ -17,7 +17,7 @@ STORE = Path(__file__).parent / "unit" / "callbacks" / "demo_runs.json"
 FOLDER = Path("outputs/recorded")
 # `Health` keeps only the first and the latest values of a run; here it keeps all of them.
 TRAIN = (
-    "from lightning_rlhf.callbacks import health; health._NUM_LATEST = 10**9; "
+    "from lightning_rlhf.callbacks import health; health.NUM_LATEST = 10**9; "
     "from lightning_rlhf.cli.train import main; main()"
 )
 SEEDS = (1, 2, 3)

@@ -34,6 +34,7 @@ FLOORS = [
         "stages",
         "typechecks",
         "user_code",
+        "waiting",
     },
     {"distributed"},
     {"strategies", "models", "data", "chat_models", "rewards", "demo", "randomwalks", "report", "planner"},

@@ -5,6 +5,7 @@ On a terminal, a line breaks between words or between cells, never inside a numb
 
 import io
 import logging
+import re
 import sys
 import textwrap
 import time
@@ -21,6 +22,8 @@ from lightning_rlhf.run_log import LOG
 
 _TINY = 5e-4
 _SECONDS_PER_LINE = 15.0
+# Control characters except tabs and line feeds, marks that turn the direction of writing, and lone surrogates.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class RunConsole(Console):
@@ -48,11 +51,11 @@ class RunConsole(Console):
     def say(self, message: str, style: str = "") -> None:
         """Prints a message whose lines break between words; a word that is too long, such as a path, stays whole."""
         self.show(message, style)
-        LOG.write(message)
+        LOG.write(printable(message))
 
     def show(self, message: str, style: str = "") -> None:
         """Prints a message as `say` does, but does not add it to the log."""
-        lines = message.splitlines()
+        lines = printable(message).splitlines()
         if self.is_terminal:
             lines = [textwrap.fill(line, self.width, break_long_words=False, break_on_hyphens=False) for line in lines]
         super().print(Text("\n".join(lines), style), highlight=False, soft_wrap=True)
@@ -110,10 +113,19 @@ class TimedLines:
             self._shown = time.monotonic()
 
 
-def complain(message: str) -> None:
-    """Prints the message with which a program ends on standard error, and adds it to the log of the run."""
-    Console(stderr=True, emoji=False).print(message, style="bold red", highlight=False, markup=False, soft_wrap=True)
+def complain(message: str, style: str = "bold red") -> None:
+    """Prints a message on standard error, such as that with which a program ends, and adds it to the log of the run."""
+    message = printable(message)
+    Console(stderr=True, emoji=False).print(message, style=style, highlight=False, markup=False, soft_wrap=True)
     LOG.write(message)
+
+
+def printable(text: str) -> str:
+    """Shows characters that would control a terminal, such as those of ANSI escapes, as Python writes them.
+
+    Messages may quote what a server or a model has written.
+    """
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def number(value: float) -> str:
@@ -136,7 +148,7 @@ class Messages(logging.Handler):
         if getattr(rank_zero_only, "rank", 0):
             return
         try:
-            text = self.format(record)
+            text = printable(self.format(record))
             if console.is_terminal and sys.stderr.isatty():
                 console.show(text, style="yellow" if record.levelno >= logging.WARNING else "")
             else:

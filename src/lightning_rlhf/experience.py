@@ -70,6 +70,9 @@ class Scores(NamedTuple):
     """(B, R) fp32, the scores of single tokens, 0 outside the response mask; None if the source scores no tokens."""
     absent: Tensor | None = None
     """(B,) bool, whether a part of a sum has no score for the response, which is then 0; None if it scores all."""
+    dropped: Tensor | None = None
+    """(B,) bool, whether the source failed for the response, whose numbers mean nothing then; None for a source whose
+    failures stop the run."""
 
     @property
     def token_sums(self) -> Tensor:
@@ -136,7 +139,7 @@ class Experience(NamedTuple):
 
 
 class Rollout(NamedTuple):
-    """The samples of one iteration from all ranks, for callbacks."""
+    """The samples of one iteration from all ranks, for callbacks, without responses that were dropped."""
 
     iteration: int
     experience: Experience

@@ -1,8 +1,10 @@
 """Runs code of the user, such as a reward function, and shows the user's own lines if it fails."""
 
 import importlib
+import inspect
 import sysconfig
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -32,11 +34,17 @@ def import_module(name: str, wanted_by: str) -> ModuleType:
         raise UserError(message) from error
     except UserError:
         raise
-    except Exception as error:  # the code of a module may raise anything
+    except (Exception, SystemExit) as error:  # the code of a module may raise anything
         raise UserError(f"{wanted_by}: importing {name!r} fails\n{told(error)}") from error
 
 
-def told(error: Exception) -> str:
+def place_of(function: Callable[..., object]) -> str:
+    """Says in which of the user's files and lines a function is, as ` (file:line)`; nothing if it is in none."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return f" ({_short(code.co_filename)}:{code.co_firstlineno})" if code and not _is_library(code.co_filename) else ""
+
+
+def told(error: BaseException) -> str:
     """Describes an error in the user's code: what was raised, and the user's frames, the innermost frame last.
 
     Frames of this package, of Python and of installed packages are counted instead. If all frames are of that kind, the

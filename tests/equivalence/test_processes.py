@@ -1,5 +1,6 @@
 """Runs on several machines, and runs in which a process is killed."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 from compare import WORKER, differences, finish, launch, started
 from support import TINY, environ, free_port, keep
 from worker import STAGES
@@ -118,6 +120,76 @@ def test_a_rank_that_is_killed_in_a_rollout_ends_the_other_with_a_message(tmp_pa
     assert ranks[0].returncode == 1, said[0]
     assert "ends because it lost the connection to another process" in said[0]
     assert "Traceback" not in said[0]
+
+
+# Runs `train` with changes that a test makes before.
+PROGRAM = """
+import os, sys
+from lightning_rlhf.cli import train
+sys.path.insert(0, os.path.dirname(__file__))
+{changes}
+train.main()
+"""
+ONLY_ON_RANK_1 = """
+import os
+
+def score(prompts, responses):
+    if os.environ["LOCAL_RANK"] == "1":
+        raise ValueError("only here")
+    return [1.0] * len(responses)
+"""
+NAN_ON_RANK_1 = """
+from lightning_rlhf.modules import SFTModule
+step = SFTModule.training_step
+def spoilt(self, batch, number):
+    loss = step(self, batch, number)
+    return loss * float("nan") if number == 0 and os.environ["LOCAL_RANK"] == "1" else loss
+SFTModule.training_step = spoilt
+"""
+
+
+def _ranks(folder: Path, changes: str, *settings: str) -> tuple[list[int | None], list[str]]:
+    """Runs two ranks, and returns their exit codes and what they said."""
+    (folder / "program.py").write_text(PROGRAM.format(changes=changes))
+    run = [*settings, "strategy=ddp", "trainer.devices=2", f"hydra.run.dir={folder}/run"]
+    shared = {"MASTER_PORT": str(free_port())}
+    ranks = [started([str(folder / "program.py"), *run], LOCAL_RANK=str(r), **shared) for r in range(2)]
+    with ThreadPoolExecutor() as pool:
+        said = list(pool.map(lambda rank: rank.communicate(timeout=120)[0], ranks))
+    return [rank.returncode for rank in ranks], said
+
+
+@pytest.mark.slow
+def test_a_reward_that_fails_on_one_rank_ends_the_other_too(tmp_path: Path) -> None:
+    (tmp_path / "own_rewards.py").write_text(ONLY_ON_RANK_1)
+    codes, said = _ranks(tmp_path, "", *keep(TINY, "ppo"), "reward=function", "reward.function=own_rewards:score")
+    assert codes == [1, 2], said
+    assert "own_rewards:score failed for " in said[1]
+    assert "ValueError: only here" in said[1]
+    assert "ends because it lost the connection to another process" in said[0]
+    assert "Traceback" not in said[0] + said[1]
+
+
+@pytest.mark.slow
+def test_ranks_skip_a_step_together_if_the_loss_of_one_is_not_finite(tmp_path: Path) -> None:
+    codes, said = _ranks(tmp_path, NAN_ON_RANK_1, *keep(TINY, "sft"))
+    assert codes == [0, 0], said
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["status"], result["skipped_steps"]) == ("finished", 1)
+    assert "step 1 is skipped" in said[0]
+    steps = [torch.load(tmp_path / "run" / "not_finite" / f"rank_{r}.pt", weights_only=True)["step"] for r in range(2)]
+    assert steps == [1, 1]
+
+
+@pytest.mark.slow
+def test_two_processes_drop_the_same_responses_as_one(single: Path, tmp_path: Path) -> None:
+    settings = ["reward=function", "reward.function=flaky_reward:score", "reward.on_error=drop", "stages=ppo"]
+    for name, given in {"one": [], "two": ["trainer.devices=2"]}.items():
+        launch(tmp_path / name, "ddp" if given else "single", *settings, *given, f"start={single}")
+    assert max(differences(tmp_path / "two", tmp_path / "one", "ppo").values()) < 1e-5
+    dropped = json.loads((tmp_path / "two" / "ppo" / "trajectory.json").read_text())["lengths"]
+    # Two iterations of 24 responses.
+    assert 0 < len(dropped) < 48
 
 
 @pytest.mark.slow

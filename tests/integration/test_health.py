@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
-from math import inf, isfinite
+from math import inf, isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def test_outside_ppo_an_alarm_tells_the_step(parts: Callable, tmp_path: Path, ca
     module, data = parts("sft")
     module.lr = 1e30
     with pytest.raises(UserError, match="^epoch 1, step 1: not finite: train/grad_norm"):
-        trainer(tmp_path, Health()).fit(module, data)
+        trainer(tmp_path, Health(skip_steps=0)).fit(module, data)
     assert lines(caplog)[0].startswith("alarm not_finite, step 1: train/grad_norm is nan: ")
 
 
@@ -107,13 +107,79 @@ def test_a_gradient_that_is_not_finite_ends_the_run_before_the_step(
 ) -> None:
     module, data = parts(stage)
     module.lr = 1e30
-    fitted = trainer(tmp_path, Health(), RunRecord(stage, 1))
+    fitted = trainer(tmp_path, Health(skip_steps=0), RunRecord(stage, 1))
     unit = "iteration" if stage == "ppo" else "epoch"
     with pytest.raises(UserError, match=f"^{unit} 1, step 1: not finite: train/grad_norm"):
         fitted.fit(module, data)
     assert all(bool(weight.isfinite().all()) for weight in module.parameters())
     result = result_of(tmp_path)
     assert (result["status"], [alarm["name"] for alarm in result["alarms"]]) == ("diverged", ["not_finite"])
+
+
+class Spoil(pl.Callback):
+    """Makes the gradients of some steps NaN, and keeps the weights before and after each step."""
+
+    def __init__(self, *steps: int) -> None:
+        self.steps, self.weights, self.batches = steps, [torch.zeros(0)], list[Any]()
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+        self.batches.append(batch)
+
+    def on_after_backward(self, trainer: pl.Trainer, module: Any) -> None:
+        if trainer.global_step + 1 in self.steps:
+            next(weight for weight in module.parameters() if weight.grad is not None).grad[0] = nan
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, module: Any, optimizer: Any) -> None:
+        self.weights.append(flat(module))
+
+
+def flat(module: Any) -> torch.Tensor:
+    return torch.cat([weight.detach().flatten() for weight in module.parameters() if weight.requires_grad])
+
+
+@pytest.mark.parametrize(("stage", "accumulated"), [("sft", 1), ("reward", 2), ("dpo", 1), ("ppo", 1)])
+def test_a_step_whose_gradient_is_not_finite_is_skipped_and_its_batch_is_kept(
+    stage: str, accumulated: int, parts: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    module, data = parts(stage)
+    spoil = Spoil(2)
+    settings = {"accumulate_grad_batches": accumulated, "gradient_clip_val": 1.0}
+    fitted = trainer(tmp_path, Health(), spoil, RunRecord(stage, 1), max_steps=4, **settings)
+    fitted.fit(module, data)
+    # The weights before steps 1 to 4, and after them.
+    _, first, second, third, fourth = spoil.weights
+    assert not torch.equal(first, second)
+    assert torch.equal(second, third)
+    assert not torch.equal(third, fourth)
+    assert bool(flat(module).isfinite().all())
+    result = result_of(tmp_path)
+    assert (result["status"], result["skipped_steps"], result["alarms"]) == ("finished", 1, [])
+    (line,) = (record.getMessage() for record in caplog.records if "is skipped" in record.getMessage())
+    file = tmp_path / "not_finite" / "rank_0.pt"
+    assert line.startswith("step 2 is skipped, because its gradient is not finite: train/grad_norm is nan")
+    assert line.endswith(f"this is number 1; the batch is in {file}")
+    kept = torch.load(file, weights_only=True)
+    assert kept["step"] == 2
+    own = spoil.batches[accumulated : 2 * accumulated]
+    ids = [(batch.experience.sequences if stage == "ppo" else batch).input_ids for batch in own]
+    found = [(part["experience"]["sequences"] if stage == "ppo" else part)["input_ids"] for part in kept["parts"]]
+    assert len(found) == accumulated
+    assert all(torch.equal(one, other) for one, other in zip(ids, found, strict=True))
+
+
+def test_after_too_many_skipped_steps_in_a_row_the_run_ends_and_names_the_batch(
+    parts: Callable, tmp_path: Path
+) -> None:
+    module, data = parts("sft")
+    # Steps 1, 3 and 4 are skipped; the fifth would be the third in a row.
+    fitted = trainer(tmp_path, Health(skip_steps=2), Spoil(1, 3, 4, 5), RunRecord("sft", 1), max_epochs=3)
+    with pytest.raises(UserError, match=r"^epoch \d+, step 4: not finite: train/grad_norm") as error:
+        fitted.fit(module, data)
+    assert str(error.value).endswith(
+        f"; the batch of this step is in {tmp_path}/not_finite/rank_0.pt, a file for each rank"
+    )
+    assert torch.load(tmp_path / "not_finite" / "rank_0.pt", weights_only=True)["step"] == 5
+    assert result_of(tmp_path)["status"] == "diverged"
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])

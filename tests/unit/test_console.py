@@ -7,7 +7,8 @@ import sys
 import pytest
 from rich.table import Table
 
-from lightning_rlhf.console import RunConsole, TimedLines, number, three_decimals
+from lightning_rlhf.console import Messages, RunConsole, TimedLines, complain, number, three_decimals
+from lightning_rlhf.console import console as shared
 from lightning_rlhf.run_log import LOG
 
 WIDTHS = [100, 61, 30, 14]
@@ -161,3 +162,15 @@ def test_without_a_terminal_lines_come_from_time_to_time(
     monkeypatch.setattr("lightning_rlhf.console._SECONDS_PER_LINE", 0.0)
     lines.say("3 of 7")
     assert capsys.readouterr().out == "3 of 7\n"
+
+
+def test_what_a_server_or_a_model_says_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    said = "a\x1b]0;title\x07\x1b[2J\rb\x9b31m\u202egnp.\ud800 éc"
+    shown = "a\\x1b]0;title\\x07\\x1b[2J\\rb\\x9b31m\\u202egnp.\\ud800 éc\n"
+    complain(said)
+    assert capsys.readouterr().err == shown
+    shared.say(said)
+    assert capsys.readouterr().out == shown
+    record = logging.LogRecord("x", logging.WARNING, "", 0, "%s", (said,), None)
+    Messages().emit(record)
+    assert capsys.readouterr().err == shown

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from omegaconf import DictConfig
 
 from lightning_rlhf.assembly.setting_types import built
-from lightning_rlhf.chat_models.client import clear_keys
+from lightning_rlhf.chat_models.keys import clear_keys
 from lightning_rlhf.data.splits import Reading
 from lightning_rlhf.errors import raise_problems
 from lightning_rlhf.rollout.sampling import Sampling

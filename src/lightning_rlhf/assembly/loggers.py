@@ -1,6 +1,7 @@
 """What loggers are told about a run: its name, its group, and which earlier run it continues."""
 
 import glob
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,10 +13,13 @@ from omegaconf import DictConfig
 from lightning_rlhf.assembly.run_files import is_job_of_sweep
 from lightning_rlhf.console import console
 from lightning_rlhf.distributed.collectives import is_first_process
+from lightning_rlhf.waiting import announced
 
 if TYPE_CHECKING:
     import wandb
 
+_LONGEST_UPLOAD = "600"
+"""Seconds at the end of a stage. What has not been uploaded by then is on the disk, and `wandb sync` uploads it."""
 _KEPT = ("report.html", "samples.jsonl", "metrics.csv", "result.json", "config.yaml")
 """The files of a run that W&B keeps, without weights."""
 
@@ -51,6 +55,8 @@ def begin(trainer: pl.Trainer, hyperparameters: dict[str, object]) -> None:
             continue
         import wandb
 
+        # Otherwise W&B waits at the end of each stage until it has a connection again.
+        os.environ.setdefault("WANDB_FINISH_TIMEOUT", _LONGEST_UPLOAD)
         # Reads WANDB_SILENT; otherwise W&B would do so only after its first warnings.
         wandb.setup()
         logger.log_hyperparams(hyperparameters)
@@ -86,7 +92,8 @@ def finish(trainer: pl.Trainer) -> None:
         if isinstance(logger, WandbLogger):
             if is_first_process():
                 _keep_files(logger.experiment, Path(trainer.default_root_dir))
-            logger.experiment.finish()
+            with announced("Weights & Biases, which uploads the rest of the run"):
+                logger.experiment.finish()
 
 
 def _keep_files(run: "wandb.Run", folder: Path) -> None:

@@ -14,6 +14,7 @@ from lightning_rlhf.assembly.plan_settings import Asked
 from lightning_rlhf.assembly.stage_checks import refused
 from lightning_rlhf.assembly.target_checks import check_names, of_stage
 from lightning_rlhf.console import console
+from lightning_rlhf.distributed.lack_of_memory import remember_plan
 from lightning_rlhf.planner.fitting import Limits, largest_micro_batch, savings, smallest
 from lightning_rlhf.planner.memory import by_kind
 from lightning_rlhf.planner.plan import Plan
@@ -92,7 +93,9 @@ def print_plan_line(config: DictConfig, stage: str, folder: Path) -> None:
         return
     largest = sorted(by_kind(peak.held).items(), key=lambda item: -item[1])[:3]
     parts = ", ".join(f"{kind.replace('_', ' ')} {readable(size)}" for kind, size in largest)
-    console.say(f" planned peak: {readable(peak.total)} of tensors on each device ({peak.phase}; {parts})")
+    total = f"{readable(peak.total)} of tensors on each device"
+    console.say(f" planned peak: {total} ({peak.phase}; {parts})")
+    remember_plan(f"a peak of {total}")
     write_json(folder / "plan.json", plan.record())
 
 

@@ -1,16 +1,17 @@
 """The client of a chat model: any model that LangChain supports, at a provider, on a server, or in this process."""
 
-import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from lightning_rlhf.chat_models.budget import Budget, BudgetSpent, Prices, Usage
+from lightning_rlhf.chat_models.keys import clear_keys, key_of, masked
 from lightning_rlhf.chat_models.retry import BrokenReply, Stopped, described, retrying
 from lightning_rlhf.console import console
 from lightning_rlhf.errors import UserError, raise_problems, require
+from lightning_rlhf.waiting import LONGEST, within
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -21,7 +22,8 @@ Chat = Sequence["tuple[str, str] | BaseMessage"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
+_TIMEOUT = 600.0
+"""Seconds that a request may take if no time-out is set, as that of the providers' packages."""
 _REASONS = ("finish_reason", "stop_reason", "done_reason")
 """Where OpenAI, Anthropic and Ollama say why a reply ended."""
 
@@ -47,6 +49,9 @@ class ChatClient:
         retries: How often a request is repeated that fails for a reason that may pass.
         backoff: Seconds before the first repetition; see `retrying`.
         budget: Counts what requests use, and refuses those that would exceed a limit.
+        timeout: Seconds that a request may take as a whole, which a provider's own time-out does not bound if a server
+            sends a byte now and then; None for any time.
+        secret: The key, which a provider may repeat in its errors; no message shows it.
     """
 
     model: "BaseChatModel"
@@ -55,6 +60,8 @@ class ChatClient:
     retries: int = 5
     backoff: float = 1.0
     budget: Budget = field(default_factory=Budget)
+    timeout: float | None = None
+    secret: str = field(default="", repr=False)
     _stop: threading.Event = field(default_factory=threading.Event, init=False, repr=False)
     _told: set[str] = field(default_factory=set, init=False, repr=False)
 
@@ -64,6 +71,8 @@ class ChatClient:
             raise UserError(f"max_concurrency={self.max_concurrency}: must be positive")
         if self.retries < 0:
             raise UserError(f"retries={self.retries}: must not be negative")
+        if self.timeout is not None and not 1e-3 <= self.timeout <= LONGEST:
+            raise UserError(f"timeout={self.timeout}: must be from 0.001 to {LONGEST:g} seconds")
 
     def ask(self, chat: Chat) -> Reply:
         """Asks for the reply to a chat.
@@ -82,7 +91,7 @@ class ChatClient:
         except Exception as error:
             asked = int(attempts.statistics.get("attempt_number", 1))
             times = f"asked {asked} times: " if asked > 1 else ""
-            raise UserError(f"model={self.name}: {times}{described(error)}") from error
+            raise UserError(f"model={self.name}: {times}{self._described(error)}") from error
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """Applies a function that asks this model to many items, `max_concurrency` at a time.
@@ -122,7 +131,7 @@ class ChatClient:
     def _attempt(self, chat: list[Any]) -> Reply:
         self._sleep(0)
         with self.budget.request():
-            message = self.model.invoke(chat)
+            message = within(self.timeout, lambda: self.model.invoke(chat))
             reply = reply_of(message)
             self.budget.add(reply.usage)
         if self.budget.limited and message.usage_metadata is None:
@@ -136,9 +145,12 @@ class ChatClient:
 
     def _tell(self, error: BaseException) -> None:
         """Says once of each kind of failure that requests are made again, since the pauses may be long."""
-        if (what := described(error)) not in self._told:
+        if (what := self._described(error)) not in self._told:
             self._told.add(what)
             console.say(f"model={self.name}: {what}; the request is made again, up to {self.retries} times")
+
+    def _described(self, error: BaseException) -> str:
+        return masked(described(error), self.secret)
 
     def _sleep(self, seconds: float) -> None:
         if self._stop.wait(seconds):
@@ -174,7 +186,7 @@ def remote_client(
             on a server with OpenAI's protocol, if there is a `base_url`.
         temperature: Divides the logits; None takes the provider's default, as it does below.
         max_tokens: Length limit of a reply, in tokens.
-        timeout: Seconds that a request may take.
+        timeout: Seconds that a request may take; None stands for ten minutes.
         base_url: Address of the server.
         api_key_env: Name of an environment variable that contains the key; None takes the provider's own variable.
         settings: Further arguments of the provider's class. A key does not belong here, because settings are written
@@ -197,14 +209,15 @@ def remote_client(
             f"{group}.input_price={input_price}, {group}.output_price={output_price}: give both prices, or none"
         )
     prices = None if input_price is None or output_price is None else Prices(input_price, output_price)
-    if api_key_env is not None and not os.environ.get(api_key_env):
-        raise UserError(f"{group}.api_key_env={api_key_env}: there is no such environment variable")
     raise_problems(clear_keys(settings or {}, group))
     common = {"temperature": temperature, "max_tokens": max_tokens, "timeout": timeout, "base_url": base_url}
     given = {name: value for name, value in common.items() if value is not None} | dict(settings or {})
+    key = key_of(model, given, api_key_env, group)
     if api_key_env is not None:
-        given["api_key"] = os.environ[api_key_env]
-    _check_key(model, given, group)
+        given["api_key"] = key
+    whole = given.get("timeout")
+    if whole is not None and (isinstance(whole, bool) or not isinstance(whole, int | float)):
+        raise UserError(f"{group}.settings.timeout={whole}: expected a number of seconds")
     known = model if base_url is None or ":" in model else f"openai:{model}"
     try:
         # This client repeats requests itself, for all providers in the same way.
@@ -214,30 +227,16 @@ def remote_client(
         # What follows the first paragraph is a list of all providers.
         first, _, more = str(error).partition("\n\n")
         form = "; write it as provider:name, such as openai:gpt-4o-mini" if more and ":" not in model else ""
-        raise UserError(f"model={model}: {first}{form}") from error
+        raise UserError(f"model={model}: {masked(first, key)}{form}") from error
     return ChatClient(
-        model=made, name=model, max_concurrency=max_concurrency, retries=retries, budget=Budget(prices=prices)
+        model=made,
+        name=model,
+        max_concurrency=max_concurrency,
+        retries=retries,
+        budget=Budget(prices=prices),
+        timeout=_TIMEOUT if whole is None else whole,
+        secret=key,
     )
-
-
-def clear_keys(settings: Mapping[str, Any], group: str) -> Iterator[str]:
-    """Yields a message for each key among the settings of a model. It does not show the key."""
-    for name, value in settings.items():
-        if name.endswith("api_key") and value != "none":
-            yield (
-                f"{group}.settings.{name}: a key in the settings is written to files in clear; put it into an "
-                f"environment variable, and name this as {group}.api_key_env=NAME"
-            )
-
-
-def _check_key(model: str, given: Mapping[str, Any], group: str) -> None:
-    """Checks that the key of a provider is there, because LangChain says so late, or in words of Python."""
-    variable = _KEYS.get(model.partition(":")[0])
-    if variable and not os.environ.get(variable) and not any(n.endswith(("api_key", "base_url")) for n in given):
-        raise UserError(
-            f"model={model}: the environment variable {variable} is not set; it must contain the key of the provider, "
-            f"or {group}.api_key_env must name another one"
-        )
 
 
 def _ending(message: "AIMessage") -> str | None:

@@ -18,6 +18,7 @@ from lightning_rlhf.assembly.run_folder import accounted_for
 from lightning_rlhf.assembly.sweep import table_even_of_failures
 from lightning_rlhf.assembly.user_message import config_of_command, user_message
 from lightning_rlhf.console import complain
+from lightning_rlhf.distributed.lack_of_memory import count_kills_from_here, killed, ran_out
 from lightning_rlhf.distributed.launcher_watch import end_with_launcher, obey_signals, put_off_signals
 from lightning_rlhf.distributed.shutdown import without_finalization
 from lightning_rlhf.errors import raise_problems
@@ -48,6 +49,7 @@ def run_app(app: Callable[[], object]) -> None:
     _find_modules_of_user()
     with without_finalization(), exit_codes(), table_even_of_failures():
         obey_signals()
+        count_kills_from_here()
         try:
             app()
         except (HydraException, OmegaConfBaseException) as error:
@@ -136,7 +138,7 @@ def exit_codes() -> Iterator[None]:
     except Exception as error:
         if stopped := interruption_behind(error):
             _end(stopped)
-        message, lost = user_message(error), _lost_process(error)
+        message, lost = user_message(error) or ran_out(error), _lost_process(error)
         if not (message or lost) or os.environ.get(_TRACEBACK) == "1":
             raise
         _say(f"error: {message or lost}")
@@ -158,8 +160,8 @@ def _lost_process(error: BaseException) -> str | None:
         return None
     rank = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
     return (
-        f"rank {rank} ends because it lost the connection to another process, which has ended; that process says why, "
-        f"unless it was killed, perhaps for lack of memory ({text.splitlines()[0]})"
+        f"rank {rank} ends because it lost the connection to another process, which has ended "
+        f"({text.splitlines()[0]}). That process says why, unless it was killed: {killed()}"
     )
 
 

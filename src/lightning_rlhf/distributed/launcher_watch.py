@@ -5,7 +5,12 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
+from lightning_rlhf.console import complain
+from lightning_rlhf.distributed.lack_of_memory import killed
 from lightning_rlhf.interruption import STOPPING, Interrupted, handle, interrupt, note, noted
 
 _CHECK_SECONDS = 2
@@ -102,6 +107,24 @@ def end_ranks() -> None:
             ranks = thread._child_processes  # type: ignore[attr-defined]
             while ranks:
                 ranks.pop().kill()
+
+
+def tell_of_killed_ranks() -> None:
+    """Makes this process say that a rank was killed which Lightning has started from it.
+
+    Lightning kills this process as soon as it notices, and says no more than the code with which the rank has ended.
+    There is no public way to hear of it before.
+    """
+    for thread in threading.enumerate():
+        if thread.name == "child-process-observer":
+            thread._terminate_all = partial(_tell_and, thread._terminate_all, thread)  # type: ignore[attr-defined]
+
+
+def _tell_and(end: Callable[[], None], observer: Any) -> None:
+    for rank, process in enumerate(observer._child_processes, 1):
+        if process.returncode and process.returncode < 0:
+            complain(f"error: rank {rank} was ended by signal {-process.returncode}: {killed()}")
+    end()
 
 
 def _end_after(reader: int) -> None:

@@ -12,12 +12,13 @@ from lightning_rlhf.errors import NotFiniteError
 from lightning_rlhf.strategies.checkpoint_weights import read_weights
 
 
-def check_finite(trainer: Trainer, numbers: Mapping[str, Tensor | float]) -> None:
+def check_finite(trainer: Trainer, numbers: Mapping[str, Tensor | float], more: str = "") -> None:
     """Stops the run if a number is NaN or infinite.
 
     Args:
         trainer: Knows the progress and the checkpoints of the run.
         numbers: Numbers by a name for people. They must be the same on every rank, or only some ranks would stop.
+        more: What the message says at its end.
 
     Raises:
         NotFiniteError: If a number is not finite. The message names the iteration or epoch, and the checkpoint from
@@ -35,6 +36,7 @@ def check_finite(trainer: Trainer, numbers: Mapping[str, Tensor | float]) -> Non
     raise NotFiniteError(
         f"{'before training' if trainer.sanity_checking else when}: not finite: {', '.join(broken)}. Weights are lost, "
         f"or numbers are too large for the precision; {back}, with a lower learning rate or trainer.precision=32-true"
+        f"{more}"
     )
 
 

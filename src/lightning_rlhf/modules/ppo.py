@@ -205,7 +205,7 @@ class PPOModule(StageModule):
             scores = self.roles.scores(to_answers(sampled.sequences, batch, self.renderer))
             samples = score_samples(self.roles, sampled, scores, self.sampling.temperature)
         kl = masked_sum(samples.logprobs - samples.ref_logprobs, sampled.sequences.response_mask, dim=1)
-        self.answers.add(batch, "score", scores.total)
+        self.answers.add(batch, "score", scores.total, scores.dropped)
         self.answers.add(batch, "kl", kl)
 
     def on_validation_epoch_end(self) -> None:

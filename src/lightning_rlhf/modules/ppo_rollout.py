@@ -24,7 +24,9 @@ from lightning_rlhf.rollout.canary import check_first_ratio
 from lightning_rlhf.rollout.collect import collect, gather_samples, said_of
 from lightning_rlhf.rollout.credit import to_experience
 from lightning_rlhf.rollout.dataset import RolloutDataset
+from lightning_rlhf.rollout.dropping import in_place, kept_rows
 from lightning_rlhf.rollout.metrics import rollout_metrics
+from lightning_rlhf.rollout.nested import rows_at
 from lightning_rlhf.rollout.ptx import PTX
 from lightning_rlhf.seeding import SAMPLING, RandomKey
 
@@ -135,6 +137,8 @@ def collect_rollout(module: "PPOModule", train_prompts: Sequence[Prompt], iterat
             greedy=module.credit.estimator.greedy,
         )
         samples, responses = gather_samples(collected.samples), gather_objects(collected.responses)
+        kept = kept_rows(samples, group)
+        samples = rows_at(samples, kept)
         check_finite(module.trainer, said_of(samples))
         if not engine.shares_weights:
             check_first_ratio(samples)
@@ -147,18 +151,20 @@ def collect_rollout(module: "PPOModule", train_prompts: Sequence[Prompt], iterat
             max_length=module.sampling.max_new_tokens,
         )
     mask = samples.sequences.response_mask
+    drops = samples.scores.dropped is not None
+    dropped = {"dropped_rate": 1 - len(kept) / len(responses)} if drops else {}
     rollout = Rollout(
         iteration=iteration,
         experience=experience,
-        prompts=prompts.texts,
-        responses=responses,
+        prompts=[prompts.texts[row] for row in kept],
+        responses=[responses[row] for row in kept],
         scores=samples.scores.total,
         kl=masked_sum(samples.logprobs - samples.ref_logprobs, mask, dim=1),
         finished=samples.finished,
-        metrics=rollout_metrics(samples, experience) | judged | {"kl_coef": module.kl_coef},
+        metrics=rollout_metrics(samples, experience) | judged | dropped | {"kl_coef": module.kl_coef},
         seconds=time.perf_counter() - start,
-        messages=[columns["messages"] for columns in prompts.columns],
+        messages=[prompts.columns[row]["messages"] for row in kept],
         rescored=samples.scored,
     )
     notify(module.trainer, "on_rollout_end", rollout)
-    return experience
+    return in_place(experience, kept, len(responses))

@@ -13,6 +13,7 @@ from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.distributed.blocks import models_in
 from lightning_rlhf.distributed.checkpoint_files import keep_last_file
 from lightning_rlhf.distributed.half_precision import keep_digits
+from lightning_rlhf.distributed.launcher_watch import tell_of_killed_ranks
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.modules.arguments import read_arguments
 from lightning_rlhf.modules.checkpoint import beside_adapters, leave_out
@@ -87,6 +88,7 @@ class StageModule(LightningModule):
         """
         keep_digits(self.trainer)
         keep_last_file(self.trainer)
+        tell_of_killed_ranks()
 
     def export_nets(self) -> dict[str, nn.Module]:
         """Returns the models to export by the name of their folder; the trained model is `model`.

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.rewards.check import as_score
 from lightning_rlhf.user_code import told
+from lightning_rlhf.waiting import TimeLimit, announced, within
 
 _SECONDS = 2.0
 """Functions that take longer for a batch are not called again to find the response at which they fail."""
+_ERRORS = (Exception, SystemExit)
+"""What a function may raise. If it exits as a program does, this is an error too, and not the end of the run."""
 
 
 @dataclass(frozen=True)
@@ -21,19 +24,27 @@ class Call:
     prompts: Sequence[str]
     responses: Sequence[str]
     columns: Mapping[str, Sequence[object]]
+    timeout: float | None = None
+    """Seconds that the function may take; None for any time."""
 
     def __call__(self) -> object:
         """Calls the function.
 
         Raises:
-            UserError: If the function raises an error. The message shows the response and the user's own frames.
+            UserError: If the function raises an error, or takes too long. The message shows the response and the user's
+                own frames.
         """
         start = time.perf_counter()
         try:
             return self._rows(0, len(self.responses))
         except UserError:
             raise
-        except Exception as error:  # the function may raise anything
+        except TimeLimit as error:
+            raise UserError(
+                f"{self.name} has not returned within timeout={self.timeout:g} s for a batch of {len(self.responses)} "
+                "responses: make it faster, or reward.timeout larger"
+            ) from error
+        except _ERRORS as error:
             if self.takes_one_response():
                 raise self.one_by_one() from error
             quick = time.perf_counter() - start < _SECONDS
@@ -50,8 +61,8 @@ class Call:
         """Tries whether the function scores one response, given as a text, instead of a batch."""
         try:
             first = {name: column[0] for name, column in self.columns.items()}
-            found = self.function(self.prompts[0], self.responses[0], **first)
-        except Exception:  # the function may raise anything
+            found = self._ask(self.prompts[0], self.responses[0], first)
+        except _ERRORS:
             return False
         return as_score(found.item() if hasattr(found, "item") else found) is not None
 
@@ -68,7 +79,11 @@ class Call:
     def _rows(self, start: int, stop: int) -> object:
         rows = slice(start, stop)
         columns = {name: column[rows] for name, column in self.columns.items()}
-        return self.function(self.prompts[rows], self.responses[rows], **columns)
+        return self._ask(self.prompts[rows], self.responses[rows], columns)
+
+    def _ask(self, prompts: object, responses: object, columns: Mapping[str, object]) -> object:
+        with announced(self.name):
+            return within(self.timeout, lambda: self.function(prompts, responses, **columns))
 
     def _first_failing(self) -> int | None:
         """The first response at which the function fails, found by halving; None if no response alone makes it fail."""
@@ -84,6 +99,6 @@ class Call:
     def _fails(self, start: int, stop: int) -> bool:
         try:
             self._rows(start, stop)
-        except Exception:  # the function may raise anything
+        except _ERRORS:
             return True
         return False

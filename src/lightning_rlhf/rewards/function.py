@@ -1,20 +1,35 @@
 """Scores from a Python function of texts: verifiable rewards, rules, servers, judges, and the gold metric."""
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+from typing import Literal, NamedTuple, cast
 
-from lightning_rlhf.errors import UserError
+from lightning_rlhf.errors import UserError, raise_problems
 from lightning_rlhf.rewards.call import Call
 from lightning_rlhf.rewards.check import as_score
 from lightning_rlhf.rewards.remote import Remote, remote_of
-from lightning_rlhf.user_code import import_module
+from lightning_rlhf.user_code import import_module, place_of
+from lightning_rlhf.waiting import LONGEST
+
+log = logging.getLogger(__name__)
 
 ScoreFunction = Callable[..., Sequence[object]]
 """Returns a number for each response. The function of a reward may return a list of numbers, one for each token."""
 
 Columns = Sequence[Mapping[str, object]]
 """The other columns of each row, by name."""
+
+
+class TextScores(NamedTuple):
+    """What a function of texts says about B responses."""
+
+    whole: list[float | None]
+    """A number for each response as a whole; None if the function has no score for it."""
+    tokens: list[list[float]] | None = None
+    """A number for each token of each response; None if the function does not score tokens."""
+    dropped: list[bool] | None = None
+    """Whether the function failed for the response, which is then dropped; None unless failures drop responses."""
 
 
 class TextReward:
@@ -31,17 +46,32 @@ class TextReward:
         >>> TextReward("my_package.rewards:exact_answer")
     """
 
-    def __init__(self, function: str | ScoreFunction) -> None:
+    def __init__(
+        self,
+        function: str | ScoreFunction,
+        timeout: float | None = None,
+        on_error: Literal["stop", "drop"] = "stop",
+    ) -> None:
         """Stores the function.
 
         Args:
             function: The function, or its name `module:function`.
+            timeout: Seconds that a call may take; None for any time. The function is then called in threads of its own.
+            on_error: What PPO does where the function fails for a response: stop the run, or drop the response.
 
         Raises:
-            UserError: If there is no such function, or it cannot be called with prompts and responses.
+            UserError: If there is no such function, it cannot be called with prompts and responses, or a setting is
+                wrong.
         """
+        raise_problems(
+            [f"timeout={timeout}: must be from 0.001 to {LONGEST:g}, or null"]
+            * (timeout is not None and not 1e-3 <= timeout <= LONGEST)
+            + [f"on_error={on_error}: must be stop or drop"] * (on_error not in ("stop", "drop"))
+        )
         self.name = function if isinstance(function, str) else getattr(function, "__name__", repr(function))
         self.function = _find(function) if isinstance(function, str) else function
+        self.timeout, self.on_error = timeout, on_error
+        self.place = place_of(self.function)
         parameters = _parameters(self.function, self.name)
         self.takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
         self.columns = [p.name for p in parameters[2:]]
@@ -67,9 +97,7 @@ class TextReward:
         call = self._call(prompts, responses, columns)
         return [self._number(found, call, row) for row, found in enumerate(self._returned(call))]
 
-    def score(
-        self, prompts: list[str], responses: list[str], columns: Columns, num_tokens: list[int]
-    ) -> tuple[list[float | None], list[list[float]] | None]:
+    def score(self, prompts: list[str], responses: list[str], columns: Columns, num_tokens: list[int]) -> TextScores:
         """Scores responses as a whole or by their tokens, depending on the function.
 
         Args:
@@ -79,23 +107,49 @@ class TextReward:
             num_tokens: Number of tokens of each response.
 
         Returns:
-            One number for each response as a whole, or None if the function has no score for it; and one number for
-            each of its tokens, or None if the function does not score tokens.
+            The scores. With `on_error=drop`, a response for which the function fails is marked as dropped.
 
         Raises:
-            UserError: If the data lack a column that the function needs, the function raises an error, or it returns
-                anything else. Numbers after the tokens of a response must be 0.
+            UserError: If the data lack a column that the function needs; without `on_error=drop` also if the function
+                raises an error, or it returns anything else. Numbers after the tokens of a response must be 0.
         """
         call = self._call(prompts, responses, columns)
-        found = self._returned(call)
-        if not any(isinstance(_plain(value), list | tuple) for value in found):
-            return [None if value is None else self._number(value, call, row) for row, value in enumerate(found)], None
-        whole = [None if value is None else 0.0 for value in found]
-        tokens = [
-            [0.0] * count if value is None else self._token_scores(value, call, row, count)
-            for row, (value, count) in enumerate(zip(found, num_tokens, strict=True))
-        ]
-        return whole, tokens
+        try:
+            found = self._returned(call)
+        except UserError as error:
+            self._drop(error, len(responses))
+            return TextScores([None] * len(responses), dropped=[True] * len(responses))
+        by_token = any(isinstance(_plain(value), list | tuple) for value in found)
+        read, errors = list[tuple[float | None, list[float]]](), dict[int, UserError]()
+        for row, (value, count) in enumerate(zip(found, num_tokens, strict=True)):
+            try:
+                read.append(self._read(value, call, row, count, by_token=by_token))
+            except UserError as error:
+                read.append((None, [0.0] * count))
+                errors[row] = error
+        if errors:
+            self._drop(next(iter(errors.values())), len(errors))
+        dropped = [row in errors for row in range(len(found))]
+        tokens = [scores for _, scores in read] if by_token else None
+        return TextScores([score for score, _ in read], tokens, dropped if self.on_error == "drop" else None)
+
+    def _read(
+        self, value: object, call: Call, row: int, count: int, *, by_token: bool
+    ) -> tuple[float | None, list[float]]:
+        """The score of a response as a whole, and those of its tokens."""
+        if value is None:
+            return None, [0.0] * count
+        return (0.0, self._token_scores(value, call, row, count)) if by_token else (self._number(value, call, row), [])
+
+    def _drop(self, error: UserError, count: int) -> None:
+        """Says that responses are dropped, and why.
+
+        Raises:
+            UserError: The error, if it is to stop the run.
+        """
+        if self.on_error == "stop":
+            raise error
+        log.warning("on_error=drop: %s dropped, because %s", f"{count} response{'s are' * (count > 1) or ' is'}", error)
 
     def _call(self, prompts: list[str], responses: list[str], columns: Columns) -> Call:
         """The call with the columns that the function takes."""
@@ -104,7 +158,7 @@ class TextReward:
             raise UserError(f"{self.name} needs the column {', '.join(missing)}; the data have {', '.join(known)}")
         names = known if self.takes_all else [name for name in self.columns if name in known]
         wanted = {name: [row.get(name) for row in columns] for name in names}
-        return Call(self.function, self.name, prompts, responses, wanted)
+        return Call(self.function, self.name, prompts, responses, wanted, self.timeout)
 
     def _returned(self, call: Call) -> Sequence[object]:
         """Calls the function and returns its result, one element for each response."""
@@ -116,10 +170,10 @@ class TextReward:
                 raise call.one_by_one()
             raise UserError(
                 f"{self.name} returned a value of type {type(returned).__name__}; expected a list with one number for "
-                "each response"
+                f"each response{self.place}"
             )
         if len(found) != len(call.responses):
-            raise UserError(f"{self.name} returned {len(found)} scores for {len(call.responses)} responses")
+            raise UserError(f"{self.name} returned {len(found)} scores for {len(call.responses)} responses{self.place}")
         return found
 
     def _token_scores(self, found: object, call: Call, row: int, count: int) -> list[float]:
@@ -144,7 +198,9 @@ class TextReward:
     def _number(self, found: object, call: Call, row: int) -> float:
         score = as_score(_plain(found))
         if score is None:
-            raise UserError(f"{self.name} returned {found!r:.80} for {call.response(row)}; a score is a finite number")
+            raise UserError(
+                f"{self.name} returned {found!r:.80} for {call.response(row)}; a score is a finite number{self.place}"
+            )
         return score
 
 

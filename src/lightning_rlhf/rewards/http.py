@@ -2,17 +2,25 @@
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import httpx
 
-from lightning_rlhf.errors import UserError
+from lightning_rlhf.errors import UserError, raise_problems
 from lightning_rlhf.rewards.check import as_score
 from lightning_rlhf.rewards.remote import Remote
+from lightning_rlhf.waiting import LONGEST, TimeLimit, within
 
 _TOO_MANY_REQUESTS = 429
+_LARGEST_ANSWER = 16 * 2**20
+"""Bytes; the answer to a thousand responses takes a thousandth of it."""
+_LONGEST_PAUSE = 60.0
+_MOST_RETRIES = 1000
+_MASK = "***"
 
 
 @dataclass(frozen=True)
@@ -25,9 +33,10 @@ class HTTPReward:
     Attributes:
         url: Address of the server.
         batch_size: Number of responses in one request.
-        timeout: Seconds that a request may take.
+        timeout: Seconds that a request may take, from its first byte to the last one of the answer.
         retries: How often a request is repeated if there is no connection, or the server fails (5xx) or is busy (429).
-        backoff: Seconds before the first repetition; the time doubles with each further repetition.
+        backoff: Seconds before the first repetition; the time doubles with each further repetition, up to a minute.
+        deadline: Seconds after which a request is not repeated any more.
         token_env: Name of an environment variable that contains a token, which is sent as `Authorization: Bearer …`.
         columns: Columns of the data to send in addition.
         max_concurrency: Number of requests at a time, from each process, while responses are sampled.
@@ -41,6 +50,7 @@ class HTTPReward:
     timeout: float = 60.0
     retries: int = 3
     backoff: float = 1.0
+    deadline: float = 600.0
     token_env: str | None = None
     columns: Sequence[str] = ()
     max_concurrency: int = 4
@@ -50,14 +60,32 @@ class HTTPReward:
         try:
             url = httpx.URL(self.url)
         except httpx.InvalidURL as error:
-            raise UserError(f"url={self.url}: {error}") from error
+            raise UserError(f"url={self._address}: {error}") from error
         if url.scheme not in ("http", "https") or not url.host:
-            raise UserError(f"url={self.url}: expected an address such as http://127.0.0.1:8000/score")
-        for name, number in (("batch_size", self.batch_size), ("max_concurrency", self.max_concurrency)):
-            if number < 1:
-                raise UserError(f"{name}={number}: must be positive")
-        if self.token_env and not os.environ.get(self.token_env):
+            raise UserError(f"url={self._address}: expected an address such as http://127.0.0.1:8000/score")
+        numbers: list[tuple[str, float, float, float]] = [
+            ("batch_size", self.batch_size, 1, float("inf")),
+            ("max_concurrency", self.max_concurrency, 1, float("inf")),
+            ("retries", self.retries, 0, _MOST_RETRIES),
+            ("timeout", self.timeout, 1e-3, LONGEST),
+            ("backoff", self.backoff, 0, LONGEST),
+            ("deadline", self.deadline, 1e-3, LONGEST),
+        ]
+        # The comparison is False for NaN too.
+        raise_problems(
+            f"{name}={number}: must be " + ("positive" if most == float("inf") else f"from {least:g} to {most:g}")
+            for name, number, least, most in numbers
+            if not least <= number <= most
+        )
+        token = self._token
+        if self.token_env and not token:
             raise UserError(f"token_env={self.token_env}: there is no such environment variable")
+        if not (token.isascii() and token.isprintable()):
+            raise UserError(f"token_env={self.token_env}: the token has characters that no header can carry")
+
+    def __repr__(self) -> str:
+        """Names the server."""
+        return f"HTTPReward({self._address!r})"
 
     @property
     def remote(self) -> Remote:
@@ -72,12 +100,22 @@ class HTTPReward:
         """
         headers = {"Content-Type": "application/json"}
         if self.token_env:
-            headers["Authorization"] = f"Bearer {os.environ[self.token_env]}"
+            headers["Authorization"] = f"Bearer {self._token}"
         scores: list[float] = []
-        with httpx.Client(headers=headers, timeout=self.timeout) as client:
+        # The time-out of httpx, which begins anew with each byte, ends only what was left behind by `within`.
+        with httpx.Client(headers=headers, timeout=self.timeout + 1) as client:
             for body, count in self._requests(prompts, responses, columns):
                 scores += self._scores(self._send(client, body), count)
         return scores
+
+    @property
+    def _token(self) -> str:
+        return os.environ.get(self.token_env, "") if self.token_env else ""
+
+    @property
+    def _address(self) -> str:
+        """The address for messages, without a password that it may contain."""
+        return re.sub(r"//[^/@\s]*@", f"//{_MASK}@", str(self.url))
 
     def _requests(
         self, prompts: Sequence[str], responses: Sequence[str], columns: dict[str, Sequence[object]]
@@ -97,49 +135,88 @@ class HTTPReward:
             except TypeError as error:
                 raise UserError(f"columns={list(self.columns)}: cannot be sent as JSON: {error}") from error
 
-    def _send(self, client: httpx.Client, body: str) -> httpx.Response:
-        """Sends a request until it is answered, or until it was repeated `retries` times."""
-        for attempt in range(self.retries + 1):
-            if attempt:
-                time.sleep(self.backoff * 2 ** (attempt - 1))
+    def _send(self, client: httpx.Client, body: str) -> "_Answer":
+        """Sends a request until it is answered, was repeated `retries` times, or the deadline has passed."""
+        start = time.monotonic()
+        for asked in range(1, self.retries + 2):
             try:
-                response = client.post(self.url, content=body)
-            except httpx.TransportError as error:
-                problem = f"no answer ({error or type(error).__name__}); is the server running, and reached from here?"
-                continue
-            if response.status_code < 500 and response.status_code != _TOO_MANY_REQUESTS:
-                return self._accepted(response)
-            problem = f"{_described(response)}; look at the server's own log"
-        raise UserError(f"url={self.url}: asked {self.retries + 1} times: {problem}")
+                left = self.deadline - (time.monotonic() - start)
+                answer = within(min(self.timeout, left), lambda: self._answer(client, body))
+            except (httpx.RequestError, TimeLimit) as error:
+                said = self._safe(str(error)) or type(error).__name__
+                problem = f"no answer ({said}); is the server running, and reached from here?"
+            else:
+                if answer.status < 500 and answer.status != _TOO_MANY_REQUESTS:
+                    return self._accepted(answer)
+                problem = f"{answer.described}; look at the server's own log"
+            if asked > self.retries:
+                break
+            pause = min(self.backoff * 2.0 ** (asked - 1), _LONGEST_PAUSE)
+            if time.monotonic() - start + pause >= self.deadline:
+                problem += f" (deadline={self.deadline:g} s leaves no time for another attempt)"
+                break
+            time.sleep(pause)
+        raise UserError(f"url={self._address}: asked {asked} times: {problem}")
 
-    def _accepted(self, response: httpx.Response) -> httpx.Response:
-        if response.is_success:
-            return response
+    def _answer(self, client: httpx.Client, body: str) -> "_Answer":
+        """Sends a request once, and reads an answer that is not too large."""
+        found, start = bytearray(), time.monotonic()
+        with client.stream("POST", self.url, content=body) as response:
+            for part in response.iter_bytes():
+                found += part
+                if len(found) > _LARGEST_ANSWER:
+                    raise UserError(
+                        f"url={self._address}: the answer is larger than {_LARGEST_ANSWER >> 20} MiB; expected "
+                        '{"scores": [finite numbers]}'
+                    )
+                # Nobody waits for the answer any more.
+                if time.monotonic() - start > self.timeout:
+                    raise TimeLimit("timed out")
+        text = self._safe(found.decode(errors="replace"))
+        return _Answer(response.status_code, self._safe(response.reason_phrase), text)
+
+    def _safe(self, text: str) -> str:
+        """What a server says, without the token, which it may repeat."""
+        return text.replace(self._token, _MASK) if self._token else text
+
+    def _accepted(self, answer: "_Answer") -> "_Answer":
+        if 200 <= answer.status < 300:
+            return answer
         remedies = {
             401: "set token_env to the name of an environment variable with a valid token",
             404: "does the address end with the right path, such as /score?",
         }
-        remedy = remedies.get(response.status_code, "docs/rewards.md says what is sent")
-        raise UserError(f"url={self.url}: {_described(response)}; {remedy}")
+        remedy = remedies.get(answer.status, "docs/rewards.md says what is sent")
+        raise UserError(f"url={self._address}: {answer.described}; {remedy}")
 
-    def _scores(self, response: httpx.Response, count: int) -> list[float]:
+    def _scores(self, answer: "_Answer", count: int) -> list[float]:
         try:
-            found = response.json()["scores"]
-        except (ValueError, TypeError, KeyError):
+            found = json.loads(answer.text)["scores"]
+        # Python refuses deep nesting, and numbers of thousands of digits.
+        except (ValueError, TypeError, KeyError, RecursionError):
             found = None
         if not isinstance(found, list) or not all(map(_is_score, found)):
             raise UserError(
-                f'url={self.url}: answered {response.text[:200]!r}; expected {{"scores": [finite numbers]}}'
+                f'url={self._address}: answered {answer.text[:200]!r}; expected {{"scores": [finite numbers]}}'
             )
         if len(found) != count:
-            raise UserError(f"url={self.url}: gave {len(found)} scores for {count} responses")
+            raise UserError(f"url={self._address}: gave {len(found)} scores for {count} responses")
         return [float(score) for score in found]
+
+
+class _Answer(NamedTuple):
+    """The answer of a server, which has no secrets."""
+
+    status: int
+    reason: str
+    text: str
+
+    @property
+    def described(self) -> str:
+        """The status, and the beginning of the text."""
+        return f"status {self.status} {self.reason}: {self.text[:300]}".rstrip(": ")
 
 
 def _is_score(value: object) -> bool:
     # In JSON, true and false are not numbers, although Python's True and False are.
     return not isinstance(value, bool) and as_score(value) is not None
-
-
-def _described(response: httpx.Response) -> str:
-    return f"status {response.status_code} {response.reason_phrase}: {response.text[:300]}".rstrip(": ")

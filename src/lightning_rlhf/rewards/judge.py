@@ -11,7 +11,7 @@ from lightning_rlhf.rewards.remote import Remote
 if TYPE_CHECKING:
     from lightning_rlhf.data.fields import Message
 
-_RETRIES = 5
+_RETRIES, _MOST_RETRIES = 5, 1000
 
 
 class LLMJudge:
@@ -48,7 +48,9 @@ class LLMJudge:
         """
         self.grading = Grading(RUBRIC if rubric is None else rubric, *scale).checked()
         given = dict(settings or {})
-        retries = int(given.pop("max_retries", _RETRIES))
+        retries = given.pop("max_retries", _RETRIES)
+        if not isinstance(retries, int) or not 0 <= retries <= _MOST_RETRIES:
+            raise UserError(f"settings.max_retries={retries}: must be a whole number from 0 to {_MOST_RETRIES}")
         self.client = remote_client(
             model,
             settings=given,
@@ -57,6 +59,10 @@ class LLMJudge:
             max_concurrency=max_concurrency,
             group="reward.function",
         )
+
+    def __repr__(self) -> str:
+        """Names the model."""
+        return f"LLMJudge({self.client.name!r})"
 
     @property
     def remote(self) -> Remote:

@@ -43,11 +43,14 @@ class FunctionScores:
         """Scores a batch; see `score_texts`.
 
         Raises:
-            UserError: If the function has no score for a response, and is not part of a sum.
+            UserError: If the function has no score for a response, and is neither part of a sum nor allowed to drop it.
         """
         scores = score_texts(self.function, self.renderer, answers)
-        if scores.absent is not None and not self.part_of_sum:
-            _check_scored(scores.absent, f"{self.function.name} returned None, so nothing", answers)
+        if scores.absent is None or self.part_of_sum:
+            return scores
+        if scores.dropped is not None:
+            return scores._replace(dropped=scores.absent)
+        _check_scored(scores.absent, f"{self.function.name} returned None, so nothing", answers)
         return scores
 
 
@@ -98,13 +101,18 @@ def add_up(parts: Mapping[str, Reward], weights: Mapping[str, float], answers: A
     whole = torch.stack([weights[name] * score.whole for name, score in scores.items()]).sum(0)
     tokens = [weights[name] * score.tokens for name, score in scores.items() if score.tokens is not None]
     absent = {name: score.absent for name, score in scores.items() if score.absent is not None}
+    failed = [score.dropped for score in scores.values() if score.dropped is not None]
+    # Without one of its parts, a sum would be another reward.
+    dropped = torch.stack(failed).any(0) if failed else None
     if len(absent) == len(scores):
-        _check_scored(torch.stack(list(absent.values())).all(0), f"no part of the sum ({', '.join(scores)})", answers)
+        unscored = torch.stack(list(absent.values())).all(0)
+        unscored = unscored if dropped is None else unscored & ~dropped
+        _check_scored(unscored, f"no part of the sum ({', '.join(scores)})", answers)
     totals = {
         name: score.total.masked_fill(absent[name], math.nan) if name in absent else score.total
         for name, score in scores.items()
     }
-    return Scores(whole, totals, torch.stack(tokens).sum(0) if tokens else None)
+    return Scores(whole, totals, torch.stack(tokens).sum(0) if tokens else None, dropped=dropped)
 
 
 def score_texts(function: TextReward, renderer: Renderer, answers: Answers) -> Scores:
@@ -115,10 +123,11 @@ def score_texts(function: TextReward, renderer: Renderer, answers: Answers) -> S
     if "response_tokens" in function.columns:
         for row, ids, counts in zip(columns, sequences.responses, mask, strict=True):
             row["response_tokens"] = token_texts(renderer, ids[counts].tolist())
-    whole, tokens = function.score(answers.prompts, answers.responses, columns, mask.sum(1).tolist())
+    whole, tokens, failed = function.score(answers.prompts, answers.responses, columns, mask.sum(1).tolist())
     absent = torch.tensor([score is None for score in whole], device=mask.device) if None in whole else None
+    dropped = None if failed is None else torch.tensor(failed, device=mask.device)
     numbers = torch.tensor([score or 0.0 for score in whole], dtype=torch.float32, device=mask.device)
-    scores = Scores(numbers, {}, absent=absent)
+    scores = Scores(numbers, {}, absent=absent, dropped=dropped)
     if tokens is None:
         return scores
     numbers = torch.tensor(list(chain.from_iterable(tokens)), dtype=torch.float32, device=mask.device)

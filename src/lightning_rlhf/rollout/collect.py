@@ -148,6 +148,9 @@ def collect(
                 best, judged = rows_at(likeliest.sampled, rows), likeliest.scores(rows)
                 lengths_of_best = best.sequences.response_mask.sum(1)
                 part = part._replace(greedy=Greedy(judged.whole, lengths_of_best, best.finished, judged.token_sums))
+                if judged.dropped is not None and part.scores.dropped is not None:
+                    # A response cannot be compared with a greedy one that has no score.
+                    part = part._replace(scores=part.scores._replace(dropped=part.scores.dropped | judged.dropped))
             parts.append(part)
             order += rows
     places = sorted(range(len(order)), key=order.__getitem__)

@@ -100,9 +100,14 @@ class RolloutDataset:
             self.position += 1
             yield Minibatch(
                 self.experience.rows(self.shares.mine(self.shares.dealt(minibatch, lengths), part)),
-                MinibatchSize(len(minibatch), int(num_tokens[minibatch].sum()), self.max_length_of_experience),
+                MinibatchSize(*self._counts(num_tokens[minibatch]), self.max_length_of_experience),
                 self.ptx.part(self.iteration * self.num_updates + update, part) if self.ptx else None,
             )
+
+    @staticmethod
+    def _counts(num_tokens: Tensor) -> tuple[int, int]:
+        """The numbers of responses and of tokens to divide by; a dropped response has no tokens."""
+        return max(int((num_tokens > 0).sum()), 1), max(int(num_tokens.sum()), 1)
 
     def progress(self) -> Progress:
         """Returns the position in rows of the iteration, and the experience unless the iteration is over."""

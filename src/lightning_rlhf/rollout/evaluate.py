@@ -68,10 +68,12 @@ class HeldOutAnswers:
             } | ({} if golds[row] is None else {"gold": golds[row], **self.gold_name})
         return sampled
 
-    def add(self, batch: PromptBatch, name: str, values: torch.Tensor) -> None:
-        """Adds a number, such as the score, to each answer of a batch."""
-        for index, value in zip(batch.indices, values.tolist(), strict=True):
-            self.samples[index][name] = value
+    def add(self, batch: PromptBatch, name: str, values: torch.Tensor, dropped: torch.Tensor | None = None) -> None:
+        """Adds a number, such as the score, to each answer of a batch, except to those for which it is dropped."""
+        absent = [False] * len(batch.indices) if dropped is None else dropped.tolist()
+        for index, value, without in zip(batch.indices, values.tolist(), absent, strict=True):
+            if not without:
+                self.samples[index][name] = value
 
     def finish(self) -> list[Sample]:
         """Returns the answers of all ranks in the order of the prompts, and empties this pass for the next one."""
@@ -98,8 +100,8 @@ def summarize(samples: list[Sample], before: list[Sample] | None = None) -> dict
         "eos_rate": _mean([sample["finish_reason"] == "stop" for sample in samples]),
     }
     for name in ("score", "kl"):
-        if name in samples[0]:
-            metrics[name] = _mean([sample[name] for sample in samples])
+        if known := [sample[name] for sample in samples if name in sample]:
+            metrics[name] = _mean(known)
     if "gold" in samples[0]:
         metrics[samples[0].get("gold_name", "gold_mean")] = _mean([sample["gold"] for sample in samples])
         metrics["gold_rate"] = _mean([sample["gold"] >= 1 for sample in samples])

@@ -1,7 +1,7 @@
 """Asks the reward about responses while others are still being sampled."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from threading import BoundedSemaphore
 from types import TracebackType
@@ -39,6 +39,7 @@ class Judge:
         self.score, self.beside = score, beside
         self._threads = ThreadPoolExecutor(max_workers=calls, thread_name_prefix="reward") if beside else None
         self._room = BoundedSemaphore((1 + _WAITING) * calls)
+        self._error: BaseException | None = None
 
     def __enter__(self) -> Self:
         """Returns the judge."""
@@ -56,13 +57,23 @@ class Judge:
 
         Returns:
             A function that waits for the scores, and raises the error if there was one.
+
+        Raises:
+            BaseException: The error of an earlier question, because sampling on would only delay it.
         """
         if self._threads is None:
             return partial(self.score, answers)
         self._room.acquire()
+        if self._error is not None:
+            raise self._error
         question = self._threads.submit(_without_gradients, self.score, answers)
-        question.add_done_callback(lambda _: self._room.release())
+        question.add_done_callback(self._ended)
         return question.result
+
+    def _ended(self, question: Future[Scores]) -> None:
+        if not question.cancelled():
+            self._error = self._error or question.exception()
+        self._room.release()
 
 
 def _without_gradients(score: Callable[[Answers], Scores], answers: Answers) -> Scores:

@@ -1,6 +1,10 @@
 """What becomes of the settings of a client: its key, its provider, its address and its prices."""
 
+import json
+from dataclasses import replace
+
 import pytest
+from answering import dripping, serving
 from openai_server import OpenAIServer
 
 from lightning_rlhf.chat_models.client import remote_client
@@ -56,3 +60,47 @@ def test_the_other_providers_get_their_settings(name: str) -> None:
     assert 5 in (getattr(model, "num_predict", None), getattr(model, "max_tokens", None))
     # The client repeats requests itself.
     assert getattr(model, "max_retries", 0) == 0
+
+
+def test_a_key_that_the_provider_repeats_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "open-sesame")
+
+    def refuse(path: str, body: object) -> tuple[int, object]:
+        return (503 if len(server.seen) == 1 else 401), {"error": {"message": "no such key: open-sesame"}}
+
+    with serving(refuse) as (server,):
+        client = replace(remote_client("openai:m", base_url=server.url), backoff=0.01)
+        with pytest.raises(UserError, match=r"no such key: \*\*\*") as error:
+            client.ask([("user", "hello")])
+    assert "sesame" not in str(error.value) + repr(client) + capsys.readouterr().out
+
+
+@pytest.mark.parametrize("key", ["öffne", "two\nlines"])
+def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(UserError, match="OPENAI_API_KEY has characters that no header can carry$"):
+        remote_client("openai:m")
+
+
+def test_a_server_that_sends_a_byte_now_and_then_does_not_hold_a_request() -> None:
+    text = json.dumps({"choices": [{"index": 0, "message": {"role": "assistant", "content": "Good."}}]})
+    answer = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(text)}\r\n\r\n{text}"
+    error = pytest.raises(UserError, match=r"^model=m: timed out after 0.5 s$")
+    with dripping(answer.encode(), answer.index("{")) as url, error:
+        remote_client("m", base_url=url, timeout=0.5, retries=0, settings={"api_key": "none"}).ask([("user", "hello")])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"timeout": -1}, "timeout=-1: must be from 0.001 to 604800 seconds"),
+        ({"timeout": "soon"}, "llm.settings.timeout=soon: expected a number of seconds"),
+    ],
+)
+def test_a_wrong_time_out_is_named(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=f"^{message}$"):
+        remote_client("openai:m", settings={"api_key": "none", **settings})

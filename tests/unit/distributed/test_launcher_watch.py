@@ -106,3 +106,22 @@ def test_a_rank_in_an_exchange_that_never_ends_is_stopped_by_a_signal() -> None:
         time.sleep(0.5)
     rank.send_signal(signal.SIGTERM)
     assert rank.wait(timeout=30) == 143
+
+
+def test_a_rank_that_was_killed_is_told_before_the_launcher_is_killed_too() -> None:
+    code = """if True:
+        import subprocess, sys, time
+        from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
+        from lightning_rlhf.distributed.lack_of_memory import remember_plan
+        from lightning_rlhf.distributed.launcher_watch import tell_of_killed_ranks
+        import os
+        remember_plan("a peak of 3.0 GiB of tensors on each device")
+        rank = subprocess.Popen([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
+        _ChildProcessObserver(os.getpid(), [rank], sleep_period=1).start()
+        tell_of_killed_ranks()
+        time.sleep(30)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert "error: rank 1 was ended by signal 9: " in done.stderr
+    assert "lack of memory; a peak of 3.0 GiB of tensors on each device was planned; smaller micro-b" in done.stderr

@@ -1,6 +1,10 @@
 """A reward function of the user that fails is told in one message: its name, the response, and the user's own lines."""
 
 import re
+import sys
+import threading
+import time
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_rlhf import TextReward
+from lightning_rlhf import TextReward, waiting
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.rewards import call
 
@@ -169,3 +173,86 @@ def test_a_module_that_cannot_be_imported_says_where(
     name = written(tmp_path, monkeypatch, code)
     with pytest.raises(UserError, match=re.compile(f"^'{name}:score': {message.format(name=name)}", re.DOTALL)):
         TextReward(f"{name}:score")
+
+
+@pytest.mark.parametrize("stop", [sys.exit, lambda: sys.exit("no key"), lambda: sys.exit(0)])
+def test_a_function_that_exits_is_an_error_of_the_function_and_not_the_end_of_the_run(stop: Any) -> None:
+    def score(prompts: list[str], responses: list[str]) -> list[float]:
+        stop()
+        return []
+
+    with pytest.raises(UserError, match=r"^score failed for response 1 of 5, 'one'\nSystemExit"):
+        ask(score)
+
+
+def test_a_module_that_exits_when_it_is_imported_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = written(tmp_path, monkeypatch, "raise SystemExit(3)\n")
+    with pytest.raises(UserError, match=f"^'{name}:score': importing '{name}' fails\nSystemExit: 3\n  {name}.py:1"):
+        TextReward(f"{name}:score")
+
+
+def test_a_function_that_hangs_is_an_error_after_its_timeout() -> None:
+    ended = threading.Event()
+
+    def score(prompts: list[str], responses: list[str]) -> list[float]:
+        ended.wait(10)
+        return [0.0] * len(responses)
+
+    rows: list[dict[str, object]] = [{}] * 5
+    with pytest.raises(UserError, match=r"^score has not returned within timeout=0.2 s for a batch of 5 responses: "):
+        TextReward(score, timeout=0.2)(RESPONSES, RESPONSES, rows)
+    ended.set()
+
+
+def test_a_limited_function_runs_as_without_a_limit_and_its_own_time_outs_are_its_own() -> None:
+    def score(prompts: list[str], responses: list[str]) -> list[float]:
+        if responses == RESPONSES:
+            return [float(torch.is_grad_enabled())] * 5
+        raise TimeoutError("of mine")
+
+    with torch.no_grad():
+        assert TextReward(score, timeout=60)(RESPONSES, RESPONSES, [{}] * 5) == [0.0] * 5
+    assert TextReward(score, timeout=60)(RESPONSES, RESPONSES, [{}] * 5) == [1.0] * 5
+    with pytest.raises(UserError, match="^score failed for a batch of 1 responses\nTimeoutError: of mine"):
+        TextReward(score, timeout=60)(["a"], ["b"], [{}])
+
+
+def test_while_a_function_does_not_return_a_line_says_what_is_waited_for(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = []
+    monkeypatch.setattr(waiting, "FIRST_LINE", 0.05)
+
+    def score(prompts: list[str], responses: list[str]) -> list[float]:
+        start = time.monotonic()
+        while len(said) < 2 and time.monotonic() - start < 10:
+            time.sleep(0.01)
+            said.extend(capfd.readouterr().err.splitlines())
+        return [0.0] * len(responses)
+
+    ask(score)
+    assert said[:2] == ["waiting for score, for 0.05 s now", "waiting for score, for 0.1 s now"]
+    time.sleep(0.3)
+    assert "waiting" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (None, "returned a value of type NoneType"),
+        ("12345", "returned a value of type str"),
+        ([1.0, 2.0], "returned 2 scores for 5 responses"),
+        ([1.0, None, 1.0, 1.0, 1.0], "returned None for response 2 of 5, 'two'; a score is a finite number"),
+        ([1.0, "2", 1.0, 1.0, 1.0], "returned '2' for response 2 of 5, 'two'; a score is a finite number"),
+        ([1.0, nan, 1.0, 1.0, 1.0], "returned nan for response 2 of 5, 'two'; a score is a finite number"),
+    ],
+)
+def test_a_wrong_result_names_the_function_and_its_place(
+    returned: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = written(tmp_path, monkeypatch, "RESULT = []\n\ndef score(prompts, responses):\n    return RESULT[0]\n")
+    function = TextReward(f"{name}:score")
+    sys.modules[name].RESULT[:] = [returned]  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=f"^{name}:score {re.escape(message)}") as error:
+        function(RESPONSES, RESPONSES, [{}] * 5)
+    assert f" ({name}.py:3)" in str(error.value)

@@ -57,7 +57,7 @@ def test_a_command_sets_what_there_is_to_what_fits(command: list[str]) -> None:
 
 
 def test_there_are_commands_to_check() -> None:
-    assert len(COMMANDS) == 10
+    assert len(COMMANDS) == 11
 
 
 def test_the_loader_is_one_that_a_run_finds(exported: str) -> None:

@@ -15,6 +15,7 @@ from lightning_rlhf.errors import UserError
 from lightning_rlhf.experience import Experience, Sequences
 from lightning_rlhf.ops.aggregation import MinibatchSize
 from lightning_rlhf.rollout.dataset import Minibatch, RolloutDataset
+from lightning_rlhf.rollout.dropping import in_place
 from lightning_rlhf.rollout.ptx import PTX
 
 LIMIT = 5
@@ -233,3 +234,30 @@ def test_an_experience_of_other_fields_is_an_error_that_names_them(other: str | 
 def test_sizes_that_do_not_divide_are_named(sizes: tuple[int, int], world_size: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
         make_dataset(*sizes, fake_trainer(world_size))
+
+
+def test_dropped_rows_have_no_tokens_and_the_others_are_where_they_were() -> None:
+    whole = experience(0, 6)
+    kept = [1, 2, 5]
+    found = in_place(whole.rows(kept), kept, 6)
+    lengths = found.sequences.response_mask.sum(1).tolist()
+    # Row r has 1 + r % 4 tokens.
+    assert lengths == [0, 2, 3, 0, 0, 2]
+    assert found.advantages[kept, 0].tolist() == kept
+    assert in_place(whole, list(range(6)), 6) is whole
+
+
+def test_a_minibatch_counts_the_responses_that_are_left() -> None:
+    def collect(iteration: int) -> Experience:
+        # The first eight rows are dropped, so one of three minibatches may have no token at all.
+        return in_place(experience(iteration, 12).rows([8, 9, 10, 11]), [8, 9, 10, 11], 12)
+
+    dataset = RolloutDataset(
+        collect, rollout_batch_size=12, minibatch_size=4, ppo_epochs=2, max_length=5, trainer=fake_trainer(), seed=3
+    )
+    batches = list(dataset)
+    for batch in batches:
+        lengths = batch.experience.sequences.response_mask.sum(1)
+        assert batch.size == MinibatchSize(max(int((lengths > 0).sum()), 1), max(int(lengths.sum()), 1), 5)
+    # Each pass reads 1 + 2 + 3 + 4 tokens.
+    assert sum(int(batch.experience.sequences.response_mask.sum()) for batch in batches) == 2 * 10

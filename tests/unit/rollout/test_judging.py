@@ -146,3 +146,23 @@ def test_a_reward_with_models_is_asked_when_its_scores_are_fetched() -> None:
         assert not threads
         assert fetch().whole.tolist() == [7.0]
     assert threads == [threading.current_thread()]
+
+
+def test_after_a_failure_sampling_does_not_go_on_until_its_end() -> None:
+    failed = threading.Event()
+
+    def fails(answers: Answers) -> Scores:
+        try:
+            raise UserError("no server")
+        finally:
+            failed.set()
+
+    def sample(judge: Judge) -> None:
+        judge(about(0))
+        assert failed.wait(timeout=60)
+        # The future is done a moment after the function.
+        for number in range(1, 100_000):
+            judge(about(number))
+
+    with Judge(fails, beside=True) as judge, pytest.raises(UserError, match="^no server$"):
+        sample(judge)
