@@ -19,6 +19,7 @@ SETTINGS = ("callbacks", "chat", "data", "rollout")
 FLOORS = [
     {"ops", "conf"},
     {
+        "checksums",
         "console",
         "errors",
         "experience",

@@ -11,6 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
 
+from lightning_rlhf.checksums import check_checksums
 from lightning_rlhf.distributed.loading import loading
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.gguf import from_gguf
@@ -39,6 +40,8 @@ def load_pretrained(auto: Any, where: str, name: str, **kwargs: Any) -> Any:
             checkpoint = open_checkpoint(place.where, name)
             return checkpoint.config() if auto is AutoConfig else checkpoint.tokenizer.build()
         place = Place(str(converted(place.where, name)))
+    if auto not in (AutoConfig, AutoTokenizer):
+        check_checksums(Path(place.where), f"{name}={where}")
     try:
         if place.gguf_file is not None:
             return from_gguf(auto, place, **kwargs)

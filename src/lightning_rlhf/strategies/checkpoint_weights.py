@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_rlhf.checksums import check_checksums
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.strategies.colossalai import checkpoint as colossalai
 from lightning_rlhf.strategies.deepspeed import checkpoint as deepspeed
@@ -58,6 +59,7 @@ def _read_file(checkpoint: Path) -> dict[str, Any]:
 
 def _readers(folder: Path) -> tuple[_Read, _Read]:
     """Finds the functions that read the weights and the rest of a folder."""
+    check_checksums(folder, f"checkpoint={folder}")
     for recognises, weights, rest in _FOLDERS:
         if recognises(folder):
             return weights, rest
