@@ -1,5 +1,6 @@
 """Writes checkpoints after each epoch, and within an epoch after some time or when the run is told to stop."""
 
+import logging
 import signal
 import threading
 import time
@@ -13,25 +14,32 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from lightning_rlhf.disk import free_bytes
 from lightning_rlhf.distributed.collectives import gather_objects, is_first_process
 from lightning_rlhf.distributed.launcher_watch import obey_signals
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.interruption import STOPPING, Interrupted, handle, leave_terminal, noted, say_from_handler
 from lightning_rlhf.run_log import LOG
 from lightning_rlhf.saving import keeping
+from lightning_rlhf.sizes import readable
 
+log = logging.getLogger(__name__)
+
+# The last one, the one before it, and the one that is being written.
+_HELD = 3
 _STOPS = "stopping after this step, with a checkpoint; Ctrl-C once more stops at once"
 
 
 class RunCheckpoint(ModelCheckpoint):
     """Lightning's `ModelCheckpoint`, which also writes `last.ckpt` between two steps of an epoch.
 
-    It does so when enough time has passed or enough steps were taken, and when the process is told to stop: by Ctrl-C (SIGINT), by SIGTERM, which
-    schedulers send before they kill, or by SIGHUP, which a terminal sends when it is closed. The ranks hear of it at
-    different moments, and a sharded checkpoint is written by all of them: so they agree after each optimizer step,
-    where they stand at the same place. Then all raise `Interrupted`. A second Ctrl-C stops at once, without a
-    checkpoint. SLURM's signal to requeue a job is put off to the same place, where Lightning's own handler saves and
-    requeues. The checkpoint before the last one stays as `previous.ckpt`, for the case that the last one is damaged.
+    It does so when enough time has passed or enough steps were taken, and when the process is told to stop: by Ctrl-C
+    (SIGINT), by SIGTERM, which schedulers send before they kill, or by SIGHUP, which a closed terminal sends. The ranks
+    hear of it at different moments, and a sharded checkpoint is written by all of them: so they agree after each
+    optimizer step, where they stand at the same place. Then all raise `Interrupted`. A second Ctrl-C stops at once,
+    without a checkpoint. SLURM's signal to requeue a job is put off to the same place, where Lightning's own handler
+    saves and requeues. The checkpoint before the last one stays as `previous.ckpt`, for the case that the last one is
+    damaged.
     """
 
     def __init__(
@@ -71,6 +79,8 @@ class RunCheckpoint(ModelCheckpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock, and puts signals off from here on, when there is work to lose."""
         super().on_train_start(trainer, pl_module)
+        if trainer.is_global_zero:
+            warn_of_small_disk(Path(str(self.dirpath)), pl_module)
         self._restart(trainer)
         self.step, self.received = trainer.global_step, noted()
         if _in_main_thread():
@@ -154,6 +164,28 @@ class RunCheckpoint(ModelCheckpoint):
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
         self.handlers = {}
+
+
+def warn_of_small_disk(folder: Path, module: LightningModule) -> None:
+    """Warns before the first step if the disk has no room for the checkpoints that a run holds at one time.
+
+    A checkpoint has the trained weights and, for Adam, two numbers for each of them. The parts of a sharded model that
+    other processes hold may not be counted, so the run may need more.
+    """
+    trained = sum(weight.numel() * weight.element_size() for weight in module.parameters() if weight.requires_grad)
+    there = next(path for path in [folder, *folder.absolute().parents] if path.exists())
+    held = sum((folder / name).exists() for name in ("last.ckpt", "previous.ckpt"))
+    needed, free = (_HELD - held) * 3 * trained, free_bytes(there)
+    if free < needed:
+        log.warning(
+            "%s: the disk has %s free, and the checkpoints of this run take at least %s (%d more of %s, with the one "
+            "that is being written): free some, or name another folder (hydra.run.dir=FOLDER)",
+            folder,
+            readable(free),
+            readable(needed),
+            _HELD - held,
+            readable(3 * trained),
+        )
 
 
 def _keeping_previous(trainer: Trainer, checkpoint: Path) -> AbstractContextManager[None]:

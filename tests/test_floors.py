@@ -21,6 +21,7 @@ FLOORS = [
     {
         "checksums",
         "console",
+        "disk",
         "errors",
         "experience",
         "hooks",

@@ -66,7 +66,8 @@ def test_a_folder_without_checksums_passes(tmp_path: Path) -> None:
 def file_of(checkpoint: Path, value: float) -> None:
     checkpoint.parent.mkdir(exist_ok=True)
     with keeping(checkpoint, checkpoint.with_name("previous.ckpt")):
-        torch.save({"state_dict": {"weight": torch.full((10_000,), value)}}, checkpoint.with_name("new"))
+        content = {"state_dict": {"weight": torch.full((10_000,), value)}, "pytorch-lightning_version": "2"}
+        torch.save(content, checkpoint.with_name("new"))
         checkpoint.with_name("new").replace(checkpoint)
 
 

@@ -23,7 +23,12 @@ _CONFIG = Path(".hydra") / "config.yaml"
 
 
 def goes_on_in(config: DictConfig, folder: Path) -> bool:
-    """Whether a run goes on in the folder of the run that it resumes."""
+    """Whether a run goes on in the folder of the run that it resumes.
+
+    Raises:
+        UserError: If `resume` cannot be a path.
+    """
+    _check_path(config.resume)
     return config.resume is not None and Path(config.resume).expanduser().resolve() == folder.resolve()
 
 
@@ -65,6 +70,7 @@ def with_earlier_overrides(words: Sequence[str]) -> list[str]:
         # Hydra will refuse the command line itself.
         return list(words)
     resume = next(override for override in given if override.key_or_group == "resume")
+    _check_path(resume.value())
     if resume.value() == AUTO:
         return with_earlier_overrides(_without_auto(words, flags, given))
     folder = Path(str(resume.value())).expanduser()
@@ -104,6 +110,14 @@ def _without_auto(words: Sequence[str], flags: Sequence[str], given: Sequence[Ov
     if not _has_begun(folder):
         return others
     return [*(word for word in others if _key(word) != "hydra.run.dir"), override("resume", str(folder))]
+
+
+def _check_path(resume: object) -> None:
+    if not isinstance(resume, str | None):
+        raise UserError(
+            f"resume={resume}: expected the folder of a run, a checkpoint file, or {AUTO}; a folder of this name is "
+            f"resume=./{resume}"
+        )
 
 
 def _has_begun(folder: Path) -> bool:

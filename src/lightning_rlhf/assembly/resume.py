@@ -11,7 +11,7 @@ from lightning_rlhf.callbacks.run_record import write_json
 from lightning_rlhf.checksums import check_checksums
 from lightning_rlhf.errors import UserError, raise_problems
 from lightning_rlhf.saving import restore
-from lightning_rlhf.strategies.pickle_checks import check_file
+from lightning_rlhf.strategies.pickle_checks import check_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def reopen(folder: Path) -> None:
 def _check(checkpoint: Path) -> None:
     """Checks a checkpoint before any data are read. The strategy that reads a folder also looks for code in it."""
     if checkpoint.is_file():
-        check_file(checkpoint)
+        check_checkpoint(checkpoint)
     else:
         check_checksums(checkpoint, f"checkpoint={checkpoint}")
 

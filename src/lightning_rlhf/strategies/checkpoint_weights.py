@@ -12,7 +12,7 @@ from lightning_rlhf.errors import UserError
 from lightning_rlhf.strategies.colossalai import checkpoint as colossalai
 from lightning_rlhf.strategies.deepspeed import checkpoint as deepspeed
 from lightning_rlhf.strategies.fsdp import checkpoint as fsdp
-from lightning_rlhf.strategies.pickle_checks import check_file
+from lightning_rlhf.strategies.pickle_checks import check_checkpoint
 
 _Read = Callable[[Path], dict[str, Any]]
 _FOLDERS: list[tuple[Callable[[Path], bool], _Read, _Read]] = [
@@ -53,7 +53,7 @@ def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
 
 
 def _read_file(checkpoint: Path) -> dict[str, Any]:
-    check_file(checkpoint)
+    check_checkpoint(checkpoint)
     return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
 
 
