@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
+from typing import Any, cast
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
@@ -117,7 +118,8 @@ def sweep_rows(folder: Path) -> list[dict[str, object]]:
         row: dict[str, object] = {"run": job.name}
         row |= _by_key(overrides_of(job))
         row |= {"status": result["status"], "seconds": result.get("seconds")}
-        for stage, part in result.get("stages", {"": result}).items():
+        stages = cast(dict[str, dict[str, Any]], result.get("stages", {"": result}))
+        for stage, part in stages.items():
             metrics = {f"{stage}.{name}".lstrip("."): value for name, value in part.get("metrics", {}).items()}
             row |= {name: math.nan if value is None else value for name, value in metrics.items()}
         rows.append(row)

@@ -7,7 +7,7 @@ from pathlib import Path
 from lightning.pytorch.strategies import Strategy
 
 from lightning_rlhf.checksums import SUMS, checksums, write_checksums
-from lightning_rlhf.distributed.collectives import gather_objects
+from lightning_rlhf.distributed.collectives import gather_objects, place_among_processes
 from lightning_rlhf.saving import flush, partial_of, put, remove
 
 
@@ -35,10 +35,11 @@ def replacing(target: Path, strategy: Strategy) -> Iterator[Path]:
     # By each rank, which may be on a machine of its own.
     flush(partial)
     files = sorted(file for file in partial.rglob("*") if file.is_file())
-    own = gather_objects([checksums(partial, files[strategy.global_rank :: strategy.world_size])])
+    rank, processes = place_among_processes()
+    parts = gather_objects([checksums(partial, files[rank::processes])])
     strategy.barrier()
     if strategy.is_global_zero:
-        write_checksums(partial, {name: digest for sums in own for name, digest in sums.items()})
+        write_checksums(partial, {name: digest for sums in parts for name, digest in sums.items()})
         flush(partial / SUMS)
         put(partial, target)
     strategy.barrier()
