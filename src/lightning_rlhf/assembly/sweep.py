@@ -117,7 +117,7 @@ def sweep_rows(folder: Path) -> list[dict[str, object]]:
         result = read_record(record) if record.is_file() else {"status": "failed"}
         row: dict[str, object] = {"run": job.name}
         row |= _by_key(overrides_of(job))
-        row |= {"status": result["status"], "seconds": result.get("seconds")}
+        row |= {"status": result.get("status"), "seconds": result.get("seconds")}
         stages = cast(dict[str, dict[str, Any]], result.get("stages", {"": result}))
         for stage, part in stages.items():
             metrics = {f"{stage}.{name}".lstrip("."): value for name, value in part.get("metrics", {}).items()}
