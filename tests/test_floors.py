@@ -19,7 +19,9 @@ SETTINGS = ("callbacks", "chat", "data", "rollout")
 FLOORS = [
     {"ops", "conf"},
     {
+        "checksums",
         "console",
+        "disk",
         "errors",
         "experience",
         "hooks",

@@ -3,6 +3,9 @@
 import os
 import signal
 import stat
+import sys
+import time
+from _thread import start_new_thread
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
@@ -46,6 +49,27 @@ def interrupt(number: int, frame: FrameType | None) -> None:
     if number == signal.SIGHUP:
         leave_terminal()
     raise Interrupted(number)
+
+
+def repeat_swallowed() -> None:
+    """Makes an interruption that Python cannot raise come again, instead of printing a traceback.
+
+    A signal may arrive while an object is being destroyed. Python then drops what the handler raises.
+    """
+    otherwise = sys.unraisablehook
+
+    def again(number: int) -> None:
+        time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        if isinstance(unraisable.exc_value, Interrupted):
+            # Later and from another thread, because this one would handle the signal within this function.
+            start_new_thread(again, (unraisable.exc_value.number,))
+        else:
+            otherwise(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def note(number: int, frame: FrameType | None) -> None:

@@ -40,6 +40,28 @@ def appearing(target: Path) -> Iterator[Path]:
         remove(partial)
 
 
+@contextmanager
+def keeping(target: Path, previous: Path) -> Iterator[None]:
+    """Context that replaces a file or folder; what it was before is there afterwards under another name.
+
+    The older content keeps its first name until the context replaces it, and takes no space of its own where the file
+    system has hard links. If the context ends with an error, both names stay as they were.
+
+    Args:
+        target: The path that the context replaces, as `appearing` does.
+        previous: The other name in the same folder; what has it is replaced.
+    """
+    if not target.exists():
+        yield
+        return
+    with appearing(previous) as partial:
+        if target.is_dir():
+            shutil.copytree(target, partial, copy_function=_link)
+        else:
+            _link(target, partial)
+        yield
+
+
 def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Writes a JSON file in one step; a reader sees the old file or the new one, but never a part."""
     with appearing(path) as partial:
@@ -128,6 +150,14 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        # Some file systems have no hard links.
+        shutil.copy2(source, target)
 
 
 def _old(target: Path) -> Path:

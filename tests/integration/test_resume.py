@@ -207,8 +207,16 @@ def test_a_checkpoint_of_an_older_version_within_an_iteration_is_refused_in_one_
         run(parts, "ppo", tmp_path, checkpoint=checkpoint)
 
 
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        pytest.param({"every_minutes": 1e-9}, [(1, 8, 2), (2, 16, 4), (3, 24, 6), (4, 32, 8)], id="minutes"),
+        pytest.param({"every_minutes": None, "every_updates": 3}, [(3, 24, 6), (4, 32, 8)], id="updates"),
+        pytest.param({"every_minutes": None}, [(4, 32, 8)], id="neither"),
+    ],
+)
 def test_checkpoints_by_time_stand_between_two_steps_and_not_between_parts_of_one(
-    parts: Callable, tmp_path: Path
+    limit: dict[str, Any], expected: list[tuple[int, int, int]], parts: Callable, tmp_path: Path
 ) -> None:
     steps = []
 
@@ -217,11 +225,11 @@ def test_checkpoints_by_time_stand_between_two_steps_and_not_between_parts_of_on
             loader = checkpoint["SFTDataModule"]["loader"]
             steps.append((trainer.global_step, loader["row"], trainer.fit_loop.epoch_loop.batch_idx + 1))
 
-    saving = RunCheckpoint(str(tmp_path / "checkpoints"), every_minutes=1e-9, filename="last")
+    saving = RunCheckpoint(str(tmp_path / "checkpoints"), **limit, filename="last")
     settings = {"accumulate_grad_batches": 2, "limit_train_batches": 8, "enable_checkpointing": True}
     trainer(tmp_path, Saved(), saving, **settings).fit(*parts("sft"))
     # There are four steps of two parts, with minibatches of eight; the last step ends the epoch.
-    assert steps == [(1, 8, 2), (2, 16, 4), (3, 24, 6), (4, 32, 8)]
+    assert steps == expected
 
 
 @pytest.mark.parametrize(("minibatch_size", "parts_after"), [(8, 2), (4, 1), (16, 4)])

@@ -85,3 +85,24 @@ def test_a_handler_that_cannot_print_is_silent(
     interruption.say_from_handler("stopping")
     os.close(write)
     assert capfd.readouterr() == ("", "")
+
+
+def test_an_interruption_within_a_destructor_comes_again_without_a_traceback() -> None:
+    program = """
+import os, signal, sys, time
+from lightning_rlhf.interruption import Interrupted, handle, interrupt, repeat_swallowed
+
+class Dying:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+handle((signal.SIGTERM,), interrupt)
+repeat_swallowed()
+try:
+    Dying()
+    time.sleep(30)
+except Interrupted as error:
+    sys.exit(error.number)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (signal.SIGTERM, "")

@@ -84,11 +84,16 @@ def changes(config: DictConfig) -> dict[str, tuple[object, object]]:
     Returns:
         The former and the new value of each setting that differs, by its dotted name. Interpolations stay as they are.
         Empty if nothing is resumed, or if Hydra has not written the configuration of the earlier run into its folder.
+
+    Raises:
+        UserError: If the file with the configuration of the earlier run is damaged.
     """
     file = Path(config.resume or "").expanduser() / ".hydra" / "config.yaml"
     if config.resume is None or not file.is_file():
         return {}
     old, new = (_flat(OmegaConf.to_container(each, resolve=False)) for each in (read_yaml(file), config))
+    if "stages" not in old:
+        raise UserError(f"{file}: not the configuration of a run: it may have been cut off; copy the folder again")
     names = [key for key in {**old, **new} if key not in _OF_COMMAND and old.get(key) != new.get(key)]
     return {key: (old.get(key), new.get(key)) for key in names}
 

@@ -18,7 +18,7 @@ from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapters.lora import ADAPTER, is_part_of_adapter
 from lightning_rlhf.models.export import export_model
-from lightning_rlhf.models.rebuilding import adapted, empty_net, rebuilt
+from lightning_rlhf.models.rebuilding import adapted, check_shapes_of, empty_net, rebuilt
 from lightning_rlhf.models.source import DTYPES, ModelSource
 from lightning_rlhf.report.training import training_records
 from lightning_rlhf.saving import write_json
@@ -102,5 +102,7 @@ def _net(
         )
     if source.adapter is None:
         source = source if dtype is None else replace(source, dtype=str(dtype).removeprefix("torch."))
-        return rebuilt(empty_net(source, scalar=scalar), weights), load_renderer(config)
+        empty = empty_net(source, scalar=scalar)
+        check_shapes_of(weights, empty)
+        return rebuilt(empty, weights), load_renderer(config)
     return adapted(source, weights, scalar=scalar, dtype=dtype), load_renderer(config)

@@ -1,4 +1,7 @@
-"""Goes on with a run: `train resume=RUN` takes all other overrides from the folder of the run."""
+"""Goes on with a run: `train resume=RUN` takes all other overrides from the folder of the run.
+
+`resume=auto` is `resume=FOLDER` if the run in the folder `hydra.run.dir=FOLDER` has begun, and nothing otherwise.
+"""
 
 import shlex
 from collections.abc import Sequence
@@ -14,28 +17,34 @@ from lightning_rlhf.assembly.run_files import code_in, read_overrides
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.saving import appearing
 
+AUTO = "auto"
 _OVERRIDES = Path(".hydra") / "overrides.yaml"
 _CONFIG = Path(".hydra") / "config.yaml"
 
 
 def goes_on_in(config: DictConfig, folder: Path) -> bool:
-    """Whether a run goes on in the folder of the run that it resumes."""
+    """Whether a run goes on in the folder of the run that it resumes.
+
+    Raises:
+        UserError: If `resume` cannot be a path.
+    """
+    _check_path(config.resume)
     return config.resume is not None and Path(config.resume).expanduser().resolve() == folder.resolve()
 
 
 def continued(config: DictConfig, folder: Path) -> DictConfig:
-    """The configuration of a job of a sweep, which goes on with what it has left in its folder if it began earlier.
+    """The configuration of a run that goes on with what it has left in its folder if it began earlier.
 
-    A job that has finished does nothing then.
+    That is a job of a sweep, or one with `resume=auto`. If it has finished, it does nothing then.
 
     Args:
         config: The composed configuration. It is not changed.
-        folder: Folder of the job.
+        folder: Folder of the run.
     """
-    if config.resume is not None or not (folder / "result.json").is_file():
+    if config.resume not in (None, AUTO):
         return config
     config = config.copy()
-    config.resume = str(folder)
+    config.resume = str(folder) if _has_begun(folder) else None
     return config
 
 
@@ -50,7 +59,8 @@ def with_earlier_overrides(words: Sequence[str]) -> list[str]:
         words: The command line without the program.
 
     Raises:
-        UserError: If the overrides of the run would run code that the command line does not name.
+        UserError: If the overrides of the run would run code that the command line does not name, or `resume=auto` is
+            given without the folder of the run.
     """
     if not any(_key(word) == "resume" for word in words):
         return list(words)
@@ -60,6 +70,9 @@ def with_earlier_overrides(words: Sequence[str]) -> list[str]:
         # Hydra will refuse the command line itself.
         return list(words)
     resume = next(override for override in given if override.key_or_group == "resume")
+    _check_path(resume.value())
+    if resume.value() == AUTO:
+        return with_earlier_overrides(_without_auto(words, flags, given))
     folder = Path(str(resume.value())).expanduser()
     if not (folder / _OVERRIDES).is_file():
         return list(words)
@@ -80,6 +93,35 @@ def with_earlier_overrides(words: Sequence[str]) -> list[str]:
         *(_as_addition(override, earlier) for override in given if not _cancels(override, earlier)),
         *first,
     ]
+
+
+def _without_auto(words: Sequence[str], flags: Sequence[str], given: Sequence[Override]) -> list[str]:
+    """The command line with the folder of the run in place of `auto`, or without `resume` if the run has not begun."""
+    others = [word for word in words if _key(word) != "resume"]
+    if {"-m", "--multirun"} & set(flags):
+        # Each job of a sweep goes on with what it has left.
+        return others
+    folders = [str(override.value()) for override in given if override.key_or_group == "hydra.run.dir"]
+    if not folders or "${" in folders[-1]:
+        raise UserError(
+            f"resume={AUTO}: the run needs a folder that is the same each time it is started: add hydra.run.dir=FOLDER"
+        )
+    folder = Path(folders[-1])
+    if not _has_begun(folder):
+        return others
+    return [*(word for word in others if _key(word) != "hydra.run.dir"), override("resume", str(folder))]
+
+
+def _check_path(resume: object) -> None:
+    if not isinstance(resume, str | None):
+        raise UserError(
+            f"resume={resume}: expected the folder of a run, a checkpoint file, or {AUTO}; a folder of this name is "
+            f"resume=./{resume}"
+        )
+
+
+def _has_begun(folder: Path) -> bool:
+    return (folder / "result.json").is_file()
 
 
 def save_command(folder: Path, config: DictConfig, overrides: Sequence[str]) -> None:

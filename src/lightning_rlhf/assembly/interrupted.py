@@ -86,7 +86,7 @@ def record_interruption(folder: Path, stages: Sequence[str], seed: int) -> None:
     records = {own: read_record(own) if own.is_file() else _empty(stages, seed)}
     records |= {file: read_record(file) for stage in stages if (file := folder / stage / "result.json").is_file()}
     for file, record in records.items():
-        if record["status"] == "running":
+        if record.get("status") == "running":
             record["status"] = "interrupted"
             with appearing(file) as partial:
                 partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -94,7 +94,7 @@ def record_interruption(folder: Path, stages: Sequence[str], seed: int) -> None:
     from lightning_rlhf.report import write_report
 
     for file, record in reversed(records.items()):
-        if record["status"] == "interrupted":
+        if record.get("status") == "interrupted":
             write_report(file.parent)
 
 

@@ -63,7 +63,7 @@ def newest(folder: Path) -> Found:
     if not found:
         raise UserError(
             f"run={folder}: the run has left no model and no checkpoint yet: wait for the end of its first epoch, or "
-            "set callbacks.checkpoint.every_minutes"
+            "set checkpoint.every_minutes"
         )
     return max(found, key=lambda one: one.changed)
 

@@ -1,5 +1,6 @@
 """Finds how far a stopped run came."""
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -7,9 +8,15 @@ from typing import cast
 from lightning_rlhf.assembly.result import RunResult
 from lightning_rlhf.assembly.run_files import read_record
 from lightning_rlhf.callbacks.run_record import write_json
-from lightning_rlhf.errors import UserError
+from lightning_rlhf.checksums import check_checksums
+from lightning_rlhf.errors import UserError, raise_problems
 from lightning_rlhf.saving import restore
-from lightning_rlhf.strategies.pickle_checks import check_file
+from lightning_rlhf.strategies.pickle_checks import check_checkpoint
+
+log = logging.getLogger(__name__)
+
+# The newest one first; see `RunCheckpoint`.
+_KEPT = ("last.ckpt", "previous.ckpt")
 
 
 @dataclass(frozen=True)
@@ -103,9 +110,11 @@ def reopen(folder: Path) -> None:
 
 
 def _check(checkpoint: Path) -> None:
-    """Checks a file before any data are read. A folder is checked by the strategy that reads it."""
+    """Checks a checkpoint before any data are read. The strategy that reads a folder also looks for code in it."""
     if checkpoint.is_file():
-        check_file(checkpoint)
+        check_checkpoint(checkpoint)
+    else:
+        check_checksums(checkpoint, f"checkpoint={checkpoint}")
 
 
 def _read(record: Path) -> dict[str, object]:
@@ -126,12 +135,24 @@ def _exported(result: dict[str, object], folder: Path) -> Path | None:
 
 
 def _checkpoint(folder: Path, result: dict[str, object]) -> Path | None:
-    """The newest checkpoint of a stage: its own, or the one that it resumed from if it stopped before its first."""
-    for place in [folder / "checkpoints" / "last.ckpt", *_paths(result, "resumed_from")]:
+    """The newest whole checkpoint of a stage: its own, or the one that it resumed from if it stopped before its first.
+
+    A damaged one is named in a warning, and the one before it is taken.
+    """
+    damaged = []
+    for place in [*(folder / "checkpoints" / name for name in _KEPT), *_paths(result, "resumed_from")]:
         restore(place)
-        if place.exists():
+        if not place.exists():
+            continue
+        try:
             _check(place)
-            return place
+        except UserError as error:
+            damaged.append(f"{error}")
+            continue
+        for problem in damaged:
+            log.warning("%s; the checkpoint before it is taken: %s", problem, place)
+        return place
+    raise_problems(f"{problem}; to begin this stage anew, remove the checkpoint" for problem in damaged)
     return None
 
 

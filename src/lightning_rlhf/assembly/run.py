@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from lightning_rlhf.assembly.adaptations import Adaptations
 from lightning_rlhf.assembly.changed_settings import changes, check_same_stages, check_unchanged
-from lightning_rlhf.assembly.going_on import goes_on_in, save_command
+from lightning_rlhf.assembly.going_on import AUTO, continued, goes_on_in, save_command
 from lightning_rlhf.assembly.handoff import handed_on
 from lightning_rlhf.assembly.library_messages import silence_libraries
 from lightning_rlhf.assembly.problems import Problems
@@ -45,6 +45,8 @@ def run(config: DictConfig, folder: Path, overrides: Sequence[str] | None = None
         ...     config = compose("train", ["stage=sft", "model=tiny"])
         >>> run(config, Path("outputs/mine"))["metrics"]["loss"]
     """
+    if config.resume == AUTO:
+        config = continued(config, folder)
     with everything_logged() as run_log:
         return _run(config, folder, overrides, run_log)
 

@@ -25,6 +25,8 @@ _TARGETS = {
 }
 """The targets that a found configuration may name, by their place: those that `export` builds."""
 _CALLS = {"_partial_", "_args_", "_recursive_"}
+_RESULT = {"stage": str, "status": str, "metrics": dict, "model_dir": str, "seconds": int | float}
+"""The types of what programs read from the result of a run."""
 _SECTIONS = ("model", "data")
 # `module:name`, which is imported; not a URL, and not a time such as 00:12:00:00.
 _IMPORTED = re.compile(r"\s*[^\W\d][\w.]*:(?!//)")
@@ -71,7 +73,7 @@ def read_yaml(file: Path) -> DictConfig | ListConfig:
     """
     try:
         return OmegaConf.load(file)
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError, RecursionError) as error:
         raise UserError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
 
 
@@ -134,25 +136,33 @@ def read_record(file: Path) -> dict[str, object]:
     """
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not JSON: {error}") from error
-    if not isinstance(record, dict):
+    stages = record.get("stages", {}) if isinstance(record, dict) else None
+    if not isinstance(stages, dict) or not all(_is_result(part) for part in (record, *stages.values())):
         raise UserError(f"{file}: not the result of a run")
-    return record
+    return cast(dict[str, object], record)
+
+
+def _is_result(part: object) -> bool:
+    """Whether a value can be the result of a stage or of a pipeline; each key may be missing."""
+    return isinstance(part, dict) and all(
+        part.get(key) is None or isinstance(part[key], kind) for key, kind in _RESULT.items()
+    )
 
 
 def overrides_of(job: Path) -> list[str]:
     """The overrides of a job of a sweep, as Hydra has written them into its folder; empty if it has not."""
     given = job / ".hydra" / "overrides.yaml"
     # Interpolations such as ${oc.env:KEY} stay unresolved, because their values may be secret.
-    listed = OmegaConf.to_container(OmegaConf.load(given), resolve=False) if given.is_file() else []
+    listed = OmegaConf.to_container(read_yaml(given), resolve=False) if given.is_file() else []
     return [str(override) for override in listed] if isinstance(listed, list) else []
 
 
 def is_job_of_sweep(folder: Path) -> bool:
     """Whether Hydra runs a job of a sweep in this folder."""
     file = folder / ".hydra" / "hydra.yaml"
-    return file.is_file() and OmegaConf.select(OmegaConf.load(file), "hydra.mode") == "MULTIRUN"
+    return file.is_file() and OmegaConf.select(read_yaml(file), "hydra.mode") == "MULTIRUN"
 
 
 def _problems(config: dict[str, Any]) -> Iterator[str]:

@@ -29,7 +29,7 @@ from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.data.shares import Shares, check_sizes
 from lightning_rlhf.data.templates import TEMPLATES, template_text
 from lightning_rlhf.distributed.phases import release, shards_parameters
-from lightning_rlhf.errors import older_version
+from lightning_rlhf.errors import UserError, older_version
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.stages import StageRecord, stage_record
 
@@ -111,7 +111,7 @@ def fit(stage: PreparedStage, checkpoint: Path | None) -> RunResult:
         The content of the `result.json` of the stage.
 
     Raises:
-        UserError: If the checkpoint lacks what this version saves.
+        UserError: If the checkpoint lacks what this version saves, or is of another model.
         KeyboardInterrupt: If a signal stops the stage. Lightning has cleaned up by then.
     """
     stage.folder.mkdir(parents=True, exist_ok=True)
@@ -136,6 +136,15 @@ def fit(stage: PreparedStage, checkpoint: Path | None) -> RunResult:
         if not trainer._checkpoint_connector._loaded_checkpoint:
             raise
         raise older_version(error) from error
+    except RuntimeError as error:
+        # PyTorch's message about weights that do not fit names all of them, a line each.
+        head, _, differing = str(error).partition("\n")
+        if checkpoint is None or not head.startswith("Error(s) in loading state_dict"):
+            raise
+        raise UserError(
+            f"resume={stage.config.resume}: {checkpoint} is of another model than that of stage={stage.record.name}: "
+            f"{' '.join(differing.split())[:200]}…; resume it with the settings of its own run"
+        ) from error
     finally:
         finish(trainer)
     release(trainer)

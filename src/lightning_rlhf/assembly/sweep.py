@@ -1,18 +1,18 @@
 """Makes a table of all runs of a sweep, and a page that compares them."""
 
 import csv
-import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
+from typing import Any, cast
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.table import Table
 
-from lightning_rlhf.assembly.run_files import overrides_of
+from lightning_rlhf.assembly.run_files import overrides_of, read_record
 from lightning_rlhf.assembly.sweeper import SweepRefused, choose_jobs, run_distinct_jobs
 from lightning_rlhf.console import console, number
 
@@ -114,11 +114,12 @@ def sweep_rows(folder: Path) -> list[dict[str, object]]:
         record, given = job / "result.json", job / ".hydra" / "overrides.yaml"
         if not given.is_file():
             continue
-        result = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {"status": "failed"}
+        result = read_record(record) if record.is_file() else {"status": "failed"}
         row: dict[str, object] = {"run": job.name}
         row |= _by_key(overrides_of(job))
-        row |= {"status": result["status"], "seconds": result.get("seconds")}
-        for stage, part in result.get("stages", {"": result}).items():
+        row |= {"status": result.get("status"), "seconds": result.get("seconds")}
+        stages = cast(dict[str, dict[str, Any]], result.get("stages", {"": result}))
+        for stage, part in stages.items():
             metrics = {f"{stage}.{name}".lstrip("."): value for name, value in part.get("metrics", {}).items()}
             row |= {name: math.nan if value is None else value for name, value in metrics.items()}
         rows.append(row)

@@ -8,12 +8,17 @@ from pathlib import Path
 
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from lightning_rlhf.assembly.config_files import command_file, options
 from lightning_rlhf.errors import UserError
 
 # Errors that no constructor raises to reject a value. Hydra wraps them in the same way as a ValueError.
 _DEFECTS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError)
+
+# What the system, libraries in Rust and PyTorch say when a disk is full or may not be written.
+_DISK = ("No space left on device", "Read-only file system", "Disk quota exceeded", "File too large (os error")
+_NO_MEMORY, _ALLOCATED = "DefaultCPUAllocator: can't allocate memory", re.compile(r"tried to allocate (\d+) bytes")
 
 # Settings that were renamed, and their replacements.
 _RENAMED = {
@@ -38,11 +43,30 @@ def user_message(error: BaseException) -> str | None:
             return f"Weights & Biases: {cause} (logger.wandb.mode=offline needs no account)"
         if origin == "lightning.fabric.utilities.exceptions":
             return f"trainer: {cause}"
+        if (found := _from_system(cause)) is not None:
+            return found
         cause = cause.__cause__
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, _DEFECTS):
         return None
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _hydra_message(error)
+    return None
+
+
+def _from_system(error: BaseException) -> str | None:
+    """The message about a file that is not YAML, a disk that takes no more, or memory that is not there."""
+    text = " ".join(str(error).split())
+    if isinstance(error, YAMLError):
+        return f"not YAML: {text}"
+    if any(sign in text for sign in _DISK):
+        return f"the disk takes no more: {text}; free some of it, or name another folder (hydra.run.dir=FOLDER)"
+    if isinstance(error, MemoryError) or _NO_MEMORY in text:
+        size = _ALLOCATED.search(text)
+        asked = f" {int(size[1]):,} bytes" if size else ""
+        return (
+            f"there is no memory for{asked} at once: lightning-rlhf plan says what a run takes; if the sizes in a "
+            "configuration are wrong, such as model.config or the config.json of a model, correct them"
+        )
     return None
 
 

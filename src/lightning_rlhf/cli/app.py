@@ -22,7 +22,7 @@ from lightning_rlhf.distributed.lack_of_memory import count_kills_from_here, kil
 from lightning_rlhf.distributed.launcher_watch import end_with_launcher, obey_signals, put_off_signals
 from lightning_rlhf.distributed.shutdown import without_finalization
 from lightning_rlhf.errors import raise_problems
-from lightning_rlhf.interruption import Interrupted, interruption_behind, signal_of
+from lightning_rlhf.interruption import Interrupted, interruption_behind, repeat_swallowed, signal_of
 from lightning_rlhf.process import prepare_process
 
 # What a shell adds to the number of the signal that has ended a process.
@@ -46,6 +46,7 @@ def run_app(app: Callable[[], object]) -> None:
     os.environ.setdefault(_TRACEBACK, os.environ.get("HYDRA_FULL_ERROR", "0"))
     os.environ["HYDRA_FULL_ERROR"] = "1"
     silence_loggers()
+    repeat_swallowed()
     _find_modules_of_user()
     with without_finalization(), exit_codes(), table_even_of_failures():
         obey_signals()

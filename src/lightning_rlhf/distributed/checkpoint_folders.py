@@ -6,6 +6,8 @@ from pathlib import Path
 
 from lightning.pytorch.strategies import Strategy
 
+from lightning_rlhf.checksums import SUMS, checksums, write_checksums
+from lightning_rlhf.distributed.collectives import gather_objects, place_among_processes
 from lightning_rlhf.saving import flush, partial_of, put, remove
 
 
@@ -32,7 +34,12 @@ def replacing(target: Path, strategy: Strategy) -> Iterator[Path]:
     strategy.barrier()
     # By each rank, which may be on a machine of its own.
     flush(partial)
+    files = sorted(file for file in partial.rglob("*") if file.is_file())
+    rank, processes = place_among_processes()
+    parts = gather_objects([checksums(partial, files[rank::processes])])
     strategy.barrier()
     if strategy.is_global_zero:
+        write_checksums(partial, {name: digest for sums in parts for name, digest in sums.items()})
+        flush(partial / SUMS)
         put(partial, target)
     strategy.barrier()

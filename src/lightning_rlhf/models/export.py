@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lightning_rlhf.checksums import checksums, write_checksums
 from lightning_rlhf.data.render import Renderer
 from lightning_rlhf.data.serving import served_otherwise
 from lightning_rlhf.errors import NotFiniteError
@@ -70,15 +71,13 @@ def export_model(
     Weights that were trained in fp32 are rounded to the dtype in which the model was built. This is done weight by
     weight, and the model itself does not change.
 
-    The folder appears in one step, after the check that the reloaded model is the same, so a run that is killed leaves
-    no incomplete model.
+    The folder appears in one step, with checksums, after these checks: a run that is killed leaves no incomplete model.
 
     Args:
         net: A causal language model, or a `ScalarModel`.
         renderer: Contains the tokenizer and the ids that end an answer.
         folder: The folder to write; an existing one is replaced.
-        manifest: Further JSON-like entries of the manifest. `training` lists `TrainingRecord`s, which the model card
-            shows.
+        manifest: Further JSON-like entries of the manifest; the model card shows `training`, `TrainingRecord`s.
         weights: The whole weights of a model that is divided among processes and has no adapter, as
             `distributed.phases.named_weights` streams them. None uses the weights of the model itself.
         max_shard_bytes: Largest size of a file of weights, which is also about the memory that an export takes.
@@ -109,6 +108,7 @@ def export_model(
             folding = Folding(ScalarModel(empty), exported.bias)
             stream = folding.applied(stream)
         write_weights(partial, in_files(hf_net, empty, fingerprints.taken(stream)), max_shard_bytes)
+        write_checksums(partial, checksums(partial, partial.glob("*.safetensors")))
         if lost:
             # The comparison below cannot detect NaN.
             raise NotFiniteError(

@@ -70,7 +70,7 @@ def check_whole_model(where: str, setting: str) -> None:
     if (folder / "config.json").is_file():
         return
     if (folder / "adapter_config.json").is_file():
-        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+        base = check_object(folder / "adapter_config.json", f"{setting}={where}").get("base_model_name_or_path")
         remedy = "give the folder of the whole model"
         if setting == "model.pretrained":
             remedy = (
@@ -79,6 +79,27 @@ def check_whole_model(where: str, setting: str) -> None:
         raise UserError(f"{setting}={where}: this folder holds an adapter and not a whole model: {remedy}")
     if (folder / "model" / "config.json").is_file():
         raise UserError(f"{setting}={where}: this is the folder of a run: its model is {setting}={folder / 'model'}")
+
+
+def check_object(file: Path, setting: str) -> dict[str, object]:
+    """Reads a JSON object that describes a model; empty if the file is absent.
+
+    Args:
+        file: The file.
+        setting: What messages call the model, such as `model.pretrained=FOLDER`.
+
+    Raises:
+        UserError: If the file holds something else.
+    """
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{setting}: {file.name} is not JSON: {error}: copy the model again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{setting}: {file.name} is no JSON object: copy the model again")
+    return content
 
 
 def hint(where: str) -> str:

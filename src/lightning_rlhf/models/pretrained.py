@@ -11,10 +11,11 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
 
+from lightning_rlhf.checksums import check_checksums
 from lightning_rlhf.distributed.loading import loading
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.gguf import from_gguf
-from lightning_rlhf.models.locations import Place, check_whole_model, find_place, hint
+from lightning_rlhf.models.locations import Place, check_object, check_whole_model, find_place, hint
 from lightning_rlhf.models.meta.checkpoint import is_meta_folder, open_checkpoint
 from lightning_rlhf.models.meta.convert import converted
 
@@ -24,6 +25,8 @@ FAILURES = (OSError, ValueError, ImportError, StrictDataclassError, SafetensorEr
 # Buffers that older versions of transformers saved and current versions compute: causal masks, rotary frequencies and
 # positions. Also the value head that TRL saves with an actor, which no language model reads.
 _SPARE = re.compile(r"(^|\.)((self_)?att(n|ention)\.bias|masked_bias|inv_freq|position_ids)$|^v_head\.")
+# transformers takes for granted that these hold JSON objects.
+_DESCRIPTIONS = ("config.json", "generation_config.json", "tokenizer_config.json", "model.safetensors.index.json")
 OUTPUTS = ("lm_head.", "embed_out.")
 """Prefixes of the output weights of a language model, which a scalar model does not have."""
 
@@ -39,6 +42,10 @@ def load_pretrained(auto: Any, where: str, name: str, **kwargs: Any) -> Any:
             checkpoint = open_checkpoint(place.where, name)
             return checkpoint.config() if auto is AutoConfig else checkpoint.tokenizer.build()
         place = Place(str(converted(place.where, name)))
+    for file in _DESCRIPTIONS:
+        check_object(Path(place.where) / file, f"{name}={where}")
+    if auto not in (AutoConfig, AutoTokenizer):
+        check_checksums(Path(place.where), f"{name}={where}")
     try:
         if place.gguf_file is not None:
             return from_gguf(auto, place, **kwargs)

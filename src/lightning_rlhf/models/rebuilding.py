@@ -1,6 +1,7 @@
 """Builds models on the CPU from the weights of a checkpoint, or from those that processes have gathered."""
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -49,6 +50,7 @@ def adapted(
         UserError: If the adapter belongs to another model.
     """
     net: Any = load_scalar_model(source, "normal") if scalar else load_causal_lm(source)
+    check_shapes_of(weights, net)
     result = net.load_state_dict(weights, strict=False)
     differing = [*result.unexpected_keys, *(name for name in result.missing_keys if is_part_of_adapter(name))]
     if differing:
@@ -60,6 +62,22 @@ def adapted(
         return plain
     plain.config.score_bias = float(net.bias.detach())
     return ScalarModel(plain)
+
+
+def check_shapes_of(weights: Mapping[str, torch.Tensor], net: torch.nn.Module) -> None:
+    """Checks that the weights of a checkpoint have the shapes of a model, which may be on the meta device.
+
+    Raises:
+        UserError: If they have not. The message names the first one.
+    """
+    own = net.state_dict()
+    for name, weight in weights.items():
+        # A strategy that shards may write a scalar as a list of one number.
+        if name in own and weight.shape != own[name].shape and not weight.numel() == own[name].numel() == 1:
+            raise UserError(
+                f"the checkpoint is of another model: {name} has the shape {tuple(weight.shape)} there, and "
+                f"{tuple(own[name].shape)} in the settings of the run: leave it in the folder of its own run"
+            )
 
 
 def rebuilt(net: torch.nn.Module, weights: dict[str, torch.Tensor]) -> torch.nn.Module:

@@ -7,6 +7,8 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lightning_rlhf.disk import check_room
+
 SHARD_BYTES = 5 * 10**9
 """Largest size of a file of weights, the 5 GB of huggingface_hub (`split_torch_state_dict_into_shards`)."""
 
@@ -23,6 +25,7 @@ def write_weights(folder: Path, weights: Iterable[tuple[str, Tensor]], max_shard
     held: dict[str, Tensor] = {}
 
     def write() -> None:
+        check_room(folder, sum(weight.nbytes for weight in held.values()))
         save_file(held, folder / _unfinished(len(files)), metadata={"format": "pt"})
         files.append({name: weight.nbytes for name, weight in held.items()})
         held.clear()

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_rlhf.checksums import check_checksums
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.strategies.colossalai import checkpoint as colossalai
 from lightning_rlhf.strategies.deepspeed import checkpoint as deepspeed
 from lightning_rlhf.strategies.fsdp import checkpoint as fsdp
-from lightning_rlhf.strategies.pickle_checks import check_file
+from lightning_rlhf.strategies.pickle_checks import check_checkpoint
 
 _Read = Callable[[Path], dict[str, Any]]
 _FOLDERS: list[tuple[Callable[[Path], bool], _Read, _Read]] = [
@@ -52,12 +53,13 @@ def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
 
 
 def _read_file(checkpoint: Path) -> dict[str, Any]:
-    check_file(checkpoint)
+    check_checkpoint(checkpoint)
     return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
 
 
 def _readers(folder: Path) -> tuple[_Read, _Read]:
     """Finds the functions that read the weights and the rest of a folder."""
+    check_checksums(folder, f"checkpoint={folder}")
     for recognises, weights, rest in _FOLDERS:
         if recognises(folder):
             return weights, rest

@@ -8,6 +8,7 @@ libraries write is accepted.
 
 import pickle
 import re
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -34,15 +35,35 @@ _METADATA = {
 }
 """The names that torch writes into `.metadata`, besides dtypes."""
 
+_CHECKPOINT = {"state_dict": dict, "pytorch-lightning_version": str}
 
-def check_file(file: Path) -> None:
+
+def check_file(file: Path) -> object:
     """Checks a file that `torch.save` wrote; its tensors stay on the disk.
+
+    Returns:
+        What the file holds, with tensors on the meta device.
 
     Raises:
         UserError: If it names something that could run code, or is damaged.
     """
     with _refusing(file):
-        torch.load(file, map_location="meta", weights_only=True, mmap=True)
+        _check_records(file)
+        return torch.load(file, map_location="meta", weights_only=True, mmap=True)
+
+
+def check_checkpoint(file: Path) -> None:
+    """Checks a file that Lightning wrote as the checkpoint of a run.
+
+    Raises:
+        UserError: If it is another file, names something that could run code, or is damaged.
+    """
+    content = check_file(file)
+    if not isinstance(content, dict) or not all(isinstance(content.get(k), kind) for k, kind in _CHECKPOINT.items()):
+        raise UserError(
+            f"checkpoint={file}: not the checkpoint of a run, which has {' and '.join(_CHECKPOINT)}: name "
+            "checkpoints/last.ckpt in the folder of a run"
+        )
 
 
 def check_distributed(folder: Path) -> None:
@@ -82,6 +103,13 @@ def deepspeed_classes() -> Iterator[None]:
 
     with torch.serialization.safe_globals([DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]):
         yield
+
+
+def _check_records(file: Path) -> None:
+    """Compares the records of a file with their checksums (CRC-32), which `torch.save` writes and torch never reads."""
+    with zipfile.ZipFile(file) as archive:
+        if (damaged := archive.testzip()) is not None:
+            raise ValueError(f"the checksum of its record {damaged} does not match")
 
 
 class _Metadata(pickle.Unpickler):

@@ -7,7 +7,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from lightning_rlhf.assembly.going_on import command_to_go_on, save_command, with_earlier_overrides
+from lightning_rlhf.assembly.going_on import command_to_go_on, continued, save_command, with_earlier_overrides
 from lightning_rlhf.assembly.quoting import override
 from lightning_rlhf.assembly.run_files import read_overrides
 from lightning_rlhf.errors import UserError
@@ -172,3 +172,30 @@ def test_the_folder_keeps_the_overrides_of_the_last_command_without_the_folder_i
     overrides = read_overrides(tmp_path / ".hydra" / "overrides.yaml")
     assert [override.input_line for override in overrides] == ["seed=2"]
     assert (tmp_path / ".hydra" / "config.yaml").read_text() == "run_dir: ${x}\n"
+
+
+def test_auto_begins_a_run_and_then_goes_on_with_it(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    words = ["resume=auto", f"hydra.run.dir={folder}", "model=tiny", "seed=2"]
+    assert with_earlier_overrides(words) == words[1:]
+    # Hydra writes the overrides before the run begins.
+    run(folder, "model=tiny", "seed=2")
+    assert with_earlier_overrides(words) == words[1:]
+    (folder / "result.json").write_text("{}")
+    there = [f"hydra.run.dir={folder}", "hydra.output_subdir=null", f"resume={folder}"]
+    assert sorted(with_earlier_overrides(words)) == sorted([*there, "model=tiny", "seed=2"])
+
+
+@pytest.mark.parametrize("folder", [[], ["hydra.run.dir=outputs/${now:%H-%M-%S}"]])
+def test_auto_needs_a_folder_that_stays_the_same(folder: list[str]) -> None:
+    with pytest.raises(UserError, match="resume=auto: .* add hydra.run.dir=FOLDER"):
+        with_earlier_overrides(["resume=auto", *folder])
+
+
+def test_auto_leaves_the_jobs_of_a_sweep_to_go_on_by_themselves(tmp_path: Path) -> None:
+    assert with_earlier_overrides(["-m", "resume=auto", "seed=1,2"]) == ["-m", "seed=1,2"]
+    for resume in ("auto", None):
+        config = OmegaConf.create({"resume": resume})
+        assert continued(config, tmp_path / "absent").resume is None
+        (tmp_path / "result.json").write_text("{}")
+        assert continued(config, tmp_path).resume == str(tmp_path)

@@ -27,7 +27,7 @@ def record(folder: Path, **result: Any) -> dict[str, Any]:
 
 def save(folder: Path) -> Path:
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    torch.save({}, folder / "checkpoints" / "last.ckpt")
+    torch.save({"state_dict": {}, "pytorch-lightning_version": "2"}, folder / "checkpoints" / "last.ckpt")
     return folder / "checkpoints" / "last.ckpt"
 
 

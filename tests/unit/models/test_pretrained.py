@@ -218,7 +218,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "lost shard": (_lose_shard, r"cannot be loaded: .*model-00002-of-00002\.safetensors"),
     "broken configuration": (
         lambda folder: (folder / "config.json").write_text("{"),
-        "cannot be loaded: .* valid JSON",
+        "config.json is not JSON: .* copy the model again",
     ),
     "no number": (_configure(hidden_size="big"), "cannot be loaded: .* 'hidden_size' expected int, got str"),
     "other kind": (_configure(model_type="nothing"), "cannot be loaded: .* model type `nothing`"),

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lightning_rlhf.checksums import check_checksums, checksums, write_checksums
 from lightning_rlhf.distributed.loading import writable
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.adapters.lora import HEADS, Lora, heads, inject_config, is_of_head
@@ -87,6 +88,7 @@ def save_adapter(
         partial.mkdir()
         config.save_pretrained(str(partial))
         save_file(state, partial / WEIGHTS, metadata={"format": "pt", **bias})
+        write_checksums(partial, checksums(partial, [partial / WEIGHTS]))
         add_files(partial)
     return folder
 
@@ -120,6 +122,7 @@ def load_adapter(net: PreTrainedModel, folder: Path, name: str, expected: Lora |
 
     if not (folder / WEIGHTS).is_file():
         raise UserError(f"{folder}: not an adapter folder: there is no {WEIGHTS} in it")
+    check_checksums(folder, str(folder))
     config = _described(folder)
     _check_base(config.base_model_name_or_path, net.name_or_path or None, folder)
     saved = {key.removeprefix(_PREFIX): weight for key, weight in load_file(folder / WEIGHTS).items()}

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from safetensors import SafetensorError
 from torch import Tensor
 
+from lightning_rlhf.checksums import checksums, write_checksums
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.meta.checkpoint import MetaCheckpoint, open_checkpoint
 from lightning_rlhf.models.model_card import FOLDER, Origin, model_card
@@ -48,6 +49,7 @@ def convert(checkpoint: MetaCheckpoint, folder: Path, *, dtype: torch.dtype | No
             checkpoint.generation_config().save_pretrained(partial)
             checkpoint.tokenizer.build().save_pretrained(partial)
             write_weights(partial, _whole_weights(checkpoint, dtype or checkpoint.dtype), max_shard_bytes)
+            write_checksums(partial, checksums(partial, partial.glob("*.safetensors")))
             (partial / _ORIGIN).write_text(_origin(checkpoint))
             (partial / "README.md").write_text(_card(checkpoint), encoding="utf-8")
     except (OSError, SafetensorError) as error:

@@ -71,7 +71,8 @@ def test_plain_peft_reads_the_folder_and_so_do_we(
         torch.nn.init.normal_(net.score.weight)
     expected = logits(net)
     save_adapter(net, "own", tmp_path, "some/base", load is scalar)
-    assert {path.name for path in tmp_path.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"SHA256SUMS", "adapter_config.json", "adapter_model.safetensors"}
     other = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path).eval()
     assert torch.equal(logits(other), expected)
     assert other.peft_config["default"].base_model_name_or_path == "some/base"
