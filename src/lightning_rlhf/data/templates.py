@@ -84,8 +84,8 @@ def template_text(template: str) -> str:
         return Path(template).expanduser().read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise UserError(
-            f"data.template={template}: neither one of {', '.join(TEMPLATES)} nor a Jinja template, and as a file it "
-            f"cannot be read ({error})"
+            f"template={template}: neither one of {', '.join(TEMPLATES)} nor a Jinja template, and as a file it cannot "
+            f"be read ({error})"
         ) from error
 
 

@@ -45,7 +45,8 @@ class AdapterReward:
 
         Args:
             path: Folder of its export, which has the adapter beside it.
-            template: Chat template of its training: `plain`, `raw`, or Jinja text; None takes the tokenizer's.
+            template: Chat template of its training: `plain`, `raw`, the path of a file, or Jinja text; None takes the
+                tokenizer's.
             setting: Name of `path` in error messages.
         """
         self.path, self.template, self.setting = path, template, setting
@@ -124,7 +125,8 @@ def load_reward(
     Args:
         path: Folder of the export, or hub name of a `…ForSequenceClassification` model with one label.
         dtype: Data type of its weights.
-        template: Chat template of its training: `plain`, `raw`, or Jinja text; None takes the tokenizer's.
+        template: Chat template of its training: `plain`, `raw`, the path of a file, or Jinja text; None takes the
+            tokenizer's.
         setting: Name of `path` in error messages.
 
     Raises:
