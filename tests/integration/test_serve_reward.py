@@ -5,6 +5,7 @@ import shlex
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -161,3 +162,52 @@ def test_what_is_missing_or_of_the_wrong_type_is_one_message(tmp_path: Path) -> 
     assert refused(tmp_path, "model_dir=m", "port=web") == "error: port=web: expected a whole number\n"
     assert refused(tmp_path, "model_dir=m", "batch_size=0") == "error: batch_size=0: must be positive\n"
     assert "did you mean 'model_dir'?" in refused(tmp_path, "modeldir=m")
+
+
+def test_a_body_that_is_too_large_is_refused_before_it_is_read(url: str) -> None:
+    taken = 0
+
+    def chunks() -> Iterator[bytes]:
+        nonlocal taken
+        for _ in range(2000):
+            taken += 1
+            yield b" " * 2**20
+
+    # The server closes the connection, which a client may notice before it reads the answer.
+    with suppress(httpx.TransportError):
+        assert httpx.post(url, content=chunks()).status_code == 413
+    assert 32 <= taken < 200
+    with closing(socket.create_connection(httpx.URL(url).netloc.decode().split(":"), timeout=10)) as connection:
+        connection.sendall(b"POST /score HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1500000000\r\n\r\n{")
+        answer = connection.makefile("rb").read().decode()
+    assert answer.startswith("HTTP/1.1 413 ")
+    assert "33,554,432 bytes at most" in answer
+    assert httpx.post(url, json={"prompts": ["Hello"], "responses": ["Wait."]}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"prompts": ["a"], "responses": ["b"], "finished": [NaN]}', "finished.0: Input should be a valid boolean"),
+        (b'{"prompts": ["\\ud800"], "responses": ["b"]}', "prompts.0: Input should be a valid string"),
+        (b'{"prompts": ["a"], "responses": ["\\udc00"]}', "responses.0: Input should be a valid string"),
+        (b'{"prompts": ["' + b"a" * 1_000_001 + b'"], "responses": ["b"]}', "should have at most 1000000 characters"),
+    ],
+)
+def test_what_is_no_text_or_number_and_a_text_without_end_are_mistakes_of_the_client(
+    body: bytes, message: str, url: str
+) -> None:
+    reply = httpx.post(url, content=body, headers={"Content-Type": "application/json"})
+    assert (reply.status_code, message in reply.json()["detail"]) == (422, True), reply.text[:500]
+
+
+def test_deep_json_is_a_mistake_of_the_client(url: str) -> None:
+    reply = httpx.post(url, content=b"[" * 100_000, headers={"Content-Type": "application/json"})
+    assert reply.status_code in (400, 422)
+
+
+def test_a_page_from_elsewhere_cannot_use_the_server(url: str) -> None:
+    body = {"prompts": ["Hello"], "responses": ["Wait."]}
+    for headers in ({"Host": "rebound.example:80"}, {"Origin": "http://elsewhere.example"}):
+        reply = httpx.post(url, json=body, headers=headers)
+        assert (reply.status_code, next(iter(headers.values())) in reply.text) == (403, True)

@@ -31,10 +31,14 @@ def serve(model_dir: str, host: str, port: int, batch_size: int, dtype: str, tem
     from lightning_rlhf.rewards.build import load_reward
     from lightning_rlhf.rewards.net import TextNetReward
     from lightning_rlhf.rewards.server import make_app
+    from lightning_rlhf.web.access import refuse_foreign
+    from lightning_rlhf.web.mistakes import answer_in_words
 
     silence_libraries()
     net, renderer = load_reward(model_dir, dtype, template, setting="model_dir")
     net.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     app = make_app(TextNetReward(net, renderer, renderer.stop_ids), model_dir, batch_size)
+    refuse_foreign(app, host)
+    answer_in_words(app)
     serve_app(app, listener, f"serving {model_dir} at http://{host}:{listener.getsockname()[1]}/score")
     print("stopped")

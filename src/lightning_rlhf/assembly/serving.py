@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 # A browser may keep a request open, and is not waited for longer.
 _LAST_SECONDS = 5
+# Further connections are answered with status 503. A run asks with one connection of each process.
+_CONNECTIONS = 512
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -35,8 +37,15 @@ def serve_app(app: "FastAPI", listener: socket.socket, about: str) -> None:
     """
     import uvicorn
 
+    from lightning_rlhf.web.bodies import bounded
+
     settings = uvicorn.Config(
-        app, log_config=None, log_level="warning", access_log=False, timeout_graceful_shutdown=_LAST_SECONDS
+        bounded(app),
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        limit_concurrency=_CONNECTIONS,
+        timeout_graceful_shutdown=_LAST_SECONDS,
     )
     print(f"{about}; Ctrl-C stops the server", flush=True)
     # The server shuts down by itself, and then raises the KeyboardInterrupt again.

@@ -1,7 +1,7 @@
 """Who may use a page: this machine alone, or a team that knows a password.
 
-Every answer carries a Content-Security-Policy under which a browser loads nothing from elsewhere and runs no script but
-those of the page.
+Every answer of a page carries a Content-Security-Policy under which a browser loads nothing from elsewhere and runs no
+script but those of the page.
 """
 
 import asyncio
@@ -38,6 +38,20 @@ def check_access(host: str, password: str | None) -> None:
             f"host={host}: other machines could use the page without a password: set password=${{oc.env:NAME}} and the "
             "environment variable NAME, or host=127.0.0.1"
         )
+
+
+def refuse_foreign(app: FastAPI, host: str) -> None:
+    """Refuses requests that a page of somebody else makes a browser send.
+
+    Args:
+        app: The application, which other programs may use without a password.
+        host: The address at which it listens.
+    """
+
+    @app.middleware("http")
+    async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        refusal = _refusal(request.headers, local=host in LOOPBACK)
+        return JSONResponse({"detail": refusal}, 403) if refusal else await call_next(request)
 
 
 def protect(app: FastAPI, name: str, host: str, password: str | None, *, public: Collection[str]) -> None:
@@ -91,9 +105,9 @@ def _refusal(headers: Mapping[str, str], local: bool) -> str:
     """Says why a request is refused whose sender is a page of somebody else; an empty text if it is not refused."""
     host, origin = headers.get("host", ""), headers.get("origin")
     if local and not names_this_machine(host):
-        return f"Host: {host}: this page is for this machine alone; use http://127.0.0.1"
+        return f"Host: {host}: this server is for this machine alone; use http://127.0.0.1"
     if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
-        return f"Origin: {origin}: another page may not use this one"
+        return f"Origin: {origin}: a page from elsewhere may not use this server"
     return ""
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
 from torch import Tensor
 
@@ -55,3 +56,18 @@ def test_scores_that_are_no_numbers_are_an_error_of_the_server(
     url = serving(make_app(Broken(net, renderer, renderer.stop_ids), "models/reward", batch_size=2)) + "/score"
     with pytest.raises(UserError, match="status 500 .*models/reward gives scores that are not finite"):
         HTTPReward(url, retries=0)(["Hello"], ["Go away"])
+
+
+def test_the_model_does_not_go_on_for_a_client_who_has_left(
+    net: ScalarModel, renderer: Renderer, serving: Callable[..., str]
+) -> None:
+    reward = Watched(net, renderer, renderer.stop_ids)
+    reward.sizes = []
+    url = serving(make_app(reward, "reward", batch_size=1)) + "/score"
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(url, json={"prompts": ["Hello"] * 200, "responses": ["Wait."] * 200}, timeout=0.5)
+    # Waits for the batch that goes through the model; all 200 would take ten seconds.
+    assert len(HTTPReward(url)(["Hello"], ["Go away"])) == 1
+    at_first = len(reward.sizes)
+    time.sleep(0.5)
+    assert len(reward.sizes) == at_first < 100

@@ -1,15 +1,15 @@
-"""The application that a page begins with: who may use it, its files, and what it says about a wrong request."""
+"""The application that a page begins with: who may use it, and its files."""
 
 from collections.abc import Collection
 from functools import partial
 from importlib.resources import files
 
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi import FastAPI, Response
+from fastapi.responses import FileResponse
 
 from lightning_rlhf.web.access import protect
 from lightning_rlhf.web.markdown import code_css
+from lightning_rlhf.web.mistakes import answer_in_words
 
 _SHARED = ("common.css", "common.js", "icon.svg")
 
@@ -34,7 +34,7 @@ def page_app(name: str, package: str, names: Collection[str], *, host: str, pass
     app.get("/code.css")(_code)
     # The files of the page hold no data.
     protect(app, f"lightning_rlhf_{name}", host, password, public=(*found, "/code.css"))
-    app.add_exception_handler(RequestValidationError, _wrong)
+    answer_in_words(app)
     return app
 
 
@@ -44,10 +44,3 @@ def _file(path: str, /) -> FileResponse:
 
 def _code() -> Response:
     return Response(code_css(), media_type="text/css")
-
-
-async def _wrong(request: Request, error: Exception) -> JSONResponse:
-    # FastAPI's own answer repeats what was sent, which may not even be valid Unicode.
-    assert isinstance(error, RequestValidationError)
-    problems = (f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in error.errors())
-    return JSONResponse({"detail": "; ".join(problems)}, 422)
