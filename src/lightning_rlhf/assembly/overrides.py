@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_rlhf.assembly.config_files import sections
+from lightning_rlhf.assembly.named_code import check_code
 from lightning_rlhf.assembly.problems import Problems
 from lightning_rlhf.assembly.settings import check_effects, check_settings, is_read, references_in
 from lightning_rlhf.assembly.sweep_overrides import block_of
@@ -29,7 +30,8 @@ def check_command_line(
 
     Raises:
         UserError: If the recipe of the demo is used with another model, an override is for a stage that does not run or
-            for an architecture that is not built, or settings are wrong. The message names all mistakes.
+            for an architecture that is not built, or settings are wrong, or if the configuration names code that is not
+            allowed. The message names all mistakes.
     """
     problems = _override_problems(config, overrides, choices, command, found)
     check_settings(config, problems)
@@ -73,6 +75,8 @@ def _override_problems(
     command: str,
     found: Sequence[str] = (),
 ) -> Problems:
+    # What Hydra's own interpolations stand for is known only now.
+    check_code(config, overrides)
     problems = Problems()
     for message in found:
         problems.add(message)

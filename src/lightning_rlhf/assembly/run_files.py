@@ -1,6 +1,6 @@
 """Reads the files in the folder of a run without running any code that they name, because they need not be trusted.
 
-Overrides on the command line, and files that `--config-dir` names, are the user's own and may name any code.
+Overrides on the command line are the user's own and may name any code; `named_code` checks files of a configuration.
 """
 
 import json

@@ -8,6 +8,7 @@ from typing import Any, cast
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+from lightning_rlhf.assembly.named_code import check_definition
 from lightning_rlhf.errors import raise_problems
 from lightning_rlhf.typechecks import annotations, fits, in_words
 
@@ -79,7 +80,7 @@ def _problems(node: object, path: str, of_node: Callable[[dict[str, object], str
 
 def _unknown_names(node: dict[str, object], path: str) -> Iterator[str]:
     """Settings that are not parameters of their target."""
-    parameters = inspect.signature(get_object(str(node["_target_"]))).parameters
+    parameters = inspect.signature(_target(node)).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     for name in (name for name in node if name not in _KNOWN_BY_HYDRA and name not in parameters):
@@ -91,9 +92,16 @@ def _unknown_names(node: dict[str, object], path: str) -> Iterator[str]:
 def _mismatches(node: dict[str, object], path: str) -> Iterator[str]:
     """Settings that are not parameters of their target, or have a value of another type."""
     yield from _unknown_names(node, path)
-    target = get_object(str(node["_target_"]))
+    target = _target(node)
     hints = annotations(target)
     parameters = inspect.signature(target).parameters
     for name, value in node.items():
         if name in parameters and not isinstance(value, dict | list) and not fits(value, hints.get(name, object)):
             yield f"{path}.{name}={value}: expected {in_words(hints[name])}".lstrip(".")
+
+
+def _target(node: dict[str, object]) -> Callable[..., object]:
+    name = str(node["_target_"])
+    target: Callable[..., object] = get_object(name)
+    check_definition(name, target)
+    return target

@@ -1,22 +1,32 @@
 """The keys of providers: where they are, what may carry them, and how they stay out of files and messages."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lightning_rlhf.errors import UserError
 
+_SECRET = re.compile(r"(api[-_]?key|authorization|token|password|secret)$", re.IGNORECASE)
 _KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
 
 
 def clear_keys(settings: Mapping[str, Any], group: str) -> Iterator[str]:
-    """Yields a message for each key among the settings of a model. It does not show the key."""
+    """Yields a message for each key among the settings of a model, also in a header. It does not show the key."""
+    for name in _secrets(settings):
+        yield (
+            f"{group}.settings.{name}: a key in the settings is written to files in clear; put it into an environment "
+            f"variable, and name this as {group}.api_key_env=NAME"
+        )
+
+
+def _secrets(settings: Mapping[str, Any]) -> Iterator[str]:
+    """The names of settings that hold a key; `none` is the key of a server that asks for none."""
     for name, value in settings.items():
-        if name.endswith("api_key") and value != "none":
-            yield (
-                f"{group}.settings.{name}: a key in the settings is written to files in clear; put it into an "
-                f"environment variable, and name this as {group}.api_key_env=NAME"
-            )
+        if isinstance(value, Mapping):
+            yield from (f"{name}.{inner}" for inner in _secrets(value))
+        elif _SECRET.search(str(name)) and value not in (None, "none"):
+            yield str(name)
 
 
 def key_of(model: str, given: Mapping[str, Any], api_key_env: str | None, group: str) -> str:

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lightning_rlhf.assembly.command_line import in_agreed_folder
 from lightning_rlhf.assembly.library_messages import silence_loggers
+from lightning_rlhf.assembly.named_code import guard_compositions
 from lightning_rlhf.assembly.run_folder import accounted_for
 from lightning_rlhf.assembly.sweep import table_even_of_failures
 from lightning_rlhf.assembly.user_message import config_of_command, user_message
@@ -47,6 +48,7 @@ def run_app(app: Callable[[], object]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     silence_loggers()
     repeat_swallowed()
+    guard_compositions()
     _find_modules_of_user()
     with without_finalization(), exit_codes(), table_even_of_failures():
         obey_signals()

@@ -20,6 +20,10 @@ def test_a_key_comes_from_the_variable_that_is_named(monkeypatch: pytest.MonkeyP
     with pytest.raises(UserError, match=r"^judge.settings.api_key: a key .* as judge.api_key_env=NAME$") as refused:
         remote_client("openai:m", settings={"api_key": "secret"}, group="judge")
     assert "secret" not in str(refused.value)
+    header = {"default_headers": {"Authorization": "Bearer secret"}, "timeout": 5}
+    with pytest.raises(UserError, match=r"^llm.settings.default_headers.Authorization: a key [^\n]*$") as refused:
+        remote_client("openai:m", settings=header)
+    assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize(("model", "variable"), [("openai:m", "OPENAI_API_KEY"), ("anthropic:m", "ANTHROPIC_API_KEY")])
