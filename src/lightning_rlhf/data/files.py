@@ -9,9 +9,12 @@ import gzip
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
+from lightning_rlhf.data.bounds import LARGEST_RATIO, LEAST_UNPACKED, LONGEST_LINE, check_files
 from lightning_rlhf.data.faults import WrongRow
 from lightning_rlhf.data.folders import SUFFIXES
 from lightning_rlhf.errors import UserError
@@ -26,6 +29,7 @@ Placed = tuple[Row | WrongRow, str]
 `train.parquet, row 7`."""
 T = TypeVar("T")
 
+_DAMAGED = "the gzip file is truncated or damaged"
 _LONGEST_CELL = 2**31 - 1
 """The largest limit that Python's csv module accepts on every platform, in characters."""
 
@@ -59,17 +63,43 @@ def not_empty(rows: Iterable[T], name: str) -> Iterator[T]:
         raise UserError(f"data '{name}' holds no rows")
 
 
-def _lines(file: Path) -> Iterator[bytes]:
-    number = 0
+@contextmanager
+def _opened(file: Path) -> Iterator[IO[bytes]]:
+    check_files([file])
     try:
         with gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb") as stream:
-            for line in stream:
-                number += 1
-                yield line
+            yield cast(IO[bytes], stream)
     except (EOFError, zlib.error) as error:
-        raise UserError(f"{file.name}:{number + 1}: the gzip file is truncated or damaged ({error})") from error
+        raise UserError(f"{file.name}: {_DAMAGED} ({error})") from error
     except OSError as error:
         raise UserError(f"data file '{file}' cannot be read: {error}") from error
+
+
+def _lines(file: Path) -> Iterator[bytes]:
+    with _opened(file) as stream:
+        for number in count(1):
+            try:
+                line = stream.readline(LONGEST_LINE + 1)
+            except (EOFError, zlib.error) as error:
+                raise UserError(f"{file.name}:{number}: {_DAMAGED} ({error})") from error
+            if not line:
+                return
+            if len(line) > LONGEST_LINE:
+                raise UserError(f"{file.name}:{number}: the line is longer than {LONGEST_LINE:,} bytes")
+            yield line
+
+
+def _content(file: Path) -> bytes:
+    """The whole content of a file, which a gzip file of zeros could make as large as it likes."""
+    most = max(LEAST_UNPACKED, LARGEST_RATIO * file.stat().st_size)
+    with _opened(file) as stream:
+        content = stream.read(most + 1)
+    if len(content) > most:
+        raise UserError(
+            f"data file '{file}' contains more than {LARGEST_RATIO} times its own size; unpack it if you trust it "
+            f"(gunzip {file.name})"
+        )
+    return content
 
 
 def _decoded(line: bytes) -> str:
@@ -98,13 +128,13 @@ def _object(value: object) -> Row:
 def _read_lines(file: Path) -> Iterator[Placed]:
     for number, line in enumerate(_lines(file), start=1):
         if line.strip():
-            yield _caught(_row_of_line, line), f"{file.name}:{number}"
+            yield caught(_row_of_line, line), f"{file.name}:{number}"
 
 
 def _row_of_line(line: bytes) -> Row:
     text = _decoded(line)
     try:
-        return _object(json.loads(text))
+        return _object(_parsed(text))
     except RecursionError as error:
         raise WrongRow("the row is nested too deeply") from error
     except ValueError as error:
@@ -113,7 +143,21 @@ def _row_of_line(line: bytes) -> Row:
         raise WrongRow(f"not valid JSON ({error}), found {text.strip()[:60]!r}") from error
 
 
-def _caught(function: Callable[[T], Row], value: T) -> Row | WrongRow:
+def _parsed(text: str) -> object:
+    return json.loads(text, object_pairs_hook=_without_doubles)
+
+
+def _without_doubles(pairs: list[tuple[str, object]]) -> Row:
+    """Makes an object. Of two values with one key, Python takes the last without a word."""
+    row = dict(pairs)
+    if len(row) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise WrongRow(f"the key '{next(key for key in keys if keys.count(key) > 1)}' occurs twice in an object")
+    return row
+
+
+def caught(function: Callable[[T], Row], value: T) -> Row | WrongRow:
+    """Returns the row that a function makes of a value, or what is wrong with it."""
     try:
         return function(value)
     except WrongRow as error:
@@ -121,11 +165,18 @@ def _caught(function: Callable[[T], Row], value: T) -> Row | WrongRow:
 
 
 def _read_json(file: Path) -> Iterator[Placed]:
-    text = "".join(_text_lines(file))
+    content = _content(file)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{file.name}:{line}: not valid UTF-8 ({error.reason})") from error
     if not text.strip():
         return
     try:
-        value = json.loads(text)
+        value = _parsed(text)
+    except WrongRow as error:
+        raise UserError(f"{file.name}: {error}") from error
     except json.JSONDecodeError as error:
         hint = "; one object a line is JSON lines: name the file .jsonl" if error.msg == "Extra data" else ""
         raise UserError(f"{file.name}:{error.lineno}: not valid JSON ({error.msg}){hint}") from error
@@ -135,7 +186,7 @@ def _read_json(file: Path) -> Iterator[Placed]:
     if not isinstance(rows, list):
         raise UserError(f'{file.name}: expected a list of objects, or {{"data": [...]}}, found {text.strip()[:60]!r}')
     for number, row in enumerate(rows, start=1):
-        yield _caught(_object, row), f"{file.name}, row {number}"
+        yield caught(_object, row), f"{file.name}, row {number}"
 
 
 def _read_csv(file: Path) -> Iterator[Placed]:
@@ -167,6 +218,7 @@ def _read_parquet(file: Path) -> Iterator[Placed]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    check_files([file])
     number = 0
     try:
         with pq.ParquetFile(file) as parquet:
@@ -183,7 +235,7 @@ def _rows_of_batch(batch: "pa.RecordBatch") -> Iterator[Row | WrongRow]:
         yield from batch.to_pylist()
     except (ValueError, OverflowError):
         # Text that is not UTF-8, or a date that Python cannot represent, in at least one of the rows.
-        yield from (_caught(_row_of_slice, batch.slice(place, 1)) for place in range(len(batch)))
+        yield from (caught(_row_of_slice, batch.slice(place, 1)) for place in range(len(batch)))
 
 
 def _row_of_slice(row: "pa.RecordBatch") -> Row:

@@ -59,7 +59,7 @@ def _data_files(folder: Path) -> Iterator[Path]:
     for file in folder.rglob("*"):
         # Names with a dot in front are those of programs: macOS writes ._name beside each file, for example.
         hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-        if file.name.lower().endswith(SUFFIXES) and not hidden and file.name not in _DESCRIPTIONS and file.is_file():
+        if file.name.lower().endswith(SUFFIXES) and not hidden and file.name not in _DESCRIPTIONS and not file.is_dir():
             yield file
 
 

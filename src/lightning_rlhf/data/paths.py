@@ -11,6 +11,21 @@ _PATH_STARTS = ("/", "./", "../", "~")
 _PACKAGE_SCHEME = "pkg://"
 
 
+def as_path(path: str) -> Path:
+    """Returns the path that a text names, whether there is such a file or not.
+
+    Raises:
+        UserError: If it cannot be looked up: it is too long, lies in a folder that is closed to this user, or begins
+            with the home of an unknown user.
+    """
+    try:
+        found = Path(path).expanduser()
+        found.exists()
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"data '{path[:200]}' cannot be looked up: {error}") from error
+    return found
+
+
 def local_file(path: str) -> Path | None:
     """Returns the file that a path names; None if it is a folder, or the name of a Hugging Face data set.
 
@@ -19,10 +34,11 @@ def local_file(path: str) -> Path | None:
     """
     if path.startswith(_PACKAGE_SCHEME):
         return _resource(path)
-    local = Path(path).expanduser()
+    local = as_path(path)
     if local.is_dir():
         return None
-    if local.exists():
+    # A link to nothing is reported when it is read.
+    if local.exists() or local.is_symlink():
         return local
     if path.startswith(_PATH_STARTS) or path.lower().endswith(SUFFIXES):
         raise UserError(f"data file '{path}' does not exist (looked at {local.absolute()})")
@@ -39,7 +55,7 @@ def is_local(path: str, config_name: str | None = None) -> bool:
     Raises:
         UserError: If there is no such file, or the folder holds no data.
     """
-    folder = Path(path).expanduser()
+    folder = as_path(path)
     if folder.is_dir() and not is_saved(folder):
         folder_splits(folder, config_name)
     return folder.is_dir() or local_file(path) is not None

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 from torch.utils.data import Dataset as TorchDataset
 
+from lightning_rlhf.data.bounds import check_files, check_row
 from lightning_rlhf.data.faults import WrongRow
-from lightning_rlhf.data.files import Placed, Row, not_empty, numbered, read_file
+from lightning_rlhf.data.files import Placed, Row, caught, not_empty, numbered, read_file
 from lightning_rlhf.data.folders import folder_splits
 from lightning_rlhf.data.hub import is_saved, load_hub, load_saved
-from lightning_rlhf.data.paths import local_file
+from lightning_rlhf.data.paths import as_path, local_file
 from lightning_rlhf.data.splits import Reading, choose, held_out_of
 from lightning_rlhf.errors import UserError
 
@@ -104,8 +105,12 @@ def _joined(name: str, parts: Parts, chosen: Sequence[str], reading: Reading) ->
 
 
 def _renamed(rows: Iterable[Placed], reading: Reading) -> Iterator[Placed]:
+    def usable(row: Row) -> Row:
+        check_row(row)
+        return reading.renamed(row)
+
     for row, place in rows:
-        yield (row if isinstance(row, WrongRow) else reading.renamed(row)), place
+        yield (row if isinstance(row, WrongRow) else caught(usable, row)), place
 
 
 def _parts(data: Data, reading: Reading) -> tuple[str, Parts, bool]:
@@ -115,7 +120,7 @@ def _parts(data: Data, reading: Reading) -> tuple[str, Parts, bool]:
         if hasattr(data, "num_columns") and isinstance(data, Mapping):
             return name, {split: _in_memory(rows, name) for split, rows in data.items()}, False
         return name, {"": _in_memory(data, name)}, True
-    folder = Path(data).expanduser()
+    folder = as_path(data)
     if is_saved(folder):
         # The library reads these files as a whole; their digest takes less time than to open them.
         digest = _digest([file for file in sorted(folder.rglob("*")) if file.is_file()])
@@ -131,6 +136,7 @@ def _parts(data: Data, reading: Reading) -> tuple[str, Parts, bool]:
 
 
 def _of_files(name: str, files: Sequence[Path]) -> Source:
+    check_files(files)
     return Source(name, _digest(files), lambda: chain.from_iterable(map(read_file, files)))
 
 
