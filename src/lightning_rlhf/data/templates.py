@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jinja2 import Environment, TemplateError, TemplateSyntaxError, nodes
+from jinja2 import Environment, TemplateSyntaxError, nodes
 
+from lightning_rlhf.data.limited import limited
 from lightning_rlhf.data.messages import Role
 from lightning_rlhf.errors import UserError
 
@@ -93,9 +94,19 @@ class ChatTexts:
     """Applies the chat template that the tokenizer has when this object is made."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
-        """Analyses the template."""
+        """Analyses the template.
+
+        Raises:
+            UserError: If it leaves out what messages say, or takes time or memory without end.
+        """
         self._tokenizer = tokenizer
         self._turns: _TurnByTurn | None = None
+        said = self._apply([(("user", _WORD), ("assistant", _WORD))], False)
+        if isinstance(said, list) and _WORD not in said[0].casefold():
+            raise UserError(
+                f"the chat template does not write what messages say: it makes {said[0][:60]!r} of any conversation; "
+                "data.template=FILE.jinja sets another one"
+            )
         if is_turn_by_turn(str(tokenizer.chat_template)):
             empty, prompted, marked = (self._apply([turns], prompt) for turns, prompt in _PROBES)
             if isinstance(empty, list) and isinstance(prompted, list) and isinstance(marked, list):
@@ -140,13 +151,17 @@ class ChatTexts:
 
     def _apply(self, conversations: list[tuple[Turn, ...]], prompt: bool, tools: str = "") -> list[str] | UserError:
         try:
-            texts = self._tokenizer.apply_chat_template(
-                [[_message(turn) for turn in turns] for turns in conversations],
-                tools=json.loads(tools) if tools else None,
-                tokenize=False,
-                add_generation_prompt=prompt,
-            )
-        except (TemplateError, ValueError, TypeError) as error:
+            with limited(_SECONDS + len(conversations) / _LEAST_RATE, "the chat template"):
+                texts = self._tokenizer.apply_chat_template(
+                    [[_message(turn) for turn in turns] for turns in conversations],
+                    tools=json.loads(tools) if tools else None,
+                    tokenize=False,
+                    add_generation_prompt=prompt,
+                )
+        except UserError:
+            raise
+        # A template is code, which may raise anything: it may divide by zero, or recurse without end.
+        except Exception as error:
             refusal = UserError(f"the chat template refuses the messages: {error}")
             refusal.__cause__ = error
             return refusal
@@ -157,6 +172,11 @@ def _message(turn: Turn) -> dict[str, Any]:
     return {"role": turn[0], "content": turn[1], **(json.loads(turn[2]) if len(turn) > 2 else {})}
 
 
+_WORD = "kettle"
+_SECONDS = 30
+"""Time for a call of a template, beside that of its conversations."""
+_LEAST_RATE = 50
+"""Conversations in a second, of which templates render thousands."""
 _SPECIAL = {"bos_token", "eos_token", "pad_token", "unk_token"}
 # The syntax that a template may use if it handles one turn after the other, in addition to names, calls and filters.
 _PLAIN_NODES = (
