@@ -5,16 +5,13 @@ which names the file and the line.
 """
 
 import csv
-import gzip
 import json
-import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from lightning_rlhf.data.bounds import LARGEST_RATIO, LEAST_UNPACKED, LONGEST_LINE, check_files
+from lightning_rlhf.data.bounds import check_files
+from lightning_rlhf.data.contents import content, lines
 from lightning_rlhf.data.faults import WrongRow
 from lightning_rlhf.data.folders import SUFFIXES
 from lightning_rlhf.errors import UserError
@@ -29,7 +26,6 @@ Placed = tuple[Row | WrongRow, str]
 `train.parquet, row 7`."""
 T = TypeVar("T")
 
-_DAMAGED = "the gzip file is truncated or damaged"
 _LONGEST_CELL = 2**31 - 1
 """The largest limit that Python's csv module accepts on every platform, in characters."""
 
@@ -63,45 +59,6 @@ def not_empty(rows: Iterable[T], name: str) -> Iterator[T]:
         raise UserError(f"data '{name}' holds no rows")
 
 
-@contextmanager
-def _opened(file: Path) -> Iterator[IO[bytes]]:
-    check_files([file])
-    try:
-        with gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb") as stream:
-            yield cast(IO[bytes], stream)
-    except (EOFError, zlib.error) as error:
-        raise UserError(f"{file.name}: {_DAMAGED} ({error})") from error
-    except OSError as error:
-        raise UserError(f"data file '{file}' cannot be read: {error}") from error
-
-
-def _lines(file: Path) -> Iterator[bytes]:
-    with _opened(file) as stream:
-        for number in count(1):
-            try:
-                line = stream.readline(LONGEST_LINE + 1)
-            except (EOFError, zlib.error) as error:
-                raise UserError(f"{file.name}:{number}: {_DAMAGED} ({error})") from error
-            if not line:
-                return
-            if len(line) > LONGEST_LINE:
-                raise UserError(f"{file.name}:{number}: the line is longer than {LONGEST_LINE:,} bytes")
-            yield line
-
-
-def _content(file: Path) -> bytes:
-    """The whole content of a file, which a gzip file of zeros could make as large as it likes."""
-    most = max(LEAST_UNPACKED, LARGEST_RATIO * file.stat().st_size)
-    with _opened(file) as stream:
-        content = stream.read(most + 1)
-    if len(content) > most:
-        raise UserError(
-            f"data file '{file}' contains more than {LARGEST_RATIO} times its own size; unpack it if you trust it "
-            f"(gunzip {file.name})"
-        )
-    return content
-
-
 def _decoded(line: bytes) -> str:
     try:
         # Some editors start a file with a byte order mark, which is not part of the data.
@@ -112,7 +69,7 @@ def _decoded(line: bytes) -> str:
 
 def _text_lines(file: Path) -> Iterator[str]:
     """Decodes a file in which a row may have several lines; errors name the line."""
-    for number, line in enumerate(_lines(file), start=1):
+    for number, line in enumerate(lines(file), start=1):
         try:
             yield _decoded(line)
         except WrongRow as error:
@@ -126,7 +83,7 @@ def _object(value: object) -> Row:
 
 
 def _read_lines(file: Path) -> Iterator[Placed]:
-    for number, line in enumerate(_lines(file), start=1):
+    for number, line in enumerate(lines(file), start=1):
         if line.strip():
             yield caught(_row_of_line, line), f"{file.name}:{number}"
 
@@ -165,11 +122,11 @@ def caught(function: Callable[[T], Row], value: T) -> Row | WrongRow:
 
 
 def _read_json(file: Path) -> Iterator[Placed]:
-    content = _content(file)
+    raw = content(file)
     try:
-        text = content.decode("utf-8-sig")
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
+        line = raw.count(b"\n", 0, error.start) + 1
         raise UserError(f"{file.name}:{line}: not valid UTF-8 ({error.reason})") from error
     if not text.strip():
         return
