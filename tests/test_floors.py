@@ -37,6 +37,7 @@ FLOORS = [
         "typechecks",
         "user_code",
         "waiting",
+        "yaml_files",
     },
     {"distributed"},
     {"strategies", "models", "data", "chat_models", "rewards", "demo", "randomwalks", "report", "planner"},

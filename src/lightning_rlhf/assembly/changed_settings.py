@@ -6,9 +6,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from lightning_rlhf.assembly.run_files import read_settings, read_yaml
+from lightning_rlhf.assembly.run_files import read_settings
 from lightning_rlhf.errors import UserError, raise_problems
 from lightning_rlhf.stages import stage_record
+from lightning_rlhf.yaml_files import read_yaml
 
 # Settings of a command and not of a run.
 _OF_COMMAND = ("resume", "run_dir")

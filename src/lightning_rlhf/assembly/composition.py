@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra import compose, initialize_config_module
 from hydra._internal.utils import get_args_parser
@@ -13,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lightning_rlhf.assembly.problems import Problems
 from lightning_rlhf.assembly.quoting import misread, override, parsed
 from lightning_rlhf.assembly.user_message import user_message
+from lightning_rlhf.yaml_files import check_aliases
 
 
 def composition_problems(name: str, arguments: Sequence[str]) -> tuple[Problems, DictConfig | None]:
@@ -45,6 +47,20 @@ def composition_problems(name: str, arguments: Sequence[str]) -> tuple[Problems,
             if wrong is None:
                 return problems, None
             kept.remove(wrong)
+
+
+def check_config_folder(arguments: Sequence[str]) -> None:
+    """Checks the YAML files of the folder that `--config-dir` names, before Hydra reads them.
+
+    Args:
+        arguments: The arguments of the command.
+
+    Raises:
+        UserError: If the aliases of a file make it too large for any memory.
+    """
+    folder = get_args_parser().parse_known_args(list(arguments))[0].config_dir
+    for file in sorted(Path(folder).rglob("*.yaml")) if folder else ():
+        check_aliases(file)
 
 
 def _composed(name: str, overrides: list[str]) -> DictConfig:

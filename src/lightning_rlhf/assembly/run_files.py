@@ -9,15 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
 
 from lightning_rlhf.assembly.target_checks import check_targets
 from lightning_rlhf.errors import UserError, raise_problems
+from lightning_rlhf.yaml_files import read_yaml
 
 _TARGETS = {
     "model": "lightning_rlhf.models.source.ModelSource",
@@ -63,18 +62,6 @@ def read_settings(file: Path, *, trust_remote_code: bool = False) -> DictConfig:
         raise UserError(f"{file}: data.template={template}: expected a text or null")
     assert isinstance(config, DictConfig)
     return config
-
-
-def read_yaml(file: Path) -> DictConfig | ListConfig:
-    """Reads a YAML file without running anything. Do not resolve its interpolations.
-
-    Raises:
-        UserError: If it is not YAML.
-    """
-    try:
-        return OmegaConf.load(file)
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError, RecursionError) as error:
-        raise UserError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
 
 
 def read_overrides(file: Path) -> list[Override]:

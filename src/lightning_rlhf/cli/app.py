@@ -13,6 +13,7 @@ from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_rlhf.assembly.command_line import in_agreed_folder
+from lightning_rlhf.assembly.composition import check_config_folder
 from lightning_rlhf.assembly.library_messages import silence_loggers
 from lightning_rlhf.assembly.named_code import guard_compositions
 from lightning_rlhf.assembly.run_folder import accounted_for
@@ -49,6 +50,8 @@ def run_app(app: Callable[[], object]) -> None:
     silence_loggers()
     repeat_swallowed()
     guard_compositions()
+    with exit_codes():
+        check_config_folder(sys.argv[1:])
     _find_modules_of_user()
     with without_finalization(), exit_codes(), table_even_of_failures():
         obey_signals()

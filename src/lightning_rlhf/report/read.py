@@ -7,14 +7,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.report.logs import number, read_samples, read_series
 from lightning_rlhf.report.run import UNKNOWN, Result, Run, Series, Stage
 from lightning_rlhf.stages import STAGES
+from lightning_rlhf.yaml_files import read_yaml
 
 
 def read_run(run_dir: Path) -> Run:
@@ -150,8 +149,8 @@ def _read_settings(path: Path, label: str, notices: list[str]) -> dict[str, Any]
     if not path.is_file():
         return {}
     try:
-        settings = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError):
+        settings = OmegaConf.to_container(read_yaml(path), resolve=False)
+    except UserError:
         notices.append(f"{label} is not YAML and was ignored.")
         return {}
     return {str(name): value for name, value in settings.items()} if isinstance(settings, dict) else {}
@@ -161,5 +160,5 @@ def _read_overrides(path: Path) -> tuple[str, ...] | None:
     if not path.is_file():
         return None
     # Interpolations stay unresolved, because they belong on the command line as they are.
-    overrides = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    overrides = OmegaConf.to_container(read_yaml(path), resolve=False)
     return tuple(str(item) for item in overrides) if isinstance(overrides, list) else ()

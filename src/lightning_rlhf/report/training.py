@@ -12,6 +12,7 @@ from lightning_rlhf.report.numbers import METRICS, final, stage_numbers
 from lightning_rlhf.report.read import read_run
 from lightning_rlhf.report.run import Stage
 from lightning_rlhf.stages import STAGES, StageRecord
+from lightning_rlhf.yaml_files import read_yaml
 
 _TRAINER = (
     *("max_epochs", "max_steps", "precision", "gradient_clip_val"),
@@ -33,7 +34,7 @@ def training_records(folder: Path, stage: str, rows: Mapping[str, int]) -> list[
         rows: Numbers of rows, by the name of the use: `train`, `held out`.
     """
     file = folder / "config.yaml"
-    loaded = OmegaConf.to_container(OmegaConf.load(file), resolve=False) if file.is_file() else {}
+    loaded = OmegaConf.to_container(read_yaml(file), resolve=False) if file.is_file() else {}
     config: dict[str, Any] = {str(key): value for key, value in loaded.items()} if isinstance(loaded, dict) else {}
     model = config.get("model") or {}
     base = model.get("meta_dir") or model.get("pretrained")
