@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from labelling import Server, post, rows, server, write_pairs
-from support import TINY, command, free_port, keep, run_folder
+from support import TINY, command, free_port, keep, result_of, run_folder
 
 from lightning_rlhf import ModelSource, Renderer, load_causal_lm
 from lightning_rlhf.data.formats import read_records
@@ -180,6 +180,26 @@ def test_a_mistake_is_one_message_and_leaves_nothing(words: list[str], message: 
     assert done.stderr.startswith(f"error: {message}")
     assert "Traceback" not in done.stderr
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["pairs.jsonl"]
+
+
+def test_edited_answers_train_as_the_last_line_says(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs.jsonl", 4)
+    with server(tmp_path, "pairs=pairs.jsonl", "port=0", "repeats=0") as running:
+        state = post(running.url, "/question")
+        for number in range(4):
+            edited = f"Better answer {number}"
+            state = post(running.url, "/answer", **asked(state), verdict="better", pick=0, edited=edited)
+        _, found, line = running.stop().splitlines()[-1].partition("and on edited answers: lightning-rlhf train ")
+    assert found
+    tiny = [word for word in keep(TINY, "sft") if word != "stage=sft" and not word.startswith("+")]
+    done = command(tmp_path, *line.split(), *tiny, "data.val_fraction=0.25")
+    assert done.returncode == 0, done.stderr
+    result = result_of(run_folder(tmp_path))
+    assert (result["status"], result["stage"]) == ("finished", "sft")
+    # One of the four answers is held out.
+    (labels,) = [one["found"] for one in result["checks"] if one["check"] == "labels"]
+    assert labels.startswith("3 of 3 rows have tokens to learn")
+    assert (run_folder(tmp_path) / "model" / "model.safetensors").is_file()
 
 
 @pytest.mark.slow
