@@ -43,9 +43,9 @@ def next_steps(book: Book, pairs: str | None) -> list[str]:
         f"  {source} was better {count} times" for source, count in wins(book.choices.values(), book.items).items()
     ]
     for (one, other), shared, agreed, kappa in agreements(book.people(), book.items):
-        lines.append(f"  {one} and {other} agree on {agreed} of {shared} items{_known("Cohen's", kappa)}")
+        lines.append(_agreeing(f"{one} and {other}", shared, agreed, kappa, "Cohen's"))
     if (team := team_agreement(book.people())) is not None:
-        lines.append(f"  all agree on {team.agreed} of {team.shared} items{_known("Fleiss'", team.kappa)}")
+        lines.append(_agreeing("all", *team, "Fleiss'"))
     asked = {choice.item for choice in book.choices.values()} & book.items.keys()
     if pairs is not None and any(book.items[item].answers[0].source == BLIND for item in asked):
         folder = Path(pairs).parent
@@ -60,6 +60,6 @@ def next_steps(book: Book, pairs: str | None) -> list[str]:
     return lines
 
 
-def _known(whose: str, kappa: float | None) -> str:
-    """A κ in parentheses; empty if there is none."""
-    return "" if kappa is None else f" ({whose} kappa {kappa:.2f})"
+def _agreeing(who: str, shared: int, agreed: int, kappa: float | None, whose: str) -> str:
+    known = "" if kappa is None else f" ({whose} kappa {kappa:.2f})"
+    return f"  {who} agree on {agreed} of {shared} items{known}"
