@@ -11,7 +11,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,17 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a file of JSON lines in one step, as `write_json` writes an object."""
+    with appearing(path) as partial:
+        partial.write_bytes(json_lines(rows))
+
+
+def json_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """Returns rows as JSON lines."""
+    return b"".join(strict_json(row, ensure_ascii=False).encode() + b"\n" for row in rows)
 
 
 def strict_json(content: object, *, indent: int | None = None, ensure_ascii: bool = True) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -133,6 +134,34 @@ def test_two_models_are_compared_and_people_have_their_say(models: Path, data: P
     assert result_of(tmp_path / "people")["metrics"]["people_win_rate"] == 1.0
     assert "people: a is better than b" in again.stdout
     assert not (tmp_path / "people" / "answers.jsonl").exists()
+
+
+def test_answers_are_kept_when_the_other_model_fails_and_the_evaluation_goes_on(
+    models: Path, data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(models / "b", tmp_path / "b")
+    weights = tmp_path / "b" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:1000])
+    line = [f"a={models / 'a'}", "b=b", f"prompts={data / 'prompts_held_out.jsonl'}", "sampling.max_new_tokens=8"]
+    failed = command(tmp_path, *line, "hydra.run.dir=run", name="evaluate")
+    assert failed.returncode == 2, failed.stderr
+    refused = command(tmp_path, "answers=run", name="evaluate")
+    assert "goes on if it is started again with hydra.run.dir=run" in refused.stderr
+    file = tmp_path / "run" / "answers.a.jsonl"
+    drawn = rows_of(file)
+    assert len(drawn) == 12
+    # One answer is lost, and another has words that no model has drawn.
+    drawn[0]["reply"]["text"] = "from before"
+    file.write_text("".join(json.dumps(row) + "\n" for row in drawn[:-1]))
+    weights.write_bytes(whole)
+    done = command(tmp_path, *line, "hydra.run.dir=run", name="evaluate")
+    assert done.returncode == 0, done.stderr
+    answers = rows_of(tmp_path / "run" / "answers.jsonl")
+    texts = sorted(row["a"]["text"] for row in answers)
+    assert texts == sorted(row["reply"]["text"] for row in drawn)
+    assert len({row["b"]["text"] for row in answers}) > 6
+    assert not list((tmp_path / "run").glob("answers.?.jsonl"))
 
 
 def test_a_chat_model_on_a_server_judges_in_both_orders(models: Path, data: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from labelling import Server, post, rows, server, write_pairs
-from support import TINY, command, free_port, keep, run_folder
+from support import TINY, command, free_port, keep, result_of, run_folder
 
 from lightning_rlhf import ModelSource, Renderer, load_causal_lm
 from lightning_rlhf.data.formats import read_records
@@ -64,6 +64,24 @@ def test_labels_of_blind_pairs_are_verdicts_on_models_and_nothing_to_learn_from(
     ]
 
 
+def test_a_team_hears_on_the_page_and_in_the_end_how_far_all_agree(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs.jsonl", 5)
+    with server(tmp_path, "pairs=pairs.jsonl", "port=0", "repeats=0", "shared=1") as running:
+        for person in ("ann", "bob"):
+            assert label_all(running, person) == 5
+        assert httpx.get(f"{running.url}/people", timeout=60).json()["team"] is None
+        assert label_all(running, "cid") == 5
+        team = httpx.get(f"{running.url}/people", timeout=60).json()["team"]
+        told = running.stop()
+    best: dict[str, set[int]] = {}
+    for row in rows(tmp_path / "labels.jsonl"):
+        best.setdefault(row["prompt"][0]["content"], set()).add(row["label"]["best"])
+    agreed = sum(len(one) == 1 for one in best.values())
+    assert (team["shared"], team["agreed"]) == (5, agreed)
+    known = "" if team["kappa"] is None else f" (Fleiss' kappa {team['kappa']:.2f})"
+    assert f"  all agree on {agreed} of 5 items{known}\n" in told
+
+
 def wins(folder: Path) -> dict[str, int]:
     """Counts how often people and file agree, and how often not, in the order of the first item."""
     counts: dict[str, int] = {}
@@ -91,15 +109,15 @@ def prompts(tmp_path: Path) -> Path:
     return file
 
 
-def label_all(running: Server) -> int:
+def label_all(running: Server, person: str = "ann") -> int:
     """Answers every question with its first answer, and returns their number."""
-    state = post(running.url, "/question")
+    state = post(running.url, "/question", person=person)
     while state["state"] != "done":
         assert state["state"] in ("ask", "wait"), state["message"]
         if state["state"] == "wait":
-            state = post(running.url, "/question")
+            state = post(running.url, "/question", person=person)
         else:
-            state = post(running.url, "/answer", **asked(state), verdict="better", pick=0)
+            state = post(running.url, "/answer", person=person, **asked(state), verdict="better", pick=0)
     return state["progress"]["done"]
 
 
@@ -180,6 +198,26 @@ def test_a_mistake_is_one_message_and_leaves_nothing(words: list[str], message: 
     assert done.stderr.startswith(f"error: {message}")
     assert "Traceback" not in done.stderr
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["pairs.jsonl"]
+
+
+def test_edited_answers_train_as_the_last_line_says(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs.jsonl", 4)
+    with server(tmp_path, "pairs=pairs.jsonl", "port=0", "repeats=0") as running:
+        state = post(running.url, "/question")
+        for number in range(4):
+            edited = f"Better answer {number}"
+            state = post(running.url, "/answer", **asked(state), verdict="better", pick=0, edited=edited)
+        _, found, line = running.stop().splitlines()[-1].partition("and on edited answers: lightning-rlhf train ")
+    assert found
+    tiny = [word for word in keep(TINY, "sft") if word != "stage=sft" and not word.startswith("+")]
+    done = command(tmp_path, *line.split(), *tiny, "data.val_fraction=0.25")
+    assert done.returncode == 0, done.stderr
+    result = result_of(run_folder(tmp_path))
+    assert (result["status"], result["stage"]) == ("finished", "sft")
+    # One of the four answers is held out.
+    (labels,) = [one["found"] for one in result["checks"] if one["check"] == "labels"]
+    assert labels.startswith("3 of 3 rows have tokens to learn")
+    assert (run_folder(tmp_path) / "model" / "model.safetensors").is_file()
 
 
 @pytest.mark.slow

@@ -29,7 +29,8 @@ from lightning_rlhf.evaluation.win_rates import as_dict, by_scores, win_rate
 from lightning_rlhf.rewards.build import LoadedReward, load_reward
 from lightning_rlhf.rewards.function import TextReward
 from lightning_rlhf.rollout.speaker import load_speaker
-from lightning_rlhf.saving import appearing, strict_json, write_json
+from lightning_rlhf.saving import write_json, write_rows
+from lightning_rlhf.synthesis.journal import Journal
 from lightning_rlhf.synthesis.progress import cost
 from lightning_rlhf.synthesis.verdicts import open_verdicts
 
@@ -77,10 +78,13 @@ def _reward_model(settings: EvaluateSettings, folder: Path) -> dict[str, Any]:
     _tell(report)
     if not scored:
         raise UserError(f"preferences={settings.preferences}: no row is left")
-    with appearing(folder / SCORES) as partial, partial.open("w", encoding="utf-8") as file:
-        for row in scored:
-            content = {"row": row.comparison.place, "num_good": row.num_good, "scores": row.scores}
-            file.write(strict_json(content | {"lengths": row.lengths}) + "\n")
+    write_rows(
+        folder / SCORES,
+        (
+            {"row": row.comparison.place, "num_good": row.num_good, "scores": row.scores, "lengths": row.lengths}
+            for row in scored
+        ),
+    )
     measured = report_on(scored, settings.source_column, settings.seed)
     print_reward_model(measured)
     metrics: dict[str, Any] = {}
@@ -171,13 +175,17 @@ def _answers(settings: EvaluateSettings, folder: Path) -> list[Answered]:
         raise UserError(f"prompts={settings.prompts}: no prompt is left that both models can answer")
     _tell(report)
     sides = []
-    for name in ("a", "b"):
+    drawn = {name: folder / f"answers.{name}.jsonl" for name in ("a", "b")}
+    for name, file in drawn.items():
         speaker = load_speaker(getattr(settings, name), name, dtype=settings.dtype)
-        sides.append(draw_answers(speaker, records, settings.sampling, settings.seed))
+        with closing(Journal(file, f"hydra.run.dir={folder}")) as journal:
+            sides.append(draw_answers(speaker, records, settings.sampling, settings.seed, journal))
         # The first model makes room for the second.
         del speaker
     rows = answered(records, *sides)
     write_answers(folder, rows)
+    for file in drawn.values():
+        file.unlink()
     pairs = write_blind_pairs(folder, rows, settings.seed)
     console.say(f"{pairs} blind pairs for lightning-rlhf label: {folder / BLIND_PAIRS}")
     return rows

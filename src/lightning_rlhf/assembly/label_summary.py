@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lightning_rlhf.data.verdicts import REPEAT
-from lightning_rlhf.web.label.agreement import agreements, wins
+from lightning_rlhf.web.label.agreement import agreements, team_agreement, wins
 from lightning_rlhf.web.label.book import Book
 from lightning_rlhf.web.label.items import BLIND
 
@@ -43,8 +43,9 @@ def next_steps(book: Book, pairs: str | None) -> list[str]:
         f"  {source} was better {count} times" for source, count in wins(book.choices.values(), book.items).items()
     ]
     for (one, other), shared, agreed, kappa in agreements(book.people(), book.items):
-        known = "" if kappa is None else f" (Cohen's kappa {kappa:.2f})"
-        lines.append(f"  {one} and {other} agree on {agreed} of {shared} items{known}")
+        lines.append(_agreeing(f"{one} and {other}", shared, agreed, kappa, "Cohen's"))
+    if (team := team_agreement(book.people())) is not None:
+        lines.append(_agreeing("all", *team, "Fleiss'"))
     asked = {choice.item for choice in book.choices.values()} & book.items.keys()
     if pairs is not None and any(book.items[item].answers[0].source == BLIND for item in asked):
         folder = Path(pairs).parent
@@ -57,3 +58,8 @@ def next_steps(book: Book, pairs: str | None) -> list[str]:
             f"data.path={book.edited_file}"
         )
     return lines
+
+
+def _agreeing(who: str, shared: int, agreed: int, kappa: float | None, whose: str) -> str:
+    known = "" if kappa is None else f" ({whose} kappa {kappa:.2f})"
+    return f"  {who} agree on {agreed} of {shared} items{known}"

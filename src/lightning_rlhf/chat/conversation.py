@@ -10,7 +10,7 @@ from lightning_rlhf.data.messages import Message
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.rollout.sampling import Sampling
 from lightning_rlhf.rollout.speaker import Reply, Speaker
-from lightning_rlhf.saving import strict_json
+from lightning_rlhf.saving import json_lines
 from lightning_rlhf.seeding import SAMPLING, RandomKey
 
 Score = Callable[[list[Message], bool], float]
@@ -114,8 +114,8 @@ def save(conversation: Conversation, file: Path) -> None:
         raise UserError("/save: nothing has been said yet")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a", encoding="utf-8") as stream:
-            stream.write(strict_json({"messages": conversation.messages}, ensure_ascii=False) + "\n")
+        with file.open("ab") as stream:
+            stream.write(json_lines([{"messages": conversation.messages}]))
             stream.flush()
             os.fsync(stream.fileno())
     except OSError as error:

@@ -63,7 +63,8 @@ def is_final(error: BaseException) -> bool:
     """Checks whether another attempt would fail in the same way.
 
     The errors of the providers have no common class, but those that answer a request have its status. An error without
-    a status is a lost connection, a time-out, or an answer that cannot be read, and all of these may pass.
+    a status is a lost connection, a time-out, or an answer that cannot be read, and all of these may pass. Only
+    NotImplementedError will not: LangChain raises it if the class of a model lacks what was asked for.
     """
     if not isinstance(error, Exception) or isinstance(error, UserError | BudgetSpent | Stopped | NotImplementedError):
         return True

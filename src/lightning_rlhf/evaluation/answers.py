@@ -14,8 +14,10 @@ from lightning_rlhf.errors import UserError
 from lightning_rlhf.models.source import ModelSource
 from lightning_rlhf.rollout.sampling import Sampling
 from lightning_rlhf.rollout.speaker import Reply, Speaker, fitting_prompts, most_tokens
-from lightning_rlhf.saving import appearing, strict_json
+from lightning_rlhf.saving import write_rows
 from lightning_rlhf.seeding import EVALUATION, RandomKey
+from lightning_rlhf.synthesis.journal import Journal
+from lightning_rlhf.synthesis.verdicts import key_of
 
 FILE = "answers.jsonl"
 
@@ -75,29 +77,42 @@ def answerable(
     return kept
 
 
-def draw_answers(speaker: Speaker, records: Sequence[Record], sampling: Sampling, seed: int) -> list[Reply]:
+def draw_answers(
+    speaker: Speaker, records: Sequence[Record], sampling: Sampling, seed: int, journal: Journal
+) -> list[Reply]:
     """Draws an answer to each prompt.
 
-    Each prompt has its own random numbers, which are the same for every model.
+    Each prompt has its own random numbers, which are the same for every model. An answer that the journal holds, to the
+    same prompt with the same settings, is not drawn again.
 
     Args:
         speaker: The model.
         records: The prompts.
         sampling: Settings of the sampling distribution.
         seed: Seed of the random numbers.
+        journal: The answers that there are already, to which each new one is appended.
     """
     from tqdm import tqdm
 
-    keys = [RandomKey(seed, (EVALUATION, number), row=0) for number in range(len(records))]
-    prompts, tools = [record.prompt for record in records], [record.tools for record in records]
-    drawn = speaker.answers(prompts, sampling, keys, tools)
-    bar = tqdm(drawn, total=len(records), desc=speaker.name, unit="answer", disable=None, delay=1)
-    found: dict[int, Reply] = {}
+    drawn_with = [speaker.name, str(speaker.net.dtype), vars(sampling), seed]
+    names = [key_of(*drawn_with, number, record.prompt, record.tools) for number, record in enumerate(records)]
+    found = {entry["key"]: Reply(**entry["reply"]) for entry in journal.entries}
+    missing = [number for number, name in enumerate(names) if name not in found]
+    drawn = speaker.answers(
+        [records[number].prompt for number in missing],
+        sampling,
+        [RandomKey(seed, (EVALUATION, number), row=0) for number in missing],
+        [records[number].tools for number in missing],
+    )
+    known = len(records) - len(missing)
+    bar = tqdm(drawn, total=len(records), initial=known, desc=speaker.name, unit="answer", disable=None, delay=1)
     lines = TimedLines()
-    for number, reply in bar:
-        found[number] = reply
-        lines.say(f"{speaker.name}: {len(found):,} of {len(records):,} answers")
-    return [found[number] for number in range(len(records))]
+    for done, (place, reply) in enumerate(bar, known + 1):
+        name = names[missing[place]]
+        journal.append({"key": name, "reply": reply._asdict()})
+        found[name] = reply
+        lines.say(f"{speaker.name}: {done:,} of {len(records):,} answers")
+    return [found[name] for name in names]
 
 
 def answered(records: Sequence[Record], a: Sequence[Reply], b: Sequence[Reply]) -> list[Answered]:
@@ -109,10 +124,7 @@ def answered(records: Sequence[Record], a: Sequence[Reply], b: Sequence[Reply]) 
 
 def write_answers(folder: Path, rows: Sequence[Answered]) -> None:
     """Writes the answers as JSON lines."""
-    with appearing(folder / FILE) as partial, partial.open("w", encoding="utf-8") as file:
-        for row in rows:
-            content = row._asdict() | {"a": row.a._asdict(), "b": row.b._asdict()}
-            file.write(strict_json(content, ensure_ascii=False) + "\n")
+    write_rows(folder / FILE, (row._asdict() | {"a": row.a._asdict(), "b": row.b._asdict()} for row in rows))
 
 
 def read_answers(folder: Path) -> list[Answered]:
@@ -127,7 +139,10 @@ def read_answers(folder: Path) -> list[Answered]:
             rows = [json.loads(line) for line in lines]
         found = [Answered(row["messages"], row["columns"], Reply(**row["a"]), Reply(**row["b"])) for row in rows]
     except FileNotFoundError as error:
-        raise UserError(f"answers={folder}: there is no {FILE}; name the folder of an earlier evaluation") from error
+        raise UserError(
+            f"answers={folder}: there is no {FILE}; name the folder of an earlier evaluation. One that was "
+            f"interrupted before all answers were drawn goes on if it is started again with hydra.run.dir={folder}"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"answers={folder}: {FILE} cannot be read: {error!r}") from error
     if not found:

@@ -10,7 +10,7 @@ from lightning_rlhf.data.splits import Reading
 from lightning_rlhf.errors import UserError
 from lightning_rlhf.evaluation.answers import Answered
 from lightning_rlhf.evaluation.win_rates import LOSS, TIE, WIN
-from lightning_rlhf.saving import appearing, strict_json
+from lightning_rlhf.saving import write_rows
 from lightning_rlhf.seeding import EVALUATION, permutation
 
 BLIND_PAIRS = "blind_pairs.jsonl"
@@ -35,13 +35,13 @@ def write_blind_pairs(folder: Path, rows: Sequence[Answered], seed: int) -> int:
     different = [number for number, row in enumerate(rows) if row.a.text != row.b.text]
     # Half of the rows are swapped, so that neither model has an advantage in total.
     sides = permutation(len(different), seed, EVALUATION, _SIDES)
-    with appearing(folder / BLIND_PAIRS) as partial, partial.open("w", encoding="utf-8") as file:
-        for place in permutation(len(different), seed, EVALUATION, _ORDER):
-            row = rows[different[place]]
-            first, second = (row.b, row.a) if sides[place] % 2 else (row.a, row.b)
-            pair = {"id": different[place], "prompt": row.messages, "chosen": first.text, "rejected": second.text}
-            pair["blind"] = True
-            file.write(strict_json(pair, ensure_ascii=False) + "\n")
+    pairs = []
+    for place in permutation(len(different), seed, EVALUATION, _ORDER):
+        row = rows[different[place]]
+        first, second = (row.b, row.a) if sides[place] % 2 else (row.a, row.b)
+        pair = {"id": different[place], "prompt": row.messages, "chosen": first.text, "rejected": second.text}
+        pairs.append(pair | {"blind": True})
+    write_rows(folder / BLIND_PAIRS, pairs)
     return len(different)
 
 

@@ -1,4 +1,4 @@
-"""Cohen's κ: how far two raters agree beyond chance."""
+"""κ: how far two raters (Cohen), or several (Fleiss), agree beyond chance."""
 
 import warnings
 from collections.abc import Sequence
@@ -40,3 +40,16 @@ def cohens_kappa(first: Sequence[int], second: Sequence[int], num_ratings: int, 
         warnings.simplefilter("ignore")
         found = inter_rater.cohens_kappa(table, wt="quadratic" if ordered else None)
     return Kappa(float(found.kappa), max(float(found.kappa_low), -1.0), min(float(found.kappa_upp), 1.0))
+
+
+def fleiss_kappa(ratings: Sequence[Sequence[int]]) -> float:
+    """Computes Fleiss' κ (1971) with statsmodels; NaN if all ratings are the same.
+
+    Args:
+        ratings: For each row, the ratings of all raters, whole numbers of any range.
+    """
+    from statsmodels.stats import inter_rater
+
+    counts, _ = inter_rater.aggregate_raters(np.asarray(ratings))
+    with np.errstate(all="ignore"):
+        return float(inter_rater.fleiss_kappa(counts, method="fleiss"))

@@ -37,7 +37,8 @@ class RewardNet:
                 function that builds the module, which sharded strategies need.
             tokenizer: The tokenizer of the model. The model then reads the text of conversation and response. None if
                 the model reads the ids that the actor wrote.
-            template: Chat template of its training: `plain`, `raw`, or Jinja text; None takes the tokenizer's.
+            template: Chat template of its training: `plain`, `raw`, the path of a file, or Jinja text; None takes the
+                tokenizer's.
         """
         self.net, self.tokenizer, self.template = net, tokenizer, template
 

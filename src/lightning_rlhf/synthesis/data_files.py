@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightning_rlhf.errors import UserError
+from lightning_rlhf.saving import json_lines, write_rows
 from lightning_rlhf.synthesis.duplicates import Duplicates
-from lightning_rlhf.synthesis.rows_file import lines, write_rows
 from lightning_rlhf.synthesis.templates import Templates
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class DataFiles:
         """Appends the rows of a finished conversation, and returns when they are on the disk."""
         for name, rows in self._filter.rows(messages, ended).items():
             stream = self._streams[name]
-            stream.write(lines(rows))
+            stream.write(json_lines(rows))
             stream.flush()
             os.fsync(stream.fileno())
             self.counts[name] += len(rows)

@@ -9,7 +9,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.saving import strict_json
+from lightning_rlhf.saving import json_lines
 
 Entry = dict[str, Any]
 
@@ -52,7 +52,7 @@ class Journal:
 
     def append(self, entry: Entry) -> None:
         """Appends an entry, and returns when it is on the disk."""
-        line = strict_json(entry, ensure_ascii=False).encode() + b"\n"
+        line = json_lines([entry])
         with self._thread:
             self._stream.write(line)
             self._stream.flush()

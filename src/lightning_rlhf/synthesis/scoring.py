@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightning_rlhf.chat_models.client import ChatClient
 from lightning_rlhf.chat_models.grading import Grading
+from lightning_rlhf.saving import write_rows
 from lightning_rlhf.synthesis.journal import Journal
-from lightning_rlhf.synthesis.rows_file import write_rows
 from lightning_rlhf.synthesis.verdicts import Question, Verdict, ask_all, key_of
 
 if TYPE_CHECKING:

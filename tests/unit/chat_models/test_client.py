@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
 import pytest
 from openai_server import Fault, OpenAIServer
@@ -113,6 +114,22 @@ def test_a_server_that_never_recovers_is_an_error_that_says_how_often_it_was_ask
     with pytest.raises(UserError, match="^model=openai:some-model: asked 3 times: .*oops"):
         make_client(retries=2).ask(CHAT)
     assert len(server.requests) == 3
+
+
+def test_a_model_that_lacks_what_was_asked_for_is_an_error_at_once() -> None:
+    from langchain_core.language_models import GenericFakeChatModel
+
+    class Deaf(GenericFakeChatModel):
+        asked: int = 0
+
+        def _generate(self, *_: object, **__: object) -> NoReturn:
+            self.asked += 1
+            raise NotImplementedError("no chats")
+
+    model = Deaf(messages=iter(()))
+    with pytest.raises(UserError, match=r"^model=deaf: no chats$"):
+        ChatClient(model=model, name="deaf", backoff=0.0).ask([("user", "Hi")])
+    assert model.asked == 1
 
 
 def test_a_server_that_is_not_there_is_an_error() -> None:

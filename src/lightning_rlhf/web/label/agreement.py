@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
-from lightning_rlhf.report.kappa import cohens_kappa
+from lightning_rlhf.report.kappa import cohens_kappa, fleiss_kappa
 from lightning_rlhf.web.label.choices import Choice
 from lightning_rlhf.web.label.items import Item
 
@@ -26,6 +26,17 @@ class Agreement(NamedTuple):
     """Number of the items about which both say the same."""
     kappa: float | None
     """Cohen's κ, which is 0 where agreement is that of chance; None if both always say the same one thing."""
+
+
+class TeamAgreement(NamedTuple):
+    """How all people together agree on the items that each of them has answered."""
+
+    shared: int
+    """Number of the items."""
+    agreed: int
+    """Number of the items about which all say the same."""
+    kappa: float | None
+    """Fleiss' κ, which is 0 where agreement is that of chance; None if everybody always says the same one thing."""
 
 
 class Habits(NamedTuple):
@@ -67,6 +78,19 @@ def agreements(people: Iterable[tuple[str, Sequence[Choice]]], items: Mapping[st
             agreed = sum(map(int.__eq__, first, second))
             found.append(Agreement((one, other), len(shared), agreed, _kappa(first, second)))
     return found
+
+
+def team_agreement(people: Iterable[tuple[str, Sequence[Choice]]]) -> TeamAgreement | None:
+    """Compares three or more people at once; None if there are fewer, or no item that all have answered.
+
+    Args:
+        people: Names with choices.
+    """
+    said = [_said(choices) for _, choices in people]
+    if len(said) < 3 or not (shared := sorted(set.intersection(*map(set, said)))):
+        return None
+    ratings = [[one[name] for one in said] for name in shared]
+    return TeamAgreement(len(shared), sum(len(set(row)) == 1 for row in ratings), _known(fleiss_kappa(ratings)))
 
 
 def habits(person: str, choices: Sequence[Choice]) -> Habits:
@@ -113,5 +137,8 @@ def _class_of(choice: Choice) -> int:
 
 
 def _kappa(first: list[int], second: list[int]) -> float | None:
-    kappa = cohens_kappa(first, second, max(*first, *second) + 1).value
+    return _known(cohens_kappa(first, second, max(*first, *second) + 1).value)
+
+
+def _known(kappa: float) -> float | None:
     return None if math.isnan(kappa) else kappa

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from lightning_rlhf.data.verdicts import Verdict
 from lightning_rlhf.web.common.app import page_app
-from lightning_rlhf.web.label.agreement import agreements, habits
+from lightning_rlhf.web.label.agreement import agreements, habits, team_agreement
 from lightning_rlhf.web.label.choices import Choice
 from lightning_rlhf.web.label.desk import AnsweredOtherwise, Desk
 from lightning_rlhf.web.label.differences import differences
@@ -107,9 +107,11 @@ def make_app(desk: Desk, supply: Supply, *, host: str, password: str | None, def
     @app.get("/people")
     def people() -> dict[str, Any]:
         known = desk.people()
+        team = team_agreement(known)
         return {
             "people": [habits(*one)._asdict() for one in known],
             "agreements": [one._asdict() for one in agreements(known, dict(desk.book.items))],
+            "team": None if team is None else team._asdict(),
         }
 
     return app

@@ -3,12 +3,12 @@
 import errno
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning_rlhf.errors import UserError
-from lightning_rlhf.saving import appearing, flush
+from lightning_rlhf.saving import flush, json_lines, write_rows
 
 Row = dict[str, Any]
 
@@ -47,7 +47,7 @@ class Journal:
             OSError: If they cannot be written. The file is as it was.
         """
         is_new = not self.path.exists()
-        content = _lines(rows)
+        content = json_lines(rows)
         # Without a buffer, nothing is left to be written after an error.
         with self.path.open("ab", buffering=0) as file:
             size = file.seek(0, os.SEEK_END)
@@ -64,8 +64,7 @@ class Journal:
 
     def replace(self, rows: Sequence[Row]) -> None:
         """Replaces everything in the file in one step."""
-        with appearing(self.path) as partial:
-            partial.write_bytes(_lines(rows))
+        write_rows(self.path, rows)
         self.rows = list(rows)
 
     def _read(self) -> list[Row]:
@@ -100,7 +99,3 @@ def _row_of(line: bytes) -> Row | None:
     except ValueError:
         return None
     return row if isinstance(row, dict) else None
-
-
-def _lines(rows: Iterable[Row]) -> bytes:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()

@@ -89,15 +89,17 @@ export function typed() {
   return Object.keys(words).filter((id) => at(id).value.trim()).map((id) => words[id]);
 }
 
-export function showPeople({ people, agreements }) {
+export function showPeople({ people, agreements, team }) {
   const percent = (share) => (share === null ? "–" : `${Math.round(100 * share)} %`);
   const table = (id, head, rows) => at(id).replaceChildren(...(rows.length ? [head, ...rows] : []).map((cells, number) =>
     make("tr", "", ...cells.map((cell) => make(number ? "td" : "th", "", cell)))));
   table("habits", ["Name", "Choices", "Same answer when asked again", "Chose the answer shown first"], people.map((one) => [
     one.person, one.choices, one.repeats ? `${one.kept} of ${one.repeats}` : "–", percent(one.first),
   ]));
-  table("agreements", ["People", "Same items", "Agreed", "κ"], agreements.map((one) => [
-    one.people.join(" and "), one.shared, percent(one.agreed / one.shared), one.kappa?.toFixed(2) ?? "–",
+  table("agreements", ["People", "Same items", "Agreed", "κ"], [
+    ...agreements.map((one) => ({ ...one, name: one.people.join(" and ") })), ...(team ? [{ ...team, name: "all" }] : []),
+  ].map((one) => [
+    one.name, one.shared, percent(one.agreed / one.shared), one.kappa?.toFixed(2) ?? "–",
   ]));
 }
 

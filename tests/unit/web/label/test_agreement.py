@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lightning_rlhf.web.label.agreement import agreements, habits, wins
+from lightning_rlhf.web.label.agreement import agreements, habits, team_agreement, wins
 from lightning_rlhf.web.label.choices import Choice
 from lightning_rlhf.web.label.items import Answer, Item
 
@@ -30,6 +30,27 @@ def test_kappa_of_two_people_by_hand(make_choice: MakeChoice, make_item: MakeIte
     assert (found.people, found.shared, found.agreed) == (("ann", "bob"), 7, 4)
     # Observed 4/7. By chance: a 3/7 · 3/7, b 2/7 · 2/7, tie 1/7 · 2/7, bad 1/7 · 0: (9 + 4 + 2) / 49 = 15/49.
     assert found.kappa == pytest.approx((4 / 7 - 15 / 49) / (1 - 15 / 49))
+
+
+def test_kappa_of_a_team_by_hand(make_choice: MakeChoice) -> None:
+    # Items 0 to 3 are answered by all: a a a, a a b, b b b, a b b. Only ann and bob have answered item 4.
+    said = {"ann": [0, 0, 1, 0, 0], "bob": [0, 0, 1, 1, 0], "cid": [0, 1, 1, 1]}
+    people = [
+        (person, [make_choice(f"item{n}", person, best=best) for n, best in enumerate(choices)])
+        for person, choices in said.items()
+    ]
+    found = team_agreement(people)
+    assert found is not None
+    assert (found.shared, found.agreed) == (4, 2)
+    # Of the three pairs of people, 3, 1, 3 and 1 agree, which is 2/3. By chance: half of the ratings are a, so 1/2.
+    assert found.kappa == pytest.approx((2 / 3 - 1 / 2) / (1 - 1 / 2))
+    assert team_agreement(people[:2]) is None
+    assert team_agreement([*people, ("dan", [])]) is None
+
+
+def test_a_team_that_always_says_one_thing_has_no_kappa(make_choice: MakeChoice) -> None:
+    people = [(person, [make_choice(f"item{n}", person) for n in range(3)]) for person in ("ann", "bob", "cid")]
+    assert team_agreement(people) == (3, 3, None)
 
 
 def test_people_who_always_say_one_thing_have_no_kappa(make_choice: MakeChoice, make_item: MakeItem) -> None:
