@@ -13,7 +13,10 @@ from lightning_rlhf.callbacks.sample_table import SampleTable
 
 def extra(stage: str) -> list[Callback]:
     """Callbacks with a state of their own."""
-    return [EMA(stage, decay=0.9), *([AdaptiveKL(0.1), RolloutMetrics(), SampleTable(every=1)] if stage == "ppo" else [])]
+    return [
+        EMA(stage, decay=0.9),
+        *([AdaptiveKL(0.1), RolloutMetrics(), SampleTable(every=1)] if stage == "ppo" else []),
+    ]
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo"])
