@@ -90,7 +90,7 @@ def with_earlier_overrides(words: Sequence[str]) -> list[str]:
         *flags,
         *([] if own_folder else here),
         *(str(override.input_line) for override in kept),
-        *(_as_addition(override, earlier) for override in given if not _cancels(override, earlier)),
+        *(_as_addition(override, earlier, given) for override in given if not _cancels(override, earlier)),
         *first,
     ]
 
@@ -193,11 +193,11 @@ def _cancels(given: Override, earlier: Sequence[Override]) -> bool:
     )
 
 
-def _as_addition(given: Override, earlier: Sequence[Override]) -> str:
-    """The words of an override, with the plus sign that the run needed to set the same key."""
-    word = str(given.input_line)
-    added = any(o.is_add() and o.key_or_group == given.key_or_group for o in earlier)
-    return f"+{word}" if added and not word.startswith(("+", "~")) else word
+def _as_addition(one: Override, earlier: Sequence[Override], given: Sequence[Override]) -> str:
+    """The words of an override, with the plus sign that the run needed to set the same key, if nobody else adds it."""
+    word = str(one.input_line)
+    before, now = (any(o.is_add() and o.key_or_group == one.key_or_group for o in some) for some in (earlier, given))
+    return f"+{word}" if before and not now and not word.startswith(("+", "~")) else word
 
 
 def _first_resume(folder: Path, earlier: Sequence[Override]) -> list[str]:

@@ -49,6 +49,9 @@ def test_a_command_without_a_run_folder_stays_as_it_is(tmp_path: Path) -> None:
         (["seed=1", "stage=sft"], ["seed=2"], ["stage=sft", "seed=2"]),
         (["+sft.trainer.max_time=1"], ["sft.trainer.max_time=2"], ["+sft.trainer.max_time=2"]),
         (["+sft.trainer.max_time=1"], ["++sft.trainer.max_time=2"], ["++sft.trainer.max_time=2"]),
+        # The same words again, as `resume=auto` has them, in which a key is added and then changed.
+        (["+sft.trainer.max_time=1", "sft.trainer.max_time=2"], ["+sft.trainer.max_time=1", "sft.trainer.max_time=2"],
+         ["+sft.trainer.max_time=1", "sft.trainer.max_time=2"]),
         # An addition of the run that is taken back; and a setting of the configuration that is removed.
         (["+sft.trainer.max_time=1", "seed=2"], ["~sft.trainer.max_time"], ["seed=2"]),
         (["sft.callbacks.x=1"], ["~sft.callbacks.x"], ["~sft.callbacks.x"]),
