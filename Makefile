@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Extensions that were compiled for one PyTorch do not work with another.
 export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(venv)/torch_extensions
 
-.PHONY: help demo docs test test-all test-vllm mutants lint colossalai clean
+.PHONY: help demo docs test test-all test-vllm mutants lint audit colossalai clean
 
 help:
 	@echo 'make demo        trains the three stages on the embedded demo, and prints where the run card is'
@@ -18,6 +18,7 @@ help:
 	@echo 'make test-vllm   runs the tests that need vLLM, on the CPU, in an environment of its own; takes up to twenty minutes'
 	@echo 'make mutants     puts known mistakes into a copy of the code, and demands that tests fail; takes up to an hour'
 	@echo 'make lint        checks style and types'
+	@echo 'make audit       asks the index of Python packages for known faults of the installed ones'
 	@echo 'make colossalai  installs ColossalAI, for strategy=colossalai_...'
 	@echo 'make clean       removes the virtual environment, builds and caches; keeps outputs/'
 	@echo
@@ -50,6 +51,11 @@ lint: $(venv)/installed-dev
 	@$(run) -m ruff check
 	@$(run) -m ruff format --check
 	@$(run) -m mypy
+
+# A program for developers alone, so it is no dependency of the package.
+audit: $(venv)/installed-dev
+	@$(run) -m pip install --quiet pip-audit
+	@$(run) -m pip_audit --local --skip-editable --progress-spinner off
 
 # ColossalAI's own dependencies would bring back an old PyTorch, so they are not installed.
 colossalai: $(venv)/installed requirements/colossalai.txt

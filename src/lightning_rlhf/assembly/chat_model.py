@@ -8,6 +8,7 @@ from typing import Any, cast
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from lightning_rlhf.assembly.library_messages import silence_libraries
 from lightning_rlhf.assembly.target_checks import check_targets
 from lightning_rlhf.chat_models.budget import Budget
 from lightning_rlhf.chat_models.client import ChatClient
@@ -51,5 +52,8 @@ def client_with_budget(llm: dict[str, Any], max_usd: float | None, max_tokens: i
     Raises:
         UserError: If the model cannot be made, or the budget has no prices.
     """
+    if llm["_target_"] == _LOCAL:
+        # Not for other models, because it imports transformers.
+        silence_libraries()
     client: ChatClient = instantiate(llm)
     return replace(client, budget=Budget(max_usd, max_tokens, client.budget.prices))
