@@ -154,7 +154,7 @@ def config(**changes: Any) -> Callable[[bytes], bytes]:
     [
         (lambda old: b"[]", "config.json is no JSON object"),
         (lambda old: b"[" * 100_000, "config.json is not JSON"),
-        (config(vocab_size=10**13), "there is no memory for 1,280,000,000,000,000 bytes"),
+        (config(vocab_size=10**13), "the memory is not enough (1,280,000,000,000,000 bytes at once)"),
     ],
 )
 def test_a_damaged_description_of_a_model_is_one_message(

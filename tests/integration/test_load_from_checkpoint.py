@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from support import tiny_source, trainer
@@ -77,7 +78,7 @@ def scatter(module: StageModule) -> None:
 def written(module: StageModule, folder: Path) -> Path:
     """Writes the checkpoint of a module that was not trained."""
     module.configure_model()
-    checkpoint = {"state_dict": module.state_dict()}
+    checkpoint = {"state_dict": module.state_dict(), "pytorch-lightning_version": pl.__version__}
     module.on_save_checkpoint(checkpoint)
     torch.save(checkpoint, folder / "untrained.ckpt")
     return folder / "untrained.ckpt"
@@ -168,7 +169,7 @@ def test_a_server_and_a_net_of_your_own_are_given_again(
 ) -> None:
     module = PPOModule(**BUILDERS | {"reward": reward}, renderer=renderer, sampling=Sampling(max_new_tokens=4))
     path = tmp_path / "untrained.ckpt"
-    checkpoint: dict[str, Any] = {"state_dict": {}}
+    checkpoint: dict[str, Any] = {"state_dict": {}, "pytorch-lightning_version": pl.__version__}
     save_arguments(module, checkpoint)
     torch.save(checkpoint, path)
     assert "secret" not in str(checkpoint)

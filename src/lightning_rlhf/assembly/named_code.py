@@ -97,7 +97,8 @@ def check_definition(target: str, built: object) -> None:
         UserError: If it is defined elsewhere.
     """
     home = getattr(built, "__module__", None) or ""
-    if target.startswith("lightning_rlhf.") and not _DEFINED.match(home):
+    own = ".".join(target.split(".")[:2])
+    if own.startswith("lightning_rlhf.") and not _DEFINED.match(home) and not f"{home}.".startswith(f"{own}."):
         raise UserError(f"_target_={target}: this is defined in {home or 'no module'}; name it there")
 
 

@@ -18,7 +18,6 @@ _DEFECTS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameEr
 
 # What the system, libraries in Rust and PyTorch say when a disk is full or may not be written.
 _DISK = ("No space left on device", "Read-only file system", "Disk quota exceeded", "File too large (os error")
-_NO_MEMORY, _ALLOCATED = "DefaultCPUAllocator: can't allocate memory", re.compile(r"tried to allocate (\d+) bytes")
 
 # Settings that were renamed, and their replacements.
 _RENAMED = {
@@ -54,19 +53,12 @@ def user_message(error: BaseException) -> str | None:
 
 
 def _from_system(error: BaseException) -> str | None:
-    """The message about a file that is not YAML, a disk that takes no more, or memory that is not there."""
+    """The message about a file that is not YAML, or a disk that takes no more."""
     text = " ".join(str(error).split())
     if isinstance(error, YAMLError):
         return f"not YAML: {text}"
     if any(sign in text for sign in _DISK):
         return f"the disk takes no more: {text}; free some of it, or name another folder (hydra.run.dir=FOLDER)"
-    if isinstance(error, MemoryError) or _NO_MEMORY in text:
-        size = _ALLOCATED.search(text)
-        asked = f" {int(size[1]):,} bytes" if size else ""
-        return (
-            f"there is no memory for{asked} at once: lightning-rlhf plan says what a run takes; if the sizes in a "
-            "configuration are wrong, such as model.config or the config.json of a model, correct them"
-        )
     return None
 
 

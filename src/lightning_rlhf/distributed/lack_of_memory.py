@@ -13,9 +13,13 @@ _planned: list[str] = []
 _kills_at_start: list[int] = []
 # What the allocators of torch report, for a CPU and for a GPU.
 _NO_MEMORY = re.compile(r"can't allocate memory|out of memory", re.IGNORECASE)
+_ALLOCATED = re.compile(r"tried to allocate (\d+) bytes")
 _REMEDY = (
     "smaller micro-batches need less (max_tokens_per_micro_batch, rollout_micro_batch_size, or larger "
     "accumulate_grad_batches); lightning-rlhf plan says what fits"
+)
+_SIZES = (
+    "if sizes are wrong that a configuration names, such as model.config or the config.json of a model, correct them"
 )
 
 
@@ -63,6 +67,8 @@ def ran_out(error: BaseException | None) -> str | None:
             text = str(each).splitlines()[0]
         else:
             continue
+        if (size := _ALLOCATED.search(text)) is not None:
+            text = f"{int(size[1]):,} bytes at once"
         return f"the memory is not enough ({text or type(each).__name__}): {_advice()}"
     return None
 
@@ -74,4 +80,4 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _advice() -> str:
-    return f"{_planned[0]} was planned; {_REMEDY}" if _planned else _REMEDY
+    return f"{_planned[0]} was planned; {_REMEDY}" if _planned else f"{_REMEDY}; {_SIZES}"
