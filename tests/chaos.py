@@ -88,7 +88,7 @@ def trial(case: str, chance: random.Random, folder: Path) -> dict[str, Any]:
     shutil.rmtree(torn, ignore_errors=True)
     kills = []
     for _ in range(chance.randint(1, MOST_KILLS)):
-        kind = chance.choice(SIGNALS)
+        kind = chance.choice(SIGNALS if "processes" in case else SIGNALS[:2])
         # The first seconds only import; a part of the moments lies behind the end.
         moment = chance.uniform(0.2, 1.05) * float(timed.read_text())
         if killed(case, torn, moment, kind):
@@ -153,9 +153,9 @@ def phase_of(folder: Path) -> str:
     """What the run was doing, by what is in its folder."""
     if not folder.exists():
         return "its start"
-    stages = [path.parent.name for path in folder.glob("*/checkpoints")] or [""]
-    partial = any(".partial" in path.name or path.name.startswith(".tmp") for path in folder.rglob("*"))
-    return " ".join(filter(None, [stages[-1], "the writing of a file" if partial else "its course"]))
+    stage = next((path.parent.name for path in folder.glob("*/checkpoints")), "the stage")
+    partial = any(path.name.endswith(".partial") for path in folder.rglob("*"))
+    return f"{stage}, writing" if partial else stage
 
 
 def differences(whole: Path, torn: Path) -> list[str]:
